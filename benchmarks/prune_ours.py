@@ -1,0 +1,44 @@
+"""Our side of `prune_speed`, in a process of its own that never imports PyTorch.
+
+Reads a JSON object from standard input (model, objective, deletions, and the chain's token ids as
+prompt, reasoning, answer) and writes one to standard output.
+"""
+
+import json
+import resource
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.jobs.entry import keep_compilations
+from greedy_prune_jax.models.pretrained import load_model
+from greedy_prune_jax.pruning.capacity import choose_batching
+from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
+
+
+def main() -> None:
+  """Deletes as often as asked, after a pass over the text that compiles and is not timed."""
+  asked = json.load(sys.stdin)
+  keep_compilations()
+  model = load_model(asked["model"], jnp.float32)
+  segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
+  _, block_positions = choose_batching([segments], model, 1)
+  settings = Settings(objective=asked["objective"], block_positions=block_positions)
+  path = PrunePath(segments, floor=len(segments.reasoning))
+  prune_paths(model, [path], settings)
+  positions, path.seconds = path.positions_scored, 0.0
+  path.floor -= asked["deletions"]
+  prune_paths(model, [path], settings)
+  found = {
+    "deleted": path.deleted,
+    "seconds": path.seconds,
+    "positions": path.positions_scored - positions,
+    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+  }
+  json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,182 @@
+"""Exact pruning, beside the published procedure, on the same real chains in one sitting.
+
+    python -m benchmarks.prune_speed --chains=FILE[,FILE...] [--sizes=40,90,115,280]
+
+(a) published: for every candidate a full forward pass over prompt, reasoning and answer, in
+batches, with transformers and PyTorch, in the faster of float32 and bfloat16 here. It is spared
+what a careful user would spare it: logits are made only where a target is scored.
+(b) ours: `pruning.search` on the same weights, float32, in a process of its own (`prune_ours`), so
+that its peak memory can be told; loading and compiling are not timed.
+
+For each size N the chain whose reasoning is nearest to N tokens is taken, and both sides make the
+same number of deletions from the whole chain; the last column tells whether they deleted the same
+tokens, which in float32 they must. The peak is that of a large float32 product in XLA, measured
+before and after. Times are of this machine on this day; the ratios are what to quote.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from absl import app, flags
+
+from benchmarks.peak import matmul_peak
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.chains.segments import Segments, segment
+from greedy_prune_jax.jobs.entry import keep_compilations
+from greedy_prune_jax.models.hf_export import save_huggingface
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.pruning.cost import step_flops
+from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
+
+_CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
+_SIZES = flags.DEFINE_list("sizes", ["40", "90", "115", "280"], "Reasoning tokens.")
+_MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
+_SECONDS = flags.DEFINE_float("seconds", 40.0, "How long a side should take for each row, about.")
+_CANDIDATES = flags.DEFINE_integer(
+  "candidates", 0, "Candidates of a step that the published side is timed on; 0: all of them."
+)
+_HEADER = """\
+                     published          ours                        of GFLOP/s memory  same
+    N    P   A  objective s/step positions   s/step positions  ratio   peak   peak     GB  tokens"""
+_BATCH = 8  # candidates in one PyTorch call: larger ones were no faster on 2 cores
+
+
+class Published:
+  """The published procedure: one full forward pass for each candidate."""
+
+  def __init__(self, folder: str, dtype: torch.dtype):
+    self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+  @torch.no_grad()
+  def nlls(self, segments: Segments, reasonings: np.ndarray, objective: Objective) -> np.ndarray:
+    """The objective for each of several reasonings of one length, [C, n] -> [C]."""
+    found = []
+    scored = len(segments.answer) + (reasonings.shape[1] if objective == "joint" else 0)
+    for start in range(0, len(reasonings), _BATCH):
+      part = reasonings[start : start + _BATCH]
+      texts = [np.tile(x, (len(part), 1)) for x in (segments.prompt, segments.answer)]
+      ids = torch.tensor(np.concatenate([texts[0], part, texts[1]], axis=1), dtype=torch.long)
+      hidden = self.model.model(ids, use_cache=False).last_hidden_state[:, -scored - 1 : -1]
+      for states, targets in zip(hidden, ids[:, -scored:], strict=True):
+        logits = self.model.lm_head(states).float()
+        log_probs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+        found.append(-log_probs.mean().item())
+    return np.asarray(found)
+
+  def delete(
+    self, segments: Segments, objective: Objective, deletions: int, most: int
+  ) -> tuple[list[int], float]:
+    """Deleted positions, and the seconds it took.
+
+    With `most` above 0 only so many candidates of a step are run, evenly spread; the seconds are
+    scaled up to all of them, and the deleted positions mean nothing.
+    """
+    kept, deleted, seconds = list(range(len(segments.reasoning))), [], 0.0
+    for _ in range(deletions):
+      candidates = np.arange(len(kept))
+      if 0 < most < len(kept):
+        candidates = np.linspace(0, len(kept) - 1, most).astype(int)
+      without = np.stack([np.delete(segments.reasoning[kept], i) for i in candidates])
+      started = time.perf_counter()
+      scores = self.nlls(segments, without, objective)
+      seconds += (time.perf_counter() - started) * len(kept) / len(candidates)
+      deleted.append(kept.pop(int(candidates[np.argmin(scores)])))
+    return deleted, seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+  """What our search did, in a process of its own."""
+
+  deleted: list[int]
+  seconds: float
+  positions: int  # that went through the model for these deletions
+  memory: float  # GB that the process took at most, weights and compilation included
+
+
+def ours(name: str, segments: Segments, objective: Objective, deletions: int) -> Ours:
+  """Runs our search in a fresh process; see `prune_ours`."""
+  asked = {"model": name, "objective": objective, "deletions": deletions}
+  asked |= {key: value.tolist() for key, value in dataclasses.asdict(segments).items()}
+  command = [sys.executable, "-m", "benchmarks.prune_ours"]
+  done = subprocess.run(command, input=json.dumps(asked), text=True, capture_output=True)
+  if done.returncode:
+    raise SystemExit(f"our side failed:\n{done.stderr}")
+  return Ours(**json.loads(done.stdout))
+
+
+def faster_dtype(folder: str, segments: Segments) -> tuple[torch.dtype, Published]:
+  """The dtype in which PyTorch runs the procedure faster on this machine."""
+  timed = []
+  for dtype in (torch.float32, torch.bfloat16):
+    side = Published(folder, dtype)
+    part = np.tile(segments.reasoning, (_BATCH, 1))
+    seconds = []
+    for _ in range(2):
+      started = time.perf_counter()
+      side.nlls(segments, part, "joint")
+      seconds.append(time.perf_counter() - started)
+    timed.append((min(seconds), dtype, side))
+    print(f"published in {dtype}: {part.size / min(seconds):.0f} reasoning positions/s")
+  _, dtype, side = min(timed, key=lambda x: x[0])
+  return dtype, side
+
+
+def chains_of_sizes(tokenizer, files: Sequence[str], sizes: Sequence[int]) -> list[Segments]:
+  """For each size the chain whose reasoning is nearest to it, the first such."""
+  template = load_chat_template("tokenizer", tokenizer)
+  chains = [chain for file in files for chain in read_chains(file, on_bad=lambda _: None)]
+  segments = [segment(chain, tokenizer, template) for chain in chains]
+  return [min(segments, key=lambda s: abs(len(s.reasoning) - size)) for size in sizes]
+
+
+def main(_) -> None:
+  """Runs both sides and prints the table."""
+  keep_compilations()
+  sizes = [int(size) for size in _SIZES.value]
+  tokenizer = load_tokenizer(_MODEL.value)
+  chains = chains_of_sizes(tokenizer, _CHAINS.value, sizes)
+  model = load_model(_MODEL.value, jnp.float32)
+  config = model.config
+  with tempfile.TemporaryDirectory() as folder:
+    save_huggingface(model, tokenizer, folder)
+    dtype, published = faster_dtype(folder, chains[0])
+  del model
+  print(f"{_MODEL.value}; {jax.devices()[0].device_kind}; published runs in {dtype}")
+  print(_HEADER)
+  for segments in chains:
+    n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
+    for objective in OBJECTIVES:
+      one = n * (p + n - 1 + a)
+      deletions = int(np.clip(_SECONDS.value * 400 / one, 1, 5))
+      peak = matmul_peak()
+      found = ours(_MODEL.value, segments, objective, deletions)
+      most = _CANDIDATES.value
+      deleted, seconds = published.delete(segments, objective, deletions, most)
+      peak = max(peak, matmul_peak())
+      same = "-"
+      if dtype == torch.float32 and not 0 < most < n:
+        same = "yes" if deleted == found.deleted else "NO"
+      flops = sum(step_flops(config, p, n - i, a, objective) for i in range(deletions))
+      print(
+        f"{n:5}{p:5}{a:4}  {objective:9}{seconds / deletions:9.2f}{one:10}"
+        f"{found.seconds / deletions:9.2f}{found.positions / deletions:10.0f}"
+        f"{seconds / found.seconds:7.2f}{flops / found.seconds / peak:8.0%}{peak / 1e9:7.0f}"
+        f"{found.memory:7.2f}  {same}",
+        flush=True,
+      )
+
+
+if __name__ == "__main__":
+  app.run(main)

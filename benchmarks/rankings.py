@@ -1,0 +1,315 @@
+"""Rankings side by side: NLLs and answer accuracy against keep ratio, from runs on the same chains.
+
+    python -m benchmarks.rankings --out=FOLDER [--evaluation=WORKDIR] WORKDIR WORKDIR ...
+
+Each WORKDIR is of one `prune` run (one ranking and objective). It becomes a line in each panel of
+one plot and a block of rows in one table: mean `joint` and `answer` NLL over chains, in nats per
+token, with 95% intervals from resampled chains. Only chains that all runs have are compared, at
+keep ratios that all of them came down to. Differences are to the first workdir named, chain by
+chain: what chains have in common drops out of them, so that their intervals tell which ranking is
+better. `--evaluation` names the workdir of an `evaluate` run on the same workdirs, for a further
+panel and table: the share of chains whose answer is still reached, with Wilson's 95% intervals.
+
+Writes rankings.png and rankings.svg, rankings.csv and rankings.json, and with an evaluation
+accuracy.csv and accuracy.json into FOLDER. Prints the tables, and where greedy search is beaten on
+its own objective.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from greedy_prune_jax.analysis.bootstrap import Interval, bootstrap_ratio
+from greedy_prune_jax.analysis.plots import Plot, write_plot
+from greedy_prune_jax.analysis.tables import Table, format_table, write_table
+from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.evaluation.proportion import wilson
+from greedy_prune_jax.evaluation.pruned_chains import read_answers
+from greedy_prune_jax.pruning.settings import GREEDY, num_kept
+
+_OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")
+_EVALUATION = flags.DEFINE_string("evaluation", None, "Workdir of an evaluate run, or none.")
+_STEP = flags.DEFINE_float("step", 0.1, "Between the keep ratios compared.")
+
+NLLS = ("joint", "answer")
+# Distinct also for colour-blind readers; markers and line styles repeat the distinction.
+_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#888888")
+_MARKERS = "osD^vXP*<>"
+_USES_OBJECTIVE = (GREEDY, "gradient")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One prune run: the chains by id, in one order for all runs."""
+
+  name: str
+  chains: dict[str, PrunedChain]
+
+  def nlls(self, ids: Sequence[str], ratios: Sequence[float]) -> Float[np.ndarray, "B R 2"]:
+    """Joint and answer NLL of each chain at each keep ratio."""
+    return np.array(
+      [[[_nll(self.chains[i], name, ratio) for name in NLLS] for ratio in ratios] for i in ids]
+    )
+
+
+def _nll(chain: PrunedChain, name: str, ratio: float) -> float:
+  total = len(chain.reasoning_ids)
+  value = chain.nll[name][total - num_kept(total, ratio)]
+  assert value is not None  # only the NLL of no reasoning is
+  return value
+
+
+def read_run(workdir: str) -> Run:
+  """A workdir's chains, named after what pruned them.
+
+  Raises:
+    UserError: it has none, or those of several rankings.
+  """
+  chains = {chain.chain.id: chain for chain in read_pruned(workdir)}
+  names = {ranking_name(c.ranking, c.objective) for c in chains.values()}
+  if len(names) != 1:
+    raise UserError(f"{workdir} has chains of {sorted(names) or 'no run'}; expected one ranking")
+  return Run(names.pop(), chains)
+
+
+def ranking_name(ranking: str, objective: str) -> str:
+  """What a run is called; the objective is named where it decides the order."""
+  return f"{ranking} {objective}" if ranking in _USES_OBJECTIVE else ranking
+
+
+def common_ratios(runs: Sequence[Run], ids: Sequence[str], step: float) -> list[float]:
+  """Keep ratios 1, 1 - step, ... that every run came down to on every chain."""
+  ratios = []
+  for ratio in (round(1 - i * step, 6) for i in range(int(1 / step + 1e-9) + 1)):
+    chains = [run.chains[i] for run in runs for i in ids]
+    lengths = [(len(c.reasoning_ids), len(c.deletion_order)) for c in chains]
+    if all(total - num_kept(total, ratio) <= deletions for total, deletions in lengths):
+      ratios.append(ratio)
+  return ratios
+
+
+def mean_over_chains(values: Float[np.ndarray, "B ..."]) -> Interval:
+  """Mean over chains with its interval."""
+  return bootstrap_ratio(values, np.ones_like(values))
+
+
+def make_table(
+  runs: Sequence[Run], ratios: Sequence[float], values: Sequence[np.ndarray], caption: str
+) -> Table:
+  """One row a run and keep ratio; values are [B, R, 2] a run."""
+  columns = ["ranking", "keep ratio"]
+  for name in NLLS:
+    columns += [f"{name} NLL", f"{name} low", f"{name} high"]
+    columns += [f"{name} difference", f"{name} difference low", f"{name} difference high"]
+  rows = []
+  for run, found in zip(runs, values, strict=True):
+    means, differences = mean_over_chains(found), mean_over_chains(found - values[0])
+    for r, ratio in enumerate(ratios):
+      row = [run.name, ratio]
+      for n in range(len(NLLS)):
+        row += [float(bound[r, n]) for interval in (means, differences) for bound in interval]
+      rows.append(row)
+  return Table("rankings", caption, columns, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+  """Whether the answer is reached, 1 or 0, at each keep ratio: [B, R] a run."""
+
+  ratios: list[float]
+  right: list[Float[np.ndarray, "B R"]]
+
+  def interval(self, run: int) -> Interval:
+    """Share of chains at each keep ratio, with Wilson's intervals."""
+    right = self.right[run]
+    shares = [wilson(int(column.sum()), len(column)) for column in right.T]
+    return Interval(*np.array(shares).T)
+
+
+def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accuracy:
+  """What an evaluation says about the chains compared.
+
+  Raises:
+    UserError: it lacks a run or a chain, or its runs have no keep ratio in common.
+  """
+  answers: dict[tuple[str, str], Mapping[str, Record]] = {
+    (ranking_name(record["ranking"], record["objective"]), record["chain"]): record["answers"]
+    for record in read_answers(Path(workdir))
+  }
+  wanted = [(run.name, i) for run in runs for i in ids]
+  if missing := [key for key in wanted if key not in answers]:
+    name, i = missing[0]
+    raise UserError(
+      f"{workdir} has no answers for {len(missing)} of the chains, such as {i} by {name}; name all "
+      "the workdirs compared in the pruned setting of evaluate"
+    )
+  common = set.intersection(*(set(answers[key]) for key in wanted))
+  ratios = sorted(map(float, common), reverse=True)
+  right = [
+    np.array([[answers[run.name, i][ratio_key(r)]["correct"] for r in ratios] for i in ids], float)
+    for run in runs
+  ]
+  return Accuracy(ratios, right)
+
+
+def accuracy_table(runs: Sequence[Run], accuracy: Accuracy, caption: str) -> Table:
+  """One row a run and keep ratio; differences are to the first run, from resampled chains."""
+  rows = []
+  for number, run in enumerate(runs):
+    found = accuracy.interval(number)
+    differences = mean_over_chains(accuracy.right[number] - accuracy.right[0])
+    for r, ratio in enumerate(accuracy.ratios):
+      cells = [float(bound[r]) for interval in (found, differences) for bound in interval]
+      rows.append([run.name, ratio, *cells])
+  columns = ["ranking", "keep ratio", "accuracy", "low", "high"]
+  columns += ["difference", "difference low", "difference high"]
+  return Table("accuracy", caption, columns, rows)
+
+
+def make_plot(
+  runs: Sequence[Run],
+  ratios: Sequence[float],
+  values: Sequence[np.ndarray],
+  accuracy: Accuracy | None,
+  caption: str,
+) -> Plot:
+  """One panel an NLL, and one for the accuracy if there is one; one line with its band a run."""
+  names = [run.name for run in runs]
+  count = len(NLLS) + (accuracy is not None)
+  figure = Figure(figsize=(4.6 * count, 4.6), layout="constrained")
+  panels = figure.subplots(1, count)
+  for n, axes in enumerate(panels[: len(NLLS)]):
+    lines = [Interval(*(bound[:, n] for bound in mean_over_chains(found))) for found in values]
+    _draw(axes, names, ratios, lines, f"mean {NLLS[n]} NLL, nats per token")
+  if accuracy is not None:
+    lines = [accuracy.interval(number) for number in range(len(runs))]
+    _draw(panels[-1], names, accuracy.ratios, lines, "share of chains with the right answer")
+  handles, labels = panels[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+  return Plot("rankings", caption, figure)
+
+
+def _draw(
+  axes: Axes,
+  names: Sequence[str],
+  ratios: Sequence[float],
+  lines: Sequence[Interval],
+  ylabel: str,
+) -> None:
+  for i, (name, (mean, low, high)) in enumerate(zip(names, lines, strict=True)):
+    colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+    style = "-" if name.startswith(GREEDY) else "--"
+    axes.plot(ratios, mean, style, color=colour, marker=marker, ms=4, lw=1.4, label=name)
+    axes.fill_between(ratios, low, high, color=colour, alpha=0.08, lw=0)
+  axes.invert_xaxis()
+  axes.set(xlabel="keep ratio", ylabel=ylabel)
+  axes.grid(True, color="#e4e4e4", lw=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def format_nlls(table: Table) -> str:
+  """The table's means and intervals as text, ratios beside each other."""
+  lines = [table.caption]
+  for n, name in enumerate(NLLS):
+    ratios = dict.fromkeys(row[1] for row in table.rows)
+    lines.append(f"\n{name:24}" + "".join(f"{ratio:>20}" for ratio in ratios))
+    for run in dict.fromkeys(row[0] for row in table.rows):
+      cells = [row[2 + 6 * n : 5 + 6 * n] for row in table.rows if row[0] == run]
+      texts = (f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in cells)
+      lines.append(f"{run:24}" + "".join(f"{text:>20}" for text in texts))
+  return "\n".join(lines)
+
+
+def where_beaten(
+  runs: Sequence[Run], ratios: Sequence[float], values: Sequence[np.ndarray]
+) -> list[str]:
+  """For each greedy run, where another ranking has a lower mean of the objective that it keeps."""
+  lines = []
+  for n, objective in enumerate(NLLS):
+    name = ranking_name(GREEDY, objective)
+    means = {run.name: found[:, :, n].mean(axis=0) for run, found in zip(runs, values, strict=True)}
+    if name not in means:
+      continue
+    beaten = [
+      f"{ratio} by {other} ({mean[r]:.3f} < {means[name][r]:.3f})"
+      for other, mean in means.items()
+      for r, ratio in enumerate(ratios)
+      if mean[r] < means[name][r]
+    ]
+    verdict = f"beaten at {', '.join(beaten)}" if beaten else "lowest at every keep ratio"
+    lines.append(f"{name}, mean {objective} NLL: {verdict}")
+  return lines
+
+
+def compare(workdirs: Sequence[str], out: Path, step: float, evaluation: str | None = None) -> str:
+  """Writes tables and plot of several runs; returns what there is to print.
+
+  Raises:
+    UserError: the runs cannot be compared.
+  """
+  runs = [read_run(workdir) for workdir in workdirs]
+  ids = _common_ids(runs, workdirs)
+  ratios = common_ratios(runs, ids, step)
+  values = [run.nlls(ids, ratios) for run in runs]
+  first = runs[0]
+  chains = f"{len(ids)} chains, {first.chains[ids[0]].pruner}"
+  caption = (
+    f"{chains}; mean NLL in nats per token, 95% intervals from resampled chains; differences are "
+    f"to {first.name}"
+  )
+  table = make_table(runs, ratios, values, caption)
+  write_table(out, table)
+  parts = [format_nlls(table)]
+  accuracy = None
+  if evaluation is not None:
+    accuracy = read_accuracy(evaluation, runs, ids)
+    shares = accuracy_table(
+      runs,
+      accuracy,
+      f"{chains}; share with the right answer, Wilson's 95% intervals; differences are to "
+      f"{first.name}, intervals from resampled chains",
+    )
+    write_table(out, shares)
+    parts.append(format_table(shares))
+  write_plot(out, make_plot(runs, ratios, values, accuracy, caption))
+  return "\n\n".join([*parts, "\n".join(where_beaten(runs, ratios, values))])
+
+
+def _common_ids(runs: Sequence[Run], workdirs: Sequence[str]) -> list[str]:
+  """Ids of the chains that all runs have, and have alike."""
+  names = [run.name for run in runs]
+  if repeated := {name for name in names if names.count(name) > 1}:
+    raise UserError(f"several workdirs are of the ranking {', '.join(repeated)}; expected one each")
+  ids = sorted(set.intersection(*(set(run.chains) for run in runs)))
+  if not ids:
+    raise UserError(f"no chain is in all of {', '.join(workdirs)}")
+  for i in ids:
+    texts = {(run.chains[i].pruner, run.chains[i].reasoning_ids) for run in runs}
+    if len(texts) > 1:
+      raise UserError(f"chain {i} differs between the workdirs, in its text or its pruner")
+  return ids
+
+
+def main(argv: Sequence[str]) -> None:
+  """Compares the workdirs named on the command line."""
+  if len(argv) < 2:
+    raise app.UsageError("name the workdirs of the runs to compare")
+  try:
+    print(compare(argv[1:], Path(_OUT.value or "."), _STEP.value, _EVALUATION.value))
+  except UserError as error:
+    raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("out")
+  app.run(main)

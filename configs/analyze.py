@@ -1,0 +1,47 @@
+"""Reads pruned chains: which tokens leave when, can attention predict it, and pages to look at.
+
+    python -m greedy_prune_jax.jobs.analyze --config=configs/analyze.py \\
+      --pruned=runs/prune[,runs/other] --workdir=runs/analyze
+
+Needs `pip install 'greedy_prune_jax[analysis]'`. The workdir ends with `report.html`,
+`viewer.html`, `plots` (PNG and SVG), `tables` (CSV and JSON), `labels` (the published viewer's
+form) and, for each run, a fitted regression in `rankings`. Run the same command again after a kill
+and it goes on.
+"""
+
+from ml_collections import config_dict
+
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+
+def get_config() -> config_dict.ConfigDict:
+  """The settings; override them as `--config.NAME=VALUE`."""
+  config = config_dict.ConfigDict()
+
+  # What is done: some of these, in any order.
+  config.parts = ("patterns", "agreement", "regression", "viewer")
+
+  # What is read.
+  config.names = ()  # what the report calls the runs; empty: the names of their folders
+  config.num_chains = 0  # of each run; 0: all
+  config.viewer_chains = 200  # of each run in viewer.html; 0: all
+
+  # Categories of tokens.
+  config.annotator = "rules"  # offline; or `model`: a text model, asked
+  config.text_model = ""  # of annotator=model; as `teacher` in configs/sample.py
+  # Of text_model=openai: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
+  config.other_labels = ()  # label files to hold the annotator against, in the viewer's form
+
+  # Attention features, from one forward pass of each run's own pruner.
+  config.dtype = "float32"  # of the weights: float32 or bfloat16
+  config.feature_dtype = "float16"  # of the stored attention: float16 or float32
+  config.batch_positions = 4096  # token positions that go through the model at once
+
+  # Rank regression, tested on unseen chains.
+  config.regressors = ("ridge", "trees")  # trees take minutes for a few hundred chains
+  config.late_share = 0.25  # also predict which tokens are among this last share to leave
+
+  config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  return config

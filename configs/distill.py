@@ -1,0 +1,72 @@
+"""Trains a student on pruned chains.
+
+    python -m greedy_prune_jax.jobs.distill --config=configs/distill.py --workdir=runs/distill \
+      --config.chains=runs/prune --config.keep_ratios="(0.5,)"
+
+The student learns question -> pruned reasoning and answer, with a loss on these alone. A workdir
+of this run holds checkpoints, `metrics.jsonl`, TensorBoard's files, and at the end the student as a
+Hugging Face folder, `export`. A run that was stopped goes on when the same command is run again,
+with the losses that it would have had. With --config.lora_rank=16 only thin matrices beside the
+weights are trained (set a learning rate about ten times higher then).
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """The settings; override them as `--config.NAME=VALUE`."""
+  config = config_dict.ConfigDict()
+
+  # What is learned.
+  config.chains = "runs/prune"  # a prune workdir; any chains file if keep_ratios are 1 and 0 only
+  config.num_chains = 0  # the first so many; 0: all
+  config.num_validation = 0  # chains held out; which ones depends on their ids and the seed alone
+  config.keep_ratios = (0.5,)  # 1: all of the reasoning, 0: answer only; several: drawn each epoch
+  config.ratio_form = ""  # tells the ratio: "{question}\n\nKeep {ratio} of the reasoning."
+  config.max_length = 1024  # tokens; longer examples are left out, into skipped.jsonl
+  config.seed = 0  # of the order, the draws, the held-out chains and LoRA's start
+
+  # Who learns.
+  config.student = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
+  config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
+  config.dtype = "float32"  # of the weights that are kept
+  config.compute_dtype = "float32"  # of the products; bfloat16 on accelerators
+  config.lora_rank = 0  # 0: all weights are trained
+  config.lora_alpha = 32.0  # LoRA's change is scaled by alpha / rank
+  config.lora_targets = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+  )
+
+  # How.
+  config.steps = 0  # updates; 0: by epochs
+  config.epochs = 3.0  # over the training chains; 0: by steps
+  config.batch_size = 16  # examples a step
+  config.num_parts = 1  # of a batch, run one after the other to save memory
+  config.optimizer = "adamw"  # adamw or adafactor
+  config.learning_rate = 2e-5
+  config.schedule = "cosine"  # cosine or constant
+  config.warmup_steps = 10
+  config.final_fraction = 0.1  # of the learning rate, where the cosine ends
+  config.weight_decay = 0.0
+  config.b1 = 0.9
+  config.b2 = 0.95
+  config.max_grad_norm = 1.0  # 0: gradients are not clipped
+
+  # What is kept.
+  config.save_every = 100  # steps between checkpoints, and validations
+  config.keep_checkpoints = 2  # the last so many, and the one of the best validation loss
+  config.patience = 0  # stop after so many validations without a better one; 0: never
+  config.export = "last"  # last, best or none: which checkpoint becomes a Hugging Face folder
+
+  # How it runs; none of these changes what is learned, but for rounding.
+  config.remat = "none"  # none; dots: attention is computed again; full: all of a layer
+  config.show_progress = True
+  config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  return config

@@ -1,0 +1,56 @@
+"""Prunes chains of thought with SmolLM2-135M-Instruct by exact greedy search.
+
+    python -m greedy_prune_jax.jobs.prune --config=configs/prune.py --workdir=runs/prune
+
+As it stands: 4 `gsm_symbolic` chains to keep ratios 0.9, 0.7 and 0.5. Exact search runs N^2 / 2
+positions a deletion for N reasoning tokens, so time grows with the cube of a chain's length: with
+--config.max_reasoning_tokens=48 the four (30 to 36 tokens) took 3 minutes on 2 shared CPU cores,
+compiling included; one of 113 tokens takes a quarter to half an hour there. Run the same command
+again after a kill and it goes on from where it was.
+"""
+
+from ml_collections import config_dict
+
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+
+def get_config() -> config_dict.ConfigDict:
+  """The settings; override them as `--config.NAME=VALUE`."""
+  config = config_dict.ConfigDict()
+
+  # What is pruned.
+  config.chains = "gsm_symbolic"  # a JSONL file, a folder, a workdir, or a question set's name
+  config.num_chains = 4  # 0: all that there are
+  config.seed = 0  # order of a question set; files are read in their own order
+  config.max_reasoning_tokens = 0  # leave longer reasonings out, uncounted; 0: no limit
+
+  # The model that scores deletions.
+  config.pruner = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
+  config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
+  config.dtype = "float32"  # of the weights: float32 or bfloat16
+
+  # The search.
+  config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
+  config.search = "exact"  # every candidate scored at every step
+  config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
+  config.ranking_seed = 0  # of `random` and `numbers_first`
+  config.attention_layers = ()  # that `attention` reads, such as (0, 5, -1); (): all
+  config.attention_heads = ()  # of these layers; (): all
+  config.attention_regression = ""  # the file that the ranking of this name was fitted to
+  config.llmlingua_model = ""  # the classifier of `llmlingua`: a folder or a hub id
+  config.text_model = ""  # of the ranking of this name; as `teacher` in configs/sample.py
+  # Of text_model=openai: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
+  config.keep_ratios = (0.9, 0.7, 0.5)  # int(N * r) of N reasoning tokens stay
+
+  # How it runs; none of these changes a result.
+  config.attention = "xla"  # or pallas: a kernel, for one device a process, not timed yet
+  config.batch_size = 0  # chains searched at once; 0: chosen from the device's memory
+  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
+  config.mesh.data = 0  # chains of a batch side by side
+  config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
+  config.on_bad_chain = "error"  # error: stop; skip: record it in skipped.jsonl and go on
+  config.show_chains = 4  # print so many pruned chains at the end, and a table of mean NLLs
+  config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  return config

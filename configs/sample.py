@@ -1,0 +1,50 @@
+"""Lets SmolLM2-135M-Instruct answer questions, and keeps the chains that reach the right answer.
+
+    python -m greedy_prune_jax.jobs.sample --config=configs/sample.py --workdir=runs/sample
+    python -m greedy_prune_jax.jobs.prune --config=configs/prune.py --workdir=runs/prune \
+      --config.chains=runs/sample --config.num_chains=0
+
+As it stands: 4 samples each of 8 `gsm_symbolic` questions, a few minutes on 2 CPU cores. SmolLM2
+seldom gets one right; the summary at the end says how often. Run the same command again after a
+kill and it goes on from where it was: no sample is asked for twice.
+"""
+
+from ml_collections import config_dict
+
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+
+def get_config() -> config_dict.ConfigDict:
+  """The settings; override them as `--config.NAME=VALUE`."""
+  config = config_dict.ConfigDict()
+
+  # What is asked.
+  config.questions = "gsm_symbolic"  # a question set's name, or NAME:PATH for local rows
+  config.split = "train"  # train or test, of sets that have both
+  config.num_questions = 8  # 0: all that there are
+  config.num_shots = 0  # worked solutions of other questions shown first; base models need some
+  config.seed = 0  # of the questions' order, and of every sample's randomness
+
+  # Who answers.
+  # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
+  config.teacher = "smollm2-135m-instruct"
+  config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
+  config.dtype = "float32"  # of the weights: float32 or bfloat16
+
+  # The endpoint: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
+
+  # How it writes.
+  config.num_samples = 4  # a question
+  config.temperature = 0.7  # 0: the likeliest token each time, for one sample a question
+  config.top_p = 0.95  # the likeliest tokens that have this probability together; 1: all
+  config.top_k = 0  # so many of the likeliest tokens; 0: all
+  config.max_new_tokens = 320  # longer replies are cut off, and not kept
+  config.stop_strings = ()  # a reply ends before the first of these
+
+  # How it runs; none of these changes a reply.
+  config.batch_size = 0  # replies written at once; 0: chosen from the device's memory
+  config.show_samples = 4  # print two samples of so many questions at the end
+  config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  return config

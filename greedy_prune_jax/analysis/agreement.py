@@ -1,0 +1,84 @@
+"""How far two annotators agree: Cohen's kappa, overall and per category, and who confused what."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from greedy_prune_jax.analysis.categories import Category, Labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """Agreement between two annotators over the tokens that both labelled.
+
+  Attributes:
+    num_tokens: how many those are.
+    num_unlabelled: tokens that one of the two (or both) left unlabelled; they count nowhere else.
+    accuracy: share of equal labels.
+    kappa: Cohen's kappa over all categories; None where it is undefined (both gave one label only).
+    kappa_of: for each category, kappa of "it or another"; None where neither used it.
+    confusion: [first's category, second's category], counts in the order of `Category`.
+  """
+
+  num_tokens: int
+  num_unlabelled: int
+  accuracy: float
+  kappa: float | None
+  kappa_of: dict[Category, float | None]
+  confusion: Int[np.ndarray, "6 6"]
+
+
+def compare_labels(first: Sequence[Labels], second: Sequence[Labels]) -> Agreement:
+  """Compares the labels that two annotators gave to the same chains.
+
+  Raises:
+    ValueError: they cover other chains or tokens, or no token was labelled by both.
+  """
+  if [len(labels) for labels in first] != [len(labels) for labels in second]:
+    raise ValueError(
+      f"labels of {len(first)} and {len(second)} chains with {sum(map(len, first))} and "
+      f"{sum(map(len, second))} tokens do not cover the same tokens"
+    )
+  pairs = [
+    pair for one, other in zip(first, second, strict=True) for pair in zip(one, other, strict=True)
+  ]
+  both = [(a, b) for a, b in pairs if a is not None and b is not None]
+  if not both:
+    raise ValueError(f"none of the {len(pairs)} tokens was labelled by both annotators")
+  order = {category: i for i, category in enumerate(Category)}
+  confusion = np.zeros((len(order), len(order)), np.int64)
+  for a, b in both:
+    confusion[order[a], order[b]] += 1
+  return Agreement(
+    num_tokens=len(both),
+    num_unlabelled=len(pairs) - len(both),
+    accuracy=float(np.trace(confusion) / len(both)),
+    kappa=cohen_kappa(confusion),
+    kappa_of={
+      category: cohen_kappa(_one_against_rest(confusion, i)) for category, i in order.items()
+    },
+    confusion=confusion,
+  )
+
+
+def cohen_kappa(confusion: Int[np.ndarray, "C C"]) -> float | None:
+  """Agreement beyond chance, 1 at best and 0 at chance; None where chance agreement is certain.
+
+  Source: Cohen 1960, A coefficient of agreement for nominal scales. scikit-learn's
+  `cohen_kappa_score` computes the same from label lists; a table is what is at hand here.
+  """
+  shares = confusion / confusion.sum()
+  by_chance = float(shares.sum(axis=1) @ shares.sum(axis=0))
+  if by_chance == 1:
+    return None
+  return (float(np.trace(shares)) - by_chance) / (1 - by_chance)
+
+
+def _one_against_rest(confusion: Int[np.ndarray, "C C"], i: int) -> Int[np.ndarray, "2 2"]:
+  both = confusion[i, i]
+  first_only = confusion[i].sum() - both
+  second_only = confusion[:, i].sum() - both
+  neither = confusion.sum() - both - first_only - second_only
+  return np.array([[both, first_only], [second_only, neither]])

@@ -1,0 +1,82 @@
+"""Confidence intervals by resampling chains: tokens of one chain are never independent."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Interval(NamedTuple):
+  """Estimates with the bounds of their confidence intervals, arrays of one shape.
+
+  NaN where there was nothing to estimate from.
+  """
+
+  estimate: Float[np.ndarray, "..."]
+  low: Float[np.ndarray, "..."]
+  high: Float[np.ndarray, "..."]
+
+
+def resample_weights(
+  num_chains: int, *, num_samples: int = 2000, seed: int = 0
+) -> Float[np.ndarray, "R B"]:
+  """How often each of B chains is drawn in each of R bootstrap samples of B chains."""
+  if num_chains < 1:
+    raise ValueError("num_chains=0: there is nothing to resample")
+  rng = np.random.default_rng(seed)
+  uniform = np.full(num_chains, 1 / num_chains)
+  return rng.multinomial(num_chains, uniform, size=num_samples).astype(np.float64)
+
+
+def bootstrap_ratio(
+  numerators: Float[np.ndarray, "B ..."],
+  denominators: Float[np.ndarray, "B ..."],
+  *,
+  num_samples: int = 2000,
+  seed: int = 0,
+  level: float = 0.95,
+) -> Interval:
+  """Ratio of sums over chains, with a percentile interval from resampled chains.
+
+  A chain without tokens of a kind has 0 in both sums and so no say in that kind's ratio.
+
+  Args:
+    numerators: one array a chain.
+    denominators: of the same shape.
+    num_samples: bootstrap samples.
+    seed: of the resampling; equal seeds resample equally, so that intervals can be compared.
+    level: coverage of the interval.
+
+  Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentiles).
+  """
+  weights = resample_weights(len(numerators), num_samples=num_samples, seed=seed)
+  samples = _ratio(weighted_sums(weights, numerators), weighted_sums(weights, denominators))
+  estimate = _ratio(np.asarray(numerators.sum(axis=0)), np.asarray(denominators.sum(axis=0)))
+  return percentile_interval(estimate, samples, level)
+
+
+def weighted_sums(
+  weights: Float[np.ndarray, "R B"], values: Float[np.ndarray, "B ..."]
+) -> Float[np.ndarray, "R ..."]:
+  """Sum over chains in each bootstrap sample."""
+  flat = weights @ values.reshape(len(values), -1)
+  return flat.reshape(len(weights), *values.shape[1:])
+
+
+def percentile_interval(
+  estimate: Float[np.ndarray, "..."], samples: Float[np.ndarray, "R ..."], level: float = 0.95
+) -> Interval:
+  """The estimate with the percentiles of its bootstrap samples; undefined samples are left out."""
+  tail = (1 - level) / 2
+  bounds = np.full((2, *estimate.shape), np.nan)
+  defined = np.isfinite(samples).any(axis=0)
+  if defined.any():
+    bounds[:, defined] = np.nanquantile(samples[:, defined], [tail, 1 - tail], axis=0)
+  return Interval(estimate, np.asarray(bounds[0]), np.asarray(bounds[1]))
+
+
+def _ratio(
+  numerators: Float[np.ndarray, "..."], denominators: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return np.where(denominators == 0, np.nan, numerators / denominators)

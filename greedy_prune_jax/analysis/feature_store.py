@@ -1,0 +1,156 @@
+"""Attention features on disk: one memory-mapped array of all tokens, and which chain is where.
+
+A folder holds `index.json` (ids and first rows of the chains, shape and type), `attention.npy`
+[T, L, H, S], `surprisal.npy` [T], and `done.jsonl`, one line a chain whose rows are written. T
+counts the reasoning tokens of all chains; L, H and S are layers, heads and statistics.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from tqdm import tqdm
+
+from greedy_prune_jax.analysis.features import STATISTICS, extract_features
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter, explain_os_errors, read_records
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.models.decoder import Model
+
+DTYPES = ("float16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStore:
+  """Features of the reasoning tokens of several chains.
+
+  Attributes:
+    ids: of the chains, in the order of their rows.
+    starts: row of each chain's first token; one more entry ends the last chain.
+    attention: see `STATISTICS`; memory-mapped.
+    surprisal: in nats; memory-mapped.
+  """
+
+  ids: tuple[str, ...]
+  starts: tuple[int, ...]
+  attention: Shaped[np.ndarray, "T L H S"]
+  surprisal: Float[np.ndarray, " T"]
+
+  def rows(self, chain: int) -> slice:
+    """The rows of the chain with this number."""
+    return slice(self.starts[chain], self.starts[chain + 1])
+
+
+def build_store(
+  folder: Path,
+  model: Model,
+  ids: Sequence[str],
+  chains: Sequence[Segments],
+  *,
+  dtype: str = "float16",
+  batch_positions: int = 4096,
+  sharding: Any = None,
+  batch_multiple: int = 1,
+) -> FeatureStore:
+  """Extracts the features of all chains, or of those that an earlier call did not come to.
+
+  Args:
+    folder: of the store.
+    model: reads the chains.
+    ids: of the chains.
+    chains: their tokens.
+    dtype: of the stored attention: `float16` or `float32`.
+    batch_positions: token positions that go through the model at once, about.
+    sharding: of a batch over devices; None: the default device.
+    batch_multiple: batches are multiples of this many chains, such as the number of devices.
+
+  Raises:
+    UserError: the folder cannot be written, or holds the features of other chains.
+  """
+  if dtype not in DTYPES:
+    raise UserError(f"feature_dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
+  config = model.config
+  starts = [0, *itertools.accumulate(len(chain.reasoning) for chain in chains)]
+  index = {
+    "ids": list(ids),
+    "starts": starts,
+    "num_layers": config.num_layers,
+    "num_heads": config.num_heads,
+    "statistics": list(STATISTICS),
+    "dtype": dtype,
+  }
+  with explain_os_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    _start_or_check(folder, index)
+    attention = np.lib.format.open_memmap(folder / "attention.npy", mode="r+")
+    surprisal = np.lib.format.open_memmap(folder / "surprisal.npy", mode="r+")
+  done_path = folder / "done.jsonl"
+  with JsonlWriter(done_path) as done:
+    finished = {record["id"] for record in read_records(done_path)}
+    waiting = [i for i, chain_id in enumerate(ids) if chain_id not in finished]
+    batches = _batches(waiting, chains, batch_positions, batch_multiple)
+    for batch_size, members in tqdm(batches, desc="attention features", disable=not batches):
+      found = extract_features(
+        model, [chains[i] for i in members], batch_size=batch_size, sharding=sharding
+      )
+      for i, (chain_attention, chain_surprisal) in zip(members, found, strict=True):
+        attention[starts[i] : starts[i + 1]] = chain_attention
+        surprisal[starts[i] : starts[i + 1]] = chain_surprisal
+      attention.flush()
+      surprisal.flush()
+      for i in members:
+        done.write({"id": ids[i]})
+  return open_store(folder)
+
+
+def open_store(folder: Path) -> FeatureStore:
+  """Opens a finished store for reading.
+
+  Raises:
+    UserError: there is none.
+  """
+  try:
+    index = json.loads((folder / "index.json").read_bytes())
+    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("attention", "surprisal")]
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read the attention features in {folder}: {error}") from error
+  return FeatureStore(tuple(index["ids"]), tuple(index["starts"]), *arrays)
+
+
+def _start_or_check(folder: Path, index: dict[str, Any]) -> None:
+  path = folder / "index.json"
+  if path.exists():
+    if json.loads(path.read_bytes()) != index:
+      raise UserError(
+        f"{folder} holds attention features of other chains or of another form; remove it, or "
+        "choose another workdir"
+      )
+    return
+  tokens = index["starts"][-1]
+  shape = (tokens, index["num_layers"], index["num_heads"], len(STATISTICS))
+  for name, dtype, sizes in (
+    ("attention", index["dtype"], shape),
+    ("surprisal", "float32", (tokens,)),
+  ):
+    np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=sizes).flush()
+  path.write_text(json.dumps(index) + "\n")  # last: with it the store exists
+
+
+def _batches(
+  waiting: Sequence[int], chains: Sequence[Segments], batch_positions: int, multiple: int
+) -> list[tuple[int, list[int]]]:
+  """Chains of like length together: the batch's size, a power of two times `multiple`, and who."""
+  ordered = sorted(waiting, key=lambda i: len(chains[i]))
+  batches: list[tuple[int, list[int]]] = []
+  while ordered:
+    # The longest left decides how many fit; sizes are powers of two so that few are compiled.
+    fitting = min(len(ordered), batch_positions // len(chains[ordered[-1]]))
+    size = multiple * 2 ** (max(1, fitting // multiple).bit_length() - 1)
+    batches.append((size, ordered[-size:]))
+    ordered = ordered[:-size]
+  return batches

@@ -1,0 +1,171 @@
+"""What one forward pass says about each reasoning token: attention received, entropy, surprisal.
+
+Attention is reduced inside each layer's `attend`: one layer's probabilities exist at a time.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.models.attention import attend_masked, causal_mask
+from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.scoring.likelihood import target_log_probs
+
+# What is kept of each layer and head, in this order, for the token as a key and, last, as a query.
+STATISTICS = (
+  "from answer, mean",
+  "from answer, max",
+  "from later reasoning, mean",
+  "from later reasoning, max",
+  "own entropy",
+)
+ENTROPY = STATISTICS.index("own entropy")
+
+# Lengths are rounded up to multiples of this, so that few programs are compiled.
+_LENGTH_MULTIPLE = 64
+
+
+class ChainBatch(NamedTuple):
+  """Whole chains, right-padded to one length T, and where their segments end."""
+
+  token_ids: Int[Array, "*B T"]
+  num_prompt: Int[Array, "*B"]
+  num_reasoning: Int[Array, "*B"]
+  num_answer: Int[Array, "*B"]
+
+
+class TokenFeatures(NamedTuple):
+  """Features of the reasoning tokens; R is at least the most that any chain of the batch has.
+
+  What stands behind a chain's own reasoning tokens is without meaning.
+  """
+
+  attention: Float[Array, "*B R L N S"]  # S: `STATISTICS`; probabilities, the entropy in nats
+  surprisal: Float[Array, "*B R"]  # nats
+
+
+@partial(jax.jit, static_argnames=("graph", "capacity", "max_length"))
+def token_features(
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  batch: ChainBatch,
+  *,
+  capacity: int,
+  max_length: int | None = None,
+) -> TokenFeatures:
+  """Features of all reasoning tokens of a batch of chains, from one forward pass.
+
+  Args:
+    graph: of the model.
+    params: of the model.
+    batch: the chains.
+    capacity: R, at least the most reasoning tokens of any chain.
+    max_length: see `Decoder.run_layers`.
+  """
+  decoder = nnx.merge(graph, params)
+  run = partial(_features_of_chain, decoder, capacity=capacity, max_length=max_length)
+  return jax.vmap(run)(batch)
+
+
+def _features_of_chain(
+  decoder: Decoder, chain: ChainBatch, *, capacity: int, max_length: int | None
+) -> TokenFeatures:
+  """Features of one chain, as `ChainBatch` without its batch axis.
+
+  Means and maxima are over the answer's positions, and over the reasoning positions behind the
+  token (0 for the last token, which has none).
+  """
+  length = len(chain.token_ids)
+  positions = jnp.arange(length)
+  begin, end = chain.num_prompt, chain.num_prompt + chain.num_reasoning
+  is_reasoning = (positions >= begin) & (positions < end)
+  is_answer = (positions >= end) & (positions < end + chain.num_answer)
+  behind = is_reasoning[:, None] & (positions[:, None] > positions[None, :])  # [query, key]
+  num_behind = jnp.maximum(end - 1 - positions, 1)
+  place = begin + jnp.arange(capacity)  # of the reasoning tokens; past the end it is clipped
+  kv_dtype = decoder.embedding.dtype
+
+  def attend(q, k, v, window, _):
+    k, v = k.astype(kv_dtype), v.astype(kv_dtype)
+    mask = causal_mask(positions, positions, window)
+    out, probs = attend_masked(q, k, v, mask, decoder.config.attention_softcap)  # [N, T, T]
+    from_answer = jnp.where(is_answer[None, :, None], probs, 0.0)
+    from_later = jnp.where(behind[None], probs, 0.0)
+    statistics = (
+      from_answer.sum(axis=1) / chain.num_answer,
+      from_answer.max(axis=1),
+      from_later.sum(axis=1) / num_behind[None],
+      from_later.max(axis=1),
+      -jax.scipy.special.xlogy(probs, probs).sum(axis=2),
+    )
+    return out, jnp.stack(statistics, axis=-1)[:, place]  # [N, R, S]
+
+  x = decoder.embed(chain.token_ids)
+  hidden, statistics = decoder.run_layers(x, positions, attend, max_length=max_length)
+  log_probs = target_log_probs(decoder, hidden[place - 1], chain.token_ids[place][:, None])
+  return TokenFeatures(statistics.transpose(2, 0, 1, 3), -log_probs[:, 0])
+
+
+def extract_features(
+  model: Model,
+  chains: Sequence[Segments],
+  *,
+  batch_size: int,
+  sharding: jax.sharding.Sharding | None = None,
+) -> list[tuple[Float[np.ndarray, "N L H S"], Float[np.ndarray, " N"]]]:
+  """Attention statistics and surprisals of each chain's reasoning tokens, on the host.
+
+  Args:
+    model: reads the chains.
+    chains: at most `batch_size`.
+    batch_size: chains in the batch; fewer are filled up, so that one program serves all batches of
+      a length.
+    sharding: of the batch over devices; None: the default device.
+  """
+  capacity = _round_up(max(len(chain.reasoning) for chain in chains))
+  max_length = max(len(chain) for chain in chains)
+  found = jax.device_get(
+    token_features(
+      model.graph,
+      model.params,
+      _pack(chains, batch_size, sharding),
+      capacity=capacity,
+      max_length=max_length if _depends_on_length(model) else None,
+    )
+  )
+  return [
+    (found.attention[i, : len(chain.reasoning)], found.surprisal[i, : len(chain.reasoning)])
+    for i, chain in enumerate(chains)
+  ]
+
+
+def _depends_on_length(model: Model) -> bool:
+  return any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
+
+
+def _pack(
+  chains: Sequence[Segments], batch_size: int, sharding: jax.sharding.Sharding | None
+) -> ChainBatch:
+  """Chains side by side on the devices; the last one stands in where the batch is not full."""
+  if not 1 <= len(chains) <= batch_size:
+    raise ValueError(f"{len(chains)} chains for a batch of {batch_size}")
+  filled = [*chains, *[chains[-1]] * (batch_size - len(chains))]
+  token_ids = np.zeros((batch_size, _round_up(max(map(len, filled)))), np.int32)
+  for row, chain in zip(token_ids, filled, strict=True):
+    row[: len(chain)] = np.concatenate([chain.prompt, chain.reasoning, chain.answer])
+  sizes = [
+    np.array([len(getattr(chain, part)) for chain in filled], np.int32)
+    for part in ("prompt", "reasoning", "answer")
+  ]
+  return ChainBatch(*jax.device_put((token_ids, *sizes), sharding))
+
+
+def _round_up(value: int) -> int:
+  return -(-value // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE

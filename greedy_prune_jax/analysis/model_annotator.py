@@ -1,0 +1,193 @@
+"""An annotator that asks a text model, checks every reply, and counts what stays unlabelled."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from greedy_prune_jax.analysis.categories import (
+  GUIDE,
+  Annotator,
+  Category,
+  Labels,
+  register_annotator,
+)
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.teachers.structured import read_object
+from greedy_prune_jax.teachers.teacher import WritingSettings
+
+MODEL = "model"  # the annotator's name
+WRITING = WritingSettings(max_new_tokens=8192)  # some 25 a label, of up to 200 at once
+
+# What a reply must be; handed to models that can be held to a schema.
+REPLY_SCHEMA: Mapping[str, Any] = {
+  "type": "object",
+  "properties": {
+    "labels": {
+      "type": "array",
+      "items": {
+        "type": "object",
+        "properties": {
+          "position": {"type": "integer"},
+          "category": {"enum": [str(category) for category in Category]},
+        },
+        "required": ["position", "category"],
+        "additionalProperties": False,
+      },
+    }
+  },
+  "required": ["labels"],
+  "additionalProperties": False,
+}
+
+
+@runtime_checkable
+class TextModel(Protocol):
+  """Whatever answers prompts with texts."""
+
+  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> Sequence[str]:
+    """One reply a prompt, in order; `schema` is the JSON schema that replies should follow."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+  """Consecutive tokens of one chain that one prompt asks about."""
+
+  chain: int
+  start: int
+  stop: int
+
+
+@dataclasses.dataclass
+class ModelAnnotator:
+  """Labels by a text model: every token answered for exactly once, else asked again.
+
+  Attributes:
+    model: answers the prompts.
+    tokens_per_prompt: longer chains are asked about in parts, each with the whole text in view.
+    max_attempts: how often a part is asked for; then its tokens stay unlabelled.
+    replies_path: every prompt and reply is appended here, or None.
+    num_unlabelled: tokens left unlabelled so far.
+    num_retries: prompts that had to be asked again so far.
+  """
+
+  model: TextModel
+  tokens_per_prompt: int = 200
+  max_attempts: int = 3
+  replies_path: Path | None = None
+  num_unlabelled: int = 0
+  num_retries: int = 0
+
+  def annotate(self, chains: Sequence[Sequence[str]]) -> list[Labels]:
+    """See `Annotator`; None marks tokens that the model never answered for properly."""
+    size = self.tokens_per_prompt
+    waiting = {
+      _Piece(i, start, min(start + size, len(tokens))): ""
+      for i, tokens in enumerate(chains)
+      for start in range(0, len(tokens), size)
+    }
+    labels: list[list[Category | None]] = [[None] * len(tokens) for tokens in chains]
+    for attempt in range(self.max_attempts):
+      if not waiting:
+        break
+      self.num_retries += len(waiting) if attempt else 0
+      waiting = self._ask(chains, waiting, labels)
+    self.num_unlabelled += sum(piece.stop - piece.start for piece in waiting)
+    return [tuple(chain_labels) for chain_labels in labels]
+
+  def _ask(
+    self,
+    chains: Sequence[Sequence[str]],
+    waiting: Mapping[_Piece, str],
+    labels: list[list[Category | None]],
+  ) -> dict[_Piece, str]:
+    """Asks once, fills `labels`; returns the pieces to ask again with what was wrong."""
+    prompts = [
+      write_prompt(chains[piece.chain], piece.start, piece.stop, complaint)
+      for piece, complaint in waiting.items()
+    ]
+    replies = self.model.complete(prompts, REPLY_SCHEMA)
+    failed: dict[_Piece, str] = {}
+    for piece, reply in zip(waiting, replies, strict=True):
+      try:
+        labels[piece.chain][piece.start : piece.stop] = parse_reply(reply, piece.start, piece.stop)
+      except UserError as error:
+        failed[piece] = str(error)
+    self._store(prompts, replies)
+    return failed
+
+  def _store(self, prompts: Sequence[str], replies: Sequence[str]) -> None:
+    if self.replies_path is None:
+      return
+    with JsonlWriter(self.replies_path) as writer:
+      for prompt, reply in zip(prompts, replies, strict=True):
+        writer.write({"prompt": prompt, "reply": reply})
+
+
+@register_annotator(MODEL)
+def make_model_annotator(
+  model: TextModel | None = None, replies_path: Path | None = None
+) -> Annotator:
+  """The annotator `model`.
+
+  Raises:
+    UserError: nobody says which model; only the job analyze does.
+  """
+  if model is None:
+    raise UserError(
+      "the annotator `model` can only be used by the job analyze, which asks a text model; a "
+      "ranking that needs labels takes those of `rules`"
+    )
+  return ModelAnnotator(model, replies_path=replies_path)
+
+
+def write_prompt(tokens: Sequence[str], start: int, stop: int, complaint: str = "") -> str:
+  """The request for the categories of `tokens[start:stop]`.
+
+  Args:
+    tokens: of the whole chain; their text is shown for context.
+    start: position of the first token asked about.
+    stop: position after the last.
+    complaint: what was wrong with the reply before, or empty.
+  """
+  guide = "\n".join(f"- {category}: {meaning}" for category, meaning in GUIDE.items())
+  listed = json.dumps(
+    [{"position": i, "token": tokens[i]} for i in range(start, stop)], ensure_ascii=False
+  )
+  again = f"\nYour last reply could not be used: {complaint}\n" if complaint else ""
+  return (
+    "Give every token of a chain of thought the category of what it does in this text. A token "
+    "that is a piece of a word gets the word's category.\n\n"
+    f"Categories:\n{guide}\n\n"
+    f"Text:\n{''.join(tokens)}\n\n"
+    f"Tokens:\n{listed}\n{again}\n"
+    'Reply with one JSON object {"labels": [{"position": ..., "category": ...}, ...]} that has '
+    "every position listed above exactly once, and nothing else."
+  )
+
+
+def parse_reply(reply: str, start: int, stop: int) -> list[Category]:
+  """The categories of positions `start` to `stop`, from a reply.
+
+  Raises:
+    UserError: it is no JSON of the schema, or does not answer for each position exactly once.
+  """
+  try:
+    items = read_object(reply)["labels"]
+    answered = [(item["position"], Category(item["category"])) for item in items]
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"it is not JSON of the form asked for ({error!r})") from error
+  expected = range(start, stop)
+  positions = [position for position, _ in answered]
+  missing = sorted(set(expected).difference(positions))
+  excess = len(positions) - len(set(positions).intersection(expected))
+  if missing or excess:
+    raise UserError(
+      f"it must have each position from {start} to {stop - 1} exactly once; "
+      f"missing are {missing[:8]}, and {excess} are repeated or were not asked for"
+    )
+  category_of = dict(answered)
+  return [category_of[position] for position in expected]

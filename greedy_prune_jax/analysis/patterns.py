@@ -1,0 +1,166 @@
+"""What leaves when: survival and rank by category, runs of deletions, place in the chain.
+
+Every statistic is a ratio of sums over chains; its interval comes from resampling chains.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from greedy_prune_jax.analysis.bootstrap import (
+  Interval,
+  bootstrap_ratio,
+  percentile_interval,
+  resample_weights,
+  weighted_sums,
+)
+from greedy_prune_jax.analysis.categories import Category, Labels
+from greedy_prune_jax.chains.chain import PrunedChain
+
+NUM_POSITION_BINS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledRun:
+  """The pruned chains of one workdir with the labels of their tokens.
+
+  Attributes:
+    name: what the report calls the run.
+    chains: at least one.
+    labels: one entry a chain.
+  """
+
+  name: str
+  chains: Sequence[PrunedChain]
+  labels: Sequence[Labels]
+
+  def __post_init__(self):
+    for chain, labels in zip(self.chains, self.labels, strict=True):
+      if len(labels) != len(chain.reasoning_ids):
+        raise ValueError(
+          f"chain {chain.chain.id} has {len(chain.reasoning_ids)} reasoning tokens and "
+          f"{len(labels)} labels"
+        )
+
+
+def normalised_ranks(chain: PrunedChain) -> Float[np.ndarray, "N"]:
+  """Prune ranks divided by N - 1: 0 left first, 1 last.
+
+  Tokens that were never deleted share the mean of the ranks that are left.
+  """
+  num_tokens, num_deleted = len(chain.reasoning_ids), len(chain.deletion_order)
+  ranks = np.full(num_tokens, (num_deleted + num_tokens - 1) / 2)
+  ranks[list(chain.deletion_order)] = np.arange(num_deleted)
+  return ranks / max(num_tokens - 1, 1)
+
+
+def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
+  """Which tokens are of each category, in the order of `Category`."""
+  return np.array([[label == category for label in labels] for category in Category])
+
+
+def share_grid(chains: Sequence[PrunedChain], step: float = 0.05) -> Float[np.ndarray, "S"]:
+  """Shares of tokens deleted, from 0 in steps, as far as every chain was pruned."""
+  deepest = min(len(chain.deletion_order) / len(chain.reasoning_ids) for chain in chains)
+  return np.arange(int(deepest / step + 1e-9) + 1) * step
+
+
+def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
+  """Share of each category's tokens that is still there when a share of all tokens is deleted.
+
+  Returns:
+    Arrays [C, S]. Tokens of all chains are pooled.
+  """
+  kept, total = [], []
+  for chain, labels in zip(run.chains, run.labels, strict=True):
+    masks = category_masks(labels)
+    num_tokens = len(chain.reasoning_ids)
+    step_of = np.full(num_tokens, num_tokens)
+    step_of[list(chain.deletion_order)] = np.arange(len(chain.deletion_order))
+    num_deleted = np.floor(shares * num_tokens + 1e-9)
+    there = step_of[:, None] >= num_deleted[None, :]  # [N, S]
+    kept.append(masks.astype(float) @ there.astype(float))
+    total.append(np.broadcast_to(masks.sum(axis=1, dtype=float)[:, None], kept[-1].shape))
+  return bootstrap_ratio(np.array(kept), np.array(total))
+
+
+def rank_by_category(run: LabelledRun) -> Interval:
+  """Mean normalised prune rank of each category, [C]; 0.5 is the mean over all tokens."""
+  sums, counts = _rank_sums(run)
+  return bootstrap_ratio(sums, counts)
+
+
+def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
+  """Mean normalised rank of each category less that of `baseline`, [C], chains resampled together.
+
+  Where an interval leaves 0 out, that category leaves later (above) or earlier (below).
+  """
+  sums, counts = _rank_sums(run)
+  weights = resample_weights(len(sums))
+  weights = np.concatenate([np.ones((1, len(sums))), weights])  # the sample itself first
+  with np.errstate(divide="ignore", invalid="ignore"):
+    means = weighted_sums(weights, sums) / weighted_sums(weights, counts)
+  differences = means - means[:, [list(Category).index(baseline)]]
+  return percentile_interval(differences[0], differences[1:])
+
+
+def _rank_sums(run: LabelledRun) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B C"]]:
+  """Sum of normalised ranks, and number of tokens, of each chain's categories."""
+  masks = [category_masks(labels).astype(float) for labels in run.labels]
+  ranks = [normalised_ranks(chain) for chain in run.chains]
+  sums = np.array([m @ r for m, r in zip(masks, ranks, strict=True)])
+  return sums, np.array([m.sum(axis=1) for m in masks])
+
+
+def category_counts(run: LabelledRun) -> Int[np.ndarray, "7"]:
+  """Number of tokens of each category, then of unlabelled tokens."""
+  counts = _rank_sums(run)[1].sum(axis=0).astype(int)
+  return np.append(counts, sum(map(len, run.labels)) - counts.sum())
+
+
+def rank_by_position(run: LabelledRun) -> Interval:
+  """Mean normalised prune rank by place in the chain, in tenths of its length, [10]."""
+  sums = np.zeros((len(run.chains), NUM_POSITION_BINS))
+  counts = np.zeros_like(sums)
+  for i, chain in enumerate(run.chains):
+    num_tokens = len(chain.reasoning_ids)
+    bins = np.arange(num_tokens) * NUM_POSITION_BINS // num_tokens
+    sums[i] = np.bincount(bins, normalised_ranks(chain), NUM_POSITION_BINS)
+    counts[i] = np.bincount(bins, minlength=NUM_POSITION_BINS)
+  return bootstrap_ratio(sums, counts)
+
+
+def run_lengths(
+  run: LabelledRun, shares: Float[np.ndarray, "S"]
+) -> tuple[Interval, Float[np.ndarray, "S"]]:
+  """Mean length of the gaps that deletions leave, and what random deletions would give.
+
+  Args:
+    run: the chains.
+    shares: of tokens deleted.
+
+  Returns:
+    Deleted tokens per run of neighbouring deleted positions, [S], NaN where nothing is deleted; and
+    the same for as many positions drawn at random, of which D in N form D (N - D + 1) / N runs on
+    average.
+  """
+  deleted = np.zeros((len(run.chains), len(shares)))
+  runs, random_runs = np.zeros_like(deleted), np.zeros_like(deleted)
+  for i, chain in enumerate(run.chains):
+    num_tokens = len(chain.reasoning_ids)
+    for j, share in enumerate(shares):
+      num_deleted = int(share * num_tokens + 1e-9)
+      gone = np.zeros(num_tokens, bool)
+      gone[list(chain.deletion_order[:num_deleted])] = True
+      deleted[i, j] = num_deleted
+      runs[i, j] = count_runs(gone)
+      random_runs[i, j] = num_deleted * (num_tokens - num_deleted + 1) / num_tokens
+  by_chance = bootstrap_ratio(deleted, random_runs, num_samples=1).estimate
+  return bootstrap_ratio(deleted, runs), by_chance
+
+
+def count_runs(marked: Bool[np.ndarray, "N"]) -> int:
+  """Number of maximal stretches of True."""
+  return int(marked[:1].sum() + (marked[1:] & ~marked[:-1]).sum())

@@ -1,0 +1,203 @@
+"""Plots of the report, drawn with matplotlib without a display and kept as PNG and SVG."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from greedy_prune_jax.analysis.bootstrap import Interval
+from greedy_prune_jax.analysis.categories import Category
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+
+# Names of runs are shown, not typeset; text in SVG stays text; equal inputs give equal files.
+matplotlib.rcParams.update(
+  {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "greedy_prune_jax"}
+)
+
+# Distinct also for colour-blind readers; the line styles repeat the distinction.
+CATEGORY_COLOURS = ("#0072b2", "#cc79a7", "#009e73", "#8c6d31", "#d55e00", "#e69f00")
+_CATEGORY_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+_RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#e69f00")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A drawn figure.
+
+  Attributes:
+    name: of the files, without ending.
+    caption: what is shown, and on how many chains.
+    figure: matplotlib's.
+  """
+
+  name: str
+  caption: str
+  figure: Figure
+
+  def svg(self) -> str:
+    """The figure as an SVG document."""
+    buffer = io.StringIO()
+    self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def write_plot(folder: Path, plot: Plot) -> None:
+  """Writes `NAME.png` and `NAME.svg`.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  with explain_os_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, bbox_inches="tight")
+    (folder / f"{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
+
+
+def run_colour(index: int) -> str:
+  """The colour of the run with this number, in every plot."""
+  return _RUN_COLOURS[index % len(_RUN_COLOURS)]
+
+
+def plot_survival(
+  names: Sequence[str], shares: Float[np.ndarray, "S"], curves: Sequence[Interval], caption: str
+) -> Plot:
+  """Share of each category still there (curves [C, S]) against share deleted, one panel a run."""
+  columns = min(len(names), 2)
+  rows = -(-len(names) // columns)
+  figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
+  panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+  for name, interval, axes in zip(names, curves, panels, strict=False):
+    for i, category in enumerate(Category):
+      if np.isfinite(interval.estimate[i]).any():
+        colour, style = CATEGORY_COLOURS[i], _CATEGORY_STYLES[i]
+        axes.plot(shares, interval.estimate[i], color=colour, ls=style, label=str(category))
+        axes.fill_between(shares, interval.low[i], interval.high[i], color=colour, alpha=0.15, lw=0)
+    axes.plot(shares, 1 - shares, color="#888888", lw=0.8, label="all tokens")
+    axes.set(
+      title=name, xlabel="share of tokens deleted", ylabel="share still there", ylim=(0, 1.02)
+    )
+    _tidy(axes)
+  handles, labels = figure.axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+  return Plot("survival", caption, figure)
+
+
+def plot_ranks(names: Sequence[str], ranks: Sequence[Interval], caption: str) -> Plot:
+  """Mean normalised prune rank of each category ([C] a run) with its interval."""
+  figure = Figure(figsize=(6.4, 1.1 + 0.32 * 6 * max(len(names), 2) / 1.6), layout="constrained")
+  axes = figure.subplots()
+  offsets = (np.arange(len(names)) - (len(names) - 1) / 2) * 0.8 / max(len(names), 1)
+  for i, (name, interval) in enumerate(zip(names, ranks, strict=True)):
+    _points(axes, interval, np.arange(len(Category)) + offsets[i], run_colour(i), name)
+  axes.axvline(0.5, color="#888888", lw=0.8)
+  axes.set_yticks(range(len(Category)), [str(category) for category in Category])
+  axes.invert_yaxis()
+  axes.set_xlabel("mean normalised prune rank (0 left first, 1 last)")
+  _legend(axes, len(names))
+  return Plot("ranks", caption, figure)
+
+
+def plot_lines(
+  name: str,
+  names: Sequence[str],
+  x: Float[np.ndarray, "S"],
+  lines: Sequence[Interval],
+  caption: str,
+  *,
+  xlabel: str,
+  ylabel: str,
+  reference: tuple[str, Sequence[Float[np.ndarray, "S"]]] | None = None,
+) -> Plot:
+  """One line with its band a run ([S] each); `reference` adds a labelled dashed line to each."""
+  figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+  axes = figure.subplots()
+  for i, (run, interval) in enumerate(zip(names, lines, strict=True)):
+    axes.plot(x, interval.estimate, color=run_colour(i), marker="o", ms=3, label=run)
+    axes.fill_between(x, interval.low, interval.high, color=run_colour(i), alpha=0.15, lw=0)
+    if reference is not None:
+      label = f"{run}, {reference[0]}"
+      axes.plot(x, reference[1][i], color=run_colour(i), ls="--", lw=1, label=label)
+  axes.set(xlabel=xlabel, ylabel=ylabel)
+  _legend(axes, len(names) + (reference is not None))
+  return Plot(name, caption, figure)
+
+
+def plot_scores(
+  name: str, rows: Sequence[str], groups: dict[str, Interval], caption: str, *, xlabel: str
+) -> Plot:
+  """One point with its interval for each row ([rows] a group)."""
+  figure = Figure(
+    figsize=(6.8, 1.0 + 0.24 * len(rows) * max(len(groups), 1.6)), layout="constrained"
+  )
+  axes = figure.subplots()
+  offsets = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 1)
+  for i, (group, interval) in enumerate(groups.items()):
+    _points(axes, interval, np.arange(len(rows)) + offsets[i], run_colour(i), group)
+  axes.axvline(0, color="#888888", lw=0.8)
+  axes.set_yticks(range(len(rows)), rows)
+  axes.invert_yaxis()
+  axes.set_xlabel(xlabel)
+  _legend(axes, len(groups))
+  return Plot(name, caption, figure)
+
+
+def plot_map(
+  name: str,
+  values: Float[np.ndarray, "rows columns"] | Int[np.ndarray, "rows columns"],
+  caption: str,
+  *,
+  xlabel: str,
+  ylabel: str,
+  xticks: Sequence[str] | None = None,
+  yticks: Sequence[str] | None = None,
+  symmetric: bool = False,
+  annotate: bool = False,
+) -> Plot:
+  """Values as colours; `symmetric` centres the colours on 0, `annotate` writes the values."""
+  rows, columns = values.shape
+  size = 0.55 if annotate else 0.26
+  figure = Figure(figsize=(2.2 + size * columns, 1.4 + size * rows), layout="constrained")
+  axes = figure.subplots()
+  limit = float(np.nanmax(np.abs(values))) or 1.0
+  low = -limit if symmetric else 0.0
+  colours = "RdBu_r" if symmetric else "Blues"
+  image = axes.imshow(values, cmap=colours, vmin=low, vmax=limit, aspect="auto")
+  figure.colorbar(image, ax=axes)
+  axes.set(xlabel=xlabel, ylabel=ylabel)
+  if xticks is not None:
+    axes.set_xticks(range(columns), xticks, rotation=40, ha="right")
+  if yticks is not None:
+    axes.set_yticks(range(rows), yticks)
+  if annotate:
+    for i, j in np.ndindex(rows, columns):
+      ink = "white" if abs(values[i, j]) > 0.6 * limit else "black"
+      axes.text(j, i, f"{values[i, j]:g}", ha="center", va="center", color=ink, fontsize=8)
+  return Plot(name, caption, figure)
+
+
+def _points(
+  axes: Axes, interval: Interval, y: Float[np.ndarray, "C"], colour: str, label: str
+) -> None:
+  shown = np.isfinite(interval.estimate)
+  reach = np.abs(np.stack([interval.low, interval.high]) - interval.estimate)[:, shown]
+  axes.errorbar(
+    interval.estimate[shown], y[shown], xerr=reach, fmt="o", ms=4, color=colour, label=label
+  )
+
+
+def _tidy(axes: Axes) -> None:
+  axes.grid(True, color="#e4e4e4", lw=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(axes: Axes, num_entries: int) -> None:
+  _tidy(axes)
+  if num_entries > 1:
+    axes.legend(frameon=False, fontsize=9)

@@ -1,0 +1,139 @@
+"""Tokens as rows: features, controls and prune ranks of the chains of one run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from greedy_prune_jax.analysis.categories import Category, Labels
+from greedy_prune_jax.analysis.feature_store import FeatureStore
+from greedy_prune_jax.analysis.features import ENTROPY, STATISTICS
+from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
+
+CONTROLS = {
+  "position": ("position", "position squared"),
+  "surprisal": ("surprisal",),
+  "category": tuple(str(category) for category in Category),
+  "frequency": ("log frequency",),
+}
+CONTROL_NAMES = tuple(name for names in CONTROLS.values() for name in names)
+
+# Attention is compared by its logarithm; probabilities below this are as good as none.
+_LEAST_PROBABILITY = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCounts:
+  """How often each token id occurs among reasoning tokens.
+
+  Attributes:
+    counts: of the ids that occur.
+    total: of all tokens.
+  """
+
+  counts: Mapping[int, int]
+  total: int
+
+  @classmethod
+  def of(cls, sequences: Sequence[Sequence[int]]) -> "TokenCounts":
+    """Counts the ids of several chains."""
+    ids, counts = np.unique(np.concatenate([np.asarray(s) for s in sequences]), return_counts=True)
+    return cls(dict(zip(ids.tolist(), counts.tolist(), strict=True)), int(counts.sum()))
+
+  def log_frequency(self, ids: Sequence[int]) -> Float[np.ndarray, " N"]:
+    """Natural logarithm of each id's share of all tokens; an unseen id counts as seen once."""
+    return np.log([max(self.counts.get(int(i), 0), 1) / self.total for i in ids])
+
+
+@dataclasses.dataclass(frozen=True)
+class RankData:
+  """The reasoning tokens of all chains of a run, one a row.
+
+  Attributes:
+    name: of the run.
+    ids: of its chains.
+    chain: number of each row's chain.
+    rank: normalised prune rank, 0 left first.
+    controls: see `CONTROL_NAMES`.
+    attention: see `attention_columns`; None where features were not extracted.
+    shape: layers, heads, statistics of `attention`.
+  """
+
+  name: str
+  ids: tuple[str, ...]
+  chain: Int[np.ndarray, " T"]
+  rank: Float[np.ndarray, " T"]
+  controls: Float[np.ndarray, "T C"]
+  attention: Float[np.ndarray, "T F"]
+  shape: tuple[int, int, int]
+
+
+def control_columns(
+  ids: Sequence[int], labels: Labels, surprisal: Shaped[np.ndarray, " N"], counts: TokenCounts
+) -> Float[np.ndarray, "N C"]:
+  """Controls of one chain's tokens, in the order of `CONTROL_NAMES`.
+
+  Position is from 0 to 1; surprisal in nats, less its mean in the chain; an unlabelled token is of
+  no category.
+  """
+  position = np.linspace(0, 1, len(ids))
+  categories = [[label == category for category in Category] for label in labels]
+  surprisal = surprisal.astype(np.float64)
+  return np.column_stack(
+    [position, position**2, surprisal - surprisal.mean(), categories, counts.log_frequency(ids)]
+  ).astype(np.float32)
+
+
+def attention_columns(attention: Shaped[np.ndarray, "N L H S"]) -> Float[np.ndarray, "N F"]:
+  """Attention statistics of one chain as features.
+
+  Logarithms, but for the entropy, less their mean in the chain: ranks are relative to the chain,
+  and what a head gives on average depends on the chain's length.
+  """
+  values = attention.astype(np.float32)
+  is_entropy = np.arange(len(STATISTICS)) == ENTROPY
+  logs = np.log(np.maximum(values, _LEAST_PROBABILITY))
+  chosen = np.where(is_entropy, values, logs).reshape(len(values), -1)
+  return chosen - chosen.mean(axis=0)
+
+
+def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts) -> RankData:
+  """The rows of all chains of a run.
+
+  Raises:
+    ValueError: the store is of other chains.
+  """
+  ids = tuple(chain.chain.id for chain in run.chains)
+  if ids != store.ids:
+    raise ValueError(f"the features of run {run.name} are of other chains")
+  controls, attention, ranks, numbers = [], [], [], []
+  for i, (chain, labels) in enumerate(zip(run.chains, run.labels, strict=True)):
+    rows = store.rows(i)
+    controls.append(
+      control_columns(chain.reasoning_ids, labels, np.asarray(store.surprisal[rows]), counts)
+    )
+    attention.append(attention_columns(np.asarray(store.attention[rows])))
+    ranks.append(normalised_ranks(chain))
+    numbers.append(np.full(len(ranks[-1]), i))
+  return RankData(
+    name=run.name,
+    ids=ids,
+    chain=np.concatenate(numbers),
+    rank=np.concatenate(ranks),
+    controls=np.concatenate(controls),
+    attention=np.concatenate(attention),
+    shape=store.attention.shape[1:],
+  )
+
+
+def shuffle_within_chains(
+  values: Float[np.ndarray, "T F"], chain: Int[np.ndarray, " T"], seed: int = 0
+) -> Float[np.ndarray, "T F"]:
+  """Rows dealt out anew within each chain: what is left of them when tokens are taken away."""
+  rng = np.random.default_rng(seed)
+  order = np.lexsort((rng.random(len(chain)), chain))
+  where = np.argsort(chain, kind="stable")
+  shuffled = np.empty_like(values)
+  shuffled[where] = values[order]
+  return shuffled

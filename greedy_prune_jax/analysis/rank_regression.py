@@ -1,0 +1,205 @@
+"""Can attention predict the order of deletion? Regressions of prune rank, tested on unseen chains.
+
+Folds are of chains, never of tokens, and a chain that several runs pruned is in the same fold of
+each, so that no run is tested on a chain that any other was fitted to.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from greedy_prune_jax.analysis.bootstrap import Interval, bootstrap_ratio
+from greedy_prune_jax.analysis.rank_data import CONTROLS, RankData, shuffle_within_chains
+from greedy_prune_jax.analysis.ridge import fit_ridge
+
+NUM_FOLDS = 5
+
+# Name of a set of features: groups of `CONTROLS`, and which attention: none, real or shuffled.
+FEATURE_SETS: dict[str, tuple[tuple[str, ...], str]] = {
+  **{group: ((group,), "none") for group in CONTROLS},
+  "controls": (tuple(CONTROLS), "none"),
+  "attention": ((), "real"),
+  "shuffled attention": ((), "shuffled"),
+  "controls and attention": (tuple(CONTROLS), "real"),
+  "controls and shuffled attention": (tuple(CONTROLS), "shuffled"),
+}
+
+
+@runtime_checkable
+class Regression(Protocol):
+  """Something fitted."""
+
+  def predict(self, features: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " T"]:
+    """One prediction a row."""
+    ...
+
+
+# (features [T, F], target [T], fold of each row [T]) -> something fitted
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Regression]
+
+
+def fit_trees(
+  features: Float[np.ndarray, "T F"], target: Float[np.ndarray, " T"], folds: Int[np.ndarray, " T"]
+) -> Regression:
+  """Gradient-boosted trees with fixed settings; `folds` is not looked at."""
+  from sklearn.ensemble import HistGradientBoostingRegressor
+
+  trees = HistGradientBoostingRegressor(
+    learning_rate=0.1, max_iter=60, max_leaf_nodes=16, max_features=0.2, random_state=0
+  )
+  return trees.fit(features, target)
+
+
+REGRESSORS: dict[str, Fit] = {"ridge": fit_ridge, "trees": fit_trees}
+
+
+def design(data: RankData, feature_set: str) -> Float[np.ndarray, "T F"]:
+  """The columns of a set of features."""
+  groups, attention = FEATURE_SETS[feature_set]
+  columns = []
+  start = 0
+  for group, names in CONTROLS.items():
+    if group in groups:
+      columns.append(data.controls[:, start : start + len(names)])
+    start += len(names)
+  if attention == "real":
+    columns.append(data.attention)
+  elif attention == "shuffled":
+    columns.append(shuffle_within_chains(data.attention, data.chain))
+  return np.concatenate(columns, axis=1)
+
+
+def assign_folds(
+  runs: Sequence[RankData], num_folds: int = NUM_FOLDS, seed: int = 0
+) -> dict[str, int]:
+  """The fold of each chain id, the same for every run that has the chain.
+
+  Raises:
+    ValueError: there are fewer chains than folds.
+  """
+  ids = sorted({chain_id for run in runs for chain_id in run.ids})
+  if len(ids) < num_folds:
+    raise ValueError(f"{len(ids)} chains cannot be split into {num_folds} folds")
+  order = np.random.default_rng(seed).permutation(len(ids))
+  return {ids[i]: place % num_folds for place, i in enumerate(order)}
+
+
+def row_folds(data: RankData, fold_of: dict[str, int]) -> Int[np.ndarray, " T"]:
+  """The fold of each row's chain."""
+  return np.array([fold_of[chain_id] for chain_id in data.ids])[data.chain]
+
+
+def is_late(data: RankData, share: float) -> Bool[np.ndarray, " T"]:
+  """Whether each token is among the last `share` of its chain's tokens to leave."""
+  sizes = np.bincount(data.chain)[data.chain]
+  return data.rank * (sizes - 1) >= sizes - np.floor(sizes * share) - 0.5
+
+
+def predict_unseen(
+  train: RankData,
+  test: RankData,
+  fold_of: dict[str, int],
+  feature_set: str,
+  *,
+  regressor: str = "ridge",
+  late_share: float | None = None,
+) -> Float[np.ndarray, " T"]:
+  """Predicts each token of `test` from a fit to the chains of `train` outside its chain's fold.
+
+  Args:
+    train: fitted to.
+    test: predicted; may be `train` itself.
+    fold_of: from `assign_folds` of both.
+    feature_set: a name in `FEATURE_SETS`.
+    regressor: `ridge` or `trees`.
+    late_share: predict `is_late` of this share instead of the normalised rank.
+  """
+  target = train.rank if late_share is None else is_late(train, late_share).astype(float)
+  features = design(train, feature_set)
+  test_features = features if test is train else design(test, feature_set)
+  folds, test_folds = row_folds(train, fold_of), row_folds(test, fold_of)
+  predictions = np.full(len(test.rank), np.nan)
+  for fold in np.unique(test_folds):
+    kept, asked = folds != fold, test_folds == fold
+    fitted = REGRESSORS[regressor](features[kept], target[kept], folds[kept])
+    predictions[asked] = fitted.predict(test_features[asked])
+  return predictions
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """How good predictions are, each with an interval from resampled chains (arrays of no axis).
+
+  Attributes:
+    r2: 1 - squared error / squared distance to the mean over all tokens; below 0 if worse than it.
+    spearman: mean over chains of the rank correlation within the chain.
+    kendall: the same, Kendall's tau-b.
+    auc: mean over chains of the share of (late, early) pairs in the right order; NaN for ranks.
+  """
+
+  r2: Interval
+  spearman: Interval
+  kendall: Interval
+  auc: Interval
+
+
+def score_predictions(
+  target: Float[np.ndarray, " T"],
+  predictions: Float[np.ndarray, " T"],
+  chain: Int[np.ndarray, " T"],
+) -> Scores:
+  """Scores predictions of a rank, or of 0 and 1; a chain of one value only has no correlation."""
+  around = np.bincount(chain, (target - target.mean()) ** 2)
+  unexplained = bootstrap_ratio(np.bincount(chain, (target - predictions) ** 2), around)
+  r2 = Interval(*(np.asarray(1 - b) for b in (unexplained[0], unexplained[2], unexplained[1])))
+  binary = bool(np.isin(target, (0, 1)).all())
+  per_chain = np.array(
+    [
+      _chain_scores(target[rows], predictions[rows], binary)
+      for rows in (chain == number for number in np.unique(chain))
+    ]
+  )
+  known = np.isfinite(per_chain)
+  means = bootstrap_ratio(np.where(known, per_chain, 0.0), known.astype(float))
+  spearman, kendall, auc = (Interval(*(np.asarray(bound[i]) for bound in means)) for i in range(3))
+  return Scores(r2, spearman, kendall, auc)
+
+
+def _chain_scores(
+  target: Float[np.ndarray, " N"], predictions: Float[np.ndarray, " N"], binary: bool
+) -> tuple[float, float, float]:
+  """Spearman, Kendall and area under the ROC curve of one chain; NaN where undefined."""
+  if np.ptp(target) == 0:
+    return np.nan, np.nan, np.nan
+  # A prediction that tells no tokens apart is no better than chance, which is 0 and not unknown.
+  if np.ptp(predictions) == 0:
+    return 0.0, 0.0, 0.5 if binary else np.nan
+  spearman = float(np.asarray(stats.spearmanr(target, predictions)[0]))
+  kendall = float(np.asarray(stats.kendalltau(target, predictions)[0]))
+  if not binary:
+    return spearman, kendall, np.nan
+  late = target == 1
+  in_order = stats.mannwhitneyu(predictions[late], predictions[~late])[0]
+  return spearman, kendall, float(in_order / (late.sum() * (~late).sum()))
+
+
+def head_correlations(data: RankData) -> Float[np.ndarray, "L H S"]:
+  """Mean over chains of Spearman's correlation of each attention feature with the rank."""
+  total = np.zeros(data.attention.shape[1])
+  numbers = np.unique(data.chain)
+  for number in numbers:
+    rows = data.chain == number
+    total += _standard_ranks(data.rank[rows]) @ _standard_ranks(data.attention[rows])
+  return (total / len(numbers)).reshape(data.shape)
+
+
+def _standard_ranks(values: Float[np.ndarray, "N *F"]) -> Float[np.ndarray, "N *F"]:
+  """Ranks of each column with mean 0 and length 1; constant columns are 0."""
+  ranks = stats.rankdata(values, axis=0)
+  centred = ranks - ranks.mean(axis=0)
+  norm = np.sqrt((centred**2).sum(axis=0))
+  return centred / np.where(norm == 0, 1.0, norm)

@@ -1,0 +1,218 @@
+"""Runs the rank regressions of a report, keeps their scores on disk, and shows them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from greedy_prune_jax.analysis.attention_ranking import AttentionRanking
+from greedy_prune_jax.analysis.bootstrap import Interval
+from greedy_prune_jax.analysis.features import STATISTICS
+from greedy_prune_jax.analysis.plots import Plot, plot_map, plot_scores
+from greedy_prune_jax.analysis.rank_data import CONTROL_NAMES, RankData
+from greedy_prune_jax.analysis.rank_regression import (
+  FEATURE_SETS,
+  NUM_FOLDS,
+  assign_folds,
+  head_correlations,
+  is_late,
+  predict_unseen,
+  score_predictions,
+)
+from greedy_prune_jax.analysis.report import Section
+from greedy_prune_jax.analysis.tables import Cell, Table
+from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
+
+# Trees take minutes where ridge takes seconds; they answer whether the relation is linear.
+_TREE_SETS = ("controls", "attention", "controls and attention")
+_TRANSFER_SETS = ("controls", "attention", "controls and attention")
+_METRICS = ("r2", "spearman", "kendall", "auc")
+_KEY = ("fitted to", "tested on", "target", "regressor", "features")
+
+
+class Task(NamedTuple):
+  """One regression; the fields are those of `_KEY`."""
+
+  train: str
+  test: str
+  target: str
+  regressor: str
+  features: str
+
+
+def plan_tasks(runs: Sequence[RankData], regressors: Sequence[str], late_target: str) -> list[Task]:
+  """Every regression of the report: within each run, and by ridge from each run to each other."""
+  tasks = []
+  for run in runs:
+    for target in ("rank", late_target):
+      for regressor in regressors:
+        for features in FEATURE_SETS if regressor == "ridge" else _TREE_SETS:
+          tasks.append(Task(run.name, run.name, target, regressor, features))
+  for train in runs:
+    for test in runs:
+      if train is not test and train.shape == test.shape and "ridge" in regressors:
+        tasks += [Task(train.name, test.name, "rank", "ridge", name) for name in _TRANSFER_SETS]
+  return tasks
+
+
+def run_tasks(
+  path: Path, runs: Sequence[RankData], regressors: Sequence[str], late_share: float
+) -> list[dict[str, Cell]]:
+  """Scores of every regression, those that an earlier call stored in `path` included.
+
+  Returns:
+    One row a regression: `_KEY`, then estimate, low and high of each metric.
+  """
+  late_target = f"last {late_share:g} to leave"
+  run_of = {run.name: run for run in runs}
+  fold_of = assign_folds(runs)
+  tasks = plan_tasks(runs, regressors, late_target)
+  with JsonlWriter(path) as stored:
+    known = {tuple(row[key] for key in _KEY): row for row in read_records(path)}
+    for task in tqdm([t for t in tasks if tuple(t) not in known], desc="regressions"):
+      train, test = run_of[task.train], run_of[task.test]
+      share = late_share if task.target == late_target else None
+      predictions = predict_unseen(
+        train, test, fold_of, task.features, regressor=task.regressor, late_share=share
+      )
+      target = test.rank if share is None else is_late(test, share).astype(float)
+      scores = score_predictions(target, predictions, test.chain)
+      row: dict[str, Cell] = dict(zip(_KEY, task, strict=True))
+      for metric in _METRICS:
+        row |= _interval_entries(metric, getattr(scores, metric))
+      stored.write(row)
+      known[tuple(task)] = row
+  return [known[tuple(task)] for task in tasks]
+
+
+def _interval_entries(metric: str, interval: Interval) -> dict[str, Cell]:
+  values = [float(bound) for bound in interval]
+  cells = [value if np.isfinite(value) else None for value in values]
+  return dict(zip((metric, f"{metric} low", f"{metric} high"), cells, strict=True))
+
+
+def regression_section(
+  runs: Sequence[RankData],
+  rankings: Sequence[AttentionRanking],
+  rows: Sequence[dict[str, Cell]],
+) -> Section:
+  """Scores, which heads carry them, and what is carried from one run to another.
+
+  Args:
+    runs: the data.
+    rankings: fitted to each.
+    rows: from `run_tasks`.
+  """
+  within = [row for row in rows if row["fitted to"] == row["tested on"]]
+  on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
+  tested = f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains; {on}."
+  ranks = [row for row in within if row["target"] == "rank"]
+  plots = [
+    _score_plot(ranks, runs, metric, f"{label} of the normalised prune rank on unseen chains, by "
+                f"what it is predicted from. {tested}")
+    for metric, label in (("r2", "R2"), ("spearman", "Mean Spearman correlation within chains"))
+  ]  # fmt: skip
+  for i, (run, ranking) in enumerate(zip(runs, rankings, strict=True)):
+    plots += _head_maps(i, run, ranking)
+  columns = list(rows[0])
+  tables = [
+    Table(
+      "regressions",
+      f"Every regression and what it reaches. {tested}",
+      columns,
+      [[row[column] for column in columns] for row in within],
+    ),
+    _head_table(runs),
+  ]
+  if len(rows) > len(within):
+    across = [row for row in rows if row["target"] == "rank" and row["regressor"] == "ridge"]
+    chosen = [row for row in across if row["features"] in _TRANSFER_SETS]
+    shown = [*_KEY[:2], "features", *columns[len(_KEY) : len(_KEY) + 6]]
+    caption = (
+      "From one run to another: ridge fitted to the chains of the first outside a fold, tested on "
+      f"the second's chains in it. {tested}"
+    )
+    cells = [[row[column] for column in shown] for row in chosen]
+    tables.append(Table("transfer", caption, shown, cells))
+  return Section("Can attention predict the order?", _findings(runs, ranks), plots, tables)
+
+
+def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> list[str]:
+  """What attention adds to the controls in each run, by ridge."""
+  found = []
+  for run in runs:
+    by_set = {
+      row["features"]: row
+      for row in ranks
+      if row["fitted to"] == run.name and row["regressor"] == "ridge"
+    }
+    if not by_set:
+      continue
+    described = [
+      f"{name}: R2 {by_set[name]['r2']:.3f} ({by_set[name]['r2 low']:.3f} to "
+      f"{by_set[name]['r2 high']:.3f})"
+      for name in ("controls", "controls and shuffled attention", "controls and attention")
+    ]
+    found.append(f"{run.name}, {len(run.ids)} chains, by ridge: {'; '.join(described)}.")
+  return found
+
+
+def _score_plot(ranks, runs, metric, caption) -> Plot:
+  labels = [f"{row['features']}, {row['regressor']}" for row in ranks]
+  order = list(dict.fromkeys(labels))
+  groups = {}
+  for run in runs:
+    own = {
+      label: row for label, row in zip(labels, ranks, strict=True) if row["fitted to"] == run.name
+    }
+    groups[run.name] = Interval(
+      *(
+        np.array([_number(own[label][f"{metric}{bound}"]) for label in order])
+        for bound in ("", " low", " high")
+      )
+    )
+  return plot_scores(f"regression_{metric}", order, groups, caption, xlabel=metric)
+
+
+def _number(cell: Cell) -> float:
+  return np.nan if cell is None else float(cell)
+
+
+def _head_maps(index: int, run: RankData, ranking: AttentionRanking) -> list[Plot]:
+  correlations = head_correlations(run)
+  strongest = np.abs(correlations).argmax(axis=2)[..., None]
+  signed = np.take_along_axis(correlations, strongest, axis=2)[..., 0]
+  weights = ranking.ridge.weights[len(CONTROL_NAMES) :].reshape(run.shape)
+  axes = {"xlabel": "head", "ylabel": "layer"}
+  about = f"{run.name}, {len(run.ids)} chains"
+  return [
+    plot_map(
+      f"heads_correlation_{index}",
+      signed,
+      f"Spearman's correlation of prune rank with attention, mean over chains: of each head, the "
+      f"statistic of the largest size ({about}). Red: tokens with more of it stay longer.",
+      symmetric=True,
+      **axes,  # pyright: ignore
+    ),
+    plot_map(
+      f"heads_weight_{index}",
+      np.sqrt((weights**2).sum(axis=2)),
+      f"Size of the ridge weights on each head's standardised statistics, with the controls beside "
+      f"them ({about}).",
+      **axes,  # pyright: ignore
+    ),
+  ]
+
+
+def _head_table(runs: Sequence[RankData]) -> Table:
+  rows: list[list[Cell]] = []
+  for run in runs:
+    correlations = head_correlations(run)
+    order = np.argsort(-np.abs(correlations), axis=None)
+    for layer, head, statistic in zip(*np.unravel_index(order, correlations.shape), strict=True):
+      value = float(correlations[layer, head, statistic])
+      rows.append([run.name, int(layer), int(head), STATISTICS[statistic], value])
+  caption = "Spearman's correlation of prune rank with each head's statistics, strongest first."
+  return Table("heads", caption, ("run", "layer", "head", "statistic", "correlation"), rows)

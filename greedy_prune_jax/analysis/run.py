@@ -1,0 +1,228 @@
+"""The `analyze` run: pruned chains in; report, tables, plots and viewer out; resumable."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from greedy_prune_jax.analysis import rules  # noqa: F401 - registers the annotator "rules"
+from greedy_prune_jax.analysis.agreement import compare_labels
+from greedy_prune_jax.analysis.attention_ranking import fit_ranking, save_ranking
+from greedy_prune_jax.analysis.categories import Annotator, make_annotator
+from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
+from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
+from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
+from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_section
+from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.rank_data import TokenCounts, collect_rank_data
+from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS
+from greedy_prune_jax.analysis.regression_report import regression_section, run_tasks
+from greedy_prune_jax.analysis.report import Section, write_report
+from greedy_prune_jax.analysis.settings import AnalyzeSettings
+from greedy_prune_jax.analysis.viewer import write_viewer
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.teachers.by_name import load_teacher
+from greedy_prune_jax.teachers.completing import TeacherModel
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+_LABELLED_AT_ONCE = 16  # chains; a model's labels of more would be lost with a kill
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A pruned workdir.
+
+  Attributes:
+    name: what the report calls it; also the name of its files.
+    path: of the workdir.
+    config: that it was pruned with; empty where there is none.
+    chains: its records.
+  """
+
+  name: str
+  path: Path
+  config: Mapping[str, Any]
+  chains: Sequence[PrunedChain]
+
+
+def run_analysis(settings: AnalyzeSettings, pruned: Sequence[str], workdir: Path) -> None:
+  """Runs the parts that are asked for, and ends with `report.html` in `workdir`.
+
+  Labels, attention features and scores of regressions are stored as they are found; a run that was
+  stopped goes on from them.
+
+  Raises:
+    UserError: something that the settings or the workdirs name cannot be used.
+  """
+  sources = read_sources(pruned, settings)
+  annotator = _annotator(settings, workdir)
+  runs = [
+    LabelledRun(source.name, source.chains, _labels(workdir, source, annotator))
+    for source in sources
+  ]
+  sections: list[Section] = []
+  if "patterns" in settings.parts:
+    sections.append(pattern_section(runs))
+  if "agreement" in settings.parts and settings.other_labels:
+    sections.append(_agreement(settings, runs))
+  if "regression" in settings.parts:
+    sections.append(_regression(settings, sources, runs, workdir))
+  if "viewer" in settings.parts:
+    limit = settings.viewer_chains or None
+    shown = [LabelledRun(run.name, run.chains[:limit], run.labels[:limit]) for run in runs]
+    write_viewer(workdir / "viewer.html", shown)
+  write_report(workdir, provenance=_provenance(settings, sources), sections=sections)
+
+
+def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Source]:
+  """Reads the pruned workdirs; names are the settings', or those of the folders.
+
+  Raises:
+    UserError: a workdir holds no pruned chains, or names are too few or repeated.
+  """
+  if not pruned:
+    raise UserError("no pruned workdir given; pass --pruned=WORKDIR[,WORKDIR...]")
+  names = settings.names or tuple(Path(path).resolve().name for path in pruned)
+  if len(names) != len(pruned) or len(set(names)) != len(names):
+    raise UserError(
+      f"{len(pruned)} pruned workdirs need as many different names, not {names}; set --config.names"
+    )
+  return [
+    _read_source(name, Path(path), settings) for name, path in zip(names, pruned, strict=True)
+  ]
+
+
+def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
+  if name != Path(name).name or name in ("", ".", ".."):
+    raise UserError(f"the name {name!r} of a run cannot be a file's name; set --config.names")
+  chains = list(itertools.islice(read_pruned(path), settings.num_chains or None))
+  if not chains:
+    raise UserError(f"{path} holds no finished chains yet")
+  if "regression" in settings.parts and len(chains) < NUM_FOLDS:
+    raise UserError(
+      f"{path} holds {len(chains)} chains; the regression needs at least {NUM_FOLDS}, one for each "
+      "fold; prune more, or leave regression out of parts"
+    )
+  config = path / "config.json"
+  return Source(name, path, json.loads(config.read_bytes()) if config.is_file() else {}, chains)
+
+
+def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:
+  """The annotator that the settings name."""
+  if settings.annotator != MODEL:
+    return make_annotator(settings.annotator)
+  open_teacher = functools.partial(
+    load_teacher, settings.text_model, WRITING, EndpointSettings(**settings.endpoint)
+  )
+  return make_annotator(
+    MODEL, model=TeacherModel(open_teacher), replies_path=workdir / "replies.jsonl"
+  )
+
+
+def _labels(workdir: Path, source: Source, annotator: Annotator) -> list:
+  """The labels of a run's chains: those that are stored, and new ones for the rest."""
+  path = workdir / "labels" / f"{source.name}.jsonl"
+  with JsonlWriter(path) as writer:  # opened first, as it cuts off what a killed run left of a line
+    stored = read_labels(path)
+    missing = [chain for chain in source.chains if chain.chain.id not in stored]
+    if missing:
+      logging.info("labelling %d chains of %s", len(missing), source.name)
+    for start in range(0, len(missing), _LABELLED_AT_ONCE):
+      group = missing[start : start + _LABELLED_AT_ONCE]
+      new = annotator.annotate([chain.reasoning_tokens for chain in group])
+      for chain, labels in zip(group, new, strict=True):
+        writer.write(labels_to_record(chain, labels))
+        stored[chain.chain.id] = (chain.reasoning_tokens, labels)
+  return labels_of_chains(source.chains, stored)
+
+
+def _agreement(settings: AnalyzeSettings, runs: Sequence[LabelledRun]) -> Section:
+  """The annotator beside each file of other labels, on the chains that the file has."""
+  agreements = {}
+  for file in settings.other_labels:
+    stored = read_labels(Path(file))
+    ours, theirs = [], []
+    for run in runs:
+      for chain, labels in zip(run.chains, run.labels, strict=True):
+        if chain.chain.id in stored:
+          ours.append(labels)
+          theirs += labels_of_chains([chain], stored)
+    if not ours:
+      raise UserError(f"{file} has no labels of any chain that is analysed")
+    agreements[f"{settings.annotator} and {Path(file).stem}"] = compare_labels(ours, theirs)
+  return agreement_section(agreements)
+
+
+def _regression(
+  settings: AnalyzeSettings,
+  sources: Sequence[Source],
+  runs: Sequence[LabelledRun],
+  workdir: Path,
+) -> Section:
+  """Features, regressions, and a fitted ranking of each run."""
+  get_model = functools.cache(lambda name: load_model(name, jnp.dtype(settings.dtype)))
+  data, rankings = [], []
+  for source, run in zip(sources, runs, strict=True):
+    store = _features(settings, source, workdir, get_model)
+    counts = TokenCounts.of([chain.reasoning_ids for chain in run.chains])
+    data.append(collect_rank_data(run, store, counts))
+    ranking = fit_ranking(
+      data[-1], counts, pruner=source.chains[0].pruner, annotator=settings.annotator
+    )
+    save_ranking(workdir / "rankings" / source.name, ranking)
+    rankings.append(ranking)
+  scores = workdir / "regressions.jsonl"
+  rows = run_tasks(scores, data, settings.regressors, settings.late_share)
+  return regression_section(data, rankings, rows)
+
+
+def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_model) -> FeatureStore:
+  """Attention features of a run's chains, read by the model that pruned them."""
+  pruner = source.chains[0].pruner
+  tokenizer = load_tokenizer(pruner)
+  template = load_chat_template(source.config.get("chat_template", "tokenizer"), tokenizer)
+  segments = [segment(chain.chain, tokenizer, template) for chain in source.chains]
+  for chain, found in zip(source.chains, segments, strict=True):
+    if not np.array_equal(found.reasoning, chain.reasoning_ids):
+      raise UserError(
+        f"{pruner} tokenises chain {chain.chain.id} of {source.path} otherwise than when it was "
+        "pruned; the pruner must be the same model"
+      )
+  model: Model = get_model(pruner)
+  return build_store(
+    workdir / "features" / source.name,
+    model,
+    [chain.chain.id for chain in source.chains],
+    segments,
+    dtype=settings.feature_dtype,
+    batch_positions=settings.batch_positions,
+  )
+
+
+def _provenance(
+  settings: AnalyzeSettings, sources: Sequence[Source]
+) -> dict[str, dict[str, object]]:
+  packages = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "textblob", "matplotlib")
+  versions: dict[str, object] = {name: importlib.metadata.version(name) for name in packages}
+  return {
+    "Devices": {str(device): device.device_kind for device in jax.devices()},
+    "Versions": versions,
+    "Analysis": dataclasses.asdict(settings),
+    **{f"Pruning of {source.name} ({source.path})": dict(source.config) for source in sources},
+  }

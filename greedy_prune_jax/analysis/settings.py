@@ -1,0 +1,91 @@
+"""The settings of an `analyze` run, checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.analysis.feature_store import DTYPES as FEATURE_DTYPES
+from greedy_prune_jax.analysis.model_annotator import MODEL
+from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, REGRESSORS
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+PARTS = ("patterns", "agreement", "regression", "viewer")
+
+# What a later run in the same workdir may set differently: it does not decide what is stored.
+MAY_CHANGE = (
+  "parts",
+  "names",
+  "other_labels",
+  "regressors",
+  "viewer_chains",
+  "batch_positions",
+  "compilation_cache",
+  *ENDPOINT_MAY_CHANGE,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings:
+  """What `configs/analyze.py` sets; see there for what each setting means."""
+
+  parts: tuple[str, ...]
+  names: tuple[str, ...]
+  num_chains: int
+  annotator: str
+  text_model: str
+  endpoint: Mapping[str, Any] = dataclasses.field(hash=False)
+  other_labels: tuple[str, ...]
+  viewer_chains: int
+  dtype: str
+  feature_dtype: str
+  batch_positions: int
+  regressors: tuple[str, ...]
+  late_share: float
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "AnalyzeSettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    if missing := sorted(names - set(config)):
+      raise UserError(f"the config lacks {', '.join(missing)}; see configs/analyze.py")
+    if unknown := sorted(set(config) - names):
+      raise UserError(f"the config has unknown keys: {', '.join(unknown)}; see configs/analyze.py")
+    return cls(**config)
+
+  def __post_init__(self):
+    for name, values, choices in (
+      ("parts", self.parts, PARTS),
+      ("regressors", self.regressors, tuple(REGRESSORS)),
+      ("feature_dtype", (self.feature_dtype,), FEATURE_DTYPES),
+      ("dtype", (self.dtype,), ("float32", "bfloat16")),
+    ):
+      for value in values:
+        if value not in choices:
+          raise UserError(f"{name} has {value!r}; expected some of {', '.join(choices)}")
+    EndpointSettings.from_config(self.endpoint, "configs/analyze.py")
+    if (self.annotator == MODEL) != bool(self.text_model):
+      raise UserError(
+        f"annotator={self.annotator!r}, text_model={self.text_model!r}: the annotator {MODEL}, and "
+        "no other, needs the name of a model, or openai for one at an endpoint"
+      )
+    if not self.parts:
+      raise UserError(f"parts is empty; expected some of {', '.join(PARTS)}")
+    for name in ("num_chains", "viewer_chains"):
+      if getattr(self, name) < 0:
+        raise UserError(f"{name}={getattr(self, name)}; expected 0 (all) or more")
+    if 0 < self.num_chains < NUM_FOLDS and "regression" in self.parts:
+      raise UserError(
+        f"num_chains={self.num_chains}; the regression needs at least {NUM_FOLDS}, one for each "
+        "fold; take more, or leave regression out of parts"
+      )
+    if self.batch_positions < 1:
+      raise UserError(f"batch_positions={self.batch_positions}; expected 1 or more")
+    if not 0 < self.late_share < 1:
+      raise UserError(f"late_share={self.late_share}; expected a share between 0 and 1")

@@ -1,0 +1,85 @@
+"""Reasoning text cut into words, numbers, formulas and signs, with their places."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+  """One piece of text that gets one label.
+
+  Attributes:
+    start: of its first character in the text.
+    text: its characters.
+    kind: `formula` (LaTeX), `number`, `letters`, `sign` (one other character) or `newline`.
+    joined: it follows the piece before it without a blank.
+  """
+
+  start: int
+  text: str
+  kind: str
+  joined: bool
+
+  @property
+  def end(self) -> int:
+    """The place after its last character."""
+    return self.start + len(self.text)
+
+  @property
+  def lower(self) -> str:
+    """Lower-case text with straight apostrophes."""
+    return self.text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+
+
+# A dollar sign opens a formula if its partner stands on the same line, no blank stands inside
+# either of them, and no digit follows the partner: all else is an amount of money.
+_PIECES = re.compile(
+  r"""
+  (?P<formula> \\begin\{(?P<env>[a-z]+\*?)\}.*?\\end\{(?P=env)\}
+             | \\\[.*?\\\] | \\\(.*?\\\)
+             | \$\$.+?\$\$ | \$(?=\S)[^$\n]*[^\s$]\$(?!\d)
+             | \\[A-Za-z]+(?:_?\{[^{}\n]*\})* | \\. )
+  | (?P<number> \d+(?:[.,]\d+)*(?:st|nd|rd|th)? | \.\d+ )
+  | (?P<letters> [^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)? )
+  | (?P<newline> \n )
+  | (?P<sign> \S )
+  """,
+  re.VERBOSE | re.DOTALL,
+)
+
+
+def split_words(text: str) -> list[Word]:
+  """The pieces of a text in order; blanks belong to none of them."""
+  words: list[Word] = []
+  for match in _PIECES.finditer(text):
+    kind = next(name for name in ("formula", "number", "letters", "newline", "sign") if match[name])
+    joined = bool(words) and words[-1].end == match.start()
+    words.append(Word(match.start(), match[0], kind, joined))
+  return words
+
+
+def word_of_spans(
+  words: Sequence[Word], spans: Sequence[tuple[int, int]], text: str
+) -> list[int | None]:
+  """For each token, the word it is a piece of: that of its first character that is no blank.
+
+  Args:
+    words: as `split_words` cuts `text`.
+    spans: start and end of each token, ascending.
+    text: what both are cut from.
+
+  Returns:
+    Indices into `words`; None for tokens that are blank or empty.
+  """
+  found: list[int | None] = []
+  current = 0
+  for start, end in spans:
+    first = next((place for place in range(start, end) if not text[place].isspace()), None)
+    if first is None:
+      found.append(None)
+      continue
+    while words[current].end <= first:
+      current += 1
+    found.append(current)
+  return found

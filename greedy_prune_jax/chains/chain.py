@@ -1,0 +1,173 @@
+"""One chain of thought, and what pruning it gives: plain data, to and from JSON objects."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.chains import fields
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chain:
+  """A question, the reasoning that a teacher wrote on it, and the answer that it reached.
+
+  Attributes:
+    id: unique within a run.
+    question: what the user asks, without any template.
+    reasoning: the text to prune. The answer follows it directly, so it ends in what separates them.
+    answer: the literal text that follows the reasoning, such as `{"answer": "72"}`.
+    system: system prompt, or None.
+    target: the gold answer, such as `72`, or None where nobody knows it.
+    extra: further keys of the record (teacher, category), carried along to every output.
+  """
+
+  id: str
+  question: str
+  reasoning: str
+  answer: str
+  system: str | None = None
+  target: str | None = None
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+  @classmethod
+  def from_record(cls, record: Record) -> "Chain":
+    """Reads a chain from an object of the form in which `to_record` writes it.
+
+    A blank `system` or `target` is none. Keys of a pruned record's results are dropped, so that the
+    output of one run can be the input of the next.
+
+    Raises:
+      UserError: a key is missing, not a string, or empty; the message names it.
+    """
+    extra = {k: v for k, v in record.items() if k not in _CHAIN_KEYS and k not in RESULT_KEYS}
+    return cls(
+      **{key: fields.get_text(record, key) for key in ("id", "question", "reasoning", "answer")},
+      system=fields.get_optional_text(record, "system"),
+      target=fields.get_optional_text(record, "target"),
+      extra=extra,
+    )
+
+  def __post_init__(self):
+    taken = set(self.extra).intersection((*_CHAIN_KEYS, *RESULT_KEYS))
+    if taken:
+      raise ValueError(f"extra holds {sorted(taken)}, keys that a record itself has")
+
+  def to_record(self) -> Record:
+    """The chain as one JSON object; absent optional texts are left out."""
+    own = {key: getattr(self, key) for key in _CHAIN_KEYS}
+    return {key: value for key, value in own.items() if value is not None} | dict(self.extra)
+
+
+_CHAIN_KEYS = tuple(field.name for field in dataclasses.fields(Chain) if field.name != "extra")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrunedChain:
+  """A chain and the order in which its reasoning tokens were deleted.
+
+  N is the number of reasoning tokens.
+
+  Attributes:
+    chain: the input.
+    pruner: the model that scored the deletions.
+    objective: what the deletions preserve: `joint` or `answer`.
+    ranking: what chose the deletions: `greedy` search, or another of `pruning.rankings`.
+    search: how greedy search found each deletion, such as `exact`; `none` for other rankings.
+    unit: what one deletion removes, such as `token`.
+    reasoning_ids: the pruner's token ids of the reasoning, [N].
+    reasoning_tokens: their texts, [N]; joined they are the reasoning.
+    deletion_order: positions in the reasoning, the first deleted (least needed) first.
+    nll: for each of `joint`, `answer` and `reasoning`, mean negative log-likelihoods in nats per
+      token; item 0 is the whole chain, item k the chain after k deletions. None stands for the mean
+      over no token, which JSON has no number for.
+    pruned: the text that is left at each keep ratio asked for; keys as `ratio_key` writes them.
+    positions_scored: how many token positions went through the model.
+    seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
+  """
+
+  chain: Chain
+  pruner: str
+  objective: str
+  ranking: str = "greedy"
+  search: str
+  unit: str
+  reasoning_ids: tuple[int, ...]
+  reasoning_tokens: tuple[str, ...]
+  deletion_order: tuple[int, ...]
+  nll: Mapping[str, tuple[float | None, ...]] = dataclasses.field(hash=False)
+  pruned: Mapping[str, str] = dataclasses.field(hash=False)
+  positions_scored: int
+  seconds: float
+
+  @classmethod
+  def from_record(cls, record: Record) -> "PrunedChain":
+    """Reads one line of a workdir's `pruned/*.jsonl`.
+
+    Raises:
+      UserError: a key is missing or of the wrong kind, or the lists do not fit together; the
+        message names the key.
+    """
+    reasoning_ids = fields.get_items(record, "reasoning_ids", int)
+    reasoning_tokens = fields.get_items(record, "reasoning_tokens", str)
+    deletion_order = fields.get_items(record, "deletion_order", int)
+    nll = fields.get(record, "nll", dict)
+    pruned = fields.get(record, "pruned", dict)
+    if len(reasoning_tokens) != len(reasoning_ids):
+      raise UserError(
+        f'"reasoning_tokens" has {len(reasoning_tokens)} items, "reasoning_ids" '
+        f"{len(reasoning_ids)}; they must have as many"
+      )
+    if len(set(deletion_order).intersection(range(len(reasoning_ids)))) != len(deletion_order):
+      raise UserError(
+        f'"deletion_order" repeats a position or has one outside 0 to {len(reasoning_ids) - 1}'
+      )
+    return cls(
+      chain=Chain.from_record(record),
+      **{key: fields.get_text(record, key) for key in ("pruner", "objective", "search", "unit")},
+      # Records written before there were other rankings do not name it.
+      ranking=fields.get_optional_text(record, "ranking") or "greedy",
+      reasoning_ids=reasoning_ids,
+      reasoning_tokens=reasoning_tokens,
+      deletion_order=deletion_order,
+      nll={key: fields.get_items(nll, key, float, int, type(None)) for key in nll},
+      pruned={key: fields.get(pruned, key, str) for key in pruned},
+      positions_scored=fields.get(record, "positions_scored", int),
+      seconds=fields.get(record, "seconds", float, int),
+    )
+
+  def to_record(self) -> Record:
+    """The input's keys, then the results, as one JSON object."""
+    results = {key: getattr(self, key) for key in RESULT_KEYS}
+    for key in ("reasoning_ids", "reasoning_tokens", "deletion_order"):
+      results[key] = list(results[key])
+    results["nll"] = {key: list(values) for key, values in self.nll.items()}
+    results["pruned"] = dict(self.pruned)
+    return self.chain.to_record() | results
+
+  def kept_positions(self, num_kept: int) -> list[int]:
+    """Reasoning positions that are left when `num_kept` are, ascending.
+
+    Raises:
+      ValueError: the deletions did not go that far.
+    """
+    num_deleted = len(self.reasoning_ids) - num_kept
+    if not 0 <= num_deleted <= len(self.deletion_order):
+      raise ValueError(
+        f"num_kept={num_kept}: chain {self.chain.id} has {len(self.reasoning_ids)} reasoning "
+        f"tokens and {len(self.deletion_order)} deletions"
+      )
+    deleted = set(self.deletion_order[:num_deleted])
+    return [position for position in range(len(self.reasoning_ids)) if position not in deleted]
+
+
+# What a pruned record adds to its chain's.
+RESULT_KEYS = tuple(
+  field.name for field in dataclasses.fields(PrunedChain) if field.name != "chain"
+)
+
+
+def ratio_key(keep_ratio: float | int) -> str:
+  """The key of a keep ratio in `PrunedChain.pruned`: 0.5 is "0.5"."""
+  return repr(float(keep_ratio))

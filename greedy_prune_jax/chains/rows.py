@@ -1,0 +1,141 @@
+"""Rows of question sets as they come from the hub, from local files, or from a generator."""
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.jsonl import parse_line, read_lines
+
+# Distance between the generator seeds of two of our seeds. reasoning-gym draws item i of seed s
+# from s + i, so that neighbouring seeds would share nearly all of their random streams.
+_SEED_BLOCK = 10**7
+
+
+class HubSplit(NamedTuple):
+  """A part of a dataset on the hub."""
+
+  id: str
+  config: str | None
+  split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row, not yet looked at.
+
+  Attributes:
+    id: what a question from this row is called if the row does not say.
+    place: where it is, for messages.
+    content: an object, or a line of JSON that should hold one.
+  """
+
+  id: str
+  place: str
+  content: Record | bytes
+
+  def record(self) -> Record:
+    """The row's object; a UserError where its line is not one."""
+    return parse_line(self.content) if isinstance(self.content, bytes) else self.content
+
+
+def shuffled(rows: list[Row], num_rows: int, seed: int) -> list[Row]:
+  """The first `num_rows` (0: all) of a random order."""
+  return random.Random(seed).sample(rows, len(rows))[: num_rows or None]
+
+
+def from_hub(hub: HubSplit, name: str, split: str) -> list[Row]:
+  """Rows of a dataset on the hub, or of its copy in the local cache.
+
+  Raises:
+    UserError: it cannot be fetched.
+  """
+  import datasets  # imports pandas and pyarrow: a second that most runs need not spend
+
+  try:
+    found = datasets.load_dataset(hub.id, hub.config, split=hub.split)
+  except Exception as error:  # of four libraries, and there is one thing to say
+    raise UserError(
+      f"cannot load {name} ({split}): looked for {hub.id} on the Hugging Face hub and in the local "
+      f"cache, and got: {error}. Without a network, pass a copy: {name}:PATH, a JSONL or Parquet "
+      f"file or a folder of the dataset."
+    ) from error
+  return [
+    Row(f"{name}/{split}/{i}", f"{hub.id}, row {i}", dict(row)) for i, row in enumerate(found)
+  ]
+
+
+def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
+  """Rows of a local copy: a .jsonl file, another file, or a folder that `datasets` can read.
+
+  Args:
+    path: the file or folder.
+    hub: names the configuration and the split in a folder that is a clone of the hub's.
+    split: the folder's split where `hub` is None.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  if not path.exists():
+    raise UserError(
+      f"{path} does not exist; expected a JSONL or Parquet file or a dataset's folder"
+    )
+  if path.suffix == ".jsonl":
+    return [
+      Row(f"{path.stem}/{number - 1}", f"{path}, line {number}", line)
+      for number, line in read_lines(path)
+    ]
+  import datasets  # see from_hub
+
+  hub = hub or HubSplit(str(path), None, split)
+  try:
+    if path.is_file():
+      builder = {".json": "json", ".csv": "csv"}.get(path.suffix, "parquet")
+      found = datasets.load_dataset(builder, data_files=str(path), split="train")
+    elif (path / "dataset_dict.json").exists():
+      found = datasets.load_from_disk(str(path))[hub.split]
+    elif (path / "dataset_info.json").exists():
+      found = datasets.load_from_disk(str(path))
+    else:
+      config = hub.config if (path / "README.md").exists() else None  # where a clone names them
+      found = datasets.load_dataset(str(path), config, split=hub.split)
+  except Exception as error:  # of four libraries, and there is one thing to say
+    raise UserError(f"cannot read {path} as a dataset: {error}") from error
+  return [Row(f"{path.stem}/{i}", f"{path}, row {i}", dict(row)) for i, row in enumerate(found)]
+
+
+def gsm_symbolic(num_rows: int, seed: int, split: str) -> list[Row]:
+  """Generated questions with worked solutions, in GSM8K's form.
+
+  Source: reasoning-gym's `gsm_symbolic`, which varies names and numbers of 100 GSM8K problems. The
+  same arguments give the same questions, and no two seeds or splits share any by construction.
+
+  Raises:
+    UserError: reasoning-gym is not installed, or `num_rows` is 0.
+  """
+  try:
+    import reasoning_gym
+  except ImportError as error:
+    raise UserError(
+      "gsm_symbolic needs the package reasoning-gym; install it with: pip install reasoning-gym"
+    ) from error
+  if num_rows == 0:
+    raise UserError("gsm_symbolic has no end: say how many questions to generate")
+  first = (2 * seed + (split == "test")) * _SEED_BLOCK
+  found = reasoning_gym.create_dataset("gsm_symbolic", seed=first, size=num_rows)
+  return [
+    Row(
+      f"gsm_symbolic/{first}/{i}",
+      f"gsm_symbolic, question {i}",
+      {
+        # The form of the answer is asked for by the system text instead.
+        "question": item["question"].removesuffix(
+          " Give the result as your final answer. Do not include units."
+        ),
+        "answer": item["metadata"]["answer_cot"],
+      },
+    )
+    for i, item in enumerate(found)
+  ]

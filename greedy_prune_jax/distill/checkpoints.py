@@ -1,0 +1,163 @@
+"""Checkpoints of a run by Orbax: written beside the training, whole or not there.
+
+`checkpoints/STEP/` holds `trained` (the weights, or LoRA's matrices), `optimizer`, and `progress`
+(JSON: the position in the data and what the validations found so far).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import Array
+from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
+
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.distill.parameters import Params
+from greedy_prune_jax.distill.step import TrainState
+
+_LOSS = "validation_loss"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+  """How far a run is, beside its weights.
+
+  Attributes:
+    data: the position of the input, as Grain gives it.
+    best_step: of the best validation loss; None before there was one.
+    best_loss: nats per token.
+    stalled: validations since without a better one.
+  """
+
+  data: Any
+  best_step: int | None = None
+  best_loss: float | None = None
+  stalled: int = 0
+
+  def after(self, data: Any, step: int, loss: float | None) -> "Progress":
+    """Progress at a checkpoint, whose validation loss is None if there was no validation."""
+    if loss is None:
+      return dataclasses.replace(self, data=data)
+    if self.best_loss is None or loss < self.best_loss:
+      return Progress(data=data, best_step=step, best_loss=loss)
+    return dataclasses.replace(self, data=data, stalled=self.stalled + 1)
+
+
+class _LastAndBest(PreservationPolicy):
+  """Keeps the last checkpoints, and of those with a validation loss the first of the lowest."""
+
+  def __init__(self, num_last: int):
+    self._num_last = num_last
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: PreservationContext
+  ) -> Sequence[bool]:
+    del context
+    steps = sorted(info.step for info in checkpoints)
+    kept = set(steps[-self._num_last :])
+    validated = [i for i in checkpoints if i.metrics is not None and _LOSS in i.metrics]
+    if validated:
+      kept.add(min(validated, key=lambda info: (info.metrics[_LOSS], info.step)).step)
+    return [info.step in kept for info in checkpoints]
+
+
+class Checkpoints:
+  """The checkpoints of one run; a context manager that waits until the last one is written."""
+
+  def __init__(self, workdir: Path, *, num_last: int = 1, read_only: bool = False):
+    """Opens the folder.
+
+    Args:
+      workdir: of the run.
+      num_last: how many to keep, beside the best.
+      read_only: whether a run may be writing them.
+    """
+    folder = workdir.resolve() / "checkpoints"
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=_LastAndBest(num_last),
+      read_only=read_only,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
+    )
+    with explain_os_errors(folder):
+      self._manager = ocp.CheckpointManager(folder, options=options)
+    self._folder = folder
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_) -> None:
+    with explain_os_errors(self._folder):
+      self._manager.close()
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of which there is a checkpoint, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, state: TrainState, progress: Progress, loss: float | None) -> None:
+    """Begins to write a checkpoint; the state may be donated as soon as this returns.
+
+    Args:
+      state: of the run.
+      progress: of the run.
+      loss: of the validation at this step, or None.
+
+    Raises:
+      UserError: this one, or the one before, cannot be written.
+    """
+    items = ocp.args.Composite(
+      trained=ocp.args.StandardSave(state.trained),
+      optimizer=ocp.args.StandardSave(_by_name(state.optimizer)),
+      progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+    )
+    metrics = None if loss is None else {_LOSS: loss}
+    with explain_os_errors(self._folder):
+      self._manager.save(int(state.step), args=items, metrics=metrics, force=True)
+
+  def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
+    """The state and the progress of a step.
+
+    Args:
+      step: one of `steps`.
+      like: a state of the same shapes, on the devices where the new one is to be.
+    """
+    items = ocp.args.Composite(
+      trained=ocp.args.StandardRestore(_abstract(like.trained)),
+      optimizer=ocp.args.StandardRestore(_abstract(_by_name(like.optimizer))),
+      progress=ocp.args.JsonRestore(),
+    )
+    found = self._manager.restore(step, args=items)
+    leaves = list(_by_name(like.optimizer))
+    optimizer = jax.tree.unflatten(
+      jax.tree.structure(like.optimizer), [found["optimizer"][name] for name in leaves]
+    )
+    count = jax.device_put(step, like.step.sharding).astype(like.step.dtype)
+    return TrainState(count, found["trained"], optimizer), Progress(**found["progress"])
+
+  def restore_trained(self, step: int, like: Mapping[str, Any]) -> Params:
+    """The weights of a step alone, or LoRA's matrices.
+
+    Args:
+      step: one of `steps`.
+      like: arrays or shapes of the same kind; these decide on which devices they are.
+    """
+    items = ocp.args.Composite(trained=ocp.args.StandardRestore(_abstract(like)))
+    return self._manager.restore(step, args=items)["trained"]
+
+  def progress(self, step: int) -> Progress:
+    """The progress of a step."""
+    items = ocp.args.Composite(progress=ocp.args.JsonRestore())
+    return Progress(**self._manager.restore(step, args=items)["progress"])
+
+
+def _by_name(tree: Any) -> dict[str, Array]:
+  """The leaves of an optimiser's state by their paths; its own classes stay out of the files."""
+  return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _abstract(tree: Any) -> Any:
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(tree))

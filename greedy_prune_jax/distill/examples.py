@@ -1,0 +1,202 @@
+"""Training examples: a question, and what the student is to write on it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int32
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.chat_template import ChatTemplate
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.reading import read_chains, read_pruned
+from greedy_prune_jax.chains.segments import segment
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+  """A text to train on.
+
+  Attributes:
+    id: the chain's and, behind an @, the keep ratio.
+    token_ids: prompt, reasoning and answer, in the student's tokens.
+    num_prompt: how many of them are the prompt, on which there is no loss.
+  """
+
+  id: str
+  token_ids: Int32[np.ndarray, "T"]
+  num_prompt: int
+
+  def __len__(self) -> int:
+    return len(self.token_ids)
+
+  @property
+  def num_scored(self) -> int:
+    """Tokens that the loss is on: all of the completion."""
+    return len(self) - self.num_prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLong:
+  """An example that was left out."""
+
+  id: str
+  num_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSet:
+  """What a run trains on and what it is checked with.
+
+  Attributes:
+    train: of each chain its examples, one for each keep ratio; every epoch sees one of them.
+    validation: examples of held-out chains.
+    too_long: examples that were left out.
+  """
+
+  train: tuple[tuple[Example, ...], ...]
+  validation: tuple[Example, ...]
+  too_long: tuple[TooLong, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleForm:
+  """How a chain becomes an example.
+
+  Attributes:
+    keep_ratios: of the reasoning that the student sees: 1 is all of it, 0 none.
+    ratio_form: how the keep ratio is told in the question, as a text with `{question}` and
+      `{ratio}` (the form of TokenSkip, arXiv 2502.12067); empty: it is not told.
+    max_length: most tokens of an example.
+  """
+
+  keep_ratios: tuple[float, ...]
+  ratio_form: str
+  max_length: int
+
+
+def read_texts(
+  source: str, keep_ratios: Sequence[float], *, num_chains: int = 0, seed: int = 0
+) -> Iterator[tuple[Chain, dict[float, str]]]:
+  """Yields chains, and the reasoning of each at every keep ratio.
+
+  Args:
+    source: the workdir of a `prune` run, one of its files, or, where the only ratios are 1 and 0,
+      anything that `read_chains` knows.
+    keep_ratios: which reasonings are wanted.
+    num_chains: stop after so many; 0 for all.
+    seed: of a question set's order.
+
+  Raises:
+    UserError: nothing usable at `source`, or it was not pruned as far as a keep ratio asks.
+  """
+  if set(keep_ratios) <= {0.0, 1.0}:
+    for chain in read_chains(source, num_chains=num_chains, seed=seed):
+      yield chain, {ratio: chain.reasoning if ratio else "" for ratio in keep_ratios}
+    return
+  for count, pruned in enumerate(read_pruned(source), start=1):
+    yield pruned.chain, {ratio: text_at(pruned, ratio) for ratio in keep_ratios}
+    if count == num_chains:
+      return
+
+
+def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
+  """The reasoning that is left of a chain at a keep ratio, one asked for when it was pruned or not.
+
+  Raises:
+    UserError: the deletions did not go that far.
+  """
+  if keep_ratio == 1:
+    return pruned.chain.reasoning
+  stored = pruned.pruned.get(ratio_key(keep_ratio))
+  if stored is not None or keep_ratio == 0:
+    return stored or ""
+  num_kept = int(len(pruned.reasoning_ids) * keep_ratio)
+  try:
+    kept = pruned.kept_positions(num_kept)
+  except ValueError as error:
+    raise UserError(
+      f"chain {pruned.chain.id} was not pruned to keep_ratio={keep_ratio}: "
+      f"{len(pruned.deletion_order)} of its {len(pruned.reasoning_ids)} reasoning tokens were "
+      f"deleted; it has {', '.join(pruned.pruned) or 'no ratios'}. Prune to a lower ratio, or ask "
+      f"for one of these"
+    ) from error
+  return "".join(pruned.reasoning_tokens[position] for position in kept)
+
+
+def told_question(question: str, keep_ratio: float | int, ratio_form: str) -> str:
+  """The question as the student is asked it; see `ExampleForm.ratio_form`."""
+  if not ratio_form:
+    return question
+  told = ratio_form.replace("{ratio}", ratio_key(keep_ratio))
+  return told.replace("{question}", question)  # last: a question may have braces
+
+
+def make_example(
+  chain: Chain,
+  reasoning: str,
+  keep_ratio: float | int,
+  tokenizer: PreTrainedTokenizerFast,
+  template: ChatTemplate,
+  ratio_form: str = "",
+) -> Example:
+  """A chain whose reasoning was replaced, in the student's tokens and chat template."""
+  question = told_question(chain.question, keep_ratio, ratio_form)
+  shown = dataclasses.replace(chain, question=question, reasoning=reasoning)
+  parts = segment(shown, tokenizer, template)
+  return Example(
+    id=f"{chain.id}@{ratio_key(keep_ratio)}",
+    token_ids=np.concatenate([parts.prompt, parts.reasoning, parts.answer]),
+    num_prompt=len(parts.prompt),
+  )
+
+
+def make_examples(
+  texts: Iterator[tuple[Chain, Mapping[float, str]]],
+  form: ExampleForm,
+  tokenizer: PreTrainedTokenizerFast,
+  template: ChatTemplate,
+  *,
+  num_validation: int = 0,
+  seed: int = 0,
+) -> ExampleSet:
+  """Examples of all chains.
+
+  Which chains are held out depends on nothing but their ids and the seed, so that runs on the same
+  chains, pruned in other ways, hold out the same; nor does the order of files matter.
+
+  Args:
+    texts: from `read_texts`.
+    form: of the examples.
+    tokenizer: the student's.
+    template: the student's.
+    num_validation: chains to hold out.
+    seed: decides which.
+
+  Raises:
+    UserError: no example is left to train on.
+  """
+  chains = sorted(texts, key=lambda item: _place(item[0].id, seed))
+  groups, too_long = [], []
+  for chain, reasonings in chains:
+    examples = [
+      make_example(chain, text, ratio, tokenizer, template, form.ratio_form)
+      for ratio, text in reasonings.items()
+    ]
+    too_long += [TooLong(e.id, len(e)) for e in examples if len(e) > form.max_length]
+    groups.append(tuple(e for e in examples if len(e) <= form.max_length))
+  train = tuple(group for group in groups[num_validation:] if group)
+  if not train:
+    raise UserError(
+      f"there is nothing to train on: of {len(chains)} chains {num_validation} are held out for "
+      f"validation, and {len(too_long)} examples are longer than max_length={form.max_length} "
+      f"tokens (the shortest has {min((t.num_tokens for t in too_long), default=0)})"
+    )
+  held_out = tuple(example for group in groups[:num_validation] for example in group)
+  return ExampleSet(train, held_out, tuple(too_long))
+
+
+def _place(chain_id: str, seed: int) -> str:
+  return hashlib.sha256(f"{seed}/{chain_id}".encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""A student out of its checkpoint: as a model of ours, a Hugging Face folder, a PEFT adapter."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from safetensors.numpy import save_file
+
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.distill.checkpoints import Checkpoints
+from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, axes_in, init_lora, merge_lora
+from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
+from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.hf_export import save_huggingface
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+
+EXPORT, ADAPTER = "export", "adapter"
+
+
+def settings_of(workdir: Path) -> DistillSettings:
+  """The settings of a `distill` run.
+
+  Raises:
+    UserError: the folder is not one of such a run.
+  """
+  path = workdir / "config.json"
+  try:
+    config = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read as the config of a distill run: {error}") from error
+  as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+  try:
+    return DistillSettings.from_config(as_tuples)
+  except UserError as error:
+    raise UserError(f"{workdir} is not the workdir of a distill run: {error}") from error
+
+
+def load_student(workdir: Path, step: int, settings: DistillSettings) -> tuple[Model, Params]:
+  """A student as it was at a checkpoint, LoRA merged.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint.
+    settings: of the run.
+
+  Returns:
+    The model, and LoRA's matrices by themselves; none if all weights were trained.
+  """
+  base = load_model(settings.student, jnp.dtype(settings.dtype))
+  weights = flat_params(base.params)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    if settings.lora is None:
+      return with_params(base, checkpoints.restore_trained(step, weights)), {}
+    like = init_lora(weights, settings.lora, 0)
+    matrices = checkpoints.restore_trained(step, like)
+  return with_params(base, merge_lora(weights, matrices, settings.lora)), matrices
+
+
+def export_student(workdir: Path, step: int, settings: DistillSettings) -> Path:
+  """Writes the student of a checkpoint to `export/`, and LoRA's matrices to `adapter/`.
+
+  Returns:
+    The folder, which transformers and other tools load; its tokenizer has the chat template that
+    the student was trained with.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  model, matrices = load_student(workdir, step, settings)
+  tokenizer = load_tokenizer(settings.student)
+  tokenizer.chat_template = load_chat_template(settings.chat_template, tokenizer).source
+  folder = workdir / EXPORT
+  with explain_os_errors(folder):
+    save_huggingface(model, tokenizer, folder)
+    if settings.lora is not None:
+      save_adapter(matrices, settings.lora, settings.student, workdir / ADAPTER)
+  return folder
+
+
+def save_adapter(
+  matrices: Mapping[str, Array], config: LoraConfig, base: str, folder: Path
+) -> None:
+  """Writes LoRA's matrices in the form that PEFT reads.
+
+  Args:
+    matrices: from `init_lora`, trained.
+    config: of LoRA.
+    base: the model that they belong to, as PEFT is to find it.
+    folder: where to; made if need be.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  tensors = {}
+  for target in config.targets:
+    name = TARGETS[target]
+    a, b = (np.asarray(jax.device_get(matrices[f"{name}.{part}"])) for part in "ab")
+    module = _MODULES[target]
+    for layer in range(a.shape[0]):
+      prefix = f"base_model.model.model.layers.{layer}.{module}.{target}"
+      tensors[f"{prefix}.lora_A.weight"] = _transposed(a[layer], axes_in(name))
+      tensors[f"{prefix}.lora_B.weight"] = _transposed(b[layer], 1)
+  new = folder / "adapter_model.safetensors.tmp"
+  save_file(tensors, new, metadata={"format": "pt"})
+  os.replace(new, folder / "adapter_model.safetensors")
+  text = json.dumps(_adapter_config(config, base), indent=2) + "\n"
+  (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+_MODULES = {
+  target: "self_attn" if name.startswith("layers.attention") else "mlp"
+  for target, name in TARGETS.items()
+}
+
+
+def _transposed(matrix: np.ndarray, num_in: int) -> np.ndarray:
+  """A matrix whose first axes are summed over as PyTorch has it: [outputs, inputs]."""
+  inputs = int(np.prod(matrix.shape[:num_in]))
+  return np.ascontiguousarray(matrix.reshape(inputs, -1).T)
+
+
+def _adapter_config(config: LoraConfig, base: str) -> dict[str, Any]:
+  return {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": base,
+    "r": config.rank,
+    "lora_alpha": config.alpha,
+    "lora_dropout": 0.0,
+    "target_modules": list(config.targets),
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "use_rslora": False,
+    "use_dora": False,
+  }

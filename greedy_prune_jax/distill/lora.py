@@ -1,0 +1,113 @@
+"""LoRA (arXiv 2106.09685): frozen weights, and a trained product of two thin matrices beside each.
+
+The matrices are a flat dict of their own, stacked over layers as the weights are:
+`layers.attention.q.a` is [L, D, r] and `layers.attention.q.b` [L, r, N, H]. `b` begins at zero, so
+that a student begins as the model it comes from.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from greedy_prune_jax.distill.parameters import Params
+from greedy_prune_jax.models.low_rank import LowRank
+from greedy_prune_jax.models.parameters import LAYOUTS
+
+# What PEFT and transformers call the weights that can be adapted, and what we call them.
+TARGETS = {
+  "q_proj": "layers.attention.q",
+  "k_proj": "layers.attention.k",
+  "v_proj": "layers.attention.v",
+  "o_proj": "layers.attention.out",
+  "gate_proj": "layers.mlp.gate",
+  "up_proj": "layers.mlp.up",
+  "down_proj": "layers.mlp.down",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+  """Which weights are adapted, and how.
+
+  Attributes:
+    rank: r, of the change.
+    alpha: the change is scaled by alpha / rank.
+    targets: keys of `TARGETS`.
+  """
+
+  rank: int
+  alpha: float
+  targets: tuple[str, ...]
+
+  @property
+  def scale(self) -> float:
+    """What the product of the matrices is multiplied with."""
+    return self.alpha / self.rank
+
+
+def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Params:
+  """The matrices at the start: `a` uniform as PEFT has it, `b` zero; float32.
+
+  Args:
+    params: the student's weights, or their shapes.
+    config: of LoRA.
+    seed: of `a`.
+  """
+  matrices = {}
+  for at, target in enumerate(sorted(config.targets)):
+    name = TARGETS[target]
+    shape, num_in = params[name].shape, axes_in(name)
+    layers, into, out = shape[0], shape[1 : 1 + num_in], shape[1 + num_in :]
+    bound = 1 / math.sqrt(math.prod(into))  # Kaiming's with a = sqrt(5), as in PyTorch's layers
+    key = jax.random.fold_in(jax.random.key(seed), at)
+    a = jax.random.uniform(key, (layers, *into, config.rank), jnp.float32, -bound, bound)
+    matrices[f"{name}.a"] = a
+    matrices[f"{name}.b"] = jnp.zeros((layers, config.rank, *out), jnp.float32)
+  return matrices
+
+
+def axes_in(name: str) -> int:
+  """How many axes of a weight (one layer of it) are summed over: those stored last."""
+  return len(LAYOUTS[name].stored[-1])
+
+
+def apply_lora(
+  weights: Mapping[str, Array], matrices: Mapping[str, Array], config: LoraConfig
+) -> dict[str, Array | LowRank]:
+  """The weights, adapted ones as `LowRank`."""
+  adapted = {
+    TARGETS[target]: LowRank(
+      weights[TARGETS[target]],
+      matrices[f"{TARGETS[target]}.a"],
+      matrices[f"{TARGETS[target]}.b"],
+      config.scale,
+    )
+    for target in config.targets
+  }
+  return {**weights, **adapted}
+
+
+def merge_lora(
+  weights: Mapping[str, Array], matrices: Mapping[str, Array], config: LoraConfig
+) -> Params:
+  """The weights with the change added, in their dtype; summed in float32."""
+  merged = dict(weights)
+  for target in config.targets:
+    name = TARGETS[target]
+    a, b = matrices[f"{name}.a"], matrices[f"{name}.b"]
+    layers, rank = b.shape[:2]
+    change = jnp.einsum(
+      "lir,lro->lio",
+      a.reshape(layers, -1, rank),
+      b.reshape(layers, rank, -1),
+      precision=jax.lax.Precision.HIGHEST,
+    )
+    weight = weights[name]
+    total = weight.astype(jnp.float32) + config.scale * change.reshape(weight.shape)
+    merged[name] = total.astype(weight.dtype)
+  return merged

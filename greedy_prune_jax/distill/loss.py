@@ -1,0 +1,162 @@
+"""The loss of packed rows: negative log-likelihood of completions, the LM head in chunks.
+
+Never is there an array of [rows, width, vocabulary]: logits are made for some scored positions at
+a time. The loss comes last in the forward pass, so that its gradient with respect to hidden states
+and head can be made along with it, from the same logits: nothing of them is kept or made again.
+
+Letters beside those of `models.decoder`: R rows, W width of a row.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from greedy_prune_jax.distill.packing import PackedRows
+from greedy_prune_jax.models.attention import attend_masked, causal_mask
+from greedy_prune_jax.models.decoder import Decoder, project
+
+# Scored positions that meet the head at once, over all rows; see `scoring.likelihood.HEAD_CHUNK`.
+HEAD_CHUNK = 512
+
+WrapLayer = Callable[[Any], Any]
+
+# How much of a layer the backward pass computes again. `dots`: all but the large products, so
+# attention is, which otherwise takes memory with the square of the width. `full`: everything.
+REMAT: dict[str, WrapLayer] = {
+  "none": lambda body: body,
+  "dots": functools.partial(
+    jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  "full": jax.checkpoint,
+}
+
+
+def packed_hidden(decoder: Decoder, rows: PackedRows, remat: str = "none") -> Float[Array, "R W D"]:
+  """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
+  segments, positions = rows.segments, rows.positions
+  same = segments[:, :, None] == segments[:, None, :]
+  kv_dtype = decoder.embedding.dtype
+
+  def attend(q, k, v, window, _):
+    mask = causal_mask(positions, positions, window) & same
+    cap = decoder.config.attention_softcap
+    out, _ = attend_masked(q, k.astype(kv_dtype), v.astype(kv_dtype), mask, cap)
+    return out, None
+
+  x = decoder.embed(rows.token_ids)
+  hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat])
+  return hidden
+
+
+def completion_nll(
+  decoder: Decoder, rows: PackedRows, *, remat: str = "none", train_head: bool = True
+) -> Float[Array, ""]:
+  """Negative log-likelihood in nats, summed over the completions of packed rows, [R, W] each.
+
+  Args:
+    decoder: the model.
+    rows: the examples.
+    remat: one of `REMAT`.
+    train_head: whether the head's gradient is wanted; without, it is zero.
+  """
+  hidden = packed_hidden(decoder, rows, remat)
+  cap = decoder.config.logit_softcap
+  return head_nll(cap, train_head, hidden, decoder.head_weight, rows.scored, rows.targets)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def head_nll(
+  softcap: float | None,
+  train_head: bool,
+  hidden: Float[Array, "R W D"],
+  weight: Float[Array, "V D"],
+  scored: Int[Array, "R W"],
+  targets: Int[Array, "R W"],
+) -> Float[Array, ""]:
+  """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
+  chunk, count = _chunks(scored)
+
+  def add(i, total):
+    part = _chunk_of(i, chunk, hidden, scored, targets)
+    return total + _chunk_nll(softcap, weight, *part)[0]
+
+  return jax.lax.fori_loop(0, count, add, jnp.float32(0))
+
+
+def _head_nll_forward(softcap, train_head, hidden, weight, scored, targets):
+  """The loss and, as what the backward pass needs, its gradients."""
+  chunk, count = _chunks(scored)
+
+  def add(i, carry):
+    total, d_hidden, d_weight = carry
+    part, at, target, valid = _chunk_of(i, chunk, hidden, scored, targets)
+    nll, probs, slope = _chunk_nll(softcap, weight, part, at, target, valid)
+    d_logits = _d_logits(probs, target, valid, slope).astype(weight.dtype)
+    d_part = project("rcv,vd->rcd", d_logits, weight)
+    rows = jnp.arange(hidden.shape[0])[:, None]
+    d_hidden = d_hidden.at[rows, at].set(d_part, mode="drop")  # each position is scored once
+    if train_head:
+      d_weight += project("rcv,rcd->vd", d_logits, part.astype(weight.dtype))
+    return total + nll, d_hidden, d_weight
+
+  d_weight = jnp.zeros(weight.shape if train_head else (), jnp.float32)
+  start = (jnp.float32(0), jnp.zeros_like(hidden), d_weight)
+  total, d_hidden, d_weight = jax.lax.fori_loop(0, count, add, start)
+  return total, (d_hidden, d_weight, weight)
+
+
+def _head_nll_backward(softcap, train_head, kept, cotangent):
+  d_hidden, d_weight, weight = kept
+  d_weight = (cotangent * jnp.broadcast_to(d_weight, weight.shape)).astype(weight.dtype)
+  return cotangent * d_hidden, d_weight, None, None
+
+
+head_nll.defvjp(_head_nll_forward, _head_nll_backward)
+
+
+def _chunks(scored: Int[Array, "R W"]) -> tuple[int, Array]:
+  """Columns of `scored` to take at once, and how often until all that hold something are taken."""
+  rows, width = scored.shape
+  columns = min(max(HEAD_CHUNK // rows, 1), width)
+  used = (scored < width).sum(-1).max()
+  return columns, -(-used // columns)
+
+
+def _chunk_of(i, columns: int, hidden, scored, targets):
+  """The i-th chunk: hidden states [R, c, D], their positions and targets [R, c], which are real."""
+  width = scored.shape[1]
+  pad = ((0, 0), (0, -width % columns))  # else the last slice would begin further left
+  at = jax.lax.dynamic_slice_in_dim(
+    jnp.pad(scored, pad, constant_values=width), i * columns, columns, axis=1
+  )
+  target = jax.lax.dynamic_slice_in_dim(jnp.pad(targets, pad), i * columns, columns, axis=1)
+  part = jnp.take_along_axis(hidden, jnp.minimum(at, width - 1)[..., None], axis=1)
+  return part, at, target, at < width
+
+
+def _chunk_nll(softcap, weight, part, at, target, valid):
+  """NLL of a chunk, its probabilities [R, c, V], and the slope of the softcap (1: no cap)."""
+  del at
+  logits = project("rcd,vd->rcv", part, weight)
+  slope = jnp.float32(1)
+  if softcap is not None:
+    squashed = jnp.tanh(logits / softcap)
+    logits, slope = softcap * squashed, 1 - squashed * squashed
+  picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+  top = logits.max(axis=-1, keepdims=True)
+  unnormalised = jnp.exp(logits - top)
+  # As a product with ones: see `scoring.likelihood`.
+  total = jnp.dot(unnormalised, jnp.ones(logits.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+  nll = jnp.log(total) + top[..., 0] - picked
+  return jnp.where(valid, nll, 0).sum(), unnormalised / total[..., None], slope
+
+
+def _d_logits(probs, target, valid, slope):
+  """Gradient of the summed NLL with respect to logits before their cap."""
+  vocabulary = jnp.arange(probs.shape[-1])[None, None]
+  hot = vocabulary == target[..., None]
+  return jnp.where(valid[..., None], probs - hot, 0) * slope

@@ -1,0 +1,89 @@
+"""What a run measures: to `metrics.jsonl`, to TensorBoard, and how much of the hardware is used."""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+
+from greedy_prune_jax.chains.jsonl import (
+  JsonlWriter,
+  encode_line,
+  explain_os_errors,
+  read_records,
+)
+from greedy_prune_jax.distill.packing import Batch
+from greedy_prune_jax.models.config import ModelConfig
+
+# FLOP/s of dense bfloat16 products as the makers give them, by the start of the device's name.
+_PEAKS = {
+  "NVIDIA H100": 989e12,
+  "NVIDIA H200": 989e12,
+  "NVIDIA A100": 312e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v6": 918e12,
+}
+
+
+class MetricsLog:
+  """The log of a run; a context manager."""
+
+  def __init__(self, workdir: Path, step: int):
+    """Opens the log of a run that goes on from `step`; what it holds of later ones is dropped."""
+    path = workdir / "metrics.jsonl"
+    _drop_later(path, step)
+    self._lines = JsonlWriter(path)
+    with explain_os_errors(workdir):
+      self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+  def __enter__(self) -> "MetricsLog":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._board.close()
+    self._lines.close()
+
+  def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
+    """Adds what was measured at a step; None and what is not finite are null in the file."""
+    known = {name: x for name, x in values.items() if x is not None and math.isfinite(x)}
+    for name, value in known.items():
+      self._board.add_scalar(name, value, step)
+    line = {name: known.get(name) for name in values}
+    self._lines.write({"time": round(time.time(), 3), "step": step} | line)
+
+
+def _drop_later(path: Path, step: int) -> None:
+  """Takes steps that are run again off the log."""
+  if not path.exists():
+    return
+  records = list(read_records(path, drop_torn=True))
+  kept = [record for record in records if record["step"] <= step]
+  if len(kept) < len(records):
+    new = path.with_name(path.name + ".new")
+    with explain_os_errors(new):
+      new.write_bytes(b"".join(map(encode_line, kept)))
+      os.replace(new, path)
+
+
+def step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float:
+  """Multiplications and additions that a step cannot do without, times two as usual.
+
+  Products with weights alone (attention's own are a few percent at such lengths), of tokens, not
+  padding. Forward once, backward twice; once where only LoRA's matrices have gradients.
+  """
+  passes = 6 if all_weights else 4
+  head = config.vocab_size * config.model_dim * batch.num_scored
+  return passes * (config.matmul_params(head=False) * batch.num_tokens + float(head))
+
+
+def peak_flops() -> float | None:
+  """FLOP/s of bfloat16 products of all devices together; None where that is not known."""
+  kind = jax.devices()[0].device_kind
+  found = [peak for name, peak in _PEAKS.items() if kind.startswith(name)]
+  return found[0] * jax.device_count() if found else None

@@ -1,0 +1,66 @@
+"""Parameters of a student as a flat dict of arrays, and back into a decoder.
+
+What is trained, differentiated and stored is a plain dict, `{"layers.attention.q": array, ...}`:
+of all weights, or of LoRA's matrices, `{"layers.attention.q.a": array, ...}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.parameters import parameter_name
+
+Params = dict[str, Array]
+
+
+def flat_params(params: nnx.State) -> Params:
+  """Parameters by name, as `models.parameters.LAYOUTS` names them."""
+  return {parameter_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(params)}
+
+
+def unflat_params(like: nnx.State, values: Mapping[str, Any]) -> nnx.State:
+  """A decoder's parameters with the values of a flat dict.
+
+  Args:
+    like: has the structure (its own values do not matter).
+    values: of every parameter.
+  """
+  flat = {
+    path: leaf.replace(values[parameter_name(path)]) for path, leaf in nnx.to_flat_state(like)
+  }
+  return nnx.from_flat_state(flat)
+
+
+def with_params(model: Model, values: Mapping[str, Any]) -> Model:
+  """The model with other parameters."""
+  return Model(model.config, model.graph, unflat_params(model.params, values))
+
+
+def is_norm(name: str) -> bool:
+  """Whether a parameter is a norm's scale, which is float32 whatever the weights are."""
+  return name.endswith(".scale")
+
+
+def decays(name: str) -> bool:
+  """Whether weight decay is for a parameter: for matrices, not for norms and biases."""
+  return not is_norm(name) and not name.endswith("_bias")
+
+
+def cast(values: Mapping[str, Array], dtype: Any) -> Params:
+  """Parameters in the dtype in which products are to be computed; norms stay float32."""
+  return {name: x if is_norm(name) else x.astype(dtype) for name, x in values.items()}
+
+
+def count(values: Mapping[str, Any]) -> int:
+  """How many numbers there are."""
+  return sum(x.size for x in jax.tree.leaves(dict(values)))
+
+
+def float32(values: Mapping[str, Array]) -> Params:
+  """Parameters as masters: what small updates are added to without being rounded away."""
+  return cast(values, jnp.float32)

@@ -1,0 +1,250 @@
+"""The `distill` run: chains in, a student out; it can be stopped at any moment and gone on with."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from tqdm import tqdm
+
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.datasets import split_source
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter, explain_os_errors
+from greedy_prune_jax.distill.checkpoints import Checkpoints, Progress
+from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
+from greedy_prune_jax.distill.export import export_student
+from greedy_prune_jax.distill.input import training_batches, validation_batches
+from greedy_prune_jax.distill.lora import init_lora
+from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, step_flops
+from greedy_prune_jax.distill.optimizer import learning_rate, make_optimizer
+from greedy_prune_jax.distill.packing import Batch, row_width
+from greedy_prune_jax.distill.parameters import Params, flat_params
+from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.distill.step import (
+  Evaluate,
+  StepMetrics,
+  Student,
+  init_state,
+  make_evaluate,
+  make_train_step,
+)
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    step: steps done.
+    steps: of the whole run.
+    loss: of the last step run now, nats per token; None if none was.
+    progress: with the best validation.
+    stopped: whether it was asked to stop before its end.
+    exported: the Hugging Face folder, if one was written.
+  """
+
+  step: int
+  steps: int
+  loss: float | None
+  progress: Progress
+  stopped: bool
+  exported: Path | None
+
+
+def run_distill(
+  settings: DistillSettings, workdir: Path, should_stop: Callable[[], bool] = lambda: False
+) -> Outcome:
+  """Trains from the last checkpoint, or from the start, to the end.
+
+  Args:
+    settings: of the run.
+    workdir: of the run; the caller sees to it that nobody else writes there.
+    should_stop: asked after each step; if it is time, the run saves and returns.
+
+  Raises:
+    UserError: something that the settings name cannot be used, or a loss is not finite.
+  """
+  model = load_model(settings.student, _load_dtype(settings))
+  examples = read_examples(settings, model, workdir)
+  steps = settings.num_steps(len(examples.train))
+  config = settings.optimizer_config(steps)
+  optimizer, rate = make_optimizer(config), learning_rate(config)
+  trained, frozen = _divide(model, settings)
+  student = Student(model, settings.lora, jnp.dtype(settings.compute_dtype), settings.remat)
+  train_step, evaluate = make_train_step(student, optimizer), make_evaluate(student)
+  data, held_out = _batches(settings, examples)
+
+  with Checkpoints(workdir, num_last=settings.keep_checkpoints) as checkpoints:
+    state, progress = init_state(trained, optimizer), Progress(data=None)
+    del trained, model
+    step = max(checkpoints.steps, default=0)
+    if step:
+      state, progress = checkpoints.restore(step, state)
+      data.set_state(progress.data)
+    with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
+      report = _Reporter(log, bar, student, rate)
+      stopped = False
+      while step < steps and not stopped and not _stalled(settings, progress):
+        batch = next(data)
+        state, metrics = train_step(state, frozen, jax.device_put(batch.rows))
+        step += 1
+        report.finished()  # of the step before: the device is busy with this one
+        report.started(step, batch, metrics)
+        stopped = should_stop()
+        due = step % settings.save_every == 0 or step == steps
+        if due or stopped:
+          report.finished()  # a state that is not finite is not saved
+          loss = _validate(evaluate, state.trained, frozen, held_out) if due else None
+          if loss is not None:
+            log.write(step, {"validation_loss": loss})
+          progress = progress.after(data.get_state(), step, loss)
+          checkpoints.save(state, progress, loss)
+  over = step >= steps or _stalled(settings, progress)
+  exported = None
+  if over and settings.export != "none":
+    chosen = progress.best_step if settings.export == "best" else step
+    exported = export_student(workdir, chosen or step, settings)
+  return Outcome(step, steps, report.loss, progress, not over, exported)
+
+
+def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> ExampleSet:
+  """The examples of a run; those left out go to `skipped.jsonl`, and their number to the log."""
+  if split_source(settings.chains) is not None:
+    logging.warning(
+      "%s: trains on the dataset's own worked solutions; students do better on chains that a "
+      "model wrote",
+      settings.chains,
+    )
+  tokenizer = load_tokenizer(settings.student)
+  template = load_chat_template(settings.chat_template, tokenizer)
+  longest = min(settings.max_length, model.config.max_positions)
+  examples = make_examples(
+    read_texts(
+      settings.chains,
+      settings.form.keep_ratios,
+      num_chains=settings.num_chains,
+      seed=settings.seed,
+    ),
+    dataclasses.replace(settings.form, max_length=longest),
+    tokenizer,
+    template,
+    num_validation=settings.num_validation,
+    seed=settings.seed,
+  )
+  path = workdir / "skipped.jsonl"
+  with explain_os_errors(path):
+    path.unlink(missing_ok=True)
+  if examples.too_long:
+    logging.warning(
+      "left out %d examples of more than %d tokens; see %s", len(examples.too_long), longest, path
+    )
+    with JsonlWriter(path) as writer:
+      for left_out in examples.too_long:
+        reason = f"it has {left_out.num_tokens} tokens, more than {longest}"
+        writer.write({"place": "", "id": left_out.id, "reason": reason})
+  return examples
+
+
+def _load_dtype(settings: DistillSettings):
+  """Frozen weights are only computed with; trained ones are kept in `dtype`."""
+  return jnp.dtype(settings.compute_dtype if settings.lora else settings.dtype)
+
+
+def _divide(model: Model, settings: DistillSettings) -> tuple[Params, Params]:
+  """What is trained, and what is frozen."""
+  weights = flat_params(model.params)
+  if settings.lora is None:
+    return weights, {}
+  return init_lora(weights, settings.lora, settings.seed), weights
+
+
+def _batches(settings: DistillSettings, examples: ExampleSet):
+  """The input, and the batches of a validation."""
+  every = [e for group in examples.train for e in group] + list(examples.validation)
+  width = row_width(max(map(len, every)))
+  data = training_batches(
+    examples.train,
+    batch_size=settings.batch_size,
+    width=width,
+    seed=settings.seed,
+    num_parts=settings.num_parts,
+  )
+  part_size = settings.batch_size // settings.num_parts
+  return data, validation_batches(examples.validation, batch_size=part_size, width=width)
+
+
+def _stalled(settings: DistillSettings, progress: Progress) -> bool:
+  return bool(settings.patience) and progress.stalled >= settings.patience
+
+
+def _validate(
+  evaluate: Evaluate, trained: Params, frozen: Params, batches: list[Batch]
+) -> float | None:
+  """Mean NLL of held-out completions, nats per token; None if there are none."""
+  if not batches:
+    return None
+  sums = [float(evaluate(trained, frozen, jax.device_put(batch.rows))) for batch in batches]
+  return math.fsum(sums) / sum(batch.num_scored for batch in batches)
+
+
+def _bar(settings: DistillSettings, step: int, steps: int) -> tqdm:
+  return tqdm(initial=step, total=steps, unit="step", disable=not settings.show_progress)
+
+
+class _Reporter:
+  """Reads what a step found once it is there, checks it and writes it down."""
+
+  def __init__(self, log: MetricsLog, bar: tqdm, student: Student, rate: Callable):
+    self._log, self._bar, self._student, self._rate = log, bar, student, rate
+    self._pending: tuple[int, Batch, StepMetrics] | None = None
+    self._since = time.perf_counter()
+    self.loss: float | None = None
+
+  def started(self, step: int, batch: Batch, metrics: StepMetrics) -> None:
+    """Takes a step that the device has been given."""
+    self._pending = (step, batch, metrics)
+
+  def finished(self) -> None:
+    """Waits for the step that was started last, if it is not reported yet.
+
+    Raises:
+      UserError: its loss or its gradient is not finite.
+    """
+    if self._pending is None:
+      return
+    step, batch, metrics = self._pending
+    self._pending = None
+    loss, norm = float(metrics.loss), float(metrics.grad_norm)
+    now = time.perf_counter()
+    seconds, self._since = now - self._since, now
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+      raise UserError(
+        f"step {step}: the loss is {loss} and the gradient's norm {norm}, on the examples "
+        f"{', '.join(batch.ids)}. Checkpoints before it are whole; try a lower learning_rate, more "
+        f"warmup_steps, or compute_dtype=float32 in another workdir"
+      )
+    student, peak = self._student, peak_flops()
+    flops = step_flops(student.model.config, batch, all_weights=student.lora is None)
+    self._log.write(
+      step,
+      {
+        "loss": loss,
+        "grad_norm": norm,
+        "learning_rate": float(self._rate(step - 1)),
+        "tokens_per_second": batch.num_tokens / seconds,
+        "scored_tokens": batch.num_scored,
+        "padding": 1 - batch.num_tokens / batch.rows.token_ids.size,
+        "flops_per_second": flops / seconds,
+        "utilisation": None if peak is None else flops / seconds / peak,
+      },
+    )
+    self.loss = loss
+    self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+    self._bar.update()

@@ -1,0 +1,170 @@
+"""The settings of a `distill` run, checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.examples import ExampleForm
+from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
+from greedy_prune_jax.distill.loss import REMAT
+from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
+
+DTYPES = ("float32", "bfloat16")
+EXPORTS = ("none", "last", "best")
+
+# What a later run in the same workdir may set differently: nothing here changes what is learned,
+# but for rounding.
+MAY_CHANGE = (
+  "remat",
+  "keep_checkpoints",
+  "export",
+  "show_progress",
+  "compilation_cache",
+)
+
+_FILE = "configs/distill.py"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+  """What `configs/distill.py` sets; see there for what each setting means."""
+
+  chains: str
+  num_chains: int
+  num_validation: int
+  keep_ratios: tuple[float, ...]
+  ratio_form: str
+  max_length: int
+  seed: int
+  student: str
+  chat_template: str
+  dtype: str
+  compute_dtype: str
+  lora_rank: int
+  lora_alpha: float
+  lora_targets: tuple[str, ...]
+  steps: int
+  epochs: float
+  batch_size: int
+  num_parts: int
+  optimizer: str
+  learning_rate: float
+  schedule: str
+  warmup_steps: int
+  final_fraction: float
+  weight_decay: float
+  b1: float
+  b2: float
+  max_grad_norm: float
+  save_every: int
+  keep_checkpoints: int
+  patience: int
+  export: str
+  remat: str
+  show_progress: bool
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "DistillSettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    return cls(**checked_fields(cls, config, _FILE))
+
+  def __post_init__(self):
+    check_choice("dtype", self.dtype, DTYPES)
+    check_choice("compute_dtype", self.compute_dtype, DTYPES)
+    check_choice("optimizer", self.optimizer, OPTIMIZERS)
+    check_choice("schedule", self.schedule, SCHEDULES)
+    check_choice("export", self.export, EXPORTS)
+    check_choice("remat", self.remat, tuple(REMAT))
+    check_least(self, 0, "num_chains", "num_validation", "lora_rank", "steps", "warmup_steps")
+    check_least(self, 0, "patience", "weight_decay", "max_grad_norm", "epochs")
+    check_least(self, 1, "batch_size", "num_parts", "save_every", "keep_checkpoints")
+    check_least(self, 2, "max_length")
+    self._check_ratios()
+    self._check_sizes()
+
+  def _check_ratios(self) -> None:
+    if not self.keep_ratios:
+      raise UserError("keep_ratios is empty; expected a tuple such as (0.5,); (1.0,): unpruned")
+    for ratio in self.keep_ratios:
+      if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        raise UserError(
+          f"keep_ratios={self.keep_ratios} has {ratio!r}; a keep ratio is a number from 0 (answer "
+          f"only) to 1 (all of the reasoning)"
+        )
+    if len({float(ratio) for ratio in self.keep_ratios}) < len(self.keep_ratios):
+      raise UserError(f"keep_ratios={self.keep_ratios} repeats a ratio")
+    if self.ratio_form and not {"{question}", "{ratio}"} <= set(_braces(self.ratio_form)):
+      raise UserError(
+        f"ratio_form={self.ratio_form!r}; expected a text with {{question}} and {{ratio}}, or none"
+      )
+
+  def _check_sizes(self) -> None:
+    if bool(self.steps) == bool(self.epochs):
+      raise UserError(
+        f"steps={self.steps}, epochs={self.epochs}; set one of them, and the other to 0"
+      )
+    if not self.learning_rate > 0:
+      raise UserError(f"learning_rate={self.learning_rate}; expected a number above 0")
+    if self.batch_size % self.num_parts:
+      raise UserError(
+        f"batch_size={self.batch_size} is not a multiple of num_parts={self.num_parts}, over "
+        f"which its gradients are accumulated"
+      )
+    for name in ("final_fraction", "b1", "b2"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise UserError(f"{name}={getattr(self, name)}; expected a number from 0 to 1")
+    if self.lora_rank and not self.lora_targets:
+      raise UserError(f"lora_targets is empty; expected some of {', '.join(TARGETS)}")
+    for target in self.lora_targets:
+      check_choice("lora_targets", target, tuple(TARGETS))
+    if not self.num_validation and (self.patience or self.export == "best"):
+      raise UserError(
+        f"num_validation=0, but patience={self.patience} and export={self.export} go by the "
+        f"validation loss; hold some chains out, or set patience=0 and export=last"
+      )
+
+  @property
+  def form(self) -> ExampleForm:
+    """How chains become examples."""
+    return ExampleForm(
+      keep_ratios=tuple(float(ratio) for ratio in self.keep_ratios),
+      ratio_form=self.ratio_form,
+      max_length=self.max_length,
+    )
+
+  @property
+  def lora(self) -> LoraConfig | None:
+    """LoRA's part; None where all weights are trained."""
+    if not self.lora_rank:
+      return None
+    return LoraConfig(rank=self.lora_rank, alpha=self.lora_alpha, targets=self.lora_targets)
+
+  def num_steps(self, num_chains: int) -> int:
+    """Steps of the run, on so many training chains."""
+    return self.steps or max(1, round(self.epochs * num_chains / self.batch_size))
+
+  def optimizer_config(self, steps: int) -> OptimizerConfig:
+    """The optimiser's part."""
+    return OptimizerConfig(
+      name=self.optimizer,
+      learning_rate=self.learning_rate,
+      schedule=self.schedule,
+      warmup_steps=self.warmup_steps,
+      steps=steps,
+      final_fraction=self.final_fraction,
+      weight_decay=self.weight_decay,
+      b1=self.b1,
+      b2=self.b2,
+      max_grad_norm=self.max_grad_norm,
+    )
+
+
+def _braces(text: str) -> list[str]:
+  return [name for name in ("{question}", "{ratio}") if name in text]

@@ -1,0 +1,119 @@
+"""One step of training: a pure function under plain `jax.jit`, which takes the state's place."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from greedy_prune_jax.distill import parameters
+from greedy_prune_jax.distill.lora import LoraConfig, apply_lora
+from greedy_prune_jax.distill.loss import completion_nll
+from greedy_prune_jax.distill.packing import PackedRows
+from greedy_prune_jax.distill.parameters import Params, unflat_params
+from greedy_prune_jax.models.decoder import Decoder, Model
+
+
+class TrainState(NamedTuple):
+  """What a step replaces, and checkpoints hold."""
+
+  step: Array  # [] int32, steps done
+  trained: Params  # all weights, or LoRA's matrices
+  optimizer: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+  """What a step found; all float32 [], before the update."""
+
+  loss: Array  # mean NLL of the completions' tokens, nats
+  grad_norm: Array  # over all that is trained, before clipping
+
+
+TrainStep = Callable[[TrainState, Params, PackedRows], tuple[TrainState, StepMetrics]]
+Evaluate = Callable[[Params, Params, PackedRows], Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """What a student's weights are put together from.
+
+  Attributes:
+    model: its shape; the values of its parameters are not looked at.
+    lora: which matrices are trained; None: all weights are.
+    compute_dtype: of large products; what is trained may be float32 beside it.
+    remat: see `loss.REMAT`.
+  """
+
+  model: Model
+  lora: LoraConfig | None
+  compute_dtype: Any
+  remat: str = "none"
+
+  def decoder(self, trained: Params, frozen: Params) -> Decoder:
+    """The decoder that a step runs; `frozen` is empty where all weights are trained."""
+    values: dict[str, Any] = parameters.cast(trained, self.compute_dtype)
+    if self.lora is not None:
+      values = apply_lora(parameters.cast(frozen, self.compute_dtype), values, self.lora)
+    return nnx.merge(self.model.graph, unflat_params(self.model.params, values))
+
+  def nll(self, trained: Params, frozen: Params, rows: PackedRows) -> Float[Array, ""]:
+    """Summed NLL of one part of a batch, [R, W]."""
+    decoder = self.decoder(trained, frozen)
+    return completion_nll(decoder, rows, remat=self.remat, train_head=self.lora is None)
+
+
+def init_state(trained: Params, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step."""
+  return TrainState(jnp.int32(0), trained, optimizer.init(trained))
+
+
+def make_train_step(student: Student, optimizer: optax.GradientTransformation) -> TrainStep:
+  """The compiled step; it donates the state that it is given.
+
+  Gradients are those of the mean over all completion tokens of the batch, into however many parts
+  it is divided.
+  """
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def train_step(state: TrainState, frozen: Params, rows: PackedRows):
+    nll, gradients = _sum_over_parts(jax.value_and_grad(student.nll), state.trained, frozen, rows)
+    tokens = (rows.scored < rows.scored.shape[-1]).sum()
+    gradients = jax.tree.map(lambda g: g / tokens, gradients)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
+    trained = cast(Params, optax.apply_updates(state.trained, updates))  # of the same kind
+    metrics = StepMetrics(nll / tokens, optax.tree.norm(gradients))
+    return TrainState(state.step + 1, trained, optimizer_state), metrics
+
+  return train_step
+
+
+def make_evaluate(student: Student) -> Evaluate:
+  """The compiled sum of NLLs of a batch in one part."""
+
+  @jax.jit
+  def evaluate(trained: Params, frozen: Params, rows: PackedRows):
+    return student.nll(trained, frozen, _part(rows, 0))
+
+  return evaluate
+
+
+def _sum_over_parts(value_and_grad, trained: Params, frozen: Params, rows: PackedRows):
+  """The sums of a function's value and of its gradients over the parts of a batch."""
+  total = value_and_grad(trained, frozen, _part(rows, 0))
+  if rows.token_ids.shape[0] == 1:
+    return total
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, value_and_grad(trained, frozen, part)), None
+
+  rest = jax.tree.map(lambda array: array[1:], rows)
+  return jax.lax.scan(add, total, rest)[0]
+
+
+def _part(rows: PackedRows, index: int) -> PackedRows:
+  return PackedRows(*(array[index] for array in rows))

@@ -1,0 +1,35 @@
+"""Analyses pruned chains; see `configs/analyze.py` for the command."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from greedy_prune_jax.analysis.run import run_analysis
+from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.jobs.entry import define_flags, run_job
+
+
+def analyze(config: Mapping[str, Any], workdir: str) -> None:
+  """Runs the job and says where the report is."""
+  if jax.process_count() > 1:
+    raise UserError("analyze runs as one process; leave --distributed out")
+  settings = AnalyzeSettings.from_config(config)
+  folder, pruned = Path(workdir), flags.FLAGS.pruned
+  with explain_os_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  resolved = {**config, "pruned": [str(Path(path).resolve()) for path in pruned]}
+  write_or_check_config(folder / "config.json", resolved, MAY_CHANGE)
+  run_analysis(settings, pruned, folder)
+  print(f"report: {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+  define_flags()
+  flags.DEFINE_list("pruned", None, "Workdirs of prune, separated by commas.", required=True)
+  run_job(analyze)

@@ -1,0 +1,88 @@
+"""Trains a student on pruned chains.
+
+python -m greedy_prune_jax.jobs.distill --config=configs/distill.py --workdir=DIR
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.chains.run_lock import hold_locks
+from greedy_prune_jax.distill.run import Outcome, run_distill
+from greedy_prune_jax.distill.settings import MAY_CHANGE, DistillSettings
+from greedy_prune_jax.jobs.entry import define_flags, print_result, run_job
+
+_TERMINATED = 128 + signal.SIGTERM  # the status by which shells know a program that was terminated
+
+
+def distill(config: Mapping[str, Any], workdir: str) -> None:
+  """Runs the job and says how it ended.
+
+  Raises:
+    UserError: something that the config names cannot be used, or the workdir cannot be written.
+  """
+  settings, folder = DistillSettings.from_config(config), Path(workdir)
+  if jax.process_count() > 1:
+    raise UserError("distill runs in one process; start it without --num_processes")
+  logging.get_absl_logger().addFilter(_not_orbax)
+  with contextlib.ExitStack() as held, _terminated() as terminated:
+    hold_locks(folder / "locks", 0, 1, held)
+    _check_config(folder, config)
+    outcome = run_distill(settings, folder, terminated)
+  print_result(describe(outcome))
+  if outcome.stopped:
+    sys.exit(_TERMINATED)
+
+
+def describe(outcome: Outcome) -> str:
+  """How a run ended, in lines to print."""
+  lines = [f"step {outcome.step} of {outcome.steps}"]
+  if outcome.loss is not None:
+    lines.append(f"loss of the last step: {outcome.loss:.4f} nats per token")
+  if outcome.progress.best_loss is not None:
+    best = outcome.progress
+    lines.append(f"best validation loss: {best.best_loss:.4f}, at step {best.best_step}")
+  if outcome.stopped:
+    lines.append("stopped and saved; the same command goes on from here")
+  if outcome.exported is not None:
+    lines.append(f"student: {outcome.exported}")
+  return "\n".join(lines)
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+  path, metrics = folder / "config.json", folder / "metrics.jsonl"
+  begun = metrics.exists() and metrics.stat().st_size
+  if not begun and not any((folder / "checkpoints").glob("[0-9]*")):
+    with explain_os_errors(path):  # an earlier run failed at once: its config binds nobody
+      path.unlink(missing_ok=True)
+  write_or_check_config(path, config, MAY_CHANGE)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[Callable[[], bool]]:
+  """Within it SIGTERM does nothing but to make what it gives return True."""
+  received = []
+  before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+  try:
+    yield lambda: bool(received)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _not_orbax(record: Any) -> bool:
+  """Whether a log record is worth showing: Orbax tells of every file that it writes."""
+  return record.levelname not in ("DEBUG", "INFO") or "orbax" not in record.pathname
+
+
+if __name__ == "__main__":
+  define_flags()
+  run_job(distill)

@@ -1,0 +1,228 @@
+"""What every job's entry point shares: flags, the log's first lines, errors, the compile cache."""
+
+import hashlib
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import jaxlib
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.parallel import leave_processes, meet, start_processes
+
+flags.disclaim_key_flags()  # --helpshort lists them as the job's own
+
+Job = Callable[[Mapping[str, Any], str], None]  # takes config and workdir
+
+Failed = TypeVar("Failed", int, list[str])  # how many items failed, or which
+
+_PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
+
+
+def define_flags() -> None:
+  """Defines `--config` and `--workdir`; call at the top of the job's module."""
+  config_flags.DEFINE_config_file("config", None, "Config file of the run.", lock_config=True)
+  flags.DEFINE_string("workdir", None, "Folder of the run: its config, log and outputs.")
+  flags.DEFINE_bool("distributed", False, "Be one of several processes that share the work.")
+  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; found out on SLURM and TPUs.")
+  flags.DEFINE_integer("num_processes", None, "Their number; found out like the coordinator.")
+  flags.DEFINE_integer("process_id", None, "Which of them this is, from 0; found out likewise.")
+
+
+def run_job(job: Job) -> None:
+  """Runs a job as a program: its flags in, its exit status out.
+
+  A `UserError` is printed last, without a traceback, and ends with status 1; Ctrl-C ends with
+  status 130.
+  """
+  app.run(lambda _: _run(job), flags_parser=_parse_flags)
+
+
+def run_in_workdir(
+  work: Callable[[Workdir], Failed],
+  workdir: str,
+  config: Mapping[str, Any],
+  *,
+  output: str,
+  may_change: Collection[str],
+) -> Failed:
+  """Opens the workdir, does this process's share of the work, and waits for the others'.
+
+  Args:
+    work: does it and returns what failed; where that is nothing, partial results are removed.
+    workdir: see `Workdir`, as for the arguments below.
+    config: the resolved one.
+    output: name of the folder of finished items.
+    may_change: keys of `config` that a later run may set differently.
+
+  Returns:
+    What failed in this process.
+  """
+  first = jax.process_index() == 0
+  process = {"process_index": jax.process_index(), "num_processes": jax.process_count()}
+  with Workdir(workdir, config, output=output, may_change=may_change, **process) as run:
+    meet("the workdir is open")  # none may write before all are here
+    failed = work(run)
+    if first:
+      leave_processes()  # by now the others have closed their files
+      if not failed:
+        run.remove_unfinished()
+  if not first:
+    leave_processes()
+  return failed
+
+
+def print_result(text: str) -> None:
+  """Prints what a job found to standard output.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  try:
+    print(text, flush=True)
+  except OSError as error:
+    # Python would try again at the end, with a traceback.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise UserError(
+      f"cannot write to standard output: {error.strerror}. The workdir has all results."
+    ) from error
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags, so that a mistake in them is one message like any other of the user's."""
+  try:
+    argv = flags.FLAGS(argv)
+  except Exception as error:  # the config file is a program, which can raise anything
+    _fail(_explain(error))
+  if argv[1:]:
+    _fail(f"stray arguments: {' '.join(argv[1:])}; settings are passed as --config.NAME=VALUE")
+  for name in ("config", "workdir"):
+    if flags.FLAGS[name].value in (None, ""):
+      _fail(f"--{name} is missing; expected --config=FILE --workdir=DIR")
+  for name in _PROCESS_FLAGS:
+    if flags.FLAGS[name].value is not None and not flags.FLAGS.distributed:
+      _fail(f"--{name} says which of several processes this is; pass --distributed too")
+  _check_config()
+  return argv
+
+
+def _explain(error: Exception) -> str:
+  """What went wrong while flags were parsed, and the config file run."""
+  cause: BaseException | None = error
+  while cause is not None:  # ml_collections and absl wrap what they get
+    frames = traceback.extract_tb(cause.__traceback__)
+    if within := [frame for frame in frames if frame.name in ("get_config", "<module>")]:
+      place = f"{within[-1].filename}, line {within[-1].lineno}"
+      return f"the config file fails: {place}: {type(cause).__name__}: {cause}"
+    cause = cause.__context__
+  if isinstance(error, AttributeError | KeyError):
+    detail = " ".join(str(error.args[0]).strip("'").split())
+    return f"--config has no such name: {detail}; the config file has all that can be set"
+  if isinstance(error, flags.Error):
+    return f"{error}; --helpshort lists the flags, the config file has all that can be set"
+  return f"--config: {error}"
+
+
+def _check_config() -> None:
+  """Ends the program if the config file could not be read: ml_collections tells only now."""
+  name = config_flags.get_config_filename(flags.FLAGS["config"])
+  try:
+    flags.FLAGS.config.lock()
+  except OSError as error:
+    _fail(
+      f"cannot read --config={name}; expected a Python file that defines get_config(), such as "
+      f"configs/prune.py ({' '.join(str(error.__cause__).split())})"
+    )
+  except AttributeError:
+    kind = type(flags.FLAGS.config).__name__
+    _fail(f"--config={name}: its get_config() returns {kind}; expected ConfigDict")
+
+
+def _fail(message: object) -> NoReturn:
+  sys.stderr.write(f"error: {message}\n")
+  _end(1)
+
+
+def _end(status: int) -> NoReturn:
+  """Ends the program; one of several processes does not wait for the others, as JAX would."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
+
+
+def _run(job: Job) -> None:
+  _leave_on_interrupt()
+  config = flags.FLAGS.config
+  try:
+    logging.info("config: %s", config.to_json())
+    if config.get("compilation_cache", True):
+      keep_compilations()
+    if flags.FLAGS.distributed:  # before anything asks for a device
+      start_processes(*(flags.FLAGS[name].value for name in _PROCESS_FLAGS))
+    logging.info("devices: %s", jax.local_devices())
+    job(config.to_dict(), flags.FLAGS.workdir)
+    leave_processes()
+  except UserError as error:
+    _fail(error)
+  except Exception:
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    _end(1)
+
+
+def _leave_on_interrupt() -> None:
+  """Makes Ctrl-C end the program at once: what is on disk is whole at any moment.
+
+  Python itself would wait until the device is done with what it was given, half a minute or more.
+  """
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  signal.set_wakeup_fd(writer)  # written to at once, whatever the main thread waits for
+  signal.signal(signal.SIGINT, lambda *_: None)
+
+  def leave() -> None:
+    while os.read(reader, 1) != bytes([signal.SIGINT]):
+      pass
+    sys.stderr.write("\ninterrupted; the same command goes on from here\n")
+    sys.stderr.flush()
+    os._exit(130)
+
+  threading.Thread(target=leave, daemon=True).start()
+
+
+def keep_compilations() -> None:
+  """Makes compiled programs persist between runs, under the user's cache folder.
+
+  The folder is named after the versions of JAX and the host's processor: code compiled for one CPU
+  does not run on every other. A folder that JAX was given by environment variable is left alone.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  version = f"jax-{jax.__version__}-jaxlib-{jaxlib.version.__version__}-{_processor()}"
+  folder = cache / "greedy_prune_jax" / "compiled" / version
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _processor() -> str:
+  """A short name for what this host's processor can run."""
+  description = platform.machine()
+  cpuinfo = Path("/proc/cpuinfo")
+  if cpuinfo.exists():
+    lines = cpuinfo.read_text().splitlines()
+    description += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+  return f"{platform.machine()}-{hashlib.sha256(description.encode()).hexdigest()[:8]}"

@@ -1,0 +1,50 @@
+"""Prunes chains by likelihood.
+
+python -m greedy_prune_jax.jobs.prune --config=configs/prune.py --workdir=DIR
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.pruning.run import run_prune
+from greedy_prune_jax.pruning.settings import MAY_CHANGE, PruneSettings
+from greedy_prune_jax.pruning.show import format_pruned, format_summary
+
+
+def prune(config: Mapping[str, Any], workdir: str) -> None:
+  """Runs the job and prints some of what it found.
+
+  Raises:
+    UserError: something that the config names cannot be used, the workdir cannot be written, or
+      chains had to be left out though `on_bad_chain` is `error`.
+  """
+  settings = PruneSettings.from_config(config)
+  failed = run_in_workdir(
+    lambda run: run_prune(settings, run), workdir, config, output="pruned", may_change=MAY_CHANGE
+  )
+  if settings.show_chains and jax.process_index() == 0:
+    _show(workdir, settings.show_chains)
+  if failed and settings.on_bad_chain == "error":
+    named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
+    raise UserError(
+      f"{len(failed)} of the chains could not be pruned ({named}); {workdir}/skipped*.jsonl says "
+      f"why. All others are done. Pass --config.on_bad_chain=skip to accept this."
+    )
+
+
+def _show(workdir: str, num_chains: int) -> None:
+  """Prints the first pruned chains, and a table of all."""
+  for pruned in itertools.islice(read_pruned(workdir), num_chains):
+    print_result(format_pruned(pruned) + "\n")
+  print_result(format_summary(read_pruned(workdir)))
+
+
+if __name__ == "__main__":
+  define_flags()
+  run_job(prune)

@@ -1,0 +1,57 @@
+"""Plain attention: the full forward pass uses it, and faster forms are held against it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e30  # a score that no softmax notices; finite, so that a fully masked row is not NaN
+
+
+def scores(
+  q: Float[Array, "*B T N H"], k: Float[Array, "*B S K H"], softcap: float | None
+) -> Float[Array, "*B K G T S"]:
+  """Attention scores in float32 of scaled queries, grouped by key/value head, before any mask."""
+  kv_heads = k.shape[-2]
+  grouped = q.reshape(*q.shape[:-2], kv_heads, q.shape[-2] // kv_heads, q.shape[-1])
+  raw = jnp.einsum(
+    "...tkgh,...skh->...kgts",
+    grouped.astype(k.dtype),
+    k,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+  return raw if softcap is None else softcap * jnp.tanh(raw / softcap)
+
+
+def mix(probs: Float[Array, "*B K G T S"], v: Float[Array, "*B S K H"]) -> Float[Array, "*B T N H"]:
+  """Values weighted by probabilities, summed in float32."""
+  mixed = jnp.einsum(
+    "...kgts,...skh->...tkgh",
+    probs.astype(v.dtype),
+    v,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+  return mixed.reshape(*mixed.shape[:-3], -1, mixed.shape[-1])
+
+
+def attend_masked(
+  q: Float[Array, "*B T N H"],
+  k: Float[Array, "*B S K H"],
+  v: Float[Array, "*B S K H"],
+  mask: Bool[Array, "*B T S"],
+  softcap: float | None,
+) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T S"]]:
+  """Softmax attention over the positions where `mask` is True, and its probabilities."""
+  masked = jnp.where(mask[..., None, None, :, :], scores(q, k, softcap), MASKED)
+  probs = jax.nn.softmax(masked, axis=-1)
+  heads = probs.reshape(*probs.shape[:-4], -1, *probs.shape[-2:])
+  return mix(probs, v), heads
+
+
+def causal_mask(
+  query_positions: Int[Array, "*B T"], key_positions: Int[Array, "*B S"], window: Int[Array, ""]
+) -> Bool[Array, "*B T S"]:
+  """True where a query may attend to a key: not after it, and fewer than `window` tokens before."""
+  distance = query_positions[..., :, None] - key_positions[..., None, :]
+  return (distance >= 0) & (distance < window)

@@ -1,0 +1,221 @@
+"""Decoding on the device: rows of texts that grow by one token a step, and their cache.
+
+A row holds one text at a time. `admit` puts prompts into free rows, `decode` lets all rows write
+for a number of steps without coming back to the host, and `resize` moves rows into a cache of
+another size. Sizes are static, so each is compiled once per number of rows and cache length; the
+caller (`sampler`) draws both from a few.
+
+Axis letters: those of `decoder`; B rows, S positions of the cache, E stop ids.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from greedy_prune_jax.models.attention import MASKED
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Decoder
+from greedy_prune_jax.models.forward import KeyValues, forward_hidden
+from greedy_prune_jax.models.token_choice import Choice, choose_tokens
+
+
+class Texts(NamedTuple):
+  """How far B texts are."""
+
+  length: Int[Array, " B"]  # tokens in the cache
+  last_id: Int[Array, " B"]  # the token that comes behind them, and is run next
+  written: Int[Array, " B"]  # tokens written since the prompt
+  budget: Int[Array, " B"]  # most tokens to write
+  active: Bool[Array, " B"]  # still writing
+  finite: Bool[Array, " B"]  # False once the model gave no numbers; the text then ends
+  choice: Choice
+
+
+class Rows(NamedTuple):
+  """B texts in the making, and their cache.
+
+  `keys_values` are [L, B, K, S, H]: a head's positions side by side, as products over them read
+  them. Position s of a row holds its token s; those from `length` on hold nothing yet.
+  """
+
+  keys_values: KeyValues
+  texts: Texts
+
+
+def empty_rows(config: ModelConfig, rows: int, capacity: int, dtype: DTypeLike) -> Rows:
+  """Rows that are all free."""
+  shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_dim)
+  zeros = functools.partial(jnp.zeros, rows)
+  choice = Choice(zeros(jnp.uint32), zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32))
+  counts = {name: zeros(jnp.int32) for name in ("length", "last_id", "written", "budget")}
+  texts = Texts(**counts, active=zeros(bool), finite=jnp.ones(rows, bool), choice=choice)
+  return Rows(KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)), texts)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "max_length"), donate_argnames="rows")
+def admit(
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  rows: Rows,
+  admitted: Texts,
+  prompt_ids: Int[Array, "R T"],
+  source: Int[Array, " B"],
+  max_length: int,
+) -> Rows:
+  """Puts prompts into rows.
+
+  Args:
+    graph: of the decoder.
+    params: of the decoder.
+    rows: as they are.
+    admitted: the texts of the rows where a prompt comes in: `last_id` is the prompt's last token,
+      and `length` counts those before it.
+    prompt_ids: prompts without their last tokens, right-padded; T is at most the cache's length.
+    source: which prompt each row takes; -1 where it goes on with what it has.
+    max_length: see `Decoder.run_layers`.
+  """
+  _, kept, _ = forward_hidden(nnx.merge(graph, params), prompt_ids, max_length=max_length)
+  taken = source >= 0
+  width = prompt_ids.shape[1]
+
+  def put(cache, new):  # new is [L, R, T, K, H]
+    new = new.transpose(0, 1, 3, 2, 4)[:, source]
+    mask = taken[None, :, None, None, None]
+    start = jnp.where(mask, new, cache[:, :, :, :width])
+    return cache.at[:, :, :, :width].set(start)
+
+  keys_values = KeyValues(*map(put, rows.keys_values, kept))
+  return Rows(
+    keys_values, jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
+  )
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
+def resize(rows: Rows, take: Int[Array, " b"], capacity: int) -> Rows:
+  """The rows `take`, with a cache of `capacity` positions. No text may be longer than that."""
+
+  def fit(cache):
+    missing = max(capacity - cache.shape[3], 0)
+    room = ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0))
+    return jnp.pad(cache[:, take, :, :capacity], room)
+
+  return Rows(KeyValues(*map(fit, rows.keys_values)), jax.tree.map(lambda x: x[take], rows.texts))
+
+
+@functools.partial(
+  jax.jit, static_argnames=("graph", "steps", "max_length"), donate_argnames="rows"
+)
+def decode(
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  rows: Rows,
+  stop_ids: Int[Array, " E"],
+  *,
+  steps: int,
+  max_length: int,
+) -> tuple[Rows, Int[Array, "B steps"]]:
+  """Lets every active row write up to `steps` tokens.
+
+  A row stops being active when it has written a stop id or all of its budget. The cache must have
+  room for what every active row may write.
+
+  Args:
+    graph: of the decoder.
+    params: of the decoder.
+    rows: as they are.
+    stop_ids: tokens that end a text.
+    steps: most tokens a row; fewer are run when no row is active any more.
+    max_length: see `Decoder.run_layers`.
+
+  Returns:
+    The rows, and the tokens that each wrote, from the left; -1 behind them.
+  """
+  decoder = nnx.merge(graph, params)
+
+  def step(carry):
+    index, rows, written = carry
+    texts = rows.texts
+    hidden, new = _run_last(decoder, rows, max_length)
+    next_ids = choose_tokens(decoder.logits(hidden), texts.choice, texts.written)
+    finite = jnp.isfinite(hidden).all(-1)
+    stopped = (next_ids[:, None] == stop_ids[None]).any(-1)
+    count = texts.written + texts.active
+    written = written.at[:, index].set(jnp.where(texts.active & finite, next_ids, -1))
+    texts = texts._replace(
+      length=texts.length + texts.active,
+      last_id=jnp.where(texts.active, next_ids, texts.last_id),
+      written=count,
+      active=texts.active & finite & ~stopped & (count < texts.budget),
+      finite=texts.finite & (finite | ~texts.active),
+    )
+    return index + 1, Rows(_append(rows, new), texts), written
+
+  def unfinished(carry):
+    index, rows, _ = carry
+    return (index < steps) & rows.texts.active.any()
+
+  start = (jnp.int32(0), rows, jnp.full((rows.texts.length.shape[0], steps), -1, jnp.int32))
+  _, rows, written = jax.lax.while_loop(unfinished, step, start)
+  return rows, written
+
+
+def _run_last(
+  decoder: Decoder, rows: Rows, max_length: int
+) -> tuple[Float[Array, "B D"], KeyValues]:
+  """Runs each row's last token over its cache: hidden states, and its own keys and values.
+
+  The cache is only read here: a scan that gave back a new one would copy all of it at every step.
+  """
+  config = decoder.config
+  groups = config.num_heads // config.num_kv_heads
+  slots = jnp.arange(rows.keys_values.k.shape[3])
+  length = rows.texts.length
+  distance = length[:, None] - slots[None]  # [B, S]
+
+  def attend(q, k, v, window, cache):
+    k, v = k[:, 0].astype(cache.k.dtype), v[:, 0].astype(cache.v.dtype)  # [B, K, H]
+    q = q.reshape(q.shape[0], config.num_kv_heads, groups, config.head_dim)
+    visible = (distance > 0) & (distance < window)
+    to_cache = _capped(_product("bkgh,bksh->bkgs", q, cache.k), config.attention_softcap)
+    to_cache = jnp.where(visible[:, None, None], to_cache, MASKED)
+    to_own = _capped(_product("bkgh,bkh->bkg", q, k), config.attention_softcap)[..., None]
+    top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
+    to_cache, to_own = jnp.exp(to_cache - top), jnp.exp(to_own - top)
+    total = to_cache.sum(-1, keepdims=True) + to_own
+    out = _product("bkgs,bksh->bkgh", to_cache, cache.v) + to_own * v[:, :, None]
+    out = (out / total).reshape(out.shape[0], 1, -1, config.head_dim)
+    return out, KeyValues(k, v)
+
+  x = decoder.embed(rows.texts.last_id[:, None])
+  hidden, new = decoder.run_layers(x, length[:, None], attend, rows.keys_values, max_length)
+  return hidden[:, 0], new
+
+
+def _append(rows: Rows, new: KeyValues) -> KeyValues:
+  """The cache with each active row's new keys and values, [L, B, K, H], behind its others."""
+  _, batch, heads, capacity, _ = rows.keys_values.k.shape
+  at = jnp.where(rows.texts.active, rows.texts.length, capacity)  # out of range: dropped
+  # Index arrays on axes 1 to 3, side by side, leave [B, K] where it is, behind L.
+  place = (slice(None), jnp.arange(batch)[:, None], jnp.arange(heads)[None], at[:, None])
+  return KeyValues(
+    *(cache.at[place].set(x, mode="drop") for cache, x in zip(rows.keys_values, new, strict=True))
+  )
+
+
+def _product(subscripts: str, a: Array, b: Array) -> Array:
+  return jnp.einsum(
+    subscripts,
+    a.astype(b.dtype),
+    b,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _capped(scores: Array, softcap: float | None) -> Array:
+  return scores if softcap is None else softcap * jnp.tanh(scores / softcap)

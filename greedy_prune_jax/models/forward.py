@@ -1,0 +1,58 @@
+"""Plain forward passes of a decoder: whole texts, without or with what the layers kept."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from greedy_prune_jax.models.attention import attend_masked, causal_mask
+from greedy_prune_jax.models.decoder import Decoder
+
+
+class KeyValues(NamedTuple):
+  """Keys (rotated) and values of every layer, [L, ..., T, K, H], in the weights' dtype."""
+
+  k: Array
+  v: Array
+
+
+def forward_hidden(
+  decoder: Decoder,
+  token_ids: Int[Array, "*B T"],
+  *,
+  return_attention: bool = False,
+  max_length: int | None = None,
+) -> tuple[Float[Array, "*B T D"], KeyValues, Float[Array, "L *B N T T"] | None]:
+  """Runs whole texts, right-padded if at all, from position 0.
+
+  Args:
+    decoder: the model.
+    token_ids: texts; what stands right of a token never reaches it, so right padding needs no mask.
+    return_attention: also return every layer's attention probabilities. They take L*N*T*T floats a
+      text: meant for one text at a time; `attend` gives analyses a hook that need not keep them.
+    max_length: see `Decoder.run_layers`.
+
+  Returns:
+    Normalised hidden states, the keys and values of every layer, and the probabilities or None.
+  """
+  positions = jnp.broadcast_to(jnp.arange(token_ids.shape[-1]), token_ids.shape)
+  softcap = decoder.config.attention_softcap
+  kv_dtype = decoder.embedding.dtype
+
+  def attend(q, k, v, window, _):
+    k, v = k.astype(kv_dtype), v.astype(kv_dtype)
+    out, probs = attend_masked(q, k, v, causal_mask(positions, positions, window), softcap)
+    return out, (KeyValues(k, v), probs if return_attention else None)
+
+  hidden, (kept, probs) = decoder.run_layers(
+    decoder.embed(token_ids), positions, attend, max_length=max_length
+  )
+  return hidden, kept, probs
+
+
+def forward_logits(
+  decoder: Decoder, token_ids: Int[Array, "*B T"], max_length: int | None = None
+) -> Float[Array, "*B T V"]:
+  """Logits at every position of whole texts: [.., T, V] at once, so for tests and small models."""
+  hidden, _, _ = forward_hidden(decoder, token_ids, max_length=max_length)
+  return decoder.logits(hidden)

@@ -1,0 +1,179 @@
+"""Tokenizers from the metadata of GGUF files, without PyTorch.
+
+A GGUF file has no `tokenizer.json`: it has the vocabulary, the merges or scores, and the name of
+the rule by which text is split before merging. What the rules stand for is written down in
+llama.cpp (src/llama-vocab.cpp) and in the `tokenizer.json` of the models they are named for.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tokenizers import (
+  AddedToken,
+  Regex,
+  Tokenizer,
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.gguf_file import GgufFile
+
+_CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+_SPACE = "\u2581"  # how SentencePiece writes a space
+
+
+@dataclasses.dataclass(frozen=True)
+class _Splitting:
+  """What a byte-level tokenizer does before it merges within the pieces."""
+
+  pattern: str | None = None  # of a piece; None: that of GPT-2
+  single_digits: bool = False
+  normalise: bool = False  # to Unicode's form C
+  whole_pieces: bool = False  # a piece that is in the vocabulary is one token, whatever the merges
+  add_bos: bool = False  # unless the file says otherwise
+
+
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED_LETTERS = (
+  r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+  r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+)
+_REST_WITH_SLASH = _REST.replace(r"[\r\n]*|", r"[\r\n/]*|")
+
+_LLAMA3 = _Splitting(pattern=rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}", whole_pieces=True, add_bos=True)
+_QWEN2 = _Splitting(pattern=rf"{_LETTERS}|\p{{N}}|{_REST}", normalise=True)
+
+# Values of tokenizer.ggml.pre.
+_SPLITTINGS = {
+  "gpt-2": _Splitting(),
+  "smollm": _Splitting(single_digits=True),
+  "llama-bpe": _LLAMA3,
+  "llama3": _LLAMA3,
+  "llama-v3": _LLAMA3,
+  "qwen2": _QWEN2,
+  "deepseek-r1-qwen": _QWEN2,
+  "tekken": _Splitting(
+    pattern=rf"{_CASED_LETTERS}|\p{{N}}|{_REST_WITH_SLASH}", whole_pieces=True, add_bos=True
+  ),
+}
+
+
+def load_gguf_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+  """Builds the tokenizer that a GGUF file describes, chat template included.
+
+  Raises:
+    UserError: the file is damaged, lacks a tokenizer, or has one of a kind that is not supported.
+  """
+  file = GgufFile(path)
+  try:
+    return _build(file)
+  except KeyError as error:
+    raise UserError(f"{path}: metadata key {error} of the tokenizer is missing.") from error
+
+
+def _build(file: GgufFile) -> PreTrainedTokenizerFast:
+  metadata = file.metadata
+  kind = metadata["tokenizer.ggml.model"]
+  if kind == "gpt2":
+    tokenizer, add_bos = _byte_level(file)
+  elif kind == "llama":
+    tokenizer, add_bos = _sentencepiece(metadata), True
+  else:
+    raise UserError(
+      f"{file.path}: tokenizer.ggml.model {kind!r} is not supported; supported are gpt2 "
+      "(byte-level) and llama (SentencePiece). Pass the model's Hugging Face folder instead."
+    )
+  tokens: list[str] = metadata["tokenizer.ggml.tokens"]
+  types = metadata["tokenizer.ggml.token_type"]
+  for wanted in (_CONTROL, _USER_DEFINED):
+    tokenizer.add_tokens(
+      [
+        AddedToken(token, normalized=False, special=wanted == _CONTROL)
+        for token, type_ in zip(tokens, types, strict=True)
+        if type_ == wanted
+      ]
+    )
+  roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+  ids = {role: metadata.get(f"tokenizer.ggml.{key}_token_id") for role, key in roles.items()}
+  return PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer,
+    chat_template=metadata.get("tokenizer.chat_template"),
+    add_bos_token=metadata.get("tokenizer.ggml.add_bos_token", add_bos),
+    add_eos_token=metadata.get("tokenizer.ggml.add_eos_token", False),
+    **{role: tokens[id_] for role, id_ in ids.items() if id_ is not None},
+  )
+
+
+def _byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
+  """Byte-pair encoding over bytes written as letters (GPT-2), and whether a text opens with BOS."""
+  name = file.metadata["tokenizer.ggml.pre"]
+  if name not in _SPLITTINGS:
+    raise UserError(
+      f"{file.path}: tokenizer.ggml.pre {name!r} is not supported; supported are "
+      f"{', '.join(_SPLITTINGS)}. Pass the model's Hugging Face folder instead."
+    )
+  splitting = _SPLITTINGS[name]
+  tokenizer = Tokenizer(
+    models.BPE(
+      {token: id_ for id_, token in enumerate(file.metadata["tokenizer.ggml.tokens"])},
+      [tuple(merge.split(" ")) for merge in file.metadata["tokenizer.ggml.merges"]],
+      ignore_merges=splitting.whole_pieces,
+    )
+  )
+  steps = []
+  if splitting.single_digits:
+    steps.append(pre_tokenizers.Digits(individual_digits=True))
+  if splitting.pattern is not None:
+    steps.append(pre_tokenizers.Split(Regex(splitting.pattern), "isolated"))
+  steps.append(
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=splitting.pattern is None)
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+  tokenizer.decoder = decoders.ByteLevel()
+  if splitting.normalise:
+    tokenizer.normalizer = normalizers.NFC()
+  return tokenizer, splitting.add_bos
+
+
+def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
+  """SentencePiece's byte-pair encoding: the best-scored token that two neighbours make comes first.
+
+  Spaces are letters of their own. Where a file's `add_space_prefix` is not false, a text gets a
+  space in front (Llama 2 and the first Mistral; not Gemma).
+  """
+  tokens = metadata["tokenizer.ggml.tokens"]
+  tokenizer = Tokenizer(
+    models.BPE(
+      {token: id_ for id_, token in enumerate(tokens)},
+      _merges(tokens, metadata["tokenizer.ggml.scores"]),
+      unk_token=tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)],
+      fuse_unk=True,
+      byte_fallback=True,
+    )
+  )
+  before: list[Any] = [normalizers.Replace(" ", _SPACE)]
+  after: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+  if metadata.get("tokenizer.ggml.add_space_prefix", True):
+    before.append(normalizers.Prepend(_SPACE))
+    after.append(decoders.Strip(" ", left=1))
+  tokenizer.normalizer = normalizers.Sequence(before)
+  tokenizer.decoder = decoders.Sequence(after)
+  return tokenizer
+
+
+def _merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
+  """Every way to make a token from two others, best-scored token first."""
+  ids = {token: id_ for id_, token in enumerate(tokens)}
+  found = []
+  for token, score in zip(tokens, scores, strict=True):
+    for cut in range(1, len(token)):
+      left, right = token[:cut], token[cut:]
+      if left in ids and right in ids:
+        found.append((-score, ids[left], ids[right]))
+  return [(tokens[left], tokens[right]) for _, left, right in sorted(found)]

@@ -1,0 +1,194 @@
+"""Model configs from the `config.json` of Hugging Face transformers.
+
+Files of transformers 4 and 5 are read. Where a switch would change the result and is not supported,
+an error says so; a key that transformers itself does not look at is ignored.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.config import FULL_ATTENTION, ROPE_KINDS, ModelConfig, RopeConfig
+from greedy_prune_jax.models.hf_families import (
+  ACTIVATIONS,
+  DEFAULTS,
+  FULL,
+  ROPE_FIELDS,
+  SLIDING,
+)
+
+
+def read_hf_config(path: str | Path) -> ModelConfig:
+  """Reads a `config.json`.
+
+  Raises:
+    UserError: the file cannot be read, or describes a model that is not supported.
+  """
+  try:
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path}: cannot be read as a model's config.json: {error}") from error
+  if not isinstance(values, dict):
+    raise UserError(f"{path}: expected one JSON object, got {type(values).__name__}")
+  return config_from_hf(values, str(path))
+
+
+def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+  """The model that the contents of a `config.json` describe.
+
+  Args:
+    values: the file's contents. Of a multimodal Gemma 3, the text model is taken.
+    where: the file, for messages.
+
+  Raises:
+    UserError: architecture or a switch is not supported, or keys contradict each other.
+  """
+  if values.get("model_type") == "gemma3" and isinstance(values.get("text_config"), dict):
+    outer = {"quantization_config": values.get("quantization_config")}
+    values = {**outer, **values["text_config"], "model_type": "gemma3_text"}
+  keys = _Keys(values, where)
+  family = keys.family
+  gemma = family.startswith("gemma")
+  keys.refuse("quantization_config", "only float checkpoints (or a GGUF file) can be read")
+  keys.refuse("use_bidirectional_attention", "only causal attention is supported")
+  if family == "gemma3_text":
+    keys.refuse("attn_logit_softcapping", "transformers gives it no meaning for this family")
+  num_heads = keys["num_attention_heads"]
+  windows = _windows(keys)
+  sliding = [window != FULL_ATTENTION for window in windows]
+  try:
+    return ModelConfig(
+      family=family,
+      vocab_size=keys["vocab_size"],
+      model_dim=keys["hidden_size"],
+      num_layers=keys["num_hidden_layers"],
+      num_heads=num_heads,
+      num_kv_heads=keys.nullable("num_key_value_heads") or num_heads,
+      head_dim=keys.nullable("head_dim") or keys["hidden_size"] // num_heads,
+      mlp_dim=keys["intermediate_size"],
+      max_positions=keys["max_position_embeddings"],
+      norm_eps=keys["rms_norm_eps"],
+      tied_head=keys["tie_word_embeddings"],
+      ropes=_ropes(keys),
+      layer_rope=tuple(map(int, sliding)) if family == "gemma3_text" and any(sliding) else (),
+      layer_window=windows if any(sliding) else (),
+      activation=_activation(keys, "hidden_activation" if gemma else "hidden_act"),
+      qkv_bias=family == "qwen2" or (family != "mistral" and keys["attention_bias"]),
+      out_bias=family not in ("mistral", "qwen2") and keys["attention_bias"],
+      mlp_bias=family == "llama" and keys["mlp_bias"],
+      qk_norm=family in ("qwen3", "gemma3_text"),
+      post_norms=gemma,
+      unit_offset_norm=gemma,
+      scale_embedding=gemma,
+      attention_scale=keys["query_pre_attn_scalar"] ** -0.5 if gemma else None,
+      attention_softcap=keys.nullable("attn_logit_softcapping") if gemma else None,
+      logit_softcap=keys.nullable("final_logit_softcapping") if gemma else None,
+    )
+  except UserError:
+    raise
+  except (TypeError, ValueError, ZeroDivisionError) as error:
+    raise UserError(f"{where}: not a usable config of a {family} model: {error}") from error
+
+
+class _Keys:
+  """The keys of a config.json over the defaults of its family."""
+
+  def __init__(self, values: Mapping[str, Any], where: str):
+    self.where = where
+    self.family = str(values.get("model_type"))
+    if self.family not in DEFAULTS:
+      raise UserError(
+        f"{where}: model_type {values.get('model_type')!r} is not supported; "
+        f"supported are {', '.join(DEFAULTS)} (and the text model of gemma3)."
+      )
+    self._values = values
+    self._defaults = DEFAULTS[self.family]
+
+  def __getitem__(self, key: str) -> Any:
+    """The value; null counts as missing."""
+    value = self._values.get(key)
+    return self._defaults[key] if value is None else value
+
+  def nullable(self, key: str) -> Any:
+    """The value, of a key for which null has a meaning of its own."""
+    return self._values.get(key, self._defaults.get(key))
+
+  def refuse(self, key: str, reason: str) -> None:
+    """Raises if a switch is on that is not supported."""
+    if self._values.get(key):
+      raise self.error(f"{key}={self._values[key]!r} is not supported: {reason}.")
+
+  def error(self, message: str) -> UserError:
+    """An error that names the file."""
+    return UserError(f"{self.where}: {message}")
+
+
+def _activation(keys: _Keys, key: str) -> str:
+  name = keys[key]
+  if name not in ACTIVATIONS:
+    raise keys.error(f"{key}={name!r} is not supported; supported are {', '.join(ACTIVATIONS)}.")
+  return ACTIVATIONS[name]
+
+
+def _windows(keys: _Keys) -> tuple[int, ...]:
+  """For each layer, how many tokens it attends to."""
+  num_layers = keys["num_hidden_layers"]
+  window: int = keys.nullable("sliding_window") or 0
+  if keys.family.startswith("qwen") and not keys["use_sliding_window"]:
+    window = 0
+  if keys.family == "llama":
+    kinds = [FULL] * num_layers
+  elif keys.family == "mistral":
+    kinds = [SLIDING if window else FULL] * num_layers
+  elif (kinds := keys.nullable("layer_types")) is not None:
+    if unknown := set(kinds) - {SLIDING, FULL}:
+      raise keys.error(f"layer_types {sorted(unknown)} are not supported; {SLIDING}, {FULL} are.")
+    if len(kinds) != num_layers:
+      raise keys.error(f"layer_types has {len(kinds)} entries for {num_layers} layers.")
+  elif keys.family.startswith("gemma"):
+    pattern = 2 if keys.family == "gemma2" else keys["sliding_window_pattern"]
+    kinds = [SLIDING if (layer + 1) % pattern else FULL for layer in range(num_layers)]
+  else:
+    first = keys["max_window_layers"] if window else num_layers
+    kinds = [SLIDING if layer >= first else FULL for layer in range(num_layers)]
+  if SLIDING in kinds and not window:
+    raise keys.error("layer_types has sliding layers, but there is no sliding_window.")
+  return tuple(window if kind == SLIDING else FULL_ATTENTION for kind in kinds)
+
+
+def _ropes(keys: _Keys) -> tuple[RopeConfig, ...]:
+  """One rope, or for Gemma 3 that of the full layers and that of the sliding ones."""
+  parameters = keys.nullable("rope_parameters") or {}
+  scaling = keys.nullable("rope_scaling") or {}
+  if keys.family == "gemma3_text":
+    full = {"rope_theta": keys["rope_theta"], **(parameters.get(FULL) or {}), **scaling}
+    local = {"rope_theta": keys["rope_local_base_freq"], **(parameters.get(SLIDING) or {})}
+    return _rope(keys, full), _rope(keys, local)
+  if {SLIDING, FULL} & parameters.keys():
+    raise keys.error("rope_parameters per layer type are supported for gemma3_text only.")
+  return (_rope(keys, {"rope_theta": keys["rope_theta"], **(scaling or parameters)}),)
+
+
+def _rope(keys: _Keys, parameters: Mapping[str, Any]) -> RopeConfig:
+  given = {ROPE_FIELDS[k]: v for k, v in parameters.items() if k in ROPE_FIELDS and v is not None}
+  kind = given.setdefault("kind", parameters.get("type") or "default")
+  if kind not in ROPE_KINDS:
+    raise keys.error(f"rope_type {kind!r} is not supported; supported are {', '.join(ROPE_KINDS)}.")
+  fraction = given.setdefault("rotated_fraction", keys.nullable("partial_rotary_factor") or 1.0)
+  if fraction != 1.0 and kind != "proportional":
+    raise keys.error(f"partial_rotary_factor={fraction} is not supported for rope_type {kind!r}.")
+  if "original_max_positions" in ROPE_KINDS[kind]:
+    context = keys["max_position_embeddings"]
+    if original := keys.nullable("original_max_position_embeddings"):
+      given["original_max_positions"] = original
+    original = given.setdefault("original_max_positions", context)
+    if kind in ("yarn", "longrope"):
+      given.setdefault("factor", context / original)
+  if missing := [k for k, f in ROPE_FIELDS.items() if f in ROPE_KINDS[kind] and f not in given]:
+    raise keys.error(f"rope_type {kind!r} needs {', '.join(missing)}.")
+  for name in ("short_factor", "long_factor"):
+    if name in given:
+      given[name] = tuple(given[name])
+  return RopeConfig(**given)

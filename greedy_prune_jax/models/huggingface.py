@@ -1,0 +1,145 @@
+"""Models from Hugging Face folders: config.json and safetensors, one file or several."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.hf_config import read_hf_config
+from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+# In what a checkpoint may wrap the decoder: itself alone, or within a multimodal model as
+# transformers 5 and 4 write one.
+_PREFIXES = ("model.", "model.language_model.", "language_model.model.")
+
+# Tensors that checkpoints hold and a decoder does not need: tables that old ones stored, the head
+# of a tied model, and the other parts of multimodal models.
+_UNUSED = re.compile(
+  r".*rotary_emb\.inv_freq|(model\.|language_model\.)*lm_head\.weight|(model\.)?vision_tower\..*"
+  r"|(model\.)?multi_modal_projector\..*"
+)
+
+
+def load_huggingface(
+  folder: str | Path, dtype: Any, *, shardings: ChooseShardings | None = None
+) -> Model:
+  """Reads a model from a folder with config.json and safetensors.
+
+  Args:
+    folder: the folder.
+    dtype: of the weights in memory, whatever that of the files.
+    shardings: see `read_model`.
+
+  Raises:
+    UserError: a file is missing or damaged, the model is not supported, or weights and config do
+      not belong together.
+  """
+  config = read_hf_config(Path(folder) / "config.json")
+  checkpoint = _Checkpoint(Path(folder))
+  return read_model(config, checkpoint, tensor_names(config, checkpoint.prefix), dtype, shardings)
+
+
+def tensor_names(config: ModelConfig, prefix: str = "model.") -> dict[str, str]:
+  """Decoder parameter -> tensor, `{layer}` standing for the layer's number."""
+  layer = prefix + "layers.{layer}."
+  attention, mlp = layer + "self_attn.", layer + "mlp."
+  before_mlp = "pre_feedforward" if config.post_norms else "post_attention"
+  return {
+    "embedding": prefix + "embed_tokens.weight",
+    "head": prefix.removesuffix("model.") + "lm_head.weight",
+    "final_norm.scale": prefix + "norm.weight",
+    "layers.attention_norm.scale": layer + "input_layernorm.weight",
+    "layers.post_attention_norm.scale": layer + "post_attention_layernorm.weight",
+    "layers.mlp_norm.scale": f"{layer}{before_mlp}_layernorm.weight",
+    "layers.post_mlp_norm.scale": layer + "post_feedforward_layernorm.weight",
+    "layers.attention.q": attention + "q_proj.weight",
+    "layers.attention.k": attention + "k_proj.weight",
+    "layers.attention.v": attention + "v_proj.weight",
+    "layers.attention.out": attention + "o_proj.weight",
+    "layers.attention.q_bias": attention + "q_proj.bias",
+    "layers.attention.k_bias": attention + "k_proj.bias",
+    "layers.attention.v_bias": attention + "v_proj.bias",
+    "layers.attention.out_bias": attention + "o_proj.bias",
+    "layers.attention.q_norm.scale": attention + "q_norm.weight",
+    "layers.attention.k_norm.scale": attention + "k_norm.weight",
+    "layers.mlp.gate": mlp + "gate_proj.weight",
+    "layers.mlp.up": mlp + "up_proj.weight",
+    "layers.mlp.down": mlp + "down_proj.weight",
+    "layers.mlp.gate_bias": mlp + "gate_proj.bias",
+    "layers.mlp.up_bias": mlp + "up_proj.bias",
+    "layers.mlp.down_bias": mlp + "down_proj.bias",
+  }
+
+
+class _Checkpoint(TensorSource):
+  """The safetensors files of a folder, mapped into memory: only what is read is loaded."""
+
+  def __init__(self, folder: Path):
+    self._folder = folder
+    self._places = _index(folder)
+    self._slices: dict[str, Any] = {}
+    for path in sorted(set(self._places.values())) or [folder / "model.safetensors"]:
+      file = _open(path)
+      for name in file.keys():  # noqa: SIM118  a safe_open is no mapping
+        self._slices[name] = file.get_slice(name)
+        self._places[name] = path
+    self.prefix = next(
+      (prefix for prefix in _PREFIXES if prefix + "embed_tokens.weight" in self._slices),
+      _PREFIXES[0],
+    )
+
+  @property
+  def names(self) -> set[str]:
+    return {name for name in self._slices if not _UNUSED.fullmatch(name)}
+
+  def shape(self, name: str) -> tuple[int, ...] | None:
+    return tuple(self._slices[name].get_shape()) if name in self._slices else None
+
+  def where(self, name: str) -> str:
+    return str(self._places.get(name, self._folder))
+
+  def read(self, name: str, index: Index) -> np.ndarray:
+    tensor = self._slices[name]
+    if tensor.get_dtype() not in _FLOATS:
+      raise UserError(
+        f"{self.where(name)}: tensor {name!r} is stored as {tensor.get_dtype()}; "
+        f"supported are {', '.join(_FLOATS)}."
+      )
+    return tensor[index]
+
+
+def _index(folder: Path) -> dict[str, Path]:
+  """Which file holds which tensor, if the folder has several and says so."""
+  path = folder / "model.safetensors.index.json"
+  if not path.exists():
+    return {}
+  try:
+    weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    return {name: folder / file for name, file in weight_map.items()}
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f"{path}: not a readable index of safetensors files: {error!r}") from error
+
+
+def _open(path: Path) -> Any:
+  try:
+    return safe_open(path, framework="numpy")
+  except FileNotFoundError as error:
+    hint = ""
+    if list(path.parent.glob("*.bin")):
+      hint = " The folder has PyTorch's .bin files: have transformers save the model again."
+    raise UserError(
+      f"{path}: there is no such file; weights are read from safetensors.{hint}"
+    ) from error
+  except (SafetensorError, OSError) as error:
+    raise UserError(
+      f"{path}: not a readable safetensors file ({error}). It may be cut short: it has "
+      f"{path.stat().st_size} bytes; compare that with its source's, or download it again."
+    ) from error

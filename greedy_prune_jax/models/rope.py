@@ -1,0 +1,106 @@
+"""Rotary position embeddings: the frequencies of each kind, and their application.
+
+A kind maps the unscaled frequencies theta ** (-2 i / H), i < H / 2, to its own. The formulas are
+those of Hugging Face transformers (`ROPE_INIT_FUNCTIONS` of modeling_rope_utils.py), computed in
+float64 and rounded once.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from greedy_prune_jax.models.config import ModelConfig, RopeConfig
+
+
+def rope_frequencies(
+  config: ModelConfig, max_length: int | None = None
+) -> tuple[Float[np.ndarray, "ropes h"], Float[np.ndarray, " ropes"]]:
+  """Angular frequencies and output scales of every rope of the model, computed on the host.
+
+  Args:
+    config: the model.
+    max_length: longest text, in tokens, that the angles are for; only `dynamic` and `longrope` use
+      it. None: no longer than the model was first trained on.
+
+  Returns:
+    frequencies [len(config.ropes), H / 2], radians a position, and scales [len(config.ropes)] that
+    multiply cosines and sines.
+  """
+  length = max_length or 0
+  frequencies = [
+    _frequencies(rope, config.head_dim, config.max_positions, length) for rope in config.ropes
+  ]
+  scales = [_output_scale(rope) for rope in config.ropes]
+  return np.asarray(frequencies, np.float32), np.asarray(scales, np.float32)
+
+
+def apply_rope(
+  x: Float[Array, "*B T N H"], cos: Float[Array, "*B T h"], sin: Float[Array, "*B T h"]
+) -> Float[Array, "*B T N H"]:
+  """Rotates pairs (i, i + H / 2) of each head by its position's angles (half-split convention)."""
+  first, second = jnp.split(x, 2, axis=-1)
+  cos, sin = cos[..., None, :], sin[..., None, :]
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _unscaled(theta: float, head_dim: int) -> np.ndarray:
+  return theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+
+
+def _frequencies(rope: RopeConfig, head_dim: int, max_positions: int, length: int) -> np.ndarray:
+  plain = _unscaled(rope.theta, head_dim)
+  match rope.kind:
+    case "default":
+      return plain
+    case "linear":  # positions divided by `factor`
+      return plain / rope.factor
+    case "dynamic":  # theta grows with the text once that is longer than the context
+      stretch = rope.factor * max(length / max_positions, 1.0) - (rope.factor - 1)
+      return _unscaled(rope.theta * stretch ** (head_dim / (head_dim - 2)), head_dim)
+    case "yarn":
+      interpolated = _yarn_ramp(rope, head_dim)
+      return plain * (1 - interpolated) + plain / rope.factor * interpolated
+    case "longrope":  # LongRoPE, arXiv 2402.13753: a divisor for each pair
+      long = length > rope.original_max_positions
+      return plain / np.asarray(rope.long_factor if long else rope.short_factor, np.float64)
+    case "llama3":  # long waves are stretched by `factor`, short ones kept, those between blended
+      turns = rope.original_max_positions * plain / (2 * math.pi)  # over the trained context
+      kept = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+      kept = np.clip(kept, 0, 1)
+      return plain * kept + plain / rope.factor * (1 - kept)
+    case "proportional":  # only the fastest pairs rotate
+      rotated = int(rope.rotated_fraction * head_dim // 2)
+      return np.where(np.arange(head_dim // 2) < rotated, plain / rope.factor, 0.0)
+    case _:
+      raise AssertionError(rope.kind)  # RopeConfig accepts no other
+
+
+def _yarn_ramp(rope: RopeConfig, head_dim: int) -> np.ndarray:
+  """How far pairs are interpolated: fast ones 0, slow ones 1 (YaRN, arXiv 2309.00071)."""
+
+  def pair_that_turns(times: float) -> float:  # over the trained context
+    waves = rope.original_max_positions / (times * 2 * math.pi)
+    return head_dim * math.log(waves) / (2 * math.log(rope.theta))
+
+  low, high = pair_that_turns(rope.beta_fast), pair_that_turns(rope.beta_slow)
+  if rope.truncate:
+    low, high = math.floor(low), math.ceil(high)
+  low, high = max(low, 0), min(high, head_dim - 1)
+  width = high - low if high != low else 0.001  # transformers' guard against dividing by zero
+  return np.clip((np.arange(head_dim // 2) - low) / width, 0, 1)
+
+
+def _output_scale(rope: RopeConfig) -> float:
+  """What cosines and sines are multiplied with; only yarn and longrope change it."""
+  if rope.kind not in ("yarn", "longrope"):
+    return 1.0
+  if rope.attention_factor is not None:
+    return rope.attention_factor
+  log_factor = math.log(max(rope.factor, 1.0))
+  if rope.kind == "longrope":
+    return math.sqrt(1 + log_factor / math.log(rope.original_max_positions))
+  if rope.mscale and rope.mscale_all_dim:
+    return (0.1 * rope.mscale * log_factor + 1) / (0.1 * rope.mscale_all_dim * log_factor + 1)
+  return 0.1 * log_factor + 1

@@ -1,0 +1,278 @@
+"""Batched generation: requests in, texts out as they finish, rows refilled from the queue.
+
+Life of a request: it waits in the queue; its prompt is run into a free row of the cache (`admit`);
+the row writes with all others, some steps between two looks from the host (`decode`); when it has
+written a stop id, a stop string or all that it may, the host yields it and gives its row to the
+next request (continuous batching). When the queue is empty and rows fall free, those left move
+together into fewer rows. Numbers of rows and cache lengths are drawn from a few, so compilation is
+bounded.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.decoding import Rows, Texts, admit, decode, empty_rows, resize
+from greedy_prune_jax.models.token_choice import Choice
+
+FinishReason = Literal["stop", "length", "not_finite"]
+
+_CACHE_MULTIPLE = 64
+_PROMPT_MULTIPLE = 32
+_PREFILL_POSITIONS = 4096  # most that one `admit` runs, unless a single prompt is longer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """A text to write on.
+
+  Attributes:
+    prompt_ids: at least one token.
+    max_new_tokens: most tokens to write, at least 1.
+    temperature: 0 writes the likeliest token.
+    top_p: the likeliest tokens that have this probability together are allowed; 1: all.
+    top_k: so many tokens are allowed; 0: all.
+    seed: of this request's draws, from 0 to 2**32 - 1.
+    stop_strings: the text ends before the first of these.
+  """
+
+  prompt_ids: tuple[int, ...]
+  max_new_tokens: int
+  temperature: float = 0.0
+  top_p: float = 1.0
+  top_k: int = 0
+  seed: int = 0
+  stop_strings: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if not self.prompt_ids:
+      raise ValueError("prompt_ids is empty; expected at least one token")
+    if self.max_new_tokens < 1:
+      raise ValueError(f"max_new_tokens={self.max_new_tokens}; expected 1 or more")
+    if not self.temperature >= 0:
+      raise ValueError(f"temperature={self.temperature}; expected 0 or more")
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"top_p={self.top_p}; expected a number above 0, up to 1")
+    if self.top_k < 0:
+      raise ValueError(f"top_k={self.top_k}; expected 0 (all) or more")
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed={self.seed}; expected a number from 0 to 2**32 - 1")
+    if "" in self.stop_strings:
+      raise ValueError("stop_strings has an empty string, before which every text ends")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """What was written.
+
+  Attributes:
+    token_ids: without the stop id; up to the token that completes a stop string.
+    text: of these, up to the stop string.
+    finish_reason: `stop` (an id or a string), `length` (max_new_tokens), or `not_finite` (the model
+      gave numbers that are not finite; what it wrote before is here).
+  """
+
+  token_ids: tuple[int, ...]
+  text: str
+  finish_reason: FinishReason
+
+
+class Sampler:
+  """Writes texts with one model.
+
+  A request's text does not depend on which others run beside it, but for rounding: products of
+  other sizes may round differently, and two tokens be likeliest by less than that.
+  """
+
+  def __init__(
+    self,
+    model: Model,
+    decode_text: Callable[[list[int]], str],
+    stop_ids: Sequence[int],
+    *,
+    max_rows: int = 32,
+    steps: int = 16,
+    max_length: int | None = None,
+  ):
+    """Makes a sampler; nothing is compiled yet.
+
+    Args:
+      model: writes.
+      decode_text: from token ids to their text.
+      stop_ids: tokens that end a text, such as the end of the assistant's turn.
+      max_rows: most texts at once.
+      steps: tokens that rows write between two looks from the host.
+      max_length: longest prompt and reply together, in tokens; by default the model's context.
+    """
+    self._model = model
+    self._decode_text = decode_text
+    self._stop_ids = frozenset(stop_ids)
+    self._device_stop_ids = jnp.asarray(sorted(stop_ids), jnp.int32)
+    self._max_rows = max_rows
+    self._steps = steps
+    self.max_length = max_length or model.config.max_positions
+
+  def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
+    """Yields the index of each request and what was written, in the order in which they finish.
+
+    Raises:
+      ValueError: a request may need more than `max_length` tokens (at once, before any is run).
+    """
+    for index, request in enumerate(requests):
+      needed = len(request.prompt_ids) + request.max_new_tokens
+      if needed > self.max_length:
+        raise ValueError(
+          f"request {index}: {len(request.prompt_ids)} prompt tokens and max_new_tokens="
+          f"{request.max_new_tokens} make {needed}, more than max_length={self.max_length}"
+        )
+    return self._run(collections.deque(enumerate(requests)))
+
+  def _run(self, queue: collections.deque[tuple[int, Request]]) -> Iterator[tuple[int, Sample]]:
+    rows: Rows | None = None
+    texts: list[_Text | None] = []  # of each row
+    while queue or any(texts):
+      free = self._max_rows - sum(text is not None for text in texts)
+      coming = [_Text(*queue.popleft()) for _ in range(min(free, len(queue)))]
+      rows, texts = self._fit(rows, texts, coming)
+      rows = self._admit(rows, texts, coming)
+      rows, written = decode(
+        self._model.graph,
+        self._model.params,
+        rows,
+        self._device_stop_ids,
+        steps=self._steps,
+        max_length=self.max_length,
+      )
+      written, state = jax.device_get((written, rows.texts))  # pyright: ignore
+      for row, text in enumerate(texts):
+        if text is None:
+          continue
+        sample = self._extend(text, written[row], bool(state.active[row]), bool(state.finite[row]))
+        if sample is not None:
+          yield text.index, sample
+          texts[row] = None
+      active = jnp.asarray([text is not None for text in texts])
+      rows = rows._replace(texts=rows.texts._replace(active=active))  # pyright: ignore
+
+  def _fit(
+    self, rows: Rows | None, texts: "list[_Text | None]", coming: "Sequence[_Text]"
+  ) -> "tuple[Rows, list[_Text | None]]":
+    """Rows for the texts being written and those to come, with room for the next steps."""
+    busy = {row: text for row, text in enumerate(texts) if text is not None}
+    longest = max(text.length for text in (*busy.values(), *coming))
+    needed = bucket(longest + self._steps, _CACHE_MULTIPLE)
+    size = power_of_two(len(busy) + len(coming))
+    if rows is None:
+      dtype = jnp.dtype(self._model.decoder.embedding.dtype)
+      return empty_rows(self._model.config, size, needed, dtype), [None] * size
+    if size == len(texts):
+      if needed <= rows.keys_values.k.shape[3]:
+        return rows, texts
+      take = list(range(size))
+    else:  # fewer: work and queue only ever shrink
+      take = [*busy, *(row for row in range(len(texts)) if row not in busy)][:size]
+    return resize(rows, jnp.asarray(take), needed), [texts[row] for row in take]
+
+  def _admit(self, rows: Rows, texts: "list[_Text | None]", coming: "Sequence[_Text]") -> Rows:
+    """Gives `coming` free rows and runs their prompts into these, those of like length at once."""
+    free = [row for row, text in enumerate(texts) if text is None]
+    # By width, then by prompt: several samples of one prompt need it run only once.
+    groups: dict[int, dict[tuple[int, ...], list[int]]] = {}
+    for row, text in zip(free, coming, strict=False):
+      texts[row] = text
+      prompt = text.request.prompt_ids
+      group = groups.setdefault(bucket(len(prompt) - 1, _PROMPT_MULTIPLE), {})
+      group.setdefault(prompt, []).append(row)
+    requests = [text.request if text else None for text in texts]
+    for width, group in sorted(groups.items()):
+      prompts, most = list(group.items()), max(1, _PREFILL_POSITIONS // width)
+      for part in (prompts[at : at + most] for at in range(0, len(prompts), most)):
+        prompt_ids = np.zeros((power_of_two(len(part)), width), np.int32)
+        source = np.full(len(texts), -1, np.int32)
+        for at, (prompt, new_rows) in enumerate(part):
+          prompt_ids[at, : len(prompt) - 1] = prompt[:-1]
+          source[new_rows] = at
+        graph, params = self._model.graph, self._model.params
+        admitted = _new_texts(requests)
+        rows = admit(graph, params, rows, admitted, prompt_ids, source, self.max_length)
+    return rows
+
+  def _extend(
+    self, text: "_Text", written: np.ndarray, active: bool, finite: bool
+  ) -> Sample | None:
+    """Adds what a row has written to its text; the sample if it is finished with that."""
+    known = len(text.ids)
+    text.ids += written[written >= 0].tolist()
+    if text.request.stop_strings:
+      for end in range(known + 1, len(text.ids) + 1):
+        whole = self._decode_text(text.ids[:end])
+        found = [at for s in text.request.stop_strings if (at := whole.find(s)) >= 0]
+        if found:
+          return Sample(tuple(text.ids[:end]), whole[: min(found)], "stop")
+    if active:
+      return None
+    reason: FinishReason = "length"
+    if not finite:
+      reason = "not_finite"
+    elif text.ids[-1] in self._stop_ids:
+      reason = "stop"
+      text.ids.pop()
+    return Sample(tuple(text.ids), self._decode_text(text.ids), reason)
+
+
+@dataclasses.dataclass
+class _Text:
+  """A text in the making, on the host."""
+
+  index: int
+  request: Request
+  ids: list[int] = dataclasses.field(default_factory=list)  # written so far
+
+  @property
+  def length(self) -> int:
+    """Tokens, the prompt's included."""
+    return len(self.request.prompt_ids) + len(self.ids)
+
+
+def _new_texts(requests: Sequence[Request | None]) -> Texts:
+  """What the rows of these requests are like before anything is written; None: a free row."""
+
+  def column(get: Callable[[Request], float | bool], dtype: DTypeLike) -> Array:
+    return jnp.asarray([get(request) if request else 0 for request in requests], dtype)
+
+  return Texts(
+    length=column(lambda request: len(request.prompt_ids) - 1, jnp.int32),
+    last_id=column(lambda request: request.prompt_ids[-1], jnp.int32),
+    written=column(lambda _: 0, jnp.int32),
+    budget=column(lambda request: request.max_new_tokens, jnp.int32),
+    active=column(lambda _: True, bool),
+    finite=jnp.ones(len(requests), bool),
+    choice=Choice(
+      seed=column(lambda request: request.seed, jnp.uint32),
+      temperature=column(lambda request: request.temperature, jnp.float32),
+      top_p=column(lambda request: request.top_p, jnp.float32),
+      top_k=column(lambda request: request.top_k, jnp.int32),
+    ),
+  )
+
+
+def bucket(value: int, multiple: int) -> int:
+  """The least size that is not below `value` of `multiple`, 2 `multiple`, ... in growing steps.
+
+  Steps are a multiple of `multiple` and at most a quarter of the size, where that is more.
+  """
+  step = max(multiple, 2 ** max(0, max(value - 1, 1).bit_length() - 3))
+  return max(-(-value // step), 1) * step
+
+
+def power_of_two(value: int) -> int:
+  """The least power of two that is not below `value`."""
+  return 1 << max(value - 1, 0).bit_length()

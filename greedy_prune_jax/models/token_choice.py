@@ -1,0 +1,87 @@
+"""Which token comes next: the likeliest, or one drawn with a temperature from the likelier ones.
+
+Sorting a vocabulary takes longer than a small model's forward pass, so nothing here sorts. A token
+is drawn from all; if top_p or top_k do not allow it, it and everything less likely are ruled out
+and another is drawn. That is rejection sampling, hence exact, and a round is a few passes over the
+vocabulary (FlashInfer samples this way on GPUs, arXiv 2501.01005).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+_BLOCK = 128  # logits that a draw narrows its choice to first
+
+
+class Choice(NamedTuple):
+  """How each of B rows chooses its tokens."""
+
+  seed: UInt32[Array, " B"]
+  temperature: Float[Array, " B"]  # 0: the likeliest token, of equals the one of lowest id
+  top_p: Float[Array, " B"]  # tokens are allowed until they have this probability together; 1: all
+  top_k: Int[Array, " B"]  # so many tokens are allowed; 0: all
+
+
+def choose_tokens(
+  logits: Float[Array, "B V"], choice: Choice, step: Int[Array, " B"]
+) -> Int[Array, " B"]:
+  """The next token of every row; it depends on the row's own logits, choice and step alone.
+
+  A token is allowed if the likelier ones are fewer than top_k and have less than top_p together, so
+  that equally likely tokens are allowed together.
+
+  Args:
+    logits: of the next token, in float32.
+    choice: how to choose.
+    step: how many tokens the row has written; every step of a seed has randomness of its own.
+  """
+  likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  wanted = choice.temperature > 0
+
+  def draw():
+    scaled = logits / jnp.where(wanted, choice.temperature, 1.0)[:, None]
+    keys = jax.vmap(lambda seed, at: jax.random.fold_in(jax.random.key(seed), at))(
+      choice.seed, step
+    )
+    return jnp.where(wanted, _draw_allowed(keys, scaled, choice, wanted), likeliest)
+
+  return jax.lax.cond(wanted.any(), draw, lambda: likeliest)
+
+
+def _draw_allowed(
+  keys: Key[Array, " B"], logits: Float[Array, "B V"], choice: Choice, wanted: Bool[Array, " B"]
+) -> Int[Array, " B"]:
+  """Draws for every wanted row until its token is allowed."""
+  top_p = jnp.where(choice.top_p < 1, choice.top_p, jnp.inf)
+  top_k = jnp.where(choice.top_k > 0, choice.top_k, logits.shape[-1])
+  probs = jax.nn.softmax(logits, axis=-1)
+
+  def body(state):
+    round_, floor, token, open_ = state
+    candidates = jnp.where(logits > floor[:, None], logits, -jnp.inf)
+    drawn = jax.vmap(_draw)(jax.vmap(lambda key: jax.random.fold_in(key, round_))(keys), candidates)
+    drawn_logit = jnp.take_along_axis(logits, drawn[:, None], axis=-1)
+    likelier = logits > drawn_logit
+    allowed = (jnp.where(likelier, probs, 0.0).sum(-1) < top_p) & (likelier.sum(-1) < top_k)
+    token = jnp.where(open_, drawn, token)
+    return round_ + 1, drawn_logit[:, 0], token, open_ & ~allowed
+
+  rows = logits.shape[0]
+  start = (jnp.int32(0), jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32), wanted)
+  return jax.lax.while_loop(lambda state: state[-1].any(), body, start)[2]
+
+
+def _draw(key: Key[Array, ""], logits: Float[Array, " V"]) -> Int[Array, ""]:
+  """One token, drawn from softmax(logits): first its block, then which one of the block.
+
+  Drawing from a few hundred blocks and from one block takes that much randomness, not the
+  vocabulary's.
+  """
+  padding = -logits.shape[0] % _BLOCK
+  blocks = jnp.pad(logits, (0, padding), constant_values=-jnp.inf).reshape(-1, _BLOCK)
+  block_key, token_key = jax.random.split(key)
+  block = jax.random.categorical(block_key, jax.nn.logsumexp(blocks, axis=-1))
+  token = jax.random.categorical(token_key, blocks[block])
+  return (block * _BLOCK + token).astype(jnp.int32)

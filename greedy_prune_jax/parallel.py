@@ -1,0 +1,211 @@
+"""Many devices and many processes: the mesh, where arrays lie on it, how processes meet.
+
+A mesh has two axes: chains of a batch lie along `data`, weights (heads, feed-forward, vocabulary)
+along `model`. It spans the devices of one process: chains are dealt out to processes by index
+before any of them reaches a device, so processes never wait for each other's arrays, and each one
+can be killed and its chains taken over by a run with another number of processes.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from greedy_prune_jax.chains.config_fields import checked_fields
+from greedy_prune_jax.chains.errors import UserError
+
+DATA, MODEL = "data", "model"
+
+# Parameter path -> how the parameter lies on the mesh; the first pattern that fits the whole path
+# counts. Letters are those of `models.decoder`; parameters of layers are stacked over L.
+PARTITION_RULES: tuple[tuple[str, P], ...] = (
+  (r"embedding|head", P(MODEL, None)),  # [V, D]
+  (r"layers\.attention\.[qkv]", P(None, None, MODEL, None)),  # [L, D, N or K, H]
+  (r"layers\.attention\.[qkv]_bias", P(None, MODEL, None)),  # [L, N or K, H]
+  (r"layers\.attention\.out", P(None, MODEL, None, None)),  # [L, N, H, D]
+  (r"layers\.mlp\.(gate|up)", P(None, None, MODEL)),  # [L, D, F]
+  (r"layers\.mlp\.(gate|up)_bias", P(None, MODEL)),  # [L, F]
+  (r"layers\.mlp\.down", P(None, MODEL, None)),  # [L, F, D]
+  (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
+)
+
+# How long a process waits for the others where all of them meet: shares of unequal chains may end
+# days apart. A process that died ends the waiting: JAX notices and ends all others too.
+_MEETING_SECONDS = 30 * 24 * 3600
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+  """Devices along each axis of a process's mesh; 0, on one axis, for all that the other leaves."""
+
+  data: int
+  model: int
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any], file: str) -> "MeshSettings":
+    """Settings from the keys of `config.mesh`; `file` is where they are explained."""
+    return cls(**checked_fields(cls, config, file))
+
+  def __post_init__(self):
+    for axis, size in dataclasses.asdict(self).items():
+      if size < 0:
+        raise UserError(f"mesh.{axis}={size}; expected 0 or more")
+    if self.data == self.model == 0:
+      raise UserError("mesh.data=0 and mesh.model=0: only one axis can take whatever is left")
+
+
+def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
+  """The mesh of this process.
+
+  Args:
+    settings: devices along each axis.
+    devices: to choose from; this process's by default.
+
+  Raises:
+    UserError: there are too few devices, or one axis cannot take all that the other leaves.
+  """
+  devices = jax.local_devices() if devices is None else devices
+  asked = f"mesh.data={settings.data}, mesh.model={settings.model}"
+  fixed = settings.data or settings.model
+  if 0 in (settings.data, settings.model):
+    if len(devices) % fixed:
+      raise UserError(
+        f"{asked}: {fixed} does not divide the {len(devices)} devices of this process; give both "
+        f"sizes to leave some idle, or another"
+      )
+    data, model = (size or len(devices) // fixed for size in (settings.data, settings.model))
+  else:
+    data, model = settings.data, settings.model
+  if data * model > len(devices):
+    raise UserError(
+      f"{asked} takes {data * model} devices; this process has {len(devices)}, and a mesh does not "
+      f"reach beyond its process"
+    )
+  if data * model < len(devices):
+    logging.warning("%s: %d devices stay idle", asked, len(devices) - data * model)
+  return jax.make_mesh(
+    (data, model),
+    (DATA, MODEL),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices[: data * model],
+  )
+
+
+def weight_shardings(mesh: Mesh) -> Callable[[nnx.State], Any] | None:
+  """Where `load_model` puts parameters, from their shapes; None for the one default device."""
+  if mesh.size == 1:
+    return None
+
+  def choose(shapes: nnx.State) -> Any:
+    names = [".".join(map(str, path)) for path in nnx.to_flat_state(shapes).paths]
+    leaves, tree = jax.tree.flatten(shapes)
+    specs = [
+      NamedSharding(mesh, partition(name, leaf.shape, mesh))
+      for name, leaf in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, specs)
+
+  return choose
+
+
+def partition(name: str, shape: Sequence[int], mesh: Mesh) -> P:
+  """How a parameter lies on the mesh, by the first of `PARTITION_RULES` that fits its path.
+
+  Raises:
+    UserError: a dimension cannot be split evenly.
+  """
+  spec = next(spec for pattern, spec in PARTITION_RULES if re.fullmatch(pattern, name))
+  for dimension, axis in enumerate(spec):
+    if axis is not None and shape[dimension] % mesh.shape[axis]:
+      raise UserError(
+        f"parameter {name} of shape {list(shape)}: dimension {dimension}, of size "
+        f"{shape[dimension]}, cannot be split evenly over the mesh axis {axis} of size "
+        f"{mesh.shape[axis]}; set mesh.{axis} to a divisor of {shape[dimension]}"
+      )
+  return spec
+
+
+def mesh_of(params: nnx.State) -> Mesh | None:
+  """The mesh that parameters lie on; None where they lie on one device."""
+  sharding = jax.tree.leaves(params)[0].sharding
+  mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+  return mesh if isinstance(mesh, Mesh) else None
+
+
+def axis_size(params: nnx.State, axis: str) -> int:
+  """Devices along an axis of the mesh that parameters lie on; 1 where they lie on one device."""
+  mesh = mesh_of(params)
+  return 1 if mesh is None else mesh.shape[axis]
+
+
+def place_batch(arrays: Any, params: nnx.State) -> Any:
+  """Puts a batch beside the parameters that will meet it: its first axis along `data`.
+
+  Args:
+    arrays: a pytree of host arrays, whose first axis is a multiple of the mesh axis `data`.
+    params: of the model.
+  """
+  mesh = mesh_of(params)
+  return jax.device_put(arrays, None if mesh is None else NamedSharding(mesh, P(DATA)))
+
+
+def device_bytes(params: nnx.State) -> int:
+  """What parameters take on each of the devices that they lie on, in bytes."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params)
+  )
+
+
+def start_processes(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Makes this process one of several; to be called before anything touches a device.
+
+  What is None is found out by JAX, where the processes were started by SLURM or Open MPI or run on
+  a TPU pod slice.
+
+  Args:
+    coordinator: HOST:PORT at which process 0 can be reached.
+    num_processes: of the run.
+    process_id: number of this process, from 0.
+
+  Raises:
+    UserError: the processes do not find each other, or JAX does not know how.
+  """
+  # That service catches SIGTERM for programs that must save first; a run can die at any moment.
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    jax.distributed.initialize(
+      coordinator, num_processes, process_id, shutdown_timeout_seconds=_MEETING_SECONDS
+    )
+  except (ValueError, TypeError, RuntimeError) as error:
+    raise UserError(
+      f"this process cannot join the others: {error}. Outside of SLURM and TPU pod slices each "
+      f"process needs --coordinator=HOST:PORT (of process 0), --num_processes=N and "
+      f"--process_id=I, from 0"
+    ) from error
+
+
+def meet(name: str) -> None:
+  """Waits until all processes have come to the meeting of this name; each name serves once."""
+  if jax.process_count() > 1:
+    from orbax.checkpoint import multihost  # takes seconds; a single process does without
+
+    # Not JAX's sync_global_devices: a collective over the network between devices, which nothing
+    # else here needs, and which cannot wait for days.
+    multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * _MEETING_SECONDS)
+
+
+def leave_processes() -> None:
+  """Waits until all processes have come here, then parts from them; may be called twice.
+
+  From here on a process can end, well or badly, without taking the others with it.
+  """
+  jax.distributed.shutdown()

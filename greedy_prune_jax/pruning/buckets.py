@@ -1,0 +1,139 @@
+"""Which compiled program a chain runs in, how far, and how much work that is, on the host.
+
+Everything here depends on the chain as it stands, not on how it got there, so that a resumed run
+goes through the same programs as one that was never stopped.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.scoring.exact import Sizes
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.scoring.packing import num_rows, row_width
+from greedy_prune_jax.scoring.scorer import Attention
+
+# A row is at most a sixteenth (or 8 slots) wider than it needs to be, and a multiple of 8: CPUs
+# multiply odd widths at half the speed.
+_FINEST = 8
+PROMPT_MULTIPLE = 32
+
+
+def round_up(value: int, multiple: int) -> int:
+  """The least multiple that is not below `value`."""
+  return -(-value // multiple) * multiple
+
+
+def _spacing(width: int) -> int:
+  return max(_FINEST, 2 ** max(max(width - 1, 1).bit_length() - 5, 0))
+
+
+def bucket_width(needed: int) -> int:
+  """The width of the bucket for rows of `needed` slots: 8, 16, ... 256, 272, ... 512, 544, ..."""
+  return round_up(needed, _spacing(needed))
+
+
+def narrower_bucket(width: int) -> int:
+  """The width of the next bucket below a bucket's width; 0 below the last."""
+  return width - _spacing(width)
+
+
+def step_positions(num_reasoning: int, num_answer: int, unit_sizes: Sequence[int] | None) -> int:
+  """Token positions that one exact step runs: the text once, and each candidate's suffix."""
+  n, a = num_reasoning, num_answer - 1
+  if unit_sizes is None:
+    return n + a + n * (n - 1) // 2 + n * a
+  stops = np.cumsum(np.asarray(unit_sizes))
+  return n + a + int((n - stops + a).sum())
+
+
+def bucket_floor(width: int, num_answer: int) -> int:
+  """Reasoning tokens at which a chain is through with a bucket: it then fits the next one below."""
+  floor = narrower_bucket(width)
+  tokens = max(floor - 2 * (num_answer - 1) + 1, 0)
+  while tokens and row_width(tokens, num_answer) > floor:
+    tokens -= 1
+  return tokens
+
+
+def affordable_floor(num_reasoning: int, num_answer: int, floor: int, positions: float) -> int:
+  """Reasoning tokens that are left when `positions` have been run: at least one step down."""
+  left = num_reasoning
+  while left > floor and (left == num_reasoning or positions > 0):
+    positions -= step_positions(left, num_answer, None)
+    left -= 1
+  return left
+
+
+def text_capacity(width: int, num_answer: int) -> int:
+  """Tokens of reasoning and answer that fit a bucket, and one more: no index is past them."""
+  # n + A is at most width + 3 - A; the answer is rounded down so that fewer sizes are compiled.
+  shortest = max(num_answer // _FINEST * _FINEST, 1)
+  return round_up(width + 4 - shortest, _FINEST)
+
+
+def plan_sizes(
+  *,
+  width: int,
+  num_prompt: int,
+  num_answers: Sequence[int],
+  block_positions: int,
+  objective: Objective,
+  max_length: int | None,
+  token_units: bool,
+  attention: Attention = "xla",
+) -> Sizes:
+  """Sizes of the program for a bucket.
+
+  Args:
+    width: of the bucket.
+    num_prompt: most prompt tokens in the batch.
+    num_answers: answer tokens of each chain of the batch.
+    block_positions: positions that should go through the model at once, over the whole batch.
+    objective: what is scored.
+    max_length: see `Sizes`.
+    token_units: see `Sizes`.
+    attention: see `Sizes`.
+  """
+  text = text_capacity(width, min(num_answers))
+  if token_units:
+    highest = (width + 3 - 2 * min(num_answers), bucket_floor(width, min(num_answers)))
+    rows = [num_rows(n) for n in range(highest[0], highest[1], -1)]
+  else:
+    rows = [width + 1]
+  return Sizes(
+    width=width,
+    text=text,
+    prefix=round_up(num_prompt, PROMPT_MULTIPLE) + text,
+    answer=round_up(max(num_answers), _FINEST) if objective == "answer" else 0,
+    block_rows=_block_rows(rows, block_positions / width / len(num_answers)),
+    max_length=max_length,
+    token_units=token_units,
+    attention=attention,
+  )
+
+
+def _block_rows(rows: Sequence[int], wanted: float) -> int:
+  """Rows of a block: near what is wanted, such that a bucket's steps leave few of them empty.
+
+  Args:
+    rows: rows that each step of the bucket fills.
+    wanted: rows that make a product of the wanted size.
+  """
+
+  def padded(block: int) -> float:
+    # Each block costs as much as a tenth of the wanted one beside its rows.
+    return sum(-(-r // block) * (block + wanted / 10) for r in rows)
+
+  choices = range(max(1, int(wanted * 0.6)), max(1, int(wanted * 1.5)) + 1)
+  return min(choices, key=padded)
+
+
+def bytes_per_position(config: ModelConfig, prefix: int, width: int, split: int = 1) -> int:
+  """Estimate of the memory that one position of a block takes while a layer runs, in bytes.
+
+  On each of the `split` devices that heads and feed-forward are split over.
+  """
+  heads = 4 * config.num_heads * config.head_dim + 3 * config.num_heads * (prefix + width)
+  return 4 * (6 * config.model_dim + (3 * config.mlp_dim + heads) // split)

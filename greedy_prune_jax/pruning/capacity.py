@@ -1,0 +1,72 @@
+"""How many chains and positions a device takes at once: from its memory, not by trial."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
+from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
+from greedy_prune_jax.scoring.packing import row_width
+
+# On a CPU, products of 512 rows run at full speed and what they leave still fits its caches.
+_CPU_BLOCK_POSITIONS = 512
+# On an accelerator, more rows than this no longer make a product faster.
+_MOST_BLOCK_POSITIONS = 32_768
+_MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and fragmentation's
+
+
+def choose_batching(
+  segments: Sequence[Segments], model: Model, batch_size: int
+) -> tuple[list[list[int]], int]:
+  """Groups chains into batches.
+
+  Args:
+    segments: of all chains of the run.
+    model: the pruner.
+    batch_size: chains a batch; 0 to choose it from the devices' memory.
+
+  Returns:
+    Batches of indices into `segments`, of chains of like length where a batch has several; and the
+    number of positions to run at once, over a whole batch.
+  """
+  memory = _free_bytes(model)
+  replicas, split = axis_size(model.params, DATA), axis_size(model.params, MODEL)
+  widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
+  width = buckets.bucket_width(widest)
+  prefix = max(len(s.prompt) for s in segments) + buckets.text_capacity(width, 1)
+  if memory is None:  # a CPU: one chain fills its cores, so more would only take memory
+    block_positions, fitting = _CPU_BLOCK_POSITIONS, 1
+  else:
+    position = buckets.bytes_per_position(model.config, prefix, width, split)
+    block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, width)))
+    itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
+    fitting = max(1, int(memory / 2 / _chain_bytes(model.config, prefix, itemsize, split)))
+    fitting = min(fitting, max(1, block_positions // width))
+  size = batch_size or fitting * replicas
+  order = list(range(len(segments)))
+  if size > 1:
+    order.sort(key=lambda i: len(segments[i].reasoning))
+  return [order[i : i + size] for i in range(0, len(order), size)], block_positions * replicas
+
+
+def _chain_bytes(config: ModelConfig, prefix: int, itemsize: int, split: int) -> int:
+  """Memory of one chain: its keys and values (prompt, text, a copy in the making) and its logits.
+
+  On each of the `split` devices that heads and vocabulary are split over.
+  """
+  heads = config.num_kv_heads // split
+  keys_values = 3 * 2 * config.num_layers * prefix * heads * config.head_dim * itemsize
+  return keys_values + 2 * 4 * HEAD_CHUNK * config.vocab_size // split
+
+
+def _free_bytes(model: Model) -> float | None:
+  """Memory for everything but the weights on a device; None where the device does not say."""
+  stats = jax.local_devices()[0].memory_stats()
+  if jax.default_backend() == "cpu" or not stats or "bytes_limit" not in stats:
+    return None
+  return _MEMORY_SHARE * (stats["bytes_limit"] - device_bytes(model.params))

@@ -1,0 +1,86 @@
+"""The progress bar of a search: work done and left in token positions, which is what takes time."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.pruning.search import PrunePath
+
+_SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
+
+
+def exact_positions(path: PrunePath) -> int:
+  """Positions that an exact search runs on a chain, from the whole of it down to its floor."""
+  num_answer = len(path.segments.answer)
+  steps = range(path.floor + 1, len(path.segments.reasoning) + 1)
+  text_left = path.floor + num_answer - 1
+  return (
+    len(path.segments.prompt)
+    + sum(buckets.step_positions(n, num_answer, None) for n in steps)
+    + text_left
+  )
+
+
+class Progress:
+  """Shows chains done, deletions and positions per second, and the time left.
+
+  What an earlier run had done counts as done, and not in the rates.
+  """
+
+  def __init__(
+    self,
+    paths: Sequence[PrunePath],
+    num_finished: int,
+    expected_positions: Callable[[PrunePath], int] = exact_positions,
+  ):
+    """Starts the bar.
+
+    Args:
+      paths: all that are to be finished.
+      num_finished: chains that were finished before.
+      expected_positions: token positions that a path takes, from the whole chain to its floor.
+    """
+    self._paths = paths
+    self._num_finished = num_finished
+    self._deletions_before = sum(len(path.deleted) for path in paths)
+    positions_before = sum(path.positions_scored for path in paths)
+    self._expected = [expected_positions(path) for path in paths]
+    self._bar = tqdm(
+      initial=positions_before,
+      total=max(sum(self._expected), positions_before),
+      unit="pos",
+      unit_scale=True,
+      miniters=1,
+      mininterval=0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
+    )
+    self.update()
+
+  def __enter__(self) -> "Progress":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._bar.close()
+
+  def update(self) -> None:
+    """Counts what the paths have gained."""
+    finished = sum(path.finished for path in self._paths)
+    deletions = sum(len(path.deleted) for path in self._paths) - self._deletions_before
+    rate = deletions / max(self._bar.format_dict["elapsed"], 1e-3)
+    num_chains = self._num_finished + len(self._paths)
+    self._bar.set_description(f"{self._num_finished + finished}/{num_chains} chains", refresh=False)
+    self._bar.set_postfix_str(f"{rate:.2f} deletions/s", refresh=False)
+    # A chain that stopped early, where a likelihood was not finite, has no work left.
+    self._bar.total = sum(
+      path.positions_scored if path.finished else expected
+      for path, expected in zip(self._paths, self._expected, strict=True)
+    )
+    self._bar.update(sum(path.positions_scored for path in self._paths) - self._bar.n)
+
+  @contextlib.contextmanager
+  def set_aside(self) -> Iterator[None]:
+    """Takes the bar away while something else is written to the terminal."""
+    with tqdm.external_write_mode(file=sys.stderr):
+      yield

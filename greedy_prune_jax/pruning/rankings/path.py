@@ -1,0 +1,154 @@
+"""The likelihoods along a given deletion order: those that greedy search records along its own."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.parallel import DATA, axis_size, place_batch
+from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.pruning.greedy import start_chains
+from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput
+from greedy_prune_jax.pruning.search import PrunePath, Settings
+from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
+from greedy_prune_jax.scoring.packing import Text
+from greedy_prune_jax.scoring.scorer import Prompt, run_base, with_room
+
+_TEXT_MULTIPLE = 32  # texts are padded to multiples of this, so that few programs are compiled
+
+
+@partial(jax.jit, static_argnames=("graph", "max_length"))
+def score_texts(
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  prompts: Prompt,
+  texts: Text,
+  *,
+  max_length: int | None = None,
+) -> ChainNLL:
+  """NLLs of several texts, [K], that stand behind one prompt.
+
+  Args:
+    graph: of the scoring model.
+    params: of the scoring model.
+    prompts: from `start_chains`, a batch of one.
+    texts: reasoning and answer of each, [K, C].
+    max_length: see `Decoder.run_layers`.
+  """
+  decoder = nnx.merge(graph, params)
+  capacity = prompts.keys_values.k.shape[2] + texts.token_ids.shape[1]
+  length, cache, last_hidden = with_room(prompts, capacity)
+  prompt = Prompt(length[0], KeyValues(*(x[:, 0] for x in cache)), last_hidden[0])
+
+  def nll(text: Text) -> ChainNLL:
+    base = run_base(decoder, prompt, text, max_length)
+    return chain_nll(base.log_probs, text.num_reasoning, text.num_answer)
+
+  return jax.vmap(nll)(texts)
+
+
+def path_positions(path: PrunePath) -> int:
+  """Token positions of the prompt and of the texts along a path, without the ranking's own."""
+  num_answer = len(path.segments.answer)
+  lengths = range(path.floor, len(path.segments.reasoning) + 1)
+  return len(path.segments.prompt) + sum(n + num_answer - 1 for n in lengths)
+
+
+def follow_ranking(
+  model: Model,
+  path: PrunePath,
+  ranking: Ranking,
+  chain: RankingInput,
+  settings: Settings,
+  report: Callable[[], None] = lambda: None,
+) -> None:
+  """Deletes in the order that a ranking gives, down to the path's floor; extends it in place.
+
+  Args:
+    model: the pruner.
+    path: a fresh one, or with what an earlier run had found.
+    ranking: gives the order.
+    chain: what it ranks; the path's.
+    settings: of the run; the objective is the ranking's business.
+    report: called each time that the path has grown for a while, and at its end.
+  """
+  if path.finished:
+    return
+  started = time.monotonic()
+  ranked = ranking(chain)
+  if not path.nll["joint"]:
+    path.positions_scored += ranked.positions_scored + len(path.segments.prompt)
+  # What was deleted stays so, also where rounding on another device gives another order.
+  gone = set(path.deleted)
+  order = path.deleted + [position for position in ranked.order if position not in gone]
+  prompts, max_length = _start_prompt(model, path)
+  while not path.finished:
+    found = score_texts(
+      model.graph,
+      model.params,
+      prompts,
+      _next_texts(model, path, order, settings.block_positions),
+      max_length=max_length,
+    )
+    _extend(path, order, jax.device_get(found))
+    elapsed = time.monotonic() - started
+    if path.finished or elapsed > settings.seconds_between_reports:
+      path.seconds += elapsed
+      started = time.monotonic()
+      report()
+
+
+def _start_prompt(model: Model, path: PrunePath) -> tuple[Prompt, int | None]:
+  """The cached prompt, and the length of the whole chain where the model's rope asks for it."""
+  dynamic = any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
+  max_length = len(path.segments) if dynamic else None
+  num_prompt = len(path.segments.prompt)
+  ids = np.zeros((1, buckets.round_up(num_prompt, buckets.PROMPT_MULTIPLE)), np.int32)
+  ids[0, :num_prompt] = path.segments.prompt
+  lengths = jnp.asarray([num_prompt], jnp.int32)
+  prompts = start_chains(
+    model.graph, model.params, jnp.asarray(ids), lengths, max_length=max_length
+  )
+  return prompts, max_length
+
+
+def _next_texts(model: Model, path: PrunePath, order: Sequence[int], block_positions: int) -> Text:
+  """The texts after the next numbers of deletions, as many as should be run at once.
+
+  Behind the path's end the last text is repeated, so that blocks of a width have one size.
+  """
+  reasoning, answer = path.segments.reasoning, path.segments.answer
+  first, last = len(path.nll["joint"]), len(reasoning) - path.floor
+  width = buckets.round_up(len(reasoning) - first + len(answer), _TEXT_MULTIPLE)
+  count = buckets.round_up(max(1, block_positions // width), axis_size(model.params, DATA))
+  ids = np.zeros((count, width), np.int32)
+  num_reasoning = np.zeros(count, np.int32)
+  for row in range(count):
+    deletions = min(first + row, last)
+    text = np.concatenate([np.delete(reasoning, list(order[:deletions])), answer])
+    ids[row, : len(text)] = text
+    num_reasoning[row] = len(text) - len(answer)
+  # Units matter to searches alone, which score candidates.
+  num_answer, num_units = np.full(count, len(answer), np.int32), np.zeros(count, np.int32)
+  arrays = (ids, num_reasoning, num_answer, np.zeros_like(ids), num_units)
+  return Text(*place_batch(arrays, model.params))
+
+
+def _extend(path: PrunePath, order: Sequence[int], found: ChainNLL) -> None:
+  """Adds the NLLs of one block of texts, up to the path's end or the first that is not finite."""
+  num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
+  for row in range(len(found.joint)):
+    if path.finished:
+      break
+    deletions = len(path.nll["joint"])
+    path.deleted[:] = order[:deletions]
+    path.positions_scored += num_reasoning - deletions + num_answer - 1
+    path.finite = bool(np.isfinite(found.joint[row]))
+    for name, values in found._asdict().items():
+      path.nll[name].append(float(values[row]) if np.isfinite(values[row]) else None)

@@ -1,0 +1,27 @@
+"""Rankings by name."""
+
+from collections.abc import Callable
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.pruning.rankings import (
+  gradient,
+  llmlingua,
+  model_free,
+  one_pass,
+  regression,
+  text_model,
+)
+from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingSettings
+
+RANKINGS: dict[str, Callable[[Model, RankingSettings], Ranking]] = {
+  "random": model_free.random,
+  "keep_first": model_free.keep_first,
+  "keep_last": model_free.keep_last,
+  "numbers_first": model_free.numbers_first,
+  "surprisal": one_pass.surprisal,
+  "attention": one_pass.attention,
+  "gradient": gradient.gradient,
+  "attention_regression": regression.attention_regression,
+  "llmlingua": llmlingua.llmlingua,
+  "text_model": text_model.text_model,
+}

@@ -1,0 +1,122 @@
+"""Ranking by a text model that is asked to compress the reasoning."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from greedy_prune_jax.chains.chain import ratio_key
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.chains.kept_text import nearest_positions
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.pruning.rankings.interface import (
+  Ranked,
+  Ranking,
+  RankingInput,
+  RankingSettings,
+  by_importance,
+)
+from greedy_prune_jax.teachers.by_name import load_teacher
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.teacher import Prompt, Teacher, WritingSettings
+
+FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
+_MAX_NEW_TOKENS = 2048
+
+_SYSTEM = (
+  "You shorten worked solutions by deleting words, symbols and numbers that are not needed to "
+  "reach the answer. Copy what you keep exactly, in its order. Do not add, change or explain "
+  "anything."
+)
+
+
+def text_model(model: Model, settings: RankingSettings) -> Ranking:
+  """A text model is asked for compressions to every keep ratio; what few of them keep leaves first.
+
+  Replies are read as choices of the reasoning's words (see `nearest_positions`): what a model adds
+  or rephrases is passed over. A token's importance is the number of compressions that keep it; of
+  equals, the lower position leaves first, so that each keep ratio is met exactly whatever the model
+  achieved. That ratio is stored beside each reply, in the workdir's `compressions`, where a run
+  that is started again finds what it has asked.
+
+  Source: prompting a model to compress is a baseline of TokenSkip, arXiv 2502.12067, which gives
+  the model's text to the student as it is; here its choice of words ranks tokens.
+
+  Raises:
+    UserError: the model cannot be used, or gives no reply.
+  """
+  folder = settings.folder
+  if folder is None:
+    raise ValueError("RankingSettings.folder is None; text_model stores replies there")
+  stored = _read(folder / FOLDER)
+  opened: list[Teacher] = []
+
+  def open_teacher() -> Teacher:
+    if not opened:
+      writing = WritingSettings(max_new_tokens=_MAX_NEW_TOKENS)
+      endpoint = settings.endpoint or EndpointSettings()
+      opened.append(load_teacher(settings.text_model, writing, endpoint))
+    return opened[0]
+
+  def rank(chain: RankingInput) -> Ranked:
+    _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)
+    kept_by = np.zeros(len(chain.tokens), np.int64)
+    for ratio in settings.keep_ratios:
+      kept_by[nearest_positions(chain.tokens, stored[_key(chain, ratio)]["text"])] += 1
+    return Ranked(by_importance(kept_by))
+
+  return rank
+
+
+def _key(chain: RankingInput, ratio: float) -> str:
+  return f"{chain.chain_id}@{ratio_key(ratio)}"
+
+
+def _read(folder: Path) -> dict[str, Record]:
+  """All replies that were stored, by the ids of their prompts."""
+  files = sorted(folder.glob("*.jsonl"))
+  return {record["id"]: record for path in files for record in read_records(path, drop_torn=True)}
+
+
+def _ask(
+  chain: RankingInput,
+  ratios: Sequence[float],
+  stored: dict[str, Record],
+  open_teacher: Callable[[], Teacher],
+  folder: Path,
+) -> None:
+  """Asks for the compressions of a chain that are not stored yet, and stores them."""
+  asked = {_key(chain, ratio): ratio for ratio in ratios if _key(chain, ratio) not in stored}
+  if not asked:
+    return
+  prompts = [
+    Prompt(id=key, question=write_request(chain, ratio), system=_SYSTEM)
+    for key, ratio in asked.items()
+  ]
+  with JsonlWriter(folder / f"process-{jax.process_index():05d}.jsonl") as writer:
+    for reply in open_teacher().write(prompts):
+      if reply.error is not None:
+        raise UserError(f"the text model did not compress chain {chain.chain_id}: {reply.error}")
+      kept = nearest_positions(chain.tokens, reply.text)
+      stored[reply.id] = {
+        "id": reply.id,
+        "chain": chain.chain_id,
+        "asked": asked[reply.id],
+        "achieved": len(kept) / len(chain.tokens),
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+      }
+      writer.write(stored[reply.id])
+
+
+def write_request(chain: RankingInput, ratio: float) -> str:
+  """The request for a compression of a chain's reasoning to a share of its words."""
+  reasoning = "".join(chain.tokens)
+  num_words = len(reasoning.split())
+  return (
+    f"Shorten this solution to {ratio:.0%} of its length: about {round(num_words * ratio)} of its "
+    f"{num_words} words. Write the shortened solution and nothing else.\n\n{reasoning.strip()}"
+  )

@@ -1,0 +1,265 @@
+"""The `prune` run: chains in, deletion orders and pruned texts out, resumable at any moment."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.reading import BadChain, read_chains
+from greedy_prune_jax.chains.segments import (
+  check_length,
+  decode_kept,
+  segment,
+  token_texts,
+)
+from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.parallel import make_mesh, weight_shardings
+from greedy_prune_jax.pruning.capacity import choose_batching
+from greedy_prune_jax.pruning.progress import Progress, exact_positions
+from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput
+from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_positions
+from greedy_prune_jax.pruning.rankings.registry import RANKINGS
+from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
+from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings, num_kept
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.scoring.scorer import Attention
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A chain, and what is known of its deletion order."""
+
+  chain: Chain
+  path: PrunePath
+
+
+def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
+  """Prunes every chain that the workdir has not finished yet.
+
+  Args:
+    settings: of the run.
+    workdir: takes the records; see design section 4 for what they hold.
+
+  Returns:
+    Ids of the chains that were left out because a likelihood was not finite; each is in the log and
+    in `skipped.jsonl`.
+
+  Raises:
+    UserError: something that the settings name cannot be used. What was finished is on disk.
+  """
+  skip = _skipper(settings, workdir)
+  mesh = make_mesh(settings.mesh)
+  if settings.attention == "pallas" and mesh.size > 1:
+    raise UserError(
+      f"attention=pallas runs on one device, and this process's mesh has {mesh.size}; set "
+      f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
+    )
+  tokenizer = load_tokenizer(settings.pruner)
+  tasks = list(_read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
+  tasks = _usable(tasks, model.config.max_positions, skip)
+  if not tasks:
+    raise UserError(
+      f"{settings.chains} has no chain that can be pruned; see {workdir.path}/skipped.jsonl"
+    )
+  own = tasks[jax.process_index() :: jax.process_count()]
+  return _search(own, model, tokenizer, settings, workdir) if own else []
+
+
+def _search(
+  tasks: Sequence[Task],
+  model: Model,
+  tokenizer: PreTrainedTokenizerFast,
+  settings: PruneSettings,
+  workdir: Workdir,
+) -> list[str]:
+  """Searches on this process's chains, batch by batch; ids of those that had to be left out."""
+  segments = [task.path.segments for task in tasks]
+  ranking, batch_size = None, settings.batch_size
+  if settings.ranking != GREEDY:
+    # Chains follow a ranking one by one: the texts along one path fill the device.
+    told = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
+    ranking, batch_size = RANKINGS[settings.ranking](model, told), 1
+  batches, block_positions = choose_batching(segments, model, batch_size)
+  search = Settings(
+    objective=cast(Objective, settings.objective),
+    block_positions=block_positions,
+    attention=cast(Attention, settings.attention),
+  )
+  finished = workdir.finished_ids
+  left = [task.path for task in tasks if task.chain.id not in finished]
+  failed = []
+  positions = path_positions if ranking else exact_positions
+  with Progress(left, len(tasks) - len(left), positions) as progress:
+    for batch in batches:
+      todo = [tasks[i] for i in batch if tasks[i].chain.id not in finished]
+      if not todo:
+        continue
+      report = _reporter(todo, workdir, progress)
+      if ranking:
+        _follow(todo, model, tokenizer, ranking, search, report)
+      else:
+        prune_paths(model, [task.path for task in todo], search, report)
+      for task in todo:
+        if task.path.finite:
+          pruned = _pruned_chain(task, settings, tokenizer)
+          workdir.write_finished(pruned.to_record())
+          workdir.write_metrics(_metrics(pruned))
+        else:
+          failed.append(task.chain.id)
+          with progress.set_aside():
+            _leave_out(task, settings, workdir)
+  return failed
+
+
+def _follow(
+  tasks: Sequence[Task],
+  model: Model,
+  tokenizer: PreTrainedTokenizerFast,
+  ranking: Ranking,
+  search: Settings,
+  report: Callable[[], None],
+) -> None:
+  """Deletes in the order of a ranking other than greedy search."""
+  for task in tasks:
+    tokens = tuple(token_texts(tokenizer, task.chain.reasoning))
+    chain = RankingInput(task.chain.id, task.path.segments, tokens)
+    follow_ranking(model, task.path, ranking, chain, search, report)
+
+
+def _read_tasks(
+  settings: PruneSettings,
+  tokenizer: PreTrainedTokenizerFast,
+  found: Mapping[str, Record],
+  skip: Callable[[BadChain], None] | None,
+) -> Iterator[Task]:
+  """The first chains whose reasoning is not longer than wanted, as many as wanted.
+
+  Args:
+    settings: of the run.
+    tokenizer: the pruner's.
+    found: what an earlier run had found, by chain id.
+    skip: see `_skipper`.
+  """
+  template = load_chat_template(settings.chat_template, tokenizer)
+  limit = settings.max_reasoning_tokens
+  wanted = settings.num_chains
+  if limit:  # some are left out; the generator, which has no end, is looked through so far
+    wanted = 100 * wanted if settings.chains == "gsm_symbolic" else 0
+  chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
+  segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
+  tasks = (
+    Task(chain, PrunePath(parts, settings.floor(len(parts.reasoning)), **found.get(chain.id, {})))
+    for chain, parts in segmented
+    if not limit or len(parts.reasoning) <= limit
+  )
+  return itertools.islice(tasks, settings.num_chains or None)
+
+
+def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
+  """What to do with a chain that cannot be used: record it, or None to let the error out."""
+  if settings.on_bad_chain == "error":
+    return None
+
+  def skip(bad: BadChain) -> None:
+    logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
+    if jax.process_index() == 0:  # all processes see all chains
+      workdir.write_skipped(dataclasses.asdict(bad))
+
+  return skip
+
+
+def _usable(
+  tasks: Sequence[Task], max_positions: int, skip: Callable[[BadChain], None] | None
+) -> list[Task]:
+  """The tasks that the model can do."""
+  usable = []
+  for task in tasks:
+    try:
+      check_length(task.path.segments, task.chain, max_positions)
+    except UserError as error:
+      if skip is None:
+        raise
+      skip(BadChain(place="", id=task.chain.id, reason=str(error)))
+    else:
+      usable.append(task)
+  return usable
+
+
+def _reporter(tasks: Sequence[Task], workdir: Workdir, progress: Progress) -> Callable[[], None]:
+  """Stores and shows what the search has found each time that it comes back to the host."""
+  stored = [len(task.path.deleted) for task in tasks]
+
+  def report() -> None:
+    for i, (chain, path) in enumerate((task.chain, task.path) for task in tasks):
+      if len(path.deleted) > stored[i] and path.finite:
+        stored[i] = len(path.deleted)
+        state = {key: getattr(path, key) for key in _STATE}
+        workdir.write_unfinished(chain.id, stored[i], state)
+    progress.update()
+
+  return report
+
+
+_STATE = ("deleted", "nll", "positions_scored", "seconds")  # of a path, to go on from
+
+
+def _pruned_chain(
+  task: Task, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
+) -> PrunedChain:
+  path, ids = task.path, task.path.segments.reasoning
+  texts = {}
+  for ratio in settings.keep_ratios:
+    gone = set(path.deleted[: len(ids) - num_kept(len(ids), ratio)])
+    kept = [position for position in range(len(ids)) if position not in gone]
+    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
+  return PrunedChain(
+    chain=task.chain,
+    pruner=settings.pruner,
+    objective=settings.objective,
+    ranking=settings.ranking,
+    search=settings.search if settings.ranking == GREEDY else "none",
+    unit="token",
+    reasoning_ids=tuple(ids.tolist()),
+    reasoning_tokens=tuple(token_texts(tokenizer, task.chain.reasoning)),
+    deletion_order=tuple(path.deleted),
+    nll={name: tuple(values) for name, values in path.nll.items()},
+    pruned=texts,
+    positions_scored=path.positions_scored,
+    seconds=round(path.seconds, 3),
+  )
+
+
+def _metrics(pruned: PrunedChain) -> Record:
+  deletions = len(pruned.deletion_order)
+  return {
+    "id": pruned.chain.id,
+    "reasoning_tokens": len(pruned.reasoning_ids),
+    "deletions": deletions,
+    "seconds_per_deletion": pruned.seconds / max(deletions, 1),
+    "positions_per_second": pruned.positions_scored / max(pruned.seconds, 1e-9),
+    **{f"nll_{name}_first": values[0] for name, values in pruned.nll.items()},
+    **{f"nll_{name}_last": values[-1] for name, values in pruned.nll.items()},
+  }
+
+
+def _leave_out(task: Task, settings: PruneSettings, workdir: Workdir) -> None:
+  """Records a chain on which the search met a NLL that is not finite."""
+  reason = (
+    f"chain {task.chain.id}: a likelihood is not finite after {len(task.path.deleted)} deletions: "
+    f"in {settings.dtype}, {settings.pruner} overflows on this text or has weights that are not "
+    f"finite; try another dtype or pruner"
+  )
+  logging.error("%s; going on with the other chains", reason)
+  workdir.write_skipped(dataclasses.asdict(BadChain(place="", id=task.chain.id, reason=reason)))

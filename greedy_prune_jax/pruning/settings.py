@@ -1,0 +1,166 @@
+"""The settings of a `prune` run, checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast, get_origin
+
+from greedy_prune_jax.chains.chain import ratio_key
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.rankings.interface import RankingSettings
+from greedy_prune_jax.pruning.rankings.registry import RANKINGS
+from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
+from greedy_prune_jax.scoring.scorer import ATTENTIONS
+from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+GREEDY = "greedy"  # the ranking that is a search
+SEARCHES = ("exact",)
+DTYPES = ("float32", "bfloat16")
+ON_BAD_CHAIN = ("error", "skip")
+
+_KIND_NAMES = {
+  str: "a string",
+  int: "a whole number",
+  bool: "True or False",
+  tuple: "a tuple",
+  dict: "a group of settings",
+  MeshSettings: "mesh.data and mesh.model",
+}
+
+# What a later run in the same workdir may set differently: nothing here changes a chain's result.
+MAY_CHANGE = (
+  *("attention", "batch_size", "mesh.data", "mesh.model"),
+  *("on_bad_chain", "show_chains", "compilation_cache"),
+  *ENDPOINT_MAY_CHANGE,
+)
+
+# Rankings that need something named, and by which setting.
+_NEEDED = (
+  (
+    "attention_regression",
+    "attention_regression",
+    "the file of a regression, which the job analyze writes",
+  ),
+  ("llmlingua", "llmlingua_model", "the name of a classifier of LLMLingua-2"),
+  ("text_model", "text_model", "the name of a model, or openai for one at an endpoint"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PruneSettings:
+  """What `configs/prune.py` sets; see there for what each setting means."""
+
+  chains: str
+  num_chains: int
+  seed: int
+  max_reasoning_tokens: int
+  pruner: str
+  chat_template: str
+  dtype: str
+  objective: str
+  search: str
+  ranking: str
+  ranking_seed: int
+  attention_layers: tuple[int, ...]
+  attention_heads: tuple[int, ...]
+  attention_regression: str
+  llmlingua_model: str
+  text_model: str
+  endpoint: dict[str, Any] = dataclasses.field(hash=False)
+  keep_ratios: tuple[float, ...]
+  attention: str
+  batch_size: int
+  mesh: MeshSettings
+  on_bad_chain: str
+  show_chains: int
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "PruneSettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    kinds = {field.name: get_origin(field.type) or field.type for field in dataclasses.fields(cls)}
+    if missing := sorted(set(kinds) - set(config)):
+      raise UserError(f"the config lacks {', '.join(missing)}; see configs/prune.py")
+    if unknown := sorted(set(config) - set(kinds)):
+      raise UserError(f"the config has unknown keys: {', '.join(unknown)}; see configs/prune.py")
+    if isinstance(config["mesh"], Mapping):
+      mesh = MeshSettings.from_config(config["mesh"], "configs/prune.py")
+      config = {**config, "mesh": mesh}
+    for name, kind in kinds.items():
+      if type(config[name]) is not kind:
+        raise UserError(
+          f"{name}={config[name]!r}; expected {_KIND_NAMES[kind]}; see configs/prune.py"
+        )
+    return cls(**config)
+
+  def __post_init__(self):
+    _check_choice("objective", self.objective, OBJECTIVES)
+    _check_choice("search", self.search, SEARCHES)
+    _check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
+    _check_choice("dtype", self.dtype, DTYPES)
+    _check_choice("attention", self.attention, ATTENTIONS)
+    _check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
+    for name in ("num_chains", "max_reasoning_tokens", "ranking_seed", "batch_size", "show_chains"):
+      if getattr(self, name) < 0:
+        raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
+    EndpointSettings.from_config(self.endpoint, "configs/prune.py")
+    self._check_ranking()
+    if not self.keep_ratios:
+      raise UserError("keep_ratios is empty; expected a tuple such as (0.9,0.7,0.5)")
+    for ratio in self.keep_ratios:
+      if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        raise UserError(
+          f"keep_ratios={self.keep_ratios} has {ratio!r}; a keep ratio is a number from 0 to below "
+          f"1, the share of the reasoning tokens that stay"
+        )
+    if len({ratio_key(ratio) for ratio in self.keep_ratios}) < len(self.keep_ratios):
+      raise UserError(f"keep_ratios={self.keep_ratios} repeats a ratio")
+
+  def _check_ranking(self) -> None:
+    for name in ("attention_layers", "attention_heads"):
+      value = getattr(self, name)
+      if value and self.ranking != "attention":
+        raise UserError(f"{name}={value} is read by ranking=attention alone, not {self.ranking}")
+      if not all(type(index) is int for index in value):
+        raise UserError(f"{name}={value}; expected whole numbers, such as (0, -1)")
+    for ranking, name, needed in _NEEDED:
+      value = getattr(self, name)
+      if (self.ranking == ranking) != bool(value):
+        raise UserError(
+          f"ranking={self.ranking}, {name}={value!r}: the ranking {ranking}, and no other, needs "
+          f"{needed}"
+        )
+
+  @property
+  def ranking_settings(self) -> RankingSettings:
+    """What the ranking is told."""
+    return RankingSettings(
+      objective=cast(Objective, self.objective),
+      seed=self.ranking_seed,
+      attention_layers=self.attention_layers,
+      attention_heads=self.attention_heads,
+      regression=self.attention_regression,
+      llmlingua_model=self.llmlingua_model,
+      text_model=self.text_model,
+      endpoint=EndpointSettings.from_config(self.endpoint, "configs/prune.py"),
+      keep_ratios=tuple(map(float, self.keep_ratios)),
+    )
+
+  def floor(self, num_reasoning: int) -> int:
+    """Tokens that are left of `num_reasoning` at the lowest keep ratio."""
+    return num_kept(num_reasoning, min(self.keep_ratios))
+
+
+def num_kept(num_reasoning: int, keep_ratio: float) -> int:
+  """Tokens that a keep ratio leaves: int(N * r)."""
+  return int(num_reasoning * keep_ratio)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise UserError(f"{name}={value!r}; expected one of {', '.join(choices)}")

@@ -1,0 +1,63 @@
+"""Pruned chains as text to read: the chain beside its pruned forms and their NLLs."""
+
+import statistics
+import textwrap
+from collections.abc import Iterable
+
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.pruning.settings import num_kept
+
+_WIDTH = 100
+
+
+def format_pruned(pruned: PrunedChain) -> str:
+  """One chain: question, reasoning and answer, and each pruned reasoning with its NLLs."""
+  total = len(pruned.reasoning_ids)
+  lines = [f"=== {pruned.chain.id} ({total} reasoning tokens, {_title(pruned)})"]
+  lines += _paragraph("question", pruned.chain.question)
+  forms = [("reasoning", pruned.chain.reasoning, 0)]
+  for key, text in pruned.pruned.items():
+    kept = num_kept(total, float(key))
+    forms.append((f"keep {key}: {kept} tokens", text, total - kept))
+  for title, text, deletions in forms:
+    nlls = ", ".join(
+      f"{name} {_number(pruned.nll[name][deletions])}" for name in ("joint", "answer", "reasoning")
+    )
+    lines += _paragraph(f"{title} [NLL in nats per token: {nlls}]", text)
+  lines += _paragraph("answer", pruned.chain.answer)
+  return "\n".join(lines)
+
+
+def format_summary(pruned: Iterable[PrunedChain]) -> str:
+  """Mean NLLs over chains, whole and at each keep ratio, as a table."""
+  chains = list(pruned)
+  if not chains:
+    return "no chain was pruned"
+  rows = [("1.0", [0] * len(chains))]
+  for key in chains[0].pruned:
+    counts = [len(chain.reasoning_ids) for chain in chains]
+    rows.append((key, [n - num_kept(n, float(key)) for n in counts]))
+  title = f"mean NLL of {len(chains)} chains pruned by {_title(chains[0])}, nats per token"
+  lines = [title, "keep ratio   joint  answer"]
+  for key, deletions in rows:
+    means = []
+    for name in ("joint", "answer"):
+      values = (c.nll[name][k] for c, k in zip(chains, deletions, strict=True))
+      means.append(statistics.fmean(value for value in values if value is not None))
+    lines.append(f"{key:>10}  {means[0]:6.3f}  {means[1]:6.3f}")
+  return "\n".join(lines)
+
+
+def _title(pruned: PrunedChain) -> str:
+  return f"ranking {pruned.ranking}, objective {pruned.objective}"
+
+
+def _number(value: float | None) -> str:
+  return "-" if value is None else f"{value:.3f}"
+
+
+def _paragraph(title: str, text: str) -> list[str]:
+  wrapped = []
+  for line in text.strip("\n").split("\n"):
+    wrapped += textwrap.wrap(line, _WIDTH - 4, drop_whitespace=False) or [""]
+  return [f"-- {title}", *("    " + line for line in wrapped)]

@@ -1,0 +1,32 @@
+"""What a deletion should preserve, as numbers: mean negative log-likelihood in nats per token."""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Objective = Literal["joint", "answer"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+class ChainNLL(NamedTuple):
+  """Mean NLLs of one chain, nats per token. `reasoning` is NaN where no reasoning is left."""
+
+  joint: Float[Array, ""]  # remaining reasoning and answer, given the prompt
+  answer: Float[Array, ""]  # answer, given prompt and remaining reasoning
+  reasoning: Float[Array, ""]  # remaining reasoning, given the prompt
+
+
+def chain_nll(
+  log_probs: Float[Array, " C"], num_reasoning: Int[Array, ""], num_answer: Int[Array, ""]
+) -> ChainNLL:
+  """NLLs of a text from the log-probability of each of its tokens, reasoning first."""
+  index = jnp.arange(log_probs.shape[0])
+  reasoning = jnp.where(index < num_reasoning, log_probs, 0.0).sum()
+  in_answer = (index >= num_reasoning) & (index < num_reasoning + num_answer)
+  answer = jnp.where(in_answer, log_probs, 0.0).sum()
+  return ChainNLL(
+    joint=-(reasoning + answer) / (num_reasoning + num_answer),
+    answer=-answer / num_answer,
+    reasoning=-reasoning / num_reasoning,
+  )

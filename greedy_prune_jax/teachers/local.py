@@ -1,0 +1,151 @@
+"""A teacher that runs here: a model and the sampler."""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.sampler import Request, Sampler
+from greedy_prune_jax.teachers.structured import schema_in_words
+from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
+
+_CPU_ROWS = 32  # more make a product little faster and the cache slower
+_MOST_ROWS = 256
+_MEMORY_SHARE = 0.7  # of what the weights leave; the rest is for one step's own arrays
+
+
+class LocalTeacher:
+  """Writes with a model of ours."""
+
+  def __init__(
+    self,
+    model: Model,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    settings: WritingSettings,
+    *,
+    batch_size: int = 0,
+  ):
+    """Takes the parts.
+
+    Args:
+      model: writes.
+      tokenizer: the model's.
+      template: says how the model is asked.
+      settings: how to write.
+      batch_size: most replies at once; 0: chosen from the device's memory.
+    """
+    self._model = model
+    self._tokenizer = tokenizer
+    self._template = template
+    self._settings = settings
+    self._batch_size = batch_size
+
+  @classmethod
+  def load(
+    cls,
+    name: str,
+    settings: WritingSettings,
+    *,
+    chat_template: str = "tokenizer",
+    dtype: str = "float32",
+    batch_size: int = 0,
+  ) -> "LocalTeacher":
+    """Loads the model of that name (see `load_model`) and what belongs to it.
+
+    Raises:
+      UserError: model, tokenizer or chat template cannot be used.
+    """
+    tokenizer = load_tokenizer(name)
+    template = load_chat_template(chat_template, tokenizer)
+    return cls(load_model(name, dtype), tokenizer, template, settings, batch_size=batch_size)
+
+  def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+    """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
+    context = self._model.config.max_positions
+    asked, requests = [], []
+    for prompt in map(schema_in_words, prompts):
+      ids = self._prompt_ids(prompt)
+      room = context - len(ids)
+      if room < 1:
+        reason = f"its prompt has {len(ids)} tokens, and the model's context {context}"
+        yield Reply.failed(prompt, reason)
+        continue
+      asked.append(prompt)
+      requests.append(self._request(ids, room, prompt.seed))
+    if not requests:
+      return
+    longest = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
+    sampler = Sampler(
+      self._model,
+      self._decode,
+      _stop_ids(self._tokenizer, self._template),
+      max_rows=self._batch_size or _rows_that_fit(self._model, longest),
+    )
+    for index, sample in sampler.sample(requests):
+      yield Reply(
+        id=asked[index].id,
+        text=sample.text,
+        finish_reason=sample.finish_reason,
+        num_tokens=len(sample.token_ids),
+      )
+
+  def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+    """The prompt and, tokenised apart from it, the beginning of the reply."""
+    texts = (self._template.prompt(prompt.question, prompt.system), prompt.reply_start)
+    encoded = (
+      self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+      for text in texts
+      if text
+    )
+    return tuple(token_id for ids in encoded for token_id in cast(list[int], ids))
+
+  def _request(self, prompt_ids: tuple[int, ...], room: int, seed: int) -> Request:
+    settings = self._settings
+    return Request(
+      prompt_ids=prompt_ids,
+      max_new_tokens=min(settings.max_new_tokens, room),
+      temperature=settings.temperature,
+      top_p=settings.top_p,
+      top_k=settings.top_k,
+      seed=seed,
+      stop_strings=settings.stop_strings,
+    )
+
+  def _decode(self, token_ids: list[int]) -> str:
+    text = self._tokenizer.decode(
+      token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return cast(str, text)  # and not a list, for one list of ids
+
+
+def _stop_ids(tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> list[int]:
+  """The end of a text, and the special token that the template writes behind a reply."""
+  stops = {cast(int | None, tokenizer.eos_token_id)}
+  tail = cast(list[int], tokenizer(template.tail, add_special_tokens=False)["input_ids"])
+  if tail and tail[0] in tokenizer.added_tokens_decoder:
+    stops.add(tail[0])
+  return sorted(stop for stop in stops if stop is not None)
+
+
+def _rows_that_fit(model: Model, length: int) -> int:
+  """How many texts of `length` tokens the device's memory can hold the cache of."""
+  stats = jax.local_devices()[0].memory_stats()
+  if jax.default_backend() == "cpu" or not stats or "bytes_limit" not in stats:
+    return _CPU_ROWS
+  weights = sum(x.nbytes for x in jax.tree.leaves(model.params))
+  itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
+  # The cache is there twice while rows move to one of another size.
+  row = 2 * _cache_bytes(model.config, length, itemsize)
+  fitting = _MEMORY_SHARE * (stats["bytes_limit"] - weights) / row
+  return max(1, min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1)))
+
+
+def _cache_bytes(config: ModelConfig, length: int, itemsize: int) -> int:
+  return 2 * config.num_layers * length * config.num_kv_heads * config.head_dim * itemsize

@@ -1,0 +1,94 @@
+"""The settings of a `sample` run, checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.teachers.endpoint_settings import ENDPOINT, EndpointSettings
+from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
+from greedy_prune_jax.teachers.teacher import WritingSettings
+
+DTYPES = ("float32", "bfloat16")
+
+# What a later run in the same workdir may set differently: nothing here changes a reply.
+MAY_CHANGE = ("batch_size", "show_samples", "compilation_cache", *ENDPOINT_MAY_CHANGE)
+
+_FILE = "configs/sample.py"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+  """What `configs/sample.py` sets; see there for what each setting means."""
+
+  questions: str
+  split: str
+  num_questions: int
+  num_shots: int
+  seed: int
+  teacher: str
+  chat_template: str
+  dtype: str
+  endpoint: dict[str, Any] = dataclasses.field(hash=False)
+  num_samples: int
+  temperature: float
+  top_p: float
+  top_k: int
+  max_new_tokens: int
+  stop_strings: tuple[str, ...]
+  batch_size: int
+  show_samples: int
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "SampleSettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    return cls(**checked_fields(cls, config, _FILE))
+
+  def __post_init__(self):
+    check_choice("split", self.split, ("train", "test"))
+    check_choice("dtype", self.dtype, DTYPES)
+    check_least(
+      self, 0, "num_questions", "num_shots", "seed", "top_k", "batch_size", "show_samples"
+    )
+    check_least(self, 1, "num_samples", "max_new_tokens")
+    endpoint = self.endpoint_settings
+    if self.teacher == ENDPOINT and not endpoint.model:
+      raise UserError("teacher=openai needs endpoint.model, the model's name at the endpoint")
+    check_writing(self.temperature, self.top_p, self.stop_strings)
+    if self.temperature == 0 and self.num_samples > 1:
+      raise UserError(
+        f"num_samples={self.num_samples} at temperature=0 would be that many equal samples; set a "
+        "temperature above 0, or num_samples=1"
+      )
+
+  @property
+  def endpoint_settings(self) -> EndpointSettings:
+    """The group `endpoint`."""
+    return EndpointSettings.from_config(self.endpoint, _FILE)
+
+  @property
+  def teacher_name(self) -> str:
+    """Who writes: the model, also where an endpoint runs it."""
+    return self.endpoint["model"] if self.teacher == ENDPOINT else self.teacher
+
+  @property
+  def writing(self) -> WritingSettings:
+    """How the teacher is to write."""
+    names = (field.name for field in dataclasses.fields(WritingSettings))
+    return WritingSettings(**{name: getattr(self, name) for name in names})
+
+
+def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
+  """A UserError where no teacher could write like this."""
+  if not temperature >= 0:
+    raise UserError(f"temperature={temperature}; expected 0 or more")
+  if not 0 < top_p <= 1:
+    raise UserError(f"top_p={top_p}; expected a number above 0, up to 1 (all tokens)")
+  if not all(isinstance(stop, str) and stop for stop in stop_strings):
+    raise UserError(f"stop_strings={stop_strings}; expected a tuple of strings, none empty")

@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from planted import random_segments, tiny_model
+
+from greedy_prune_jax.analysis import feature_store
+from greedy_prune_jax.analysis.feature_store import build_store, open_store
+from greedy_prune_jax.analysis.features import extract_features
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.models.forward import forward_hidden
+
+
+def slow_features(model, chain):
+  """The definition, token by token, from every layer's whole attention."""
+  ids = jnp.asarray(np.concatenate([chain.prompt, chain.reasoning, chain.answer]))
+  decoder = model.decoder
+  hidden, _, probs = forward_hidden(decoder, ids, return_attention=True)
+  log_probs = np.asarray(jax.nn.log_softmax(decoder.logits(hidden)))
+  probs = np.asarray(probs, np.float64)  # [L, N, T, T]
+  begin = len(chain.prompt)
+  end = begin + len(chain.reasoning)
+  attention, surprisal = [], []
+  for t in range(begin, end):
+    from_answer = probs[:, :, end:, t]
+    from_later = probs[:, :, t + 1 : end, t]
+    if t + 1 == end:
+      from_later = np.zeros((*probs.shape[:2], 1))
+    own = probs[:, :, t, : t + 1]
+    attention.append(
+      np.stack(
+        [
+          from_answer.mean(-1),
+          from_answer.max(-1),
+          from_later.mean(-1),
+          from_later.max(-1),
+          -(own * np.log(np.maximum(own, 1e-300))).sum(-1),
+        ],
+        axis=-1,
+      )
+    )
+    surprisal.append(-log_probs[t - 1, int(ids[t])])
+  return np.array(attention), np.array(surprisal)
+
+
+@pytest.mark.parametrize("changes", [{}, {"layer_window": (4, 2**30), "attention_softcap": 3.0}])
+def test_features_are_those_of_the_definition_in_padded_batches(changes):
+  model = tiny_model(**changes)
+  chains = random_segments(3)
+  found = extract_features(model, chains, batch_size=4)
+  for chain, (attention, surprisal) in zip(chains, found, strict=True):
+    slow_attention, slow_surprisal = slow_features(model, chain)
+    np.testing.assert_allclose(attention, slow_attention, atol=2e-5)
+    np.testing.assert_allclose(surprisal, slow_surprisal, atol=1e-4)
+  # The heads differ by far more than the tolerance, so that mixing them up would be seen.
+  assert np.ptp(found[0][0], axis=(1, 2)).max() > 0.05
+
+
+def test_eight_devices_agree_with_one():
+  model = tiny_model()
+  chains = random_segments(8)
+  sharding = jax.sharding.NamedSharding(
+    jax.sharding.Mesh(np.array(jax.devices()), ("data",)), jax.sharding.PartitionSpec("data")
+  )
+  one = extract_features(model, chains, batch_size=8)
+  eight = extract_features(model, chains, batch_size=8, sharding=sharding)
+  for (attention, surprisal), (attention_8, surprisal_8) in zip(one, eight, strict=True):
+    np.testing.assert_allclose(attention, attention_8, atol=2e-5)
+    np.testing.assert_allclose(surprisal, surprisal_8, atol=1e-4)
+
+
+def test_a_store_holds_each_chain_at_its_rows(tmp_path):
+  model, chains = tiny_model(), random_segments(5)
+  ids = [f"c/{i}" for i in range(5)]
+  store = build_store(tmp_path, model, ids, chains, dtype="float16", batch_positions=90)
+  assert store.ids == tuple(ids)
+  assert isinstance(store.attention, np.memmap)
+  assert store.attention.dtype == np.float16
+  for i, chain in enumerate(chains):
+    ((attention, surprisal),) = extract_features(model, [chain], batch_size=1)
+    np.testing.assert_allclose(store.attention[store.rows(i)], attention, rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(store.surprisal[store.rows(i)], surprisal, atol=1e-4)
+
+
+def test_a_killed_extraction_goes_on_where_it_was(tmp_path, monkeypatch):
+  model, chains = tiny_model(), random_segments(6)
+  ids = [f"c/{i}" for i in range(6)]
+  whole = build_store(tmp_path / "whole", model, ids, chains, batch_positions=60)
+
+  calls = []
+
+  def extract(model, segments, **settings):
+    calls.append(len(segments))
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return extract_features(model, segments, **settings)
+
+  monkeypatch.setattr(feature_store, "extract_features", extract)
+  with pytest.raises(KeyboardInterrupt):
+    build_store(tmp_path / "killed", model, ids, chains, batch_positions=60)
+  resumed = build_store(tmp_path / "killed", model, ids, chains, batch_positions=60)
+  assert sum(calls) == 6 + calls[1]  # only the interrupted batch ran twice
+  np.testing.assert_array_equal(resumed.attention, whole.attention)
+  calls.clear()
+  build_store(tmp_path / "killed", model, ids, chains, batch_positions=60)
+  assert calls == []
+
+
+def test_a_store_of_other_chains_is_refused(tmp_path):
+  model, chains = tiny_model(), random_segments(2)
+  build_store(tmp_path, model, ["a", "b"], chains)
+  with pytest.raises(UserError, match="features of other chains"):
+    build_store(tmp_path, model, ["a", "c"], chains)
+  with pytest.raises(UserError, match="feature_dtype='int8'; expected one of float16, float32"):
+    build_store(tmp_path, model, ["a", "b"], chains, dtype="int8")
+  with pytest.raises(UserError, match="cannot read the attention features"):
+    open_store(tmp_path / "nowhere")
+
+
+def test_a_torn_line_of_the_progress_is_done_again(tmp_path):
+  model, chains = tiny_model(), random_segments(2)
+  store = build_store(tmp_path, model, ["a", "b"], chains)
+  expected = np.array(store.attention)
+  done = tmp_path / "done.jsonl"
+  done.write_bytes(done.read_bytes()[:-5])
+  JsonlWriter(done).close()  # cuts the torn line off, as the next run does
+  assert len(done.read_text().splitlines()) == 1
+  again = build_store(tmp_path, model, ["a", "b"], chains)
+  np.testing.assert_allclose(again.attention, expected, rtol=1e-3)

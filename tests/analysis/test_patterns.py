@@ -1,0 +1,87 @@
+import itertools
+
+import numpy as np
+import pytest
+from planted import pruned_chain
+
+from greedy_prune_jax.analysis import patterns
+from greedy_prune_jax.analysis.bootstrap import bootstrap_ratio
+from greedy_prune_jax.analysis.categories import Category
+from greedy_prune_jax.analysis.patterns import LabelledRun
+
+ALL = list(Category)
+SYMBOL, FUNCTION = ALL.index(Category.SYMBOLIC_MATH), ALL.index(Category.FUNCTION)
+
+
+def planted_run(num_chains=30, num_tokens=20):
+  """Chains in which every second token is grammar and leaves before every symbol."""
+  rng = np.random.default_rng(0)
+  chains, labels = [], []
+  for i in range(num_chains):
+    grammar = rng.permutation(np.arange(0, num_tokens, 2))
+    symbols = rng.permutation(np.arange(1, num_tokens, 2))
+    chains.append(pruned_chain(["x"] * num_tokens, [*grammar, *symbols], f"c/{i}"))
+    labels.append((Category.FUNCTION, Category.SYMBOLIC_MATH) * (num_tokens // 2))
+  return LabelledRun("planted", chains, labels)
+
+
+def test_normalised_ranks_go_from_0_to_1_and_kept_tokens_share_the_rest():
+  whole = pruned_chain(["x"] * 5, [3, 0, 1, 4, 2])
+  np.testing.assert_allclose(patterns.normalised_ranks(whole), [0.25, 0.5, 1, 0, 0.75])
+  partial = pruned_chain(["x"] * 5, [3, 0])
+  np.testing.assert_allclose(patterns.normalised_ranks(partial), [0.25, 0.75, 0.75, 0, 0.75])
+
+
+def test_survival_finds_that_grammar_leaves_first():
+  curve = patterns.survival(planted_run(), np.array([0.0, 0.25, 0.5, 0.75]))
+  np.testing.assert_allclose(curve.estimate[FUNCTION], [1, 0.5, 0, 0])
+  np.testing.assert_allclose(curve.estimate[SYMBOL], [1, 1, 1, 0.5])
+  assert np.isnan(curve.estimate[ALL.index(Category.COREFERENCE)]).all()  # none in these chains
+
+
+def test_ranks_by_category_and_their_difference():
+  run = planted_run()
+  ranks = patterns.rank_by_category(run)
+  np.testing.assert_allclose(ranks.estimate[[FUNCTION, SYMBOL]], [4.5 / 19, 14.5 / 19])
+  difference = patterns.rank_differences(run, Category.FUNCTION)
+  np.testing.assert_allclose(difference.estimate[[FUNCTION, SYMBOL]], [0, 10 / 19])
+  assert difference.low[SYMBOL] > 0
+  np.testing.assert_array_equal(patterns.category_counts(run), [300, 0, 0, 0, 0, 300, 0])
+
+
+def test_the_grid_stops_where_the_shallowest_chain_did():
+  chains = [pruned_chain(["x"] * 10, range(8)), pruned_chain(["x"] * 20, range(6))]
+  np.testing.assert_allclose(patterns.share_grid(chains, 0.1), [0, 0.1, 0.2, 0.3])
+
+
+def test_position_effect():
+  chain = pruned_chain(["x"] * 20, range(20))
+  ranks = patterns.rank_by_position(LabelledRun("r", [chain], [(None,) * 20]))
+  np.testing.assert_allclose(ranks.estimate, (np.arange(10) * 2 + 0.5) / 19)
+
+
+def test_run_lengths_beside_chance():
+  chain = pruned_chain(["x"] * 8, [2, 3, 4, 7])
+  run = LabelledRun("r", [chain], [(None,) * 8])
+  lengths, by_chance = patterns.run_lengths(run, np.array([0.0, 0.375, 0.5]))
+  np.testing.assert_allclose(lengths.estimate, [np.nan, 3, 2])
+  # All ways of deleting 3 of 8, counted out.
+  drawn = [np.isin(np.arange(8), draw) for draw in itertools.combinations(range(8), 3)]
+  np.testing.assert_allclose(by_chance[1], 3 / np.mean([patterns.count_runs(d) for d in drawn]))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+  """Chains differ more than their tokens do: resampling tokens would cover far too seldom."""
+  rng = np.random.default_rng(1)
+  covered = 0
+  for trial in range(200):
+    means = rng.normal(size=40)  # of 40 chains with 50 tokens each, around 0
+    sums = (means[:, None] + 0.1 * rng.normal(size=(40, 50))).sum(axis=1)
+    interval = bootstrap_ratio(sums, np.full(40, 50.0), num_samples=500, seed=trial)
+    covered += interval.low <= 0 <= interval.high
+  assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_labels_must_fit_the_chains():
+  with pytest.raises(ValueError, match="c/0 has 2 reasoning tokens and 1 labels"):
+    LabelledRun("r", [pruned_chain(["a", "b"], [])], [(None,)])

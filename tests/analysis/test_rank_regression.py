@@ -1,0 +1,208 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from planted import pruned_chain, random_segments, tiny_model
+from sklearn.metrics import roc_auc_score
+
+from greedy_prune_jax.analysis.attention_ranking import (
+  deletion_orders,
+  fit_ranking,
+  load_ranking,
+  save_ranking,
+)
+from greedy_prune_jax.analysis.categories import Category
+from greedy_prune_jax.analysis.feature_store import build_store
+from greedy_prune_jax.analysis.features import STATISTICS
+from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.rank_data import (
+  CONTROL_NAMES,
+  TokenCounts,
+  collect_rank_data,
+  shuffle_within_chains,
+)
+from greedy_prune_jax.analysis.rank_regression import (
+  assign_folds,
+  head_correlations,
+  is_late,
+  predict_unseen,
+  score_predictions,
+)
+from greedy_prune_jax.chains.errors import UserError
+
+LAYER, HEAD, STATISTIC = 1, 2, STATISTICS.index("from answer, mean")
+NUM_CHAINS = 60
+
+
+class EveryTokenFunction:
+  def annotate(self, chains):
+    return [(Category.FUNCTION,) * len(tokens) for tokens in chains]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+  """A tiny model's attention features on random chains."""
+  model, chains = tiny_model(), random_segments(NUM_CHAINS, least=15)
+  ids = [f"c/{i}" for i in range(NUM_CHAINS)]
+  store = build_store(tmp_path_factory.mktemp("features"), model, ids, chains, dtype="float32")
+  return model, chains, store
+
+
+def rank_data(stored, order_of, name="run"):
+  """Rank data where `order_of(chain number, attention)` is the order of deletion."""
+  _, chains, store = stored
+  pruned = [
+    pruned_chain(
+      ["x"] * len(chain.reasoning),
+      order_of(i, np.asarray(store.attention[store.rows(i)])),
+      f"c/{i}",
+      ids=chain.reasoning,
+    )
+    for i, chain in enumerate(chains)
+  ]
+  labels = EveryTokenFunction().annotate([chain.reasoning_tokens for chain in pruned])
+  counts = TokenCounts.of([chain.reasoning.tolist() for chain in chains])
+  return collect_rank_data(LabelledRun(name, pruned, labels), store, counts), counts
+
+
+def planted_order(_, attention):
+  return np.argsort(attention[:, LAYER, HEAD, STATISTIC])
+
+
+def random_order(i, attention):
+  return np.random.default_rng(i).permutation(len(attention))
+
+
+def scores_of(data, feature_set, **settings):
+  predictions = predict_unseen(data, data, assign_folds([data]), feature_set, **settings)
+  return score_predictions(data.rank, predictions, data.chain)
+
+
+def test_ranks_made_from_one_heads_attention_give_that_head(stored):
+  data, _ = rank_data(stored, planted_order)
+  correlations = head_correlations(data)
+  found = np.unravel_index(np.abs(correlations).argmax(), correlations.shape)
+  assert found == (LAYER, HEAD, STATISTIC)
+  assert correlations[found] > 0.98  # least probabilities tie
+  attention = scores_of(data, "attention")
+  controls = scores_of(data, "controls")
+  assert attention.r2.low > 0.5
+  assert attention.spearman.estimate > 0.8
+  assert attention.r2.low > controls.r2.high
+  shuffled = scores_of(data, "shuffled attention")
+  assert abs(shuffled.spearman.estimate) < 0.15
+
+
+@pytest.mark.parametrize("regressor", ["ridge", "trees"])
+def test_ranks_made_at_random_cannot_be_predicted_on_unseen_chains(stored, regressor):
+  data, _ = rank_data(stored, random_order)
+  scores = scores_of(data, "controls and attention", regressor=regressor)
+  assert -0.3 < scores.r2.estimate < 0.05
+  assert scores.spearman.low < 0 < scores.spearman.high or abs(scores.spearman.estimate) < 0.1
+
+
+def test_folds_are_of_chains_and_shared_by_runs(stored):
+  data, _ = rank_data(stored, random_order)
+  other = dataclasses.replace(data, name="other", ids=tuple(f"d/{i}" for i in range(NUM_CHAINS)))
+  fold_of = assign_folds([data, other])
+  assert set(fold_of) == {*data.ids, *other.ids}
+  assert np.bincount(list(fold_of.values())).min() >= 2 * NUM_CHAINS // 5 - 1
+  with pytest.raises(ValueError, match="3 chains cannot be split into 5"):
+    assign_folds([dataclasses.replace(data, ids=("a", "b", "c"))])
+
+
+def test_no_token_of_a_tested_chain_is_fitted_to(stored, monkeypatch):
+  from greedy_prune_jax.analysis import rank_regression
+
+  data, _ = rank_data(stored, random_order)
+  fold_of = assign_folds([data])
+  seen = []
+
+  def fit(features, target, folds):
+    seen.append(set(folds.tolist()))
+    return rank_regression.fit_ridge(features, target, folds)
+
+  monkeypatch.setitem(rank_regression.REGRESSORS, "ridge", fit)
+  predict_unseen(data, data, fold_of, "position")
+  assert seen == [{0, 1, 2, 3, 4} - {fold} for fold in range(5)]
+
+
+def test_what_holds_in_one_run_is_carried_to_another(stored):
+  planted, _ = rank_data(stored, planted_order)
+  opposite, _ = rank_data(stored, lambda i, attention: planted_order(i, attention)[::-1])
+  fold_of = assign_folds([planted, opposite])
+  predictions = predict_unseen(planted, opposite, fold_of, "attention")
+  assert score_predictions(opposite.rank, predictions, opposite.chain).spearman.high < -0.7
+
+
+def test_the_last_tokens_to_leave(stored):
+  data, _ = rank_data(stored, planted_order)
+  late = is_late(data, 0.25)
+  for number in range(NUM_CHAINS):
+    rows = data.chain == number
+    assert late[rows].sum() == int(rows.sum() * 0.25)
+    assert data.rank[rows][late[rows]].min() > data.rank[rows][~late[rows]].max()
+  predictions = predict_unseen(data, data, assign_folds([data]), "attention", late_share=0.25)
+  scores = score_predictions(late.astype(float), predictions, data.chain)
+  expected = np.mean(
+    [roc_auc_score(late[data.chain == i], predictions[data.chain == i]) for i in range(NUM_CHAINS)]
+  )
+  np.testing.assert_allclose(scores.auc.estimate, expected)
+  assert scores.auc.low > 0.85
+
+
+def test_scores_of_perfect_constant_and_reversed_predictions():
+  target = np.tile(np.linspace(0, 1, 10), 8)
+  chain = np.repeat(np.arange(8), 10)
+  perfect = score_predictions(target, target, chain)
+  found = [perfect.r2.estimate, perfect.spearman.estimate, perfect.kendall.low]
+  np.testing.assert_allclose(found, 1)
+  constant = score_predictions(target, np.full(80, 0.5), chain)
+  np.testing.assert_allclose([constant.r2.estimate, constant.spearman.estimate], 0, atol=1e-12)
+  backwards = score_predictions(target, 1 - target, chain)
+  np.testing.assert_allclose([backwards.r2.estimate, backwards.spearman.estimate], [-3, -1])
+
+
+def test_shuffling_stays_within_chains():
+  chain = np.array([0, 0, 0, 1, 1, 2])
+  values = np.arange(12.0).reshape(6, 2)
+  shuffled = shuffle_within_chains(values, chain, seed=1)
+  for number in range(3):
+    rows = chain == number
+    assert sorted(map(tuple, shuffled[rows])) == sorted(map(tuple, values[rows]))
+  assert not np.array_equal(shuffled, values)
+
+
+def test_a_saved_ranking_prunes_new_chains_as_it_did_before(stored, tmp_path):
+  model, _chains, _ = stored
+  data, counts = rank_data(stored, planted_order)
+  fitted = fit_ranking(data, counts, pruner="tiny", annotator="rules")
+  save_ranking(tmp_path / "ranking", fitted)
+  loaded = load_ranking(tmp_path / "ranking")
+  new = random_segments(4, seed=9, least=20)
+  tokens = [["x"] * len(chain.reasoning) for chain in new]
+  orders = deletion_orders(loaded, model, EveryTokenFunction(), new, tokens)
+  assert orders == deletion_orders(fitted, model, EveryTokenFunction(), new, tokens)
+  assert [sorted(order) for order in orders] == [list(range(len(t))) for t in tokens]
+  # The first quarter to go has less of the planted attention than the last.
+  from greedy_prune_jax.analysis.features import extract_features
+
+  for order, (attention, _) in zip(orders, extract_features(model, new, batch_size=4), strict=True):
+    planted = attention[:, LAYER, HEAD, STATISTIC]
+    quarter = len(order) // 4
+    assert planted[order[:quarter]].mean() < planted[order[-quarter:]].mean()
+
+
+def test_a_ranking_of_another_model_or_version_is_refused(stored, tmp_path):
+  _, _, _store = stored
+  data, counts = rank_data(stored, planted_order)
+  fitted = fit_ranking(data, counts, pruner="tiny", annotator="rules")
+  with pytest.raises(UserError, match="fitted to tiny"):
+    fitted.predict([1], (None,), np.zeros((1, 9, 3, len(STATISTICS)), np.float32), np.zeros(1))
+  with pytest.raises(UserError, match="cannot read the attention regression"):
+    load_ranking(tmp_path / "nowhere")
+  save_ranking(tmp_path / "ranking", fitted)
+  about = (tmp_path / "ranking.json").read_text()
+  (tmp_path / "ranking.json").write_text(about.replace(CONTROL_NAMES[0], "place"))
+  with pytest.raises(UserError, match="fitted to other features"):
+    load_ranking(tmp_path / "ranking.safetensors")

@@ -1,0 +1,101 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from browser import browser  # noqa: F401 - a fixture
+from planted import pruned_chain
+
+from greedy_prune_jax.analysis.agreement import compare_labels
+from greedy_prune_jax.analysis.bootstrap import Interval
+from greedy_prune_jax.analysis.categories import Category
+from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_section
+from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.report import Section, write_report
+from greedy_prune_jax.analysis.tables import Table, format_cell, interval_cells, write_table
+from greedy_prune_jax.chains.errors import UserError
+
+ALL = list(Category)
+NAME = "<img src=x onerror=window.hacked=1> $x^2$ & co"
+
+
+def labelled_run(name, seed):
+  rng = np.random.default_rng(seed)
+  chains = [pruned_chain(["x"] * 12, rng.permutation(12), f"c/{i}") for i in range(8)]
+  labels = [tuple(ALL[j] for j in rng.integers(5, size=12)) for _ in chains]
+  return LabelledRun(name, chains, labels)
+
+
+def test_the_report_folder_is_complete_and_inert(browser, tmp_path):  # noqa: F811
+  runs = [labelled_run(NAME, 0), labelled_run("second", 1)]
+  agreement = agreement_section(
+    {f"{NAME} against second": compare_labels(*[r.labels for r in runs])}
+  )
+  provenance = {"Devices": {"cpu": NAME}, "Versions": {"jax": "1"}}
+  write_report(tmp_path, provenance=provenance, sections=[pattern_section(runs), agreement])
+  found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+  plots = {"survival", "ranks", "run_lengths", "positions", "confusion_0"}
+  tables = {"survival", "ranks", "run_lengths", "positions", "agreement"}
+  assert found == (
+    {"report.html"}
+    | {f"plots/{plot}.{ending}" for plot in plots for ending in ("png", "svg")}
+    | {f"tables/{table}.{ending}" for table in tables for ending in ("csv", "json")}
+  )
+  browser.get_log("browser")
+  browser.get((tmp_path / "report.html").as_uri())
+  assert browser.execute_script("return window.hacked") is None
+  loaded = browser.execute_script(
+    "return [...document.images].map(image => image.complete && image.naturalWidth > 0)"
+  )
+  assert loaded == [True] * len(plots)
+  assert NAME in browser.execute_script("return document.body.textContent")
+  assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_tables_hold_the_same_in_both_forms(tmp_path):
+  table = Table("t", "caption, with comma", ("a", "b"), [["x,\ny", 1.5], ["\u2028", None]])
+  write_table(tmp_path, table)
+  with (tmp_path / "t.csv").open(newline="") as file:
+    assert list(csv.reader(file)) == [["a", "b"], ["x,\ny", "1.5"], ["\u2028", ""]]
+  assert json.loads((tmp_path / "t.json").read_text()) == {
+    "caption": "caption, with comma",
+    "rows": [{"a": "x,\ny", "b": 1.5}, {"a": "\u2028", "b": None}],
+  }
+  with pytest.raises(ValueError, match="table t: 1 cells under 2 columns"):
+    Table("t", "", ("a", "b"), [["x"]])
+
+
+def test_cells():
+  interval = Interval(np.array([1.0, np.nan]), np.array([0.5, np.nan]), np.array([2.0, np.nan]))
+  assert interval_cells(interval, 0) == (1.0, 0.5, 2.0)
+  assert interval_cells(interval, 1) == (None, None, None)
+  assert [format_cell(cell) for cell in (None, 3, 0.12345, "a")] == [
+    "\N{EN DASH}",
+    "3",
+    "0.123",
+    "a",
+  ]
+
+
+def test_the_statement_follows_the_data():
+  chains = [pruned_chain(["x"] * 6, [0, 2, 4, 1, 3, 5], f"c/{i}") for i in range(5)]
+  stay = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 3] * 5
+  leave = [(Category.SYMBOLIC_MATH, Category.FUNCTION) * 3] * 5
+  assert (
+    "numbers stay longer than FUNCTION"
+    in pattern_section([LabelledRun("r", chains, stay)]).paragraphs[0]
+  )
+  assert (
+    "numbers leave before FUNCTION"
+    in pattern_section([LabelledRun("r", chains, leave)]).paragraphs[0]
+  )
+  assert (
+    "nothing can be said of META_DISCOURSE"
+    in pattern_section([LabelledRun("r", chains, stay)]).paragraphs[0]
+  )
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write"):
+    write_report(tmp_path / "file", provenance={}, sections=[Section("s")])

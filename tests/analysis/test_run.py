@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+from planted import pruned_chain, random_segments, tiny_model
+
+from greedy_prune_jax.analysis import run as analysis_run
+from greedy_prune_jax.analysis.run import run_analysis
+from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from tests.teachers.chat_server import completion, serving
+
+WORDS = [" so", " Janet", " has", " 4", " +", " 5", " eggs", ".", "\n", " she"]
+
+
+def settings(**changes):
+  defaults = {
+    "parts": PARTS,
+    "names": (),
+    "num_chains": 0,
+    "annotator": "rules",
+    "text_model": "",
+    "endpoint": EndpointSettings.defaults(),
+    "other_labels": (),
+    "viewer_chains": 200,
+    "dtype": "float32",
+    "feature_dtype": "float32",
+    "batch_positions": 400,
+    "regressors": ("ridge",),
+    "late_share": 0.25,
+    "compilation_cache": False,
+  }
+  return AnalyzeSettings.from_config(defaults | changes)
+
+
+@pytest.fixture
+def pruned(tmp_path, monkeypatch):
+  """Two pruned workdirs of a tiny model that needs no tokenizer."""
+  segments = random_segments(12)
+  texts = [[WORDS[i % len(WORDS)] for i in chain.reasoning] for chain in segments]
+  workdirs = []
+  for name, seed in (("joint", 0), ("answer", 1)):
+    rng = np.random.default_rng(seed)
+    folder = tmp_path / name
+    with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
+      for i, (chain, tokens) in enumerate(zip(segments, texts, strict=True)):
+        order = rng.permutation(len(tokens))
+        record = pruned_chain(tokens, order, f"c/{i}", ids=chain.reasoning).to_record()
+        writer.write(record)
+    (folder / "config.json").write_text(json.dumps({"objective": name}))
+    workdirs.append(str(folder))
+  segments_of = {f"c/{i}": chain for i, chain in enumerate(segments)}
+  monkeypatch.setattr(analysis_run, "load_tokenizer", lambda name: None)
+  monkeypatch.setattr(analysis_run, "load_chat_template", lambda name, tokenizer: None)
+  monkeypatch.setattr(analysis_run, "segment", lambda chain, *_: segments_of[chain.id])
+  monkeypatch.setattr(analysis_run, "load_model", lambda name, dtype: tiny_model())
+  return workdirs
+
+
+def test_one_run_ends_with_everything(pruned, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  run_analysis(settings(), pruned, out)
+  page = (out / "report.html").read_text()
+  for text in ("What leaves when", "Can attention predict the order?", "12 chains of answer"):
+    assert text in page
+  for name in ("joint", "answer"):
+    assert (out / "rankings" / f"{name}.safetensors").exists()
+    assert len((out / "labels" / f"{name}.jsonl").read_text().splitlines()) == 12
+  rows = json.loads((out / "tables" / "regressions.json").read_text())["rows"]
+  # 9 feature sets, 2 targets, 2 runs, ridge alone; and 3 sets each way between the runs.
+  assert len(rows) == 36
+  transfer = json.loads((out / "tables" / "transfer.json").read_text())["rows"]
+  assert len(transfer) == 12
+  assert all(abs(row["spearman"]) < 0.5 for row in transfer)  # orders are random
+
+
+def test_a_second_run_does_nothing_again(pruned, tmp_path, monkeypatch):
+  out = tmp_path / "out"
+  out.mkdir()
+  run_analysis(settings(parts=("patterns", "regression")), pruned, out)
+  first = (out / "tables" / "regressions.json").read_text()
+
+  def fail(*_, **__):
+    raise AssertionError("done before")
+
+  monkeypatch.setattr("greedy_prune_jax.analysis.feature_store.extract_features", fail)
+  monkeypatch.setattr("greedy_prune_jax.analysis.regression_report.predict_unseen", fail)
+  monkeypatch.setattr("greedy_prune_jax.analysis.rules.RuleAnnotator.annotate", fail)
+  run_analysis(settings(parts=("regression",)), pruned, out)
+  assert (out / "tables" / "regressions.json").read_text() == first
+
+
+def test_parts_can_be_left_out(pruned, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  run_analysis(settings(parts=("viewer",), names=("a", "b"), num_chains=2), pruned, out)
+  assert not (out / "features").exists()
+  assert '"name": "b"' in (out / "viewer.html").read_text()
+
+
+def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  run_analysis(settings(parts=("patterns",)), pruned[:1], out)
+  other = str(out / "labels" / "joint.jsonl")
+  run_analysis(settings(parts=("agreement",), other_labels=(other,)), pruned[:1], out)
+  rows = json.loads((out / "tables" / "agreement.json").read_text())["rows"]
+  assert rows[0]["kappa"] == 1
+
+
+def test_a_text_model_labels(pruned, tmp_path, monkeypatch):
+  """It calls every token a function word, and its run can be broken off and asks nothing twice."""
+  pytest.importorskip("openai")
+  monkeypatch.setattr(analysis_run, "_LABELLED_AT_ONCE", 4)
+
+  def respond(request, count):
+    assert request["response_format"]["type"] == "json_schema"
+    listed = request["messages"][-1]["content"].partition("Tokens:\n")[2]
+    tokens, _ = json.JSONDecoder().raw_decode(listed)
+    labels = [{"position": t["position"], "category": "FUNCTION"} for t in tokens]
+    return completion(json.dumps({"labels": labels}))
+
+  out = tmp_path / "out"
+  out.mkdir()
+  with serving(respond) as server:
+    endpoint = EndpointSettings.defaults() | {"base_url": server.url, "model": "m"}
+    chosen = {"annotator": "model", "text_model": "openai", "parts": ("patterns",)}
+    with pytest.raises(UserError, match="budget is spent"):
+      run_analysis(settings(**chosen, endpoint=endpoint | {"max_requests": 6}), pruned[:1], out)
+    assert len((out / "labels" / "joint.jsonl").read_text().splitlines()) == 4
+    run_analysis(settings(**chosen, endpoint=endpoint), pruned[:1], out)
+    assert len(server.requests) == 6 + 8  # two of the first went with their group
+  lines = (out / "labels" / "joint.jsonl").read_text().splitlines()
+  found = [token["category"] for x in lines for token in json.loads(x)["reason_tokens_json"]]
+  assert len(lines) == 12
+  assert set(found) == {"FUNCTION"}
+  assert len((out / "replies.jsonl").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"annotator": "model"}, "annotator='model', text_model=''"),
+    ({"text_model": "openai"}, "the annotator model, and no other, needs the name"),
+    ({"parts": ("pattern",)}, "parts has 'pattern'; expected some of patterns"),
+    ({"parts": ()}, "parts is empty"),
+    ({"regressors": ("lasso",)}, "regressors has 'lasso'"),
+    ({"late_share": 1.0}, "late_share=1.0"),
+    ({"num_chains": 3}, "needs at least 5"),
+    ({"colour": 1}, "unknown keys: colour"),
+  ],
+)
+def test_settings_that_cannot_be_used(changes, message):
+  with pytest.raises(UserError, match=message):
+    settings(**changes)
+
+
+def test_workdirs_that_cannot_be_used(pruned, tmp_path):
+  with pytest.raises(UserError, match="no pruned workdir"):
+    run_analysis(settings(), [], tmp_path)
+  with pytest.raises(UserError, match="as many different names"):
+    run_analysis(settings(), [pruned[0], pruned[0]], tmp_path)
+  with pytest.raises(UserError, match="cannot be a file's name"):
+    run_analysis(settings(names=("../x", "y")), pruned, tmp_path)
+  with pytest.raises(UserError, match="unknown annotator 'spacy'"):
+    run_analysis(settings(annotator="spacy"), pruned, tmp_path)

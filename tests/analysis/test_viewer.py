@@ -1,0 +1,156 @@
+import time
+
+import numpy as np
+import pytest
+from browser import browser  # noqa: F401 - a fixture
+from planted import pruned_chain
+
+from greedy_prune_jax.analysis.categories import Category
+from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.viewer import write_viewer
+
+ALL = list(Category)
+HOSTILE = [
+  "<script>window.hacked = 1</script>",
+  "</script>",
+  "<script>",
+  "window.hacked = 2",
+  '<img src=x onerror="window.hacked = 3">',
+  "<!--",
+  "{{ 7 * 7 }}",
+  "&lt;b&gt;",
+  "\u2028",
+  "'\"`${window.hacked = 4}",
+  "\n",
+  " 42",
+]
+
+
+def hostile_run(name, seed):
+  rng = np.random.default_rng(seed)
+  order = rng.permutation(len(HOSTILE))
+  chain = pruned_chain(
+    HOSTILE, order[:10], "id/<i>", question="</script><img src=x onerror=alert(1)>", answer="<b>42"
+  )
+  other = pruned_chain(["a", " b"], [1], "second")
+  labels = tuple(None if i == 3 else ALL[i % 6] for i in range(len(HOSTILE)))
+  return LabelledRun(name, [chain, other], [labels, (ALL[0], ALL[5])])
+
+
+def open_page(browser, path):  # noqa: F811
+  browser.get_log("browser")
+  browser.get(path.as_uri())
+
+
+def move_slider(browser, step):  # noqa: F811
+  browser.execute_script(
+    "const s = document.getElementById('step'); s.value = arguments[0];"
+    "s.dispatchEvent(new Event('input'))",
+    step,
+  )
+
+
+def shown_tokens(browser, panel=0):  # noqa: F811
+  """Text, and whether it is marked as gone, of each token of a panel."""
+  return browser.execute_script(
+    "return [...document.querySelectorAll('.panel')[arguments[0]].querySelectorAll('.token')]"
+    ".map(t => [t.textContent, t.classList.contains('gone')])",
+    panel,
+  )
+
+
+def test_the_slider_shows_what_the_data_say(browser, tmp_path):  # noqa: F811
+  runs = [hostile_run("<u>first", 0), hostile_run("second", 1)]
+  write_viewer(tmp_path / "viewer.html", runs)
+  open_page(browser, tmp_path / "viewer.html")
+  for step in (0, 7, 3, 10, 1):
+    move_slider(browser, step)
+    for panel, run in enumerate(runs):
+      gone = set(run.chains[0].deletion_order[:step])
+      expected = [[text, i in gone] for i, text in enumerate(HOSTILE)]
+      assert shown_tokens(browser, panel) == expected
+    left = browser.execute_script("return document.querySelector('.left').textContent")
+    kept = runs[0].chains[0].kept_positions(len(HOSTILE) - step)
+    assert left == "".join(HOSTILE[i] for i in kept)
+    values = browser.execute_script("return document.querySelector('.values').textContent")
+    nll = runs[0].chains[0].nll
+    assert f"{nll['joint'][step]:.3f}" in values
+    assert f"{nll['answer'][step]:.3f}" in values
+
+
+def test_texts_of_models_are_never_interpreted(browser, tmp_path):  # noqa: F811
+  write_viewer(tmp_path / "viewer.html", [hostile_run("<img src=x onerror=window.hacked=5>", 0)])
+  open_page(browser, tmp_path / "viewer.html")
+  move_slider(browser, 5)
+  assert browser.execute_script("return window.hacked") is None
+  assert browser.execute_script("return document.querySelectorAll('img, main script').length") == 0
+  question = browser.execute_script("return document.getElementById('question').textContent")
+  assert question == "</script><img src=x onerror=alert(1)>"
+  assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_the_keyboard_reaches_everything(browser, tmp_path):  # noqa: F811
+  from selenium.webdriver.common.keys import Keys
+
+  write_viewer(tmp_path / "viewer.html", [hostile_run("r", 0)])
+  open_page(browser, tmp_path / "viewer.html")
+  browser.find_element("id", "step").send_keys(Keys.ARROW_RIGHT * 3)
+  assert sum(gone for _, gone in shown_tokens(browser)) == 3
+  status = browser.find_element("id", "status")
+  assert status.text.startswith("3 of 12 tokens deleted (25%)")
+  assert status.get_attribute("role") == "status"
+  box = browser.find_element("class name", "tokens")
+  box.send_keys(Keys.ARROW_RIGHT * 2)
+  active = box.get_attribute("aria-activedescendant")
+  label = browser.find_element("id", active).get_attribute("aria-label")
+  assert label.startswith('"<script>"\n')
+  assert "ENTITY_NAME" in label
+  assert browser.find_element("id", "tip").is_displayed()
+
+
+def test_deleted_tokens_can_be_hidden_and_chains_chosen(browser, tmp_path):  # noqa: F811
+  from selenium.webdriver.support.ui import Select
+
+  write_viewer(tmp_path / "viewer.html", [hostile_run("r", 0)])
+  open_page(browser, tmp_path / "viewer.html")
+  move_slider(browser, 4)
+  gone = browser.find_elements("css selector", ".token.gone")
+  assert all(token.is_displayed() for token in gone if token.text)
+  browser.find_element("css selector", "input[value=hide]").click()
+  assert not any(token.is_displayed() for token in gone)
+  Select(browser.find_element("id", "chain")).select_by_value("second")
+  assert shown_tokens(browser) == [["a", False], [" b", False]]
+
+
+def test_two_hundred_chains_of_five_hundred_tokens_are_quick(browser, tmp_path):  # noqa: F811
+  rng = np.random.default_rng(0)
+  words = [" the", " sum", "7", " of", "\n", " apples"]
+  chains = [
+    pruned_chain([words[w] for w in rng.integers(6, size=500)], rng.permutation(500), f"c/{i}")
+    for i in range(200)
+  ]
+  labels = [tuple(ALL[i] for i in rng.integers(6, size=500)) for _ in chains]
+  runs = [LabelledRun(name, chains, labels) for name in ("a", "b")]
+  write_viewer(tmp_path / "viewer.html", runs)
+  began = time.monotonic()
+  open_page(browser, tmp_path / "viewer.html")
+  loaded = time.monotonic() - began
+  per_step = browser.execute_script(
+    "const began = performance.now();"
+    "for (let k = 0; k < 100; k += 1) { setStep((k * 37) % 500); document.body.offsetHeight; }"
+    "return (performance.now() - began) / 100"
+  )
+  assert loaded < 10  # seconds, on a busy machine; 1 to 2 on an idle one
+  assert per_step < 100  # milliseconds, layout included
+  assert sum(gone for _, gone in shown_tokens(browser)) == (99 * 37) % 500
+
+
+@pytest.mark.parametrize("template_data", ["</script><script>window.hacked=1</script>"])
+def test_the_file_itself_holds_no_markup_of_the_data(tmp_path, template_data):
+  chain = pruned_chain([template_data], [0], template_data, question=template_data)
+  write_viewer(tmp_path / "viewer.html", [LabelledRun(template_data, [chain], [(None,)])])
+  page = (tmp_path / "viewer.html").read_text()
+  assert template_data not in page
+  assert page.count("<script") == 2
+  assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+  assert "https://" not in page

@@ -1,0 +1,152 @@
+"""The comparison of rankings, on runs whose numbers are made up."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.rankings import compare
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from tests.analysis.planted import pruned_chain
+
+TOKENS = ["a", " b", " c", " d"]
+
+
+def nll_of(level, slope):
+  joint = tuple(level + slope * k for k in range(5))
+  return {"joint": joint, "answer": tuple(2 * x for x in joint), "reasoning": joint}
+
+
+def write_run(folder, ranking, slope, levels=(1.0, 2.0), deletions=4, **changes):
+  """A prune run whose joint NLL grows by `slope` with each deletion, and answer NLL twice that."""
+  with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
+    for i, level in enumerate(levels):
+      chain = pruned_chain(TOKENS, range(deletions), f"c/{i}", nll=nll_of(level, slope))
+      writer.write(dataclasses.replace(chain, ranking=ranking, **changes).to_record())
+  (folder / "config.json").write_text("{}")
+  return str(folder)
+
+
+def write_evaluation(folder, right, ids=("c/0", "c/1")):
+  """An evaluate run; `right` has, for each ranking, whether each chain is right at 1 and 0.5."""
+  with JsonlWriter(folder / "answers" / "process-00000.jsonl") as writer:
+    for ranking, verdicts in right.items():
+      for i, (whole, half) in zip(ids, verdicts, strict=True):
+        answers = {"1.0": {"correct": whole}, "0.5": {"correct": half}}
+        writer.write(
+          {
+            "id": f"{ranking}/{i}",
+            "ranking": ranking,
+            "objective": "joint",
+            "chain": i,
+            "answers": answers,
+          }
+        )
+  return str(folder)
+
+
+def rows_of(path):
+  with path.open() as file:
+    return list(csv.DictReader(file))
+
+
+def test_tables_and_plot(tmp_path):
+  workdirs = [
+    write_run(tmp_path / "g", "greedy", 0.1),
+    write_run(tmp_path / "r", "random", 0.3, levels=(1.0, 2.0, 9.0)),  # the third is not compared
+  ]
+  right = {"greedy": [(True, True), (True, False)], "random": [(True, False), (True, False)]}
+  evaluation = write_evaluation(tmp_path / "e", right)
+  out = tmp_path / "out"
+  printed = compare(workdirs, out, 0.25, evaluation)
+
+  rows = rows_of(out / "rankings.csv")
+  assert [(row["ranking"], row["keep ratio"]) for row in rows[:5]] == [
+    ("greedy joint", ratio) for ratio in ("1.0", "0.75", "0.5", "0.25", "0.0")
+  ]
+  assert len(rows) == 10
+  greedy, random = (
+    {float(r["keep ratio"]): r for r in rows if r["ranking"].startswith(name)}
+    for name in ("greedy", "random")
+  )
+  # Levels 1 and 2, and two of four deletions.
+  assert float(greedy[0.5]["joint NLL"]) == pytest.approx(1.5 + 2 * 0.1)
+  assert float(random[0.5]["joint NLL"]) == pytest.approx(1.5 + 2 * 0.3)
+  assert float(random[0.5]["answer NLL"]) == pytest.approx(2 * (1.5 + 2 * 0.3))
+  # The chains' levels make the means uncertain, but drop out of the differences.
+  assert float(random[0.5]["joint low"]) < 1.7 < float(random[0.5]["joint high"])
+  for bound in ("", " low", " high"):
+    assert float(random[0.5]["joint difference" + bound]) == pytest.approx(0.4)
+    assert float(greedy[0.5]["joint difference" + bound]) == 0
+
+  accuracies = {(r["ranking"], r["keep ratio"]): r for r in rows_of(out / "accuracy.csv")}
+  assert len(accuracies) == 4
+  assert float(accuracies["greedy joint", "0.5"]["accuracy"]) == 0.5
+  assert float(accuracies["random", "0.5"]["accuracy"]) == 0
+  assert float(accuracies["random", "0.5"]["high"]) > 0.5  # two chains say little
+  assert float(accuracies["random", "0.5"]["difference"]) == -0.5
+  assert float(accuracies["random", "1.0"]["difference"]) == 0
+
+  assert "2 chains, tiny" in printed
+  assert "greedy joint, mean joint NLL: lowest at every keep ratio" in printed
+  svg = (out / "rankings.svg").read_text()
+  for text in ("greedy joint", "mean answer NLL", "share of chains with the right answer"):
+    assert text in svg
+  assert (out / "rankings.png").stat().st_size > 10_000
+  assert json.loads((out / "rankings.json").read_text())["caption"].startswith("2 chains")
+
+
+def test_without_an_evaluation_there_is_no_third_panel(tmp_path):
+  compare([write_run(tmp_path / "g", "greedy", 0.1)], tmp_path / "out", 0.5)
+  assert "right answer" not in (tmp_path / "out" / "rankings.svg").read_text()
+  assert not (tmp_path / "out" / "accuracy.csv").exists()
+
+
+def test_where_greedy_search_is_beaten_is_said(tmp_path):
+  workdirs = [write_run(tmp_path / "g", "greedy", 0.1), write_run(tmp_path / "k", "keep_last", 0.0)]
+  printed = compare(workdirs, tmp_path / "out", 0.5)
+  assert "greedy joint, mean joint NLL: beaten at 0.5 by keep_last (1.500 < 1.700), 0.0" in printed
+
+
+def test_ratios_go_as_far_as_all_runs_went(tmp_path):
+  workdirs = [
+    write_run(tmp_path / "g", "greedy", 0.1, deletions=2),
+    write_run(tmp_path / "r", "random", 0.3),
+  ]
+  compare(workdirs, tmp_path / "out", 0.25)
+  ratios = {float(row["keep ratio"]) for row in rows_of(tmp_path / "out" / "rankings.csv")}
+  assert ratios == {1.0, 0.75, 0.5}
+
+
+def test_objectives_are_told_apart_where_they_matter(tmp_path):
+  workdirs = [
+    write_run(tmp_path / name, "greedy", slope, objective=name)
+    for name, slope in (("joint", 0.1), ("answer", 0.2))
+  ]
+  compare(workdirs, tmp_path / "out", 0.5)
+  names = {row["ranking"] for row in rows_of(tmp_path / "out" / "rankings.csv")}
+  assert names == {"greedy joint", "greedy answer"}
+
+
+def test_what_cannot_be_compared(tmp_path):
+  greedy = write_run(tmp_path / "g", "greedy", 0.1)
+  other = write_run(tmp_path / "o", "random", 0.1, pruner="another")
+  alone = write_run(tmp_path / "a", "random", 0.1)
+  with pytest.raises(UserError, match="several workdirs are of the ranking greedy joint"):
+    compare([greedy, greedy], tmp_path / "out", 0.5)
+  with pytest.raises(UserError, match="chain c/0 differs between the workdirs"):
+    compare([greedy, other], tmp_path / "out", 0.5)
+  evaluation = write_evaluation(tmp_path / "e", {"greedy": [(True, True)] * 2})
+  with pytest.raises(UserError, match="no answers for 2 of the chains, such as c/0 by random"):
+    compare([greedy, alone], tmp_path / "out", 0.5, evaluation)
+
+
+def test_intervals_are_in_order(tmp_path):
+  levels = tuple(np.random.default_rng(0).uniform(1, 3, 20))
+  workdirs = [write_run(tmp_path / "g", "greedy", 0.1, levels=levels)]
+  compare(workdirs, tmp_path / "out", 0.5)
+  for row in rows_of(tmp_path / "out" / "rankings.csv"):
+    assert float(row["joint low"]) < float(row["joint NLL"]) < float(row["joint high"])

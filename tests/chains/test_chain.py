@@ -1,0 +1,119 @@
+import json
+
+import pytest
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.errors import UserError
+
+CHAIN = {
+  "id": "gsm8k/0",
+  "question": "What is 6 times 7?",
+  "reasoning": "6 * 7 = 42\n",
+  "answer": '{"answer": "42"}',
+  "system": "Be brief.",
+  "target": "42",
+  "teacher": {"name": "someone", "temperature": 0.5},
+}
+PRUNED = CHAIN | {
+  "pruner": "tiny",
+  "objective": "joint",
+  "ranking": "random",
+  "search": "exact",
+  "unit": "token",
+  "reasoning_ids": [5, 6, 7, 8],
+  "reasoning_tokens": ["6 *", " 7", " =", " 42\n"],
+  "deletion_order": [2, 0, 1, 3],
+  "nll": {"joint": [1.0, 1.5], "answer": [0.5, 0.25], "reasoning": [2.0, None]},
+  "pruned": {"0.5": " 7 42\n", "0.0": ""},
+  "positions_scored": 1234,
+  "seconds": 2.5,
+}
+
+
+def without(record, key):
+  return {k: v for k, v in record.items() if k != key}
+
+
+def test_chain_round_trip_keeps_every_key():
+  chain = Chain.from_record(CHAIN)
+  assert chain.system == "Be brief."
+  assert chain.extra == {"teacher": {"name": "someone", "temperature": 0.5}}
+  assert chain.to_record() == CHAIN
+
+
+def test_optional_texts_are_left_out_when_absent():
+  record = without(CHAIN, "target") | {"system": ""}
+  chain = Chain.from_record(record)
+  assert chain.system is None
+  assert chain.to_record() == without(without(CHAIN, "target"), "system")
+
+
+@pytest.mark.parametrize("key", ["id", "question", "reasoning", "answer"])
+@pytest.mark.parametrize(
+  ("value", "reason"),
+  [(7, "must be a string, not a whole number"), (None, "not null"), (" \n", "is empty")],
+)
+def test_chain_names_the_key_it_cannot_use(key, value, reason):
+  with pytest.raises(UserError, match=f'"{key}" {reason}|"{key}" .*{reason}'):
+    Chain.from_record(CHAIN | {key: value})
+
+
+def test_chain_names_the_key_it_lacks_and_those_it_has():
+  with pytest.raises(UserError, match=r'lacks the key "answer" .*reasoning, system, target'):
+    Chain.from_record(without(CHAIN, "answer"))
+
+
+@pytest.mark.parametrize("key", ["system", "target"])
+def test_optional_texts_must_be_strings(key):
+  with pytest.raises(UserError, match=f'"{key}" must be a string'):
+    Chain.from_record(CHAIN | {key: 42})
+
+
+def test_pruned_chain_round_trip_through_json():
+  pruned = PrunedChain.from_record(json.loads(json.dumps(PRUNED)))
+  assert pruned.chain == Chain.from_record(CHAIN)
+  assert pruned.ranking == "random"
+  assert pruned.deletion_order == (2, 0, 1, 3)
+  assert pruned.nll["reasoning"] == (2.0, None)
+  assert json.loads(json.dumps(pruned.to_record())) == PRUNED
+
+
+def test_a_pruned_record_that_names_no_ranking_is_of_greedy_search():
+  assert PrunedChain.from_record(without(PRUNED, "ranking")).ranking == "greedy"
+
+
+def test_a_pruned_record_is_an_input_chain_without_its_results():
+  assert Chain.from_record(PRUNED).to_record() == CHAIN
+
+
+@pytest.mark.parametrize(
+  ("change", "reason"),
+  [
+    ({"reasoning_tokens": ["6"]}, '"reasoning_tokens" has 1 items, "reasoning_ids" 4'),
+    ({"reasoning_ids": [5, 6, 7, "8"]}, 'item 3 of "reasoning_ids" must be a whole number'),
+    ({"reasoning_ids": [5, 6, 7, True]}, 'item 3 of "reasoning_ids" must be a whole number'),
+    ({"deletion_order": [2, 2]}, '"deletion_order" repeats'),
+    ({"deletion_order": [4]}, "outside 0 to 3"),
+    ({"nll": [1.0]}, '"nll" must be an object, not a list'),
+    ({"nll": {"joint": ["x"]}}, 'item 0 of "joint" must be a number'),
+    ({"pruned": {"0.5": 1}}, '"0.5" must be a string'),
+    ({"seconds": "fast"}, '"seconds" must be a number'),
+  ],
+)
+def test_pruned_chain_names_what_is_wrong(change, reason):
+  with pytest.raises(UserError, match=reason):
+    PrunedChain.from_record(PRUNED | change)
+
+
+def test_kept_positions_follow_the_deletion_order():
+  pruned = PrunedChain.from_record(PRUNED)
+  assert pruned.kept_positions(4) == [0, 1, 2, 3]
+  assert pruned.kept_positions(2) == [1, 3]
+  assert pruned.kept_positions(0) == []
+  short = PrunedChain.from_record(PRUNED | {"deletion_order": [2]})
+  with pytest.raises(ValueError, match="num_kept=2: chain gsm8k/0 has 4 reasoning tokens and 1 d"):
+    short.kept_positions(2)
+
+
+def test_ratio_key_is_the_shortest_decimal():
+  assert [ratio_key(r) for r in (0.5, 0.9, 0, 1 / 3)] == ["0.5", "0.9", "0.0", "0.3333333333333333"]

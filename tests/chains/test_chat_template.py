@@ -1,0 +1,120 @@
+import pytest
+from tokenizers_for_tests import byte_level
+
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+
+# The habits of well-known templates, each in a template of our own.
+CHATML = (
+  "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+TRIMS = CHATML.replace("m.content", "m.content | trim")
+REFUSES_SYSTEM = (
+  "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+)
+DROPS_SYSTEM = CHATML.replace(
+  "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"
+)
+THINKS = CHATML.replace(
+  "<|start|>assistant\n{% endif %}",
+  "<|start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+  "<think>\n\n</think>\n\n{% endif %}{% endif %}",
+).replace(
+  "{{ m.content }}",
+  "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}",
+)
+DATED = "It is {{ strftime_now('%d %b %Y, %A') }}.\n" + CHATML
+DATED_IF_IT_CAN = (
+  "{% if not date_string is defined %}{% if strftime_now is defined %}"
+  "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '?' %}{% endif %}"
+  "{% endif %}{{ date_string }}\n" + CHATML
+)
+MARKS_GENERATION = CHATML.replace(
+  "{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"
+)
+
+
+def load(source, **kwargs):
+  return load_chat_template("tokenizer", byte_level(source), **kwargs)
+
+
+@pytest.mark.parametrize("source", [CHATML, TRIMS, MARKS_GENERATION])
+def test_prompt_ends_where_the_model_begins_and_the_tail_follows_its_reply(source):
+  template = load(source)
+  assert template.prompt("Why?", "Be brief.") == (
+    "<|start|>system\nBe brief.<|end|>\n<|start|>user\nWhy?<|end|>\n<|start|>assistant\n"
+  )
+  assert template.prompt("Why?") == "<|start|>user\nWhy?<|end|>\n<|start|>assistant\n"
+  assert template.tail == "<|end|>\n"
+
+
+@pytest.mark.parametrize("source", [REFUSES_SYSTEM, DROPS_SYSTEM])
+def test_without_a_system_role_the_system_text_goes_before_the_question(source):
+  template = load(source)
+  assert not template.has_system_role
+  assert template.prompt("Why?", "Be brief.") == (
+    "<|start|>user\nBe brief.\n\nWhy?<|end|>\n<|start|>assistant\n"
+  )
+
+
+def test_a_model_that_may_think_is_asked_not_to_unless_told():
+  assert load(THINKS).prompt("Why?").endswith("<|start|>assistant\n<think>\n\n</think>\n\n")
+  assert load(THINKS, thinking=True).prompt("Why?").endswith("<|start|>assistant\n")
+  assert load(THINKS).tail == load(THINKS, thinking=True).tail == "<|end|>\n"
+
+
+def test_dates_do_not_change_from_day_to_day():
+  assert load(DATED).prompt("Why?").startswith("It is 26 Jul 2024, Friday.\n<|start|>user\n")
+  assert load(DATED_IF_IT_CAN).prompt("Why?").startswith("26 Jul 2024\n<|start|>user\n")
+
+
+def test_leading_newline_of_a_template_survives():
+  assert load("\n" + CHATML).prompt("Why?").startswith("\n<|start|>user")
+
+
+def test_plain_form_has_bos_and_eos():
+  template = load_chat_template("plain", byte_level())
+  assert template.prompt("Why?", "Be brief.") == "<s>Be brief.\n\nQuestion: Why?\nAnswer:\n"
+  assert template.tail == "</s>"
+
+
+def test_plain_form_for_a_tokenizer_without_bos_and_eos():
+  tokenizer = byte_level()
+  tokenizer.bos_token = tokenizer.eos_token = None
+  template = load_chat_template("plain", tokenizer)
+  assert template.prompt("Why?") == "Question: Why?\nAnswer:\n"
+  assert template.tail == "\n"
+
+
+def test_template_from_a_file(tmp_path):
+  path = tmp_path / "chat.jinja"
+  path.write_text(CHATML)
+  assert load_chat_template(str(path), byte_level()).tail == "<|end|>\n"
+
+
+def test_a_tokenizer_without_a_template_names_the_alternatives():
+  with pytest.raises(UserError, match=r"no chat template of its own.*chat_template=plain.*Jinja"):
+    load_chat_template("tokenizer", byte_level())
+
+
+@pytest.mark.parametrize(
+  ("source", "reason"),
+  [
+    ("{% for %}", "Expected"),
+    ("{{ raise_exception('not today') }}", "not today"),
+    ("{{ messages[0].text + 1 }}", "has no attribute 'text'"),
+    ("always the same", "one of them is missing"),
+    (CHATML.replace("m.content", "'...' if m.role == 'user' else m.content"), "one of them is mi"),
+  ],
+)
+def test_a_template_that_does_not_work_is_refused(tmp_path, source, reason):
+  path = tmp_path / "chat.jinja"
+  path.write_text(source)
+  with pytest.raises(UserError, match=rf"chat_template=.*chat.jinja cannot be used: .*{reason}"):
+    load_chat_template(str(path), byte_level())
+
+
+def test_a_missing_template_file_is_named(tmp_path):
+  with pytest.raises(UserError, match=r"chat_template=.*none.jinja cannot be read"):
+    load_chat_template(str(tmp_path / "none.jinja"), byte_level())

@@ -1,0 +1,75 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.kept_text import kept_positions, nearest_positions
+from greedy_prune_jax.chains.segments import decode_kept, token_texts
+from tests.chains.tokenizers_for_tests import byte_level
+
+TOKENS = ["She", " sold", " 4", "8", " and", " 4", "."]
+
+
+def join(positions):
+  return "".join(TOKENS[position] for position in positions)
+
+
+def test_every_kept_text_gives_back_tokens_that_spell_it():
+  for size in range(len(TOKENS) + 1):
+    for kept in itertools.combinations(range(len(TOKENS)), size):
+      found = kept_positions(TOKENS, join(kept))
+      assert join(found) == join(kept)
+      assert len(found) == size
+      assert found <= list(kept)  # the earliest of those that spell it
+
+
+def test_a_token_is_left_out_where_only_a_later_one_fits():
+  assert kept_positions(TOKENS, " 4.") == [2, 6]
+  assert kept_positions(TOKENS, " and 4") == [4, 5]
+  assert kept_positions(["a", "ab", "b"], "ab") == [0, 2]
+  assert kept_positions(["a", "ab", "c"], "abc") == [1, 2]
+
+
+def test_the_first_tokens_space_may_be_missing():
+  assert kept_positions(TOKENS, "sold 4") == [1, 2]
+
+
+def test_what_a_tokenizer_decodes_is_read_back():
+  tokenizer = byte_level(None)
+  text = "Natalia sold 48/2 = 24 clips \N{SLIGHTLY SMILING FACE} in May.\n"
+  ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+  tokens = token_texts(tokenizer, text)
+  assert "" in tokens  # bytes of the smiley
+  whole = [i for i in range(len(tokens)) if tokens[i].isascii() and tokens[i]]
+  smiley = [i for i in range(len(tokens)) if i not in whole]
+  generator = np.random.default_rng(0)
+  for _ in range(50):
+    kept = sorted(generator.permutation(whole)[: len(whole) // 2].tolist() + smiley)
+    kept_text = decode_kept(tokenizer, ids, kept)
+    found = kept_positions(tokens, kept_text)
+    assert decode_kept(tokenizer, ids, found) == kept_text
+    assert set(smiley) <= set(found)
+
+
+def test_a_text_that_was_rewritten_is_refused_with_its_place():
+  with pytest.raises(UserError, match=r"no tokens give ' five.', from its character 8 on"):
+    kept_positions(TOKENS, "She sold five.")
+
+
+@pytest.mark.parametrize(
+  ("text", "kept"),
+  [
+    ("She sold 48.", [0, 1, 2, 3, 6]),  # made of tokens
+    ("She, as we know, sold 48!", [0, 1, 2, 3]),  # with words of its own
+    ("and 48 sold", [1]),  # in another order: one of the longest parts that are in ours
+    ("she SOLD", []),  # words are matched as they are
+    ("", []),
+  ],
+)
+def test_texts_that_keep_less_than_they_should_are_matched_word_by_word(text, kept):
+  assert nearest_positions(TOKENS, text) == kept
+
+
+def test_white_space_stays_with_the_token_before_it():
+  assert nearest_positions(["a", "\n", " b", "\n", " c"], "a x c") == [0, 1, 4]

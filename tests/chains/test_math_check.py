@@ -1,0 +1,87 @@
+import importlib.util
+import signal
+import threading
+import time
+
+import pytest
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.math_check import MathChecker
+
+needs_math_verify = pytest.mark.skipif(
+  importlib.util.find_spec("math_verify") is None, reason="needs math-verify"
+)
+
+
+@pytest.fixture(scope="module")
+def checker():
+  checker = MathChecker(seconds=20)
+  yield checker
+  checker.close()
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+  ("value", "target", "equal"),
+  [
+    ("0.5", r"\frac{1}{2}", True),
+    (r"\frac12", r"\frac{1}{2}", True),
+    ("x+1", "1 + x", True),
+    ("142.0", "142", True),
+    (r"(3,\pi/2)", r"\left( 3, \frac{\pi}{2} \right)", True),
+    ("Evelyn", r"\text{Evelyn}", True),
+    ("x=5", "5", True),
+    ("6", "5", False),
+    ("(2,5)", "[2,5)", False),
+    ("0.33", r"\frac{1}{3}", False),
+    ("}{", "3", False),
+    ("10\n20", "10", False),
+  ],
+)
+def test_equality(checker, value, target, equal):
+  assert checker.equal(value, target) is equal
+
+
+@needs_math_verify
+def test_a_comparison_that_takes_too_long_is_given_up_and_the_next_one_works():
+  checker = MathChecker(seconds=1)
+  checker.equal("1", "1")  # starts the worker, which is not part of the time measured
+  start = time.monotonic()
+  assert not checker.equal("9^{9^{9^{9}}}", "1")
+  assert time.monotonic() - start < 3
+  assert checker.equal("0.5", r"\frac{1}{2}")
+  checker.close()
+
+
+@needs_math_verify
+def test_a_worker_that_is_gone_is_replaced():
+  checker = MathChecker(seconds=20)
+  checker.equal("1", "1")
+  checker._worker.kill()
+  checker._worker.wait()
+  assert not checker.equal("1/2", "0.5")  # nobody answered
+  assert checker.equal("1/2", "0.5")
+  checker.close()
+
+
+@needs_math_verify
+def test_it_works_on_other_threads_and_leaves_alarms_alone(checker):
+  signal.setitimer(signal.ITIMER_REAL, 1000)
+  replies = {}
+
+  def ask(i):
+    replies[i] = checker.equal(f"{i}/7", rf"\frac{{{i % 4}}}{{7}}")
+
+  threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert replies == {i: i < 4 for i in range(8)}
+  assert signal.setitimer(signal.ITIMER_REAL, 0)[0] > 900
+
+
+def test_without_its_package_it_says_how_to_get_it(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"needs the package math-verify; .*pip install"):
+    MathChecker().equal("1", "2")

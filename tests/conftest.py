@@ -1,0 +1,34 @@
+"""What all tests share: no network, 8 simulated devices, shapes checked, no silent broadcasting."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Unoptimised code: it compiles five times faster, and tiny models need no speed.
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+  ]
+)
+
+import jax
+from jaxtyping import install_import_hook
+
+# Annotations of the package are checked at every call; must come before its first import. The tower
+# is Python's own rule that an int will do where a float is asked for.
+install_import_hook(
+  "greedy_prune_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+# An axis that is missing is a mistake until it is added in writing.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+  # Flax annotates with typing.Hashable, which beartype calls outdated.
+  config.addinivalue_line(
+    "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+  )

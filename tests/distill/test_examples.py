@@ -1,0 +1,150 @@
+"""From chains to what a student is to write."""
+
+import json
+
+import numpy as np
+import pytest
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.examples import (
+  ExampleForm,
+  make_example,
+  make_examples,
+  read_texts,
+  text_at,
+  told_question,
+)
+from tests.chains.tokenizers_for_tests import byte_level
+from tests.jobs.tiny_runs import TEMPLATE
+
+TOKENS = ("Add", " 3", " and", " 4", ".\n")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+  return byte_level(TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def template(tokenizer):
+  return load_chat_template("tokenizer", tokenizer)
+
+
+def chain(chain_id="a"):
+  return Chain(id=chain_id, question="3 + 4?", reasoning="".join(TOKENS), answer='{"answer": "7"}')
+
+
+def pruned_record(chain_id="a", pruned=None, order=(2, 0, 4)):
+  return PrunedChain(
+    chain=chain(chain_id),
+    pruner="tiny",
+    objective="joint",
+    search="exact",
+    unit="token",
+    reasoning_ids=tuple(range(len(TOKENS))),
+    reasoning_tokens=TOKENS,
+    deletion_order=order,
+    nll={},
+    pruned=pruned or {},
+    positions_scored=1,
+    seconds=0.0,
+  )
+
+
+def form(**changes):
+  return ExampleForm(**{"keep_ratios": (1.0,), "ratio_form": "", "max_length": 500} | changes)
+
+
+def texts(*ids, ratios=(1.0,)):
+  return iter([(chain(i), dict.fromkeys(ratios, "7.")) for i in ids])
+
+
+def test_an_example_is_the_students_chat_and_the_loss_is_on_its_reply(tokenizer, template):
+  example = make_example(chain(), "Add 3.", 0.5, tokenizer, template)
+  prompt = tokenizer.decode(example.token_ids[: example.num_prompt])
+  completion = tokenizer.decode(example.token_ids[example.num_prompt :])
+  assert prompt == "<|start|>user\n3 + 4?<|end|>\n<|start|>assistant\n"
+  assert completion == 'Add 3.{"answer": "7"}<|end|>\n'
+  assert example.id == "a@0.5"
+
+
+@pytest.mark.parametrize(
+  ("ratio", "text"),
+  [
+    (1, "Add 3 and 4.\n"),
+    (0.8, "stored"),
+    (0.6, " 3 4.\n"),  # int(5 * 0.6) tokens: "and" and "Add" left first
+    (0.4, " 3 4"),
+    (0, ""),
+  ],
+)
+def test_the_text_at_a_ratio(ratio, text):
+  assert text_at(pruned_record(pruned={"0.8": "stored"}), ratio) == text
+
+
+def test_a_ratio_that_was_not_pruned_to():
+  with pytest.raises(UserError, match=r"chain a was not pruned to keep_ratio=0.2: 3 of its 5 reas"):
+    text_at(pruned_record(), 0.2)
+
+
+def test_reading_a_prune_workdir_or_any_chains(tmp_path):
+  path = tmp_path / "pruned.jsonl"
+  path.write_text(json.dumps(pruned_record().to_record()) + "\n")
+  assert [t for _, t in read_texts(str(path), (0.4, 1.0))] == [{0.4: " 3 4", 1.0: "".join(TOKENS)}]
+  path.write_text("".join(json.dumps(chain(i).to_record()) + "\n" for i in "abc"))
+  found = list(read_texts(str(path), (0.0, 1.0), num_chains=2))
+  assert [c.id for c, _ in found] == ["a", "b"]
+  assert found[0][1] == {0.0: "", 1.0: "".join(TOKENS)}
+  with pytest.raises(UserError, match='lacks the key "reasoning_ids"'):
+    list(read_texts(str(path), (0.5,)))
+
+
+def test_the_ratio_in_the_prompt(tokenizer, template):
+  ratio_form = "{question}\nKeep {ratio}."
+  assert told_question("What is {ratio}?", 0.5, ratio_form) == "What is {ratio}?\nKeep 0.5."
+  assert told_question("3 + 4?", 0.5, "") == "3 + 4?"
+  groups = make_examples(
+    texts("a", ratios=(0.5, 1.0)), form(ratio_form=ratio_form), tokenizer, template
+  ).train
+  prompts = [tokenizer.decode(e.token_ids[: e.num_prompt]) for e in groups[0]]
+  assert "3 + 4?\nKeep 0.5.<|end|>" in prompts[0]
+  assert "3 + 4?\nKeep 1.0.<|end|>" in prompts[1]
+
+
+def test_held_out_chains_depend_on_ids_and_seed_alone(tokenizer, template):
+  def held_out(*ids, seed=0, ratios=(1.0,)):
+    made = make_examples(
+      texts(*ids, ratios=ratios), form(), tokenizer, template, num_validation=2, seed=seed
+    )
+    trained = {e.id.split("@")[0] for group in made.train for e in group}
+    validated = {e.id.split("@")[0] for e in made.validation}
+    assert trained | validated == set(ids)
+    assert not trained & validated
+    return validated
+
+  ids = [f"chain {i}" for i in range(9)]
+  first = held_out(*ids)
+  assert len(first) == 2
+  assert held_out(*reversed(ids)) == first
+  assert held_out(*ids, ratios=(0.5, 1.0)) == first
+  assert len({frozenset(held_out(*ids, seed=seed)) for seed in range(8)}) > 1
+
+
+def test_too_long_ones_are_left_out_and_named(tokenizer, template):
+  lengths = [
+    len(make_example(chain(), text, 1.0, tokenizer, template)) for text in ("7.", "7." * 50)
+  ]
+  both = [(chain(), {0.5: "7.", 1.0: "7." * 50})]
+  made = make_examples(iter(both), form(max_length=lengths[0]), tokenizer, template)
+  assert [[e.id for e in group] for group in made.train] == [["a@0.5"]]
+  assert [(t.id, t.num_tokens) for t in made.too_long] == [("a@1.0", lengths[1])]
+  with pytest.raises(UserError, match=rf"nothing to train on: .*the shortest has {lengths[0]}"):
+    make_examples(iter(both), form(max_length=5), tokenizer, template)
+  with pytest.raises(UserError, match="of 1 chains 1 are held out"):
+    make_examples(texts("a"), form(), tokenizer, template, num_validation=1)
+
+
+def test_token_ids_are_int32(tokenizer, template):
+  assert make_example(chain(), "", 0.0, tokenizer, template).token_ids.dtype == np.int32

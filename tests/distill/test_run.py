@@ -1,0 +1,210 @@
+"""Whole runs on a tiny student: learning, stopping, going on, exporting."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import read_records
+from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.distill.checkpoints import Checkpoints
+from greedy_prune_jax.distill.examples import make_example, read_texts
+from greedy_prune_jax.distill.export import load_student
+from greedy_prune_jax.distill.lora import TARGETS
+from greedy_prune_jax.distill.run import run_distill
+from greedy_prune_jax.models.forward import forward_logits
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.sampler import Request, Sampler
+from tests.distill.tiny_student import settings
+from tests.jobs.tiny_runs import CHAINS, make_model, write_chains
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A folder with a student and 8 chains, no two with the same question."""
+  folder = tmp_path_factory.mktemp("base")
+  make_model(folder / "model", num_hidden_layers=2)
+  lines = [
+    CHAINS[i % 3] | {"id": f"{i}", "question": f"{i} clips?", "answer": json.dumps({"answer": i})}
+    for i in range(8)
+  ]
+  write_chains(folder / "chains.jsonl", lines)
+  return folder
+
+
+@pytest.fixture
+def run(base, tmp_path):
+  """Runs in a workdir of the test's folder; returns the outcome."""
+
+  def run(workdir, stop_after=None, **changes):
+    folder = tmp_path / workdir
+    folder.mkdir(exist_ok=True)
+    defaults = {
+      "chains": str(base / "chains.jsonl"),
+      "student": str(base / "model"),
+      "keep_ratios": (1.0,),
+      "batch_size": 4,
+      "steps": 6,
+      "epochs": 0.0,
+      "learning_rate": 1e-2,
+      "warmup_steps": 2,
+      "save_every": 2,
+      "export": "none",
+    }
+    config = defaults | changes
+    made = settings(**config)
+    write_or_check_config(folder / "config.json", vars(made))
+    calls = iter(range(1, 1000))
+    return run_distill(made, folder, lambda: next(calls) == stop_after)
+
+  return run
+
+
+def losses(workdir):
+  records = list(read_records(workdir / "metrics.jsonl"))
+  steps = [record["step"] for record in records if "loss" in record]
+  assert steps == sorted(set(steps)), "each step once"
+  return {r["step"]: r["loss"] for r in records if "loss" in r}
+
+
+LORA = {"lora_rank": 2, "lora_alpha": 4.0}
+
+
+@pytest.mark.parametrize("changes", [{}, LORA | {"keep_ratios": (1.0, 0.0), "num_parts": 2}])
+def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_path, changes):
+  whole = run("whole", num_validation=2, **changes)
+  assert (whole.step, whole.stopped) == (6, False)
+  assert run("parts", num_validation=2, stop_after=3, **changes).stopped  # between two checkpoints
+  assert run("parts", num_validation=2, stop_after=1, **changes).step == 4
+  again = run("parts", num_validation=2, **changes)
+  assert (again.step, again.stopped) == (6, False)
+  assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+  assert len(losses(tmp_path / "whole")) == 6
+  assert again.progress.best_loss == whole.progress.best_loss
+  made = settings(**json_config(tmp_path / "whole"))
+  for one, other in zip(*(weights(tmp_path / w, made) for w in ("whole", "parts")), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def json_config(workdir):
+  config = json.loads((workdir / "config.json").read_text())
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+
+
+def weights(workdir, made):
+  return jax.tree.leaves(load_student(workdir, 6, made)[0].params)
+
+
+def test_a_run_killed_after_a_checkpoint_drops_what_it_logged_since(run, tmp_path):
+  run("whole")
+  run("killed", steps=6, stop_after=3)
+  # As if steps 4 and 5 had been run and the process killed before their checkpoint.
+  with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+    file.write('{"time": 0, "step": 4, "loss": 1.0}\n{"time": 0, "step": 5, "lo')
+  run("killed")
+  assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_which_checkpoints_are_kept(run, tmp_path):
+  # At such a rate the loss gets worse: the first validation is the best.
+  changes = {"num_validation": 2, "learning_rate": 3.0, "max_grad_norm": 0.0, "save_every": 1}
+  outcome = run("run", keep_checkpoints=2, **changes)
+  with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+    assert checkpoints.steps == sorted({outcome.progress.best_step, 5, 6})
+    assert checkpoints.progress(6) == outcome.progress
+
+
+def test_early_stop(run):
+  changes = {"num_validation": 2, "learning_rate": 3.0, "max_grad_norm": 0.0, "save_every": 1}
+  outcome = run("run", steps=50, patience=3, **changes)
+  assert outcome.step == outcome.progress.best_step + 3 < 50
+  assert not outcome.stopped
+  assert run("run", steps=50, patience=3, **changes).step == outcome.step, "it stays stopped"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
+  with pytest.raises(UserError, match=r"step \d: the loss is .*nan.*, on the examples \d@1.0, "):
+    run("run", learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0)
+  with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+    steps = checkpoints.steps
+  for step in steps:  # what was saved before is usable
+    student, _ = load_student(tmp_path / "run", step, settings(**json_config(tmp_path / "run")))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.params))
+
+
+def test_metrics(run, tmp_path):
+  run("run", num_validation=2)
+  records = list(read_records(tmp_path / "run" / "metrics.jsonl"))
+  first = records[0]
+  assert first["learning_rate"] == pytest.approx(1e-2 / 3)
+  assert all(first[name] > 0 for name in ("loss", "grad_norm", "tokens_per_second"))
+  assert first["utilisation"] is None, "the peak of a CPU is not known"
+  assert [r["step"] for r in records if "validation_loss" in r] == [2, 4, 6]
+  assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("changes", [{}, LORA])
+def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
+  outcome = run("run", export="last", **changes)
+  ids = np.arange(20)[None] + 5
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(outcome.exported)
+  with torch.no_grad():
+    expected = theirs(torch.tensor(ids)).logits.numpy()
+  ours, _ = load_student(tmp_path / "run", 6, settings(**json_config(tmp_path / "run")))
+  found = forward_logits(ours.decoder, jnp.asarray(ids))
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  untrained = forward_logits(load_model(str(base / "model"), "float32").decoder, jnp.asarray(ids))
+  assert abs(untrained - expected).max() > 0.05
+  tokenizer = transformers.AutoTokenizer.from_pretrained(outcome.exported)
+  chat = [{"role": "user", "content": "x"}]
+  assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|start|>user\nx<|end|>\n"
+
+
+def test_the_adapter_by_pefts_formula(run, base, tmp_path):
+  run("run", export="last", **LORA)
+  config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+  tensors = safetensors.numpy.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+  plain = transformers.AutoModelForCausalLM.from_pretrained(base / "model").state_dict()
+  merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "export")
+  adapted = 0
+  for name, expected in merged.state_dict().items():
+    value = plain[name].numpy()
+    prefix = f"base_model.model.{name.removesuffix('.weight')}"
+    if f"{prefix}.lora_A.weight" in tensors:
+      a, b = (tensors.pop(f"{prefix}.lora_{part}.weight") for part in "AB")
+      assert a.shape[0] == b.shape[1] == config["r"]
+      value = value + config["lora_alpha"] / config["r"] * b @ a
+      adapted += 1
+      assert name.split(".")[-2] in config["target_modules"]
+    np.testing.assert_allclose(expected.numpy(), value, atol=1e-5)
+  assert adapted == 2 * len(TARGETS)
+  assert not tensors
+
+
+def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
+  changes = {"batch_size": 8, "steps": 150, "save_every": 150, "schedule": "constant"}
+  outcome = run("run", **changes, learning_rate=5e-3, export="last")
+  assert outcome.loss < 0.02
+  tokenizer = load_tokenizer(str(outcome.exported))
+  template = load_chat_template("tokenizer", tokenizer)
+  chains = [chain for chain, _ in read_texts(str(base / "chains.jsonl"), (1.0,))]
+  examples = [make_example(c, c.reasoning, 1.0, tokenizer, template) for c in chains]
+  stop = tokenizer.convert_tokens_to_ids("<|end|>")
+  sampler = Sampler(load_model(str(outcome.exported), "float32"), tokenizer.decode, [stop])
+  requests = [
+    Request(prompt_ids=tuple(e.token_ids[: e.num_prompt].tolist()), max_new_tokens=60)
+    for e in examples
+  ]
+  written = dict(sampler.sample(requests))
+  for at, chain in enumerate(chains):
+    assert written[at].text == chain.reasoning + chain.answer
+    assert written[at].finish_reason == "stop"
+  assert math.isfinite(outcome.loss)

@@ -1,0 +1,170 @@
+"""Loss and gradients of packed rows against plain ones, one example at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from greedy_prune_jax.distill import loss as loss_module
+from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
+from greedy_prune_jax.distill.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from greedy_prune_jax.distill.packing import pack_batch
+from greedy_prune_jax.distill.parameters import flat_params, with_params
+from greedy_prune_jax.distill.step import init_state, make_evaluate, make_train_step
+from greedy_prune_jax.models.forward import forward_logits
+from tests.distill.made_examples import random_examples
+from tests.distill.tiny_student import close, student, tiny_student_model
+
+LORA = LoraConfig(rank=3, alpha=6.0, targets=tuple(TARGETS))
+
+
+def plain_nll(model, params, examples):
+  """Summed NLL of completions, each example by itself, from whole logits."""
+  decoder = with_params(model, params).decoder
+  total = 0.0
+  for example in examples:
+    log_probs = jax.nn.log_softmax(forward_logits(decoder, jnp.asarray(example.token_ids)))
+    at = np.arange(example.num_prompt - 1, len(example) - 1)
+    total -= log_probs[at, example.token_ids[at + 1]].sum()
+  return total
+
+
+def config(**changes):
+  defaults = {
+    "name": "adamw",
+    "learning_rate": 1e-2,
+    "schedule": "cosine",
+    "warmup_steps": 2,
+    "steps": 10,
+    "final_fraction": 0.1,
+    "weight_decay": 0.0,
+    "b1": 0.9,
+    "b2": 0.95,
+    "max_grad_norm": 0.0,
+  }
+  return OptimizerConfig(**(defaults | changes))
+
+
+@pytest.fixture(params=[{}, {"tied_head": False}, {"logit_softcap": 2.0, "layer_window": (3, 64)}])
+def model(request):
+  return tiny_student_model(**request.param)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_loss_and_gradients_are_those_of_single_examples(model, remat, monkeypatch):
+  monkeypatch.setattr(loss_module, "HEAD_CHUNK", 40)  # several chunks, the last one not full
+  examples = random_examples(5)
+  params = flat_params(model.params)
+  rows = jax.tree.map(lambda x: jnp.asarray(x[0]), pack_batch(examples, 48).rows)
+  found = jax.jit(jax.value_and_grad(student(model, remat=remat).nll))(params, {}, rows)
+  expected = jax.jit(jax.value_and_grad(lambda p: plain_nll(model, p, examples)))(params)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+  close(found[1], expected[1], atol=2e-4)
+
+
+def test_evaluation_is_the_same_loss(model):
+  examples = random_examples(5)
+  params = flat_params(model.params)
+  found = make_evaluate(student(model))(params, {}, pack_batch(examples, 48).rows)
+  np.testing.assert_allclose(found, plain_nll(model, params, examples), rtol=1e-5)
+
+
+def updated(model, rows, lora=None, steps=2, **changes):
+  weights = flat_params(model.params)
+  trained, frozen = (weights, {}) if lora is None else (init_lora(weights, lora, 0), weights)
+  trained = jax.tree.map(jnp.copy, trained)
+  optimizer = make_optimizer(config(**changes))
+  step = make_train_step(student(model, lora), optimizer)
+  state, found = init_state(trained, optimizer), []
+  for _ in range(steps):
+    state, metrics = step(state, frozen, rows)
+    found.append(metrics)
+  return state, found
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+  model, examples = tiny_student_model(), random_examples(9)
+  whole, metrics = updated(model, pack_batch(examples, 48).rows, name="adafactor")
+  parts, in_parts = updated(model, pack_batch(examples, 48, num_parts=3).rows, name="adafactor")
+  close(metrics, in_parts, rtol=1e-4)
+  close(whole.trained, parts.trained, atol=1e-5)
+
+
+def test_the_mean_is_over_tokens_and_the_norm_before_clipping():
+  model, examples = tiny_student_model(), random_examples(5)
+  rows = pack_batch(examples, 48).rows
+  tokens = sum(e.num_scored for e in examples)
+  mean = jax.value_and_grad(lambda p: plain_nll(model, p, examples) / tokens)
+  expected, gradient = mean(flat_params(model.params))
+  _, (first,) = updated(model, rows, steps=1, max_grad_norm=1e-3)
+  np.testing.assert_allclose(first.loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(first.grad_norm, optax.tree.norm(gradient), rtol=1e-4)
+
+
+def test_bfloat16_products_with_float32_masters():
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  params = flat_params(model.params)
+  part = jax.tree.map(lambda x: jnp.asarray(x[0]), rows)
+  exact = jax.grad(student(model).nll)(params, {}, part)
+  rough = jax.grad(student(model, dtype="bfloat16").nll)(params, {}, part)
+  assert all(g.dtype == jnp.float32 for g in rough.values())
+  for name, gradient in exact.items():
+    error = optax.tree.norm(gradient - rough[name]) / optax.global_norm(gradient)
+    assert 1e-5 < error < 0.05, name
+
+
+def test_lora_merged_equals_lora_applied():
+  model, examples = tiny_student_model(), random_examples(5)
+  rows = pack_batch(examples, 48).rows
+  weights = flat_params(model.params)
+  state, _ = updated(model, rows, LORA, steps=3)
+  applied = make_evaluate(student(model, LORA))(state.trained, weights, rows)
+  merged = merge_lora(weights, state.trained, LORA)
+  plain = make_evaluate(student(model))(merged, {}, rows)
+  before = make_evaluate(student(model))(weights, {}, rows)
+  np.testing.assert_allclose(applied, plain, rtol=1e-5)
+  assert before - plain > 1, "it has learned something"
+
+
+def test_lora_begins_as_the_model_and_only_its_matrices_are_in_the_state():
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  weights = flat_params(model.params)
+  matrices = init_lora(weights, LORA, 0)
+  applied = make_evaluate(student(model, LORA))(matrices, weights, rows)
+  np.testing.assert_allclose(applied, make_evaluate(student(model))(weights, {}, rows), rtol=1e-6)
+  state, _ = updated(model, rows, LORA, steps=1)
+  assert set(state.trained) == {f"{name}.{part}" for name in TARGETS.values() for part in "ab"}
+  assert state.trained["layers.attention.out.a"].shape == (2, 4, 4, 3)
+  assert state.trained["layers.attention.q.b"].shape == (2, 3, 4, 4)
+
+
+def test_the_state_is_donated():
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  optimizer = make_optimizer(config())
+  state = init_state(jax.tree.map(jnp.copy, flat_params(model.params)), optimizer)
+  make_train_step(student(model), optimizer)(state, {}, rows)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.trained))
+
+
+def test_schedules():
+  cosine = [float(learning_rate(config())(i)) for i in range(11)]
+  np.testing.assert_allclose(cosine[:3], [1e-2 / 3, 2e-2 / 3, 1e-2], rtol=1e-5)
+  np.testing.assert_allclose(cosine[6], (1e-2 + 1e-3) / 2, rtol=1e-5)
+  np.testing.assert_allclose(cosine[10], 1e-3, rtol=1e-5)
+  constant = [float(learning_rate(config(schedule="constant", warmup_steps=0))(i)) for i in (0, 9)]
+  np.testing.assert_allclose(constant, 1e-2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_weight_decay_spares_norms(name):
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  plain, _ = updated(model, rows, steps=1, name=name)
+  decayed, _ = updated(model, rows, steps=1, name=name, weight_decay=0.5)
+  for key, value in plain.trained.items():
+    if key.endswith(".scale"):
+      np.testing.assert_array_equal(value, decayed.trained[key])
+    else:
+      rate = float(learning_rate(config())(0))
+      expected = value - 0.5 * rate * flat_params(model.params)[key]
+      np.testing.assert_allclose(decayed.trained[key], expected, atol=1e-6)

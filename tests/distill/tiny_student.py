@@ -1,0 +1,46 @@
+"""A tiny student and its settings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs import distill as config_file
+from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.distill.step import Student
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Decoder, Model
+
+CONFIG = ModelConfig(
+  family="llama",
+  vocab_size=61,
+  model_dim=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_dim=24,
+  max_positions=64,
+  norm_eps=1e-5,
+  tied_head=True,
+)
+
+
+def tiny_student_model(**switches) -> Model:
+  config = dataclasses.replace(CONFIG, **switches)
+  return Model.from_decoder(Decoder(config, nnx.Rngs(0)))
+
+
+def student(model, lora=None, dtype="float32", remat="none") -> Student:
+  return Student(model, lora, jnp.dtype(dtype), remat)
+
+
+def settings(**changes) -> DistillSettings:
+  config = config_file.get_config().to_dict() | {"show_progress": False} | changes
+  return DistillSettings.from_config(config)
+
+
+def close(a, b, **kwargs):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **kwargs), a, b)

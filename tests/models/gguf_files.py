@@ -1,0 +1,104 @@
+"""Tiny GGUF files, written from models of transformers in the way of llama.cpp's converter."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import transformers
+
+_ARCHITECTURES = {
+  "llama": gguf.MODEL_ARCH.LLAMA,
+  "mistral": gguf.MODEL_ARCH.LLAMA,
+  "qwen2": gguf.MODEL_ARCH.QWEN2,
+  "qwen3": gguf.MODEL_ARCH.QWEN3,
+  "gemma2": gguf.MODEL_ARCH.GEMMA2,
+  "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+}
+
+
+def write_gguf(
+  path: Path,
+  model: transformers.PreTrainedModel,
+  *,
+  kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+  metadata: dict[str, Any] | None = None,
+  tensors: dict[str, np.ndarray] | None = None,
+) -> None:
+  """Writes a model.
+
+  Args:
+    path: the file.
+    model: from `tiny_model`.
+    kind: how matrices are stored; vectors are in float32.
+    metadata: to add to what every file has, or to replace it; None removes.
+    tensors: to add.
+  """
+  config = model.config
+  architecture = _ARCHITECTURES[config.model_type]
+  names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+  writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+  _add_metadata(writer, _dimensions(config) | (metadata or {}))
+  for name, parameter in model.state_dict().items():
+    if name == "lm_head.weight" and config.tie_word_embeddings:
+      continue
+    value = _converted(name, parameter.numpy(), config)
+    stored_as = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+    stored = gguf.quants.quantize(value, stored_as)
+    writer.add_tensor(names.get_name(name, (".weight", ".bias")), stored, raw_dtype=stored_as)
+  for name, value in (tensors or {}).items():
+    writer.add_tensor(name, value)
+  _finish(writer)
+
+
+def write_tokenizer_gguf(path: Path, metadata: dict[str, Any]) -> None:
+  """Writes a file with nothing but the metadata of a tokenizer."""
+  writer = gguf.GGUFWriter(path, "llama")
+  _add_metadata(writer, {f"tokenizer.{key}": value for key, value in metadata.items()})
+  _finish(writer)
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+
+
+def _dimensions(config: transformers.PretrainedConfig) -> dict[str, Any]:
+  head_dim = getattr(config, "head_dim", None)
+  return {
+    "block_count": config.num_hidden_layers,
+    "context_length": config.max_position_embeddings,
+    "embedding_length": config.hidden_size,
+    "feed_forward_length": config.intermediate_size,
+    "attention.head_count": config.num_attention_heads,
+    "attention.head_count_kv": config.num_key_value_heads,
+    "attention.key_length": head_dim or config.hidden_size // config.num_attention_heads,
+    "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+  }
+
+
+def _add_metadata(writer: gguf.GGUFWriter, metadata: dict[str, Any]) -> None:
+  adders = {
+    bool: writer.add_bool,
+    int: writer.add_uint32,
+    float: writer.add_float32,
+    str: writer.add_string,
+    list: writer.add_array,
+  }
+  for key, value in metadata.items():
+    if value is not None:
+      full = key if key.startswith(("general.", "tokenizer.", "split.")) else f"{writer.arch}.{key}"
+      adders[type(value)](full, value)
+
+
+def _converted(name: str, value: np.ndarray, config: transformers.PretrainedConfig) -> np.ndarray:
+  if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
+    return value + 1
+  if config.model_type in ("llama", "mistral") and (".q_proj." in name or ".k_proj." in name):
+    is_query = ".q_proj." in name
+    heads = config.num_attention_heads if is_query else config.num_key_value_heads
+    halves = value.reshape(heads, 2, -1, *value.shape[1:])
+    return halves.swapaxes(1, 2).reshape(value.shape)
+  return value

@@ -1,0 +1,99 @@
+"""Tiny models of Hugging Face transformers with random weights, in folders: the oracle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+LENGTH = 24  # tokens of a test text; beyond WINDOW and CONTEXT
+WINDOW = 5
+CONTEXT = 16  # that models with a scaled rope were first made for
+
+_TINY = {
+  "vocab_size": 61,
+  "hidden_size": 32,
+  "intermediate_size": 40,
+  "num_hidden_layers": 3,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "max_position_embeddings": 64,
+  "attn_implementation": "eager",
+}
+_FAMILIES = {
+  "llama": (transformers.LlamaConfig, {}),
+  "mistral": (transformers.MistralConfig, {"sliding_window": WINDOW}),
+  "qwen2": (transformers.Qwen2Config, {}),
+  "qwen3": (transformers.Qwen3Config, {"head_dim": 16}),
+  "gemma2": (
+    transformers.Gemma2Config,
+    {"head_dim": 16, "sliding_window": WINDOW, "query_pre_attn_scalar": 24},
+  ),
+  "gemma3_text": (
+    transformers.Gemma3TextConfig,
+    {
+      "head_dim": 16,
+      "sliding_window": WINDOW,
+      "query_pre_attn_scalar": 24,
+      "sliding_window_pattern": 3,
+    },
+  ),
+}
+
+
+def tiny_config(family: str, **switches: Any) -> transformers.PretrainedConfig:
+  """A small config of a family, with some switches set."""
+  config_class, family_switches = _FAMILIES[family]
+  return config_class(**{**_TINY, **family_switches, **switches})
+
+
+def tiny_model(
+  config: transformers.PretrainedConfig, seed: int = 0
+) -> transformers.PreTrainedModel:
+  """A model with every parameter random, norms and biases included."""
+  model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+  generator = torch.Generator().manual_seed(seed)
+  with torch.no_grad():
+    for name, parameter in model.named_parameters():
+      noise = torch.randn(parameter.shape, generator=generator)
+      if parameter.ndim == 2:
+        parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+      elif name.endswith("bias"):
+        parameter.copy_(noise * 0.3)
+      else:
+        parameter.add_(noise * 0.3)
+  return model.eval()
+
+
+def token_ids(config: transformers.PretrainedConfig, batch: int = 2) -> np.ndarray:
+  """Random texts, [batch, LENGTH]."""
+  return np.random.default_rng(1).integers(0, config.vocab_size, (batch, LENGTH))
+
+
+def reference_outputs(
+  model: transformers.PreTrainedModel, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Logits [B, T, V] and attention probabilities [L, B, N, T, T] in float32."""
+  with torch.no_grad():
+    out = model.float()(torch.tensor(ids), output_attentions=True, use_cache=False)
+  return out.logits.numpy(), torch.stack(out.attentions).numpy()
+
+
+def as_transformers_4(folder: Path) -> None:
+  """Rewrites a folder's config.json as transformers 4 would have written it."""
+  path = folder / "config.json"
+  values = json.loads(path.read_text())
+  ropes = values.pop("rope_parameters")
+  first = ropes.get("full_attention", ropes)
+  values["rope_theta"] = first.pop("rope_theta")
+  if "sliding_attention" in ropes:
+    values["rope_local_base_freq"] = ropes["sliding_attention"]["rope_theta"]
+    values.pop("layer_types")
+    values["sliding_window_pattern"] = 3
+  values["rope_scaling"] = None if first["rope_type"] == "default" else first
+  values["torch_dtype"] = values.pop("dtype", None)
+  if values["model_type"] == "gemma2":
+    values.pop("layer_types")
+  path.write_text(json.dumps(values))

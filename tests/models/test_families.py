@@ -1,0 +1,154 @@
+"""Our decoder against transformers: every family and every switch of its config, in float32."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from greedy_prune_jax.models.forward import forward_hidden
+from greedy_prune_jax.models.hf_config import read_hf_config
+from greedy_prune_jax.models.huggingface import load_huggingface
+from tests.models.reference import (
+  CONTEXT,
+  LENGTH,
+  WINDOW,
+  as_transformers_4,
+  reference_outputs,
+  tiny_config,
+  tiny_model,
+  token_ids,
+)
+
+_ATOL = 1e-5
+
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": CONTEXT}
+_LONGROPE = {
+  "rope_type": "longrope",
+  "factor": 4.0,
+  "short_factor": [1.0, 1.1, 1.3, 2.0],
+  "long_factor": [1.0, 2.0, 3.0, 4.0],
+}
+_LLAMA3 = {
+  "rope_type": "llama3",
+  "factor": 8.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 32,
+}
+
+
+def _rope(theta: float = 100.0, **parameters):
+  return {"rope_parameters": {"rope_theta": theta, **parameters}}
+
+
+SWITCHES = {
+  "llama": ("llama", {}),
+  "llama tied": ("llama", {"tie_word_embeddings": True}),
+  "llama head size": ("llama", {"head_dim": 12}),
+  "llama one key/value head": ("llama", {"num_key_value_heads": 1}),
+  "llama no groups": ("llama", {"num_key_value_heads": None}),
+  "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+  "llama gelu": ("llama", {"hidden_act": "gelu"}),
+  "llama theta": ("llama", _rope(1234.5, rope_type="default")),
+  "llama linear rope": ("llama", _rope(rope_type="linear", factor=3.0)),
+  "llama dynamic rope": (
+    "llama",
+    _rope(rope_type="dynamic", factor=3.0) | {"max_position_embeddings": CONTEXT},
+  ),
+  "llama yarn": ("llama", _rope(**_YARN)),
+  "llama yarn, all set": (
+    "llama",
+    _rope(**_YARN, beta_fast=3.0, beta_slow=0.5, mscale=0.8, mscale_all_dim=0.6, truncate=False),
+  ),
+  "llama yarn, attention factor": ("llama", _rope(**_YARN, attention_factor=1.3)),
+  "llama longrope, short": (
+    "llama",
+    _rope(**_LONGROPE, original_max_position_embeddings=LENGTH),
+  ),
+  "llama longrope, long": (
+    "llama",
+    _rope(**_LONGROPE, original_max_position_embeddings=CONTEXT),
+  ),
+  "llama longrope, factor from contexts": (
+    "llama",
+    _rope(**_LONGROPE | {"factor": None}, original_max_position_embeddings=CONTEXT),
+  ),
+  "llama longrope, attention factor": (
+    "llama",
+    _rope(**_LONGROPE, original_max_position_embeddings=CONTEXT, attention_factor=0.9),
+  ),
+  "llama llama3 rope": ("llama", _rope(**_LLAMA3)),
+  "llama proportional rope": (
+    "llama",
+    _rope(rope_type="proportional", partial_rotary_factor=0.5, factor=2.0),
+  ),
+  "mistral": ("mistral", {}),
+  "mistral no window": ("mistral", {"sliding_window": None}),
+  "mistral head size": ("mistral", {"head_dim": 12}),
+  "qwen2": ("qwen2", {}),
+  "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
+  "qwen2 windows": (
+    "qwen2",
+    {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+  ),
+  "qwen2 yarn": ("qwen2", _rope(**_YARN)),
+  "qwen3": ("qwen3", {}),
+  "qwen3 biases": ("qwen3", {"attention_bias": True}),
+  "qwen3 windows": (
+    "qwen3",
+    {
+      "use_sliding_window": True,
+      "sliding_window": WINDOW,
+      "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+  ),
+  "gemma2": ("gemma2", {}),
+  "gemma2 strong caps": (
+    "gemma2",
+    {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0},
+  ),
+  "gemma2 no caps": (
+    "gemma2",
+    {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+  ),
+  "gemma2 biases, untied": ("gemma2", {"attention_bias": True, "tie_word_embeddings": False}),
+  "gemma3": ("gemma3_text", {}),
+  "gemma3 cap": ("gemma3_text", {"final_logit_softcapping": 2.0}),
+  "gemma3 ropes": (
+    "gemma3_text",
+    {
+      "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+      }
+    },
+  ),
+}
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _forward(graph, params, ids):
+  decoder = nnx.merge(graph, params)
+  hidden, _, probs = forward_hidden(decoder, ids, return_attention=True, max_length=LENGTH)
+  return decoder.logits(hidden), probs
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_equals_transformers(name, tmp_path):
+  family, switches = SWITCHES[name]
+  config = tiny_config(family, **switches)
+  reference = tiny_model(config)
+  reference.save_pretrained(tmp_path)
+  ids = token_ids(config)
+  expected_logits, expected_probs = reference_outputs(reference, ids)
+
+  model = load_huggingface(tmp_path, "float32")
+  logits, probs = _forward(model.graph, model.params, jax.numpy.asarray(ids))
+
+  np.testing.assert_allclose(logits, expected_logits, atol=_ATOL)
+  np.testing.assert_allclose(probs, expected_probs, atol=_ATOL)
+
+  as_transformers_4(tmp_path)
+  assert read_hf_config(tmp_path / "config.json") == model.config

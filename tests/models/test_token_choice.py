@@ -1,0 +1,93 @@
+"""Tokens are drawn from just those that are allowed, as often as they should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from greedy_prune_jax.models.token_choice import Choice, choose_tokens
+
+VOCAB = 300  # more than two blocks, the last one not full
+DRAWS = 4000
+
+
+@pytest.fixture(scope="module")
+def logits() -> np.ndarray:
+  return np.random.default_rng(0).normal(size=VOCAB).astype(np.float32) * 2
+
+
+def choose(logits, step=0, **choice):
+  rows = len(logits)
+  columns = {"seed": 0, "temperature": 1.0, "top_p": 1.0, "top_k": 0} | choice
+  dtypes = {"seed": jnp.uint32, "temperature": jnp.float32, "top_p": jnp.float32}
+  arrays = {
+    name: jnp.broadcast_to(jnp.asarray(value, dtypes.get(name, jnp.int32)), (rows,))
+    for name, value in columns.items()
+  }
+  steps = jnp.broadcast_to(jnp.asarray(step), (rows,))
+  return np.asarray(jax.jit(choose_tokens)(jnp.asarray(logits), Choice(**arrays), steps))
+
+
+def softmax(logits):
+  weights = np.exp(logits - logits.max())
+  return weights / weights.sum()
+
+
+def allowed_by_sorting(probs, top_p, top_k) -> np.ndarray:
+  order = np.argsort(-probs)
+  before = np.cumsum(probs[order]) - probs[order]
+  kept = order[(before < top_p) & (np.arange(len(probs)) < (top_k or len(probs)))]
+  return np.isin(np.arange(len(probs)), kept)
+
+
+@pytest.mark.parametrize(
+  ("temperature", "top_p", "top_k"),
+  [(1.0, 1.0, 0), (0.7, 1.0, 0), (1.0, 0.8, 0), (1.5, 1.0, 12), (1.0, 0.6, 5), (1.0, 0.3, 2)],
+)
+def test_frequencies_are_those_of_the_distribution_cut_off(logits, temperature, top_p, top_k):
+  probs = softmax(logits / temperature)
+  allowed = allowed_by_sorting(probs, top_p, top_k)
+  expected = np.where(allowed, probs, 0) / probs[allowed].sum()
+
+  tokens = choose(
+    np.tile(logits, (DRAWS, 1)),
+    seed=np.arange(DRAWS),
+    temperature=temperature,
+    top_p=top_p,
+    top_k=top_k,
+  )
+
+  counts = np.bincount(tokens, minlength=VOCAB)
+  assert not counts[~allowed].any()
+  # 4.5 standard deviations, and 3 because the counts of rare tokens have longer tails.
+  deviation = np.sqrt(DRAWS * expected * (1 - expected))
+  assert (np.abs(counts - DRAWS * expected) <= 4.5 * deviation + 3).all()
+
+
+def test_temperature_0_takes_the_likeliest_and_the_lower_id_of_equals(logits):
+  tied = logits.copy()
+  tied[[290, 7, 130]] = logits.max() + 1
+  assert choose([tied, logits], temperature=0.0).tolist() == [7, logits.argmax()]
+
+
+def test_rows_have_choices_of_their_own(logits):
+  tokens = choose(
+    np.tile(logits, (3, 1)), temperature=[0.0, 1.0, 1.0], top_k=[0, 1, 0], seed=[0, 1, 2]
+  )
+  assert tokens[0] == tokens[1] == logits.argmax() != tokens[2]
+
+
+def test_seed_and_step_decide_the_draw(logits):
+  same = np.tile(logits, (64, 1))
+  tokens = choose(same, seed=5, step=np.arange(64))
+  assert len(set(tokens)) > 10
+  assert len(set(choose(same, seed=np.arange(64), step=3))) > 10
+  for step in (0, 17, 63):  # whichever rows are beside it
+    assert choose([logits], seed=5, step=step) == tokens[step]
+
+
+def test_impossible_tokens_are_never_drawn(logits):
+  few = np.full(VOCAB, -np.inf, np.float32)
+  few[[3, 299]] = 0.0
+  tokens = choose(np.tile(few, (200, 1)), seed=np.arange(200), top_p=0.99)
+  assert set(tokens.tolist()) == {3, 299}

@@ -1,0 +1,61 @@
+"""Buckets are walked through downwards, each wide enough and none much too wide."""
+
+import numpy as np
+import pytest
+
+from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.scoring.packing import num_rows, row_width
+
+
+def test_widths_are_a_ladder_with_little_waste():
+  widths = sorted({buckets.bucket_width(needed) for needed in range(1, 5000)})
+  assert widths[:3] == [8, 16, 24]
+  for narrow, wide in zip([0, *widths], widths, strict=False):
+    assert buckets.narrower_bucket(wide) == narrow
+  for needed in range(1, 5000):
+    width = buckets.bucket_width(needed)
+    assert needed <= width < needed + max(8, needed / 16 + 1)
+  assert len(widths) < 110
+
+
+@pytest.mark.parametrize("num_answer", [1, 4, 30])
+def test_a_chain_leaves_a_bucket_where_the_next_one_fits(num_answer):
+  for tokens in range(1, 400):
+    width = buckets.bucket_width(row_width(tokens, num_answer))
+    floor = buckets.bucket_floor(width, num_answer)
+    assert floor < tokens
+    assert floor == 0 or buckets.bucket_width(row_width(floor, num_answer)) < width
+    assert buckets.bucket_width(row_width(floor + 1, num_answer)) == width
+
+
+def test_affordable_floor_makes_a_step_and_keeps_to_the_budget():
+  assert buckets.affordable_floor(10, 3, 4, 0.0) == 9
+  assert buckets.affordable_floor(10, 3, 10, 1e9) == 10
+  assert buckets.affordable_floor(10, 3, 4, 1e9) == 4
+  first_three = sum(buckets.step_positions(n, 3, None) for n in (10, 9, 8))
+  assert buckets.affordable_floor(10, 3, 4, float(first_three)) == 7
+
+
+def test_step_positions_of_units_are_those_of_their_suffixes():
+  assert buckets.step_positions(6, 3, None) == buckets.step_positions(6, 3, [1] * 6)
+  # Text 6 + 2; suffixes behind tokens 2, 3 and 6, and two answer tokens each.
+  assert buckets.step_positions(6, 3, [2, 1, 3]) == 8 + (4 + 2) + (3 + 2) + (0 + 2)
+
+
+def test_texts_and_rows_fit_their_bucket():
+  for tokens, num_answer in np.random.default_rng(0).integers(1, 300, (200, 2)).tolist():
+    width = buckets.bucket_width(row_width(tokens, num_answer))
+    sizes = buckets.plan_sizes(
+      width=width,
+      num_prompt=17,
+      num_answers=[num_answer, num_answer + 3],
+      block_positions=512,
+      objective="answer",
+      max_length=None,
+      token_units=True,
+    )
+    assert sizes.text > tokens + num_answer
+    assert sizes.prefix >= 17 + sizes.text
+    assert sizes.answer >= num_answer + 3
+    rows = num_rows(tokens)
+    assert -(-rows // sizes.block_rows) * sizes.block_rows < rows + max(2, 1024 / width)

@@ -1,0 +1,115 @@
+"""NLLs along given orders against full forward passes; going on from where a run stopped."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.pruning.rankings.interface import Ranked, RankingInput
+from greedy_prune_jax.pruning.rankings.path import follow_ranking, score_texts
+from greedy_prune_jax.pruning.search import PrunePath, Settings
+from tests.models.reference import tiny_config, tiny_model
+from tests.pruning.full_passes import full_pass_nlls, random_segments
+
+SETTINGS = Settings(objective="joint", block_positions=100)  # 3 texts of 32 positions at once
+ORDER = [3, 11, 0, 7, 8, 2, 10, 1, 5, 9, 4, 6]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """The same tiny model in transformers and in ours; its layers have windows of 5 tokens."""
+  reference = tiny_model(tiny_config("gemma3_text"))
+  folder = tmp_path_factory.mktemp("model")
+  reference.save_pretrained(folder)
+  return reference.float(), load_huggingface(folder, jnp.float32)
+
+
+def follow(model, path, order=ORDER, settings=SETTINGS, report=lambda: None):
+  chain = RankingInput("c", path.segments, ("",) * len(path.segments.reasoning))
+  follow_ranking(model, path, lambda _: Ranked(list(order), 100), chain, settings, report)
+
+
+@pytest.mark.parametrize("floor", [0, 5])
+def test_a_path_equals_full_passes(models, floor):
+  reference, model = models
+  segments = random_segments(0, model.config.vocab_size, (9, 12, 4))
+  path = PrunePath(segments, floor)
+  follow(model, path)
+  assert path.finished
+  assert path.deleted == ORDER[: 12 - floor]
+  for k in range(12 - floor + 1):
+    kept = np.delete(segments.reasoning, ORDER[:k])
+    joint, answer = full_pass_nlls(reference, segments, kept[None])
+    np.testing.assert_allclose(path.nll["joint"][k], joint[0], atol=2e-5)
+    np.testing.assert_allclose(path.nll["answer"][k], answer[0], atol=2e-5)
+    if len(kept):
+      reasoning = (joint[0] * (len(kept) + 4) - answer[0] * 4) / len(kept)
+      np.testing.assert_allclose(path.nll["reasoning"][k], reasoning, atol=5e-5)
+    else:
+      assert path.nll["reasoning"][k] is None
+  assert len(path.nll["joint"]) == len(path.nll["reasoning"]) == 12 - floor + 1
+  # The ranking's own, the prompt, and each text but for its last token.
+  assert path.positions_scored == 100 + 9 + sum(n + 3 for n in range(floor, 13))
+
+
+def stops(model, segments):
+  """What there is to go on from, each time that the path reports."""
+  path, found = PrunePath(segments, 2), []
+
+  def report():
+    state = dataclasses.asdict(path)
+    found.append({name: state[name] for name in ("deleted", "nll", "positions_scored", "seconds")})
+
+  follow(model, path, settings=SETTINGS._replace(seconds_between_reports=-1.0), report=report)
+  return found
+
+
+def test_a_path_that_goes_on_equals_one_that_never_stopped(models):
+  _, model = models
+  segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
+  whole = PrunePath(segments, 2)
+  follow(model, whole)
+  states = stops(model, segments)
+  assert [len(state["deleted"]) for state in states] == [2, 5, 8, 10]
+  for state in states:
+    path = PrunePath(segments, 2, **state)
+    follow(model, path)
+    assert path.deleted == whole.deleted
+    assert path.positions_scored == whole.positions_scored
+    for name, values in whole.nll.items():
+      np.testing.assert_allclose(path.nll[name], values, atol=1e-6)
+
+
+def test_what_was_deleted_stays_deleted_if_another_device_ranks_otherwise(models):
+  reference, model = models
+  segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
+  path = PrunePath(segments, 2, **stops(model, segments)[1])
+  follow(model, path, sorted(ORDER))
+  assert path.deleted == ORDER[:5] + sorted(ORDER[5:])[:5]
+  kept = segments.reasoning[path.kept]
+  joint, _ = full_pass_nlls(reference, segments, kept[None])
+  np.testing.assert_allclose(path.nll["joint"][-1], joint[0], atol=2e-5)
+
+
+def test_a_nan_stops_a_path_where_it_is(models):
+  _, model = models
+  broken = model.config.vocab_size - 1
+  decoder = model.decoder
+  decoder.embedding[...] = decoder.embedding[...].at[broken].set(jnp.nan)
+  path = PrunePath(random_segments(2, broken, (5, 12, 3)), 2)
+  path.segments.reasoning[4] = broken
+  follow(Model.from_decoder(decoder), path)
+  assert not path.finite
+  assert path.finished
+  assert path.deleted == []
+
+
+def test_one_program_for_texts_of_like_length(models):
+  _, model = models
+  score_texts.clear_cache()
+  for seed in range(2):
+    follow(model, PrunePath(random_segments(seed, model.config.vocab_size, (9, 12, 4)), 0))
+  assert score_texts._cache_size() == 1

@@ -1,0 +1,30 @@
+import pytest
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.teachers.structured import read_object, schema_in_words
+from greedy_prune_jax.teachers.teacher import Prompt
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    '{"a": {"b": [1, 2]}}',
+    'Here it is:\n```json\n{"a": {"b": [1, 2]}}\n```\nAnything else?',
+    'Of {sets} and {"small": 1} I take {"a": {"b": [1, 2]}}.',
+    '<think>{"a":</think>{"a": {"b": [1, 2]}}',
+  ],
+)
+def test_objects_are_found_among_words(text):
+  assert read_object(text) == {"a": {"b": [1, 2]}}
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": ', "no {braces} here" * 9])
+def test_a_reply_without_one_is_quoted(text):
+  with pytest.raises(UserError, match="no JSON object is in the reply"):
+    read_object(text)
+
+
+def test_a_schema_is_put_into_words_beside_what_was_asked():
+  prompt = Prompt(id="p", question="q", schema={"type": "object"})
+  assert schema_in_words(prompt).system.endswith('\n{"type": "object"}')
+  assert schema_in_words(Prompt(id="p", question="q")).system is None
