@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from planted import pruned_chain
 from sklearn.metrics import cohen_kappa_score
 
 from greedy_prune_jax.analysis import categories, rules  # noqa: F401 - registers "rules"
@@ -12,6 +11,7 @@ from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_re
 from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, parse_reply, write_prompt
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
+from tests.analysis.planted import pruned_chain
 
 ALL = list(Category)
 

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from planted import random_segments, tiny_model
 
 from greedy_prune_jax.analysis import feature_store
 from greedy_prune_jax.analysis.feature_store import build_store, open_store
@@ -10,6 +9,7 @@ from greedy_prune_jax.analysis.features import extract_features
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.models.forward import forward_hidden
+from tests.analysis.planted import random_segments, tiny_model
 
 
 def slow_features(model, chain):

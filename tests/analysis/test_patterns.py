@@ -2,12 +2,12 @@ import itertools
 
 import numpy as np
 import pytest
-from planted import pruned_chain
 
 from greedy_prune_jax.analysis import patterns
 from greedy_prune_jax.analysis.bootstrap import bootstrap_ratio
 from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.patterns import LabelledRun
+from tests.analysis.planted import pruned_chain
 
 ALL = list(Category)
 SYMBOL, FUNCTION = ALL.index(Category.SYMBOLIC_MATH), ALL.index(Category.FUNCTION)

@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from planted import pruned_chain, random_segments, tiny_model
 from sklearn.metrics import roc_auc_score
 
 from greedy_prune_jax.analysis.attention_ranking import (
@@ -29,6 +28,7 @@ from greedy_prune_jax.analysis.rank_regression import (
   score_predictions,
 )
 from greedy_prune_jax.chains.errors import UserError
+from tests.analysis.planted import pruned_chain, random_segments, tiny_model
 
 LAYER, HEAD, STATISTIC = 1, 2, STATISTICS.index("from answer, mean")
 NUM_CHAINS = 60

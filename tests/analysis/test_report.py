@@ -3,8 +3,6 @@ import json
 
 import numpy as np
 import pytest
-from browser import browser  # noqa: F401 - a fixture
-from planted import pruned_chain
 
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.bootstrap import Interval
@@ -14,6 +12,8 @@ from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.report import Section, write_report
 from greedy_prune_jax.analysis.tables import Table, format_cell, interval_cells, write_table
 from greedy_prune_jax.chains.errors import UserError
+from tests.analysis.browser import browser  # noqa: F401 - a fixture
+from tests.analysis.planted import pruned_chain
 
 ALL = list(Category)
 NAME = "<img src=x onerror=window.hacked=1> $x^2$ & co"

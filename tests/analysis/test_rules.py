@@ -1,9 +1,9 @@
 import pytest
-from real_chains import hand_labelled
 
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.rules import RuleAnnotator
+from tests.analysis.real_chains import hand_labelled
 
 LETTERS = {
   "S": Category.SYMBOLIC_MATH,

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from planted import pruned_chain, random_segments, tiny_model
 
 from greedy_prune_jax.analysis import run as analysis_run
 from greedy_prune_jax.analysis.run import run_analysis
@@ -10,6 +9,7 @@ from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from tests.analysis.planted import pruned_chain, random_segments, tiny_model
 from tests.teachers.chat_server import completion, serving
 
 WORDS = [" so", " Janet", " has", " 4", " +", " 5", " eggs", ".", "\n", " she"]

@@ -3,7 +3,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-from tokenizers_for_tests import byte_level, sentence_piece
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import load_chat_template
@@ -15,6 +14,7 @@ from greedy_prune_jax.chains.segments import (
   segment,
   token_texts,
 )
+from tests.chains.tokenizers_for_tests import byte_level, sentence_piece
 
 CHATML = (
   "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
