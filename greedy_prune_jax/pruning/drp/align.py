@@ -1,5 +1,6 @@
 """From the texts of steps, as a teacher copied them, to parts of the original text."""
 
+import itertools
 from collections.abc import Sequence
 
 from greedy_prune_jax.pruning.drp.refusal import RefusedReplyError
@@ -44,7 +45,7 @@ def align(text: str, copies: Sequence[str]) -> list[str]:
     end += len(copy)
     starts.append(_ours_at(opcodes, end))
   offsets = [0, *(places[s] if s < len(places) else len(text) for s in starts[1:]), len(text)]
-  parts = (text[a:b] for a, b in zip(offsets, offsets[1:], strict=False))
+  parts = (text[a:b] for a, b in itertools.pairwise(offsets))
   return [part for part in parts if part.strip()]
 
 

@@ -39,8 +39,8 @@ def invented_numbers(text: str, given: str) -> list[str]:
 
   A number follows from an equation if one side of it is an expression that has the number as its
   value, such as 42 in `6 * 7 = 42`; of a rounded one, if it is within half of its last digit.
-  Percentages count as their hundredths too. Numbers in words, those of the lines of a list, and powers
-  are not looked at.
+  Percentages count as their hundredths too. Numbers in words, those of the lines of a list, and
+  powers are not looked at.
 
   Args:
     text: the new chain.

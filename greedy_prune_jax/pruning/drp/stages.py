@@ -45,6 +45,7 @@ class Item:
     value: what its answer says, which the new chain's must too.
     steps: of `decompose`.
     edits: of `edit`.
+    made_by: of each stage that it is through, who was asked, and by which prompt.
   """
 
   chain: Chain
@@ -53,6 +54,7 @@ class Item:
   value: str
   steps: tuple[Step, ...] = ()
   edits: tuple[Edit, ...] = ()
+  made_by: Mapping[str, Record] = dataclasses.field(default_factory=dict, hash=False)
 
   @classmethod
   def of(cls, chain: Chain) -> "Item":
@@ -82,7 +84,12 @@ class Item:
         "expected steps of the same chain"
       )
     edits = fields.get_items(record, "edits", dict) if "edits" in record else ()
-    return dataclasses.replace(self, steps=steps, edits=tuple(map(Edit.from_record, edits)))
+    return dataclasses.replace(
+      self,
+      steps=steps,
+      edits=tuple(map(Edit.from_record, edits)),
+      made_by=fields.get(record, "made_by", dict),
+    )
 
   @property
   def results(self) -> Record:
