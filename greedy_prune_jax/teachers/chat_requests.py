@@ -8,7 +8,7 @@ from greedy_prune_jax.teachers.structured import schema_in_words
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 
 _BYTES_PER_TOKEN = 3  # fewer than texts have on average, so that prompts are not underrated
-# Statuses after which trying again may help: timeout, conflict, too early, rate limit; and server's.
+# Statuses after which trying again may help: timeout, conflict, too early, rate limit.
 _TRY_AGAIN = (408, 409, 425, 429)
 # Statuses that no prompt can change: the key, the account, the model's name, the address.
 _HOPELESS = (401, 402, 403, 404)

@@ -59,13 +59,14 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     ]
     for question in todo.values()
   }
+  open_teacher = functools.partial(_open_teacher, settings, workdir.path)
   try:
-    return collect_replies(groups, workdir, functools.partial(_open_teacher, settings), finish)
+    return collect_replies(groups, workdir, open_teacher, finish)
   finally:  # whatever stopped it
     _write_chains(workdir.path)
 
 
-def _open_teacher(settings: SampleSettings) -> Teacher:
+def _open_teacher(settings: SampleSettings, folder: Path) -> Teacher:
   return load_teacher(
     settings.teacher,
     settings.writing,
@@ -73,6 +74,7 @@ def _open_teacher(settings: SampleSettings) -> Teacher:
     chat_template=settings.chat_template,
     dtype=settings.dtype,
     batch_size=settings.batch_size,
+    folder=folder,
   )
 
 

@@ -166,6 +166,7 @@ def _open_teacher(settings: DrpSettings, folder: Path) -> Teacher:
     chat_template=settings.chat_template,
     dtype=settings.dtype,
     batch_size=settings.batch_size,
+    folder=folder,
   )
 
 
