@@ -23,8 +23,8 @@ def align(text: str, copies: Sequence[str]) -> list[str]:
   """The parts of a text that a teacher's copies of them stand for; joined they are the text.
 
   Copies are compared with the text without regard to white space, and by edit distance: a few wrong
-  characters in a place are slips of copying, and do no harm, as the parts come from the text
-  itself. White space between two parts belongs to the first of them.
+  characters in a place, none of them a digit, are slips of copying, and do no harm, as the parts
+  come from the text itself. White space between two parts belongs to the first of them.
 
   Args:
     text: not blank.
@@ -57,8 +57,13 @@ def _signs(text: str) -> tuple[str, list[int]]:
 
 def _check(text: str, places: list[int], theirs: str, opcodes: Sequence[tuple]) -> None:
   """A RefusedReplyError where more is wrong than slips; it quotes the longest place."""
+  ours = _signs(text)[0]
   wrong = _wrong_places(opcodes)
-  sizes = [max(a1 - a0, b1 - b0) for a0, a1, b0, b1 in wrong]
+  sizes = [
+    # Another number is never a slip.
+    max(a1 - a0, b1 - b0) + (_digits(ours[a0:a1]) != _digits(theirs[b0:b1])) * _MOST_IN_A_PLACE
+    for a0, a1, b0, b1 in wrong
+  ]
   most = max(_MOST_IN_A_PLACE, int(_MOST_SHARE * len(places)))
   if max(sizes, default=0) <= _MOST_IN_A_PLACE and sum(sizes) <= most:
     return
@@ -76,6 +81,10 @@ def _check(text: str, places: list[int], theirs: str, opcodes: Sequence[tuple]) 
     f"the steps must be the solution's own text; it {said}{where}, and the steps have "
     f"{_quoted(theirs[b0:b1])} (shown without spaces)",
   )
+
+
+def _digits(text: str) -> str:
+  return "".join(filter(str.isdigit, text))
 
 
 def _wrong_places(opcodes: Sequence[tuple]) -> list[tuple[int, int, int, int]]:

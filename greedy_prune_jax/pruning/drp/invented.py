@@ -9,7 +9,7 @@ from fractions import Fraction
 from greedy_prune_jax.chains.numbers import find_numbers
 
 _HIGHEST_POWER = 64
-_SUM = re.compile(r"[\d.,+*/()^%\s-]*\d[\d.,+*/()^%\s-]*")  # what an arithmetic expression is of
+_SUM = re.compile(r"[\d.+*/()^%\s-]*\d[\d.+*/()^%\s-]*")  # what an arithmetic expression is of
 # Digits that are no quantities: of a list's lines, and of powers.
 _MARKS = re.compile(r"^\s*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE)
 # From how people and TeX write arithmetic to how Python does.
