@@ -57,13 +57,25 @@ def bucket_floor(width: int, num_answer: int) -> int:
   return tokens
 
 
-def affordable_floor(num_reasoning: int, num_answer: int, floor: int, positions: float) -> int:
-  """Reasoning tokens that are left when `positions` have been run: at least one step down."""
+def affordable_floor(
+  num_reasoning: int, num_answer: int, floor: int, positions: float, num_units: int | None = None
+) -> int:
+  """Reasoning tokens that are left when `positions` have been run: at least one step down.
+
+  Args:
+    num_reasoning: tokens now.
+    num_answer: tokens of the answer.
+    floor: tokens that are left in any case.
+    positions: to run.
+    num_units: units now, taken to be of one size; None: every token is one.
+  """
+  size = num_reasoning // num_units if num_units else 1
   left = num_reasoning
   while left > floor and (left == num_reasoning or positions > 0):
-    positions -= step_positions(left, num_answer, None)
-    left -= 1
-  return left
+    sizes = None if num_units is None else [size] * (left // size)
+    positions -= step_positions(left, num_answer, sizes)
+    left -= size
+  return max(left, floor)
 
 
 def text_capacity(width: int, num_answer: int) -> int:
@@ -83,6 +95,7 @@ def plan_sizes(
   max_length: int | None,
   token_units: bool,
   attention: Attention = "xla",
+  num_units: int = 0,
 ) -> Sizes:
   """Sizes of the program for a bucket.
 
@@ -95,19 +108,22 @@ def plan_sizes(
     max_length: see `Sizes`.
     token_units: see `Sizes`.
     attention: see `Sizes`.
+    num_units: most units of a chain, where units are not tokens.
   """
   text = text_capacity(width, min(num_answers))
   if token_units:
     highest = (width + 3 - 2 * min(num_answers), bucket_floor(width, min(num_answers)))
     rows = [num_rows(n) for n in range(highest[0], highest[1], -1)]
   else:
-    rows = [width + 1]
+    # Powers of two, so that few programs are compiled; a row holds a unit's suffix or more.
+    rows = [2 ** max(num_units - 1, 1).bit_length()]
+  wanted = block_positions / width / len(num_answers)
   return Sizes(
     width=width,
     text=text,
     prefix=round_up(num_prompt, PROMPT_MULTIPLE) + text,
     answer=round_up(max(num_answers), _FINEST) if objective == "answer" else 0,
-    block_rows=_block_rows(rows, block_positions / width / len(num_answers)),
+    block_rows=_block_rows(rows, wanted if token_units else min(wanted, rows[0])),
     max_length=max_length,
     token_units=token_units,
     attention=attention,

@@ -16,6 +16,7 @@ from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.segments import (
+  Segments,
   check_length,
   decode_kept,
   segment,
@@ -32,6 +33,7 @@ from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_position
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings, num_kept
+from greedy_prune_jax.pruning.units import unit_sizes
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.scorer import Attention
 
@@ -134,7 +136,7 @@ def _follow(
   """Deletes in the order of a ranking other than greedy search."""
   for task in tasks:
     tokens = tuple(token_texts(tokenizer, task.chain.reasoning))
-    chain = RankingInput(task.chain.id, task.path.segments, tokens)
+    chain = RankingInput(task.chain.id, task.path.segments, tokens, task.path.unit_sizes)
     follow_ranking(model, task.path, ranking, chain, search, report)
 
 
@@ -159,10 +161,14 @@ def _read_tasks(
     wanted = 100 * wanted if settings.chains == "gsm_symbolic" else 0
   chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
+
+  def start(chain: Chain, parts: Segments) -> Task:
+    sizes = unit_sizes(settings.unit, token_texts(tokenizer, chain.reasoning))
+    floor = settings.floor(len(parts.reasoning))
+    return Task(chain, PrunePath(parts, floor, sizes, **found.get(chain.id, {})))
+
   tasks = (
-    Task(chain, PrunePath(parts, settings.floor(len(parts.reasoning)), **found.get(chain.id, {})))
-    for chain, parts in segmented
-    if not limit or len(parts.reasoning) <= limit
+    start(chain, parts) for chain, parts in segmented if not limit or len(parts.reasoning) <= limit
   )
   return itertools.islice(tasks, settings.num_chains or None)
 
@@ -219,30 +225,31 @@ def _pruned_chain(
   task: Task, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
 ) -> PrunedChain:
   path, ids = task.path, task.path.segments.reasoning
-  texts = {}
-  for ratio in settings.keep_ratios:
-    gone = set(path.deleted[: len(ids) - num_kept(len(ids), ratio)])
-    kept = [position for position in range(len(ids)) if position not in gone]
-    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
-  return PrunedChain(
+  pruned = PrunedChain(
     chain=task.chain,
     pruner=settings.pruner,
     objective=settings.objective,
     ranking=settings.ranking,
     search=settings.search if settings.ranking == GREEDY else "none",
-    unit="token",
+    unit=settings.unit,
+    unit_sizes=path.unit_sizes,
     reasoning_ids=tuple(ids.tolist()),
     reasoning_tokens=tuple(token_texts(tokenizer, task.chain.reasoning)),
     deletion_order=tuple(path.deleted),
     nll={name: tuple(values) for name, values in path.nll.items()},
-    pruned=texts,
+    pruned={},
     positions_scored=path.positions_scored,
     seconds=round(path.seconds, 3),
   )
+  texts = {}
+  for ratio in settings.keep_ratios:
+    kept = pruned.kept_positions(num_kept(len(ids), ratio))
+    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
+  return dataclasses.replace(pruned, pruned=texts)
 
 
 def _metrics(pruned: PrunedChain) -> Record:
-  deletions = len(pruned.deletion_order)
+  deletions = len(pruned.deletions)
   return {
     "id": pruned.chain.id,
     "reasoning_tokens": len(pruned.reasoning_ids),
@@ -257,7 +264,7 @@ def _metrics(pruned: PrunedChain) -> Record:
 def _leave_out(task: Task, settings: PruneSettings, workdir: Workdir) -> None:
   """Records a chain on which the search met a NLL that is not finite."""
   reason = (
-    f"chain {task.chain.id}: a likelihood is not finite after {len(task.path.deleted)} deletions: "
+    f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "
     f"in {settings.dtype}, {settings.pruner} overflows on this text or has weights that are not "
     f"finite; try another dtype or pruner"
   )

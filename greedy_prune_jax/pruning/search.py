@@ -51,6 +51,11 @@ class PrunePath:
   finite: bool = True
 
   @property
+  def num_deletions(self) -> int:
+    """Units that were deleted."""
+    return max(len(self.nll["joint"]) - 1, 0)
+
+  @property
   def kept(self) -> list[int]:
     """Original positions of the reasoning tokens that are left."""
     gone = set(self.deleted)
@@ -161,6 +166,7 @@ class _BatchPlan:
   def next_bucket(self, speed: float | None) -> tuple[Sizes, list[int]]:
     """The program for the longest unfinished chain, and how far down each chain goes in it."""
     lengths = [len(path.kept) for path in self.paths]
+    units = [None if path.unit_sizes is None else len(path.kept_units) for path in self.paths]
     needed = [
       0 if path.finished else self._needed_width(path, n)
       for path, n in zip(self.paths, lengths, strict=True)
@@ -169,10 +175,10 @@ class _BatchPlan:
     budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
     budget /= sum(not path.finished for path in self.paths)
     floors = []
-    for path, n in zip(self.paths, lengths, strict=True):
+    for path, n, num_units in zip(self.paths, lengths, units, strict=True):
       answer = len(path.segments.answer)
       floor = n if path.finished else max(path.floor, buckets.bucket_floor(width, answer))
-      floors.append(buckets.affordable_floor(n, answer, min(floor, n), budget))
+      floors.append(buckets.affordable_floor(n, answer, min(floor, n), budget, num_units))
     sizes = buckets.plan_sizes(
       width=width,
       num_prompt=self.num_prompt,
@@ -182,6 +188,7 @@ class _BatchPlan:
       max_length=self.max_length,
       token_units=all(path.unit_sizes is None for path in self.paths),
       attention=self.settings.attention,
+      num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
     )
     return sizes, floors
 

@@ -9,6 +9,7 @@ from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.pruning.rankings.interface import RankingSettings
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
+from greedy_prune_jax.pruning.units import UNITS
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
 from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
@@ -60,6 +61,7 @@ class PruneSettings:
   dtype: str
   objective: str
   search: str
+  unit: str
   ranking: str
   ranking_seed: int
   attention_layers: tuple[int, ...]
@@ -101,6 +103,7 @@ class PruneSettings:
   def __post_init__(self):
     _check_choice("objective", self.objective, OBJECTIVES)
     _check_choice("search", self.search, SEARCHES)
+    _check_choice("unit", self.unit, UNITS)
     _check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
     _check_choice("dtype", self.dtype, DTYPES)
     _check_choice("attention", self.attention, ATTENTIONS)
@@ -152,12 +155,12 @@ class PruneSettings:
     )
 
   def floor(self, num_reasoning: int) -> int:
-    """Tokens that are left of `num_reasoning` at the lowest keep ratio."""
+    """Tokens of `num_reasoning` at which, or under which, the lowest keep ratio is reached."""
     return num_kept(num_reasoning, min(self.keep_ratios))
 
 
 def num_kept(num_reasoning: int, keep_ratio: float) -> int:
-  """Tokens that a keep ratio leaves: int(N * r)."""
+  """Tokens that a keep ratio leaves, or the most that it leaves of longer units: int(N * r)."""
   return int(num_reasoning * keep_ratio)
 
 

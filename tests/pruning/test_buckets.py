@@ -36,6 +36,13 @@ def test_affordable_floor_makes_a_step_and_keeps_to_the_budget():
   assert buckets.affordable_floor(10, 3, 4, float(first_three)) == 7
 
 
+def test_affordable_floor_of_units_goes_by_units():
+  assert buckets.affordable_floor(12, 3, 0, 0.0, num_units=4) == 9
+  first_two = sum(buckets.step_positions(3 * n, 3, [3] * n) for n in (4, 3))
+  assert buckets.affordable_floor(12, 3, 0, float(first_two), num_units=4) == 6
+  assert buckets.affordable_floor(12, 3, 5, 1e9, num_units=4) == 5
+
+
 def test_step_positions_of_units_are_those_of_their_suffixes():
   assert buckets.step_positions(6, 3, None) == buckets.step_positions(6, 3, [1] * 6)
   # Text 6 + 2; suffixes behind tokens 2, 3 and 6, and two answer tokens each.
