@@ -32,7 +32,8 @@ def get_config() -> config_dict.ConfigDict:
   # The search.
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
   config.search = "exact"  # every candidate scored at every step
-  config.unit = "token"  # what one deletion removes: token, word or sentence
+  config.unit = "token"  # what one deletion removes: token, word, sentence or skill_step
+  config.steps = ""  # of skill_step: a drp workdir that has them; empty: steps by rules
   config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
   config.ranking_seed = 0  # of `random` and `numbers_first`
   config.attention_layers = ()  # that `attention` reads, such as (0, 5, -1); (): all

@@ -7,6 +7,7 @@ from typing import Any, cast, get_origin
 from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.drp.step_units import SKILL_STEP
 from greedy_prune_jax.pruning.rankings.interface import RankingSettings
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
 from greedy_prune_jax.pruning.units import UNITS
@@ -62,6 +63,7 @@ class PruneSettings:
   objective: str
   search: str
   unit: str
+  steps: str
   ranking: str
   ranking_seed: int
   attention_layers: tuple[int, ...]
@@ -103,7 +105,11 @@ class PruneSettings:
   def __post_init__(self):
     _check_choice("objective", self.objective, OBJECTIVES)
     _check_choice("search", self.search, SEARCHES)
-    _check_choice("unit", self.unit, UNITS)
+    _check_choice("unit", self.unit, (*UNITS, SKILL_STEP))
+    if self.steps and self.unit != SKILL_STEP:
+      raise UserError(
+        f"steps={self.steps!r} is read by unit={SKILL_STEP} alone, not {self.unit}; set steps=''"
+      )
     _check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
     _check_choice("dtype", self.dtype, DTYPES)
     _check_choice("attention", self.attention, ATTENTIONS)

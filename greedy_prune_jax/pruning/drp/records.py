@@ -20,12 +20,10 @@ from typing import Any
 
 from greedy_prune_jax.chains import fields
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.chains.jsonl import read_records
 from greedy_prune_jax.chains.thinking import split_thinking
 from greedy_prune_jax.pruning.drp.stages import EDIT, WRITE, Item, Stage
-from greedy_prune_jax.pruning.drp.steps import Edit, Step, edited_text
+from greedy_prune_jax.pruning.drp.steps import edited_text, edits_of, steps_of
 
 RULES = "rules"  # who made steps that no teacher made
 KEEP, LEAVE_OUT = ON_FAILURE = ("keep", "leave_out")
@@ -69,22 +67,6 @@ def passed_on(record: Record) -> Record:
   return record | {"refused": [], "num_tokens": 0}
 
 
-def read_stage(workdir: str | Path, stage: Stage) -> dict[str, Record]:
-  """A stage's records in a drp run's workdir, by chain id.
-
-  Raises:
-    UserError: there are none.
-  """
-  files = sorted((Path(workdir) / stage.output).glob("*.jsonl"))
-  found = {r["id"]: r for path in files for r in read_records(path, drop_torn=True)}
-  if not found:
-    raise UserError(
-      f"{workdir} holds nothing of the stage {stage.name}; looked for {stage.output}/*.jsonl, "
-      "which the job drp writes"
-    )
-  return found
-
-
 def new_chain(record: Record, stage: Stage, on_failure: str) -> Chain | None:
   """The chain that comes of a record of `edit` or `write`.
 
@@ -117,16 +99,6 @@ def new_text(record: Record, stage: Stage) -> str:
     return fields.get_text(record, "text")
   assert stage is EDIT
   return edited_text(steps_of(record), edits_of(record))
-
-
-def steps_of(record: Record) -> list[Step]:
-  """The steps of a record."""
-  return [Step.from_record(step) for step in record["steps"]]
-
-
-def edits_of(record: Record) -> list[Edit]:
-  """The edits of a record."""
-  return [Edit.from_record(edit) for edit in record["edits"]]
 
 
 def stage_files(workdir: Path, stage: Stage) -> Iterator[Path]:

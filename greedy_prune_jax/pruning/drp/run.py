@@ -29,13 +29,12 @@ from greedy_prune_jax.pruning.drp.records import (
   finished_record,
   new_chain,
   passed_on,
-  read_stage,
   stage_files,
 )
 from greedy_prune_jax.pruning.drp.settings import DrpSettings
 from greedy_prune_jax.pruning.drp.splitter import split_steps
 from greedy_prune_jax.pruning.drp.stages import DECOMPOSE, EDIT, WRITE, Item, Stage
-from greedy_prune_jax.pruning.drp.steps import Step
+from greedy_prune_jax.pruning.drp.steps import Step, read_finished
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.teacher import Teacher
 
@@ -112,7 +111,7 @@ def items_to_do(
   before, known = _BEFORE.get(stage.name), {}
   if before is not None:
     if settings.stored and before.name not in settings.stages:
-      known = read_stage(settings.stored, before)
+      known = read_finished(Path(settings.stored), before.output)
     known |= {record["id"]: record for record in workdir.output(before.output).records()}
   for key, item in left.items():
     yield item, known.get(key)

@@ -3,8 +3,7 @@
 import textwrap
 
 from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.pruning.drp.records import edits_of, steps_of
-from greedy_prune_jax.pruning.drp.steps import edited_texts
+from greedy_prune_jax.pruning.drp.steps import edited_texts, edits_of, steps_of
 
 _WIDTH = 100
 

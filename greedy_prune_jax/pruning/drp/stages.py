@@ -22,6 +22,7 @@ from greedy_prune_jax.pruning.drp.refusal import RefusedReplyError
 from greedy_prune_jax.pruning.drp.skills import SKILLS, skill_of
 from greedy_prune_jax.pruning.drp.steps import (
   ACTIONS,
+  DECOMPOSED,
   DELETE,
   KEEP,
   MERGE,
@@ -29,6 +30,8 @@ from greedy_prune_jax.pruning.drp.steps import (
   Step,
   edited_text,
   edited_texts,
+  edits_of,
+  steps_of,
 )
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])")
@@ -77,17 +80,16 @@ class Item:
     Raises:
       UserError: the record does not fit the chain.
     """
-    steps = tuple(map(Step.from_record, fields.get_items(record, "steps", dict)))
+    steps = steps_of(record)
     if "".join(step.text for step in steps) != self.thinking.text:
       raise UserError(
         f"chain {self.chain.id}: the steps that are stored for it are not those of its reasoning; "
         "expected steps of the same chain"
       )
-    edits = fields.get_items(record, "edits", dict) if "edits" in record else ()
     return dataclasses.replace(
       self,
-      steps=steps,
-      edits=tuple(map(Edit.from_record, edits)),
+      steps=tuple(steps),
+      edits=tuple(edits_of(record)) if "edits" in record else (),
       made_by=fields.get(record, "made_by", dict),
     )
 
@@ -171,7 +173,7 @@ def _read_steps(item: Item, found: Record) -> Record:
 
 DECOMPOSE = Stage(
   name="decompose",
-  output="decomposed",
+  output=DECOMPOSED,
   schema=_object(steps=_list(_object(text=_TEXT, skill={"type": "string", "enum": list(SKILLS)}))),
   values=lambda item: {"question": item.chain.question, "reasoning": item.thinking.text},
   read=_read_steps,

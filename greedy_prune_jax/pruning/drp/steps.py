@@ -2,10 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from greedy_prune_jax.chains import fields
+from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.jsonl import read_records
 
+DECOMPOSED = "decomposed"  # folder of a drp run's steps
 KEEP, DELETE, SHORTEN, MERGE = ACTIONS = ("keep", "delete", "shorten", "merge")
 
 
@@ -77,3 +81,29 @@ def edited_text(steps: Sequence[Step], edits: Sequence[Edit]) -> str:
       last = steps[edit.steps[-1]].text
       parts.append(text + (last[len(last.rstrip()) :] or " "))
   return "".join(parts).strip()
+
+
+def steps_of(record: Record) -> list[Step]:
+  """The steps of a drp run's record."""
+  return [Step.from_record(step) for step in fields.get_items(record, "steps", dict)]
+
+
+def edits_of(record: Record) -> list[Edit]:
+  """The edits of a drp run's record."""
+  return [Edit.from_record(edit) for edit in fields.get_items(record, "edits", dict)]
+
+
+def read_finished(workdir: Path, output: str) -> dict[str, Record]:
+  """The records in one of the folders of a drp run, by chain id.
+
+  Raises:
+    UserError: there are none.
+  """
+  files = sorted((workdir / output).glob("*.jsonl"))
+  found = {r["id"]: r for path in files for r in read_records(path, drop_torn=True)}
+  if not found:
+    raise UserError(
+      f"{workdir} holds no chain that a stage of the job drp has finished; looked for "
+      f"{output}/*.jsonl"
+    )
+  return found

@@ -12,16 +12,17 @@ from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.chains.thinking import split_thinking
 from greedy_prune_jax.pruning.drp.borders import compare_borders
 from greedy_prune_jax.pruning.drp.estimate import Expected
-from greedy_prune_jax.pruning.drp.records import (
-  RULES,
-  edits_of,
-  new_text,
-  read_stage,
-  steps_of,
-)
+from greedy_prune_jax.pruning.drp.records import RULES, new_text
 from greedy_prune_jax.pruning.drp.splitter import split_steps
 from greedy_prune_jax.pruning.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Stage
-from greedy_prune_jax.pruning.drp.steps import ACTIONS, DELETE, edited_texts
+from greedy_prune_jax.pruning.drp.steps import (
+  ACTIONS,
+  DELETE,
+  edited_texts,
+  edits_of,
+  read_finished,
+  steps_of,
+)
 
 _NO_SKILL = "(not said)"
 
@@ -52,7 +53,7 @@ def read_all(workdir: Path) -> Records:
   found = {}
   for name, stage in STAGES.items():
     try:
-      found[name] = list(read_stage(workdir, stage).values())
+      found[name] = list(read_finished(workdir, stage.output).values())
     except UserError:
       continue
   return found
