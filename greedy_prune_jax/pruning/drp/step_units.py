@@ -47,7 +47,8 @@ def step_starts(chain: Chain, steps: Sequence[str] | None) -> list[int]:
   """Where the steps of a chain begin in its reasoning.
 
   What stands before and behind its thinking, tags included, are units too; white space there goes
-  with the step that it is next to.
+  with the step that it is next to. Spaces between two steps begin the second, as they begin its
+  first word's token; the end of a line belongs to the step that it ends.
 
   Args:
     chain: the chain.
@@ -63,10 +64,11 @@ def step_starts(chain: Chain, steps: Sequence[str] | None) -> list[int]:
       f"chain {chain.id}: the steps that are stored for it are not those of its reasoning; "
       "expected steps of the same chain"
     )
-  starts, end = [], len(before)
+  starts, end, spaces = [], len(before), 0
   for step in steps:
-    starts.append(end)
+    starts.append(end - spaces)
     end += len(step)
+    spaces = len(step) - len(step.rstrip(" \t"))
   if not before.strip():
     starts[0] = 0
   else:
