@@ -127,23 +127,35 @@ def prune_steps(
   """
   decoder = nnx.merge(graph, params)
   prompts = with_room(prompts, sizes.prefix)
-  scored = {"sizes": sizes, "objective": objective}
+  score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
 
   def find(state: Steps, bases: Base, running: Bool[Array, " B"]):
     """NLLs after deletions, what is known now, and the tally."""
     if screening is None:
-      nll = score_deletions(decoder, prompts, state.text, bases, running, **scored)
-      counts = jax.vmap(_exact_counts)(state.text)
-      positions, num_scored = (jnp.where(running, x, 0) for x in counts)
-      return nll, state.screen, _add(state.tally, positions=positions, num_scored=num_scored)
+      nll = score(state.text, bases, running)
+      positions, num_scored = jax.vmap(_exact_counts)(state.text)
+      tally = _add(
+        state.tally,
+        positions=jnp.where(running, positions, 0),
+        num_scored=jnp.where(running, num_scored, 0),
+      )
+      return nll, state.screen, tally
     found = screen_deletions(
-      *(decoder, prompts, state.text, bases, state.screen, running), screening=screening, **scored
+      decoder,
+      prompts,
+      state.text,
+      bases,
+      state.screen,
+      running,
+      sizes=sizes,
+      screening=screening,
+      objective=objective,
     )
     tally = _add(state.tally, positions=found.positions, num_scored=found.num_scored)
     error = _put(tally.squared_error, state.num_deleted, found.squared_error, running)
     tally = tally._replace(squared_error=error)
     if check:
-      nll = score_deletions(decoder, prompts, state.text, bases, running, **scored)
+      nll = score(state.text, bases, running)
       lost = jnp.where(running, found.nll.min(axis=1) - nll.min(axis=1), 0.0)
       tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
       tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
