@@ -68,9 +68,9 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
       f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
     )
   tokenizer = load_tokenizer(settings.pruner)
-  tasks = list(_read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
-  tasks = _usable(tasks, model.config.max_positions, skip)
+  tasks = usable_tasks(tasks, model.config.max_positions, skip)
   if not tasks:
     raise UserError(
       f"{settings.chains} has no chain that can be pruned; see {workdir.path}/skipped.jsonl"
@@ -140,7 +140,7 @@ def _follow(
     follow_ranking(model, task.path, ranking, chain, search, report)
 
 
-def _read_tasks(
+def read_tasks(
   settings: PruneSettings,
   tokenizer: PreTrainedTokenizerFast,
   found: Mapping[str, Record],
@@ -152,7 +152,7 @@ def _read_tasks(
     settings: of the run.
     tokenizer: the pruner's.
     found: what an earlier run had found, by chain id.
-    skip: see `_skipper`.
+    skip: called with every chain that cannot be used; None to let the error out.
   """
   template = load_chat_template(settings.chat_template, tokenizer)
   limit = settings.max_reasoning_tokens
@@ -186,7 +186,7 @@ def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], 
   return skip
 
 
-def _usable(
+def usable_tasks(
   tasks: Sequence[Task], max_positions: int, skip: Callable[[BadChain], None] | None
 ) -> list[Task]:
   """The tasks that the model can do."""

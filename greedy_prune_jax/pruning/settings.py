@@ -7,6 +7,7 @@ from typing import Any, cast, get_origin
 from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.plan_settings import PlanSettings
 from greedy_prune_jax.pruning.rankings.interface import RankingSettings
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
 from greedy_prune_jax.pruning.units import UNITS
@@ -27,12 +28,14 @@ _KIND_NAMES = {
   tuple: "a tuple",
   dict: "a group of settings",
   MeshSettings: "mesh.data and mesh.model",
+  PlanSettings: "plan.device and its like",
 }
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 MAY_CHANGE = (
   *("attention", "batch_size", "mesh.data", "mesh.model"),
-  *("on_bad_chain", "show_chains", "compilation_cache"),
+  *("on_bad_chain", "show_chains", "compilation_cache", "dry_run"),
+  *("plan.device", "plan.num_devices", "plan.peak_flops", "plan.utilisation"),
   *ENDPOINT_MAY_CHANGE,
 )
 
@@ -77,6 +80,8 @@ class PruneSettings:
   on_bad_chain: str
   show_chains: int
   compilation_cache: bool
+  dry_run: bool
+  plan: PlanSettings
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> "PruneSettings":
@@ -93,6 +98,9 @@ class PruneSettings:
     if isinstance(config["mesh"], Mapping):
       mesh = MeshSettings.from_config(config["mesh"], "configs/prune.py")
       config = {**config, "mesh": mesh}
+    if isinstance(config["plan"], Mapping):
+      plan = PlanSettings.from_config(config["plan"], "configs/prune.py")
+      config = {**config, "plan": plan}
     for name, kind in kinds.items():
       if type(config[name]) is not kind:
         raise UserError(
