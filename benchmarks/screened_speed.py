@@ -70,18 +70,17 @@ def main(_) -> None:
       screen = settings._replace(screen=ScreenSettings())
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
       step = buckets.step_positions(n, a, None)
-      affordable = _DELETIONS.value
-      if speed is not None:
-        affordable = min(affordable, int(_SECONDS.value * speed / step))
-      note, same = "", "-"
-      if affordable:
+      affordable = _DELETIONS.value if speed is None else int(_SECONDS.value * speed / step)
+      affordable = min(affordable, _DELETIONS.value)
+      if speed is None or affordable:
         exact, exact_seconds = searched(model, segments, affordable, settings)
         speed = exact.positions_scored / exact_seconds
         exact_seconds /= affordable
         pairs = zip(exact.deleted, ours.deleted, strict=False)
-        same = f"{sum(x == y for x, y in pairs)} of {affordable}"
-      elif speed is not None:
-        exact_seconds, note = step / speed, "  exact not run: its positions at the speed above"
+        note, same = "", f"{sum(x == y for x, y in pairs)} of {affordable}"
+      else:
+        exact_seconds, same = step / speed, "-"
+        note = "  exact not run: its positions at the speed above"
       seconds /= _DELETIONS.value
       print(
         f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{step:10}{seconds:10.2f}"

@@ -61,4 +61,12 @@ def get_config() -> config_dict.ConfigDict:
   config.show_chains = 4  # print so many pruned chains at the end, and a table of mean NLLs
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
+  # What it would cost: prints an estimate for the settings above, loads no weights, writes nothing.
+  config.dry_run = False
+  config.plan = config_dict.ConfigDict()  # the devices of the estimate
+  config.plan.device = ""  # h100, tpu-v5e, ...: see accelerators.py; empty: this machine's
+  config.plan.num_devices = 0  # over all processes; 0: those of `mesh`, or all of this machine's
+  config.plan.peak_flops = 0.0  # FLOP/s of one device; 0: the maker's, or measured if it is unknown
+  config.plan.utilisation = 0.4  # share of that peak, to be had from a short run on such devices
+
   return config

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import logging
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.chains.config_fields import checked_fields
@@ -115,7 +115,7 @@ def weight_shardings(mesh: Mesh) -> Callable[[nnx.State], Any] | None:
   return choose
 
 
-def partition(name: str, shape: Sequence[int], mesh: Mesh) -> P:
+def partition(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
   """How a parameter lies on the mesh, by the first of `PARTITION_RULES` that fits its path.
 
   Raises:

@@ -82,14 +82,13 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
       f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
     )
   tokenizer = load_tokenizer(settings.pruner)
-  tasks = list(_read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
-  tasks = _usable(tasks, model.config.max_positions, skip)
+  tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
   if not tasks:
     raise UserError(
       f"{settings.chains} has no chain that can be pruned; see {workdir.path}/skipped.jsonl"
     )
-  tasks[settings.audit :] = [dataclasses.replace(t, audit=None) for t in tasks[settings.audit :]]
   own = tasks[jax.process_index() :: jax.process_count()]
   return _search(own, model, tokenizer, settings, workdir) if own else []
 
@@ -109,13 +108,7 @@ def _search(
     told = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
     ranking, batch_size = RANKINGS[settings.ranking](model, told), 1
   batches, block_positions = choose_batching(segments, model, batch_size)
-  search = Settings(
-    objective=cast(Objective, settings.objective),
-    block_positions=block_positions,
-    attention=cast(Attention, settings.attention),
-    screen=settings.screen if settings.search == SCREENED else None,
-    deletions_per_step=settings.deletions_per_step,
-  )
+  search = search_settings(settings, block_positions)
   finished = workdir.finished_ids
   left = [task.path for task in tasks if task.chain.id not in finished]
   failed = []
@@ -147,6 +140,17 @@ def _search(
   return failed
 
 
+def search_settings(settings: PruneSettings, block_positions: int) -> Settings:
+  """What the search is told; `block_positions` go through the model at once."""
+  return Settings(
+    objective=cast(Objective, settings.objective),
+    block_positions=block_positions,
+    attention=cast(Attention, settings.attention),
+    screen=settings.screen if settings.search == SCREENED else None,
+    deletions_per_step=settings.deletions_per_step,
+  )
+
+
 def _follow(
   tasks: Sequence[Task],
   model: Model,
@@ -162,7 +166,7 @@ def _follow(
     follow_ranking(model, task.path, ranking, chain, search, report)
 
 
-def _read_tasks(
+def read_tasks(
   settings: PruneSettings,
   tokenizer: PreTrainedTokenizerFast,
   found: Mapping[str, Record],
@@ -174,7 +178,7 @@ def _read_tasks(
     settings: of the run.
     tokenizer: the pruner's.
     found: what an earlier run had found, by chain id.
-    skip: see `_skipper`.
+    skip: called with every chain that cannot be used; None to let the error out.
   """
   template = load_chat_template(settings.chat_template, tokenizer)
   limit = settings.max_reasoning_tokens
@@ -214,10 +218,13 @@ def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], 
   return skip
 
 
-def _usable(
-  tasks: Sequence[Task], max_positions: int, skip: Callable[[BadChain], None] | None
+def usable_tasks(
+  tasks: Sequence[Task],
+  settings: PruneSettings,
+  max_positions: int,
+  skip: Callable[[BadChain], None] | None,
 ) -> list[Task]:
-  """The tasks that the model can do."""
+  """The tasks that the model can do, the first `settings.audit` of them with an audit."""
   usable = []
   for task in tasks:
     try:
@@ -227,7 +234,8 @@ def _usable(
         raise
       skip(BadChain(place="", id=task.chain.id, reason=str(error)))
     else:
-      usable.append(task)
+      audit = task.audit if len(usable) < settings.audit else None
+      usable.append(dataclasses.replace(task, audit=audit))
   return usable
 
 

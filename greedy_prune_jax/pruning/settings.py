@@ -8,6 +8,7 @@ from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.config_fields import check_choice, check_least
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.plan_settings import PlanSettings
 from greedy_prune_jax.pruning.rankings.interface import RankingSettings
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
 from greedy_prune_jax.pruning.screening import ScreenSettings
@@ -31,12 +32,14 @@ _KIND_NAMES = {
   dict: "a group of settings",
   MeshSettings: "mesh.data and mesh.model",
   ScreenSettings: "screen.window and the like",
+  PlanSettings: "plan.device and its like",
 }
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 MAY_CHANGE = (
   *("attention", "batch_size", "mesh.data", "mesh.model"),
-  *("on_bad_chain", "show_chains", "compilation_cache"),
+  *("on_bad_chain", "show_chains", "compilation_cache", "dry_run"),
+  *("plan.device", "plan.num_devices", "plan.peak_flops", "plan.utilisation"),
   *ENDPOINT_MAY_CHANGE,
 )
 
@@ -84,6 +87,8 @@ class PruneSettings:
   on_bad_chain: str
   show_chains: int
   compilation_cache: bool
+  dry_run: bool
+  plan: PlanSettings
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> "PruneSettings":
@@ -103,6 +108,9 @@ class PruneSettings:
     if isinstance(config["screen"], Mapping):
       screen = ScreenSettings.from_config(config["screen"], "configs/prune.py")
       config = {**config, "screen": screen}
+    if isinstance(config["plan"], Mapping):
+      plan = PlanSettings.from_config(config["plan"], "configs/prune.py")
+      config = {**config, "plan": plan}
     for name, kind in kinds.items():
       if type(config[name]) is not kind:
         raise UserError(
