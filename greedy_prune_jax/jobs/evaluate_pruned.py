@@ -1,6 +1,6 @@
-"""Measures what a model still answers; see `configs/evaluate.py`.
+"""Measures what a model still answers; see `configs/evaluate_pruned.py`.
 
-python -m greedy_prune_jax.jobs.evaluate --config=configs/evaluate.py --workdir=DIR
+python -m greedy_prune_jax.jobs.evaluate_pruned --config=configs/evaluate_pruned.py --workdir=DIR
 """
 
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from greedy_prune_jax.evaluation.pruned_chains import (
   read_answers,
   run_pruned_chains,
 )
-from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
+from greedy_prune_jax.evaluation.pruned_settings import MAY_CHANGE, EvaluatePrunedSettings
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 
 
-def evaluate(config: Mapping[str, Any], workdir: str) -> None:
+def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
   """Runs the job, prints its table and writes it.
 
   Raises:
     UserError: something that the config names cannot be used, or some texts got no answer.
   """
-  settings = EvaluateSettings.from_config(config)
+  settings = EvaluatePrunedSettings.from_config(config)
   failed = run_in_workdir(
     lambda run: run_pruned_chains(settings, run),
     workdir,
@@ -49,4 +49,4 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  run_job(evaluate)
+  run_job(evaluate_pruned)

@@ -1,4 +1,4 @@
-"""The evaluate job as a process: its table, and its status where something got no answer."""
+"""The evaluate_pruned job as a process: its table, and its status where something got no answer."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ def test_a_table_of_two_runs(run, shared, tmp_path):
     run(objective=objective, workdir=objective, keep_ratios="(0.5,0.0)", num_chains=2)
   runs = f"('{tmp_path / 'joint'}', 'other={tmp_path / 'answer'}')"
   settings = {"pruned": runs, "model": shared / "model", "max_new_tokens": 4}
-  job = run(job="evaluate", workdir="evaluation", **settings)
+  job = run(job="evaluate_pruned", workdir="evaluation", **settings)
 
   folder = tmp_path / "evaluation"
   lines = (folder / "answers" / "process-00000.jsonl").read_text().splitlines()
@@ -29,7 +29,7 @@ def test_a_table_of_two_runs(run, shared, tmp_path):
   assert "accuracy" in job.stdout
   assert not (folder / "unfinished").exists()
   before = (folder / "answers" / "process-00000.jsonl").read_bytes()
-  assert run(job="evaluate", workdir="evaluation", **settings).stdout == job.stdout
+  assert run(job="evaluate_pruned", workdir="evaluation", **settings).stdout == job.stdout
   assert (folder / "answers" / "process-00000.jsonl").read_bytes() == before
 
 
@@ -44,7 +44,7 @@ def test_texts_without_an_answer_end_in_an_error(start, run, tmp_path):
   length = sum(len(tokenizer(part)["input_ids"]) for part in parts)
   make_model(tmp_path / "narrow", max_position_embeddings=length)
   settings = {"pruned": f"('{tmp_path / 'run'}',)", "model": tmp_path / "narrow"}
-  job = start(job="evaluate", workdir="evaluation", **settings)
+  job = start(job="evaluate_pruned", workdir="evaluation", **settings)
   assert job.wait() == 1
   assert "Traceback" not in job.stderr
   *_, message = job.stderr.split("error: ")

@@ -1,7 +1,7 @@
 """Does a model still reach the answer from pruned chains?
 
-    python -m greedy_prune_jax.jobs.evaluate --config=configs/evaluate.py --workdir=runs/evaluate \\
-      --config.pruned="('joint=runs/prune',)"
+    python -m greedy_prune_jax.jobs.evaluate_pruned --config=configs/evaluate_pruned.py \
+      --workdir=runs/evaluate_pruned --config.pruned="('joint=runs/prune',)"
 
 Prints accuracy with 95% intervals over chains for every prune run that is named, at every keep
 ratio that it has and for the whole reasoning. Run the same command again after a kill and it goes

@@ -1,4 +1,4 @@
-"""The settings of an `evaluate` run, checked before anything is loaded."""
+"""The settings of an `evaluate_pruned` run, checked before anything is loaded."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ DTYPES = ("float32", "bfloat16")
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = ("batch_size", "compilation_cache")
 
-_FILE = "configs/evaluate.py"
+_FILE = "configs/evaluate_pruned.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-  """What `configs/evaluate.py` sets; see there for what each setting means."""
+class EvaluatePrunedSettings:
+  """What `configs/evaluate_pruned.py` sets; see there for what each setting means."""
 
   pruned: tuple[str, ...]
   num_chains: int
@@ -32,7 +32,7 @@ class EvaluateSettings:
   compilation_cache: bool
 
   @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "EvaluateSettings":
+  def from_config(cls, config: Mapping[str, Any]) -> "EvaluatePrunedSettings":
     """Settings from a config's keys.
 
     Raises:
