@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import explain_os_errors
@@ -19,7 +18,7 @@ from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.chains.run_lock import hold_locks
 from greedy_prune_jax.distill.run import Outcome, run_distill
 from greedy_prune_jax.distill.settings import MAY_CHANGE, DistillSettings
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_job
+from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 
 _TERMINATED = 128 + signal.SIGTERM  # the status by which shells know a program that was terminated
 
@@ -33,7 +32,7 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
   settings, folder = DistillSettings.from_config(config), Path(workdir)
   if jax.process_count() > 1:
     raise UserError("distill runs in one process; start it without --num_processes")
-  logging.get_absl_logger().addFilter(_not_orbax)
+  quiet_orbax()
   with contextlib.ExitStack() as held, _terminated() as terminated:
     hold_locks(folder / "locks", 0, 1, held)
     _check_config(folder, config)
@@ -76,11 +75,6 @@ def _terminated() -> Iterator[Callable[[], bool]]:
     yield lambda: bool(received)
   finally:
     signal.signal(signal.SIGTERM, before)
-
-
-def _not_orbax(record: Any) -> bool:
-  """Whether a log record is worth showing: Orbax tells of every file that it writes."""
-  return record.levelname not in ("DEBUG", "INFO") or "orbax" not in record.pathname
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The settings of an `evaluate` run, checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.settings import check_ratio_form, check_ratios
+from greedy_prune_jax.teachers.settings import check_writing
+from greedy_prune_jax.teachers.teacher import WritingSettings
+
+DTYPES = ("float32", "bfloat16")
+
+# What a later run in the same workdir may set differently: nothing here changes a reply.
+MAY_CHANGE = (
+  *("models", "keep_ratios", "follow", "idle_minutes", "compare_with"),
+  *("batch_size", "show_samples", "compilation_cache"),
+)
+
+_FILE = "configs/evaluate.py"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+  """What `configs/evaluate.py` sets; see there for what each setting means."""
+
+  models: tuple[str, ...]
+  follow: bool
+  idle_minutes: float
+  chat_template: str
+  ratio_form: str
+  keep_ratios: tuple[float, ...]
+  dtype: str
+  questions: str
+  split: str
+  num_questions: int
+  num_shots: int
+  seed: int
+  num_samples: int
+  temperature: float
+  top_p: float
+  top_k: int
+  max_new_tokens: int
+  stop_strings: tuple[str, ...]
+  compare_with: tuple[str, ...]
+  batch_size: int
+  show_samples: int
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "EvaluateSettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    return cls(**checked_fields(cls, config, _FILE))
+
+  def __post_init__(self):
+    check_choice("split", self.split, ("train", "test"))
+    check_choice("dtype", self.dtype, DTYPES)
+    check_least(self, 0, "num_questions", "num_shots", "seed", "top_k", "batch_size")
+    check_least(self, 0, "show_samples", "idle_minutes")
+    check_least(self, 1, "num_samples", "max_new_tokens")
+    check_writing(self.temperature, self.top_p, self.stop_strings)
+    if self.temperature == 0 and self.num_samples > 1:
+      raise UserError(
+        f"num_samples={self.num_samples} at temperature=0 would be that many equal samples; set a "
+        "temperature above 0, or num_samples=1"
+      )
+    if not self.models:
+      raise UserError(
+        "models is empty; expected workdirs of distill runs or models, as (PLACE,) or "
+        "(NAME=PLACE,OTHER=PLACE)"
+      )
+    check_ratio_form(self.ratio_form)
+    if self.keep_ratios:
+      check_ratios(self.keep_ratios)
+    if self.ratio_form and not self.keep_ratios:
+      raise UserError(f"ratio_form={self.ratio_form!r} needs keep_ratios to tell, such as (0.5,)")
+
+  @property
+  def writing(self) -> WritingSettings:
+    """How models are to write."""
+    names = (field.name for field in dataclasses.fields(WritingSettings))
+    return WritingSettings(**{name: getattr(self, name) for name in names})
