@@ -50,9 +50,11 @@ def make_chains(settings: StudySettings, path: Path) -> None:
   asked = _test_questions(settings)
   chains = list(itertools.islice(_usable(settings, asked), settings.num_chains))
   if len(chains) < settings.num_chains:
+    longest = settings.max_reasoning_tokens
+    limit = f" of at most max_reasoning_tokens={longest}" if longest else ""
     raise UserError(
-      f"{settings.chains} has {len(chains)} chains of at most {settings.max_reasoning_tokens} "
-      f"reasoning tokens that are in no test, and num_chains={settings.num_chains}"
+      f"{settings.chains} has {len(chains)} chains{limit} whose questions are in no test; expected "
+      f"num_chains={settings.num_chains}"
     )
   new = path.with_name(path.name + ".new")
   with explain_os_errors(path):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import pytest
+import transformers
 
 from configs import distill, evaluate, prune, study_cpu
 from greedy_prune_jax.chains.errors import UserError
@@ -79,8 +80,14 @@ def test_chains_are_short_enough_and_in_no_test(settings, tmp_path):
   make_chains(dataclasses.replace(settings, num_chains=5), path)
   asked = {chain.question for chain in read_chains(str(path))}
   assert asked == {f"{i} + {i}?" for i in (1, 3, 4, 5, 6)}, "2 + 2? is in the test"
-  with pytest.raises(UserError, match="has 5 chains of at most 0 reasoning tokens that are in no"):
+  with pytest.raises(UserError, match="has 5 chains whose questions are in no test; expected num"):
     make_chains(dataclasses.replace(settings, num_chains=6), path)
-  longest = max(len(chain.reasoning) for chain in read_chains(str(path)))
-  make_chains(dataclasses.replace(settings, num_chains=2, max_reasoning_tokens=12), path)
-  assert max(len(chain.reasoning) for chain in read_chains(str(path))) < longest
+  texts = [chain.reasoning for chain in read_chains(str(path))]
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+  lengths = sorted(len(tokenizer(text)["input_ids"]) for text in texts)
+  make_chains(dataclasses.replace(settings, num_chains=2, max_reasoning_tokens=lengths[1]), path)
+  assert {chain.question for chain in read_chains(str(path))} == {"1 + 1?", "3 + 3?"}
+  with pytest.raises(
+    UserError, match=rf"has 2 chains of at most max_reasoning_tokens={lengths[1]}"
+  ):
+    make_chains(dataclasses.replace(settings, num_chains=3, max_reasoning_tokens=lengths[1]), path)
