@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.datasets import is_generated
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.reading import BadChain, read_chains
@@ -184,7 +185,7 @@ def read_tasks(
   limit = settings.max_reasoning_tokens
   wanted = settings.num_chains
   if limit:  # some are left out; the generator, which has no end, is looked through so far
-    wanted = 100 * wanted if settings.chains == "gsm_symbolic" else 0
+    wanted = 100 * wanted if is_generated(settings.chains) else 0
   chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
 
