@@ -13,11 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.distill.packing import PackedRows
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, project
+from greedy_prune_jax.parallel import DATA
 
 # Scored positions that meet the head at once, over all rows; see `scoring.likelihood.HEAD_CHUNK`.
 HEAD_CHUNK = 512
@@ -35,7 +38,9 @@ REMAT: dict[str, WrapLayer] = {
 }
 
 
-def packed_hidden(decoder: Decoder, rows: PackedRows, remat: str = "none") -> Float[Array, "R W D"]:
+def packed_hidden(
+  decoder: Decoder, rows: PackedRows, remat: str = "none", mesh: Mesh | None = None
+) -> Float[Array, "R W D"]:
   """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
   segments, positions = rows.segments, rows.positions
   same = segments[:, :, None] == segments[:, None, :]
@@ -48,12 +53,19 @@ def packed_hidden(decoder: Decoder, rows: PackedRows, remat: str = "none") -> Fl
     return out, None
 
   x = decoder.embed(rows.token_ids)
+  if mesh is not None:  # rows stay where they are and weights come to them, not the other way
+    x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
   hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat])
   return hidden
 
 
 def completion_nll(
-  decoder: Decoder, rows: PackedRows, *, remat: str = "none", train_head: bool = True
+  decoder: Decoder,
+  rows: PackedRows,
+  *,
+  remat: str = "none",
+  train_head: bool = True,
+  mesh: Mesh | None = None,
 ) -> Float[Array, ""]:
   """Negative log-likelihood in nats, summed over the completions of packed rows, [R, W] each.
 
@@ -62,10 +74,34 @@ def completion_nll(
     rows: the examples.
     remat: one of `REMAT`.
     train_head: whether the head's gradient is wanted; without, it is zero.
+    mesh: whose axis `data` the rows lie along; None: all is on one device.
   """
-  hidden = packed_hidden(decoder, rows, remat)
-  cap = decoder.config.logit_softcap
-  return head_nll(cap, train_head, hidden, decoder.head_weight, rows.scored, rows.targets)
+  hidden = packed_hidden(decoder, rows, remat, mesh)
+  nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head)
+  if mesh is not None:
+    nll = _along_data(nll, mesh)
+  return nll(hidden, decoder.head_weight, rows.scored, rows.targets)
+
+
+def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
+  """Each device of `data` runs through the chunks of its own rows.
+
+  So the head's gradient, as large as the head, is summed over the devices once and not with every
+  chunk.
+  """
+
+  def of_own_rows(*operands: Array) -> Array:
+    return nll(*operands)[None]
+
+  each = jax.shard_map(
+    of_own_rows,
+    mesh=mesh,
+    in_specs=(P(DATA), P(), P(DATA), P(DATA)),
+    out_specs=P(DATA),
+    axis_names={DATA},  # `model` stays the compiler's
+    check_vma=False,  # the loop's zeros differ between devices as soon as something is added
+  )
+  return lambda *operands: each(*operands).sum()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

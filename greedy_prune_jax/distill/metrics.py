@@ -82,8 +82,8 @@ def step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float
   return passes * (config.matmul_params(head=False) * batch.num_tokens + float(head))
 
 
-def peak_flops() -> float | None:
-  """FLOP/s of bfloat16 products of all devices together; None where that is not known."""
+def peak_flops(num_devices: int) -> float | None:
+  """FLOP/s of bfloat16 products of so many devices together; None where that is not known."""
   kind = jax.devices()[0].device_kind
   found = [peak for name, peak in _PEAKS.items() if kind.startswith(name)]
-  return found[0] * jax.device_count() if found else None
+  return found[0] * num_devices if found else None

@@ -1,5 +1,6 @@
 """Whole runs on a tiny student: learning, stopping, going on, exporting."""
 
+import dataclasses
 import json
 import math
 
@@ -20,6 +21,7 @@ from greedy_prune_jax.distill.examples import make_example, read_texts
 from greedy_prune_jax.distill.export import load_student
 from greedy_prune_jax.distill.lora import TARGETS
 from greedy_prune_jax.distill.run import run_distill
+from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
@@ -61,7 +63,7 @@ def run(base, tmp_path):
     }
     config = defaults | changes
     made = settings(**config)
-    write_or_check_config(folder / "config.json", vars(made))
+    write_or_check_config(folder / "config.json", dataclasses.asdict(made), MAY_CHANGE)
     calls = iter(range(1, 1000))
     return run_distill(made, folder, lambda: next(calls) == stop_after)
 
