@@ -1,4 +1,4 @@
-"""PyTorch's side of `train_speed`: the step as a careful user of transformers and PEFT writes it."""
+"""PyTorch's side of `train_speed`: the step as a careful user of PyTorch writes it."""
 
 import time
 from collections.abc import Callable

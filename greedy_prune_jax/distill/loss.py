@@ -22,8 +22,11 @@ from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, project
 from greedy_prune_jax.parallel import DATA
 
-# Scored positions that meet the head at once, over all rows; see `scoring.likelihood.HEAD_CHUNK`.
-HEAD_CHUNK = 512
+# Scored positions that meet the head at once, over all rows of a device. Few, and adding up the
+# head's gradient takes longer than making it; many, and the last chunk is mostly empty (on a CPU,
+# where a product gains nothing from more rows) or logits take too much memory (elsewhere).
+CPU_HEAD_CHUNK = 256
+_LOGIT_BYTES = 2**30  # of a chunk, in float32
 
 WrapLayer = Callable[[Any], Any]
 
@@ -78,7 +81,7 @@ def completion_nll(
   """
   hidden = packed_hidden(decoder, rows, remat, mesh)
   nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head)
-  if mesh is not None:
+  if mesh is not None and mesh.shape[DATA] > 1:
     nll = _along_data(nll, mesh)
   return nll(hidden, decoder.head_weight, rows.scored, rows.targets)
 
@@ -114,7 +117,7 @@ def head_nll(
   targets: Int[Array, "R W"],
 ) -> Float[Array, ""]:
   """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
-  chunk, count = _chunks(scored)
+  chunk, count = _chunks(scored, len(weight))
 
   def add(i, total):
     part = _chunk_of(i, chunk, hidden, scored, targets)
@@ -125,7 +128,7 @@ def head_nll(
 
 def _head_nll_forward(softcap, train_head, hidden, weight, scored, targets):
   """The loss and, as what the backward pass needs, its gradients."""
-  chunk, count = _chunks(scored)
+  chunk, count = _chunks(scored, len(weight))
 
   def add(i, carry):
     total, d_hidden, d_weight = carry
@@ -154,10 +157,12 @@ def _head_nll_backward(softcap, train_head, kept, cotangent):
 head_nll.defvjp(_head_nll_forward, _head_nll_backward)
 
 
-def _chunks(scored: Int[Array, "R W"]) -> tuple[int, Array]:
+def _chunks(scored: Int[Array, "R W"], vocabulary: int) -> tuple[int, Array]:
   """Columns of `scored` to take at once, and how often until all that hold something are taken."""
   rows, width = scored.shape
-  columns = min(max(HEAD_CHUNK // rows, 1), width)
+  on_cpu = jax.default_backend() == "cpu"
+  chunk = CPU_HEAD_CHUNK if on_cpu else _LOGIT_BYTES // (4 * vocabulary)
+  columns = min(max(chunk // rows, 1), width)
   used = (scored < width).sum(-1).max()
   return columns, -(-used // columns)
 
