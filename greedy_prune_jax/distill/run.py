@@ -116,7 +116,8 @@ def run_distill(
   exported = None
   if over and settings.export != "none":
     chosen = progress.best_step if settings.export == "best" else step
-    exported = export_student(workdir, chosen or step, settings)
+    del state, frozen  # the export needs room for the model again
+    exported = export_student(workdir, chosen or step, settings, mesh)
   return Outcome(step, steps, report.loss, progress, not over, exported)
 
 
