@@ -4,7 +4,7 @@ Everything here depends on the chain as it stands, not on how it got there, so t
 goes through the same programs as one that was never stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -57,11 +57,20 @@ def bucket_floor(width: int, num_answer: int) -> int:
   return tokens
 
 
-def affordable_floor(num_reasoning: int, num_answer: int, floor: int, positions: float) -> int:
-  """Reasoning tokens that are left when `positions` have been run: at least one step down."""
+def affordable_floor(
+  num_reasoning: int, floor: int, positions: float, cost: Callable[[int], float]
+) -> int:
+  """Reasoning tokens that are left when `positions` have been run: at least one step down.
+
+  Args:
+    num_reasoning: tokens now.
+    floor: the fewest that may be left.
+    positions: to be run.
+    cost: positions that it takes to delete one of so many tokens.
+  """
   left = num_reasoning
   while left > floor and (left == num_reasoning or positions > 0):
-    positions -= step_positions(left, num_answer, None)
+    positions -= cost(left)
     left -= 1
   return left
 
