@@ -9,8 +9,11 @@ compiling included; one of 113 tokens takes a quarter to half an hour there. Run
 again after a kill and it goes on from where it was.
 """
 
+import dataclasses
+
 from ml_collections import config_dict
 
+from greedy_prune_jax.pruning.screening import ScreenSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 
@@ -31,7 +34,10 @@ def get_config() -> config_dict.ConfigDict:
 
   # The search.
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
-  config.search = "exact"  # every candidate scored at every step
+  config.search = "exact"  # every candidate scored at every step; or screened: a shortlist of them
+  config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))  # how; see there
+  config.deletions_per_step = 1  # more for long chains: NLLs between are not known then
+  config.audit = 0  # of a screened search: chains that exact search goes through too
   config.unit = "token"  # what one deletion removes: token, word, sentence or skill_step
   config.steps = ""  # of skill_step: a drp workdir that has them; empty: steps by rules
   config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
@@ -55,5 +61,13 @@ def get_config() -> config_dict.ConfigDict:
   config.on_bad_chain = "error"  # error: stop; skip: record it in skipped.jsonl and go on
   config.show_chains = 4  # print so many pruned chains at the end, and a table of mean NLLs
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  # What it would cost: prints an estimate for the settings above, loads no weights, writes nothing.
+  config.dry_run = False
+  config.plan = config_dict.ConfigDict()  # the devices of the estimate
+  config.plan.device = ""  # h100, tpu-v5e, ...: see accelerators.py; empty: this machine's
+  config.plan.num_devices = 0  # over all processes; 0: those of `mesh`, or all of this machine's
+  config.plan.peak_flops = 0.0  # FLOP/s of one device; 0: the maker's, or measured if it is unknown
+  config.plan.utilisation = 0.4  # share of that peak, to be had from a short run on such devices
 
   return config
