@@ -14,11 +14,11 @@ from greedy_prune_jax.chains.workdir import Workdir
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.pruning.drp import summary
 from greedy_prune_jax.pruning.drp.estimate import expect, token_counter
-from greedy_prune_jax.pruning.drp.run import FURTHER_OUTPUTS, OUTPUT, read_items, run_drp
+from greedy_prune_jax.pruning.drp.run import OUTPUTS, read_items, run_drp
 from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE, DrpSettings
 from greedy_prune_jax.pruning.drp.show import format_edited
 
-_OUTPUTS = {"output": OUTPUT, "further_outputs": FURTHER_OUTPUTS, "may_change": MAY_CHANGE}
+_WORKDIR = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:], "may_change": MAY_CHANGE}
 
 
 def drp(config: Mapping[str, Any], workdir: str) -> None:
@@ -31,7 +31,7 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
   first = jax.process_index() == 0
   if settings.dry_run:
     if first:
-      with Workdir(workdir, config, **_OUTPUTS) as run:
+      with Workdir(workdir, config, **_WORKDIR) as run:
         _say_expected(settings, run)
     return
 
@@ -45,7 +45,7 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
         _sum_up(run.path, settings)
       raise
 
-  failed = run_in_workdir(work, workdir, config, **_OUTPUTS)
+  failed = run_in_workdir(work, workdir, config, **_WORKDIR)
   if first:
     _sum_up(Path(workdir), settings)
   if failed:

@@ -48,6 +48,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     num_questions=settings.num_questions,
     num_shots=settings.num_shots,
     seed=settings.seed,
+    instruction=settings.instruction,
   )
   mine = asked.questions[jax.process_index() :: jax.process_count()]
   todo = {question.id: question for question in mine if question.id not in workdir.finished_ids}

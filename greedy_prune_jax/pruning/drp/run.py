@@ -38,7 +38,7 @@ from greedy_prune_jax.pruning.drp.steps import Step, read_finished
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.teacher import Teacher
 
-OUTPUT, *FURTHER_OUTPUTS = (stage.output for stage in (DECOMPOSE, EDIT, WRITE))
+OUTPUTS = tuple(stage.output for stage in (DECOMPOSE, EDIT, WRITE))  # of the workdir
 _BEFORE = {EDIT.name: DECOMPOSE, WRITE.name: EDIT}
 
 
@@ -47,7 +47,7 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
 
   Args:
     settings: of the run.
-    workdir: opened with `OUTPUT` and `FURTHER_OUTPUTS`; takes the records.
+    workdir: opened with `OUTPUTS`; takes the records.
 
   Returns:
     How many chains a stage got no reply on; the log and `skipped.jsonl` say why.

@@ -10,7 +10,7 @@ from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.workdir import Workdir
 from greedy_prune_jax.pruning.drp import summary
 from greedy_prune_jax.pruning.drp.estimate import expect, token_counter
-from greedy_prune_jax.pruning.drp.run import FURTHER_OUTPUTS, OUTPUT, read_items, run_drp
+from greedy_prune_jax.pruning.drp.run import OUTPUTS, read_items, run_drp
 from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE, DrpSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from tests.pruning.drp import teacher_forms as forms
@@ -43,7 +43,7 @@ def make_config(tmp_path):
 @pytest.fixture
 def workdir(tmp_path):
   def workdir(config, name="run"):
-    outputs = {"output": OUTPUT, "further_outputs": FURTHER_OUTPUTS}
+    outputs = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:]}
     return Workdir(tmp_path / name, config, **outputs, may_change=MAY_CHANGE)
 
   return workdir
