@@ -9,8 +9,9 @@ Offline and without a key, 50 `gsm_symbolic` chains go through steps by rules an
 likelihood to students and their evaluation, beside the measures of ASAP and LIMOPro on the same
 steps and token pruning; with `:endpoint` a teacher's DRP (all three stages) joins them. Students of
 all arms have the same number of steps and the same tests, so that the table sets accuracy against
-generated tokens. The short teacher's own answers (configs/drp_direct.py) and those under a token
-budget (configs/drp_token_budget.py) join by --config.ready. `:smoke` and `:endpoint_smoke` are tiny.
+generated tokens. A short teacher's own answers (configs/drp_direct.py) and answers under a token
+budget (configs/drp_token_budget.py) join by --config.ready. `:smoke` and `:endpoint_smoke` are
+tiny. The whole was not run yet.
 """
 
 from ml_collections import config_dict

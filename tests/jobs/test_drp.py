@@ -50,7 +50,7 @@ def test_chains_without_a_reply_end_it_with_an_error(start, tmp_path, chains):
     assert job.wait() == 1
   assert "error: there is no reply on 1 chains; " in job.stderr
   assert skipped(tmp_path / "run")[0]["reason"].endswith("too long")
-  assert "decompose   bad_form" in job.stdout  # edits where steps were asked for
+  assert "decompose  bad_form " in job.stdout  # edits where steps were asked for
 
 
 def test_steps_by_rules_are_the_units_of_prune(run, tmp_path):

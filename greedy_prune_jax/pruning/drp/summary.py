@@ -35,10 +35,10 @@ def expected_table(expected: Sequence[Expected], num_chains: int, max_attempts: 
   requests = sum(stage.requests for stage in expected)
   read, written = sum(stage.read for stage in expected), sum(stage.written for stage in expected)
   total = ("all", requests, read, written, _per_chain(read + written, num_chains))
+  most = f"; up to {max_attempts} times as much if none does" if max_attempts > 1 else ""
   return Table(
     name="expected",
-    caption=f"Left to ask for on {num_chains} chains if each first reply passes; up to "
-    f"{max_attempts} times as much if none does.",
+    caption=f"Left to ask for on {num_chains} chains if each first reply passes{most}.",
     columns=("stage", "requests", "tokens read", "tokens written", "tokens a chain"),
     rows=[*rows, total],
   )
