@@ -92,8 +92,9 @@ def _optimizer_shardings(trained: Params, shapes: optax.OptState, mesh: Mesh) ->
 
   def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     owner = trained.get(getattr(path[-1], "key", "")) if path else None
-    beside = owner is not None and owner.shape == leaf.shape
-    return cast(NamedSharding, owner.sharding) if beside else NamedSharding(mesh, P())
+    if owner is not None and owner.shape == leaf.shape:
+      return cast(NamedSharding, owner.sharding)
+    return NamedSharding(mesh, P())
 
   return jax.tree.map_with_path(choose, shapes)
 
