@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from absl import logging
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.chains.config_fields import checked_fields
@@ -134,7 +134,9 @@ def named_shardings(
   }
 
 
-def partition(name: str, shape: Sequence[int], mesh: Mesh, *, fully_sharded: bool = False) -> P:
+def partition(
+  name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, *, fully_sharded: bool = False
+) -> P:
   """How a parameter lies on the mesh, by the first of `PARTITION_RULES` that fits its path.
 
   Raises:

@@ -18,6 +18,7 @@ from greedy_prune_jax.chains.datasets import split_source
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter, explain_os_errors
 from greedy_prune_jax.distill.checkpoints import Checkpoints, Progress
+from greedy_prune_jax.distill.ended import mark_ended
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
 from greedy_prune_jax.distill.export import export_student
 from greedy_prune_jax.distill.input import training_batches, validation_batches
@@ -121,6 +122,8 @@ def run_distill(
     chosen = progress.best_step if settings.export == "best" else step
     del state, frozen  # the export needs room for the model again
     exported = export_student(workdir, chosen or step, settings, mesh)
+  if over:
+    mark_ended(workdir, step, progress.best_step)
   return Outcome(step, steps, report.loss, progress, not over, exported)
 
 
