@@ -66,6 +66,11 @@ def _log_skipped(bad: BadChain) -> None:
 def _work(settings: PruneSettings, config: ModelConfig, task: Task) -> Work:
   if settings.ranking != GREEDY:
     return ranking_work(config, task.path, settings.ranking)
+  if settings.search not in SEARCH_WORK:
+    raise UserError(
+      f"search={settings.search}: what it takes is not known beforehand; a dry run knows "
+      f"{', '.join(SEARCH_WORK)}"
+    )
   objective = cast(Objective, settings.objective)
   return SEARCH_WORK[settings.search](config, task.path, objective)
 
