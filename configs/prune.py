@@ -9,8 +9,11 @@ compiling included; one of 113 tokens takes a quarter to half an hour there. Run
 again after a kill and it goes on from where it was.
 """
 
+import dataclasses
+
 from ml_collections import config_dict
 
+from greedy_prune_jax.pruning.screening import ScreenSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 
@@ -31,7 +34,10 @@ def get_config() -> config_dict.ConfigDict:
 
   # The search.
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
-  config.search = "exact"  # every candidate scored at every step
+  config.search = "exact"  # every candidate scored at every step; or screened: a shortlist of them
+  config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))  # how; see there
+  config.deletions_per_step = 1  # more for long chains: NLLs between are not known then
+  config.audit = 0  # of a screened search: chains that exact search goes through too
   config.unit = "token"  # what one deletion removes: token, word or sentence
   config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
   config.ranking_seed = 0  # of `random` and `numbers_first`

@@ -84,10 +84,12 @@ class PrunedChain:
       unit, which left together, one after the other.
     nll: for each of `joint`, `answer` and `reasoning`, mean negative log-likelihoods in nats per
       token; item 0 is the whole chain, item k the chain after k deletions of a unit. None stands
-      for the mean over no token, which JSON has no number for.
+      for the mean over no token, which JSON has no number for, and for a text that was never scored
+      because several units were deleted from one scoring.
     pruned: the text that is left at each keep ratio asked for; keys as `ratio_key` writes them.
     positions_scored: how many token positions went through the model.
     seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
+    trust: how far to trust a screened search; see `pruning.audit`. None for others.
   """
 
   chain: Chain
@@ -104,6 +106,7 @@ class PrunedChain:
   pruned: Mapping[str, str] = dataclasses.field(hash=False)
   positions_scored: int
   seconds: float
+  trust: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
   @classmethod
   def from_record(cls, record: Record) -> "PrunedChain":
@@ -145,17 +148,16 @@ class PrunedChain:
       pruned={key: fields.get(pruned, key, str) for key in pruned},
       positions_scored=fields.get(record, "positions_scored", int),
       seconds=fields.get(record, "seconds", float, int),
+      trust=fields.get(record, "trust", dict) if "trust" in record else None,
     )
 
   def to_record(self) -> Record:
-    """The input's keys, then the results, as one JSON object; no `unit_sizes` where all are 1."""
+    """The input's keys, then the results, as one JSON object, without those that are None."""
     results = {key: getattr(self, key) for key in RESULT_KEYS}
-    if self.unit_sizes is None:
-      del results["unit_sizes"]
-    else:
-      results["unit_sizes"] = list(self.unit_sizes)
-    for key in ("reasoning_ids", "reasoning_tokens", "deletion_order"):
-      results[key] = list(results[key])
+    results = {key: value for key, value in results.items() if value is not None}
+    for key in ("unit_sizes", "reasoning_ids", "reasoning_tokens", "deletion_order"):
+      if key in results:
+        results[key] = list(results[key])
     results["nll"] = {key: list(values) for key, values in self.nll.items()}
     results["pruned"] = dict(self.pruned)
     return self.chain.to_record() | results

@@ -12,6 +12,7 @@ import jax
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.pruning.audit import format_trust
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import MAY_CHANGE, PruneSettings
@@ -48,6 +49,9 @@ def _show(workdir: str, num_chains: int) -> None:
   for pruned in itertools.islice(read_pruned(workdir), num_chains):
     print_result(format_pruned(pruned) + "\n")
   print_result(format_summary(read_pruned(workdir)))
+  trust = [pruned.trust for pruned in read_pruned(workdir) if pruned.trust is not None]
+  if trust:
+    print_result(format_trust(trust))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Everything here depends on the chain as it stands, not on how it got there, so t
 goes through the same programs as one that was never stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -58,22 +58,20 @@ def bucket_floor(width: int, num_answer: int) -> int:
 
 
 def affordable_floor(
-  num_reasoning: int, num_answer: int, floor: int, positions: float, num_units: int | None = None
+  num_reasoning: int, floor: int, positions: float, cost: Callable[[int], float], size: int = 1
 ) -> int:
   """Reasoning tokens that are left when `positions` have been run: at least one step down.
 
   Args:
     num_reasoning: tokens now.
-    num_answer: tokens of the answer.
     floor: tokens that are left in any case.
     positions: to run.
-    num_units: units now, taken to be of one size; None: every token is one.
+    cost: positions that it takes to delete a unit of so many tokens.
+    size: tokens of a unit.
   """
-  size = num_reasoning // num_units if num_units else 1
   left = num_reasoning
   while left > floor and (left == num_reasoning or positions > 0):
-    sizes = None if num_units is None else [size] * (left // size)
-    positions -= step_positions(left, num_answer, sizes)
+    positions -= cost(left)
     left -= size
   return max(left, floor)
 

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.pruning.progress import exact_positions
+from greedy_prune_jax.pruning.progress import search_positions
 from greedy_prune_jax.pruning.rankings.path import path_positions
-from greedy_prune_jax.pruning.search import PrunePath
+from greedy_prune_jax.pruning.search import PrunePath, Settings
 from greedy_prune_jax.scoring.objectives import Objective
 
 
@@ -59,13 +59,14 @@ def _tokens_left(path: PrunePath) -> Float[np.ndarray, " K"]:
   return tokens[: int((tokens > path.floor).sum()) + 1]
 
 
-def exact_work(config: ModelConfig, path: PrunePath, objective: Objective) -> Work:
+def exact_work(config: ModelConfig, path: PrunePath, settings: Settings) -> Work:
   """Greedy search that scores every candidate; the sums of `step_flops` where units are tokens.
 
-  Longer units are taken to be of one size for the FLOPs, and see `exact_positions`.
+  Longer units are taken to be of one size for the FLOPs; for positions see `search_positions`.
   """
   prompt, num_answer = len(path.segments.prompt), len(path.segments.answer)
-  tokens = _tokens_left(path)
+  objective, tokens = settings.objective, _tokens_left(path)
+  tokens = np.append(tokens[:-1][:: settings.deletions_per_step], tokens[-1])
   texts = tokens + num_answer - 1
   positions, seen = texts.sum(), _seen(prompt, texts).sum()
   scored = (tokens + num_answer if objective == "answer" else texts).sum()
@@ -80,7 +81,7 @@ def exact_work(config: ModelConfig, path: PrunePath, objective: Objective) -> Wo
   seen += (starts + (squares - lengths) / 2).sum()
   scored += ((u * num_answer) if objective == "answer" else lengths).sum()
   flops = _flops(config, positions, scored, seen) + _prompt_flops(config, prompt)
-  return Work(exact_positions(path), flops)
+  return Work(search_positions(path, settings), flops)
 
 
 def ranking_work(config: ModelConfig, path: PrunePath, ranking: str) -> Work:
@@ -106,4 +107,4 @@ def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
 
 
 # What greedy search takes, by the way in which it searches: a new search joins here.
-SEARCH_WORK: dict[str, Callable[[ModelConfig, PrunePath, Objective], Work]] = {"exact": exact_work}
+SEARCH_WORK: dict[str, Callable[[ModelConfig, PrunePath, Settings], Work]] = {"exact": exact_work}

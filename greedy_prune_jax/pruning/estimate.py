@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,8 @@ from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.capacity import batch_bytes, free_bytes, plan_batching
 from greedy_prune_jax.pruning.cost import SEARCH_WORK, Work, ranking_work
-from greedy_prune_jax.pruning.run import Task, read_tasks, usable_tasks
+from greedy_prune_jax.pruning.run import Task, read_tasks, search_settings, usable_tasks
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
-from greedy_prune_jax.scoring.objectives import Objective
 
 
 class Devices(NamedTuple):
@@ -44,7 +43,8 @@ class Devices(NamedTuple):
 def estimate_run(settings: PruneSettings) -> str:
   """Reads the chains and says what pruning them takes; loads no weights and writes nothing.
 
-  All chains count, whatever a workdir holds already.
+  All chains count, whatever a workdir holds already; exact searches beside a screened one for its
+  audit do not.
 
   Raises:
     UserError: something that the settings name cannot be used, or the devices are not described.
@@ -71,8 +71,8 @@ def _work(settings: PruneSettings, config: ModelConfig, task: Task) -> Work:
       f"search={settings.search}: what it takes is not known beforehand; a dry run knows "
       f"{', '.join(SEARCH_WORK)}"
     )
-  objective = cast(Objective, settings.objective)
-  return SEARCH_WORK[settings.search](config, task.path, objective)
+  # How many positions run at once does not change how many there are.
+  return SEARCH_WORK[settings.search](config, task.path, search_settings(settings, 1))
 
 
 def _devices(settings: PruneSettings) -> Devices:

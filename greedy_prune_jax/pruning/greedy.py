@@ -10,30 +10,54 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.scoring.exact import Sizes, score_deletions
 from greedy_prune_jax.scoring.objectives import ChainNLL, Objective, chain_nll
-from greedy_prune_jax.scoring.packing import Text, unit_spans
+from greedy_prune_jax.scoring.packing import Text, suffix_length, unit_spans
 from greedy_prune_jax.scoring.scorer import (
   BASE_AXES,
   PROMPT_AXES,
+  Base,
   Prompt,
   run_base,
   start_chain,
   with_room,
 )
+from greedy_prune_jax.scoring.screened import (
+  Screen,
+  Screening,
+  after_deletion,
+  screen_deletions,
+)
+
+
+class Tally(NamedTuple):
+  """What the steps of one call took, and how far estimates were from exact scores.
+
+  Where there is an item for each step, it stands at the number of deletions before the step, and is
+  0 elsewhere: the host adds them up in one order, however a search was cut into calls.
+  """
+
+  positions: Int[Array, " B"]  # token positions that went through the model
+  steps: Int[Array, " B"]  # scorings, each of which deletes one unit or a few
+  num_scored: Int[Array, " B"]  # units that were scored exactly
+  squared_error: Float[Array, "B C"]  # (estimate - exact)^2, nats per token, summed over these
+  missed: Int[Array, " B"]  # checked steps whose best unit was not on a shortlist
+  lost: Float[Array, "B C"]  # of checked steps: best found - best, nats per token
 
 
 class Steps(NamedTuple):
   """What one call found; chain b made `num_deleted[b]` deletions."""
 
   text: Text  # the texts that are left
+  screen: Screen  # what is known of their units
   num_deleted: Int[Array, " B"]
   deleted: Int[Array, "B C"]  # unit deleted at each step, numbered among the units left then
-  nll: ChainNLL  # [B, C]: item k after k deletions of this call; `num_deleted` + 1 of them hold
+  nll: ChainNLL  # [B, C]: item k after k deletions of this call; NaN where no step began there
   finite: Bool[Array, " B"]  # False: a NLL was NaN or infinite, and the chain stopped there
   done: Bool[Array, " B"]  # stopped, and the NLL of the text that is left is recorded
+  tally: Tally
 
 
 def delete_unit(text: Text, unit: Int[Array, ""]) -> Text:
@@ -67,16 +91,23 @@ def start_chains(
   return jax.vmap(start, out_axes=PROMPT_AXES)(prompt_ids, lengths)
 
 
-@partial(jax.jit, static_argnames=("graph", "sizes", "objective"))
+@partial(
+  jax.jit, static_argnames=("graph", "sizes", "objective", "screening", "check", "most_deletions")
+)
 def prune_steps(
   graph: nnx.GraphDef,
   params: nnx.State,
   prompts: Prompt,
   texts: Text,
+  screens: Screen,
   floors: Int[Array, " B"],
+  pauses: Int[Array, " B"],
   *,
   sizes: Sizes,
   objective: Objective,
+  screening: Screening | None = None,
+  check: bool = False,
+  most_deletions: int = 1,
 ) -> Steps:
   """Deletes units of each chain while it has more than `floors[b]` reasoning tokens.
 
@@ -85,52 +116,152 @@ def prune_steps(
     params: of the scoring model.
     prompts: from `start_chains`.
     texts: the chains as they stand, [B, C] with C = `sizes.text`.
+    screens: what is known of them; read by a screened search alone.
     floors: number of reasoning tokens at or under which a chain stops.
+    pauses: at or under which no further step begins.
     sizes: static sizes; every text with more tokens than its floor must fit them.
     objective: `joint` or `answer`.
+    screening: how a screened search finds its shortlists; None: every candidate is scored.
+    check: score every candidate beside a screened search, and count what it missed.
+    most_deletions: units that are deleted from one scoring, none of them next to another.
   """
   decoder = nnx.merge(graph, params)
-  batch, capacity = texts.token_ids.shape
   prompts = with_room(prompts, sizes.prefix)
+  score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
 
-  def step(state: Steps):
+  def find(state: Steps, bases: Base, running: Bool[Array, " B"]):
+    """NLLs after deletions, what is known now, and the tally."""
+    if screening is None:
+      nll = score(state.text, bases, running)
+      positions, num_scored = jax.vmap(_exact_counts)(state.text)
+      tally = _add(
+        state.tally,
+        positions=jnp.where(running, positions, 0),
+        num_scored=jnp.where(running, num_scored, 0),
+      )
+      return nll, state.screen, tally
+    found = screen_deletions(
+      decoder,
+      prompts,
+      state.text,
+      bases,
+      state.screen,
+      running,
+      sizes=sizes,
+      screening=screening,
+      objective=objective,
+    )
+    tally = _add(state.tally, positions=found.positions, num_scored=found.num_scored)
+    error = _put(tally.squared_error, state.num_deleted, found.squared_error, running)
+    tally = tally._replace(squared_error=error)
+    if check:
+      nll = score(state.text, bases, running)
+      lost = jnp.where(running, found.nll.min(axis=1) - nll.min(axis=1), 0.0)
+      tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
+      tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
+    return found.nll, found.screen, tally
+
+  def step(state: Steps) -> Steps:
     run = partial(run_base, decoder, max_length=sizes.max_length)
     bases = jax.vmap(run, in_axes=(PROMPT_AXES, 0), out_axes=BASE_AXES)(prompts, state.text)
     nll = jax.vmap(chain_nll)(bases.log_probs, state.text.num_reasoning, state.text.num_answer)
     pending = ~state.done
-    put = jax.vmap(lambda row, at, x, on: row.at[jnp.where(on, at, capacity)].set(x, mode="drop"))
     recorded = jax.tree.map(
-      lambda old, new: put(old, state.num_deleted, new, pending), state.nll, nll
+      lambda old, new: _put(old, state.num_deleted, new, pending), state.nll, nll
     )
-
-    running = pending & (state.text.num_reasoning > floors) & jnp.isfinite(nll.joint)
+    running = pending & (state.text.num_reasoning > jnp.maximum(floors, pauses))
+    running &= jnp.isfinite(nll.joint)
     # Where no chain is running (the last pass, for its NLL alone) this runs no rows.
-    scores = score_deletions(
-      decoder, prompts, state.text, bases, running, sizes=sizes, objective=objective
-    )
-    best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores; NaN wins and is caught
+    scores, screen, tally = find(state, bases, running)
     sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
     chosen = running & sound
-
-    def choose(new, old):
-      return jnp.where(chosen.reshape((batch,) + (1,) * (new.ndim - 1)), new, old)
-
-    return Steps(
-      text=jax.tree.map(choose, jax.vmap(delete_unit)(state.text, best), state.text),
-      num_deleted=state.num_deleted + chosen,
-      deleted=put(state.deleted, state.num_deleted, best, chosen),
+    ran = jnp.where(pending, state.text.num_reasoning + state.text.num_answer - 1, 0)
+    state = state._replace(
+      screen=screen,
       nll=recorded,
       finite=state.finite & (sound | ~pending),
       done=~chosen,
+      tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
     )
+    reach = screening.window if screening else 0
+    state, _ = jax.lax.fori_loop(
+      0,
+      most_deletions,
+      lambda _, carry: _delete_best(*carry, floors, reach),
+      (state, jnp.where(chosen[:, None], scores, jnp.inf)),
+    )
+    return state
 
+  state = _nothing_done(texts, screens)
+  return jax.lax.while_loop(lambda state: ~state.done.all(), step, state)
+
+
+# Scores of the same text differ by so much where rows are packed in another way, nats per token.
+_SAME_NLL = 1e-5
+
+
+def _nothing_done(texts: Text, screens: Screen) -> Steps:
+  batch, capacity = texts.token_ids.shape
   empty = jnp.full((batch, capacity), jnp.nan)
-  state = Steps(
+  zero, zeros = jnp.zeros(batch, jnp.int32), jnp.zeros((batch, capacity))
+  return Steps(
     text=texts,
-    num_deleted=jnp.zeros(batch, jnp.int32),
+    screen=screens,
+    num_deleted=zero,
     deleted=jnp.full((batch, capacity), -1),
     nll=ChainNLL(empty, empty, empty),
     finite=jnp.ones(batch, bool),
     done=jnp.zeros(batch, bool),
+    tally=Tally(zero, zero, zero, zeros, zero, zeros),
   )
-  return jax.lax.while_loop(lambda state: ~state.done.all(), step, state)
+
+
+def _exact_counts(text: Text) -> tuple[Int[Array, ""], Int[Array, ""]]:
+  """Positions of the suffixes behind all deletions, and the number of deletions."""
+  _, stops = unit_spans(text)
+  index = jnp.arange(text.token_ids.shape[0])
+  lengths = jnp.where(index < text.num_units, suffix_length(stops, text), 0)
+  return lengths.sum(), text.num_units
+
+
+def _add(tally: Tally, **more: Array) -> Tally:
+  return tally._replace(**{name: getattr(tally, name) + x for name, x in more.items()})
+
+
+def _put(rows: Array, at: Int[Array, " B"], x: Array, where: Bool[Array, " B"]) -> Array:
+  """Sets one item of each row [B, C]."""
+  place = jnp.where(where, at, rows.shape[1])
+  return jax.vmap(lambda row, at, x: row.at[at].set(x, mode="drop"))(rows, place, x)
+
+
+def _delete_best(
+  state: Steps, scores: Float[Array, "B C"], floors: Int[Array, " B"], reach: int
+) -> tuple[Steps, Float[Array, "B C"]]:
+  """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
+
+  A NLL that its neighbours got beside it is not theirs without it.
+  """
+  best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores
+  lowest = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+  chosen = jnp.isfinite(lowest) & (state.text.num_reasoning > floors)
+  starts, _ = jax.vmap(unit_spans)(state.text)
+  start = jnp.take_along_axis(starts, best[:, None], axis=1)[:, 0]
+  text = jax.vmap(delete_unit)(state.text, best)
+  screen = jax.vmap(partial(after_deletion, reach=reach))(text, state.screen, best, start)
+
+  def choose(new, old):
+    return jnp.where(chosen.reshape(chosen.shape + (1,) * (new.ndim - 1)), new, old)
+
+  index = jnp.arange(scores.shape[1])[None, :]
+  beside = jnp.abs(index - best[:, None]) == 1
+  moved = jnp.where(index >= best[:, None], index + 1, index)
+  left = jnp.take_along_axis(
+    jnp.where(beside, jnp.inf, scores), jnp.minimum(moved, scores.shape[1] - 1), axis=1
+  )
+  state = state._replace(
+    text=jax.tree.map(choose, text, state.text),
+    screen=jax.tree.map(choose, screen, state.screen),
+    num_deleted=state.num_deleted + chosen,
+    deleted=_put(state.deleted, state.num_deleted, best, chosen),
+  )
+  return state, choose(left, scores)

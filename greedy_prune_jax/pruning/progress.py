@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from greedy_prune_jax.pruning.search import PrunePath
+from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.pruning.screening import screened_positions
+from greedy_prune_jax.pruning.search import PrunePath, Settings
 
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
 
@@ -29,6 +31,29 @@ def exact_positions(path: PrunePath) -> int:
       break
     # A unit adds to the suffix of another if both are still there.
     positions += behind * units * (units - 1) / max(most * (most - 1), 1) + units * tail
+  return round(positions)
+
+
+def search_positions(path: PrunePath, settings: Settings) -> int:
+  """Positions that a search runs on a chain, about where it is screened."""
+  if settings.screen is None and settings.deletions_per_step == 1:
+    return exact_positions(path)
+  num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
+  units = len(path.unit_sizes) if path.unit_sizes else num_reasoning
+  size = num_reasoning / units
+  tail = num_answer if settings.objective == "answer" else 0
+  positions = len(path.segments.prompt) + path.floor + num_answer - 1
+  if settings.screen is not None:  # estimates of everything, at first
+    positions += units * (settings.screen.window + tail)
+  tokens = float(num_reasoning)
+  while tokens > path.floor:
+    if settings.screen is None:
+      positions += buckets.step_positions(round(tokens), num_answer, None) / size
+    else:
+      positions += screened_positions(
+        round(tokens), num_answer, settings.screen, tail, settings.deletions_per_step
+      )
+    tokens -= size * settings.deletions_per_step
   return round(positions)
 
 

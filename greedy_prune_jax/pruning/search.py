@@ -17,10 +17,16 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.greedy import Steps, prune_steps, start_chains
+from greedy_prune_jax.pruning.screening import (
+  ScreenSettings,
+  plan_screening,
+  screened_positions,
+)
 from greedy_prune_jax.scoring.exact import Sizes
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.packing import Text, row_width
 from greedy_prune_jax.scoring.scorer import Attention, Prompt
+from greedy_prune_jax.scoring.screened import Screen, Screening, fresh_screen
 
 
 @dataclasses.dataclass
@@ -36,6 +42,10 @@ class PrunePath:
       unit. None stands for the NLL of no tokens. Empty until the first step.
     positions_scored: token positions that have gone through the model.
     seconds: wall time, a batch's shared evenly among its running chains.
+    known: `Screen` of the units that are left, as a screened search goes on from it.
+    tally: `Tally` of all calls, but for positions.
+    marks: numbers of tokens left at which the NLL is wanted even where several units are deleted
+      from one scoring; the NLLs between scorings are not known.
     finite: False once a NLL was NaN or infinite; the search on this chain has stopped.
   """
 
@@ -48,6 +58,9 @@ class PrunePath:
   )
   positions_scored: int = 0
   seconds: float = 0.0
+  known: dict[str, Any] | None = None
+  tally: dict[str, float] = dataclasses.field(default_factory=dict)
+  marks: tuple[int, ...] = ()
   finite: bool = True
 
   @property
@@ -78,12 +91,15 @@ class PrunePath:
 
 
 class Settings(NamedTuple):
-  """How a search runs; nothing here changes what it finds."""
+  """What a search is to do, and how."""
 
   objective: Objective
   block_positions: int  # positions that go through the model at once, over the whole batch
   seconds_between_reports: float = 30.0
   attention: Attention = "xla"  # how packed rows attend
+  screen: ScreenSettings | None = None  # None: every candidate is scored exactly
+  check: bool = False  # see `prune_steps`
+  deletions_per_step: int = 1  # units that are deleted from one scoring
 
 
 def prune_paths(
@@ -106,19 +122,23 @@ def prune_paths(
   speed = None  # positions per second of the last call
   while not all(path.finished for path in paths):
     started = time.monotonic()
-    sizes, floors = plan.next_bucket(speed)
+    sizes, floors, pauses = plan.next_bucket(speed)
     steps = prune_steps(
       model.graph,
       model.params,
       prompts,
       plan.current_texts(sizes),
-      plan.place(np.asarray(floors, np.int32)),
+      plan.known(sizes),
+      *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
       sizes=sizes,
       objective=settings.objective,
+      screening=plan.screening(sizes),
+      check=settings.check,
+      most_deletions=settings.deletions_per_step,
     )
     before = sum(path.positions_scored for path in paths)
     running = [path for path in paths if not path.finished]
-    _extend(paths, jax.device_get(steps))
+    _extend(paths, jax.device_get(steps), keep_known=settings.screen is not None)
     elapsed = time.monotonic() - started
     for path in running:
       path.seconds += elapsed / len(running)
@@ -163,8 +183,13 @@ class _BatchPlan:
   def _needed_width(self, path: PrunePath, num_reasoning: int) -> int:
     return row_width(num_reasoning, len(path.segments.answer))
 
-  def next_bucket(self, speed: float | None) -> tuple[Sizes, list[int]]:
-    """The program for the longest unfinished chain, and how far down each chain goes in it."""
+  def next_bucket(self, speed: float | None) -> tuple[Sizes, list[int], list[int]]:
+    """The program for the longest unfinished chain, and how far down each chain goes in it.
+
+    Returns:
+      sizes; the reasoning tokens at which each chain is through with the bucket; and those, not
+      fewer, at which it comes back to the host, which makes no difference to what is found.
+    """
     lengths = [len(path.kept) for path in self.paths]
     units = [None if path.unit_sizes is None else len(path.kept_units) for path in self.paths]
     needed = [
@@ -174,11 +199,16 @@ class _BatchPlan:
     width = buckets.bucket_width(max(needed))
     budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
     budget /= sum(not path.finished for path in self.paths)
-    floors = []
+    floors, pauses = [], []
     for path, n, num_units in zip(self.paths, lengths, units, strict=True):
-      answer = len(path.segments.answer)
-      floor = n if path.finished else max(path.floor, buckets.bucket_floor(width, answer))
-      floors.append(buckets.affordable_floor(n, answer, min(floor, n), budget, num_units))
+      floor = n if path.finished else path.floor
+      if self.settings.deletions_per_step > 1:
+        floor = max([floor, *(mark for mark in path.marks if mark < n)])
+      floors.append(min(floor, n))
+      bucket = max(floors[-1], buckets.bucket_floor(width, len(path.segments.answer)))
+      size = max(n // (num_units or n or 1), 1)  # of a unit, on average
+      cost = self._cost_of_deletion(path, size)
+      pauses.append(buckets.affordable_floor(n, min(bucket, n), budget, cost, size))
     sizes = buckets.plan_sizes(
       width=width,
       num_prompt=self.num_prompt,
@@ -190,7 +220,40 @@ class _BatchPlan:
       attention=self.settings.attention,
       num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
     )
-    return sizes, floors
+    return sizes, floors, pauses
+
+  def _cost_of_deletion(self, path: PrunePath, size: int) -> Callable[[int], float]:
+    """Positions of a step at so many reasoning tokens, about, over its deletions."""
+    screen, answer = self.settings.screen, len(path.segments.answer)
+    deletions = self.settings.deletions_per_step
+
+    def positions(num_reasoning: int) -> float:
+      if screen is None:
+        units = None if path.unit_sizes is None else [size] * (num_reasoning // size)
+        step = buckets.step_positions(num_reasoning, answer, units)
+      else:
+        tail = answer if self.settings.objective == "answer" else 0
+        step = screened_positions(num_reasoning, answer, screen, tail, deletions)
+      return step / deletions
+
+    return positions
+
+  def screening(self, sizes: Sizes) -> Screening | None:
+    """How a bucket's program screens; None for an exact search."""
+    if self.settings.screen is None:
+      return None
+    positions = self.settings.block_positions / len(self.paths)
+    return plan_screening(self.settings.screen, sizes, positions, self.settings.deletions_per_step)
+
+  def known(self, sizes: Sizes) -> Screen:
+    """What is known of the units of each chain, in arrays of the bucket's sizes."""
+    screens = fresh_screen((len(self.paths), sizes.text))
+    for row, path in enumerate(self.paths):
+      if path.known is not None and not path.finished:
+        for name in ("near", "far", "age"):
+          screens[name][row, : len(path.known[name])] = path.known[name]
+        screens["error"][row] = path.known["error"]
+    return Screen(**self.place(screens))
 
   def current_texts(self, sizes: Sizes) -> Text:
     """The chains as they stand, in arrays of the bucket's sizes."""
@@ -208,7 +271,7 @@ class _BatchPlan:
     return Text(*self.place((ids, counts[0], counts[1], unit_sizes, counts[2])))
 
 
-def _extend(paths: Sequence[PrunePath], steps: Steps) -> None:
+def _extend(paths: Sequence[PrunePath], steps: Steps, *, keep_known: bool) -> None:
   """Adds what one call found to each path that was still running."""
   for row, path in enumerate(paths):
     if path.finished:
@@ -216,11 +279,8 @@ def _extend(paths: Sequence[PrunePath], steps: Steps) -> None:
     if not path.nll["joint"]:
       path.positions_scored += len(path.segments.prompt)
     count = int(steps.num_deleted[row])
-    units, answer = path.kept_units, len(path.segments.answer)
+    units = path.kept_units
     for unit in steps.deleted[row, :count].tolist():
-      left = sum(map(len, units))
-      sizes = None if path.unit_sizes is None else [len(unit) for unit in units]
-      path.positions_scored += buckets.step_positions(left, answer, sizes)
       path.deleted.extend(units.pop(unit))
     for name, values in steps.nll._asdict().items():
       known = path.nll[name]
@@ -228,5 +288,14 @@ def _extend(paths: Sequence[PrunePath], steps: Steps) -> None:
       fresh = values[row, : count + 1][1 if known else 0 :]
       known.extend(float(x) if np.isfinite(x) else None for x in fresh)
     path.finite = bool(steps.finite[row])
-    if path.finished and path.finite:
-      path.positions_scored += sum(map(len, units)) + answer - 1  # the last pass, for its NLL
+    for name, values in steps.tally._asdict().items():
+      of_steps = values[row, :count].tolist() if values.ndim > 1 else [values[row].item()]
+      path.tally[name] = sum(of_steps, path.tally.get(name, 0))
+    path.positions_scored += int(path.tally.pop("positions"))
+    if not path.finished:  # the call's last pass told nothing that the next call's first will not
+      path.positions_scored -= sum(map(len, units)) + len(path.segments.answer) - 1
+    if keep_known:
+      path.known = {
+        name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
+        for name, x in steps.screen._asdict().items()
+      }

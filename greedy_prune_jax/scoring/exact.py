@@ -1,11 +1,13 @@
 """The objective after every possible deletion, exactly."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.scoring.objectives import Objective
@@ -59,14 +61,15 @@ def distinct_candidates(text: Text) -> Bool[Array, " C"]:
   return (index < text.num_units) & ~(repeated[starts] & single & (index > 0))
 
 
-def _plan(text: Text, sizes: Sizes):
-  """Which candidates share a row: a function of row numbers [R] to [R, M], and the rows in use."""
-  if sizes.token_units:
-    return lambda rows: paired_rows(rows, text.num_units), num_rows(text.num_units)
-  _, stops = unit_spans(text)
-  lengths = jnp.where(distinct_candidates(text), suffix_length(stops, text), -1)
-  table, used = filled_rows(lengths, sizes.width, FILLED_SEGMENTS)
-  return lambda rows: table.at[rows].get(mode="fill", fill_value=-1), used
+class SuffixSums(NamedTuple):
+  """Summed log-probabilities of what stands behind each deletion, nats; 0 for what was not run."""
+
+  total: Float[Array, "B C"]  # of the targets that the objective counts
+  near: Float[Array, "B C"]  # of the first of them, less what they had before the deletion
+
+
+# Row numbers of a block [R] -> the candidates that share each row [R, M]; -1: none.
+CandidatesOfRows = Callable[[Int[Array, " R"]], Int[Array, "R M"]]
 
 
 def score_deletions(
@@ -93,13 +96,119 @@ def score_deletions(
   Returns:
     Mean NLL in nats per token; infinity for what is no candidate.
   """
+
+  def plan(text: Text) -> tuple[CandidatesOfRows, Int[Array, ""]]:
+    if sizes.token_units:
+      return lambda rows: paired_rows(rows, text.num_units), num_rows(text.num_units)
+    _, stops = unit_spans(text)
+    lengths = jnp.where(distinct_candidates(text), suffix_length(stops, text), -1)
+    table, used = filled_rows(lengths, sizes.width, FILLED_SEGMENTS)
+    return lambda rows: table.at[rows].get(mode="fill", fill_value=-1), used
+
+  sums = _run_suffixes(
+    decoder,
+    prompts,
+    texts,
+    bases,
+    active,
+    lambda text, _: plan(text),
+    None,
+    sizes=sizes,
+    objective=objective,
+    block_rows=sizes.block_rows,
+    segments=2 if sizes.token_units else FILLED_SEGMENTS,
+  )
+  after = partial(nll_after_deletion, objective=objective)
+  nll = jax.vmap(after, in_axes=(0, BASE_AXES, 0))(texts, bases, sums.total)
+  return jnp.where(jax.vmap(distinct_candidates)(texts), nll, jnp.inf)
+
+
+def score_listed(
+  decoder: Decoder,
+  prompts: Prompt,
+  texts: Text,
+  bases: Base,
+  listed: Int[Array, "B I"],
+  *,
+  sizes: Sizes,
+  objective: Objective,
+  block_rows: int,
+  near: int,
+) -> tuple[Float[Array, "B C"], SuffixSums]:
+  """As `score_deletions`, of some candidates alone, whose rows are packed as they come.
+
+  Args:
+    decoder: the scoring model.
+    prompts: cached prompts.
+    texts: current texts.
+    bases: `run_base` of the texts.
+    listed: units of each chain; -1 for none.
+    sizes: static sizes.
+    objective: `joint` or `answer`.
+    block_rows: rows that go through the model at once.
+    near: w, how many targets behind a deletion `SuffixSums.near` is about.
+
+  Returns:
+    Mean NLL in nats per token, infinity for what is not listed; and the sums that it is made of.
+  """
+
+  def plan(text: Text, listed: Int[Array, " I"]) -> tuple[CandidatesOfRows, Int[Array, ""]]:
+    _, stops = unit_spans(text)
+    lengths = jnp.where(listed >= 0, suffix_length(stops[listed], text), -1)
+    table, used = filled_rows(lengths, sizes.width, FILLED_SEGMENTS)
+    table = jnp.where(table >= 0, listed[table], -1)
+    return lambda rows: table.at[rows].get(mode="fill", fill_value=-1), used
+
+  sums = _run_suffixes(
+    decoder,
+    prompts,
+    texts,
+    bases,
+    (listed >= 0).any(axis=1),
+    plan,
+    listed,
+    sizes=sizes,
+    objective=objective,
+    block_rows=block_rows,
+    segments=FILLED_SEGMENTS,
+    near=near,
+  )
+  after = partial(nll_after_deletion, objective=objective)
+  nll = jax.vmap(after, in_axes=(0, BASE_AXES, 0))(texts, bases, sums.total)
+  return jnp.where(jax.vmap(_is_listed)(listed, nll), nll, jnp.inf), sums
+
+
+def _is_listed(listed: Int[Array, " I"], like: Float[Array, " C"]) -> Bool[Array, " C"]:
+  at = jnp.where(listed >= 0, listed, like.shape[0])
+  return jnp.zeros(like.shape, bool).at[at].set(True, mode="drop")
+
+
+def _run_suffixes(
+  decoder: Decoder,
+  prompts: Prompt,
+  texts: Text,
+  bases: Base,
+  active: Bool[Array, " B"],
+  plan: Callable[[Text, Any], tuple[CandidatesOfRows, Int[Array, ""]]],
+  plan_inputs: Any,
+  *,
+  sizes: Sizes,
+  objective: Objective,
+  block_rows: int,
+  segments: int,
+  near: int = 0,
+) -> SuffixSums:
+  """Runs the rows of a plan, a block after the other.
+
+  `plan` gives the candidates of a chain's rows, and the number of its rows; it is called with the
+  chain's text and its item of `plan_inputs`.
+  """
   answer_only = objective == "answer"
-  segments = 2 if sizes.token_units else FILLED_SEGMENTS
   scored_of_row = min(sizes.width, segments * sizes.answer) if answer_only else sizes.width
 
-  def score_block(prompt_length, text, base, block):
-    candidates_of_row, _ = _plan(text, sizes)
-    candidates = candidates_of_row(block * sizes.block_rows + jnp.arange(sizes.block_rows))
+  def score_block(prompt_length, text, base, plan_input, block):
+    candidates_of_rows, _ = plan(text, plan_input)
+    candidates = candidates_of_rows(block * block_rows + jnp.arange(block_rows))
     starts, stops = unit_spans(text)
     stops = jnp.where(candidates >= 0, stops[candidates], -1)
     slots = plan_slots(starts[candidates], stops, text, sizes.width)
@@ -113,38 +222,46 @@ def score_deletions(
       base.prefix,
       slots,
       scored,
-      max_scored=sizes.block_rows * scored_of_row,
+      max_scored=block_rows * scored_of_row,
       max_length=sizes.max_length,
       attention=sizes.attention,
     )
-    return candidates, segment_sums(log_probs, slots.segment, segments)
+    behind = slots.source - jnp.take_along_axis(stops, slots.segment, axis=1)
+    changes = jnp.where(scored & (behind < near), log_probs - base.log_probs[slots.source + 1], 0.0)
+    sums = (segment_sums(x, slots.segment, segments) for x in (log_probs, changes))
+    return candidates, SuffixSums(*sums)
 
   def add_block(block, sums):
-    candidates, block_sums = jax.vmap(score_block, in_axes=(0, 0, BASE_AXES, None))(
-      prompts.length, texts, bases, block
+    candidates, block_sums = jax.vmap(score_block, in_axes=(0, 0, BASE_AXES, 0, None))(
+      prompts.length, texts, bases, plan_inputs, block
     )
-    place = jnp.where(candidates >= 0, candidates, sums.shape[1])
-    return jax.vmap(lambda s, at, x: s.at[at].set(x, mode="drop"))(sums, place, block_sums)
+    place = jnp.where(candidates >= 0, candidates, sizes.text)
+    put = jax.vmap(lambda old, at, x: old.at[at].set(x, mode="drop"))
+    return jax.tree.map(lambda old, new: put(old, place, new), sums, block_sums)
 
-  rows_used = jax.vmap(lambda text: _plan(text, sizes)[1])(texts)
-  blocks = -(-jnp.where(active, rows_used, 0).max() // sizes.block_rows)
-  sums = jnp.zeros((texts.token_ids.shape[0], sizes.text))
-  sums = jax.lax.fori_loop(0, blocks, add_block, sums)
-  after = partial(_nll_after_deletion, answer_only=answer_only)
-  return jax.vmap(after, in_axes=(0, BASE_AXES, 0))(texts, bases, sums)
+  rows_used = jax.vmap(lambda text, given: plan(text, given)[1])(texts, plan_inputs)
+  blocks = -(-jnp.where(active, rows_used, 0).max() // block_rows)
+  nothing = jnp.zeros((texts.token_ids.shape[0], sizes.text))
+  return jax.lax.fori_loop(0, blocks, add_block, SuffixSums(nothing, nothing))
 
 
-def _nll_after_deletion(
-  text: Text, base: Base, suffix_sums: Float[Array, " C"], *, answer_only: bool
+def nll_after_deletion(
+  text: Text, base: Base, suffix_sums: Float[Array, " C"], *, objective: Objective
 ) -> Float[Array, " C"]:
-  """Mean NLL after each deletion: shared prefix, the first token behind the gap, and the suffix."""
+  """Mean NLL after each deletion: shared prefix, the first token behind the gap, and the suffix.
+
+  Args:
+    text: the current text.
+    base: `run_base` of it.
+    suffix_sums: summed log-probabilities of what stands further behind each deletion, as far as
+      the objective counts it.
+    objective: `joint` or `answer`.
+  """
   starts, stops = unit_spans(text)
   behind_gap = base.skip_log_probs[starts]
-  if answer_only:
+  if objective == "answer":
     total = suffix_sums + jnp.where(stops == text.num_reasoning, behind_gap, 0.0)
-    count = text.num_answer
-  else:
-    before = jnp.cumsum(base.log_probs) - base.log_probs
-    total = before[starts] + behind_gap + suffix_sums
-    count = text.num_reasoning - text.unit_sizes + text.num_answer
-  return jnp.where(distinct_candidates(text), -total / count, jnp.inf)
+    return -total / text.num_answer
+  before = jnp.cumsum(base.log_probs) - base.log_probs
+  total = before[starts] + behind_gap + suffix_sums
+  return -total / (text.num_reasoning - text.unit_sizes + text.num_answer)

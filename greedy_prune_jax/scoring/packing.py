@@ -40,7 +40,8 @@ class Slots(NamedTuple):
   position: (
     Array  # that token's place in the text behind the prompt, once the deletion is closed up
   )
-  visible: Array  # tokens of prompt and reasoning that the slot's candidate shares with the chain
+  visible: Array  # reasoning tokens before the deletion, all of which the slot sees
+  resume: Array  # it also sees the reasoning from here on, up to its last token; n: none of it
   segment: Array  # which of the row's segments the slot belongs to
   valid: Array  # False in slots that hold nothing
 
@@ -78,33 +79,34 @@ def paired_rows(rows: Int[Array, " R"], num_units: Int[Array, ""]) -> Int[Array,
 
 
 def filled_rows(
-  lengths: Int[Array, " U"], width: int, segments: int
-) -> tuple[Int[Array, "U segments"], Int[Array, ""]]:
-  """Candidates of every row where suffixes have any lengths: each goes behind the one before it.
+  lengths: Int[Array, " I"], width: int, segments: int
+) -> tuple[Int[Array, "I segments"], Int[Array, ""]]:
+  """Rows of suffixes of any lengths: the longest first, each into the first row with room for it.
 
   Args:
-    lengths: suffix lengths, at most `width`; negative for a candidate that is not wanted.
+    lengths: suffix lengths of some candidates, at most `width`; negative for one that is not
+      wanted.
     width: W.
     segments: M, most candidates a row may hold.
 
   Returns:
-    candidates of each row, -1 where there is none, and the number of rows in use.
+    indices into `lengths` for each row, -1 where there is none, and the number of rows in use.
   """
+  (size,) = lengths.shape
 
-  def place(state, length):
-    row, used, count = state
-    wanted = length >= 0
-    full = (used + length > width) | (count == segments)
-    row = jnp.where(wanted & full, row + 1, row)
-    used = jnp.where(wanted, jnp.where(full, length, used + length), used)
-    count = jnp.where(wanted, jnp.where(full, 1, count + 1), count)
-    return (row, used, count), (jnp.where(wanted, row, lengths.shape[0]), count - 1)
+  def place(rows, index):
+    room, count = rows  # of each row: slots left, segments held
+    length = lengths[index]
+    row = jnp.argmax((room >= length) & (count < segments))
+    at = jnp.where(length >= 0, row, size)
+    rows = room.at[at].add(-length, mode="drop"), count.at[at].add(1, mode="drop")
+    return rows, (at, count[row])
 
-  zero = jnp.int32(0)
-  (row, _, count), (at_row, at_segment) = jax.lax.scan(place, (zero, zero, zero), lengths)
-  table = jnp.full((lengths.shape[0], segments), -1, jnp.int32)
-  candidates = jnp.arange(lengths.shape[0], dtype=jnp.int32)
-  return table.at[at_row, at_segment].set(candidates, mode="drop"), row + (count > 0)
+  order = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
+  empty = jnp.full(size, width), jnp.zeros(size, jnp.int32)
+  (_, count), (at_row, at_segment) = jax.lax.scan(place, empty, order)
+  table = jnp.full((size, segments), -1, jnp.int32)
+  return table.at[at_row, at_segment].set(order, mode="drop"), (count > 0).sum()
 
 
 def plan_slots(
@@ -132,6 +134,49 @@ def plan_slots(
     source=source,
     position=jnp.where(valid, source - (stop - start), 0),
     visible=jnp.where(valid, start, 0),
+    resume=jnp.full(source.shape, text.num_reasoning),
     segment=segment,
+    valid=valid,
+  )
+
+
+def plan_windows(
+  starts: Int[Array, " R"],
+  stops: Int[Array, " R"],
+  text: Text,
+  window: int,
+  num_tail: int,
+) -> Slots:
+  """Lays what is estimated of each candidate into a row of its own: a window, and perhaps a tail.
+
+  The window is the next tokens behind the deletion [start, stop). The tail is what predicts the
+  answer: the last reasoning token and the answer. Between the two stands the *middle*, which does
+  not run again: the tail sees it as it was before the deletion. Positions tell the tail the same
+  story, that the middle has not moved; where there is no middle all is exact.
+
+  Args:
+    starts: first deleted text index of each candidate.
+    stops: text index behind the last deleted one; negative where the row has no candidate.
+    text: the current text.
+    window: w, static.
+    num_tail: A, the most answer tokens of any chain, static; 0: no tail.
+
+  Returns:
+    Slots of width `window + num_tail`.
+  """
+  n, end = text.num_reasoning, text.num_reasoning + text.num_answer - 1  # sources are below `end`
+  slot = jnp.arange(window + num_tail)[None, :]
+  start, stop = starts[:, None], stops[:, None]
+  in_window = slot < window
+  tail = jnp.maximum(stop + window, n - 1)  # where the tail begins
+  source = jnp.where(in_window, stop + slot, tail + slot - window)
+  valid = (stop >= 0) & (source < end)
+  closed_up = in_window | (stop + window >= n - 1)
+  return Slots(
+    source=jnp.where(valid, source, 0),
+    position=jnp.where(valid, source - jnp.where(closed_up, stop - start, 0), 0),
+    visible=jnp.where(valid, start, 0),
+    resume=jnp.where(in_window, n, jnp.minimum(stop + window, n)),
+    segment=jnp.zeros_like(source),
     valid=valid,
   )

@@ -212,9 +212,12 @@ def score_slots(
   positions = prompt_length + slots.position
   visible = prompt_length + slots.visible
 
+  resume, last = prompt_length + slots.resume, prompt_length + text.num_reasoning - 1
+
   def prefix_mask(window):
     key = jnp.arange(prefix.k.shape[1])[None, None, :]
-    return (key < visible[..., None]) & (positions[..., None] - key < window)
+    seen = (key < visible[..., None]) | ((key >= resume[..., None]) & (key < last))
+    return seen & (positions[..., None] - key < window)
 
   def own_mask(window):
     same = slots.segment[:, :, None] == slots.segment[:, None, :]

@@ -29,18 +29,23 @@ def test_a_chain_leaves_a_bucket_where_the_next_one_fits(num_answer):
 
 
 def test_affordable_floor_makes_a_step_and_keeps_to_the_budget():
-  assert buckets.affordable_floor(10, 3, 4, 0.0) == 9
-  assert buckets.affordable_floor(10, 3, 10, 1e9) == 10
-  assert buckets.affordable_floor(10, 3, 4, 1e9) == 4
-  first_three = sum(buckets.step_positions(n, 3, None) for n in (10, 9, 8))
-  assert buckets.affordable_floor(10, 3, 4, float(first_three)) == 7
+  def cost(tokens):
+    return buckets.step_positions(tokens, 3, None)
+
+  assert buckets.affordable_floor(10, 4, 0.0, cost) == 9
+  assert buckets.affordable_floor(10, 10, 1e9, cost) == 10
+  assert buckets.affordable_floor(10, 4, 1e9, cost) == 4
+  first_three = sum(map(cost, (10, 9, 8)))
+  assert buckets.affordable_floor(10, 4, float(first_three), cost) == 7
 
 
 def test_affordable_floor_of_units_goes_by_units():
-  assert buckets.affordable_floor(12, 3, 0, 0.0, num_units=4) == 9
-  first_two = sum(buckets.step_positions(3 * n, 3, [3] * n) for n in (4, 3))
-  assert buckets.affordable_floor(12, 3, 0, float(first_two), num_units=4) == 6
-  assert buckets.affordable_floor(12, 3, 5, 1e9, num_units=4) == 5
+  def cost(tokens):
+    return buckets.step_positions(tokens, 3, [3] * (tokens // 3))
+
+  assert buckets.affordable_floor(12, 0, 0.0, cost, size=3) == 9
+  assert buckets.affordable_floor(12, 0, float(cost(12) + cost(9)), cost, size=3) == 6
+  assert buckets.affordable_floor(12, 5, 1e9, cost, size=3) == 5
 
 
 def test_step_positions_of_units_are_those_of_their_suffixes():

@@ -120,13 +120,14 @@ def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
   """Kind and result of each collective operation of a compiled search."""
   paths = search._filled_up(_paths(), rows)
   plan = search._BatchPlan(model, paths, Settings("joint", BLOCK_POSITIONS))
-  sizes, floors = plan.next_bucket(None)
+  sizes, floors, pauses = plan.next_bucket(None)
   lowered = prune_steps.lower(
     model.graph,
     model.params,
     plan.start_prompts(),
     plan.current_texts(sizes),
-    plan.place(np.asarray(floors, np.int32)),
+    plan.known(sizes),
+    *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
     sizes=sizes,
     objective="joint",
   )
