@@ -7,8 +7,9 @@ one plot and a block of rows in one table: mean `joint` and `answer` NLL over ch
 token, with 95% intervals from resampled chains. Only chains that all runs have are compared, at
 keep ratios that all of them came down to. Differences are to the first workdir named, chain by
 chain: what chains have in common drops out of them, so that their intervals tell which ranking is
-better. `--evaluation` names the workdir of an `evaluate` run on the same workdirs, for a further
-panel and table: the share of chains whose answer is still reached, with Wilson's 95% intervals.
+better. `--evaluation` names the workdir of an `evaluate_pruned` run on the same workdirs, for a
+further panel and table: the share of chains whose answer is still reached, with Wilson's 95%
+intervals.
 
 Writes rankings.png and rankings.svg, rankings.csv and rankings.json, and with an evaluation
 accuracy.csv and accuracy.json into FOLDER. Prints the tables, and where greedy search is beaten on
@@ -37,7 +38,7 @@ from greedy_prune_jax.evaluation.pruned_chains import read_answers
 from greedy_prune_jax.pruning.settings import GREEDY, num_kept
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")
-_EVALUATION = flags.DEFINE_string("evaluation", None, "Workdir of an evaluate run, or none.")
+_EVALUATION = flags.DEFINE_string("evaluation", None, "Workdir of an evaluate_pruned run, or none.")
 _STEP = flags.DEFINE_float("step", 0.1, "Between the keep ratios compared.")
 
 NLLS = ("joint", "answer")
@@ -150,7 +151,7 @@ def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accu
     name, i = missing[0]
     raise UserError(
       f"{workdir} has no answers for {len(missing)} of the chains, such as {i} by {name}; name all "
-      "the workdirs compared in the pruned setting of evaluate"
+      "the workdirs compared in the pruned setting of evaluate_pruned"
     )
   common = set.intersection(*(set(answers[key]) for key in wanted))
   ratios = sorted(map(float, common), reverse=True)

@@ -13,6 +13,7 @@ What a missed deletion costs is told by audits: `--config.audit=N` of the prune 
 """
 
 import resource
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from greedy_prune_jax.pruning.audit import screen_report
 from greedy_prune_jax.pruning.capacity import choose_batching
 from greedy_prune_jax.pruning.screening import ScreenSettings
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
-from greedy_prune_jax.scoring.objectives import OBJECTIVES
+from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["115", "280", "1000"], "Reasoning tokens.")
@@ -46,10 +47,10 @@ def searched(
   model: Model, segments: Segments, deletions: int, settings: Settings
 ) -> tuple[PrunePath, float]:
   """A path of so many deletions, and the seconds that they took once everything was compiled."""
-  for _ in range(2):  # the first time compiles
-    path = PrunePath(segments, floor=len(segments.reasoning) - deletions)
+  paths = [PrunePath(segments, floor=len(segments.reasoning) - deletions) for _ in range(2)]
+  for path in paths:  # the first time compiles
     prune_paths(model, [path], settings)
-  return path, path.seconds
+  return paths[1], paths[1].seconds
 
 
 def main(_) -> None:
@@ -66,22 +67,21 @@ def main(_) -> None:
       n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
       _, block_positions = choose_batching([segments], model, 1)
       # One call for all deletions: coming back to the host is no part of the search.
-      settings = Settings(objective, block_positions, seconds_between_reports=1e9)
+      settings = Settings(cast(Objective, objective), block_positions, 1e9)
       screen = settings._replace(screen=ScreenSettings())
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
       step = buckets.step_positions(n, a, None)
-      affordable = _DELETIONS.value
-      if speed is not None:
-        affordable = min(affordable, int(_SECONDS.value * speed / step))
-      note, same = "", "-"
-      if affordable:
+      affordable = _DELETIONS.value if speed is None else int(_SECONDS.value * speed / step)
+      affordable = min(affordable, _DELETIONS.value)
+      if speed is None or affordable:
         exact, exact_seconds = searched(model, segments, affordable, settings)
         speed = exact.positions_scored / exact_seconds
         exact_seconds /= affordable
         pairs = zip(exact.deleted, ours.deleted, strict=False)
-        same = f"{sum(x == y for x, y in pairs)} of {affordable}"
-      elif speed is not None:
-        exact_seconds, note = step / speed, "  exact not run: its positions at the speed above"
+        note, same = "", f"{sum(x == y for x, y in pairs)} of {affordable}"
+      else:
+        exact_seconds, same = step / speed, "-"
+        note = "  exact not run: its positions at the speed above"
       seconds /= _DELETIONS.value
       print(
         f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{step:10}{seconds:10.2f}"

@@ -76,3 +76,11 @@ def format_table(table: Table) -> str:
     "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
   )
   return "\n".join([table.caption, *lines])
+
+
+def markdown_table(table: Table) -> str:
+  """The table in Markdown, under its caption; numbers are aligned on the right."""
+  kinds = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
+  rows = [list(table.columns), ["---" if text else "--:" for text in kinds]]
+  rows += [[format_cell(cell).replace("|", "\\|") for cell in row] for row in table.rows]
+  return "\n".join([f"{table.caption}\n", *(f"| {' | '.join(row)} |" for row in rows)])

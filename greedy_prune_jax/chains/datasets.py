@@ -106,6 +106,8 @@ def _rest(row: Record, *used: str) -> Record:
   return {key: value for key, value in row.items() if key not in (*used, "id", "system")}
 
 
+_GENERATED = "gsm_symbolic"
+
 QUESTION_SETS: Mapping[str, QuestionSet] = {
   "gsm8k": QuestionSet(
     form=answers.NUMBER,
@@ -144,16 +146,41 @@ QUESTION_SETS: Mapping[str, QuestionSet] = {
     splits={"test": HubSplit("AI-MO/aimo-validation-amc", None, "train")},  # AMC 12, 2022 and 2023
     has_rationales=False,
   ),
-  "gsm_symbolic": QuestionSet(form=answers.NUMBER, parse=_parse_gsm8k),
+  _GENERATED: QuestionSet(form=answers.NUMBER, parse=_parse_gsm8k),
 }
 
 
 def split_source(source: str) -> tuple[str, Path | None] | None:
-  """`NAME` or `NAME:PATH` as a set's name and a path or None; None where it names no set."""
+  """`NAME` or `NAME:PATH` as a set's name and a path or None; None where it names no set.
+
+  `gsm_symbolic@3,14` is that set too; see `templates_of`.
+  """
   name, _, path = source.partition(":")
+  if is_generated(source):
+    return _GENERATED, None
   if name not in QUESTION_SETS:
     return None
   return name, Path(path) if path else None
+
+
+def is_generated(source: str) -> bool:
+  """Whether a source is made as it is asked for, and so has no end."""
+  return source.partition("@")[0] == _GENERATED
+
+
+def templates_of(source: str) -> tuple[int, ...]:
+  """The templates that a generated set is limited to, `gsm_symbolic@3,14`; empty: to none.
+
+  Raises:
+    UserError: these are no numbers.
+  """
+  _, limited, numbers = source.partition("@")
+  if not limited:
+    return ()
+  found = numbers.split(",")
+  if not all(number.isdecimal() for number in found):
+    raise UserError(f"{source}: expected numbers of templates behind the @, such as 3,14")
+  return tuple(map(int, found))
 
 
 def load_rows(
@@ -164,7 +191,8 @@ def load_rows(
   The first rows of a large sample are those of a smaller one of the same seed.
 
   Args:
-    source: `NAME` (from the hub, or generated) or `NAME:PATH` (a local file or folder).
+    source: `NAME` (from the hub, or generated), `NAME:PATH` (a local file or folder), or
+      `gsm_symbolic@3,14` (of these templates alone).
     split: `train` or `test`. A local file has no splits; all of it is used.
     num_rows: how many; 0 for all.
     seed: of the order, or of the generator.
@@ -186,8 +214,8 @@ def load_rows(
   hub = QUESTION_SETS[name].splits.get(split)
   if path is not None:
     return name, rows.shuffled(rows.from_path(path, hub, split), num_rows, seed)
-  if name == "gsm_symbolic":
-    return name, rows.gsm_symbolic(num_rows, seed, split)
+  if name == _GENERATED:
+    return name, rows.gsm_symbolic(num_rows, seed, split, templates_of(source))
   if hub is None:
     raise UserError(f"{name} has no {split} split; it has {', '.join(QUESTION_SETS[name].splits)}")
   return name, rows.shuffled(rows.from_hub(hub, name, split), num_rows, seed)

@@ -65,7 +65,7 @@ def read_chains(
         f"questions"
       )
     # A generator makes no bad rows, so it can be asked for exactly as many as are wanted.
-    num_rows = num_chains if source == "gsm_symbolic" else 0
+    num_rows = num_chains if datasets.is_generated(source) else 0
     _, rows = datasets.load_rows(source, split=split, num_rows=num_rows, seed=seed)
     parse = functools.partial(_chain_of_row, name)
   else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,25 +107,45 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
   return [Row(f"{path.stem}/{i}", f"{path}, row {i}", dict(row)) for i, row in enumerate(found)]
 
 
-def gsm_symbolic(num_rows: int, seed: int, split: str) -> list[Row]:
+def gsm_symbolic(
+  num_rows: int, seed: int, split: str, templates: Collection[int] = ()
+) -> list[Row]:
   """Generated questions with worked solutions, in GSM8K's form.
 
   Source: reasoning-gym's `gsm_symbolic`, which varies names and numbers of 100 GSM8K problems. The
-  same arguments give the same questions, and no two seeds or splits share any by construction.
+  same arguments give the same questions, and no two seeds or splits share any by construction
+  (though numbers drawn apart may turn out equal).
+
+  Args:
+    num_rows: how many.
+    seed: of the generator.
+    split: `train` or `test`.
+    templates: numbers of the problems that are varied; empty: all that reasoning-gym makes without
+      fault. Questions are those of the whole set that are of these.
 
   Raises:
-    UserError: reasoning-gym is not installed, or `num_rows` is 0.
+    UserError: reasoning-gym is not installed, `num_rows` is 0, or there is no such template.
   """
   try:
-    import reasoning_gym
+    from reasoning_gym.arithmetic.gsm_symbolic import gsm_symbolic as generator
   except ImportError as error:
     raise UserError(
       "gsm_symbolic needs the package reasoning-gym; install it with: pip install reasoning-gym"
     ) from error
   if num_rows == 0:
     raise UserError("gsm_symbolic has no end: say how many questions to generate")
+  if unknown := sorted(set(templates) - set(generator.tasks_ok)):
+    known = ",".join(map(str, generator.tasks_ok))
+    raise UserError(f"gsm_symbolic has no template {unknown[0]}; it has {known}")
   first = (2 * seed + (split == "test")) * _SEED_BLOCK
-  found = reasoning_gym.create_dataset("gsm_symbolic", seed=first, size=num_rows)
+  size = num_rows
+  while True:  # which template a question is of is drawn without making it
+    config = generator.GSMSymbolicDatasetConfig(seed=first, size=size)
+    found = generator.GSMSymbolicDataset(config)
+    chosen = [i for i, t in enumerate(found.task_indices) if not templates or t in templates]
+    if len(chosen) >= num_rows:
+      break
+    size *= 2
   return [
     Row(
       f"gsm_symbolic/{first}/{i}",
@@ -135,7 +156,8 @@ def gsm_symbolic(num_rows: int, seed: int, split: str) -> list[Row]:
           " Give the result as your final answer. Do not include units."
         ),
         "answer": item["metadata"]["answer_cot"],
+        "template": found.task_indices[i],
       },
     )
-    for i, item in enumerate(found)
+    for i, item in ((i, found[i]) for i in chosen[:num_rows])
   ]

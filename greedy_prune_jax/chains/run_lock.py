@@ -14,6 +14,10 @@ from greedy_prune_jax.chains.jsonl import explain_os_errors
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
 
 
+class LockedError(UserError):
+  """Somebody else holds a lock."""
+
+
 def hold_locks(
   folder: Path, process_index: int, num_processes: int, held: contextlib.ExitStack
 ) -> None:
@@ -29,7 +33,8 @@ def hold_locks(
     held: releases the locks when it is closed.
 
   Raises:
-    UserError: another run holds one of them.
+    LockedError: another run holds one of them.
+    UserError: they cannot be written.
   """
   with explain_os_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +58,7 @@ def _hold(path: Path, held: contextlib.ExitStack) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
     holder = os.pread(fd, 1000, 0).decode(errors="replace") or "a process that has just started"
-    raise UserError(
+    raise LockedError(
       f"another run is writing to {path.parent.parent}: {holder}. Wait for it to end, stop it, or "
       f"choose another workdir"
     ) from error

@@ -75,7 +75,7 @@ class Checkpoints:
       num_last: how many to keep, beside the best.
       read_only: whether a run may be writing them.
     """
-    folder = workdir.resolve() / "checkpoints"
+    folder = _folder(workdir)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=_LastAndBest(num_last),
       read_only=read_only,
@@ -152,6 +152,16 @@ class Checkpoints:
     """The progress of a step."""
     items = ocp.args.Composite(progress=ocp.args.JsonRestore())
     return Progress(**self._manager.restore(step, args=items)["progress"])
+
+
+def saved_steps(workdir: Path) -> list[int]:
+  """Steps of which a run, which may be going on, has a whole checkpoint now; ascending."""
+  folder = _folder(workdir)
+  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
+def _folder(workdir: Path) -> Path:
+  return workdir.resolve() / "checkpoints"
 
 
 def _by_name(tree: Any) -> dict[str, Array]:

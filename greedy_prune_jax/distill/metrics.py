@@ -71,7 +71,7 @@ def step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float
   return passes * (config.matmul_params(head=False) * batch.num_tokens + float(head))
 
 
-def peak_flops() -> float | None:
-  """FLOP/s of bfloat16 products of all devices together; None where that is not known."""
+def peak_flops(num_devices: int) -> float | None:
+  """FLOP/s of bfloat16 products of so many devices together; None where that is not known."""
   name = find_accelerator(jax.devices()[0].device_kind)
-  return None if name is None else ACCELERATORS[name].peak_flops * jax.device_count()
+  return None if name is None else ACCELERATORS[name].peak_flops * num_devices

@@ -10,6 +10,7 @@ from greedy_prune_jax.distill.examples import ExampleForm
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
 from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from greedy_prune_jax.parallel import MeshSettings
 
 DTYPES = ("float32", "bfloat16")
 EXPORTS = ("none", "last", "best")
@@ -17,6 +18,9 @@ EXPORTS = ("none", "last", "best")
 # What a later run in the same workdir may set differently: nothing here changes what is learned,
 # but for rounding.
 MAY_CHANGE = (
+  "mesh.data",
+  "mesh.model",
+  "fully_sharded",
   "remat",
   "keep_checkpoints",
   "export",
@@ -62,6 +66,8 @@ class DistillSettings:
   keep_checkpoints: int
   patience: int
   export: str
+  mesh: MeshSettings
+  fully_sharded: bool
   remat: str
   show_progress: bool
   compilation_cache: bool
@@ -73,6 +79,8 @@ class DistillSettings:
     Raises:
       UserError: a key is missing or unknown, or its value is not one of those that are possible.
     """
+    if isinstance(config.get("mesh"), Mapping):
+      config = {**config, "mesh": MeshSettings.from_config(config["mesh"], _FILE)}
     return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
@@ -86,24 +94,9 @@ class DistillSettings:
     check_least(self, 0, "patience", "weight_decay", "max_grad_norm", "epochs")
     check_least(self, 1, "batch_size", "num_parts", "save_every", "keep_checkpoints")
     check_least(self, 2, "max_length")
-    self._check_ratios()
+    check_ratios(self.keep_ratios)
+    check_ratio_form(self.ratio_form)
     self._check_sizes()
-
-  def _check_ratios(self) -> None:
-    if not self.keep_ratios:
-      raise UserError("keep_ratios is empty; expected a tuple such as (0.5,); (1.0,): unpruned")
-    for ratio in self.keep_ratios:
-      if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise UserError(
-          f"keep_ratios={self.keep_ratios} has {ratio!r}; a keep ratio is a number from 0 (answer "
-          f"only) to 1 (all of the reasoning)"
-        )
-    if len({float(ratio) for ratio in self.keep_ratios}) < len(self.keep_ratios):
-      raise UserError(f"keep_ratios={self.keep_ratios} repeats a ratio")
-    if self.ratio_form and not {"{question}", "{ratio}"} <= set(_braces(self.ratio_form)):
-      raise UserError(
-        f"ratio_form={self.ratio_form!r}; expected a text with {{question}} and {{ratio}}, or none"
-      )
 
   def _check_sizes(self) -> None:
     if bool(self.steps) == bool(self.epochs):
@@ -166,5 +159,23 @@ class DistillSettings:
     )
 
 
-def _braces(text: str) -> list[str]:
-  return [name for name in ("{question}", "{ratio}") if name in text]
+def check_ratios(keep_ratios: tuple[float, ...]) -> None:
+  """A UserError unless these are keep ratios that a student can be trained with."""
+  if not keep_ratios:
+    raise UserError("keep_ratios is empty; expected a tuple such as (0.5,); (1.0,): unpruned")
+  for ratio in keep_ratios:
+    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+      raise UserError(
+        f"keep_ratios={keep_ratios} has {ratio!r}; a keep ratio is a number from 0 (answer "
+        f"only) to 1 (all of the reasoning)"
+      )
+  if len({float(ratio) for ratio in keep_ratios}) < len(keep_ratios):
+    raise UserError(f"keep_ratios={keep_ratios} repeats a ratio")
+
+
+def check_ratio_form(ratio_form: str) -> None:
+  """A UserError unless it is empty or has a place for the question and one for the ratio."""
+  if ratio_form and not all(name in ratio_form for name in ("{question}", "{ratio}")):
+    raise UserError(
+      f"ratio_form={ratio_form!r}; expected a text with {{question}} and {{ratio}}, or none"
+    )

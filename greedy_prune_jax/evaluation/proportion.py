@@ -26,9 +26,21 @@ def wilson(num_right: int, total: int, level: float = 0.95) -> Proportion:
   Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
   """
   z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-  share = num_right / total
-  centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-  reach = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+  return score_interval(num_right / total, total, z)
+
+
+def score_interval(share: float, trials: float, z: float) -> Proportion:
+  """Wilson's interval of a share, for a number of trials that need not be whole.
+
+  Args:
+    share: from 0 to 1.
+    trials: how many independent ones the share is worth.
+    z: quantile of the standardised error.
+  """
+  centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+  reach = (
+    z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+  )
   # Rounding must not put a bound beyond what it bounds.
   return Proportion(
     share, min(max(centre - reach, 0.0), share), max(min(centre + reach, 1.0), share)

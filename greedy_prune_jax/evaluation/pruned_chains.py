@@ -24,7 +24,7 @@ from greedy_prune_jax.chains.jsonl import read_records
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.workdir import Workdir
 from greedy_prune_jax.evaluation.proportion import wilson
-from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
 from greedy_prune_jax.teachers.collecting import collect_replies
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.teacher import Prompt, Reply
@@ -57,7 +57,7 @@ class _Item(NamedTuple):
   prompts: list[Prompt]  # one a keep ratio, as in `texts_of`
 
 
-def run_pruned_chains(settings: EvaluateSettings, workdir: Workdir) -> int:
+def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int:
   """Has the answer written from every pruned text that the workdir has none of yet.
 
   Args:
@@ -90,7 +90,7 @@ def run_pruned_chains(settings: EvaluateSettings, workdir: Workdir) -> int:
   return collect_replies(groups, workdir, open_teacher, finish)
 
 
-def _items(settings: EvaluateSettings) -> Iterator[tuple[str, _Item]]:
+def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
   """What there is to evaluate, by ids that are unique over all runs."""
   for run, folder in settings.runs.items():
     chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
@@ -183,7 +183,7 @@ def _last_value(text: str, form: AnswerForm) -> str | None:
 
 
 def read_answers(workdir: Path) -> list[Record]:
-  """The records of an `evaluate` run's workdir."""
+  """The records of an `evaluate_pruned` run's workdir."""
   files = sorted((workdir / OUTPUT).glob("*.jsonl"))
   return [record for path in files for record in read_records(path, drop_torn=True)]
 

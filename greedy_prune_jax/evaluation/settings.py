@@ -2,17 +2,21 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.settings import check_ratio_form, check_ratios
+from greedy_prune_jax.teachers.settings import check_writing
 from greedy_prune_jax.teachers.teacher import WritingSettings
 
 DTYPES = ("float32", "bfloat16")
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
-MAY_CHANGE = ("batch_size", "compilation_cache")
+MAY_CHANGE = (
+  *("models", "keep_ratios", "follow", "idle_minutes", "compare_with"),
+  *("batch_size", "show_samples", "compilation_cache"),
+)
 
 _FILE = "configs/evaluate.py"
 
@@ -21,14 +25,27 @@ _FILE = "configs/evaluate.py"
 class EvaluateSettings:
   """What `configs/evaluate.py` sets; see there for what each setting means."""
 
-  pruned: tuple[str, ...]
-  num_chains: int
-  model: str
+  models: tuple[str, ...]
+  follow: bool
+  idle_minutes: float
   chat_template: str
+  ratio_form: str
+  keep_ratios: tuple[float, ...]
   dtype: str
-  begin_answer: bool
+  questions: str
+  split: str
+  num_questions: int
+  num_shots: int
+  seed: int
+  num_samples: int
+  temperature: float
+  top_p: float
+  top_k: int
   max_new_tokens: int
+  stop_strings: tuple[str, ...]
+  compare_with: tuple[str, ...]
   batch_size: int
+  show_samples: int
   compilation_cache: bool
 
   @classmethod
@@ -41,30 +58,30 @@ class EvaluateSettings:
     return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
+    check_choice("split", self.split, ("train", "test"))
     check_choice("dtype", self.dtype, DTYPES)
-    check_least(self, 0, "num_chains", "batch_size")
-    check_least(self, 1, "max_new_tokens")
-    if not self.pruned:
+    check_least(self, 0, "num_questions", "num_shots", "seed", "top_k", "batch_size")
+    check_least(self, 0, "show_samples", "idle_minutes")
+    check_least(self, 1, "num_samples", "max_new_tokens")
+    check_writing(self.temperature, self.top_p, self.stop_strings)
+    if self.temperature == 0 and self.num_samples > 1:
       raise UserError(
-        "pruned is empty; expected workdirs of prune runs, as (DIR,) or (NAME=DIR,OTHER=DIR)"
+        f"num_samples={self.num_samples} at temperature=0 would be that many equal samples; set a "
+        "temperature above 0, or num_samples=1"
       )
-    names = list(self.runs)
-    if len(names) < len(self.pruned):
+    if not self.models:
       raise UserError(
-        f"pruned={self.pruned} has two runs of one name; name them apart, as NAME=DIR"
+        "models is empty; expected workdirs of distill runs or models, as (PLACE,) or "
+        "(NAME=PLACE,OTHER=PLACE)"
       )
-
-  @property
-  def runs(self) -> dict[str, Path]:
-    """Workdirs of prune runs, by the names that they go by: NAME of `NAME=DIR`, or the folder's."""
-    named = {}
-    for entry in self.pruned:
-      name, is_named, folder = entry.partition("=")
-      path = Path(folder if is_named else entry)
-      named[name if is_named else path.name] = path
-    return named
+    check_ratio_form(self.ratio_form)
+    if self.keep_ratios:
+      check_ratios(self.keep_ratios)
+    if self.ratio_form and not self.keep_ratios:
+      raise UserError(f"ratio_form={self.ratio_form!r} needs keep_ratios to tell, such as (0.5,)")
 
   @property
   def writing(self) -> WritingSettings:
-    """Replies are greedy: there is one for each pruned text."""
-    return WritingSettings(max_new_tokens=self.max_new_tokens)
+    """How models are to write."""
+    names = (field.name for field in dataclasses.fields(WritingSettings))
+    return WritingSettings(**{name: getattr(self, name) for name in names})

@@ -4,14 +4,12 @@ python -m greedy_prune_jax.jobs.distill --config=configs/distill.py --workdir=DI
 """
 
 import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import explain_os_errors
@@ -19,9 +17,8 @@ from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.chains.run_lock import hold_locks
 from greedy_prune_jax.distill.run import Outcome, run_distill
 from greedy_prune_jax.distill.settings import MAY_CHANGE, DistillSettings
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_job
-
-_TERMINATED = 128 + signal.SIGTERM  # the status by which shells know a program that was terminated
+from greedy_prune_jax.distill.termination import TERMINATED, terminated
+from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 
 
 def distill(config: Mapping[str, Any], workdir: str) -> None:
@@ -32,15 +29,19 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
   """
   settings, folder = DistillSettings.from_config(config), Path(workdir)
   if jax.process_count() > 1:
-    raise UserError("distill runs in one process; start it without --num_processes")
-  logging.get_absl_logger().addFilter(_not_orbax)
-  with contextlib.ExitStack() as held, _terminated() as terminated:
+    raise UserError(
+      f"distill runs in one process, on a mesh of that process's devices; this is one of "
+      f"{jax.process_count()}. Start it once, without --distributed, on a host that sees all "
+      f"devices it is to use; a student that they cannot hold may fit with fully_sharded=True"
+    )
+  quiet_orbax()
+  with contextlib.ExitStack() as held, terminated() as should_stop:
     hold_locks(folder / "locks", 0, 1, held)
     _check_config(folder, config)
-    outcome = run_distill(settings, folder, terminated)
+    outcome = run_distill(settings, folder, should_stop)
   print_result(describe(outcome))
   if outcome.stopped:
-    sys.exit(_TERMINATED)
+    sys.exit(TERMINATED)
 
 
 def describe(outcome: Outcome) -> str:
@@ -65,22 +66,6 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     with explain_os_errors(path):  # an earlier run failed at once: its config binds nobody
       path.unlink(missing_ok=True)
   write_or_check_config(path, config, MAY_CHANGE)
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-  """Within it SIGTERM does nothing but to make what it gives return True."""
-  received = []
-  before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-  try:
-    yield lambda: bool(received)
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
-def _not_orbax(record: Any) -> bool:
-  """Whether a log record is worth showing: Orbax tells of every file that it writes."""
-  return record.levelname not in ("DEBUG", "INFO") or "orbax" not in record.pathname
 
 
 if __name__ == "__main__":

@@ -203,6 +203,18 @@ def _leave_on_interrupt() -> None:
   threading.Thread(target=leave, daemon=True).start()
 
 
+def quiet_orbax() -> None:
+  """Leaves out of the log that Orbax tells of every file, and that a folder is only read."""
+
+  def is_worth_showing(record: Any) -> bool:
+    if "orbax" not in record.pathname:
+      return True
+    is_news = record.levelname not in ("DEBUG", "INFO")
+    return is_news and "read_only" not in str(record.msg) and "read only" not in str(record.msg)
+
+  logging.get_absl_logger().addFilter(is_worth_showing)
+
+
 def keep_compilations() -> None:
   """Makes compiled programs persist between runs, under the user's cache folder.
 

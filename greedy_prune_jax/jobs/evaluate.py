@@ -1,50 +1,77 @@
-"""Measures what a model still answers; see `configs/evaluate.py`.
+"""Measures how students and other models answer questions; see `configs/evaluate.py`.
 
 python -m greedy_prune_jax.jobs.evaluate --config=configs/evaluate.py --workdir=DIR
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from greedy_prune_jax.analysis.tables import format_table, write_table
+from greedy_prune_jax.analysis.tables import Table, format_table, write_table
 from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.evaluation.pruned_chains import (
-  OUTPUT,
-  accuracy_table,
-  read_answers,
-  run_pruned_chains,
-)
+from greedy_prune_jax.evaluation.questions import OUTPUT, by_run, read_evaluation, run_evaluate
+from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.jobs.entry import (
+  define_flags,
+  print_result,
+  quiet_orbax,
+  run_in_workdir,
+  run_job,
+)
+from greedy_prune_jax.teachers.summary import format_samples
 
 
 def evaluate(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job, prints its table and writes it.
+  """Runs the job, prints its tables and writes them.
 
   Raises:
-    UserError: something that the config names cannot be used, or some texts got no answer.
+    UserError: something that the config names cannot be used, or some samples have no reply.
   """
-  settings = EvaluateSettings.from_config(config)
+  settings, folder = EvaluateSettings.from_config(config), Path(workdir)
+  first = jax.process_index() == 0
+  quiet_orbax()
+
+  def report() -> None:
+    """What there is so far, for those who look at a run that follows a training."""
+    if first and settings.follow:
+      print_result(format_table(_write_tables(folder, settings.compare_with)[0]))
+
   failed = run_in_workdir(
-    lambda run: run_pruned_chains(settings, run),
+    lambda run: run_evaluate(settings, run, report),
     workdir,
     config,
     output=OUTPUT,
     may_change=MAY_CHANGE,
   )
-  records = read_answers(Path(workdir))
-  if jax.process_index() == 0 and records:
-    table = accuracy_table(records)
-    write_table(Path(workdir), table)
-    print_result(format_table(table))
+  records = read_evaluation(folder)
+  if first and records:
+    shown = next(iter(by_run(records).values()))
+    for record in shown[: settings.show_samples]:
+      print_result(format_samples(record, most=2) + "\n")
+    for table in _write_tables(folder, settings.compare_with):
+      print_result(format_table(table))
   if failed:
     raise UserError(
-      f"{failed} texts got no answer; {workdir}/skipped*.jsonl says why. Their chains are not in "
-      f"the table; the same command asks for them again."
+      f"{failed} samples have no reply; {workdir}/skipped*.jsonl says why. Their questions are not "
+      f"in the table; the same command asks for them again."
     )
+
+
+def _write_tables(folder: Path, compare_with: Sequence[str]) -> list[Table]:
+  """Writes the table of accuracies and, of more than one run, that of pairs."""
+  runs = dict(by_run(read_evaluation(folder)))
+  for other in compare_with:
+    found = by_run(read_evaluation(Path(other)))
+    if not found:
+      raise UserError(f"compare_with: {other} has no answers; expected an evaluate run's workdir")
+    runs |= {f"{Path(other).name}: {run}": records for run, records in found.items()}
+  tables = [accuracy_table(runs)] + ([pairs_table(runs)] if len(runs) > 1 else [])
+  for table in tables:
+    write_table(folder, table)
+  return tables
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The arithmetic of pruning, counted before it is done."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.pruning.progress import search_positions
+from greedy_prune_jax.pruning.progress import exact_positions, search_positions
 from greedy_prune_jax.pruning.rankings.path import path_positions
 from greedy_prune_jax.pruning.search import PrunePath, Settings
 from greedy_prune_jax.scoring.objectives import Objective
@@ -59,14 +58,13 @@ def _tokens_left(path: PrunePath) -> Float[np.ndarray, " K"]:
   return tokens[: int((tokens > path.floor).sum()) + 1]
 
 
-def exact_work(config: ModelConfig, path: PrunePath, settings: Settings) -> Work:
+def exact_work(config: ModelConfig, path: PrunePath, objective: Objective) -> Work:
   """Greedy search that scores every candidate; the sums of `step_flops` where units are tokens.
 
-  Longer units are taken to be of one size for the FLOPs; for positions see `search_positions`.
+  Longer units are taken to be of one size for the FLOPs, and see `exact_positions`.
   """
   prompt, num_answer = len(path.segments.prompt), len(path.segments.answer)
-  objective, tokens = settings.objective, _tokens_left(path)
-  tokens = np.append(tokens[:-1][:: settings.deletions_per_step], tokens[-1])
+  tokens = _tokens_left(path)
   texts = tokens + num_answer - 1
   positions, seen = texts.sum(), _seen(prompt, texts).sum()
   scored = (tokens + num_answer if objective == "answer" else texts).sum()
@@ -81,7 +79,7 @@ def exact_work(config: ModelConfig, path: PrunePath, settings: Settings) -> Work
   seen += (starts + (squares - lengths) / 2).sum()
   scored += ((u * num_answer) if objective == "answer" else lengths).sum()
   flops = _flops(config, positions, scored, seen) + _prompt_flops(config, prompt)
-  return Work(search_positions(path, settings), flops)
+  return Work(exact_positions(path), flops)
 
 
 def ranking_work(config: ModelConfig, path: PrunePath, ranking: str) -> Work:
@@ -106,5 +104,17 @@ def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
   return _flops(config, num_prompt, 1, _seen(0, num_prompt))
 
 
-# What greedy search takes, by the way in which it searches: a new search joins here.
-SEARCH_WORK: dict[str, Callable[[ModelConfig, PrunePath, Settings], Work]] = {"exact": exact_work}
+def search_work(config: ModelConfig, path: PrunePath, search: Settings) -> Work:
+  """What greedy search takes on a chain; about, where it is screened or deletes several at once.
+
+  How many shortlists a screened search scores is known only afterwards; `screened_positions` says
+  what is assumed. Attention is counted as if every position saw the text at its mean length.
+  """
+  if search.screen is None and search.deletions_per_step == 1:
+    return exact_work(config, path, search.objective)
+  positions = search_positions(path, search)
+  mean_length = len(path.segments) - (len(path.segments.reasoning) - path.floor) / 2
+  scored = positions
+  if search.objective == "answer":  # of a window and its tail, or a suffix, the answer alone
+    scored *= len(path.segments.answer) / (len(path.segments) - len(path.segments.prompt))
+  return Work(positions, _flops(config, positions, scored, positions * mean_length))

@@ -18,7 +18,7 @@ from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.capacity import batch_bytes, free_bytes, plan_batching
-from greedy_prune_jax.pruning.cost import SEARCH_WORK, Work, ranking_work
+from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import Task, read_tasks, search_settings, usable_tasks
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 
@@ -43,15 +43,15 @@ class Devices(NamedTuple):
 def estimate_run(settings: PruneSettings) -> str:
   """Reads the chains and says what pruning them takes; loads no weights and writes nothing.
 
-  All chains count, whatever a workdir holds already; exact searches beside a screened one for its
-  audit do not.
+  All chains count, whatever a workdir holds already.
 
   Raises:
     UserError: something that the settings name cannot be used, or the devices are not described.
   """
   tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
   skip = _log_skipped if settings.on_bad_chain == "skip" else None
-  tasks = usable_tasks(list(read_tasks(settings, tokenizer, {}, skip)), config.max_positions, skip)
+  tasks = list(read_tasks(settings, tokenizer, {}, skip))
+  tasks = usable_tasks(tasks, settings, config.max_positions, skip)
   if not tasks:
     raise UserError(f"{settings.chains} has no chain that can be pruned")
   works = [_work(settings, config, task) for task in tasks]
@@ -66,13 +66,12 @@ def _log_skipped(bad: BadChain) -> None:
 def _work(settings: PruneSettings, config: ModelConfig, task: Task) -> Work:
   if settings.ranking != GREEDY:
     return ranking_work(config, task.path, settings.ranking)
-  if settings.search not in SEARCH_WORK:
-    raise UserError(
-      f"search={settings.search}: what it takes is not known beforehand; a dry run knows "
-      f"{', '.join(SEARCH_WORK)}"
-    )
-  # How many positions run at once does not change how many there are.
-  return SEARCH_WORK[settings.search](config, task.path, search_settings(settings, 1))
+  search = search_settings(settings, block_positions=0)
+  work = search_work(config, task.path, search)
+  if task.audit is not None:  # exact scores at every step, and exact search
+    exact = search_work(config, task.path, search._replace(screen=None))
+    work = Work(work.positions + 2 * exact.positions, work.flops + 2 * exact.flops)
+  return work
 
 
 def _devices(settings: PruneSettings) -> Devices:

@@ -183,14 +183,9 @@ def prune_steps(
       done=~chosen,
       tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
     )
-    reach = screening.window if screening else 0
-    state, _ = jax.lax.fori_loop(
-      0,
-      most_deletions,
-      lambda _, carry: _delete_best(*carry, floors, reach),
-      (state, jnp.where(chosen[:, None], scores, jnp.inf)),
-    )
-    return state
+    delete = partial(_delete_best, floors=floors, reach=screening.window if screening else 0)
+    scores = jnp.where(chosen[:, None], scores, jnp.inf)
+    return jax.lax.fori_loop(0, most_deletions, lambda _, x: delete(*x), (state, scores))[0]
 
   state = _nothing_done(texts, screens)
   return jax.lax.while_loop(lambda state: ~state.done.all(), step, state)
@@ -235,7 +230,7 @@ def _put(rows: Array, at: Int[Array, " B"], x: Array, where: Bool[Array, " B"]) 
 
 
 def _delete_best(
-  state: Steps, scores: Float[Array, "B C"], floors: Int[Array, " B"], reach: int
+  state: Steps, scores: Float[Array, "B C"], *, floors: Int[Array, " B"], reach: int
 ) -> tuple[Steps, Float[Array, "B C"]]:
   """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
 

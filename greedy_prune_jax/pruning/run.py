@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.datasets import is_generated
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.reading import BadChain, read_chains
@@ -84,12 +85,11 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   tokenizer = load_tokenizer(settings.pruner)
   tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
-  tasks = usable_tasks(tasks, model.config.max_positions, skip)
+  tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
   if not tasks:
     raise UserError(
       f"{settings.chains} has no chain that can be pruned; see {workdir.path}/skipped.jsonl"
     )
-  tasks[settings.audit :] = [dataclasses.replace(t, audit=None) for t in tasks[settings.audit :]]
   own = tasks[jax.process_index() :: jax.process_count()]
   return _search(own, model, tokenizer, settings, workdir) if own else []
 
@@ -142,7 +142,7 @@ def _search(
 
 
 def search_settings(settings: PruneSettings, block_positions: int) -> Settings:
-  """The search that a run's settings ask for."""
+  """What the search is told; `block_positions` go through the model at once."""
   return Settings(
     objective=cast(Objective, settings.objective),
     block_positions=block_positions,
@@ -185,7 +185,7 @@ def read_tasks(
   limit = settings.max_reasoning_tokens
   wanted = settings.num_chains
   if limit:  # some are left out; the generator, which has no end, is looked through so far
-    wanted = 100 * wanted if settings.chains == "gsm_symbolic" else 0
+    wanted = 100 * wanted if is_generated(settings.chains) else 0
   chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
 
@@ -220,9 +220,12 @@ def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], 
 
 
 def usable_tasks(
-  tasks: Sequence[Task], max_positions: int, skip: Callable[[BadChain], None] | None
+  tasks: Sequence[Task],
+  settings: PruneSettings,
+  max_positions: int,
+  skip: Callable[[BadChain], None] | None,
 ) -> list[Task]:
-  """The tasks that the model can do."""
+  """The tasks that the model can do, the first `settings.audit` of them with an audit."""
   usable = []
   for task in tasks:
     try:
@@ -232,7 +235,8 @@ def usable_tasks(
         raise
       skip(BadChain(place="", id=task.chain.id, reason=str(error)))
     else:
-      usable.append(task)
+      audit = task.audit if len(usable) < settings.audit else None
+      usable.append(dataclasses.replace(task, audit=audit))
   return usable
 
 

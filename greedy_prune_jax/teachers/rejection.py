@@ -9,24 +9,22 @@ as the question's chain (rejection sampling). A workdir of this run holds:
 """
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 from greedy_prune_jax.chains.answers import AnswerForm
-from greedy_prune_jax.chains.datasets import QUESTION_SETS, Question, load_questions, split_source
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.datasets import Question
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.teachers.asking import judged_sample, load_asked
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.collecting import collect_replies
 from greedy_prune_jax.teachers.keeping import first_correct
 from greedy_prune_jax.teachers.settings import SampleSettings
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher
-from greedy_prune_jax.teachers.verdict import judge
+from greedy_prune_jax.teachers.teacher import Reply, Teacher
 
 OUTPUT = "samples"
 
@@ -44,19 +42,21 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
   Raises:
     UserError: something that the settings name cannot be used. What was answered is on disk.
   """
-  shots, questions = _load(settings)
-  mine = questions[jax.process_index() :: jax.process_count()]
+  asked = load_asked(
+    settings.questions,
+    split=settings.split,
+    num_questions=settings.num_questions,
+    num_shots=settings.num_shots,
+    seed=settings.seed,
+  )
+  mine = asked.questions[jax.process_index() :: jax.process_count()]
   todo = {question.id: question for question in mine if question.id not in workdir.finished_ids}
-  form = _form_of(settings.questions)
-  examples = "".join(_example(shot, form) for shot in shots)
 
   def finish(question_id: str, replies: Sequence[Reply]) -> None:
-    workdir.write_finished(_samples_record(todo[question_id], replies, settings, form))
+    workdir.write_finished(_samples_record(todo[question_id], replies, settings, asked.form))
 
   groups = {
-    question.id: [
-      _prompt(question, index, settings.seed, examples) for index in range(settings.num_samples)
-    ]
+    question.id: [asked.prompt(question, index) for index in range(settings.num_samples)]
     for question in todo.values()
   }
   try:
@@ -76,67 +76,9 @@ def _open_teacher(settings: SampleSettings) -> Teacher:
   )
 
 
-def _form_of(source: str) -> AnswerForm:
-  """How answers are written in the question set that `source` means."""
-  found = split_source(source)
-  assert found is not None  # its questions were loaded
-  return QUESTION_SETS[found[0]].form
-
-
-def _load(settings: SampleSettings) -> tuple[list[Question], list[Question]]:
-  """The questions whose solutions are shown, and others that are asked."""
-  shots, wanted = settings.num_shots, settings.num_questions
-  questions = load_questions(
-    settings.questions,
-    split=settings.split,
-    num_questions=wanted and shots + wanted,  # 0 is all
-    seed=settings.seed,
-  )
-  if len(questions) <= shots:
-    raise UserError(
-      f"num_shots={shots}, and {settings.questions} has {len(questions)} questions; none is left "
-      "to ask"
-    )
-  return questions[:shots], questions[shots:]
-
-
-def _example(question: Question, form: AnswerForm) -> str:
-  """A worked solution, as `chat_template=plain` writes questions and what follows them."""
-  if question.rationale is None:
-    raise UserError(f"{question.id} has no worked solution to show; set num_shots=0")
-  answer = form.write(question.target)
-  return f"\n\nQuestion: {question.question}\nAnswer:\n{question.rationale.rstrip()}\n{answer}"
-
-
-def _prompt(question: Question, index: int, seed: int, examples: str) -> Prompt:
-  sample_id = f"{question.id}#{index}"
-  # A hash, so that it depends on nothing but the sample: not on how many questions there are.
-  digest = hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()
-  return Prompt(
-    id=sample_id,
-    question=question.question,
-    system=question.system + examples,
-    seed=int.from_bytes(digest[:4], "big"),
-  )
-
-
 def _samples_record(
   question: Question, replies: Sequence[Reply], settings: SampleSettings, form: AnswerForm
 ) -> Record:
-  samples = []
-  for reply in replies:
-    verdict = judge(reply.text, form, question.target)
-    samples.append(
-      {
-        "text": reply.text,
-        "reasoning": verdict.split and verdict.split.reasoning,
-        "answer": verdict.split and verdict.split.answer,
-        "value": verdict.split and verdict.split.value,
-        "correct": verdict.is_correct,
-        "finish_reason": reply.finish_reason,
-        "num_tokens": reply.num_tokens,
-      }
-    )
   return {
     "id": question.id,
     "question": question.question,
@@ -144,7 +86,7 @@ def _samples_record(
     "target": question.target,
     "extra": dict(question.extra),
     "teacher": settings.teacher_name,
-    "samples": samples,
+    "samples": [judged_sample(reply, form, question.target) for reply in replies],
   }
 
 

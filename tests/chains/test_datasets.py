@@ -198,3 +198,25 @@ def test_real_rows_all_parse(source, count):
   questions = load_questions(f"{source}:{DATA / name}.jsonl")
   assert len(questions) == int(number)
   assert not any("<<" in question.rationale for question in questions)
+
+
+def test_templates_of_gsm_symbolic():
+  pytest.importorskip("reasoning_gym")
+  everything = load_questions("gsm_symbolic", num_questions=200)
+  some = load_questions("gsm_symbolic@26,58", num_questions=3)
+  assert {question.extra["template"] for question in some} <= {26, 58}
+  assert some == [q for q in everything if q.extra["template"] in (26, 58)][:3]
+  assert load_questions("gsm_symbolic@26,58", num_questions=2) == some[:2]
+
+
+@pytest.mark.parametrize(
+  ("source", "message"),
+  [
+    ("gsm_symbolic@3,x", "gsm_symbolic@3,x: expected numbers of templates behind the @"),
+    ("gsm_symbolic@3,32", "gsm_symbolic has no template 32; it has 0,1,2"),
+  ],
+)
+def test_templates_that_there_are_not(source, message):
+  pytest.importorskip("reasoning_gym")
+  with pytest.raises(UserError, match=message):
+    load_questions(source, num_questions=1)

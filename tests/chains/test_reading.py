@@ -199,6 +199,6 @@ def test_gsm_symbolic_needs_a_number_of_chains():
 
 
 def test_gsm_symbolic_without_its_package_says_how_to_get_it(monkeypatch):
-  monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+  monkeypatch.setitem(sys.modules, "reasoning_gym.arithmetic.gsm_symbolic", None)
   with pytest.raises(UserError, match="pip install reasoning-gym"):
     read_chains("gsm_symbolic", num_chains=1)

@@ -19,7 +19,7 @@ from greedy_prune_jax.evaluation.pruned_chains import (
   read_answers,
   run_pruned_chains,
 )
-from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.analysis.planted import pruned_chain
 from tests.jobs.tiny_runs import make_model
@@ -78,7 +78,7 @@ def evaluate(tmp_path, monkeypatch):
   def evaluate(teacher, config, name="out"):
     monkeypatch.setattr(pruned_chains.LocalTeacher, "load", lambda *_, **__: teacher)
     with Workdir(tmp_path / name, config, output=pruned_chains.OUTPUT) as workdir:
-      failed = run_pruned_chains(EvaluateSettings.from_config(config), workdir)
+      failed = run_pruned_chains(EvaluatePrunedSettings.from_config(config), workdir)
     return failed, {record["id"]: record for record in read_answers(tmp_path / name)}
 
   return evaluate
@@ -195,7 +195,7 @@ def test_answers_are_those_of_transformers(tmp_path):
   write_run(tmp_path / "joint", [chain(i) for i in range(2)])
   config = config_of(str(tmp_path / "joint"), model=str(tmp_path / "model"))
   with Workdir(tmp_path / "out", config, output=pruned_chains.OUTPUT) as workdir:
-    assert run_pruned_chains(EvaluateSettings.from_config(config), workdir) == 0
+    assert run_pruned_chains(EvaluatePrunedSettings.from_config(config), workdir) == 0
 
   model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -219,16 +219,16 @@ def test_answers_are_those_of_transformers(tmp_path):
     ({"pruned": ("runs/x", "other/x")}, "two runs of one name; name them apart, as NAME=DIR"),
     ({"max_new_tokens": 0}, "max_new_tokens=0; expected 1 or more"),
     ({"dtype": "float16"}, "dtype='float16'; expected one of float32, bfloat16"),
-    ({"begin_answer": 1}, "begin_answer=1; expected True or False; see configs/evaluate.py"),
+    ({"begin_answer": 1}, "begin_answer=1; expected True or False; see configs/evaluate_pruned.py"),
   ],
 )
 def test_settings_that_cannot_be_are_refused(change, message):
   with pytest.raises(UserError, match=message):
-    EvaluateSettings.from_config(config_of("runs/x") | change)
+    EvaluatePrunedSettings.from_config(config_of("runs/x") | change)
 
 
 def test_names_of_runs():
-  settings = EvaluateSettings.from_config(config_of("runs/x", "y=runs/x"))
+  settings = EvaluatePrunedSettings.from_config(config_of("runs/x", "y=runs/x"))
   assert {name: str(path) for name, path in settings.runs.items()} == {"x": "runs/x", "y": "runs/x"}
 
 

@@ -1,53 +1,78 @@
-"""The evaluate job as a process: its table, and its status where something got no answer."""
+"""The evaluate job as a process, with tiny models: killed, compared in pairs, read by eye."""
 
 import csv
 import json
+import time
 
-from tests.chains.tokenizers_for_tests import byte_level
-from tests.jobs.tiny_runs import CHAINS, make_model
+import pytest
+
+from tests.jobs.tiny_runs import make_model
+
+NUM_QUESTIONS = 5
 
 
-def test_a_table_of_two_runs(run, shared, tmp_path):
-  for objective in ("joint", "answer"):
-    run(objective=objective, workdir=objective, keep_ratios="(0.5,0.0)", num_chains=2)
-  runs = f"('{tmp_path / 'joint'}', 'other={tmp_path / 'answer'}')"
-  settings = {"pruned": runs, "model": shared / "model", "max_new_tokens": 4}
-  job = run(job="evaluate", workdir="evaluation", **settings)
-
-  folder = tmp_path / "evaluation"
-  lines = (folder / "answers" / "process-00000.jsonl").read_text().splitlines()
-  records = {record["id"]: record for record in map(json.loads, lines)}
-  assert set(records) == {f"{run}/{c['id']}" for run in ("joint", "other") for c in CHAINS[:2]}
-  whole = [records[f"{run}/chain 0"]["answers"]["1.0"] for run in ("joint", "other")]
-  assert whole[0] == whole[1]  # one reasoning, one model
-  with (folder / "accuracy.csv").open() as file:
-    head, *rows = csv.reader(file)
-  assert head == ["run", "keep ratio", "accuracy", "low", "high", "no answer found", "chains"]
-  assert [(row[0], row[1], row[-1]) for row in rows] == [
-    (run, ratio, "2") for run in ("joint", "other") for ratio in ("1.0", "0.5", "0.0")
+@pytest.fixture
+def settings(tmp_path):
+  """Two models, and questions for them."""
+  for name in ("one", "other"):
+    make_model(tmp_path / name, num_hidden_layers=1 + (name == "other"))
+  rows = [
+    {"question": f"{i} + {i}?", "answer": f"#### {2 * i}", "system": "Add."}
+    for i in range(NUM_QUESTIONS)
   ]
-  assert "accuracy" in job.stdout
-  assert not (folder / "unfinished").exists()
-  before = (folder / "answers" / "process-00000.jsonl").read_bytes()
-  assert run(job="evaluate", workdir="evaluation", **settings).stdout == job.stdout
-  assert (folder / "answers" / "process-00000.jsonl").read_bytes() == before
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return {
+    "questions": f"gsm8k:{tmp_path / 'rows.jsonl'}",
+    "models": f"('{tmp_path / 'one'}','second={tmp_path / 'other'}')",
+    "num_questions": 0,
+    "num_samples": 2,
+    "temperature": 1.0,
+    "max_new_tokens": 24,
+    "batch_size": 2,
+    "show_samples": 1,
+  }
 
 
-def test_texts_without_an_answer_end_in_an_error(start, run, tmp_path):
-  run(keep_ratios=0.0, num_chains=1)
-  tokenizer = byte_level()
-  parts = (
-    f"<|start|>user\n{CHAINS[0]['question']}<|end|>\n<|start|>assistant\n",
-    CHAINS[0]["reasoning"] + '{"answer": "',
-  )
-  # No room behind the whole reasoning.
-  length = sum(len(tokenizer(part)["input_ids"]) for part in parts)
-  make_model(tmp_path / "narrow", max_position_embeddings=length)
-  settings = {"pruned": f"('{tmp_path / 'run'}',)", "model": tmp_path / "narrow"}
-  job = start(job="evaluate", workdir="evaluation", **settings)
-  assert job.wait() == 1
-  assert "Traceback" not in job.stderr
-  *_, message = job.stderr.split("error: ")
-  assert "texts got no answer; " in message
-  (line,) = (tmp_path / "evaluation" / "skipped.jsonl").read_text().splitlines()
-  assert json.loads(line)["id"] == "run/chain 0@1.0"
+def _records(workdir):
+  path = workdir / "answers" / "process-00000.jsonl"
+  return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+
+
+def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, settings):
+  whole = run(job="evaluate", workdir="whole", **settings)
+  expected = _records(tmp_path / "whole")
+  assert len(expected) == 2 * NUM_QUESTIONS
+
+  job = start(job="evaluate", **settings)
+  while not _records(tmp_path / "run") and job.process.is_alive():
+    time.sleep(0.005)
+  job.kill()
+  job.wait()
+  assert len(_records(tmp_path / "run")) < 2 * NUM_QUESTIONS, "killed too late"
+  again = run(job="evaluate", **settings)
+  by_id = {record["id"]: record for record in _records(tmp_path / "run")}
+  assert by_id == {record["id"]: record for record in expected}
+  assert again.stdout == whole.stdout
+
+  with (tmp_path / "whole" / "accuracy.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row["model"] for row in rows] == ["one", "second"]
+  assert all(row["questions"] == str(NUM_QUESTIONS) for row in rows)
+  samples = [s for r in expected if r["run"] == "one" for s in r["samples"]]
+  assert float(rows[0]["accuracy"]) == sum(s["correct"] for s in samples) / len(samples)
+  (pair,) = json.loads((tmp_path / "whole" / "pairs.json").read_text())["rows"]
+  assert (pair["model"], pair["against"], pair["questions"]) == ("second", "one", NUM_QUESTIONS)
+  assert pair["low"] < pair["difference"] < pair["high"]
+  assert whole.stdout.count("=== ") == 1
+
+  # In another workdir the same models' answers join the table.
+  alone = settings | {
+    "models": f"('{tmp_path / 'other'}',)",
+    "compare_with": f"('{tmp_path}/run',)",
+  }
+  run(job="evaluate", workdir="alone", **alone)
+  pairs = json.loads((tmp_path / "alone" / "pairs.json").read_text())["rows"]
+  assert [(p["model"], p["against"]) for p in pairs] == [
+    ("run: one", "other"), ("run: second", "other")
+  ]  # fmt: skip
+  assert pairs[1]["difference"] == 0, "it is the same model"

@@ -11,7 +11,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import exact_work, ranking_work, step_flops
 from greedy_prune_jax.pruning.estimate import weight_bytes
-from greedy_prune_jax.pruning.search import PrunePath, Settings
+from greedy_prune_jax.pruning.search import PrunePath
 from tests.analysis.planted import tiny_model as planted_model
 from tests.models.reference import tiny_config, tiny_model
 
@@ -37,7 +37,7 @@ def text_flops(config, start, length, scored):
 @pytest.mark.parametrize("unit_sizes", [None, (1,) * N])
 def test_exact_search_is_the_sum_of_its_steps(objective, unit_sizes):
   config = planted_model().config
-  work = exact_work(config, path_of(unit_sizes), Settings(objective, 64))
+  work = exact_work(config, path_of(unit_sizes), objective)
   steps = sum(step_flops(config, P, n, A, objective) for n in range(FLOOR + 1, N + 1))
   last = text_flops(config, P, FLOOR + A - 1, FLOOR + A - (objective == "joint"))
   assert work.flops == pytest.approx(steps + last + text_flops(config, 0, P, 1), rel=1e-9)
@@ -45,7 +45,7 @@ def test_exact_search_is_the_sum_of_its_steps(objective, unit_sizes):
 
 def test_exact_search_of_longer_units_is_the_sum_over_candidates():
   config = planted_model().config
-  work = exact_work(config, path_of((2,) * 7, floor=9), Settings("joint", 64))
+  work = exact_work(config, path_of((2,) * 7, floor=9), "joint")
   expected, positions = text_flops(config, 0, P, 1), P
   for tokens in (14, 12, 10, 8):
     runs = [(P, tokens + A - 1)]

@@ -1,0 +1,170 @@
+"""Who is evaluated: models, and students out of the checkpoints of their training.
+
+An entry of the setting `models` is `[NAME=]PLACE[@WHICH]`. PLACE is a model as the other jobs know
+them, or the workdir of a distill run; of such a run WHICH says which checkpoints: `last` (where
+nothing is said), `best`, `all`, or a step's number.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.checkpoints import Checkpoints, saved_steps
+from greedy_prune_jax.distill.export import load_student, settings_of
+from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
+from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.teachers.local import LocalTeacher
+
+_LAST, _BEST, _ALL = "last", "best", "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """An entry of the setting `models`.
+
+  Attributes:
+    name: of its rows in tables.
+    place: see `load_model`, or a workdir.
+    which: checkpoints of a workdir; empty for a model.
+  """
+
+  name: str
+  place: str
+  which: str
+
+  @property
+  def is_student(self) -> bool:
+    """Whether its place is the workdir of a distill run."""
+    return bool(self.which)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """One model as it is asked.
+
+  Attributes:
+    entry: where it comes from.
+    step: of the checkpoint; None for a model.
+    told: keep ratios that it is told, one after the other; (None,) where it is told none.
+    ratio_form: in which it is told them.
+    base: whose tokenizer it has.
+  """
+
+  entry: Entry
+  step: int | None
+  told: tuple[float | None, ...]
+  ratio_form: str
+  base: str
+
+  def run(self, keep_ratio: float | None) -> str:
+    """What its answers at a told keep ratio are called."""
+    step = "" if self.step is None else f"@{self.step}"
+    return f"{self.entry.name}{step}" + ("" if keep_ratio is None else f", keep {keep_ratio:g}")
+
+
+def parse_entries(models: Sequence[str]) -> list[Entry]:
+  """The entries of the setting `models`.
+
+  Raises:
+    UserError: two have one name, or WHICH is none that is known.
+  """
+  entries = [_parse_entry(text) for text in models]
+  names = [entry.name for entry in entries]
+  if repeated := sorted({name for name in names if names.count(name) > 1}):
+    raise UserError(f"models has several of the name {repeated[0]}; name them apart, as NAME=PLACE")
+  return entries
+
+
+def _parse_entry(text: str) -> Entry:
+  name, is_named, place = text.partition("=")
+  if not is_named:
+    name, place = "", text
+  before, is_split, which = place.rpartition("@")
+  if is_split and _is_student(before):
+    place = before
+    if which not in (_LAST, _BEST, _ALL) and not which.isdecimal():
+      raise UserError(f"models: {text}: expected last, best, all or a step's number behind the @")
+  else:
+    which = _LAST if _is_student(place) else ""
+  if not name:
+    name = Path(place).name if Path(place).exists() else place
+  return Entry(name, place, which)
+
+
+def _is_student(place: str) -> bool:
+  """Whether a folder's config.json is that of a distill run, and not that of a model."""
+  try:
+    config = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return False
+  return isinstance(config, dict) and {"student", "chains"} <= set(config)
+
+
+def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candidate]:
+  """What an entry stands for at this moment.
+
+  Of a run that is followed that is every checkpoint, and may be nothing yet.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  if not entry.is_student:
+    told = settings.keep_ratios if settings.ratio_form else ()
+    yield Candidate(entry, None, told or (None,), settings.ratio_form, entry.place)
+    return
+  made = settings_of(Path(entry.place))
+  told = (settings.keep_ratios or made.keep_ratios) if made.ratio_form else ()
+  for step in _steps(entry, settings.follow):
+    yield Candidate(entry, step, told or (None,), made.ratio_form, made.student)
+
+
+def _steps(entry: Entry, follow: bool) -> list[int]:
+  workdir = Path(entry.place)
+  steps = saved_steps(workdir)
+  if follow or (entry.which == _ALL and steps):
+    return steps
+  if not steps:
+    raise UserError(f"{workdir} has no checkpoint yet; pass follow=True to wait for them")
+  if entry.which == _LAST:
+    return steps[-1:]
+  if entry.which == _BEST:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+      best = checkpoints.progress(steps[-1]).best_step
+    if best is None:
+      raise UserError(f"{workdir} has no best checkpoint: its run has had no validation")
+    return [best]
+  if int(entry.which) not in steps:
+    raise UserError(
+      f"{workdir} has no checkpoint of step {entry.which}; it has those of "
+      f"{', '.join(map(str, steps))}"
+    )
+  return [int(entry.which)]
+
+
+def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTeacher:
+  """The model, asked as it was trained: a student in its own chat template, LoRA merged.
+
+  Raises:
+    UserError: it cannot be loaded.
+  """
+  if candidate.step is None:
+    return LocalTeacher.load(
+      candidate.entry.place,
+      settings.writing,
+      chat_template=settings.chat_template or "tokenizer",
+      dtype=settings.dtype,
+      batch_size=settings.batch_size,
+    )
+  workdir = Path(candidate.entry.place)
+  made = settings_of(workdir)
+  tokenizer = load_tokenizer(made.student)
+  template = load_chat_template(settings.chat_template or made.chat_template, tokenizer)
+  model, _ = load_student(workdir, candidate.step, made)
+  model = with_params(model, cast(flat_params(model.params), jnp.dtype(settings.dtype)))
+  return LocalTeacher(model, tokenizer, template, settings.writing, batch_size=settings.batch_size)

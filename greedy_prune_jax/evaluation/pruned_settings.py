@@ -1,0 +1,70 @@
+"""The settings of an `evaluate_pruned` run, checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.teachers.teacher import WritingSettings
+
+DTYPES = ("float32", "bfloat16")
+
+# What a later run in the same workdir may set differently: nothing here changes a reply.
+MAY_CHANGE = ("batch_size", "compilation_cache")
+
+_FILE = "configs/evaluate_pruned.py"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluatePrunedSettings:
+  """What `configs/evaluate_pruned.py` sets; see there for what each setting means."""
+
+  pruned: tuple[str, ...]
+  num_chains: int
+  model: str
+  chat_template: str
+  dtype: str
+  begin_answer: bool
+  max_new_tokens: int
+  batch_size: int
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "EvaluatePrunedSettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    return cls(**checked_fields(cls, config, _FILE))
+
+  def __post_init__(self):
+    check_choice("dtype", self.dtype, DTYPES)
+    check_least(self, 0, "num_chains", "batch_size")
+    check_least(self, 1, "max_new_tokens")
+    if not self.pruned:
+      raise UserError(
+        "pruned is empty; expected workdirs of prune runs, as (DIR,) or (NAME=DIR,OTHER=DIR)"
+      )
+    names = list(self.runs)
+    if len(names) < len(self.pruned):
+      raise UserError(
+        f"pruned={self.pruned} has two runs of one name; name them apart, as NAME=DIR"
+      )
+
+  @property
+  def runs(self) -> dict[str, Path]:
+    """Workdirs of prune runs, by the names that they go by: NAME of `NAME=DIR`, or the folder's."""
+    named = {}
+    for entry in self.pruned:
+      name, is_named, folder = entry.partition("=")
+      path = Path(folder if is_named else entry)
+      named[name if is_named else path.name] = path
+    return named
+
+  @property
+  def writing(self) -> WritingSettings:
+    """Replies are greedy: there is one for each pruned text."""
+    return WritingSettings(max_new_tokens=self.max_new_tokens)

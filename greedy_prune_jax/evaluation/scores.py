@@ -1,0 +1,148 @@
+"""What an `evaluate` run says about its models: accuracy, generated tokens, and pairs of models."""
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from greedy_prune_jax.analysis.tables import Table
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.evaluation.intervals import (
+  accuracy_interval,
+  crossed_spread,
+  paired_difference,
+)
+from greedy_prune_jax.evaluation.proportion import Proportion, wilson
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+  """Figures of one model, over all its answers.
+
+  Attributes:
+    questions: how many.
+    accuracy: share of samples that are right, with its 95% interval over questions: Wilson's for
+      one sample a question, else see `accuracy_interval`.
+    stderr: its standard error over questions; None for one question.
+    mean_tokens: of the generated reasoning.
+    stderr_tokens: standard error of that, over questions; None for one question.
+    median_tokens: of the generated reasoning.
+    cut_off: share of samples that reached `max_new_tokens`.
+    unparsed: share of samples in which no answer was found.
+  """
+
+  questions: int
+  accuracy: Proportion
+  stderr: float | None
+  mean_tokens: float
+  stderr_tokens: float | None
+  median_tokens: float
+  cut_off: float
+  unparsed: float
+
+
+def score(records: Sequence[Record]) -> Score:
+  """The figures of one model.
+
+  Args:
+    records: a question each, with its samples; at least one.
+  """
+  samples = [sample for record in records for sample in record["samples"]]
+  right = question_means(records, "correct")
+  tokens = question_means(records, "reasoning_tokens")
+  if len(samples) == len(records):
+    accuracy = wilson(int(right.sum()), len(records))
+  else:
+    accuracy = accuracy_interval(right[None])
+  return Score(
+    questions=len(records),
+    accuracy=accuracy,
+    stderr=_stderr(right),
+    mean_tokens=float(tokens.mean()),
+    stderr_tokens=_stderr(tokens),
+    median_tokens=float(statistics.median(sample["reasoning_tokens"] for sample in samples)),
+    cut_off=statistics.fmean(sample["finish_reason"] == "length" for sample in samples),
+    unparsed=statistics.fmean(sample["value"] is None for sample in samples),
+  )
+
+
+def question_means(records: Sequence[Record], key: str) -> Float[np.ndarray, "Q"]:
+  """The mean over a question's samples, of each question: samples of one are not independent."""
+  return np.array([statistics.fmean(s[key] for s in record["samples"]) for record in records])
+
+
+def _stderr(values: Float[np.ndarray, "Q"]) -> float | None:
+  error = crossed_spread(values[None]).stderr
+  return None if math.isnan(error) else error
+
+
+def accuracy_table(runs: Mapping[str, Sequence[Record]]) -> Table:
+  """A row a run: a model, at a checkpoint, told a keep ratio."""
+  rows = []
+  for run, records in runs.items():
+    found = score(records)
+    rows.append(
+      (
+        run,
+        *(found.accuracy.share, found.stderr, found.accuracy.low, found.accuracy.high),
+        *(found.mean_tokens, found.stderr_tokens, found.median_tokens),
+        *(found.cut_off, found.unparsed, found.questions),
+      )
+    )
+  return Table(
+    name="accuracy",
+    caption="Share of right answers with its standard error and 95% interval over questions, and "
+    "generated reasoning tokens.",
+    columns=(
+      *("model", "accuracy", "standard error", "low", "high"),
+      *("reasoning tokens", "their standard error", "median"),
+      *("cut off", "no answer found", "questions"),
+    ),
+    rows=rows,
+  )
+
+
+def pairs_table(runs: Mapping[str, Sequence[Record]]) -> Table:
+  """Every run against the first, on the questions that both answered.
+
+  Raises:
+    UserError: two runs have answered different questions under one id.
+  """
+  (first, others) = next(iter(runs.items())), itertools.islice(runs.items(), 1, None)
+  rows = []
+  for run, records in others:
+    ours, theirs = _matched(run, records, *first)
+    if not ours:
+      continue
+    one, other = question_means(ours, "correct"), question_means(theirs, "correct")
+    difference = paired_difference(one[None], other[None])
+    rows.append(
+      (run, first[0], *difference, int((one > other).sum()), int((one < other).sum()), len(ours))
+    )
+  return Table(
+    name="pairs",
+    caption="Differences of accuracy on the same questions, with 95% intervals over questions "
+    "(Bonett and Price's adjusted Wald interval for pairs).",
+    columns=("model", "against", "difference", "low", "high", "better on", "worse on", "questions"),
+    rows=rows,
+  )
+
+
+def _matched(
+  run: str, records: Sequence[Record], other: str, others: Sequence[Record]
+) -> tuple[list[Record], list[Record]]:
+  """The records of two runs on the questions that both answered, in one order."""
+  known = {record["question_id"]: record for record in others}
+  ours = [record for record in records if record["question_id"] in known]
+  theirs = [known[record["question_id"]] for record in ours]
+  for one, two in zip(ours, theirs, strict=True):
+    if one["question"] != two["question"]:
+      raise UserError(
+        f"{run} and {other} cannot be compared: {one['question_id']} is another question in each"
+      )
+  return ours, theirs

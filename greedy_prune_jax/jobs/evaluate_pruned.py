@@ -1,0 +1,52 @@
+"""Measures what a model still answers; see `configs/evaluate_pruned.py`.
+
+python -m greedy_prune_jax.jobs.evaluate_pruned --config=configs/evaluate_pruned.py --workdir=DIR
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from greedy_prune_jax.analysis.tables import format_table, write_table
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.evaluation.pruned_chains import (
+  OUTPUT,
+  accuracy_table,
+  read_answers,
+  run_pruned_chains,
+)
+from greedy_prune_jax.evaluation.pruned_settings import MAY_CHANGE, EvaluatePrunedSettings
+from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+
+
+def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
+  """Runs the job, prints its table and writes it.
+
+  Raises:
+    UserError: something that the config names cannot be used, or some texts got no answer.
+  """
+  settings = EvaluatePrunedSettings.from_config(config)
+  failed = run_in_workdir(
+    lambda run: run_pruned_chains(settings, run),
+    workdir,
+    config,
+    output=OUTPUT,
+    may_change=MAY_CHANGE,
+  )
+  records = read_answers(Path(workdir))
+  if jax.process_index() == 0 and records:
+    table = accuracy_table(records)
+    write_table(Path(workdir), table)
+    print_result(format_table(table))
+  if failed:
+    raise UserError(
+      f"{failed} texts got no answer; {workdir}/skipped*.jsonl says why. Their chains are not in "
+      f"the table; the same command asks for them again."
+    )
+
+
+if __name__ == "__main__":
+  define_flags()
+  run_job(evaluate_pruned)

@@ -1,0 +1,55 @@
+"""Chains, rankings, students and their evaluation in one table; see `configs/study_cpu.py`.
+
+python -m greedy_prune_jax.jobs.study --config=configs/study_cpu.py --workdir=DIR
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from greedy_prune_jax.analysis.tables import format_table
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.termination import TERMINATED
+from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
+from greedy_prune_jax.study.parts import StoppedError
+from greedy_prune_jax.study.run import run_study
+from greedy_prune_jax.study.settings import StudySettings
+
+
+def study(config: Mapping[str, Any], workdir: str) -> None:
+  """Runs the job, with whoever else works on it, and prints its tables.
+
+  Raises:
+    UserError: something that the config names cannot be used, or some parts cannot be done.
+  """
+  settings = StudySettings.from_config(config)
+  if jax.process_count() > 1:
+    raise UserError(
+      "processes of a study do not talk to each other: start the same command several times, "
+      "without --distributed"
+    )
+  quiet_orbax()
+  try:
+    outcome = run_study(settings, Path(workdir))
+  except StoppedError:
+    print_result("stopped and saved; the same command goes on from here")
+    sys.exit(TERMINATED)
+  for table in outcome.tables:
+    print_result(format_table(table) + "\n")
+  print_result(
+    f"{outcome.done} of {outcome.parts} parts are done, in {outcome.hours:.2f} hours of their own"
+  )
+  if failed := outcome.result.failed:
+    named = "\n".join(f"  {name}: {why}" for name, why in failed.items())
+    raise UserError(
+      f"{len(failed)} parts cannot be done, nor {outcome.result.left} that need them; the tables "
+      f"lack them:\n{named}"
+    )
+
+
+if __name__ == "__main__":
+  define_flags()
+  run_job(study)

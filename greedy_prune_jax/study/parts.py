@@ -1,0 +1,166 @@
+"""Parts of a long work, shared out among processes that see one folder.
+
+A part has a folder of its own under `parts/`: a lock, which the process that works on it holds (and
+the operating system frees, however the process ends), the config that its results are made with,
+and `done.json` when it is done. Nobody deals parts out: each process takes the next that nobody
+has, and waits while others hold all that is left.
+"""
+
+import contextlib
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.chains.run_lock import LockedError, hold_locks
+
+
+class StoppedError(Exception):
+  """This process was asked to stop; what it has is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Something to be done once, by one process.
+
+  Attributes:
+    name: unique; may have slashes.
+    needs: names of parts that must be done before, each earlier in the list.
+    config: what its results depend on; if it changes, what is there is not used.
+    may_change: dotted keys of the config that do not matter.
+    run: does it, or goes on with what a process that died has left. A `UserError` says that it
+      cannot be done; `StoppedError` that this process has to end.
+  """
+
+  name: str
+  needs: tuple[str, ...]
+  config: Mapping[str, Any] = dataclasses.field(hash=False)
+  may_change: Collection[str]
+  run: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """How a share of the work ended.
+
+  Attributes:
+    failed: why parts could not be done, by their names; parts that need these are not among them.
+    left: parts that are not done because of that.
+  """
+
+  failed: Mapping[str, str]
+  left: int
+
+
+def run_parts(
+  parts: Sequence[Part],
+  folder: Path,
+  *,
+  poll_seconds: float,
+  after_each: Callable[[], None] = lambda: None,
+) -> Result:
+  """Works until every part is done, by this process or another, or cannot be.
+
+  Args:
+    parts: those that others need come first.
+    folder: of the study.
+    poll_seconds: how long to wait where other processes hold all that can be done.
+    after_each: called when this process has done a part.
+
+  Raises:
+    UserError: something that is done was done with another config.
+    StoppedError: see `Part.run`.
+  """
+  left, done = list(parts), set[str]()
+  failed: dict[str, str] = {}
+  while left:
+    before = len(left)
+    for part in list(left):
+      if set(part.needs) - done:
+        continue
+      with _claimed(part, folder) as place:
+        if place is None:
+          continue
+        ran = not is_done(part, folder)
+        try:
+          if ran:
+            logging.info("part %s (%d left)", part.name, len(left))
+            _run(part, place)
+        except UserError as error:
+          logging.error("part %s cannot be done: %s", part.name, error)
+          failed[part.name] = str(error)
+        else:
+          done.add(part.name)
+      left.remove(part)
+      if ran and part.name in done:
+        after_each()
+    left = _without_hopeless(left, failed)
+    if len(left) == before:
+      time.sleep(poll_seconds)
+  return Result(failed, sum(part.name not in done for part in parts) - len(failed))
+
+
+def is_done(part: Part, folder: Path) -> bool:
+  """Whether a part is done."""
+  return (_place(part, folder) / "done.json").exists()
+
+
+def seconds_spent(parts: Sequence[Part], folder: Path) -> float:
+  """Process time of the parts that are done: the last attempt of each."""
+  done = (_place(part, folder) / "done.json" for part in parts if is_done(part, folder))
+  return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in done)
+
+
+@contextlib.contextmanager
+def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
+  """The part's folder while this process holds it; None if another does.
+
+  Raises:
+    UserError: it was begun with another config.
+  """
+  place = _place(part, folder)
+  with contextlib.ExitStack() as held:
+    try:
+      hold_locks(place / "locks", 0, 1, held)
+    except LockedError:
+      yield None
+      return
+    write_or_check_config(place / "config.json", part.config, part.may_change)
+    yield place
+
+
+def _run(part: Part, place: Path) -> None:
+  began = time.monotonic()
+  part.run()
+  record: Record = {
+    "seconds": round(time.monotonic() - began, 1),
+    "finished": round(time.time(), 1),
+    "host": socket.gethostname(),
+  }
+  path = place / "done.json"
+  with explain_os_errors(path):
+    new = path.with_name("done.json.new")
+    new.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def _place(part: Part, folder: Path) -> Path:
+  return folder / "parts" / part.name
+
+
+def _without_hopeless(parts: Sequence[Part], failed: Collection[str]) -> list[Part]:
+  """The parts that need none that failed, or that needs one that did."""
+  hopeless = set(failed)
+  for part in parts:
+    if hopeless.intersection(part.needs):
+      hopeless.add(part.name)
+  return [part for part in parts if part.name not in hopeless]

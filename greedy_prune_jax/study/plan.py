@@ -1,0 +1,127 @@
+"""From a study's settings to its parts.
+
+chains                          chains/chains.jsonl: those that every arm starts from
+prune/ARM                       a workdir of prune, down to the lowest keep ratio
+students/STUDENT/ARM/...        a workdir of distill, and below it one of evaluate a test
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
+from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
+from greedy_prune_jax.pruning.settings import MAY_CHANGE as PRUNE_MAY_CHANGE
+from greedy_prune_jax.study.parts import Part
+from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING, StudySettings
+from greedy_prune_jax.study.work import make_chains, prune_arm, train_and_test
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A place in the study's table: one kind of student, on one arm at one keep ratio.
+
+  Attributes:
+    student: a key of `students`.
+    arm: a key of `arms` or `ready`, or one of the two ends.
+    keep_ratio: of the reasoning that it is trained on; 1 for ready chains.
+  """
+
+  student: str
+  arm: str
+  keep_ratio: float
+
+  def folder(self, seed: int) -> str:
+    """Where its student of a seed is, and what that part is called."""
+    return f"students/{self.student}/{self.arm}/keep-{self.keep_ratio:g}/seed-{seed}"
+
+
+def cells(settings: StudySettings) -> list[Cell]:
+  """All cells, in the order of the table: the ends, the arms, ready chains."""
+  return [
+    Cell(student, arm, ratio)
+    for student in settings.students
+    for arm, ratio in (
+      (NO_PRUNING, 1.0),
+      (ANSWER_ONLY, 0.0),
+      *((arm, ratio) for arm in settings.arms for ratio in settings.keep_ratios),
+      *((arm, 1.0) for arm in settings.ready),
+    )
+  ]
+
+
+def plan(settings: StudySettings, folder: Path) -> list[Part]:
+  """The parts of a study.
+
+  Students come seed by seed, so that a study which is looked at half-way has every arm.
+  """
+  chains = folder / "chains" / "chains.jsonl"
+  parts = [
+    Part(
+      name="chains",
+      needs=(),
+      config=_chains_config(settings),
+      may_change=(),
+      run=functools.partial(make_chains, settings, chains),
+    )
+  ]
+  parts += _prune_parts(settings, folder, chains)
+  parts += [
+    _student_part(settings, folder, chains, cell, seed)
+    for seed in settings.seeds
+    for cell in cells(settings)
+  ]
+  return parts
+
+
+def _chains_config(settings: StudySettings) -> dict[str, Any]:
+  names = ("chains", "num_chains", "max_reasoning_tokens", "chains_seed")
+  asked = ("questions", "split", "num_questions", "num_shots", "seed")
+  tests = {
+    name: {key: settings.evaluate_config(changes, "")[key] for key in asked}
+    for name, changes in settings.tests.items()
+  }
+  pruner = settings.prune["pruner"]
+  return {name: getattr(settings, name) for name in names} | {"tests": tests, "pruner": pruner}
+
+
+def _prune_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterator[Part]:
+  for arm, changes in settings.arms.items():
+    config = settings.prune_config(changes, str(chains))
+    yield Part(
+      name=f"prune/{arm}",
+      needs=("chains",),
+      config=config,
+      may_change=PRUNE_MAY_CHANGE,
+      run=functools.partial(prune_arm, config, folder / "prune" / arm),
+    )
+
+
+def _student_part(
+  settings: StudySettings, folder: Path, chains: Path, cell: Cell, seed: int
+) -> Part:
+  source, needs = str(chains), "chains"
+  if cell.arm in settings.ready:
+    source = settings.ready[cell.arm]
+  elif cell.arm in settings.arms:
+    source, needs = str(folder / "prune" / cell.arm), f"prune/{cell.arm}"
+  name = cell.folder(seed)
+  changes = settings.students[cell.student]
+  distill = settings.distill_config(changes, source, cell.keep_ratio, seed)
+  student = f"student={folder / name}"
+  tests = {
+    test: settings.evaluate_config(changes, student) for test, changes in settings.tests.items()
+  }
+  may_change = [f"distill.{key}" for key in DISTILL_MAY_CHANGE]
+  may_change += [f"tests.{test}.{key}" for test in tests for key in EVALUATE_MAY_CHANGE]
+  return Part(
+    name=name,
+    needs=(needs,),
+    config={"distill": distill, "tests": tests},
+    may_change=may_change,
+    run=functools.partial(
+      train_and_test, distill, tests, folder / name, keep_student=settings.keep_students
+    ),
+  )

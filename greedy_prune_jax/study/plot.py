@@ -1,0 +1,69 @@
+"""The plot of a study: accuracy against generated reasoning tokens."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from greedy_prune_jax.analysis.plots import Plot
+from greedy_prune_jax.study.results import Answers
+from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
+
+# Distinct also for colour-blind readers; markers repeat the distinction.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#e69f00", "#6a51a3")
+_MARKERS = "os^vDPX<>"
+_ENDS = {NO_PRUNING: "*", ANSWER_ONLY: "h"}
+
+
+def plot_study(answers: Sequence[Answers]) -> Plot:
+  """A panel a test and student: a line an arm through its keep ratios, the ends by themselves.
+
+  Bars are 95% intervals over questions and seeds of the accuracy, and of the tokens.
+  """
+  panels = list(dict.fromkeys((found.test, found.cell.student) for found in answers))
+  arms = list(dict.fromkeys(found.cell.arm for found in answers if found.cell.arm not in _ENDS))
+  columns = min(len(panels), 2)
+  rows = -(-len(panels) // columns)
+  figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
+  grid = figure.subplots(rows, columns, squeeze=False)
+  for axes, (test, student) in zip(grid.flat, panels, strict=False):
+    there = [found for found in answers if (found.test, found.cell.student) == (test, student)]
+    for arm in (*_ENDS, *arms):
+      _draw_arm(axes, [found for found in there if found.cell.arm == arm], arm, arms)
+    axes.set(title=f"{student}, {test}", xlabel="generated reasoning tokens", ylabel="accuracy")
+    axes.grid(True, color="#e4e4e4", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+  for axes in grid.flat[len(panels) :]:
+    axes.set_visible(False)
+  handles, labels = grid.flat[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+  caption = (
+    "Accuracy against generated reasoning tokens; each line is one way to choose what is deleted, "
+    "each point a keep ratio. Bars: 95% intervals over questions and seeds."
+  )
+  return Plot("study", caption, figure)
+
+
+def _draw_arm(axes: Axes, found: Sequence[Answers], arm: str, arms: Sequence[str]) -> None:
+  if not found:
+    return
+  found = sorted(found, key=lambda answers: answers.cell.keep_ratio)
+  tokens = [answers.mean_tokens for answers in found]
+  accuracies = [answers.accuracy for answers in found]
+  is_end = arm in _ENDS
+  index = 0 if is_end else arms.index(arm)
+  axes.errorbar(
+    [mean for mean, _, _ in tokens],
+    [accuracy.share for accuracy in accuracies],
+    xerr=[[m - low for m, low, _ in tokens], [high - m for m, _, high in tokens]],
+    yerr=[[a.share - a.low for a in accuracies], [a.high - a.share for a in accuracies]],
+    color="black" if is_end else _COLOURS[index % len(_COLOURS)],
+    marker=_ENDS[arm] if is_end else _MARKERS[index % len(_MARKERS)],
+    ms=9 if is_end else 5,
+    lw=1.2,
+    elinewidth=0.6,
+    alpha=0.9,
+    label=arm.replace("_", " "),
+  )

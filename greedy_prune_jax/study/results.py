@@ -1,0 +1,171 @@
+"""What the students of a study answered, as tables with intervals over questions and seeds."""
+
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from greedy_prune_jax.analysis.tables import Cell as TableCell
+from greedy_prune_jax.analysis.tables import Table
+from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.evaluation.intervals import (
+  accuracy_interval,
+  crossed_spread,
+  paired_difference,
+)
+from greedy_prune_jax.evaluation.proportion import Proportion
+from greedy_prune_jax.evaluation.questions import read_evaluation
+from greedy_prune_jax.evaluation.scores import question_means
+from greedy_prune_jax.study.plan import Cell
+from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+  """What the students of one cell, a seed each, answered in one test.
+
+  Attributes:
+    cell: of the study.
+    test: its name.
+    seeds: of those that are done.
+    correct: share of right samples, by seed and question.
+    tokens: generated reasoning tokens, likewise.
+    cut_off: share of samples that were cut off.
+    unparsed: share of samples in which no answer was found.
+    median_tokens: over all samples.
+  """
+
+  cell: Cell
+  test: str
+  seeds: tuple[int, ...]
+  correct: Float[np.ndarray, "S Q"]
+  tokens: Float[np.ndarray, "S Q"]
+  cut_off: float
+  unparsed: float
+  median_tokens: float
+
+  @property
+  def accuracy(self) -> Proportion:
+    """With its interval over questions and seeds."""
+    return accuracy_interval(self.correct)
+
+  @property
+  def mean_tokens(self) -> tuple[float, float, float]:
+    """Generated reasoning tokens with their interval over questions and seeds."""
+    spread = crossed_spread(self.tokens)
+    return (spread.mean, *spread.interval())
+
+
+def read_answers(folder: Path, cell: Cell, seeds: Sequence[int], test: str) -> Answers | None:
+  """The answers of a cell's students.
+
+  Args:
+    folder: of the study.
+    cell: of it.
+    seeds: of the students that are done.
+    test: name of the test.
+
+  Returns:
+    None if there is no such student.
+  """
+  if not seeds:
+    return None
+  found = [_by_question(folder / cell.folder(seed) / "evaluate" / test) for seed in seeds]
+  samples = [s for records in found for record in records for s in record["samples"]]
+  return Answers(
+    cell=cell,
+    test=test,
+    seeds=tuple(seeds),
+    correct=np.stack([question_means(records, "correct") for records in found]),
+    tokens=np.stack([question_means(records, "reasoning_tokens") for records in found]),
+    cut_off=statistics.fmean(sample["finish_reason"] == "length" for sample in samples),
+    unparsed=statistics.fmean(sample["value"] is None for sample in samples),
+    median_tokens=float(statistics.median(sample["reasoning_tokens"] for sample in samples)),
+  )
+
+
+def _by_question(workdir: Path) -> list[Record]:
+  return sorted(read_evaluation(workdir), key=lambda record: record["question_id"])
+
+
+def study_table(answers: Sequence[Answers]) -> Table:
+  """A row for the students of each cell in each test."""
+  rows = []
+  for found in answers:
+    rows.append(
+      (
+        *(found.test, found.cell.student, found.cell.arm, found.cell.keep_ratio),
+        *found.accuracy,
+        *(_number(value) for value in found.mean_tokens),
+        *(found.median_tokens, found.cut_off, found.unparsed),
+        *(len(found.seeds), found.correct.shape[1]),
+      )
+    )
+  return Table(
+    name="study",
+    caption="Accuracy and generated reasoning tokens of students, with 95% intervals over "
+    "questions and seeds (of one seed: over questions alone). Intervals hold for each row by "
+    "itself, not for all rows at once.",
+    columns=(
+      *("test", "student", "trained on", "keep ratio"),
+      *("accuracy", "low", "high"),
+      *("reasoning tokens", "tokens low", "tokens high", "median"),
+      *("cut off", "no answer found", "seeds", "questions"),
+    ),
+    rows=rows,
+  )
+
+
+def differences_table(answers: Sequence[Answers]) -> Table:
+  """The first arm against every other at its keep ratio, and against both ends.
+
+  Ready chains, which have one length, are compared with at every ratio of the first arm.
+  """
+  rows: list[tuple[TableCell, ...]] = []
+  arms = [found.cell.arm for found in answers if found.cell.arm not in (NO_PRUNING, ANSWER_ONLY)]
+  for one, other in itertools.product(answers, answers):
+    if one.cell.arm != next(iter(arms), None) or other.cell.arm == one.cell.arm:
+      continue
+    if (one.test, one.cell.student) != (other.test, other.cell.student):
+      continue
+    if 0 < other.cell.keep_ratio < 1 and other.cell.keep_ratio != one.cell.keep_ratio:
+      continue
+    if row := _difference(one, other):
+      rows.append(row)
+  return Table(
+    name="differences",
+    caption="Accuracy of students on the first arm minus that of students on another, on the same "
+    "questions with the same seeds, with 95% intervals over questions and seeds; and the "
+    "difference of generated reasoning tokens, since only at equal length is it the chains' doing.",
+    columns=(
+      *("test", "student", "trained on", "keep ratio", "against", "against's ratio"),
+      *("difference", "low", "high"),
+      *("tokens' difference", "tokens low", "tokens high", "seeds", "questions"),
+    ),
+    rows=rows,
+  )
+
+
+def _difference(one: Answers, other: Answers) -> tuple[TableCell, ...] | None:
+  """A row of the table of differences; None where they have no seed in common."""
+  seeds = [seed for seed in one.seeds if seed in other.seeds]
+  if not seeds:
+    return None
+  mine = [one.seeds.index(seed) for seed in seeds]
+  theirs = [other.seeds.index(seed) for seed in seeds]
+  tokens = crossed_spread(one.tokens[mine] - other.tokens[theirs])
+  return (
+    *(one.test, one.cell.student, one.cell.arm, one.cell.keep_ratio),
+    *(other.cell.arm, other.cell.keep_ratio),
+    *paired_difference(one.correct[mine], other.correct[theirs]),
+    *(_number(value) for value in (tokens.mean, *tokens.interval())),
+    *(len(seeds), one.correct.shape[1]),
+  )
+
+
+def _number(value: float) -> float | None:
+  return None if np.isnan(value) else float(value)

@@ -1,0 +1,132 @@
+"""A study from chains to its table and plot; it can be stopped, gone on with, and shared.
+
+A folder of a study holds what `plan` says, and
+
+    parts/                                       who does what, what is done; see `parts`
+    study.csv, study.json, study.png, study.svg  accuracy against generated reasoning tokens
+    differences.csv, differences.json            the first arm against the others, in pairs
+    study.md                                     both tables
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from greedy_prune_jax.analysis.tables import Table, markdown_table, write_table
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.chains.run_lock import LockedError, hold_locks
+from greedy_prune_jax.study.parts import Part, Result, is_done, run_parts, seconds_spent
+from greedy_prune_jax.study.plan import cells, plan
+from greedy_prune_jax.study.results import Answers, differences_table, read_answers, study_table
+from greedy_prune_jax.study.settings import StudySettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a study stands.
+
+  Attributes:
+    tables: of all students that are done; empty if none is.
+    done: how many parts are done, by whomever.
+    parts: how many there are.
+    hours: process time that those took.
+    result: of this process's share.
+  """
+
+  tables: tuple[Table, ...]
+  done: int
+  parts: int
+  hours: float
+  result: Result
+
+
+def run_study(settings: StudySettings, folder: Path) -> Outcome:
+  """Works on a study until nothing is left to do, and writes its tables and plot.
+
+  Any number of processes, on any machines that see the folder under the same path, may do so at
+  once. The tables are written anew each time that a part is done.
+
+  Raises:
+    UserError: something that the settings name cannot be used, or what is there was made with other
+      settings.
+    StoppedError: see `parts.Part`.
+  """
+  _check_plots()
+  folder = folder.resolve()
+  parts = plan(settings, folder)
+  result = run_parts(
+    parts,
+    folder,
+    poll_seconds=settings.poll_seconds,
+    after_each=lambda: _write_if_free(settings, folder, parts),
+  )
+  with _writing(folder, settings.poll_seconds):
+    tables = _write_results(settings, folder, parts)
+  return Outcome(
+    tables,
+    sum(is_done(part, folder) for part in parts),
+    len(parts),
+    seconds_spent(parts, folder) / 3600,
+    result,
+  )
+
+
+def _check_plots() -> None:
+  try:
+    import matplotlib  # noqa: F401
+  except ImportError as error:
+    raise UserError("a study draws a plot; run: pip install -e '.[analysis]'") from error
+
+
+def _answers(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Answers]:
+  """What there is, test by test, in the order of the cells."""
+  done = {part.name for part in parts if is_done(part, folder)}
+  found = (
+    read_answers(folder, cell, [s for s in settings.seeds if cell.folder(s) in done], test)
+    for test in settings.tests
+    for cell in cells(settings)
+  )
+  return [answers for answers in found if answers is not None]
+
+
+def _write_results(
+  settings: StudySettings, folder: Path, parts: Sequence[Part]
+) -> tuple[Table, ...]:
+  from greedy_prune_jax.analysis.plots import write_plot
+  from greedy_prune_jax.study.plot import plot_study
+
+  answers = _answers(settings, folder, parts)
+  if not answers:
+    return ()
+  tables = study_table(answers), differences_table(answers)
+  for table in tables:
+    write_table(folder, table)
+  path = folder / "study.md"
+  with explain_os_errors(path):
+    path.write_text("\n\n".join(map(markdown_table, tables)) + "\n", encoding="utf-8")
+  write_plot(folder, plot_study(answers))
+  return tables
+
+
+def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> None:
+  """Writes the results so far, unless another process is writing them."""
+  with contextlib.suppress(LockedError), contextlib.ExitStack() as held:
+    hold_locks(folder / "results" / "locks", 0, 1, held)
+    _write_results(settings, folder, parts)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, poll_seconds: float) -> Iterator[None]:
+  """Within it nobody else writes results."""
+  with contextlib.ExitStack() as held:
+    while True:
+      try:
+        hold_locks(folder / "results" / "locks", 0, 1, held)
+        break
+      except LockedError:
+        held.close()
+        time.sleep(min(1.0, poll_seconds))
+    yield

@@ -1,0 +1,118 @@
+"""The settings of a study, checked before anything is run."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.chains.config_fields import check_least, checked_fields
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.pruning.settings import PruneSettings
+
+# The two ends of every study: all of the reasoning, and none of it.
+NO_PRUNING, ANSWER_ONLY = "no_pruning", "answer_only"
+
+_FILE = "configs/study_cpu.py"
+_NAME = re.compile(r"\w[\w.-]*")
+
+# What the study decides itself, so that all parts work on the same.
+_OWN = {
+  "prune": ("chains", "num_chains", "seed", "max_reasoning_tokens", "keep_ratios"),
+  "distill": ("chains", "num_chains", "keep_ratios", "seed", "export"),
+  "evaluate": ("models", "follow", "compare_with", "keep_ratios"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings:
+  """What a `configs/study_*.py` sets; see `configs/study_cpu.py` for what each setting means."""
+
+  chains: str
+  num_chains: int
+  max_reasoning_tokens: int
+  chains_seed: int
+  keep_ratios: tuple[float, ...]
+  seeds: tuple[int, ...]
+  arms: dict[str, Any] = dataclasses.field(hash=False)
+  ready: dict[str, Any] = dataclasses.field(hash=False)
+  students: dict[str, Any] = dataclasses.field(hash=False)
+  tests: dict[str, Any] = dataclasses.field(hash=False)
+  prune: dict[str, Any] = dataclasses.field(hash=False)
+  distill: dict[str, Any] = dataclasses.field(hash=False)
+  evaluate: dict[str, Any] = dataclasses.field(hash=False)
+  keep_students: bool
+  poll_seconds: float
+  compilation_cache: bool
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> "StudySettings":
+    """Settings from a config's keys.
+
+    Raises:
+      UserError: a key is missing or unknown, or its value is not one of those that are possible.
+    """
+    return cls(**checked_fields(cls, config, _FILE))
+
+  def __post_init__(self):
+    check_least(self, 0, "max_reasoning_tokens", "chains_seed")
+    check_least(self, 1, "num_chains")
+    if not self.poll_seconds > 0:
+      raise UserError(f"poll_seconds={self.poll_seconds}; expected a number above 0")
+    if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+      raise UserError(f"seeds={self.seeds}; expected different whole numbers, such as (0, 1, 2)")
+    for name in ("students", "tests"):
+      if not getattr(self, name):
+        raise UserError(f"{name} is empty; expected at least one")
+    names = [*self.arms, *self.ready, *self.students, *self.tests]
+    for name in names:
+      if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} names a folder; expected letters, digits, _, - and . alone")
+    for name in {*self.arms, *self.ready}:
+      if name in (NO_PRUNING, ANSWER_ONLY) or (name in self.arms and name in self.ready):
+        raise UserError(f"an arm is called {name}, as another is; choose another name")
+    self._check_parts()
+
+  def _check_parts(self) -> None:
+    """Makes every job's settings once, so that a mistake shows before the first hour is spent."""
+    for name, changes in (
+      *((f"arms.{arm}", changes) for arm, changes in self.arms.items()),
+      *((f"students.{student}", changes) for student, changes in self.students.items()),
+      *((f"tests.{test}", changes) for test, changes in self.tests.items()),
+    ):
+      job = {"arms": "prune", "students": "distill", "tests": "evaluate"}[name.partition(".")[0]]
+      if own := sorted(set(changes) & set(_OWN[job])):
+        raise UserError(f"{name} sets {own[0]}, which the study sets for all parts alike")
+      make = {"prune": self._prune, "distill": self._distill, "evaluate": self._evaluate}[job]
+      try:
+        make(changes)
+      except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+  def _prune(self, changes: Mapping[str, Any]) -> None:
+    PruneSettings.from_config(self.prune_config(changes, "chains"))
+
+  def _distill(self, changes: Mapping[str, Any]) -> None:
+    for ratio in (*self.keep_ratios, 0.0, 1.0):
+      DistillSettings.from_config(self.distill_config(changes, "chains", ratio, 0))
+
+  def _evaluate(self, changes: Mapping[str, Any]) -> None:
+    EvaluateSettings.from_config(self.evaluate_config(changes, "student"))
+
+  def prune_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
+    """The config of the `prune` run of an arm."""
+    own = {"chains": chains, "num_chains": 0, "max_reasoning_tokens": 0, "show_chains": 0}
+    return {**self.prune, **changes, **own, "keep_ratios": self.keep_ratios}
+
+  def distill_config(
+    self, changes: Mapping[str, Any], chains: str, keep_ratio: float, seed: int
+  ) -> dict[str, Any]:
+    """The config of the `distill` run of one student."""
+    own = {"chains": chains, "num_chains": 0, "keep_ratios": (keep_ratio,), "seed": seed}
+    return {**self.distill, **changes, **own, "export": "none"}
+
+  def evaluate_config(self, changes: Mapping[str, Any], student: str) -> dict[str, Any]:
+    """The config of the `evaluate` run of one student on one test."""
+    own = {"models": (student,), "follow": False, "compare_with": (), "keep_ratios": ()}
+    return {**self.evaluate, **changes, **own}

@@ -1,0 +1,155 @@
+"""What the parts of a study do: the runs of the other jobs, one after the other."""
+
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.datasets import is_generated, load_questions, split_source
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.jsonl import encode_line, explain_os_errors
+from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.distill.ended import has_ended
+from greedy_prune_jax.distill.run import run_distill
+from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
+from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.distill.termination import terminated
+from greedy_prune_jax.evaluation.questions import OUTPUT, run_evaluate
+from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
+from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.pruning.run import run_prune
+from greedy_prune_jax.pruning.settings import MAY_CHANGE as PRUNE_MAY_CHANGE
+from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.study.parts import StoppedError
+from greedy_prune_jax.study.settings import StudySettings
+
+# Of a generated set, which has no end, so many times the chains that are wanted are looked at.
+_LOOK_AT = 20
+
+
+def make_chains(settings: StudySettings, path: Path) -> None:
+  """Writes the chains of the study, none of whose questions is asked in a test.
+
+  Raises:
+    UserError: there are fewer than wanted.
+  """
+  if split_source(settings.chains) is not None:
+    logging.warning(
+      "%s: the study is on the dataset's own worked solutions; students do better on chains that "
+      "a model wrote",
+      settings.chains,
+    )
+  asked = _test_questions(settings)
+  chains = list(itertools.islice(_usable(settings, asked), settings.num_chains))
+  if len(chains) < settings.num_chains:
+    longest = settings.max_reasoning_tokens
+    limit = f" of at most max_reasoning_tokens={longest}" if longest else ""
+    raise UserError(
+      f"{settings.chains} has {len(chains)} chains{limit} whose questions are in no test; expected "
+      f"num_chains={settings.num_chains}"
+    )
+  new = path.with_name(path.name + ".new")
+  with explain_os_errors(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new.write_bytes(b"".join(encode_line(chain.to_record()) for chain in chains))
+    new.replace(path)
+
+
+def _test_questions(settings: StudySettings) -> set[str]:
+  """The texts of all questions of all tests."""
+  texts = set()
+  for changes in settings.tests.values():
+    test = settings.evaluate_config(changes, "")
+    number = test["num_questions"] and test["num_questions"] + test["num_shots"]
+    questions = load_questions(
+      test["questions"], split=test["split"], num_questions=number, seed=test["seed"]
+    )
+    texts |= {question.question for question in questions}
+  return texts
+
+
+def _usable(settings: StudySettings, asked: set[str]) -> Iterator[Chain]:
+  """Chains that are short enough for the study, and in no test; no question twice."""
+  tokenizer = load_tokenizer(settings.prune["pruner"])
+  wanted = _LOOK_AT * settings.num_chains if is_generated(settings.chains) else 0
+  seen = set(asked)
+  for chain in read_chains(settings.chains, num_chains=wanted, seed=settings.chains_seed):
+    ids = tokenizer(chain.reasoning, add_special_tokens=False, verbose=False)["input_ids"]
+    if settings.max_reasoning_tokens and len(ids) > settings.max_reasoning_tokens:
+      continue
+    if chain.question not in seen:
+      seen.add(chain.question)
+      yield chain
+
+
+def prune_arm(config: Mapping[str, Any], folder: Path) -> None:
+  """Prunes all chains by one ranking.
+
+  Raises:
+    UserError: a chain could not be pruned: all arms must have the same.
+  """
+  settings = PruneSettings.from_config(config)
+  with Workdir(folder, config, output="pruned", may_change=PRUNE_MAY_CHANGE) as workdir:
+    if failed := run_prune(settings, workdir):
+      raise UserError(f"{len(failed)} chains could not be pruned; see {folder}/skipped.jsonl")
+    workdir.remove_unfinished()
+  jax.clear_caches()  # the next part has shapes of its own
+
+
+def train_and_test(
+  distill: Mapping[str, Any],
+  tests: Mapping[str, Mapping[str, Any]],
+  folder: Path,
+  *,
+  keep_student: bool,
+) -> None:
+  """Trains one student, has it answer every test, and keeps what it answered.
+
+  Args:
+    distill: config of the training.
+    tests: configs of the evaluations, by name.
+    folder: workdir of the training; evaluations have theirs in `evaluate/`.
+    keep_student: else its checkpoints are removed in the end.
+
+  Raises:
+    StoppedError: SIGTERM came during the training, which has saved.
+    UserError: the training broke down, or a question got no answer.
+  """
+  checkpoints, removed = folder / "checkpoints", folder / "checkpoints.removed"
+  if not has_ended(folder):
+    _train(distill, folder)
+  if checkpoints.exists():  # else it has answered all before it was removed
+    for name, config in tests.items():
+      _test(config, folder / "evaluate" / name)
+  with explain_os_errors(folder):
+    if not keep_student and checkpoints.exists():
+      checkpoints.rename(removed)  # at once, so that no half of them is taken for a student
+    shutil.rmtree(removed, ignore_errors=True)
+  jax.clear_caches()
+
+
+def _train(config: Mapping[str, Any], folder: Path) -> None:
+  settings = DistillSettings.from_config(config)
+  with explain_os_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  write_or_check_config(folder / "config.json", config, DISTILL_MAY_CHANGE)
+  with terminated() as should_stop:
+    outcome = run_distill(settings, folder, should_stop)
+  if outcome.stopped:
+    raise StoppedError
+
+
+def _test(config: Mapping[str, Any], folder: Path) -> None:
+  settings = EvaluateSettings.from_config(config)
+  with Workdir(folder, config, output=OUTPUT, may_change=EVALUATE_MAY_CHANGE) as workdir:
+    if failed := run_evaluate(settings, workdir):
+      raise UserError(f"{failed} samples have no reply; see {folder}/skipped.jsonl")
+    workdir.remove_unfinished()

@@ -1,0 +1,49 @@
+"""The configs of studies: each makes the settings of every part."""
+
+import pytest
+
+from configs import study_cpu, study_gpu
+from greedy_prune_jax.chains.datasets import load_questions
+from greedy_prune_jax.study.plan import cells, plan
+from greedy_prune_jax.study.settings import StudySettings
+
+
+@pytest.mark.parametrize("mode", ["", "smoke"])
+@pytest.mark.parametrize("config", [study_cpu, study_gpu])
+def test_every_part_has_settings(config, mode, tmp_path):
+  settings = StudySettings.from_config(config.get_config(mode).to_dict())
+  parts = plan(settings, tmp_path)
+  names = [part.name for part in parts]
+  assert len(set(names)) == len(names)
+  for at, part in enumerate(parts):
+    assert set(part.needs) <= set(names[:at])
+  if mode == "":
+    assert len(settings.seeds) >= 3
+    assert settings.keep_ratios == (0.9, 0.7, 0.5, 0.3)
+    arms = {cell.arm for cell in cells(settings)}
+    assert {"no_pruning", "answer_only", "greedy_joint", "random", "gradient"} <= arms
+
+
+def test_students_have_the_same_budget():
+  settings = StudySettings.from_config(study_cpu.get_config().to_dict())
+  made = [
+    settings.distill_config(settings.students["smollm2"], "chains", ratio, 1)
+    for ratio in (1.0, 0.5)
+  ]
+  assert made[0] | {"keep_ratios": ()} == made[1] | {"keep_ratios": ()}
+
+
+def test_held_out_templates_are_not_trained_on():
+  config = study_cpu.get_config()
+  trained = load_questions(config.chains, num_questions=30)
+  held_out = load_questions(
+    config.tests.held_out_templates.questions, split="test", num_questions=30
+  )
+  found = [{question.extra["template"] for question in asked} for asked in (trained, held_out)]
+  assert len(found[0]) > len(found[1]) > 1
+  assert not found[0] & found[1]
+
+
+def test_an_unknown_mode_is_refused():
+  with pytest.raises(ValueError, match="mode='smok'; expected smoke or nothing"):
+    study_cpu.get_config("smok")

@@ -1,0 +1,102 @@
+"""Parts shared out: in their order, once, past what fails, and past who holds what."""
+
+import contextlib
+import threading
+
+import pytest
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.run_lock import hold_locks
+from greedy_prune_jax.study.parts import (
+  Part,
+  StoppedError,
+  is_done,
+  run_parts,
+  seconds_spent,
+)
+
+
+class Work:
+  """Makes parts that note that they were run."""
+
+  def __init__(self, folder):
+    self.folder, self.ran = folder, []
+
+  def part(self, name, *needs, error=None, config=(), before=lambda: None):
+    def run():
+      before()
+      self.ran.append(name)
+      if error is not None:
+        raise error
+
+    return Part(name, needs, {"name": name, **dict(config)}, ("free",), run)
+
+  def run(self, *parts, **kwargs):
+    return run_parts(parts, self.folder, poll_seconds=0.01, **kwargs)
+
+
+@pytest.fixture
+def work(tmp_path):
+  return Work(tmp_path)
+
+
+def test_parts_are_run_once_those_that_others_need_first(work):
+  parts = [work.part("a"), work.part("b/1", "a"), work.part("b/2", "a"), work.part("c", "b/1")]
+  reported = []
+  result = work.run(*parts, after_each=lambda: reported.append(len(work.ran)))
+  assert (work.ran, result.failed, result.left) == (["a", "b/1", "b/2", "c"], {}, 0)
+  assert reported == [1, 2, 3, 4]
+  assert seconds_spent(parts, work.folder) >= 0
+  work.run(*parts)
+  assert len(work.ran) == 4, "nothing is run again"
+
+
+def test_what_fails_takes_only_what_needs_it_along_and_is_tried_again(work):
+  bad = work.part("bad", error=UserError("no such model"))
+  rest = [work.part("of bad", "bad"), work.part("of that", "of bad"), work.part("good")]
+  result = work.run(bad, *rest)
+  assert (work.ran, result.failed, result.left) == (["bad", "good"], {"bad": "no such model"}, 2)
+  result = work.run(work.part("bad"), *rest)
+  assert work.ran[2:] == ["bad", "of bad", "of that"]
+  assert (result.failed, result.left) == ({}, 0)
+
+
+def test_a_process_that_is_to_stop_leaves_its_part_open(work):
+  parts = [work.part("a", error=StoppedError()), work.part("b")]
+  with pytest.raises(StoppedError):
+    work.run(*parts)
+  assert work.ran == ["a"]
+  assert not is_done(parts[0], work.folder)
+
+
+def test_another_config_is_refused_also_of_a_part_that_is_done(work):
+  work.run(work.part("a", config={"steps": 1, "free": 1}))
+  work.run(work.part("a", config={"steps": 1, "free": 2}))
+  with pytest.raises(UserError, match=r"(?s)parts/a belongs to another config.*steps: was 1, is 2"):
+    work.run(work.part("a", config={"steps": 2, "free": 2}))
+
+
+def test_what_another_process_holds_is_left_to_it_and_waited_for(work):
+  """The other process is a lock that a thread holds until all else is done."""
+  parts = [work.part("held"), work.part("free"), work.part("of held", "held")]
+  held = contextlib.ExitStack()
+  hold_locks(work.folder / "parts" / "held" / "locks", 0, 1, held)
+
+  def let_go():
+    (work.folder / "parts" / "held" / "done.json").write_text('{"seconds": 1.0}')
+    held.close()
+
+  def after_each():
+    if work.ran == ["free"]:
+      threading.Timer(0.1, let_go).start()
+
+  assert work.run(*parts, after_each=after_each).left == 0
+  assert work.ran == ["free", "of held"]
+
+
+def test_what_another_process_gave_up_is_taken_over(work):
+  parts = [work.part("held"), work.part("free")]
+  held = contextlib.ExitStack()
+  hold_locks(work.folder / "parts" / "held" / "locks", 0, 1, held)
+  work.run(*parts, after_each=held.close)
+  assert work.ran == ["free", "held"]

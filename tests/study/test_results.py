@@ -1,0 +1,86 @@
+"""Tables and plot of a study, from answers that are known."""
+
+import pytest
+
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.study.plan import Cell
+from greedy_prune_jax.study.plot import plot_study
+from greedy_prune_jax.study.results import differences_table, read_answers, study_table
+
+CELLS = {
+  # By seed, which of 4 questions is right.
+  Cell("tiny", "no_pruning", 1.0): ["1111", "1110"],
+  Cell("tiny", "answer_only", 0.0): ["0000", "0000"],
+  Cell("tiny", "greedy", 0.5): ["1110", "1100"],
+  Cell("tiny", "greedy", 0.3): ["1000", "1000"],
+  Cell("tiny", "random", 0.5): ["1000", "0100"],
+  Cell("tiny", "random", 0.3): ["0000"],  # its second seed is not done
+  Cell("tiny", "by_hand", 1.0): ["1100", "1100"],
+}
+
+
+@pytest.fixture
+def answers(tmp_path):
+  for cell, seeds in CELLS.items():
+    for seed, right in enumerate(seeds):
+      folder = tmp_path / cell.folder(seed) / "evaluate" / "sums" / "answers"
+      with JsonlWriter(folder / "process-00000.jsonl") as writer:
+        for question in (2, 0, 3, 1):  # as they happened to be finished
+          writer.write(
+            {
+              "id": f"{question}",
+              "question_id": f"q/{question}",
+              "samples": [
+                {
+                  "correct": right[question] == "1",
+                  "value": "1",
+                  "reasoning_tokens": int(100 * cell.keep_ratio) + question + seed,
+                  "finish_reason": "stop",
+                }
+              ],
+            }
+          )
+  return [read_answers(tmp_path, cell, range(len(seeds)), "sums") for cell, seeds in CELLS.items()]
+
+
+def test_the_table(answers, tmp_path):
+  rows = [
+    dict(zip(study_table(answers).columns, row, strict=True)) for row in study_table(answers).rows
+  ]
+  greedy = rows[2]
+  assert (greedy["trained on"], greedy["keep ratio"], greedy["test"]) == ("greedy", 0.5, "sums")
+  assert greedy["accuracy"] == pytest.approx(5 / 8)
+  assert greedy["low"] < 5 / 8 < greedy["high"]
+  assert greedy["reasoning tokens"] == pytest.approx(50 + 1.5 + 0.5)
+  assert (greedy["seeds"], greedy["questions"]) == (2, 4)
+  assert [row["seeds"] for row in rows] == [2, 2, 2, 2, 2, 1, 2]
+  assert (rows[1]["low"], rows[1]["accuracy"]) == (0, 0)
+  assert rows[1]["high"] == pytest.approx(0.4899, abs=1e-4), "Wilson's of 0 in 4, not in 8"
+  assert read_answers(tmp_path, Cell("tiny", "greedy", 0.9), (), "sums") is None
+
+
+def test_differences_are_of_the_first_arm_at_equal_ratios_seed_by_seed(answers):
+  table = differences_table(answers)
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  found = {(r["keep ratio"], r["against"], r["against's ratio"]): r for r in rows}
+  assert set(found) == {
+    (ratio, *other)
+    for ratio in (0.5, 0.3)
+    for other in (("no_pruning", 1.0), ("answer_only", 0.0), ("random", ratio), ("by_hand", 1.0))
+  }
+  against_random = found[0.5, "random", 0.5]
+  assert against_random["difference"] == pytest.approx(5 / 8 - 2 / 8)
+  assert against_random["tokens' difference"] == 0
+  assert found[0.5, "by_hand", 1.0]["tokens' difference"] == -50
+  one_seed = found[0.3, "random", 0.3]
+  assert (one_seed["seeds"], one_seed["difference"]) == (1, 0.25), "the seed that both have"
+
+
+def test_the_plot_has_every_arm_and_the_ends(answers):
+  plot = plot_study(answers)
+  (axes,) = plot.figure.axes
+  _, labels = axes.get_legend_handles_labels()
+  assert labels == ["no pruning", "answer only", "greedy", "random", "by hand"]
+  greedy = axes.containers[2].lines[0]
+  assert greedy.get_xdata() == pytest.approx([32, 52])
+  assert greedy.get_ydata() == pytest.approx([0.25, 0.625])
