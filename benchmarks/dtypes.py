@@ -21,6 +21,7 @@ from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.pruning.audit import prune_ranks
 from greedy_prune_jax.pruning.capacity import choose_batching
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.scoring.objectives import OBJECTIVES
@@ -29,13 +30,6 @@ _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _NUM = flags.DEFINE_integer("num_chains", 3, "How many chains.")
 _LIMIT = flags.DEFINE_integer("max_reasoning_tokens", 40, "Longer ones are left out.")
 _MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
-
-
-def prune_ranks(path: PrunePath) -> np.ndarray:
-  """Prune rank of each reasoning token, [N]; tokens that stayed share the highest."""
-  ranks = np.full(len(path.segments.reasoning), len(path.deleted))
-  ranks[path.deleted] = np.arange(len(path.deleted))
-  return ranks
 
 
 def main(_) -> None:

@@ -64,7 +64,7 @@ class Run:
 
 def _nll(chain: PrunedChain, name: str, ratio: float) -> float:
   total = len(chain.reasoning_ids)
-  value = chain.nll[name][total - num_kept(total, ratio)]
+  value = chain.nll[name][chain.deletions_to(num_kept(total, ratio))]
   assert value is not None  # only the NLL of no reasoning is
   return value
 

@@ -9,8 +9,11 @@ compiling included; one of 113 tokens takes a quarter to half an hour there. Run
 again after a kill and it goes on from where it was.
 """
 
+import dataclasses
+
 from ml_collections import config_dict
 
+from greedy_prune_jax.pruning.screening import ScreenSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 
@@ -31,7 +34,11 @@ def get_config() -> config_dict.ConfigDict:
 
   # The search.
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
-  config.search = "exact"  # every candidate scored at every step
+  config.search = "exact"  # every candidate scored at every step; or screened: a shortlist of them
+  config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))  # how; see there
+  config.deletions_per_step = 1  # more for long chains: NLLs between are not known then
+  config.audit = 0  # of a screened search: chains that exact search goes through too
+  config.unit = "token"  # what one deletion removes: token, word or sentence
   config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
   config.ranking_seed = 0  # of `random` and `numbers_first`
   config.attention_layers = ()  # that `attention` reads, such as (0, 5, -1); (): all
@@ -41,7 +48,8 @@ def get_config() -> config_dict.ConfigDict:
   config.text_model = ""  # of the ranking of this name; as `teacher` in configs/sample.py
   # Of text_model=openai: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
-  config.keep_ratios = (0.9, 0.7, 0.5)  # int(N * r) of N reasoning tokens stay
+  # int(N * r) of N reasoning tokens stay; longer units leave until no more than that are left.
+  config.keep_ratios = (0.9, 0.7, 0.5)
 
   # How it runs; none of these changes a result.
   config.attention = "xla"  # or pallas: a kernel, for one device a process, not timed yet
@@ -52,5 +60,13 @@ def get_config() -> config_dict.ConfigDict:
   config.on_bad_chain = "error"  # error: stop; skip: record it in skipped.jsonl and go on
   config.show_chains = 4  # print so many pruned chains at the end, and a table of mean NLLs
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  # What it would cost: prints an estimate for the settings above, loads no weights, writes nothing.
+  config.dry_run = False
+  config.plan = config_dict.ConfigDict()  # the devices of the estimate
+  config.plan.device = ""  # h100, tpu-v5e, ...: see accelerators.py; empty: this machine's
+  config.plan.num_devices = 0  # over all processes; 0: those of `mesh`, or all of this machine's
+  config.plan.peak_flops = 0.0  # FLOP/s of one device; 0: the maker's, or measured if it is unknown
+  config.plan.utilisation = 0.4  # share of that peak, to be had from a short run on such devices
 
   return config

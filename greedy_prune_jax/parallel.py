@@ -4,6 +4,9 @@ A mesh has two axes: chains of a batch lie along `data`, weights (heads, feed-fo
 along `model`. It spans the devices of one process: chains are dealt out to processes by index
 before any of them reaches a device, so processes never wait for each other's arrays, and each one
 can be killed and its chains taken over by a run with another number of processes.
+
+Training may also spread what is on every device of `data` otherwise (weights, and what the
+optimiser keeps of them) along `data`: *fully sharded*.
 """
 
 import dataclasses
@@ -15,24 +18,30 @@ from typing import Any
 import jax
 from absl import logging
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.chains.config_fields import checked_fields
 from greedy_prune_jax.chains.errors import UserError
 
 DATA, MODEL = "data", "model"
+_FULLY = "fully"  # in a rule: along `data` where parameters are fully sharded, else not split
 
 # Parameter path -> how the parameter lies on the mesh; the first pattern that fits the whole path
-# counts. Letters are those of `models.decoder`; parameters of layers are stacked over L.
+# counts. Letters are those of `models.decoder`; parameters of layers are stacked over L. `.a` and
+# `.b` are LoRA's matrices beside a weight: too thin to be worth splitting for their size alone.
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
-  (r"embedding|head", P(MODEL, None)),  # [V, D]
-  (r"layers\.attention\.[qkv]", P(None, None, MODEL, None)),  # [L, D, N or K, H]
+  (r"embedding|head", P(MODEL, _FULLY)),  # [V, D]
+  (r"layers\.attention\.[qkv]", P(None, _FULLY, MODEL, None)),  # [L, D, N or K, H]
+  (r"layers\.attention\.[qkv]\.b", P(None, None, MODEL, None)),  # [L, r, N or K, H]
   (r"layers\.attention\.[qkv]_bias", P(None, MODEL, None)),  # [L, N or K, H]
-  (r"layers\.attention\.out", P(None, MODEL, None, None)),  # [L, N, H, D]
-  (r"layers\.mlp\.(gate|up)", P(None, None, MODEL)),  # [L, D, F]
+  (r"layers\.attention\.out", P(None, MODEL, None, _FULLY)),  # [L, N, H, D]
+  (r"layers\.attention\.out\.a", P(None, MODEL, None, None)),  # [L, N, H, r]
+  (r"layers\.mlp\.(gate|up)", P(None, _FULLY, MODEL)),  # [L, D, F]
+  (r"layers\.mlp\.(gate|up)\.b", P(None, None, MODEL)),  # [L, r, F]
   (r"layers\.mlp\.(gate|up)_bias", P(None, MODEL)),  # [L, F]
-  (r"layers\.mlp\.down", P(None, MODEL, None)),  # [L, F, D]
+  (r"layers\.mlp\.down", P(None, MODEL, _FULLY)),  # [L, F, D]
+  (r"layers\.mlp\.down\.a", P(None, MODEL, None)),  # [L, F, r]
   (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
 )
 
@@ -98,7 +107,9 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
   )
 
 
-def weight_shardings(mesh: Mesh) -> Callable[[nnx.State], Any] | None:
+def weight_shardings(
+  mesh: Mesh, *, fully_sharded: bool = False
+) -> Callable[[nnx.State], Any] | None:
   """Where `load_model` puts parameters, from their shapes; None for the one default device."""
   if mesh.size == 1:
     return None
@@ -106,28 +117,41 @@ def weight_shardings(mesh: Mesh) -> Callable[[nnx.State], Any] | None:
   def choose(shapes: nnx.State) -> Any:
     names = [".".join(map(str, path)) for path in nnx.to_flat_state(shapes).paths]
     leaves, tree = jax.tree.flatten(shapes)
-    specs = [
-      NamedSharding(mesh, partition(name, leaf.shape, mesh))
-      for name, leaf in zip(names, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, specs)
+    by_name = dict(zip(names, leaves, strict=True))
+    chosen = named_shardings(by_name, mesh, fully_sharded=fully_sharded)
+    return jax.tree.unflatten(tree, chosen.values())
 
   return choose
 
 
-def partition(name: str, shape: Sequence[int], mesh: Mesh) -> P:
+def named_shardings(
+  shapes: Mapping[str, Any], mesh: Mesh, *, fully_sharded: bool = False
+) -> dict[str, NamedSharding]:
+  """Where parameters go, by their names; `shapes` are arrays or what else has a shape."""
+  return {
+    name: NamedSharding(mesh, partition(name, x.shape, mesh, fully_sharded=fully_sharded))
+    for name, x in shapes.items()
+  }
+
+
+def partition(
+  name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, *, fully_sharded: bool = False
+) -> P:
   """How a parameter lies on the mesh, by the first of `PARTITION_RULES` that fits its path.
 
   Raises:
     UserError: a dimension cannot be split evenly.
   """
-  spec = next(spec for pattern, spec in PARTITION_RULES if re.fullmatch(pattern, name))
+  rule = next(spec for pattern, spec in PARTITION_RULES if re.fullmatch(pattern, name))
+  axes = {_FULLY: DATA if fully_sharded else None}
+  spec = P(*(axes.get(axis, axis) for axis in rule))
   for dimension, axis in enumerate(spec):
     if axis is not None and shape[dimension] % mesh.shape[axis]:
+      otherwise = ", or fully_sharded=False" if axis == DATA else ""
       raise UserError(
         f"parameter {name} of shape {list(shape)}: dimension {dimension}, of size "
         f"{shape[dimension]}, cannot be split evenly over the mesh axis {axis} of size "
-        f"{mesh.shape[axis]}; set mesh.{axis} to a divisor of {shape[dimension]}"
+        f"{mesh.shape[axis]}; set mesh.{axis} to a divisor of {shape[dimension]}{otherwise}"
       )
   return spec
 
@@ -152,8 +176,14 @@ def place_batch(arrays: Any, params: nnx.State) -> Any:
     arrays: a pytree of host arrays, whose first axis is a multiple of the mesh axis `data`.
     params: of the model.
   """
-  mesh = mesh_of(params)
-  return jax.device_put(arrays, None if mesh is None else NamedSharding(mesh, P(DATA)))
+  return place_rows(arrays, mesh_of(params))
+
+
+def place_rows(arrays: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+  """Puts host arrays on a mesh with one axis along `data`; on the default device if it is None."""
+  if mesh is None:
+    return jax.device_put(arrays)
+  return jax.device_put(arrays, NamedSharding(mesh, P(*[None] * axis, DATA)))
 
 
 def device_bytes(params: nnx.State) -> int:

@@ -21,7 +21,9 @@ _TOKENS_KEY = "reason_tokens_json"
 
 def labels_to_record(chain: PrunedChain, labels: Labels) -> Record:
   """One chain's labels as one line of a label file."""
-  step_of = {position: step for step, position in enumerate(chain.deletion_order, start=1)}
+  step_of = {
+    position: step for step, unit in enumerate(chain.deletions, start=1) for position in unit
+  }
   return {
     "id": chain.chain.id,
     _TOKENS_KEY: [

@@ -48,12 +48,27 @@ class LabelledRun:
 def normalised_ranks(chain: PrunedChain) -> Float[np.ndarray, "N"]:
   """Prune ranks divided by N - 1: 0 left first, 1 last.
 
-  Tokens that were never deleted share the mean of the ranks that are left.
+  Tokens that left together share the mean of their ranks, and so do those that were never deleted.
   """
   num_tokens, num_deleted = len(chain.reasoning_ids), len(chain.deletion_order)
   ranks = np.full(num_tokens, (num_deleted + num_tokens - 1) / 2)
-  ranks[list(chain.deletion_order)] = np.arange(num_deleted)
+  before = tokens_gone_before(chain)
+  for unit in map(list, chain.deletions):
+    ranks[unit] = before[unit] + (len(unit) - 1) / 2
   return ranks / max(num_tokens - 1, 1)
+
+
+def tokens_gone_before(chain: PrunedChain) -> Int[np.ndarray, "N"]:
+  """How many tokens had left when each token's unit did; N for tokens that never left.
+
+  As soon as n tokens are to be gone, those with less than n before them are.
+  """
+  gone = np.full(len(chain.reasoning_ids), len(chain.reasoning_ids))
+  num_deleted = 0
+  for unit in map(list, chain.deletions):
+    gone[unit] = num_deleted
+    num_deleted += len(unit)
+  return gone
 
 
 def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
@@ -76,11 +91,8 @@ def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
   kept, total = [], []
   for chain, labels in zip(run.chains, run.labels, strict=True):
     masks = category_masks(labels)
-    num_tokens = len(chain.reasoning_ids)
-    step_of = np.full(num_tokens, num_tokens)
-    step_of[list(chain.deletion_order)] = np.arange(len(chain.deletion_order))
-    num_deleted = np.floor(shares * num_tokens + 1e-9)
-    there = step_of[:, None] >= num_deleted[None, :]  # [N, S]
+    num_deleted = np.floor(shares * len(chain.reasoning_ids) + 1e-9)
+    there = tokens_gone_before(chain)[:, None] >= num_deleted[None, :]  # [N, S]
     kept.append(masks.astype(float) @ there.astype(float))
     total.append(np.broadcast_to(masks.sum(axis=1, dtype=float)[:, None], kept[-1].shape))
   return bootstrap_ratio(np.array(kept), np.array(total))
@@ -150,10 +162,10 @@ def run_lengths(
   runs, random_runs = np.zeros_like(deleted), np.zeros_like(deleted)
   for i, chain in enumerate(run.chains):
     num_tokens = len(chain.reasoning_ids)
+    before = tokens_gone_before(chain)
     for j, share in enumerate(shares):
-      num_deleted = int(share * num_tokens + 1e-9)
-      gone = np.zeros(num_tokens, bool)
-      gone[list(chain.deletion_order[:num_deleted])] = True
+      gone = before < int(share * num_tokens + 1e-9)
+      num_deleted = gone.sum()
       deleted[i, j] = num_deleted
       runs[i, j] = count_runs(gone)
       random_runs[i, j] = num_deleted * (num_tokens - num_deleted + 1) / num_tokens

@@ -66,7 +66,7 @@ def _chain_data(chain: PrunedChain) -> dict[str, Any]:
     "question": chain.chain.question,
     "answer": chain.chain.answer,
     "tokens": chain.reasoning_tokens,
-    "order": chain.deletion_order,
+    "deletions": chain.deletions,
     "nll": {
       name: [None if value is None else round(value, 5) for value in chain.nll[name]]
       for name in ("joint", "answer")

@@ -1,7 +1,8 @@
 """One chain of thought, and what pruning it gives: plain data, to and from JSON objects."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greedy_prune_jax.chains import fields
@@ -75,16 +76,20 @@ class PrunedChain:
     objective: what the deletions preserve: `joint` or `answer`.
     ranking: what chose the deletions: `greedy` search, or another of `pruning.rankings`.
     search: how greedy search found each deletion, such as `exact`; `none` for other rankings.
-    unit: what one deletion removes, such as `token`.
+    unit: what one deletion removes: `token`, or a run of them such as `word` or `sentence`.
+    unit_sizes: tokens of each unit of the reasoning, in order; None where every token is one.
     reasoning_ids: the pruner's token ids of the reasoning, [N].
     reasoning_tokens: their texts, [N]; joined they are the reasoning.
-    deletion_order: positions in the reasoning, the first deleted (least needed) first.
+    deletion_order: positions in the reasoning, the first deleted (least needed) first; those of a
+      unit, which left together, one after the other.
     nll: for each of `joint`, `answer` and `reasoning`, mean negative log-likelihoods in nats per
-      token; item 0 is the whole chain, item k the chain after k deletions. None stands for the mean
-      over no token, which JSON has no number for.
+      token; item 0 is the whole chain, item k the chain after k deletions of a unit. None stands
+      for the mean over no token, which JSON has no number for, and for a text that was never scored
+      because several units were deleted from one scoring.
     pruned: the text that is left at each keep ratio asked for; keys as `ratio_key` writes them.
     positions_scored: how many token positions went through the model.
     seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
+    trust: how far to trust a screened search; see `pruning.audit`. None for others.
   """
 
   chain: Chain
@@ -93,6 +98,7 @@ class PrunedChain:
   ranking: str = "greedy"
   search: str
   unit: str
+  unit_sizes: tuple[int, ...] | None = None
   reasoning_ids: tuple[int, ...]
   reasoning_tokens: tuple[str, ...]
   deletion_order: tuple[int, ...]
@@ -100,6 +106,7 @@ class PrunedChain:
   pruned: Mapping[str, str] = dataclasses.field(hash=False)
   positions_scored: int
   seconds: float
+  trust: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
   @classmethod
   def from_record(cls, record: Record) -> "PrunedChain":
@@ -112,6 +119,9 @@ class PrunedChain:
     reasoning_ids = fields.get_items(record, "reasoning_ids", int)
     reasoning_tokens = fields.get_items(record, "reasoning_tokens", str)
     deletion_order = fields.get_items(record, "deletion_order", int)
+    unit_sizes = None
+    if record.get("unit_sizes") is not None:
+      unit_sizes = fields.get_items(record, "unit_sizes", int)
     nll = fields.get(record, "nll", dict)
     pruned = fields.get(record, "pruned", dict)
     if len(reasoning_tokens) != len(reasoning_ids):
@@ -123,11 +133,14 @@ class PrunedChain:
       raise UserError(
         f'"deletion_order" repeats a position or has one outside 0 to {len(reasoning_ids) - 1}'
       )
+    if unit_sizes is not None:
+      _check_units(unit_sizes, len(reasoning_ids), deletion_order)
     return cls(
       chain=Chain.from_record(record),
       **{key: fields.get_text(record, key) for key in ("pruner", "objective", "search", "unit")},
       # Records written before there were other rankings do not name it.
       ranking=fields.get_optional_text(record, "ranking") or "greedy",
+      unit_sizes=unit_sizes,
       reasoning_ids=reasoning_ids,
       reasoning_tokens=reasoning_tokens,
       deletion_order=deletion_order,
@@ -135,31 +148,91 @@ class PrunedChain:
       pruned={key: fields.get(pruned, key, str) for key in pruned},
       positions_scored=fields.get(record, "positions_scored", int),
       seconds=fields.get(record, "seconds", float, int),
+      trust=fields.get(record, "trust", dict) if "trust" in record else None,
     )
 
   def to_record(self) -> Record:
-    """The input's keys, then the results, as one JSON object."""
+    """The input's keys, then the results, as one JSON object, without those that are None."""
     results = {key: getattr(self, key) for key in RESULT_KEYS}
-    for key in ("reasoning_ids", "reasoning_tokens", "deletion_order"):
-      results[key] = list(results[key])
+    results = {key: value for key, value in results.items() if value is not None}
+    for key in ("unit_sizes", "reasoning_ids", "reasoning_tokens", "deletion_order"):
+      if key in results:
+        results[key] = list(results[key])
     results["nll"] = {key: list(values) for key, values in self.nll.items()}
     results["pruned"] = dict(self.pruned)
     return self.chain.to_record() | results
 
-  def kept_positions(self, num_kept: int) -> list[int]:
-    """Reasoning positions that are left when `num_kept` are, ascending.
+  @property
+  def deletions(self) -> tuple[tuple[int, ...], ...]:
+    """The positions that each deletion removed, first deletion first: `deletion_order` by units."""
+    if self.unit_sizes is None:
+      return tuple((position,) for position in self.deletion_order)
+    size_at = dict(zip(unit_starts(self.unit_sizes), self.unit_sizes, strict=True))
+    found, place = [], 0
+    while place < len(self.deletion_order):
+      size = size_at[self.deletion_order[place]]
+      found.append(self.deletion_order[place : place + size])
+      place += size
+    return tuple(found)
+
+  def deletions_to(self, num_kept: int) -> int:
+    """The fewest deletions that leave at most `num_kept` reasoning tokens: an index into `nll`.
+
+    Of single tokens just so many are left then; where longer units leave it can be fewer.
 
     Raises:
       ValueError: the deletions did not go that far.
     """
-    num_deleted = len(self.reasoning_ids) - num_kept
-    if not 0 <= num_deleted <= len(self.deletion_order):
+    left = len(self.reasoning_ids)
+    if not left - len(self.deletion_order) <= num_kept <= left:
       raise ValueError(
-        f"num_kept={num_kept}: chain {self.chain.id} has {len(self.reasoning_ids)} reasoning "
-        f"tokens and {len(self.deletion_order)} deletions"
+        f"num_kept={num_kept}: chain {self.chain.id} has {left} reasoning tokens, of which "
+        f"{len(self.deletion_order)} were deleted"
       )
-    deleted = set(self.deletion_order[:num_deleted])
+    for count, removed in enumerate(self.deletions):
+      if left <= num_kept:
+        return count
+      left -= len(removed)
+    return len(self.deletions)
+
+  def kept_positions(self, num_kept: int) -> list[int]:
+    """Reasoning positions that are left as soon as at most `num_kept` are, ascending.
+
+    Raises:
+      ValueError: the deletions did not go that far.
+    """
+    removed = self.deletions[: self.deletions_to(num_kept)]
+    deleted = {position for positions in removed for position in positions}
     return [position for position in range(len(self.reasoning_ids)) if position not in deleted]
+
+
+def unit_starts(unit_sizes: Sequence[int]) -> list[int]:
+  """The position of each unit's first token."""
+  return [0, *itertools.accumulate(unit_sizes)][:-1]
+
+
+def _check_units(
+  unit_sizes: Sequence[int], num_reasoning: int, deletion_order: Sequence[int]
+) -> None:
+  """A UserError unless units cover the reasoning, and left whole."""
+  if sum(unit_sizes) != num_reasoning or min(unit_sizes, default=1) < 1:
+    raise UserError(
+      f'"unit_sizes" must be 1 or more each and add up to the {num_reasoning} reasoning tokens; '
+      f"they add up to {sum(unit_sizes)}"
+    )
+  units = {
+    start: list(range(start, start + size))
+    for start, size in zip(unit_starts(unit_sizes), unit_sizes, strict=True)
+  }
+  place = 0
+  while place < len(deletion_order):
+    unit = units.get(deletion_order[place], [])
+    if not unit or list(deletion_order[place : place + len(unit)]) != unit:
+      raise UserError(
+        f'item {place} of "deletion_order", {deletion_order[place]}, does not begin a unit of '
+        f'"unit_sizes" that left whole'
+      )
+    place += len(unit)
 
 
 # What a pruned record adds to its chain's.

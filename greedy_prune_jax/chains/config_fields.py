@@ -39,7 +39,8 @@ def checked_fields(cls: type, config: Mapping[str, Any], file: str) -> dict[str,
     if kind is float and type(values[name]) is int:
       values[name] = float(values[name])
     if type(values[name]) is not kind:
-      raise UserError(f"{name}={values[name]!r}; expected {_KIND_NAMES[kind]}; see {file}")
+      expected = _KIND_NAMES.get(kind, "a group of settings")
+      raise UserError(f"{name}={values[name]!r}; expected {expected}; see {file}")
   return values
 
 

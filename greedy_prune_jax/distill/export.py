@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 from safetensors.numpy import save_file
 
@@ -22,6 +23,7 @@ from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.parallel import named_shardings, weight_shardings
 
 EXPORT, ADAPTER = "export", "adapter"
 
@@ -44,29 +46,39 @@ def settings_of(workdir: Path) -> DistillSettings:
     raise UserError(f"{workdir} is not the workdir of a distill run: {error}") from error
 
 
-def load_student(workdir: Path, step: int, settings: DistillSettings) -> tuple[Model, Params]:
+def load_student(
+  workdir: Path, step: int, settings: DistillSettings, mesh: Mesh | None = None
+) -> tuple[Model, Params]:
   """A student as it was at a checkpoint, LoRA merged.
 
   Args:
     workdir: of the run.
     step: of the checkpoint.
     settings: of the run.
+    mesh: where to put it, whatever mesh it was trained on; None: on the default device.
 
   Returns:
     The model, and LoRA's matrices by themselves; none if all weights were trained.
   """
-  base = load_model(settings.student, jnp.dtype(settings.dtype))
+  choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
+  base = load_model(settings.student, jnp.dtype(settings.dtype), shardings=choose)
   weights = flat_params(base.params)
   with Checkpoints(workdir, read_only=True) as checkpoints:
     if settings.lora is None:
       return with_params(base, checkpoints.restore_trained(step, weights)), {}
     like = init_lora(weights, settings.lora, 0)
+    if mesh is not None:
+      like = jax.device_put(like, named_shardings(like, mesh))
     matrices = checkpoints.restore_trained(step, like)
   return with_params(base, merge_lora(weights, matrices, settings.lora)), matrices
 
 
-def export_student(workdir: Path, step: int, settings: DistillSettings) -> Path:
+def export_student(
+  workdir: Path, step: int, settings: DistillSettings, mesh: Mesh | None = None
+) -> Path:
   """Writes the student of a checkpoint to `export/`, and LoRA's matrices to `adapter/`.
+
+  See `load_student` for the arguments.
 
   Returns:
     The folder, which transformers and other tools load; its tokenizer has the chat template that
@@ -75,7 +87,7 @@ def export_student(workdir: Path, step: int, settings: DistillSettings) -> Path:
   Raises:
     UserError: it cannot be written.
   """
-  model, matrices = load_student(workdir, step, settings)
+  model, matrices = load_student(workdir, step, settings, mesh)
   tokenizer = load_tokenizer(settings.student)
   tokenizer.chat_template = load_chat_template(settings.chat_template, tokenizer).source
   folder = workdir / EXPORT

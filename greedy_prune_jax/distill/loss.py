@@ -13,14 +13,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.distill.packing import PackedRows
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, project
+from greedy_prune_jax.parallel import DATA
 
-# Scored positions that meet the head at once, over all rows; see `scoring.likelihood.HEAD_CHUNK`.
-HEAD_CHUNK = 512
+# Scored positions that meet the head at once, over all rows of a device. Few, and adding up the
+# head's gradient takes longer than making it; many, and the last chunk is mostly empty (on a CPU,
+# where a product gains nothing from more rows) or logits take too much memory (elsewhere).
+CPU_HEAD_CHUNK = 256
+_LOGIT_BYTES = 2**30  # of a chunk, in float32
 
 WrapLayer = Callable[[Any], Any]
 
@@ -35,7 +41,9 @@ REMAT: dict[str, WrapLayer] = {
 }
 
 
-def packed_hidden(decoder: Decoder, rows: PackedRows, remat: str = "none") -> Float[Array, "R W D"]:
+def packed_hidden(
+  decoder: Decoder, rows: PackedRows, remat: str = "none", mesh: Mesh | None = None
+) -> Float[Array, "R W D"]:
   """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
   segments, positions = rows.segments, rows.positions
   same = segments[:, :, None] == segments[:, None, :]
@@ -48,12 +56,19 @@ def packed_hidden(decoder: Decoder, rows: PackedRows, remat: str = "none") -> Fl
     return out, None
 
   x = decoder.embed(rows.token_ids)
+  if mesh is not None:  # rows stay where they are and weights come to them, not the other way
+    x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
   hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat])
   return hidden
 
 
 def completion_nll(
-  decoder: Decoder, rows: PackedRows, *, remat: str = "none", train_head: bool = True
+  decoder: Decoder,
+  rows: PackedRows,
+  *,
+  remat: str = "none",
+  train_head: bool = True,
+  mesh: Mesh | None = None,
 ) -> Float[Array, ""]:
   """Negative log-likelihood in nats, summed over the completions of packed rows, [R, W] each.
 
@@ -62,10 +77,34 @@ def completion_nll(
     rows: the examples.
     remat: one of `REMAT`.
     train_head: whether the head's gradient is wanted; without, it is zero.
+    mesh: whose axis `data` the rows lie along; None: all is on one device.
   """
-  hidden = packed_hidden(decoder, rows, remat)
-  cap = decoder.config.logit_softcap
-  return head_nll(cap, train_head, hidden, decoder.head_weight, rows.scored, rows.targets)
+  hidden = packed_hidden(decoder, rows, remat, mesh)
+  nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head)
+  if mesh is not None and mesh.shape[DATA] > 1:
+    nll = _along_data(nll, mesh)
+  return nll(hidden, decoder.head_weight, rows.scored, rows.targets)
+
+
+def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
+  """Each device of `data` runs through the chunks of its own rows.
+
+  So the head's gradient, as large as the head, is summed over the devices once and not with every
+  chunk.
+  """
+
+  def of_own_rows(*operands: Array) -> Array:
+    return nll(*operands)[None]
+
+  each = jax.shard_map(
+    of_own_rows,
+    mesh=mesh,
+    in_specs=(P(DATA), P(), P(DATA), P(DATA)),
+    out_specs=P(DATA),
+    axis_names={DATA},  # `model` stays the compiler's
+    check_vma=False,  # the loop's zeros differ between devices as soon as something is added
+  )
+  return lambda *operands: each(*operands).sum()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -78,7 +117,7 @@ def head_nll(
   targets: Int[Array, "R W"],
 ) -> Float[Array, ""]:
   """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
-  chunk, count = _chunks(scored)
+  chunk, count = _chunks(scored, len(weight))
 
   def add(i, total):
     part = _chunk_of(i, chunk, hidden, scored, targets)
@@ -89,7 +128,7 @@ def head_nll(
 
 def _head_nll_forward(softcap, train_head, hidden, weight, scored, targets):
   """The loss and, as what the backward pass needs, its gradients."""
-  chunk, count = _chunks(scored)
+  chunk, count = _chunks(scored, len(weight))
 
   def add(i, carry):
     total, d_hidden, d_weight = carry
@@ -118,10 +157,12 @@ def _head_nll_backward(softcap, train_head, kept, cotangent):
 head_nll.defvjp(_head_nll_forward, _head_nll_backward)
 
 
-def _chunks(scored: Int[Array, "R W"]) -> tuple[int, Array]:
+def _chunks(scored: Int[Array, "R W"], vocabulary: int) -> tuple[int, Array]:
   """Columns of `scored` to take at once, and how often until all that hold something are taken."""
   rows, width = scored.shape
-  columns = min(max(HEAD_CHUNK // rows, 1), width)
+  on_cpu = jax.default_backend() == "cpu"
+  chunk = CPU_HEAD_CHUNK if on_cpu else _LOGIT_BYTES // (4 * vocabulary)
+  columns = min(max(chunk // rows, 1), width)
   used = (scored < width).sum(-1).max()
   return columns, -(-used // columns)
 

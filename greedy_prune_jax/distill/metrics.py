@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 from tensorboardX import SummaryWriter
 
+from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
 from greedy_prune_jax.chains.jsonl import (
   JsonlWriter,
   encode_line,
@@ -17,18 +18,6 @@ from greedy_prune_jax.chains.jsonl import (
 )
 from greedy_prune_jax.distill.packing import Batch
 from greedy_prune_jax.models.config import ModelConfig
-
-# FLOP/s of dense bfloat16 products as the makers give them, by the start of the device's name.
-_PEAKS = {
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-  "NVIDIA A100": 312e12,
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5e": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v6": 918e12,
-}
 
 
 class MetricsLog:
@@ -82,8 +71,7 @@ def step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float
   return passes * (config.matmul_params(head=False) * batch.num_tokens + float(head))
 
 
-def peak_flops() -> float | None:
-  """FLOP/s of bfloat16 products of all devices together; None where that is not known."""
-  kind = jax.devices()[0].device_kind
-  found = [peak for name, peak in _PEAKS.items() if kind.startswith(name)]
-  return found[0] * jax.device_count() if found else None
+def peak_flops(num_devices: int) -> float | None:
+  """FLOP/s of bfloat16 products of so many devices together; None where that is not known."""
+  name = find_accelerator(jax.devices()[0].device_kind)
+  return None if name is None else ACCELERATORS[name].peak_flops * num_devices

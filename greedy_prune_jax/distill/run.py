@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
@@ -36,6 +37,7 @@ from greedy_prune_jax.distill.step import (
 )
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.parallel import DATA, make_mesh, named_shardings, place_rows, weight_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +74,22 @@ def run_distill(
   Raises:
     UserError: something that the settings name cannot be used, or a loss is not finite.
   """
-  model = load_model(settings.student, _load_dtype(settings))
+  mesh = _mesh(settings)
+  choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
+  model = load_model(settings.student, _load_dtype(settings), shardings=choose)
   examples = read_examples(settings, model, workdir)
   steps = settings.num_steps(len(examples.train))
   config = settings.optimizer_config(steps)
   optimizer, rate = make_optimizer(config), learning_rate(config)
-  trained, frozen = _divide(model, settings)
-  student = Student(model, settings.lora, jnp.dtype(settings.compute_dtype), settings.remat)
-  train_step, evaluate = make_train_step(student, optimizer), make_evaluate(student)
-  data, held_out = _batches(settings, examples)
+  trained, frozen = _divide(model, settings, mesh)
+  state = init_state(trained, optimizer, mesh)
+  dtype = jnp.dtype(settings.compute_dtype)
+  student = Student(model, settings.lora, dtype, settings.remat, mesh)
+  train_step, evaluate = make_train_step(student, optimizer, state), make_evaluate(student)
+  data, held_out = _batches(settings, examples, mesh)
 
   with Checkpoints(workdir, num_last=settings.keep_checkpoints) as checkpoints:
-    state, progress = init_state(trained, optimizer), Progress(data=None)
+    progress = Progress(data=None)
     del trained, model
     step = max(checkpoints.steps, default=0)
     if step:
@@ -94,7 +100,7 @@ def run_distill(
       stopped = False
       while step < steps and not stopped and not _stalled(settings, progress):
         batch = next(data)
-        state, metrics = train_step(state, frozen, jax.device_put(batch.rows))
+        state, metrics = train_step(state, frozen, place_rows(batch.rows, mesh, axis=1))
         step += 1
         report.finished()  # of the step before: the device is busy with this one
         report.started(step, batch, metrics)
@@ -102,7 +108,7 @@ def run_distill(
         due = step % settings.save_every == 0 or step == steps
         if due or stopped:
           report.finished()  # a state that is not finite is not saved
-          loss = _validate(evaluate, state.trained, frozen, held_out) if due else None
+          loss = _validate(evaluate, state.trained, frozen, held_out, mesh) if due else None
           if loss is not None:
             log.write(step, {"validation_loss": loss})
           progress = progress.after(data.get_state(), step, loss)
@@ -111,7 +117,8 @@ def run_distill(
   exported = None
   if over and settings.export != "none":
     chosen = progress.best_step if settings.export == "best" else step
-    exported = export_student(workdir, chosen or step, settings)
+    del state, frozen  # the export needs room for the model again
+    exported = export_student(workdir, chosen or step, settings, mesh)
   if over:
     mark_ended(workdir, step, progress.best_step)
   return Outcome(step, steps, report.loss, progress, not over, exported)
@@ -155,32 +162,48 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
   return examples
 
 
+def _mesh(settings: DistillSettings) -> Mesh | None:
+  """The mesh of the run; None for one device, which everything is on anyway."""
+  mesh = make_mesh(settings.mesh)
+  return mesh if mesh.size > 1 else None
+
+
 def _load_dtype(settings: DistillSettings):
   """Frozen weights are only computed with; trained ones are kept in `dtype`."""
   return jnp.dtype(settings.compute_dtype if settings.lora else settings.dtype)
 
 
-def _divide(model: Model, settings: DistillSettings) -> tuple[Params, Params]:
+def _divide(model: Model, settings: DistillSettings, mesh: Mesh | None) -> tuple[Params, Params]:
   """What is trained, and what is frozen."""
   weights = flat_params(model.params)
   if settings.lora is None:
     return weights, {}
-  return init_lora(weights, settings.lora, settings.seed), weights
+  matrices = init_lora(weights, settings.lora, settings.seed)
+  if mesh is not None:
+    matrices = jax.device_put(matrices, named_shardings(matrices, mesh))
+  return matrices, weights
 
 
-def _batches(settings: DistillSettings, examples: ExampleSet):
+def _batches(settings: DistillSettings, examples: ExampleSet, mesh: Mesh | None):
   """The input, and the batches of a validation."""
   every = [e for group in examples.train for e in group] + list(examples.validation)
   width = row_width(max(map(len, every)))
+  row_multiple = 1 if mesh is None else mesh.shape[DATA]
   data = training_batches(
     examples.train,
     batch_size=settings.batch_size,
     width=width,
     seed=settings.seed,
     num_parts=settings.num_parts,
+    row_multiple=row_multiple,
   )
-  part_size = settings.batch_size // settings.num_parts
-  return data, validation_batches(examples.validation, batch_size=part_size, width=width)
+  held_out = validation_batches(
+    examples.validation,
+    batch_size=settings.batch_size // settings.num_parts,
+    width=width,
+    row_multiple=row_multiple,
+  )
+  return data, held_out
 
 
 def _stalled(settings: DistillSettings, progress: Progress) -> bool:
@@ -188,12 +211,14 @@ def _stalled(settings: DistillSettings, progress: Progress) -> bool:
 
 
 def _validate(
-  evaluate: Evaluate, trained: Params, frozen: Params, batches: list[Batch]
+  evaluate: Evaluate, trained: Params, frozen: Params, batches: list[Batch], mesh: Mesh | None
 ) -> float | None:
   """Mean NLL of held-out completions, nats per token; None if there are none."""
   if not batches:
     return None
-  sums = [float(evaluate(trained, frozen, jax.device_put(batch.rows))) for batch in batches]
+  sums = [
+    float(evaluate(trained, frozen, place_rows(batch.rows, mesh, axis=1))) for batch in batches
+  ]
   return math.fsum(sums) / sum(batch.num_scored for batch in batches)
 
 
@@ -233,7 +258,8 @@ class _Reporter:
         f"{', '.join(batch.ids)}. Checkpoints before it are whole; try a lower learning_rate, more "
         f"warmup_steps, or compute_dtype=float32 in another workdir"
       )
-    student, peak = self._student, peak_flops()
+    student = self._student
+    peak = peak_flops(1 if student.mesh is None else student.mesh.size)
     flops = step_flops(student.model.config, batch, all_weights=student.lora is None)
     self._log.write(
       step,

@@ -10,6 +10,7 @@ from greedy_prune_jax.distill.examples import ExampleForm
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
 from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from greedy_prune_jax.parallel import MeshSettings
 
 DTYPES = ("float32", "bfloat16")
 EXPORTS = ("none", "last", "best")
@@ -17,6 +18,9 @@ EXPORTS = ("none", "last", "best")
 # What a later run in the same workdir may set differently: nothing here changes what is learned,
 # but for rounding.
 MAY_CHANGE = (
+  "mesh.data",
+  "mesh.model",
+  "fully_sharded",
   "remat",
   "keep_checkpoints",
   "export",
@@ -62,6 +66,8 @@ class DistillSettings:
   keep_checkpoints: int
   patience: int
   export: str
+  mesh: MeshSettings
+  fully_sharded: bool
   remat: str
   show_progress: bool
   compilation_cache: bool
@@ -73,6 +79,8 @@ class DistillSettings:
     Raises:
       UserError: a key is missing or unknown, or its value is not one of those that are possible.
     """
+    if isinstance(config.get("mesh"), Mapping):
+      config = {**config, "mesh": MeshSettings.from_config(config["mesh"], _FILE)}
     return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from greedy_prune_jax.distill import parameters
@@ -47,12 +49,14 @@ class Student:
     lora: which matrices are trained; None: all weights are.
     compute_dtype: of large products; what is trained may be float32 beside it.
     remat: see `loss.REMAT`.
+    mesh: on which parameters and rows lie; None: on one device.
   """
 
   model: Model
   lora: LoraConfig | None
   compute_dtype: Any
   remat: str = "none"
+  mesh: Mesh | None = None
 
   def decoder(self, trained: Params, frozen: Params) -> Decoder:
     """The decoder that a step runs; `frozen` is empty where all weights are trained."""
@@ -64,24 +68,61 @@ class Student:
   def nll(self, trained: Params, frozen: Params, rows: PackedRows) -> Float[Array, ""]:
     """Summed NLL of one part of a batch, [R, W]."""
     decoder = self.decoder(trained, frozen)
-    return completion_nll(decoder, rows, remat=self.remat, train_head=self.lora is None)
+    train_head = self.lora is None
+    return completion_nll(decoder, rows, remat=self.remat, train_head=train_head, mesh=self.mesh)
 
 
-def init_state(trained: Params, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step."""
-  return TrainState(jnp.int32(0), trained, optimizer.init(trained))
+def init_state(
+  trained: Params, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+  """The state before the first step; what the optimiser keeps lies as the parameters do."""
+  if mesh is None:
+    return TrainState(jnp.int32(0), trained, optimizer.init(trained))
+  places = _optimizer_shardings(trained, jax.eval_shape(optimizer.init, trained), mesh)
+  optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
+  step = jax.device_put(jnp.int32(0), NamedSharding(mesh, P()))
+  return TrainState(step, trained, optimizer_state)
 
 
-def make_train_step(student: Student, optimizer: optax.GradientTransformation) -> TrainStep:
+def _optimizer_shardings(trained: Params, shapes: optax.OptState, mesh: Mesh) -> optax.OptState:
+  """Where an optimiser's state goes: beside each parameter what has its shape and is kept for it.
+
+  All else (counters, Adafactor's sums over rows and columns) is small and goes to every device.
+  """
+
+  def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    owner = trained.get(getattr(path[-1], "key", "")) if path else None
+    if owner is not None and owner.shape == leaf.shape:
+      return cast(NamedSharding, owner.sharding)
+    return NamedSharding(mesh, P())
+
+  return jax.tree.map_with_path(choose, shapes)
+
+
+def make_train_step(
+  student: Student, optimizer: optax.GradientTransformation, like: TrainState | None = None
+) -> TrainStep:
   """The compiled step; it donates the state that it is given.
 
   Gradients are those of the mean over all completion tokens of the batch, into however many parts
   it is divided.
-  """
 
-  @functools.partial(jax.jit, donate_argnums=0)
+  Args:
+    student: whose weights are trained.
+    optimizer: updates them.
+    like: a state that lies on the student's mesh as all later ones are to; needless without one.
+  """
+  places = None if student.mesh is None else jax.tree.map(lambda x: x.sharding, like)
+
+  def value_and_grad(trained: Params, frozen: Params, rows: PackedRows):
+    nll, gradients = jax.value_and_grad(student.nll)(trained, frozen, rows)
+    if places is not None:  # each device sums up its share of the gradient and no more
+      gradients = jax.lax.with_sharding_constraint(gradients, places.trained)
+    return nll, gradients
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def train_step(state: TrainState, frozen: Params, rows: PackedRows):
-    nll, gradients = _sum_over_parts(jax.value_and_grad(student.nll), state.trained, frozen, rows)
+    nll, gradients = _sum_over_parts(value_and_grad, state.trained, frozen, rows)
     tokens = (rows.scored < rows.scored.shape[-1]).sum()
     gradients = jax.tree.map(lambda g: g / tokens, gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)

@@ -29,7 +29,11 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
   """
   settings, folder = DistillSettings.from_config(config), Path(workdir)
   if jax.process_count() > 1:
-    raise UserError("distill runs in one process; start it without --num_processes")
+    raise UserError(
+      f"distill runs in one process, on a mesh of that process's devices; this is one of "
+      f"{jax.process_count()}. Start it once, without --distributed, on a host that sees all "
+      f"devices it is to use; a student that they cannot hold may fit with fully_sharded=True"
+    )
   quiet_orbax()
   with contextlib.ExitStack() as held, terminated() as should_stop:
     hold_locks(folder / "locks", 0, 1, held)

@@ -12,19 +12,25 @@ import jax
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.pruning.audit import format_trust
+from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import MAY_CHANGE, PruneSettings
 from greedy_prune_jax.pruning.show import format_pruned, format_summary
 
 
 def prune(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job and prints some of what it found.
+  """Runs the job and prints some of what it found; of a dry run, what it would cost.
 
   Raises:
     UserError: something that the config names cannot be used, the workdir cannot be written, or
       chains had to be left out though `on_bad_chain` is `error`.
   """
   settings = PruneSettings.from_config(config)
+  if settings.dry_run:
+    if jax.process_index() == 0:
+      print_result(estimate_run(settings))
+    return
   failed = run_in_workdir(
     lambda run: run_prune(settings, run), workdir, config, output="pruned", may_change=MAY_CHANGE
   )
@@ -43,6 +49,9 @@ def _show(workdir: str, num_chains: int) -> None:
   for pruned in itertools.islice(read_pruned(workdir), num_chains):
     print_result(format_pruned(pruned) + "\n")
   print_result(format_summary(read_pruned(workdir)))
+  trust = [pruned.trust for pruned in read_pruned(workdir) if pruned.trust is not None]
+  if trust:
+    print_result(format_trust(trust))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from greedy_prune_jax.models.product import product
+
 MASKED = -1e30  # a score that no softmax notices; finite, so that a fully masked row is not NaN
 
 
@@ -13,25 +15,13 @@ def scores(
   """Attention scores in float32 of scaled queries, grouped by key/value head, before any mask."""
   kv_heads = k.shape[-2]
   grouped = q.reshape(*q.shape[:-2], kv_heads, q.shape[-2] // kv_heads, q.shape[-1])
-  raw = jnp.einsum(
-    "...tkgh,...skh->...kgts",
-    grouped.astype(k.dtype),
-    k,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-  )
+  raw = product("...tkgh,...skh->...kgts", grouped, k)
   return raw if softcap is None else softcap * jnp.tanh(raw / softcap)
 
 
 def mix(probs: Float[Array, "*B K G T S"], v: Float[Array, "*B S K H"]) -> Float[Array, "*B T N H"]:
   """Values weighted by probabilities, summed in float32."""
-  mixed = jnp.einsum(
-    "...kgts,...skh->...tkgh",
-    probs.astype(v.dtype),
-    v,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-  )
+  mixed = product("...kgts,...skh->...tkgh", probs, v)
   return mixed.reshape(*mixed.shape[:-3], -1, mixed.shape[-1])
 
 

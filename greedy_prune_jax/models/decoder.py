@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.low_rank import LowRank, factor_subscripts
+from greedy_prune_jax.models.product import product
 from greedy_prune_jax.models.rope import apply_rope, rope_frequencies
 
 # (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], layer_input)
@@ -34,22 +35,12 @@ LayerBody = Callable[[Array, Any], tuple[Array, Any]]
 
 
 def project(subscripts: str, x: Array, weight: Array | LowRank) -> Array:
-  """A large product: operands in the weight's dtype, result in float32.
-
-  float32 weights are multiplied in full float32 on every backend (GPUs and TPUs would round the
-  operands by default); bfloat16 weights cost one rounding of x and none of the result.
-  """
+  """A large product with a weight, low-rank or not: see `product`."""
   if isinstance(weight, LowRank):
     down, up = factor_subscripts(subscripts)
     change = project(up, project(down, x, weight.a), weight.b)
     return project(subscripts, x, weight.weight) + weight.scale * change
-  return jnp.einsum(
-    subscripts,
-    x.astype(weight.dtype),
-    weight,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-  )
+  return product(subscripts, x, weight)
 
 
 def along(weight: Array, x: Array) -> Array:

@@ -16,9 +16,13 @@ import huggingface_hub  # its parts are imported when first used
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.gguf import load_gguf
+from greedy_prune_jax.models.gguf_config import gguf_config
+from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.gguf_tokenizer import load_gguf_tokenizer
+from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.parameters import ChooseShardings
 
@@ -47,6 +51,16 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
   place = locate(name, _CONFIG_AND_WEIGHTS)
   load = load_huggingface if place.is_dir() else load_gguf
   return load(place, dtype, shardings=shardings)
+
+
+def load_config(name: str) -> ModelConfig:
+  """The shape of a model, without its weights.
+
+  Raises:
+    UserError: see `load_model`.
+  """
+  place = locate(name, ("config.json",))
+  return read_hf_config(place / "config.json") if place.is_dir() else gguf_config(GgufFile(place))
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

@@ -58,21 +58,22 @@ def bucket_floor(width: int, num_answer: int) -> int:
 
 
 def affordable_floor(
-  num_reasoning: int, floor: int, positions: float, cost: Callable[[int], float]
+  num_reasoning: int, floor: int, positions: float, cost: Callable[[int], float], size: int = 1
 ) -> int:
   """Reasoning tokens that are left when `positions` have been run: at least one step down.
 
   Args:
     num_reasoning: tokens now.
-    floor: the fewest that may be left.
-    positions: to be run.
-    cost: positions that it takes to delete one of so many tokens.
+    floor: tokens that are left in any case.
+    positions: to run.
+    cost: positions that it takes to delete a unit of so many tokens.
+    size: tokens of a unit.
   """
   left = num_reasoning
   while left > floor and (left == num_reasoning or positions > 0):
     positions -= cost(left)
-    left -= 1
-  return left
+    left -= size
+  return max(left, floor)
 
 
 def text_capacity(width: int, num_answer: int) -> int:
@@ -92,6 +93,7 @@ def plan_sizes(
   max_length: int | None,
   token_units: bool,
   attention: Attention = "xla",
+  num_units: int = 0,
 ) -> Sizes:
   """Sizes of the program for a bucket.
 
@@ -104,19 +106,22 @@ def plan_sizes(
     max_length: see `Sizes`.
     token_units: see `Sizes`.
     attention: see `Sizes`.
+    num_units: most units of a chain, where units are not tokens.
   """
   text = text_capacity(width, min(num_answers))
   if token_units:
     highest = (width + 3 - 2 * min(num_answers), bucket_floor(width, min(num_answers)))
     rows = [num_rows(n) for n in range(highest[0], highest[1], -1)]
   else:
-    rows = [width + 1]
+    # Powers of two, so that few programs are compiled; a row holds a unit's suffix or more.
+    rows = [2 ** max(num_units - 1, 1).bit_length()]
+  wanted = block_positions / width / len(num_answers)
   return Sizes(
     width=width,
     text=text,
     prefix=round_up(num_prompt, PROMPT_MULTIPLE) + text,
     answer=round_up(max(num_answers), _FINEST) if objective == "answer" else 0,
-    block_rows=_block_rows(rows, block_positions / width / len(num_answers)),
+    block_rows=_block_rows(rows, wanted if token_units else min(wanted, rows[0])),
     max_length=max_length,
     token_units=token_units,
     attention=attention,

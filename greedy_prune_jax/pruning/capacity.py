@@ -34,24 +34,82 @@ def choose_batching(
     Batches of indices into `segments`, of chains of like length where a batch has several; and the
     number of positions to run at once, over a whole batch.
   """
-  memory = _free_bytes(model)
-  replicas, split = axis_size(model.params, DATA), axis_size(model.params, MODEL)
-  widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
-  width = buckets.bucket_width(widest)
-  prefix = max(len(s.prompt) for s in segments) + buckets.text_capacity(width, 1)
+  return plan_batching(
+    segments,
+    model.config,
+    batch_size,
+    memory=_free_bytes(model),
+    itemsize=jnp.dtype(model.decoder.embedding.dtype).itemsize,
+    replicas=axis_size(model.params, DATA),
+    split=axis_size(model.params, MODEL),
+  )
+
+
+def plan_batching(
+  segments: Sequence[Segments],
+  config: ModelConfig,
+  batch_size: int,
+  *,
+  memory: float | None,
+  itemsize: int,
+  replicas: int,
+  split: int,
+) -> tuple[list[list[int]], int]:
+  """`choose_batching` for a model that need not be loaded.
+
+  Args:
+    segments: of all chains of the run.
+    config: of the pruner.
+    batch_size: chains a batch; 0 to choose it.
+    memory: see `free_bytes`.
+    itemsize: bytes of a weight.
+    replicas: devices, or groups of `split`, that take chains side by side.
+    split: devices that share the weights.
+  """
+  width, prefix = _sizes(segments)
   if memory is None:  # a CPU: one chain fills its cores, so more would only take memory
     block_positions, fitting = _CPU_BLOCK_POSITIONS, 1
   else:
-    position = buckets.bytes_per_position(model.config, prefix, width, split)
+    position = buckets.bytes_per_position(config, prefix, width, split)
     block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, width)))
-    itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
-    fitting = max(1, int(memory / 2 / _chain_bytes(model.config, prefix, itemsize, split)))
+    fitting = max(1, int(memory / 2 / _chain_bytes(config, prefix, itemsize, split)))
     fitting = min(fitting, max(1, block_positions // width))
   size = batch_size or fitting * replicas
   order = list(range(len(segments)))
   if size > 1:
     order.sort(key=lambda i: len(segments[i].reasoning))
   return [order[i : i + size] for i in range(0, len(order), size)], block_positions * replicas
+
+
+def batch_bytes(
+  segments: Sequence[Segments],
+  config: ModelConfig,
+  num_chains: int,
+  positions: int,
+  *,
+  itemsize: int,
+  split: int,
+) -> float:
+  """Estimate of what chains and rows take on a device beside the weights, in bytes.
+
+  Args:
+    segments: of all chains of the run; the longest decide.
+    config: of the pruner.
+    num_chains: on the device at once.
+    positions: on the device at once.
+    itemsize: bytes of a weight.
+    split: devices that share the weights.
+  """
+  width, prefix = _sizes(segments)
+  rows = positions * buckets.bytes_per_position(config, prefix, width, split)
+  return rows + num_chains * _chain_bytes(config, prefix, itemsize, split)
+
+
+def _sizes(segments: Sequence[Segments]) -> tuple[int, int]:
+  """Slots of a row, and of prompt and text, that hold every chain."""
+  widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
+  width = buckets.bucket_width(widest)
+  return width, max(len(s.prompt) for s in segments) + buckets.text_capacity(width, 1)
 
 
 def _chain_bytes(config: ModelConfig, prefix: int, itemsize: int, split: int) -> int:
@@ -69,4 +127,9 @@ def _free_bytes(model: Model) -> float | None:
   stats = jax.local_devices()[0].memory_stats()
   if jax.default_backend() == "cpu" or not stats or "bytes_limit" not in stats:
     return None
-  return _MEMORY_SHARE * (stats["bytes_limit"] - device_bytes(model.params))
+  return free_bytes(stats["bytes_limit"], device_bytes(model.params))
+
+
+def free_bytes(limit: float, weights: float) -> float:
+  """Memory to plan with on a device: most of what the weights leave."""
+  return _MEMORY_SHARE * (limit - weights)

@@ -1,9 +1,22 @@
-"""The arithmetic of an exact search, counted."""
+"""The arithmetic of pruning, counted before it is done."""
+
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.pruning.progress import exact_positions, search_positions
+from greedy_prune_jax.pruning.rankings.path import path_positions
+from greedy_prune_jax.pruning.search import PrunePath, Settings
 from greedy_prune_jax.scoring.objectives import Objective
+
+
+class Work(NamedTuple):
+  """What pruning one chain takes."""
+
+  positions: float  # token positions that go through the model
+  flops: float  # products with weights, of the LM head, and attention's; a multiply-add is two
 
 
 def step_flops(
@@ -17,13 +30,91 @@ def step_flops(
   n, tail = num_reasoning, num_answer - 1
   lengths = np.concatenate([[n + tail], n - 1 - np.arange(n) + tail])
   starts = num_prompt + np.concatenate([[0], np.arange(n)])
-  # A query at offset o of a run that starts at s sees s + o + 1 positions.
-  seen = (lengths * (starts + 1) + lengths * (lengths - 1) // 2).sum()
-  scored = lengths.sum()
+  positions = scored = float(lengths.sum())
   if objective == "answer":
     scored = n + num_answer + n * num_answer
+  return _flops(config, positions, scored, _seen(starts, lengths).sum())
+
+
+def _flops(config: ModelConfig, positions: float, scored: float, seen: float) -> float:
+  """FLOPs of positions of which some are scored, and which together attend to `seen` positions."""
   return (
-    2.0 * config.matmul_params(head=False) * lengths.sum()
+    2.0 * config.matmul_params(head=False) * positions
     + 2.0 * config.vocab_size * config.model_dim * scored
     + 4.0 * config.num_layers * config.num_heads * config.head_dim * seen
   )
+
+
+def _seen(start, length):
+  """Positions that runs of queries attend to: one at offset o of its run sees start + o + 1."""
+  return length * (start + 1) + length * (length - 1) / 2
+
+
+def _tokens_left(path: PrunePath) -> Float[np.ndarray, " K"]:
+  """Reasoning tokens after 0, 1, ... deletions, down to the floor, of units of one size."""
+  num_reasoning = len(path.segments.reasoning)
+  units = len(path.unit_sizes or path.segments.reasoning)
+  tokens = num_reasoning * np.arange(units, -1, -1) / units
+  return tokens[: int((tokens > path.floor).sum()) + 1]
+
+
+def exact_work(config: ModelConfig, path: PrunePath, objective: Objective) -> Work:
+  """Greedy search that scores every candidate; the sums of `step_flops` where units are tokens.
+
+  Longer units are taken to be of one size for the FLOPs, and see `exact_positions`.
+  """
+  prompt, num_answer = len(path.segments.prompt), len(path.segments.answer)
+  tokens = _tokens_left(path)
+  texts = tokens + num_answer - 1
+  positions, seen = texts.sum(), _seen(prompt, texts).sum()
+  scored = (tokens + num_answer if objective == "answer" else texts).sum()
+
+  # Candidate j of u runs behind - size * j positions from prompt + size * j on; sums over j.
+  size = len(path.segments.reasoning) / len(path.unit_sizes or path.segments.reasoning)
+  u, behind = tokens[:-1] / size, texts[:-1] - size
+  j1, j2 = u * (u - 1) / 2, (u - 1) * u * (2 * u - 1) / 6
+  lengths, squares = u * behind - size * j1, u * behind**2 - 2 * behind * size * j1 + size**2 * j2
+  starts = lengths * (prompt + 1) + size * (behind * j1 - size * j2)  # of length times start + 1
+  positions += lengths.sum()
+  seen += (starts + (squares - lengths) / 2).sum()
+  scored += ((u * num_answer) if objective == "answer" else lengths).sum()
+  flops = _flops(config, positions, scored, seen) + _prompt_flops(config, prompt)
+  return Work(exact_positions(path), flops)
+
+
+def ranking_work(config: ModelConfig, path: PrunePath, ranking: str) -> Work:
+  """A ranking's own passes, and the NLLs of the texts along the path that it gives.
+
+  What other models do for it (`llmlingua`, `text_model`) is not counted.
+  """
+  prompt, texts = len(path.segments.prompt), _tokens_left(path) + len(path.segments.answer) - 1
+  flops = _flops(config, texts.sum(), texts.sum(), _seen(prompt, texts).sum())
+  flops += _prompt_flops(config, prompt)
+  whole = len(path.segments)
+  passes = _FORWARD_PASSES.get(ranking, 0)
+  flops += passes * _flops(config, whole, whole, _seen(0, whole))
+  return Work(path_positions(path) + (whole if passes else 0), flops)
+
+
+# Over the whole chain; a backward pass is about two forward ones.
+_FORWARD_PASSES = {"surprisal": 1, "attention": 1, "attention_regression": 1, "gradient": 3}
+
+
+def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
+  return _flops(config, num_prompt, 1, _seen(0, num_prompt))
+
+
+def search_work(config: ModelConfig, path: PrunePath, search: Settings) -> Work:
+  """What greedy search takes on a chain; about, where it is screened or deletes several at once.
+
+  How many shortlists a screened search scores is known only afterwards; `screened_positions` says
+  what is assumed. Attention is counted as if every position saw the text at its mean length.
+  """
+  if search.screen is None and search.deletions_per_step == 1:
+    return exact_work(config, path, search.objective)
+  positions = search_positions(path, search)
+  mean_length = len(path.segments) - (len(path.segments.reasoning) - path.floor) / 2
+  scored = positions
+  if search.objective == "answer":  # of a window and its tail, or a suffix, the answer alone
+    scored *= len(path.segments.answer) / (len(path.segments) - len(path.segments.prompt))
+  return Work(positions, _flops(config, positions, scored, positions * mean_length))

@@ -127,23 +127,35 @@ def prune_steps(
   """
   decoder = nnx.merge(graph, params)
   prompts = with_room(prompts, sizes.prefix)
-  scored = {"sizes": sizes, "objective": objective}
+  score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
 
   def find(state: Steps, bases: Base, running: Bool[Array, " B"]):
     """NLLs after deletions, what is known now, and the tally."""
     if screening is None:
-      nll = score_deletions(decoder, prompts, state.text, bases, running, **scored)
-      counts = jax.vmap(_exact_counts)(state.text)
-      positions, num_scored = (jnp.where(running, x, 0) for x in counts)
-      return nll, state.screen, _add(state.tally, positions=positions, num_scored=num_scored)
+      nll = score(state.text, bases, running)
+      positions, num_scored = jax.vmap(_exact_counts)(state.text)
+      tally = _add(
+        state.tally,
+        positions=jnp.where(running, positions, 0),
+        num_scored=jnp.where(running, num_scored, 0),
+      )
+      return nll, state.screen, tally
     found = screen_deletions(
-      *(decoder, prompts, state.text, bases, state.screen, running), screening=screening, **scored
+      decoder,
+      prompts,
+      state.text,
+      bases,
+      state.screen,
+      running,
+      sizes=sizes,
+      screening=screening,
+      objective=objective,
     )
     tally = _add(state.tally, positions=found.positions, num_scored=found.num_scored)
     error = _put(tally.squared_error, state.num_deleted, found.squared_error, running)
     tally = tally._replace(squared_error=error)
     if check:
-      nll = score_deletions(decoder, prompts, state.text, bases, running, **scored)
+      nll = score(state.text, bases, running)
       lost = jnp.where(running, found.nll.min(axis=1) - nll.min(axis=1), 0.0)
       tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
       tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
@@ -171,14 +183,9 @@ def prune_steps(
       done=~chosen,
       tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
     )
-    reach = screening.window if screening else 0
-    state, _ = jax.lax.fori_loop(
-      0,
-      most_deletions,
-      lambda _, carry: _delete_best(*carry, floors, reach),
-      (state, jnp.where(chosen[:, None], scores, jnp.inf)),
-    )
-    return state
+    delete = partial(_delete_best, floors=floors, reach=screening.window if screening else 0)
+    scores = jnp.where(chosen[:, None], scores, jnp.inf)
+    return jax.lax.fori_loop(0, most_deletions, lambda _, x: delete(*x), (state, scores))[0]
 
   state = _nothing_done(texts, screens)
   return jax.lax.while_loop(lambda state: ~state.done.all(), step, state)
@@ -223,7 +230,7 @@ def _put(rows: Array, at: Int[Array, " B"], x: Array, where: Bool[Array, " B"]) 
 
 
 def _delete_best(
-  state: Steps, scores: Float[Array, "B C"], floors: Int[Array, " B"], reach: int
+  state: Steps, scores: Float[Array, "B C"], *, floors: Int[Array, " B"], reach: int
 ) -> tuple[Steps, Float[Array, "B C"]]:
   """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
 

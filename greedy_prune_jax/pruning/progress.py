@@ -4,24 +4,57 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from greedy_prune_jax.pruning import buckets
-from greedy_prune_jax.pruning.search import PrunePath
+from greedy_prune_jax.pruning.screening import screened_positions
+from greedy_prune_jax.pruning.search import PrunePath, Settings
 
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
 
 
 def exact_positions(path: PrunePath) -> int:
-  """Positions that an exact search runs on a chain, from the whole of it down to its floor."""
-  num_answer = len(path.segments.answer)
-  steps = range(path.floor + 1, len(path.segments.reasoning) + 1)
-  text_left = path.floor + num_answer - 1
-  return (
-    len(path.segments.prompt)
-    + sum(buckets.step_positions(n, num_answer, None) for n in steps)
-    + text_left
-  )
+  """Positions that an exact search runs on a chain, from the whole of it down to its floor.
+
+  Of units of several tokens, whose order is not known yet, what it is on average over all orders.
+  """
+  num_reasoning, tail = len(path.segments.reasoning), len(path.segments.answer) - 1
+  sizes = np.asarray(path.unit_sizes or (1,) * num_reasoning)
+  most = len(sizes)
+  behind = (num_reasoning - np.cumsum(sizes)).sum()  # tokens behind each unit, of the whole chain
+  positions = len(path.segments.prompt)
+  for units in range(most, -1, -1):
+    tokens = num_reasoning * units / most
+    positions += tokens + tail
+    if tokens <= path.floor:
+      break
+    # A unit adds to the suffix of another if both are still there.
+    positions += behind * units * (units - 1) / max(most * (most - 1), 1) + units * tail
+  return round(positions)
+
+
+def search_positions(path: PrunePath, settings: Settings) -> int:
+  """Positions that a search runs on a chain, about where it is screened."""
+  if settings.screen is None and settings.deletions_per_step == 1:
+    return exact_positions(path)
+  num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
+  units = len(path.unit_sizes) if path.unit_sizes else num_reasoning
+  size = num_reasoning / units
+  tail = num_answer if settings.objective == "answer" else 0
+  positions = len(path.segments.prompt) + path.floor + num_answer - 1
+  if settings.screen is not None:  # estimates of everything, at first
+    positions += units * (settings.screen.window + tail)
+  tokens = float(num_reasoning)
+  while tokens > path.floor:
+    if settings.screen is None:
+      positions += buckets.step_positions(round(tokens), num_answer, None) / size
+    else:
+      positions += screened_positions(
+        round(tokens), num_answer, settings.screen, tail, settings.deletions_per_step
+      )
+    tokens -= size * settings.deletions_per_step
+  return round(positions)
 
 
 class Progress:
@@ -45,7 +78,7 @@ class Progress:
     """
     self._paths = paths
     self._num_finished = num_finished
-    self._deletions_before = sum(len(path.deleted) for path in paths)
+    self._deletions_before = sum(path.num_deletions for path in paths)
     positions_before = sum(path.positions_scored for path in paths)
     self._expected = [expected_positions(path) for path in paths]
     self._bar = tqdm(
@@ -67,7 +100,7 @@ class Progress:
   def update(self) -> None:
     """Counts what the paths have gained."""
     finished = sum(path.finished for path in self._paths)
-    deletions = sum(len(path.deleted) for path in self._paths) - self._deletions_before
+    deletions = sum(path.num_deletions for path in self._paths) - self._deletions_before
     rate = deletions / max(self._bar.format_dict["elapsed"], 1e-3)
     num_chains = self._num_finished + len(self._paths)
     self._bar.set_description(f"{self._num_finished + finished}/{num_chains} chains", refresh=False)

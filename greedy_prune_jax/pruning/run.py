@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import jax
@@ -17,6 +18,7 @@ from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.segments import (
+  Segments,
   check_length,
   decode_kept,
   segment,
@@ -26,23 +28,37 @@ from greedy_prune_jax.chains.workdir import Workdir
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
+from greedy_prune_jax.pruning.audit import audit_report, screen_report
 from greedy_prune_jax.pruning.capacity import choose_batching
-from greedy_prune_jax.pruning.progress import Progress, exact_positions
+from greedy_prune_jax.pruning.progress import Progress, search_positions
 from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput
 from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_positions
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
-from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings, num_kept
+from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
+from greedy_prune_jax.pruning.units import unit_sizes
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.scorer import Attention
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A chain, and what is known of its deletion order."""
+  """A chain, and what is known of its deletion order.
+
+  Attributes:
+    chain: the input.
+    path: of the run's search or ranking.
+    audit: of the exact search beside it; None for a chain that is not audited.
+  """
 
   chain: Chain
   path: PrunePath
+  audit: PrunePath | None = None
+
+
+def _audit_id(chain: Chain) -> str:
+  """Under which the workdir knows the exact search of an audit until it is finished."""
+  return f"audit of {chain.id}"
 
 
 def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
@@ -67,9 +83,9 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
       f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
     )
   tokenizer = load_tokenizer(settings.pruner)
-  tasks = list(_read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
-  tasks = _usable(tasks, model.config.max_positions, skip)
+  tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
   if not tasks:
     raise UserError(
       f"{settings.chains} has no chain that can be pruned; see {workdir.path}/skipped.jsonl"
@@ -93,25 +109,26 @@ def _search(
     told = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
     ranking, batch_size = RANKINGS[settings.ranking](model, told), 1
   batches, block_positions = choose_batching(segments, model, batch_size)
-  search = Settings(
-    objective=cast(Objective, settings.objective),
-    block_positions=block_positions,
-    attention=cast(Attention, settings.attention),
-  )
+  search = search_settings(settings, block_positions)
   finished = workdir.finished_ids
   left = [task.path for task in tasks if task.chain.id not in finished]
   failed = []
-  positions = path_positions if ranking else exact_positions
+  positions = path_positions if ranking else partial(search_positions, settings=search)
   with Progress(left, len(tasks) - len(left), positions) as progress:
-    for batch in batches:
-      todo = [tasks[i] for i in batch if tasks[i].chain.id not in finished]
+    for batch, audited in itertools.product(batches, (True, False)):
+      todo = [tasks[i] for i in batch if (tasks[i].audit is not None) == audited]
+      todo = [task for task in todo if task.chain.id not in finished]
       if not todo:
         continue
-      report = _reporter(todo, workdir, progress)
+      report = _reporter({task.chain.id: task.path for task in todo}, workdir, progress)
       if ranking:
         _follow(todo, model, tokenizer, ranking, search, report)
       else:
-        prune_paths(model, [task.path for task in todo], search, report)
+        prune_paths(model, [task.path for task in todo], search._replace(check=audited), report)
+      audits = {_audit_id(task.chain): task.audit for task in todo if task.audit is not None}
+      if audits:
+        exact = search._replace(screen=None)
+        prune_paths(model, [*audits.values()], exact, _reporter(audits, workdir, progress))
       for task in todo:
         if task.path.finite:
           pruned = _pruned_chain(task, settings, tokenizer)
@@ -122,6 +139,17 @@ def _search(
           with progress.set_aside():
             _leave_out(task, settings, workdir)
   return failed
+
+
+def search_settings(settings: PruneSettings, block_positions: int) -> Settings:
+  """What the search is told; `block_positions` go through the model at once."""
+  return Settings(
+    objective=cast(Objective, settings.objective),
+    block_positions=block_positions,
+    attention=cast(Attention, settings.attention),
+    screen=settings.screen if settings.search == SCREENED else None,
+    deletions_per_step=settings.deletions_per_step,
+  )
 
 
 def _follow(
@@ -135,11 +163,11 @@ def _follow(
   """Deletes in the order of a ranking other than greedy search."""
   for task in tasks:
     tokens = tuple(token_texts(tokenizer, task.chain.reasoning))
-    chain = RankingInput(task.chain.id, task.path.segments, tokens)
+    chain = RankingInput(task.chain.id, task.path.segments, tokens, task.path.unit_sizes)
     follow_ranking(model, task.path, ranking, chain, search, report)
 
 
-def _read_tasks(
+def read_tasks(
   settings: PruneSettings,
   tokenizer: PreTrainedTokenizerFast,
   found: Mapping[str, Record],
@@ -151,7 +179,7 @@ def _read_tasks(
     settings: of the run.
     tokenizer: the pruner's.
     found: what an earlier run had found, by chain id.
-    skip: see `_skipper`.
+    skip: called with every chain that cannot be used; None to let the error out.
   """
   template = load_chat_template(settings.chat_template, tokenizer)
   limit = settings.max_reasoning_tokens
@@ -160,10 +188,20 @@ def _read_tasks(
     wanted = 100 * wanted if is_generated(settings.chains) else 0
   chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
+
+  def start(chain: Chain, parts: Segments) -> Task:
+    sizes = unit_sizes(settings.unit, token_texts(tokenizer, chain.reasoning))
+    marks = tuple(num_kept(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
+
+    def path(path_id: str) -> PrunePath:
+      return PrunePath(
+        parts, floor=min(marks), unit_sizes=sizes, marks=marks, **found.get(path_id, {})
+      )
+
+    return Task(chain, path(chain.id), path(_audit_id(chain)))
+
   tasks = (
-    Task(chain, PrunePath(parts, settings.floor(len(parts.reasoning)), **found.get(chain.id, {})))
-    for chain, parts in segmented
-    if not limit or len(parts.reasoning) <= limit
+    start(chain, parts) for chain, parts in segmented if not limit or len(parts.reasoning) <= limit
   )
   return itertools.islice(tasks, settings.num_chains or None)
 
@@ -181,10 +219,13 @@ def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], 
   return skip
 
 
-def _usable(
-  tasks: Sequence[Task], max_positions: int, skip: Callable[[BadChain], None] | None
+def usable_tasks(
+  tasks: Sequence[Task],
+  settings: PruneSettings,
+  max_positions: int,
+  skip: Callable[[BadChain], None] | None,
 ) -> list[Task]:
-  """The tasks that the model can do."""
+  """The tasks that the model can do, the first `settings.audit` of them with an audit."""
   usable = []
   for task in tasks:
     try:
@@ -194,56 +235,78 @@ def _usable(
         raise
       skip(BadChain(place="", id=task.chain.id, reason=str(error)))
     else:
-      usable.append(task)
+      audit = task.audit if len(usable) < settings.audit else None
+      usable.append(dataclasses.replace(task, audit=audit))
   return usable
 
 
-def _reporter(tasks: Sequence[Task], workdir: Workdir, progress: Progress) -> Callable[[], None]:
-  """Stores and shows what the search has found each time that it comes back to the host."""
-  stored = [len(task.path.deleted) for task in tasks]
+def _reporter(
+  paths: Mapping[str, PrunePath], workdir: Workdir, progress: Progress
+) -> Callable[[], None]:
+  """Stores and shows what the search has found each time that it comes back to the host.
+
+  Args:
+    paths: by the id under which the workdir keeps what was found.
+    workdir: of the run.
+    progress: of the run.
+  """
+  stored = {path_id: len(path.deleted) for path_id, path in paths.items()}
 
   def report() -> None:
-    for i, (chain, path) in enumerate((task.chain, task.path) for task in tasks):
-      if len(path.deleted) > stored[i] and path.finite:
-        stored[i] = len(path.deleted)
+    for path_id, path in paths.items():
+      if len(path.deleted) > stored[path_id] and path.finite:
+        stored[path_id] = len(path.deleted)
         state = {key: getattr(path, key) for key in _STATE}
-        workdir.write_unfinished(chain.id, stored[i], state)
+        workdir.write_unfinished(path_id, stored[path_id], state)
     progress.update()
 
   return report
 
 
-_STATE = ("deleted", "nll", "positions_scored", "seconds")  # of a path, to go on from
+# Of a path, to go on from.
+_STATE = ("deleted", "nll", "positions_scored", "seconds", "known", "tally")
 
 
 def _pruned_chain(
   task: Task, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
 ) -> PrunedChain:
   path, ids = task.path, task.path.segments.reasoning
-  texts = {}
-  for ratio in settings.keep_ratios:
-    gone = set(path.deleted[: len(ids) - num_kept(len(ids), ratio)])
-    kept = [position for position in range(len(ids)) if position not in gone]
-    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
-  return PrunedChain(
+  pruned = PrunedChain(
     chain=task.chain,
     pruner=settings.pruner,
     objective=settings.objective,
     ranking=settings.ranking,
     search=settings.search if settings.ranking == GREEDY else "none",
-    unit="token",
+    unit=settings.unit,
+    unit_sizes=path.unit_sizes,
     reasoning_ids=tuple(ids.tolist()),
     reasoning_tokens=tuple(token_texts(tokenizer, task.chain.reasoning)),
     deletion_order=tuple(path.deleted),
     nll={name: tuple(values) for name, values in path.nll.items()},
-    pruned=texts,
+    pruned={},
     positions_scored=path.positions_scored,
     seconds=round(path.seconds, 3),
+    trust=_trust(task, settings),
   )
+  texts = {}
+  for ratio in settings.keep_ratios:
+    kept = pruned.kept_positions(num_kept(len(ids), ratio))
+    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
+  return dataclasses.replace(pruned, pruned=texts)
+
+
+def _trust(task: Task, settings: PruneSettings) -> Record | None:
+  """How far to trust a screened search; None for other rankings and searches."""
+  if settings.ranking != GREEDY or settings.search != SCREENED:
+    return None
+  report = screen_report(task.path)
+  if task.audit is not None and task.audit.finite:
+    report["audit"] = audit_report(task.path, task.audit, cast(Objective, settings.objective))
+  return report
 
 
 def _metrics(pruned: PrunedChain) -> Record:
-  deletions = len(pruned.deletion_order)
+  deletions = len(pruned.deletions)
   return {
     "id": pruned.chain.id,
     "reasoning_tokens": len(pruned.reasoning_ids),
@@ -258,7 +321,7 @@ def _metrics(pruned: PrunedChain) -> Record:
 def _leave_out(task: Task, settings: PruneSettings, workdir: Workdir) -> None:
   """Records a chain on which the search met a NLL that is not finite."""
   reason = (
-    f"chain {task.chain.id}: a likelihood is not finite after {len(task.path.deleted)} deletions: "
+    f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "
     f"in {settings.dtype}, {settings.pruner} overflows on this text or has weights that are not "
     f"finite; try another dtype or pruner"
   )

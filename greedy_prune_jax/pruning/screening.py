@@ -1,8 +1,10 @@
 """The settings of a screened search, and how much work they make."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
-from greedy_prune_jax.chains.config_fields import check_least
+from greedy_prune_jax.chains.config_fields import check_least, checked_fields
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.scoring.exact import Sizes
 from greedy_prune_jax.scoring.screened import Screening
@@ -22,8 +24,13 @@ class ScreenSettings:
 
   window: int = 8
   shortlist: int = 4
-  rounds: int = 4
-  doubt: float = 2.0
+  rounds: int = 8
+  doubt: float = 3.0
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any], file: str) -> "ScreenSettings":
+    """Settings from the keys of `config.screen`; `file` is where they are explained."""
+    return cls(**checked_fields(cls, config, file))
 
   def __post_init__(self):
     check_least(self, 1, "window", "shortlist", "rounds")
@@ -42,22 +49,20 @@ def plan_screening(
     deletions: units that are deleted from one scoring.
   """
   estimate = settings.window + sizes.answer  # positions; `answer` alone has a tail
-  # A deletion makes estimates stale on both sides of it; one block should do for them.
-  stale = buckets.round_up(2 * settings.window + 1, 8) * deletions
-  shortlist = settings.shortlist + 2 * (deletions - 1)
+  shortlist = _shortlist(settings, deletions)
   return Screening(
     window=settings.window,
     shortlist=shortlist,
     rounds=settings.rounds,
     doubt=settings.doubt,
-    window_block=max(min(stale, int(block_positions / estimate)), 8),
+    window_block=max(min(_refreshed(settings, deletions), int(block_positions / estimate)), 8),
     # Rows are half full of shortlisted suffixes, which are half of the longest.
     block_rows=max(1, min(round(block_positions / 2 / sizes.width), shortlist)),
   )
 
 
 def screened_positions(
-  num_reasoning: int, num_answer: int, settings: ScreenSettings, tail: int
+  num_reasoning: int, num_answer: int, settings: ScreenSettings, tail: int, deletions: int
 ) -> int:
   """Token positions that one screened step runs, about: text, estimates, and two shortlists.
 
@@ -66,9 +71,19 @@ def screened_positions(
     num_answer: A.
     settings: of the search.
     tail: positions of an estimate behind its window: A for `answer`, else 0.
+    deletions: units that are deleted from one scoring.
   """
-  estimates = buckets.round_up(2 * settings.window + 1, 8)
-  estimates = min(num_reasoning, estimates) * (settings.window + tail)
-  scored = min(2, settings.rounds) * settings.shortlist
+  estimates = min(num_reasoning, _refreshed(settings, deletions)) * (settings.window + tail)
+  scored = min(2, settings.rounds) * _shortlist(settings, deletions)
   suffix = num_reasoning // 2 + num_answer - 1
   return num_reasoning + num_answer - 1 + estimates + min(scored, num_reasoning) * suffix
+
+
+def _refreshed(settings: ScreenSettings, deletions: int) -> int:
+  """Estimates of a step: those on both sides of each deletion, and what else fills the block."""
+  return buckets.round_up(2 * settings.window + 1, 8) * deletions
+
+
+def _shortlist(settings: ScreenSettings, deletions: int) -> int:
+  """Units that are scored at a time: for each deletion more, one and a half more."""
+  return settings.shortlist + 3 * (deletions - 1) // 2

@@ -64,6 +64,11 @@ class PrunePath:
   finite: bool = True
 
   @property
+  def num_deletions(self) -> int:
+    """Units that were deleted."""
+    return max(len(self.nll["joint"]) - 1, 0)
+
+  @property
   def kept(self) -> list[int]:
     """Original positions of the reasoning tokens that are left."""
     gone = set(self.deleted)
@@ -186,6 +191,7 @@ class _BatchPlan:
       fewer, at which it comes back to the host, which makes no difference to what is found.
     """
     lengths = [len(path.kept) for path in self.paths]
+    units = [None if path.unit_sizes is None else len(path.kept_units) for path in self.paths]
     needed = [
       0 if path.finished else self._needed_width(path, n)
       for path, n in zip(self.paths, lengths, strict=True)
@@ -194,14 +200,15 @@ class _BatchPlan:
     budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
     budget /= sum(not path.finished for path in self.paths)
     floors, pauses = [], []
-    for path, n in zip(self.paths, lengths, strict=True):
-      answer = len(path.segments.answer)
+    for path, n, num_units in zip(self.paths, lengths, units, strict=True):
       floor = n if path.finished else path.floor
       if self.settings.deletions_per_step > 1:
         floor = max([floor, *(mark for mark in path.marks if mark < n)])
       floors.append(min(floor, n))
-      bucket = min(max(floors[-1], buckets.bucket_floor(width, answer)), n)
-      pauses.append(buckets.affordable_floor(n, bucket, budget, self._cost_of_step(path)))
+      bucket = max(floors[-1], buckets.bucket_floor(width, len(path.segments.answer)))
+      size = max(n // (num_units or n or 1), 1)  # of a unit, on average
+      cost = self._cost_of_deletion(path, size)
+      pauses.append(buckets.affordable_floor(n, min(bucket, n), budget, cost, size))
     sizes = buckets.plan_sizes(
       width=width,
       num_prompt=self.num_prompt,
@@ -211,20 +218,23 @@ class _BatchPlan:
       max_length=self.max_length,
       token_units=all(path.unit_sizes is None for path in self.paths),
       attention=self.settings.attention,
+      num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
     )
     return sizes, floors, pauses
 
-  def _cost_of_step(self, path: PrunePath) -> Callable[[int], float]:
-    """Positions of a step at so many reasoning tokens, about, shared by its deletions."""
+  def _cost_of_deletion(self, path: PrunePath, size: int) -> Callable[[int], float]:
+    """Positions of a step at so many reasoning tokens, about, over its deletions."""
     screen, answer = self.settings.screen, len(path.segments.answer)
+    deletions = self.settings.deletions_per_step
 
     def positions(num_reasoning: int) -> float:
       if screen is None:
-        step = buckets.step_positions(num_reasoning, answer, None)
+        units = None if path.unit_sizes is None else [size] * (num_reasoning // size)
+        step = buckets.step_positions(num_reasoning, answer, units)
       else:
         tail = answer if self.settings.objective == "answer" else 0
-        step = screened_positions(num_reasoning, answer, screen, tail)
-      return step / self.settings.deletions_per_step
+        step = screened_positions(num_reasoning, answer, screen, tail, deletions)
+      return step / deletions
 
     return positions
 
@@ -241,9 +251,9 @@ class _BatchPlan:
     for row, path in enumerate(self.paths):
       if path.known is not None and not path.finished:
         for name in ("near", "far", "age"):
-          getattr(screens, name)[row, : len(path.known[name])] = path.known[name]
-        screens.error[row] = path.known["error"]
-    return Screen(*self.place(tuple(screens)))
+          screens[name][row, : len(path.known[name])] = path.known[name]
+        screens["error"][row] = path.known["error"]
+    return Screen(**self.place(screens))
 
   def current_texts(self, sizes: Sizes) -> Text:
     """The chains as they stand, in arrays of the bucket's sizes."""
@@ -281,7 +291,7 @@ def _extend(paths: Sequence[PrunePath], steps: Steps, *, keep_known: bool) -> No
     for name, values in steps.tally._asdict().items():
       of_steps = values[row, :count].tolist() if values.ndim > 1 else [values[row].item()]
       path.tally[name] = sum(of_steps, path.tally.get(name, 0))
-    path.positions_scored += path.tally.pop("positions")
+    path.positions_scored += int(path.tally.pop("positions"))
     if not path.finished:  # the call's last pass told nothing that the next call's first will not
       path.positions_scored -= sum(map(len, units)) + len(path.segments.answer) - 1
     if keep_known:

@@ -5,17 +5,22 @@ from collections.abc import Mapping
 from typing import Any, cast, get_origin
 
 from greedy_prune_jax.chains.chain import ratio_key
+from greedy_prune_jax.chains.config_fields import check_choice, check_least
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.plan_settings import PlanSettings
 from greedy_prune_jax.pruning.rankings.interface import RankingSettings
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
+from greedy_prune_jax.pruning.screening import ScreenSettings
+from greedy_prune_jax.pruning.units import UNITS
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
 from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 GREEDY = "greedy"  # the ranking that is a search
-SEARCHES = ("exact",)
+SCREENED = "screened"
+SEARCHES = ("exact", SCREENED)
 DTYPES = ("float32", "bfloat16")
 ON_BAD_CHAIN = ("error", "skip")
 
@@ -26,12 +31,15 @@ _KIND_NAMES = {
   tuple: "a tuple",
   dict: "a group of settings",
   MeshSettings: "mesh.data and mesh.model",
+  ScreenSettings: "screen.window and the like",
+  PlanSettings: "plan.device and its like",
 }
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 MAY_CHANGE = (
   *("attention", "batch_size", "mesh.data", "mesh.model"),
-  *("on_bad_chain", "show_chains", "compilation_cache"),
+  *("on_bad_chain", "show_chains", "compilation_cache", "dry_run"),
+  *("plan.device", "plan.num_devices", "plan.peak_flops", "plan.utilisation"),
   *ENDPOINT_MAY_CHANGE,
 )
 
@@ -60,6 +68,10 @@ class PruneSettings:
   dtype: str
   objective: str
   search: str
+  screen: ScreenSettings
+  deletions_per_step: int
+  audit: int
+  unit: str
   ranking: str
   ranking_seed: int
   attention_layers: tuple[int, ...]
@@ -75,6 +87,8 @@ class PruneSettings:
   on_bad_chain: str
   show_chains: int
   compilation_cache: bool
+  dry_run: bool
+  plan: PlanSettings
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> "PruneSettings":
@@ -91,6 +105,12 @@ class PruneSettings:
     if isinstance(config["mesh"], Mapping):
       mesh = MeshSettings.from_config(config["mesh"], "configs/prune.py")
       config = {**config, "mesh": mesh}
+    if isinstance(config["screen"], Mapping):
+      screen = ScreenSettings.from_config(config["screen"], "configs/prune.py")
+      config = {**config, "screen": screen}
+    if isinstance(config["plan"], Mapping):
+      plan = PlanSettings.from_config(config["plan"], "configs/prune.py")
+      config = {**config, "plan": plan}
     for name, kind in kinds.items():
       if type(config[name]) is not kind:
         raise UserError(
@@ -99,15 +119,17 @@ class PruneSettings:
     return cls(**config)
 
   def __post_init__(self):
-    _check_choice("objective", self.objective, OBJECTIVES)
-    _check_choice("search", self.search, SEARCHES)
-    _check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
-    _check_choice("dtype", self.dtype, DTYPES)
-    _check_choice("attention", self.attention, ATTENTIONS)
-    _check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
-    for name in ("num_chains", "max_reasoning_tokens", "ranking_seed", "batch_size", "show_chains"):
-      if getattr(self, name) < 0:
-        raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
+    check_choice("objective", self.objective, OBJECTIVES)
+    check_choice("search", self.search, SEARCHES)
+    check_choice("unit", self.unit, UNITS)
+    check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
+    check_choice("dtype", self.dtype, DTYPES)
+    check_choice("attention", self.attention, ATTENTIONS)
+    check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
+    check_least(self, 0, "num_chains", "max_reasoning_tokens", "ranking_seed", "batch_size")
+    check_least(self, 0, "show_chains", "audit")
+    check_least(self, 1, "deletions_per_step")
+    self._check_search()
     EndpointSettings.from_config(self.endpoint, "configs/prune.py")
     self._check_ranking()
     if not self.keep_ratios:
@@ -120,6 +142,18 @@ class PruneSettings:
         )
     if len({ratio_key(ratio) for ratio in self.keep_ratios}) < len(self.keep_ratios):
       raise UserError(f"keep_ratios={self.keep_ratios} repeats a ratio")
+
+  def _check_search(self) -> None:
+    if self.audit and not (self.search == SCREENED and self.ranking == GREEDY):
+      raise UserError(
+        f"audit={self.audit}: it sets a screened search beside an exact one; expected "
+        f"ranking={GREEDY} and search={SCREENED}, or audit=0"
+      )
+    if self.deletions_per_step > 1 and self.ranking != GREEDY:
+      raise UserError(
+        f"deletions_per_step={self.deletions_per_step} is read by ranking={GREEDY} alone, not "
+        f"{self.ranking}"
+      )
 
   def _check_ranking(self) -> None:
     for name in ("attention_layers", "attention_heads"):
@@ -151,16 +185,7 @@ class PruneSettings:
       keep_ratios=tuple(map(float, self.keep_ratios)),
     )
 
-  def floor(self, num_reasoning: int) -> int:
-    """Tokens that are left of `num_reasoning` at the lowest keep ratio."""
-    return num_kept(num_reasoning, min(self.keep_ratios))
-
 
 def num_kept(num_reasoning: int, keep_ratio: float) -> int:
-  """Tokens that a keep ratio leaves: int(N * r)."""
+  """Tokens that a keep ratio leaves, or the most that it leaves of longer units: int(N * r)."""
   return int(num_reasoning * keep_ratio)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-  if value not in choices:
-    raise UserError(f"{name}={value!r}; expected one of {', '.join(choices)}")

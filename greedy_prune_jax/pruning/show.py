@@ -17,8 +17,9 @@ def format_pruned(pruned: PrunedChain) -> str:
   lines += _paragraph("question", pruned.chain.question)
   forms = [("reasoning", pruned.chain.reasoning, 0)]
   for key, text in pruned.pruned.items():
-    kept = num_kept(total, float(key))
-    forms.append((f"keep {key}: {kept} tokens", text, total - kept))
+    wanted = num_kept(total, float(key))
+    kept = len(pruned.kept_positions(wanted))
+    forms.append((f"keep {key}: {kept} tokens", text, pruned.deletions_to(wanted)))
   for title, text, deletions in forms:
     nlls = ", ".join(
       f"{name} {_number(pruned.nll[name][deletions])}" for name in ("joint", "answer", "reasoning")
@@ -35,8 +36,8 @@ def format_summary(pruned: Iterable[PrunedChain]) -> str:
     return "no chain was pruned"
   rows = [("1.0", [0] * len(chains))]
   for key in chains[0].pruned:
-    counts = [len(chain.reasoning_ids) for chain in chains]
-    rows.append((key, [n - num_kept(n, float(key)) for n in counts]))
+    wanted = [num_kept(len(chain.reasoning_ids), float(key)) for chain in chains]
+    rows.append((key, [c.deletions_to(n) for c, n in zip(chains, wanted, strict=True)]))
   title = f"mean NLL of {len(chains)} chains pruned by {_title(chains[0])}, nats per token"
   lines = [title, "keep ratio   joint  answer"]
   for key, deletions in rows:
@@ -49,7 +50,8 @@ def format_summary(pruned: Iterable[PrunedChain]) -> str:
 
 
 def _title(pruned: PrunedChain) -> str:
-  return f"ranking {pruned.ranking}, objective {pruned.objective}"
+  unit = "" if pruned.unit_sizes is None else f", unit {pruned.unit}"
+  return f"ranking {pruned.ranking}, objective {pruned.objective}{unit}"
 
 
 def _number(value: float | None) -> str:

@@ -38,7 +38,7 @@ from greedy_prune_jax.scoring.scorer import BASE_AXES, Base, Prompt, score_slots
 
 STALE = 2**30  # the age of an estimate that must be made again
 _MEMORY = 0.9  # of the running mean of squared errors: what a shortlist leaves of it
-_FADE = 0.9  # of `far`, a deletion: the text that it was found in is left behind
+_FADE = 0.8  # of `far`, a deletion: the text that it was found in is left behind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,14 +82,14 @@ class Screened(NamedTuple):
   squared_error: Float[Array, " B"]  # summed over these: (estimate - exact)^2, nats per token
 
 
-def fresh_screen(shape: tuple[int, int]) -> Screen:
-  """What is known of chains at first, nothing: arrays on the host, [B, C]."""
-  return Screen(
-    near=np.zeros(shape, np.float32),
-    far=np.zeros(shape, np.float32),
-    age=np.full(shape, STALE, np.int32),
-    error=np.zeros(shape[0], np.float32),
-  )
+def fresh_screen(shape: tuple[int, int]) -> dict[str, np.ndarray]:
+  """The fields of `Screen` for chains [B, C] of which nothing is known, on the host."""
+  return {
+    "near": np.zeros(shape, np.float32),
+    "far": np.zeros(shape, np.float32),
+    "age": np.full(shape, STALE, np.int32),
+    "error": np.zeros(shape[0], np.float32),
+  }
 
 
 def screen_deletions(

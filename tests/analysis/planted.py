@@ -9,7 +9,17 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
 
 
-def pruned_chain(tokens, order, chain_id="c/0", *, ids=None, nll=None, question="q", answer="a"):
+def pruned_chain(
+  tokens,
+  order,
+  chain_id="c/0",
+  *,
+  ids=None,
+  nll=None,
+  question="q",
+  answer="a",
+  unit_sizes=None,
+):
   """A pruned chain with these token texts and deletion order; the rest is filler."""
   order = tuple(int(position) for position in order)
   flat = tuple(1.0 + 0.1 * step for step in range(len(order) + 1))
@@ -18,7 +28,8 @@ def pruned_chain(tokens, order, chain_id="c/0", *, ids=None, nll=None, question=
     pruner="tiny",
     objective="joint",
     search="exact",
-    unit="token",
+    unit="word" if unit_sizes else "token",
+    unit_sizes=unit_sizes,
     reasoning_ids=tuple(range(len(tokens))) if ids is None else tuple(int(i) for i in ids),
     reasoning_tokens=tuple(tokens),
     deletion_order=order,

@@ -78,6 +78,12 @@ def test_a_bad_label_file_names_the_line(tmp_path, token, message):
     read_labels(path)
 
 
+def test_tokens_of_a_unit_have_one_step():
+  chain = pruned_chain(["a", " b", "c"], [1, 2], unit_sizes=(1, 2))
+  record = labels_to_record(chain, (None,) * 3)
+  assert [token["deleted_step"] for token in record["reason_tokens_json"]] == [None, 1, 1]
+
+
 def test_annotators_register_by_name(monkeypatch):
   monkeypatch.setattr(categories, "_ANNOTATORS", dict(categories._ANNOTATORS))
 

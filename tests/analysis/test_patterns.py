@@ -70,6 +70,23 @@ def test_run_lengths_beside_chance():
   np.testing.assert_allclose(by_chance[1], 3 / np.mean([patterns.count_runs(d) for d in drawn]))
 
 
+def test_tokens_of_a_unit_leave_together():
+  """Units 0-1, 2, 3-5, 6-7 of 8 tokens; 3-5 left first, then 0-1; the others stayed."""
+  chain = pruned_chain(["x"] * 8, [3, 4, 5, 0, 1], unit_sizes=(2, 1, 3, 2))
+  np.testing.assert_array_equal(patterns.tokens_gone_before(chain), [3, 3, 8, 0, 0, 0, 8, 8])
+  ranks = [3.5, 3.5, 6, 1, 1, 1, 6, 6]
+  np.testing.assert_allclose(patterns.normalised_ranks(chain), np.array(ranks) / 7)
+  labels = (Category.FUNCTION,) * 3 + (Category.SYMBOLIC_MATH,) * 5
+  run = LabelledRun("r", [chain], [labels])
+  shares = np.array([0, 0.125, 0.375, 0.5])  # 0, 1, 3 and 4 tokens at least
+  curve = patterns.survival(run, shares)
+  np.testing.assert_allclose(curve.estimate[SYMBOL], [1, 0.4, 0.4, 0.4])
+  np.testing.assert_allclose(curve.estimate[FUNCTION], [1, 1, 1, 1 / 3])
+  lengths, by_chance = patterns.run_lengths(run, shares)
+  np.testing.assert_allclose(lengths.estimate, [np.nan, 3, 3, 2.5])
+  np.testing.assert_allclose(by_chance[1:], [3 / 2.25, 3 / 2.25, 5 / 2.5])
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say():
   """Chains differ more than their tokens do: resampling tokens would cover far too seldom."""
   rng = np.random.default_rng(1)

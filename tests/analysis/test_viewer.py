@@ -78,6 +78,26 @@ def test_the_slider_shows_what_the_data_say(browser, tmp_path):  # noqa: F811
     assert f"{nll['answer'][step]:.3f}" in values
 
 
+def test_longer_units_leave_together(browser, tmp_path):  # noqa: F811
+  tokens = ["So", " 4", "2", ".", "\n"]
+  words = pruned_chain(tokens, [4, 1, 2, 0], unit_sizes=(1, 2, 1, 1))
+  single = pruned_chain(tokens, [0, 1, 2, 3, 4])
+  labels = (ALL[0], ALL[1], ALL[1], ALL[2], None)
+  runs = [LabelledRun(name, [c], [labels]) for name, c in (("words", words), ("tokens", single))]
+  write_viewer(tmp_path / "viewer.html", runs)
+  open_page(browser, tmp_path / "viewer.html")
+  for step, gone in [(2, {4, 1, 2}), (3, {4, 1, 2, 0}), (1, {4}), (2, {4, 1, 2})]:
+    move_slider(browser, step)
+    assert [marked for _, marked in shown_tokens(browser)] == [i in gone for i in range(5)]
+    others = [marked for _, marked in shown_tokens(browser, 1)]  # as many tokens, not deletions
+    assert others == [i < len(gone) for i in range(5)]
+    values = browser.execute_script("return document.querySelector('.values').textContent")
+    assert f"{words.nll['joint'][step]:.3f}" in values
+  status = browser.find_element("id", "status").text
+  assert status == f'3 of 5 tokens deleted (60%); last gone: " 42", {ALL[1]}'
+  assert browser.find_element("id", "step").get_attribute("max") == "3"
+
+
 def test_texts_of_models_are_never_interpreted(browser, tmp_path):  # noqa: F811
   write_viewer(tmp_path / "viewer.html", [hostile_run("<img src=x onerror=window.hacked=5>", 0)])
   open_page(browser, tmp_path / "viewer.html")

@@ -99,6 +99,15 @@ def test_tables_and_plot(tmp_path):
   assert json.loads((out / "rankings.json").read_text())["caption"].startswith("2 chains")
 
 
+def test_nlls_of_longer_units_are_those_after_whole_deletions(tmp_path):
+  workdir = write_run(tmp_path / "w", "greedy", 0.1, unit="word", unit_sizes=(3, 1))
+  compare([workdir], tmp_path / "out", 0.25)
+  rows = rows_of(tmp_path / "out" / "rankings.csv")
+  nlls = {float(row["keep ratio"]): float(row["joint NLL"]) for row in rows}
+  # One deletion leaves 1 of 4 tokens, at most 3; the second leaves none.
+  assert nlls == pytest.approx({1.0: 1.5, 0.75: 1.6, 0.5: 1.6, 0.25: 1.6, 0.0: 1.7})
+
+
 def test_without_an_evaluation_there_is_no_third_panel(tmp_path):
   compare([write_run(tmp_path / "g", "greedy", 0.1)], tmp_path / "out", 0.5)
   assert "right answer" not in (tmp_path / "out" / "rankings.svg").read_text()

@@ -111,8 +111,48 @@ def test_kept_positions_follow_the_deletion_order():
   assert pruned.kept_positions(2) == [1, 3]
   assert pruned.kept_positions(0) == []
   short = PrunedChain.from_record(PRUNED | {"deletion_order": [2]})
-  with pytest.raises(ValueError, match="num_kept=2: chain gsm8k/0 has 4 reasoning tokens and 1 d"):
+  with pytest.raises(ValueError, match=r"num_kept=2: chain gsm8k/0 has 4 .* of which 1 were"):
     short.kept_positions(2)
+
+
+WORDS = PRUNED | {
+  "unit": "word",
+  "unit_sizes": [1, 2, 1],
+  "deletion_order": [1, 2, 3],
+  "nll": {"joint": [1.0, 1.5, 2.0]},
+}
+
+
+def test_a_record_of_longer_units_goes_by_deletions():
+  pruned = PrunedChain.from_record(json.loads(json.dumps(WORDS)))
+  assert json.loads(json.dumps(pruned.to_record())) == WORDS
+  assert pruned.deletions == ((1, 2), (3,))
+  assert [pruned.deletions_to(n) for n in (4, 3, 2, 1)] == [0, 1, 1, 2]
+  assert [pruned.kept_positions(n) for n in (4, 3, 2, 1)] == [[0, 1, 2, 3], [0, 3], [0, 3], [0]]
+  with pytest.raises(ValueError, match=r"num_kept=0: .* has 4 reasoning tokens, of which 3 w"):
+    pruned.kept_positions(0)
+
+
+def test_tokens_are_units_of_one_in_a_record_that_says_nothing_else():
+  pruned = PrunedChain.from_record(PRUNED)
+  assert pruned.unit_sizes is None
+  assert pruned.deletions == ((2,), (0,), (1,), (3,))
+  assert [pruned.deletions_to(n) for n in (4, 2, 0)] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+  ("change", "reason"),
+  [
+    ({"unit_sizes": [1, 2]}, "add up to the 4 reasoning tokens; they add up to 3"),
+    ({"unit_sizes": [1, 0, 3]}, "must be 1 or more each"),
+    ({"unit_sizes": "12"}, '"unit_sizes" must be a list'),
+    ({"deletion_order": [3, 2, 1]}, 'item 1 of "deletion_order", 2, does not begin a unit'),
+    ({"deletion_order": [3, 1]}, 'item 1 of "deletion_order", 1, does not begin a unit'),
+  ],
+)
+def test_a_record_whose_units_do_not_fit_names_what_is_wrong(change, reason):
+  with pytest.raises(UserError, match=reason):
+    PrunedChain.from_record(WORDS | change)
 
 
 def test_ratio_key_is_the_shortest_decimal():

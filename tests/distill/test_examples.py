@@ -1,5 +1,6 @@
 """From chains to what a student is to write."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_reading_a_prune_workdir_or_any_chains(tmp_path):
   assert found[0][1] == {0.0: "", 1.0: "".join(TOKENS)}
   with pytest.raises(UserError, match='lacks the key "reasoning_ids"'):
     list(read_texts(str(path), (0.5,)))
+
+
+def test_the_text_at_a_ratio_of_longer_units_has_whole_ones_of_at_most_so_many_tokens():
+  pruned = dataclasses.replace(pruned_record(order=(1, 2, 0)), unit="word", unit_sizes=(1, 2, 2))
+  assert text_at(pruned, 0.9) == "Add 4.\n"
+  assert text_at(pruned, 0.6) == "Add 4.\n"
+  assert text_at(pruned, 0.4) == " 4.\n"
+  with pytest.raises(UserError, match=r"keep_ratio=0.2: 3 of its 5 reasoning tokens were deleted"):
+    text_at(pruned, 0.2)
 
 
 def test_the_ratio_in_the_prompt(tokenizer, template):

@@ -1,11 +1,13 @@
 """Whole runs on a tiny student: learning, stopping, going on, exporting."""
 
+import dataclasses
 import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peft
 import pytest
 import safetensors.numpy
 import torch
@@ -20,6 +22,7 @@ from greedy_prune_jax.distill.examples import make_example, read_texts
 from greedy_prune_jax.distill.export import load_student
 from greedy_prune_jax.distill.lora import TARGETS
 from greedy_prune_jax.distill.run import run_distill
+from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
@@ -31,7 +34,7 @@ from tests.jobs.tiny_runs import CHAINS, make_model, write_chains
 def base(tmp_path_factory):
   """A folder with a student and 8 chains, no two with the same question."""
   folder = tmp_path_factory.mktemp("base")
-  make_model(folder / "model", num_hidden_layers=2)
+  make_model(folder / "model", num_hidden_layers=2, vocab_size=352)  # what meshes can share
   lines = [
     CHAINS[i % 3] | {"id": f"{i}", "question": f"{i} clips?", "answer": json.dumps({"answer": i})}
     for i in range(8)
@@ -61,7 +64,7 @@ def run(base, tmp_path):
     }
     config = defaults | changes
     made = settings(**config)
-    write_or_check_config(folder / "config.json", vars(made))
+    write_or_check_config(folder / "config.json", dataclasses.asdict(made), MAY_CHANGE)
     calls = iter(range(1, 1000))
     return run_distill(made, folder, lambda: next(calls) == stop_after)
 
@@ -76,6 +79,8 @@ def losses(workdir):
 
 
 LORA = {"lora_rank": 2, "lora_alpha": 4.0}
+SPLIT = {"mesh": {"data": 4, "model": 2}, "fully_sharded": True}
+RUNS = ("one", "many")
 
 
 @pytest.mark.parametrize("changes", [{}, LORA | {"keep_ratios": (1.0, 0.0), "num_parts": 2}])
@@ -92,6 +97,23 @@ def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_p
   made = settings(**json_config(tmp_path / "whole"))
   for one, other in zip(*(weights(tmp_path / w, made) for w in ("whole", "parts")), strict=True):
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("changes", [{}, LORA])
+def test_a_run_goes_on_on_another_mesh(run, tmp_path, changes):
+  run("one", num_validation=2, export="last", **changes)
+  assert run("many", num_validation=2, stop_after=3, **SPLIT, **changes).stopped
+  other = {"mesh": {"data": 0, "model": 1}}
+  assert run("many", num_validation=2, stop_after=2, **other, **changes).step == 5
+  run("many", num_validation=2, export="last", **SPLIT, **changes)
+  found, expected = losses(tmp_path / "many"), losses(tmp_path / "one")
+  assert found.keys() == expected.keys()
+  np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=2e-3)
+  made = [transformers.AutoModelForCausalLM.from_pretrained(tmp_path / w / "export") for w in RUNS]
+  ids = torch.arange(20)[None] + 5
+  with torch.no_grad():
+    one, many = (model(ids).logits for model in made)
+  np.testing.assert_allclose(many, one, atol=0.02)
 
 
 def json_config(workdir):
@@ -168,25 +190,21 @@ def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
   assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|start|>user\nx<|end|>\n"
 
 
-def test_the_adapter_by_pefts_formula(run, base, tmp_path):
+def test_peft_reads_the_adapter(run, base, tmp_path):
   run("run", export="last", **LORA)
-  config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
-  tensors = safetensors.numpy.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
-  plain = transformers.AutoModelForCausalLM.from_pretrained(base / "model").state_dict()
-  merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "export")
-  adapted = 0
-  for name, expected in merged.state_dict().items():
-    value = plain[name].numpy()
-    prefix = f"base_model.model.{name.removesuffix('.weight')}"
-    if f"{prefix}.lora_A.weight" in tensors:
-      a, b = (tensors.pop(f"{prefix}.lora_{part}.weight") for part in "AB")
-      assert a.shape[0] == b.shape[1] == config["r"]
-      value = value + config["lora_alpha"] / config["r"] * b @ a
-      adapted += 1
-      assert name.split(".")[-2] in config["target_modules"]
-    np.testing.assert_allclose(expected.numpy(), value, atol=1e-5)
-  assert adapted == 2 * len(TARGETS)
-  assert not tensors
+  ids = torch.arange(20)[None] + 5
+  plain = transformers.AutoModelForCausalLM.from_pretrained(base / "model")
+  with torch.no_grad():
+    untrained = plain(ids).logits.numpy()
+    adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter")
+    found = adapted(ids).logits.numpy()
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "export")
+    np.testing.assert_allclose(found, merged(ids).logits.numpy(), atol=1e-4)
+  assert abs(untrained - found).max() > 0.05
+  stored = safetensors.numpy.load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+  assert len(stored) == 2 * 2 * len(TARGETS), "two matrices for each target of both layers"
+  read = {name for name, _ in adapted.named_parameters() if "lora_" in name}
+  assert {name.replace(".default.", ".") for name in read} == set(stored)
 
 
 def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):

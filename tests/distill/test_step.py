@@ -53,7 +53,7 @@ def model(request):
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_loss_and_gradients_are_those_of_single_examples(model, remat, monkeypatch):
-  monkeypatch.setattr(loss_module, "HEAD_CHUNK", 40)  # several chunks, the last one not full
+  monkeypatch.setattr(loss_module, "CPU_HEAD_CHUNK", 40)  # several chunks, the last one not full
   examples = random_examples(5)
   params = flat_params(model.params)
   rows = jax.tree.map(lambda x: jnp.asarray(x[0]), pack_batch(examples, 48).rows)

@@ -38,7 +38,8 @@ def student(model, lora=None, dtype="float32", remat="none") -> Student:
 
 
 def settings(**changes) -> DistillSettings:
-  config = config_file.get_config().to_dict() | {"show_progress": False} | changes
+  defaults = {"show_progress": False, "mesh": {"data": 1, "model": 1}}
+  config = config_file.get_config().to_dict() | defaults | changes
   return DistillSettings.from_config(config)
 
 

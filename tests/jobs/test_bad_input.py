@@ -38,6 +38,7 @@ def error_of(job):
     ("--config.show_chains=-1", "show_chains=-1; expected 0 or more"),
     ("--config.objective=jiont", "objective='jiont'; expected one of joint, answer"),
     ("--config.search=fast", "search='fast'; expected one of exact"),
+    ("--config.unit=line", "unit='line'; expected one of token, word, sentence"),
     ("--config.dtype=float16", "dtype='float16'; expected one of float32, bfloat16"),
     ("--config.attention=flash", "attention='flash'; expected one of xla, pallas"),
     ("--config.on_bad_chain=stop", "on_bad_chain='stop'; expected one of error, skip"),

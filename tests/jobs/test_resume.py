@@ -35,16 +35,23 @@ def _wait_until(condition, job):
     time.sleep(0.005)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"batch_size": 1},
+    {"batch_size": 2},
+    {"batch_size": 2, "search": "screened", "audit": 1, "deletions_per_step": 2},
+  ],
+)
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
-  start, run, tmp_path, chains, batch_size
+  start, run, tmp_path, chains, settings
 ):
-  settings = {"chains": chains, "batch_size": batch_size, "show_chains": 0, "keep_ratios": 0.2}
+  settings = {"chains": chains, "show_chains": 0, "keep_ratios": 0.2} | settings
   run(**settings, workdir="whole")
   whole = records(tmp_path / "whole")
   assert len(whole) == NUM_CHAINS
 
-  rng = random.Random(batch_size)
+  rng = random.Random(len(settings))
   for attempt in range(6):
     job = start(**settings, workdir="killed")
     if attempt % 3 == 0:  # while it starts, or soon after

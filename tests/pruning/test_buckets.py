@@ -39,6 +39,15 @@ def test_affordable_floor_makes_a_step_and_keeps_to_the_budget():
   assert buckets.affordable_floor(10, 4, float(first_three), cost) == 7
 
 
+def test_affordable_floor_of_units_goes_by_units():
+  def cost(tokens):
+    return buckets.step_positions(tokens, 3, [3] * (tokens // 3))
+
+  assert buckets.affordable_floor(12, 0, 0.0, cost, size=3) == 9
+  assert buckets.affordable_floor(12, 0, float(cost(12) + cost(9)), cost, size=3) == 6
+  assert buckets.affordable_floor(12, 5, 1e9, cost, size=3) == 5
+
+
 def test_step_positions_of_units_are_those_of_their_suffixes():
   assert buckets.step_positions(6, 3, None) == buckets.step_positions(6, 3, [1] * 6)
   # Text 6 + 2; suffixes behind tokens 2, 3 and 6, and two answer tokens each.

@@ -9,6 +9,7 @@ import pytest
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.pruning.greedy import prune_steps
+from greedy_prune_jax.pruning.progress import exact_positions
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.scoring import scorer
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
@@ -73,6 +74,29 @@ def test_units_of_several_tokens_equal_full_passes(models, objective):
   path = PrunePath(segments, floor=2, unit_sizes=unit_sizes)
   _search(model, [path], objective)
   _assert_equal(path, full_pass_search(reference, segments, objective, 2, unit_sizes))
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_a_unit_that_is_all_there_is_can_be_deleted(models, objective):
+  reference, model = models()
+  segments = random_segments(4, model.config.vocab_size, (9, 7, 4))
+  for unit_sizes in ((7,), (3, 4)):
+    path = PrunePath(segments, floor=1, unit_sizes=unit_sizes)
+    _search(model, [path], objective)
+    _assert_equal(path, full_pass_search(reference, segments, objective, 1, unit_sizes))
+    assert len(path.deleted) == 7
+    assert path.num_deletions == len(unit_sizes)
+
+
+def test_the_expected_positions_are_those_that_are_run(models):
+  """Of units of one size whatever the order is."""
+  _, model = models()
+  segments = random_segments(8, model.config.vocab_size, (9, 12, 4))
+  for unit_sizes in (None, (1,) * 12, (3,) * 4):
+    path = PrunePath(segments, floor=5, unit_sizes=unit_sizes)
+    expected = exact_positions(path)
+    _search(model, [path], "joint")
+    assert path.positions_scored == expected
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.pruning.rankings.interface import Ranked, RankingInput
-from greedy_prune_jax.pruning.rankings.path import follow_ranking, score_texts
+from greedy_prune_jax.pruning.rankings.interface import Ranked, RankingInput, order_of_units
+from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_positions, score_texts
 from greedy_prune_jax.pruning.search import PrunePath, Settings
 from tests.models.reference import tiny_config, tiny_model
 from tests.pruning.full_passes import full_pass_nlls, random_segments
@@ -55,9 +55,48 @@ def test_a_path_equals_full_passes(models, floor):
   assert path.positions_scored == 100 + 9 + sum(n + 3 for n in range(floor, 13))
 
 
-def stops(model, segments):
+SIZES = (2, 1, 3, 1, 5)
+# Mean ranks of the units in ORDER: tokens 0-1 4.5, 2 5, 3-5 6.33, 6 11, 7-11 4.6.
+UNIT_ORDER = [0, 1, 7, 8, 9, 10, 11, 2, 3, 4, 5, 6]
+
+
+def test_units_leave_in_the_order_of_their_mean_ranks(models):
+  reference, model = models
+  assert order_of_units(ORDER, SIZES) == UNIT_ORDER
+  assert order_of_units(ORDER, (1,) * 12) == ORDER
+  segments = random_segments(0, model.config.vocab_size, (9, 12, 4))
+  path = PrunePath(segments, 2, SIZES)
+  expected = path_positions(path)
+  follow(model, path)
+  assert path.deleted == UNIT_ORDER[:11]
+  assert path.num_deletions == 4
+  gone = [0, 2, 7, 8, 11]
+  for k, num_gone in enumerate(gone):
+    kept = np.delete(segments.reasoning, UNIT_ORDER[:num_gone])
+    joint, answer = full_pass_nlls(reference, segments, kept[None])
+    np.testing.assert_allclose(path.nll["joint"][k], joint[0], atol=2e-5)
+    np.testing.assert_allclose(path.nll["answer"][k], answer[0], atol=2e-5)
+  assert path.positions_scored == 100 + 9 + sum(12 - num_gone + 3 for num_gone in gone)
+  assert path.positions_scored - 100 == pytest.approx(expected, rel=0.2)
+
+
+def test_a_path_of_units_that_goes_on_equals_one_that_never_stopped(models):
+  _, model = models
+  segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
+  whole = PrunePath(segments, 0, SIZES)
+  follow(model, whole)
+  states = stops(model, segments, 0, SIZES)
+  assert [len(state["deleted"]) for state in states] == [7, 12]
+  path = PrunePath(segments, 0, SIZES, **states[0])
+  follow(model, path)
+  assert path.deleted == whole.deleted
+  assert path.positions_scored == whole.positions_scored
+  np.testing.assert_allclose(path.nll["joint"], whole.nll["joint"], atol=1e-6)
+
+
+def stops(model, segments, floor=2, unit_sizes=None):
   """What there is to go on from, each time that the path reports."""
-  path, found = PrunePath(segments, 2), []
+  path, found = PrunePath(segments, floor, unit_sizes), []
 
   def report():
     state = dataclasses.asdict(path)

@@ -213,12 +213,12 @@ def test_a_check_finds_what_exact_search_would_have_chosen(model, objective):
 def test_doubt_widens_the_shortlist(model):
   scored = []
   for rounds, doubt in ((1, 0.0), (3, 0.0), (3, 1e3)):
-    path = _path(model)
+    path = _path(model, floor=12)
     settings = dataclasses.replace(SMALL, rounds=rounds, doubt=doubt)
     _search(model, [path], "joint", screen=settings)
     scored.append(path.tally["num_scored"])
-  assert scored[0] == 10 * 2
-  assert scored[0] <= scored[1] < scored[2] <= 10 * 6
+  assert scored[0] == 4 * 2
+  assert scored[0] <= scored[1] < scored[2] <= 4 * 6
 
 
 @pytest.mark.parametrize("objective", ["joint", "answer"])
@@ -262,8 +262,10 @@ def test_several_deletions_from_one_scoring(model, screen):
   assert len(path.deleted) == 12
   known = [i for i, nll in enumerate(path.nll["joint"]) if nll is not None]
   # NLLs are known where a scoring began, and where they were asked for: 13 and 8 tokens left.
-  assert {0, 3, 6, 7, 10, 12} <= set(known)
+  assert {0, 7, 12} <= set(known)
   assert len(known) < 13
+  if screen is None:  # a shortlist may hold too few that are not neighbours
+    assert known == [0, 3, 6, 7, 10, 12]
   # They are those of the texts that were left.
   other = _path(model, 2, (9, 20, 4), floor=13, deleted=path.deleted[:7])
   _search(model, [other], "joint")

@@ -31,6 +31,7 @@ class Panel {
   constructor(parent, run, chain, index) {
     this.chain = chain;
     this.step = 0;
+    this.last = [];  // positions that the last deletion removed
     this.root = make(parent, "section", "panel");
     this.root.setAttribute("aria-label", "Run " + run.name);
     make(this.root, "h2", "", run.name);
@@ -45,9 +46,13 @@ class Panel {
   }
 
   addTokens(index) {
-    const { tokens, order, labels } = this.chain;
+    const { tokens, deletions, labels } = this.chain;
     this.stepOf = new Array(tokens.length).fill(Infinity);
-    order.forEach((position, step) => { this.stepOf[position] = step + 1; });
+    this.numGone = [0];  // tokens, after each deletion of a unit
+    deletions.forEach((unit, step) => {
+      for (const position of unit) this.stepOf[position] = step + 1;
+      this.numGone.push(this.numGone[step] + unit.length);
+    });
     this.box = make(this.root, "div", "tokens");
     this.box.tabIndex = 0;
     this.box.setAttribute("role", "listbox");
@@ -87,7 +92,7 @@ class Panel {
     });
     const values = [...joint, ...answer].filter((value) => value !== null);
     const low = Math.min(0, ...values), high = Math.max(1e-6, ...values);
-    const steps = Math.max(1, this.chain.order.length);
+    const steps = Math.max(1, this.chain.deletions.length);
     const { width, height, left, right, top, bottom } = PLOT;
     this.x = (step) => left + (step / steps) * (width - left - right);
     const y = (value) => height - bottom - ((value - low) / (high - low)) * (height - top - bottom);
@@ -120,13 +125,22 @@ class Panel {
     });
   }
 
+  // The first step at which at least a share of the tokens is gone.
+  stepAt(share) {
+    const wanted = Math.round(share * this.chain.tokens.length);
+    const found = this.numGone.findIndex((count) => count >= wanted);
+    return found < 0 ? this.chain.deletions.length : found;
+  }
+
   show(step) {
-    const { tokens, order, labels, nll } = this.chain;
+    const { tokens, deletions, labels, nll } = this.chain;
     const [from, to] = [Math.min(step, this.step), Math.max(step, this.step)];
-    for (let k = from; k < to; k += 1) this.spans[order[k]].classList.toggle("gone", step > k);
-    if (this.last !== undefined) this.spans[this.last].classList.remove("last");
-    this.last = step ? order[step - 1] : undefined;
-    if (step) this.spans[this.last].classList.add("last");
+    for (let k = from; k < to; k += 1) {
+      for (const position of deletions[k]) this.spans[position].classList.toggle("gone", step > k);
+    }
+    for (const position of this.last) this.spans[position].classList.remove("last");
+    this.last = step ? deletions[step - 1] : [];
+    for (const position of this.last) this.spans[position].classList.add("last");
     this.step = step;
     this.root.dataset.step = step;
     const kept = data.categories.map(() => 0);
@@ -216,16 +230,16 @@ function setStep(step) {
   slider.value = clipped;
   if (!panels.length) return;
   const [first] = panels;
-  for (const panel of panels) {
-    const share = clipped / first.chain.tokens.length;
-    const own = panel === first ? clipped : Math.round(share * panel.chain.tokens.length);
-    panel.show(Math.min(own, panel.chain.order.length));
-  }
   const total = first.chain.tokens.length;
-  const percent = Math.round((100 * clipped) / total);
-  const gone = clipped ? `; last gone: ${visible(first.chain.tokens[first.last])}, ` +
-    categoryName(first.chain.labels[first.last]) : "";
-  byId("status").textContent = `${clipped} of ${total} tokens deleted (${percent}%)${gone}`;
+  const numGone = first.numGone[clipped];
+  for (const panel of panels) {
+    panel.show(panel === first ? clipped : panel.stepAt(numGone / total));
+  }
+  const percent = Math.round((100 * numGone) / total);
+  const text = first.last.map((position) => first.chain.tokens[position]).join("");
+  const names = new Set(first.last.map((position) => categoryName(first.chain.labels[position])));
+  const gone = clipped ? `; last gone: ${visible(text)}, ${[...names].join(", ")}` : "";
+  byId("status").textContent = `${numGone} of ${total} tokens deleted (${percent}%)${gone}`;
   slider.setAttribute("aria-valuetext", byId("status").textContent);
 }
 
@@ -244,7 +258,7 @@ function showChain() {
   if (!panels.length) return;
   byId("question").textContent = panels[0].chain.question;
   byId("answer").textContent = panels[0].chain.answer;
-  slider.max = panels[0].chain.order.length;
+  slider.max = panels[0].chain.deletions.length;
   setStep(0);
 }
 

@@ -19,7 +19,7 @@ _OPERATORS = frozenset("-*/^%$€£")
 
 
 def random(model: Model, settings: RankingSettings) -> Ranking:
-  """Tokens leave in a random order, drawn from the seed and the chain's id.
+  """Units leave in a random order, drawn from the seed and the chain's id.
 
   A chain's order so depends neither on the other chains nor on where it stands among them.
   """
@@ -62,6 +62,7 @@ def is_numeric(token: str) -> bool:
 
 
 def _draw(chain: RankingInput, seed: int) -> np.ndarray:
-  """A number in [0, 1) for each token."""
+  """A number in [0, 1) for each token, the same for all of a unit."""
+  sizes = chain.unit_sizes or (1,) * len(chain.tokens)
   digest = hashlib.sha256(chain.chain_id.encode()).digest()
-  return np.random.default_rng([seed, *digest]).random(len(chain.tokens))
+  return np.repeat(np.random.default_rng([seed, *digest]).random(len(sizes)), sizes)

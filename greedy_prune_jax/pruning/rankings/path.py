@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.greedy import start_chains
-from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput
+from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput, order_of_units
 from greedy_prune_jax.pruning.search import PrunePath, Settings
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.packing import Text
@@ -54,10 +55,15 @@ def score_texts(
 
 
 def path_positions(path: PrunePath) -> int:
-  """Token positions of the prompt and of the texts along a path, without the ranking's own."""
-  num_answer = len(path.segments.answer)
-  lengths = range(path.floor, len(path.segments.reasoning) + 1)
-  return len(path.segments.prompt) + sum(n + num_answer - 1 for n in lengths)
+  """Token positions of the prompt and of the texts along a path, without the ranking's own.
+
+  Of units of several tokens, whose order is not known yet, what it is on average over all orders.
+  """
+  num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
+  units = path.unit_sizes or (1,) * num_reasoning
+  deletions = range(-(-len(units) * (num_reasoning - path.floor) // num_reasoning) + 1)
+  lengths = (num_reasoning * (1 - deleted / len(units)) for deleted in deletions)
+  return len(path.segments.prompt) + round(sum(n + num_answer - 1 for n in lengths))
 
 
 def follow_ranking(
@@ -86,17 +92,21 @@ def follow_ranking(
     path.positions_scored += ranked.positions_scored + len(path.segments.prompt)
   # What was deleted stays so, also where rounding on another device gives another order.
   gone = set(path.deleted)
-  order = path.deleted + [position for position in ranked.order if position not in gone]
+  whole = ranked.order
+  if path.unit_sizes is not None:
+    whole = order_of_units(whole, path.unit_sizes)
+  order = path.deleted + [position for position in whole if position not in gone]
+  num_gone = _gone_after_deletions(path, order)
   prompts, max_length = _start_prompt(model, path)
   while not path.finished:
     found = score_texts(
       model.graph,
       model.params,
       prompts,
-      _next_texts(model, path, order, settings.block_positions),
+      _next_texts(model, path, order, num_gone, settings.block_positions),
       max_length=max_length,
     )
-    _extend(path, order, jax.device_get(found))
+    _extend(path, order, num_gone, jax.device_get(found))
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:
       path.seconds += elapsed
@@ -118,20 +128,43 @@ def _start_prompt(model: Model, path: PrunePath) -> tuple[Prompt, int | None]:
   return prompts, max_length
 
 
-def _next_texts(model: Model, path: PrunePath, order: Sequence[int], block_positions: int) -> Text:
+def _gone_after_deletions(path: PrunePath, order: Sequence[int]) -> list[int]:
+  """Tokens gone after 0, 1, ... deletions of a unit, as far down as the path's floor."""
+  units = path.unit_sizes or ()
+  sizes = dict(zip(unit_starts(units), units, strict=True))  # by first token
+  gone = [0]
+  while len(order) - gone[-1] > path.floor:
+    gone.append(gone[-1] + sizes.get(order[gone[-1]], 1))
+  return gone
+
+
+def _next_texts(
+  model: Model,
+  path: PrunePath,
+  order: Sequence[int],
+  num_gone: Sequence[int],
+  block_positions: int,
+) -> Text:
   """The texts after the next numbers of deletions, as many as should be run at once.
 
   Behind the path's end the last text is repeated, so that blocks of a width have one size.
+
+  Args:
+    model: the pruner.
+    path: as it stands.
+    order: all reasoning positions, first deleted first.
+    num_gone: tokens gone after each number of deletions, to the path's end.
+    block_positions: that should go through the model at once.
   """
   reasoning, answer = path.segments.reasoning, path.segments.answer
-  first, last = len(path.nll["joint"]), len(reasoning) - path.floor
-  width = buckets.round_up(len(reasoning) - first + len(answer), _TEXT_MULTIPLE)
+  first, last = len(path.nll["joint"]), len(num_gone) - 1
+  width = buckets.round_up(len(reasoning) - num_gone[first] + len(answer), _TEXT_MULTIPLE)
   count = buckets.round_up(max(1, block_positions // width), axis_size(model.params, DATA))
   ids = np.zeros((count, width), np.int32)
   num_reasoning = np.zeros(count, np.int32)
   for row in range(count):
     deletions = min(first + row, last)
-    text = np.concatenate([np.delete(reasoning, list(order[:deletions])), answer])
+    text = np.concatenate([np.delete(reasoning, list(order[: num_gone[deletions]])), answer])
     ids[row, : len(text)] = text
     num_reasoning[row] = len(text) - len(answer)
   # Units matter to searches alone, which score candidates.
@@ -140,15 +173,17 @@ def _next_texts(model: Model, path: PrunePath, order: Sequence[int], block_posit
   return Text(*place_batch(arrays, model.params))
 
 
-def _extend(path: PrunePath, order: Sequence[int], found: ChainNLL) -> None:
+def _extend(
+  path: PrunePath, order: Sequence[int], num_gone: Sequence[int], found: ChainNLL
+) -> None:
   """Adds the NLLs of one block of texts, up to the path's end or the first that is not finite."""
   num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
   for row in range(len(found.joint)):
     if path.finished:
       break
-    deletions = len(path.nll["joint"])
-    path.deleted[:] = order[:deletions]
-    path.positions_scored += num_reasoning - deletions + num_answer - 1
+    gone = num_gone[len(path.nll["joint"])]
+    path.deleted[:] = order[:gone]
+    path.positions_scored += num_reasoning - gone + num_answer - 1
     path.finite = bool(np.isfinite(found.joint[row]))
     for name, values in found._asdict().items():
       path.nll[name].append(float(values[row]) if np.isfinite(values[row]) else None)

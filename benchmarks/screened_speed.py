@@ -1,0 +1,96 @@
+"""Screened search beside exact search, on the same chains in one sitting.
+
+    python -m benchmarks.screened_speed --chains=FILE[,FILE...] [--sizes=115,280,1000]
+
+For each size N the chain whose reasoning is nearest to N tokens is taken. Screened search makes
+`--deletions` deletions from the whole chain, the estimates of all units that it begins with
+included. Exact search makes as many as `--seconds` allow, at least one; where even one would take
+longer, its time is that of its positions at the speed of the longest chain that it did run, and the
+row says so. Compiling is not timed. The ratio is of seconds a deletion; the last columns say how
+many deletions both made alike, and how far estimates were from exact scores.
+
+What a missed deletion costs is told by audits: `--config.audit=N` of the prune job.
+"""
+
+import resource
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from benchmarks.prune_speed import chains_of_sizes
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.jobs.entry import keep_compilations
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.pruning.audit import screen_report
+from greedy_prune_jax.pruning.capacity import choose_batching
+from greedy_prune_jax.pruning.screening import ScreenSettings
+from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
+from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
+
+_CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
+_SIZES = flags.DEFINE_list("sizes", ["115", "280", "1000"], "Reasoning tokens.")
+_OBJECTIVES = flags.DEFINE_list("objectives", list(OBJECTIVES), "What is kept likely.")
+_MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of the weights, on both sides.")
+_DELETIONS = flags.DEFINE_integer("deletions", 8, "That screened search makes.")
+_SECONDS = flags.DEFINE_float("seconds", 60.0, "How long exact search may take for each row.")
+_HEADER = """\
+                       exact                screened                      same
+    N    P   A  objective s/del positions     s/del positions   ratio  deletions   error"""
+
+
+def searched(
+  model: Model, segments: Segments, deletions: int, settings: Settings
+) -> tuple[PrunePath, float]:
+  """A path of so many deletions, and the seconds that they took once everything was compiled."""
+  paths = [PrunePath(segments, floor=len(segments.reasoning) - deletions) for _ in range(2)]
+  for path in paths:  # the first time compiles
+    prune_paths(model, [path], settings)
+  return paths[1], paths[1].seconds
+
+
+def main(_) -> None:
+  """Runs both searches and prints the table."""
+  keep_compilations()
+  tokenizer = load_tokenizer(_MODEL.value)
+  chains = chains_of_sizes(tokenizer, _CHAINS.value, [int(size) for size in _SIZES.value])
+  model = load_model(_MODEL.value, jnp.dtype(_DTYPE.value))
+  print(f"{_MODEL.value}, {_DTYPE.value}; {jax.devices()[0].device_kind}; {ScreenSettings()}")
+  print(_HEADER)
+  for objective in _OBJECTIVES.value:
+    speed = None  # positions a second of exact search
+    for segments in sorted(chains, key=lambda s: len(s.reasoning)):
+      n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
+      _, block_positions = choose_batching([segments], model, 1)
+      # One call for all deletions: coming back to the host is no part of the search.
+      settings = Settings(cast(Objective, objective), block_positions, 1e9)
+      screen = settings._replace(screen=ScreenSettings())
+      ours, seconds = searched(model, segments, _DELETIONS.value, screen)
+      step = buckets.step_positions(n, a, None)
+      affordable = _DELETIONS.value if speed is None else int(_SECONDS.value * speed / step)
+      affordable = min(affordable, _DELETIONS.value)
+      if speed is None or affordable:
+        exact, exact_seconds = searched(model, segments, affordable, settings)
+        speed = exact.positions_scored / exact_seconds
+        exact_seconds /= affordable
+        pairs = zip(exact.deleted, ours.deleted, strict=False)
+        note, same = "", f"{sum(x == y for x, y in pairs)} of {affordable}"
+      else:
+        exact_seconds, same = step / speed, "-"
+        note = "  exact not run: its positions at the speed above"
+      seconds /= _DELETIONS.value
+      print(
+        f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{step:10}{seconds:10.2f}"
+        f"{ours.positions_scored / _DELETIONS.value:10.0f}{exact_seconds / seconds:8.1f}"
+        f"{same:>11}{screen_report(ours)['error']:8.4f}{note}",
+        flush=True,
+      )
+  print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,66 @@
+"""What devices can do: peaks and memory of known accelerators; the peak of others, measured."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Accelerator(NamedTuple):
+  """One device as JAX counts them.
+
+  Attributes:
+    kinds: what JAX calls it (`device_kind`), or the beginning of that.
+    peak_flops: FLOP/s of dense bfloat16 products, as the maker states it.
+    memory: bytes.
+  """
+
+  kinds: tuple[str, ...]
+  peak_flops: float
+  memory: float
+
+
+# Sources: the makers' pages, read in 2026; of NVIDIA's, which state products with sparse matrices,
+# the dense half. H100, H200: nvidia.com/en-us/data-center/h100, h200. A100: .../a100. L4: .../l4.
+# L40S: .../l40s. TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e.
+ACCELERATORS = {
+  "h100": Accelerator(("NVIDIA H100",), 989e12, 80e9),  # SXM
+  "h100-pcie": Accelerator(("NVIDIA H100 PCIe",), 756e12, 80e9),
+  "h200": Accelerator(("NVIDIA H200",), 989e12, 141e9),
+  "a100-40gb": Accelerator(("NVIDIA A100",), 312e12, 40e9),
+  "a100-80gb": Accelerator(("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB"), 312e12, 80e9),
+  "l4": Accelerator(("NVIDIA L4",), 121e12, 24e9),
+  "l40s": Accelerator(("NVIDIA L40S",), 362e12, 48e9),
+  "tpu-v4": Accelerator(("TPU v4",), 275e12, 32e9),
+  "tpu-v5e": Accelerator(("TPU v5 lite", "TPU v5e"), 197e12, 16e9),
+  "tpu-v5p": Accelerator(("TPU v5p", "TPU v5"), 459e12, 95e9),
+  "tpu-v6e": Accelerator(("TPU v6",), 918e12, 32e9),
+}
+
+
+def find_accelerator(device_kind: str) -> str | None:
+  """The name in `ACCELERATORS` of what JAX calls a device; None where it is not known."""
+  found = [
+    (len(kind), name)
+    for name, accelerator in ACCELERATORS.items()
+    for kind in accelerator.kinds
+    # "NVIDIA L4" is no beginning of "NVIDIA L40".
+    if device_kind.startswith(kind) and not device_kind[len(kind) :][:1].isdigit()
+  ]
+  return max(found)[1] if found else None
+
+
+def matmul_peak(dtype: Any = jnp.float32, sizes=(1024, 2048), repeats: int = 5) -> float:
+  """FLOP/s of the fastest of some large square products, each the best of `repeats`."""
+  best = 0.0
+  for size in sizes:
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    b = jax.random.normal(jax.random.key(1), (size, size), dtype)
+    product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
+    product(a, b).block_until_ready()
+    for _ in range(repeats):
+      started = time.perf_counter()
+      product(a, b).block_until_ready()
+      best = max(best, 2 * size**3 / (time.perf_counter() - started))
+  return best

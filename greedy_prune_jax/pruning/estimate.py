@@ -1,0 +1,210 @@
+"""What a `prune` run would cost, from its chains, the tokenizer and the model's config."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax import nnx
+from jax.sharding import AbstractMesh
+
+from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator, matmul_peak
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.reading import BadChain
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.decoder import Decoder
+from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
+from greedy_prune_jax.parallel import DATA, MODEL, partition
+from greedy_prune_jax.pruning.capacity import batch_bytes, free_bytes, plan_batching
+from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
+from greedy_prune_jax.pruning.run import Task, read_tasks, search_settings, usable_tasks
+from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
+
+
+class Devices(NamedTuple):
+  """What the run is planned for."""
+
+  name: str
+  known: str | None  # its name in `ACCELERATORS`
+  replicas: int  # groups of devices that take chains side by side, over all processes
+  split: int  # devices that share the weights
+  peak_flops: float  # FLOP/s of one
+  peak_source: str  # where that is from
+  memory: float | None  # bytes of one; None where the device does not say, as a CPU
+
+  @property
+  def total(self) -> int:
+    """All devices."""
+    return self.replicas * self.split
+
+
+def estimate_run(settings: PruneSettings) -> str:
+  """Reads the chains and says what pruning them takes; loads no weights and writes nothing.
+
+  All chains count, whatever a workdir holds already.
+
+  Raises:
+    UserError: something that the settings name cannot be used, or the devices are not described.
+  """
+  tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
+  skip = _log_skipped if settings.on_bad_chain == "skip" else None
+  tasks = list(read_tasks(settings, tokenizer, {}, skip))
+  tasks = usable_tasks(tasks, settings, config.max_positions, skip)
+  if not tasks:
+    raise UserError(f"{settings.chains} has no chain that can be pruned")
+  works = [_work(settings, config, task) for task in tasks]
+  devices = _devices(settings)
+  return _format(settings, config, tasks, works, devices)
+
+
+def _log_skipped(bad: BadChain) -> None:
+  logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
+
+
+def _work(settings: PruneSettings, config: ModelConfig, task: Task) -> Work:
+  if settings.ranking != GREEDY:
+    return ranking_work(config, task.path, settings.ranking)
+  search = search_settings(settings, block_positions=0)
+  work = search_work(config, task.path, search)
+  if task.audit is not None:  # exact scores at every step, and exact search
+    exact = search_work(config, task.path, search._replace(screen=None))
+    work = Work(work.positions + 2 * exact.positions, work.flops + 2 * exact.flops)
+  return work
+
+
+def _devices(settings: PruneSettings) -> Devices:
+  """The devices that the settings describe; what they leave open is this machine's."""
+  plan, mesh = settings.plan, settings.mesh
+  if plan.device:
+    name, known, memory = plan.device, plan.device, ACCELERATORS[plan.device].memory
+    count = plan.num_devices or max(mesh.data, 1) * max(mesh.model, 1)
+  else:
+    local = jax.local_devices()[0]
+    name, known = local.device_kind, find_accelerator(local.device_kind)
+    stats = {} if jax.default_backend() == "cpu" else local.memory_stats() or {}
+    memory = stats.get("bytes_limit")
+    count = plan.num_devices or jax.device_count()
+  split = mesh.model or max(count // max(mesh.data, 1), 1)
+  if count % split:
+    raise UserError(
+      f"mesh.model={mesh.model} does not divide {count} devices; set plan.num_devices to their "
+      f"number over all processes"
+    )
+  peak, source = _peak(settings, known)
+  return Devices(name, known, count // split, split, peak, source, memory)
+
+
+def _peak(settings: PruneSettings, known: str | None) -> tuple[float, str]:
+  """FLOP/s of one device, and where that is from."""
+  if settings.plan.peak_flops:
+    return settings.plan.peak_flops, "as plan.peak_flops says"
+  if known is None:
+    peak = matmul_peak(jnp.dtype(settings.dtype))
+    return peak, f"measured now, with {settings.dtype} matrix products"
+  if settings.dtype != "bfloat16":
+    raise UserError(
+      f"dtype={settings.dtype}: the peak that is known of {known} is of bfloat16 products; pass "
+      f"--config.dtype=bfloat16, or the peak as --config.plan.peak_flops"
+    )
+  return ACCELERATORS[known].peak_flops, "the maker's, dense bfloat16"
+
+
+def weight_bytes(config: ModelConfig, dtype: str, split: int) -> int:
+  """What the weights take on each of the devices that share them.
+
+  Raises:
+    UserError: a parameter cannot be split so.
+  """
+  mesh = AbstractMesh((1, split), (DATA, MODEL))
+  state = nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), jnp.dtype(dtype))))
+  total = 0
+  for path, leaf in nnx.to_flat_state(state):
+    value = leaf.get_value()
+    spec = partition(".".join(map(str, path)), value.shape, mesh)
+    parts = math.prod(mesh.shape[axis] for axis in spec if axis is not None)
+    total += math.prod(value.shape) // parts * value.dtype.itemsize
+  return total
+
+
+def _format(
+  settings: PruneSettings,
+  config: ModelConfig,
+  tasks: Sequence[Task],
+  works: Sequence[Work],
+  devices: Devices,
+) -> str:
+  segments = [task.path.segments for task in tasks]
+  lengths = [len(s.reasoning) for s in segments]
+  flops = sum(work.flops for work in works)
+  # Chains are not divided: the longest holds up all others in the end.
+  slowest = max(flops / devices.total, max(work.flops for work in works) / devices.split)
+  seconds = slowest / (settings.plan.utilisation * devices.peak_flops)
+  how = f"search {settings.search}, objective {settings.objective}"
+  if settings.ranking != GREEDY:
+    how = f"ranking {settings.ranking}"
+  rows = [
+    ("chains", f"{len(tasks)}, with {min(lengths)} to {max(lengths)} reasoning tokens"),
+    ("pruner", f"{settings.pruner}, {settings.dtype}; {how}, unit {settings.unit}"),
+    ("positions", f"{sum(work.positions for work in works):,.0f}"),
+    ("FLOPs", f"{flops:.3g}"),
+    (
+      "devices",
+      f"{devices.total} x {devices.name} ({devices.replicas} side by side, {devices.split} share "
+      f"the weights), peak {devices.peak_flops:.3g} FLOP/s each: {devices.peak_source}",
+    ),
+    ("memory per device", _memory(settings, config, tasks, devices)),
+    (
+      "expected time",
+      f"{_duration(seconds)} at {settings.plan.utilisation:.0%} of the peak "
+      f"(plan.utilisation), without loading and compiling",
+    ),
+  ]
+  if devices.known:
+    rows.append(("device-hours", f"{seconds * devices.total / 3600:.3g}"))
+  return "\n".join(["cost estimate (dry run)", *(f"{name:>18}  {value}" for name, value in rows)])
+
+
+def _memory(
+  settings: PruneSettings, config: ModelConfig, tasks: Sequence[Task], devices: Devices
+) -> str:
+  segments = [task.path.segments for task in tasks]
+  weights = weight_bytes(config, settings.dtype, devices.split)
+  if devices.memory is not None and weights > devices.memory:
+    return (
+      f"{weights / 1e9:.2f} GB for the weights alone: more than the {devices.memory / 1e9:.0f} GB "
+      f"that there are; raise mesh.model"
+    )
+  itemsize = jnp.dtype(settings.dtype).itemsize
+  batches, positions = plan_batching(
+    segments,
+    config,
+    1 if settings.ranking != GREEDY else settings.batch_size,
+    memory=None if devices.memory is None else free_bytes(devices.memory, weights),
+    itemsize=itemsize,
+    replicas=devices.replicas,
+    split=devices.split,
+  )
+  most = max(map(len, batches))
+  chains = -(-most // devices.replicas)
+  rest = batch_bytes(
+    segments,
+    config,
+    chains,
+    positions // devices.replicas,
+    itemsize=itemsize,
+    split=devices.split,
+  )
+  of = "" if devices.memory is None else f" of {devices.memory / 1e9:.0f} GB"
+  return (
+    f"{(weights + rest) / 1e9:.2f} GB{of}: {weights / 1e9:.2f} GB weights, {rest / 1e9:.2f} GB "
+    f"for {chains} chain{'s' if chains > 1 else ''} at once"
+  )
+
+
+def _duration(seconds: float) -> str:
+  for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    if seconds >= 2 * size:
+      return f"{seconds / size:.1f} {unit}"
+  return f"{seconds:.1f} seconds"

@@ -1,0 +1,135 @@
+"""What one deletion removes: the reasoning cut into runs of consecutive tokens.
+
+Units cover the reasoning without gaps. They are found in its text; a token belongs to the unit in
+which it starts. So a token that straddles a border (`.\n` of some tokenizers) goes with what is
+before the border, and a unit in which no token starts is none.
+"""
+
+# Quotes, dashes and stops that look like ASCII ones are what is meant here.
+# ruff: noqa: RUF001
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import regex
+
+TOKEN = "token"
+
+
+def unit_sizes(unit: str, tokens: Sequence[str]) -> tuple[int, ...] | None:
+  """Tokens of each unit of a reasoning, in order.
+
+  Args:
+    unit: one of `UNITS`.
+    tokens: texts of the reasoning tokens; joined they are the reasoning.
+
+  Returns:
+    Sizes that add up to the number of tokens; None where every token is a unit.
+  """
+  return None if unit == TOKEN else sizes_between(_STARTS[unit]("".join(tokens)), tokens)
+
+
+def sizes_between(starts: Sequence[int], tokens: Sequence[str]) -> tuple[int, ...]:
+  """Tokens of each unit, of units that begin at the given places of the text.
+
+  Args:
+    starts: places in the joined text, ascending; the first unit begins at 0 in any case.
+    tokens: texts of the tokens.
+  """
+  lengths = np.array([len(token) for token in tokens])
+  unit_of_token = np.searchsorted(np.asarray(starts), np.cumsum(lengths) - lengths, side="right")
+  _, sizes = np.unique(unit_of_token, return_counts=True)
+  return tuple(sizes.tolist())
+
+
+# Letters, with the marks that some scripts write over or behind them, and digits.
+_LETTER = r"[\p{L}\p{M}]"
+_WORD = regex.compile(
+  rf"""\s*(?:
+    \\\p{{L}}+                                    # a command of LaTeX
+    | (?:(?<![\w.])\.)?\d+(?:[.,]\d+)*{_LETTER}*  # 1,234.5  .50  2nd  5pm
+    | {_LETTER}{{2,}}(?:-{_LETTER}{{2,}})+        # twenty-five, but not x-y
+    | (?:\p{{L}}\.){{2,}}                         # i.e.  a.m.
+    | [\w\p{{M}}]+(?:['’][\w\p{{M}}]+)*(?:(?<=s)['’](?!\w))?  # don't  Natalia's  the boys'
+    | (\S)\1*                                     # a sign, or several of one kind: **  ...
+  ) | \s+""",
+  regex.VERBOSE,
+)
+
+
+def word_starts(text: str) -> list[int]:
+  """Where words begin: each with the white space before it.
+
+  Numbers such as 1,234.5 and LaTeX commands are words. Signs are units of their own, several of the
+  same kind together (`...`, `**`), and so is white space that no word follows. In scripts that
+  write no spaces a stretch of letters is one word.
+  """
+  return [match.start() for match in _WORD.finditer(text)]
+
+
+# Formulas, drawings and code in which nothing ends a sentence.
+_WHOLE = regex.compile(
+  r"""\\\[.*?\\\] | \\\(.*?\\\) | \$\$.*?\$\$ | \\begin\{(\w+\*?)\}.*?\\end\{\1\} | ```.*?(?:```|\Z)
+  | \[asy\].*?\[/asy\]""",
+  regex.VERBOSE | regex.DOTALL,
+)
+_CLOSERS = r"""["'”’)\]*_$]*"""
+_BORDER = regex.compile(
+  rf"""
+  (?P<line>\s*\n)                             # the line's end goes with what it ends
+  | [.!?…]+{_CLOSERS}(?=[^\S\n]+\S)           # spaces begin the next sentence
+  | [。！？]+["”’」』）]*(?=[^\S\n]*\S)
+  """,
+  regex.VERBOSE,
+)
+# A full stop that ends no sentence: of an abbreviation, or of the number that an item or a heading
+# begins with where that is all of the sentence so far.
+_ABBREVIATION = regex.compile(
+  r"""(?:^|[\s("'“‘\[*])
+  (?:Mrs?|Ms|Dr|Prof|St|Jr|Sr|vs|cf|e\.g|i\.e|approx|Figs?|Eqs?|\p{Lu}(?:\.\p{Lu})+)\.\Z""",
+  regex.VERBOSE,
+)
+_ITEM = regex.compile(
+  rf"""[\s*_\#>(\-–•]*(?:(?:Step|Case|Part|Method|Option)\s+)?
+  (?:\d{{1,3}}|[ivx]{{1,4}}|\p{{L}}(?:\.\s*\p{{Lu}})*)\.{_CLOSERS}""",
+  regex.VERBOSE | regex.IGNORECASE,
+)
+# What goes on with the sentence: a word in lower case, though not the variable of `x = 3`.
+_CONTINUATION = regex.compile(r"\s+\p{Ll}(?!\s*[^\p{L}\s'’,.])")
+_LONGEST_ABBREVIATION = 12  # characters, with what stands before it
+
+
+def sentence_starts(text: str) -> list[int]:
+  """Where sentences begin, by rules.
+
+  A sentence ends with its line, and behind `.`, `!` or `?` (and quotes and brackets that close
+  there) if white space follows; but not at the full stop of an abbreviation (`Mr.`, `e.g.`) or of
+  the number that a sentence begins with (`1.`, `Step 2.`), not before a word in lower case, and not
+  within a formula that LaTeX sets off (`\\[`, `$$`, `\\begin`) or a block of code. Spaces belong to
+  the sentence that they come before, the end of a line and empty lines to the one that they end.
+  """
+  whole = [match.span() for match in _WHOLE.finditer(text)]
+  starts = [0]
+  for border in _BORDER.finditer(text):
+    end = border.end()
+    if end < len(text) and not any(start < end < stop for start, stop in whole):
+      sentence = text[starts[-1] : end]
+      if sentence.strip() if border["line"] is not None else _ends(sentence, text[end:]):
+        starts.append(end)
+  return starts
+
+
+def _ends(sentence: str, rest: str) -> bool:
+  """Whether a sentence ends at a stop within a line, before the rest of the text."""
+  return not (
+    _ABBREVIATION.search(sentence[-_LONGEST_ABBREVIATION:])
+    or _ITEM.fullmatch(sentence)
+    or _CONTINUATION.match(rest)
+  )
+
+
+_STARTS: dict[str, Callable[[str], Sequence[int]]] = {
+  "word": word_starts,
+  "sentence": sentence_starts,
+}
+UNITS = (TOKEN, *_STARTS)

@@ -1,0 +1,83 @@
+"""The cost that a run is said to have, beside what the run then counts."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.jobs.test_bad_input import error_of
+from tests.jobs.tiny_runs import records
+
+
+@pytest.fixture
+def dry(run):
+  """Output of a dry run."""
+  return lambda **settings: run(dry_run=True, **settings).stdout
+
+
+def _number(output, name):
+  return float(re.search(rf"^ *{name} +([\d.,e+-]+)", output, re.MULTILINE)[1].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"keep_ratios": 0.3},
+    {"objective": "answer", "keep_ratios": 0},
+    {"unit": "word", "keep_ratios": 0.3},
+    {"unit": "sentence", "keep_ratios": 0.3},
+    *({"ranking": name, "keep_ratios": 0.3} for name in ("random", "surprisal", "gradient")),
+    {"ranking": "attention", "unit": "word", "keep_ratios": 0.2},
+  ],
+)
+def test_the_positions_are_those_of_the_run(dry, run, tmp_path, settings):
+  settings = {"plan.peak_flops": 1e12, "show_chains": 0} | settings
+  expected = _number(dry(**settings), "positions")
+  assert not (tmp_path / "run").exists()
+  run(**settings)
+  counted = sum(record["positions_scored"] for record in records(tmp_path / "run").values())
+  assert expected == pytest.approx(counted, rel=0.1)
+  if "unit" not in settings:
+    assert expected == counted
+
+
+def test_no_weights_are_loaded_and_nothing_is_written(dry, shared, tmp_path):
+  shutil.copytree(shared / "model", tmp_path / "model")
+  (tmp_path / "model" / "model.safetensors").unlink()
+  output = dry(pruner=tmp_path / "model", num_chains=2)
+  assert "measured now, with float32 matrix products" in output
+  assert "device-hours" not in output
+  assert re.search(r"chains  2, with \d+ to \d+ reasoning tokens", output)
+  assert not (tmp_path / "run").exists()
+
+
+def test_time_follows_from_devices_and_utilisation(dry):
+  settings = {"dtype": "bfloat16", "plan.device": "h100", "num_chains": 3}
+  one = dry(**settings)
+  flops = _number(one, "FLOPs")
+  hours = flops / (0.4 * 989e12) / 3600
+  assert _number(one, "device-hours") == pytest.approx(hours, rel=0.01)
+  assert "at 40% of the peak" in one
+  assert "of 80 GB: 0.00 GB weights" in one
+  assert _number(dry(**settings, **{"plan.utilisation": 0.2}), "device-hours") == pytest.approx(
+    2 * hours, rel=0.01
+  )
+  # Three chains leave 61 of 64 devices idle: the longest chain decides, and all are paid for.
+  many = dry(**settings, **{"plan.num_devices": 64})
+  assert _number(many, "device-hours") > 20 * hours
+  assert "64 x h100 (64 side by side, 1 share the weights)" in many
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"plan.device": "h900"}, "plan.device='h900'; expected one of , h100, "),
+    ({"plan.utilisation": 1.5}, "plan.utilisation=1.5; expected a share of the peak"),
+    ({"plan.num_devices": -1}, "num_devices=-1; expected 0 or more"),
+    ({"plan.device": "h100"}, "dtype=float32: the peak that is known of h100 is of bfloat16"),
+    ({"plan.num_devices": 3, "mesh.model": 2}, "mesh.model=2 does not divide 3 devices"),
+    ({"plan.num_devices": 7, "mesh.model": 7}, "cannot be split evenly over the mesh axis model"),
+  ],
+)
+def test_what_cannot_be_estimated(start, settings, message):
+  assert message in error_of(start(dry_run=True, **settings))

@@ -1,0 +1,59 @@
+"""The prune job with a screened search: its records and its audit; test_resume.py kills one."""
+
+import pytest
+
+from tests.jobs.tiny_runs import records
+
+SCREENED = {
+  "search": "screened",
+  "screen.window": 3,
+  "screen.shortlist": 2,
+  "screen.rounds": 2,
+  "keep_ratios": "(0.8,0.3)",
+}
+
+
+def test_records_say_how_far_to_trust_them(run, tmp_path):
+  job = run(**SCREENED, audit=1)
+  exact = run(workdir="exact", keep_ratios="(0.8,0.3)")
+  assert "screened" not in exact.stdout
+  first, *others = records(tmp_path / "run").values()
+  assert first["search"] == "screened"
+  audit = first["trust"]["audit"]
+  assert 0 <= audit["same_winner"] <= 1
+  assert -1 <= audit["spearman"] <= 1
+  assert others
+  for record in others:
+    assert set(record["trust"]) == {"scored_per_step", "error"}
+    assert 0 < record["trust"]["scored_per_step"] <= 4
+  by_id = records(tmp_path / "exact")
+  assert "trust" not in by_id[first["id"]]
+  assert audit["positions_exact"] == by_id[first["id"]]["positions_scored"]
+  assert "beside exact search on 1 of them" in job.stdout
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"search": "screened", "screen.window": 0}, "window=0; expected 1 or more"),
+    ({"audit": 2}, "audit=2: it sets a screened search beside an exact one"),
+    ({"deletions_per_step": 0}, "deletions_per_step=0; expected 1 or more"),
+    ({"deletions_per_step": 2, "ranking": "random"}, "is read by ranking=greedy alone"),
+    ({"search": "guess"}, "search='guess'; expected one of exact, screened"),
+  ],
+)
+def test_settings_that_cannot_be(start, settings, message):
+  job = start(**settings)
+  assert job.wait() == 1
+  assert message in job.stderr
+  assert "Traceback" not in job.stderr
+
+
+def test_several_deletions_leave_nlls_open(run, tmp_path):
+  run(**SCREENED, deletions_per_step=4)
+  for record in records(tmp_path / "run").values():
+    n, nll = len(record["reasoning_ids"]), record["nll"]["joint"]
+    assert len(nll) == len(record["deletion_order"]) + 1
+    assert None in nll
+    for ratio in (1.0, 0.8, 0.3):
+      assert nll[n - int(n * ratio)] is not None

@@ -1,0 +1,99 @@
+"""What a run is said to cost, against what is counted step by step, and against real models."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from greedy_prune_jax.accelerators import find_accelerator
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.parallel import device_bytes
+from greedy_prune_jax.pruning.cost import exact_work, ranking_work, step_flops
+from greedy_prune_jax.pruning.estimate import weight_bytes
+from greedy_prune_jax.pruning.search import PrunePath
+from tests.analysis.planted import tiny_model as planted_model
+from tests.models.reference import tiny_config, tiny_model
+
+P, N, A, FLOOR = 9, 14, 4, 6
+
+
+def path_of(unit_sizes=None, floor=FLOOR):
+  segments = Segments(*(np.zeros(size, np.int32) for size in (P, N, A)))
+  return PrunePath(segments, floor, unit_sizes)
+
+
+def text_flops(config, start, length, scored):
+  """A run of positions that see all before them, one by one."""
+  seen = sum(start + offset + 1 for offset in range(length))
+  return (
+    2 * config.matmul_params(head=False) * length
+    + 2 * config.vocab_size * config.model_dim * scored
+    + 4 * config.num_layers * config.num_heads * config.head_dim * seen
+  )
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("unit_sizes", [None, (1,) * N])
+def test_exact_search_is_the_sum_of_its_steps(objective, unit_sizes):
+  config = planted_model().config
+  work = exact_work(config, path_of(unit_sizes), objective)
+  steps = sum(step_flops(config, P, n, A, objective) for n in range(FLOOR + 1, N + 1))
+  last = text_flops(config, P, FLOOR + A - 1, FLOOR + A - (objective == "joint"))
+  assert work.flops == pytest.approx(steps + last + text_flops(config, 0, P, 1), rel=1e-9)
+
+
+def test_exact_search_of_longer_units_is_the_sum_over_candidates():
+  config = planted_model().config
+  work = exact_work(config, path_of((2,) * 7, floor=9), "joint")
+  expected, positions = text_flops(config, 0, P, 1), P
+  for tokens in (14, 12, 10, 8):
+    runs = [(P, tokens + A - 1)]
+    if tokens > 9:
+      runs += [(P + start, tokens - start - 2 + A - 1) for start in range(0, tokens, 2)]
+    expected += sum(text_flops(config, start, length, length) for start, length in runs)
+    positions += sum(length for _, length in runs)
+  assert work.flops == pytest.approx(expected, rel=1e-9)
+  assert work.positions == positions
+
+
+def test_a_ranking_is_its_passes_and_the_texts_along_its_path():
+  config = planted_model().config
+  texts = sum(text_flops(config, P, n + A - 1, n + A - 1) for n in range(FLOOR, N + 1))
+  texts += text_flops(config, 0, P, 1)
+  whole = text_flops(config, 0, P + N + A, P + N + A)
+  for ranking, passes in [("random", 0), ("surprisal", 1), ("gradient", 3)]:
+    work = ranking_work(config, path_of(), ranking)
+    assert work.flops == pytest.approx(texts + passes * whole, rel=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
+def test_weights_take_what_they_take_when_loaded(tmp_path, family):
+  tiny_model(tiny_config(family, vocab_size=64)).save_pretrained(tmp_path)
+  for dtype in ("float32", "bfloat16"):
+    model = load_huggingface(tmp_path, jnp.dtype(dtype))
+    assert weight_bytes(model.config, dtype, 1) == device_bytes(model.params)
+  config = model.config
+  assert weight_bytes(config, "bfloat16", 2) < 0.6 * weight_bytes(config, "bfloat16", 1)
+  with pytest.raises(UserError, match="cannot be split evenly over the mesh axis model of size 7"):
+    weight_bytes(config, "bfloat16", 7)
+
+
+@pytest.mark.parametrize(
+  ("kind", "name"),
+  [
+    ("NVIDIA H100 80GB HBM3", "h100"),
+    ("NVIDIA H100 PCIe", "h100-pcie"),
+    ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+    ("NVIDIA A100 80GB PCIe", "a100-80gb"),
+    ("NVIDIA L4", "l4"),
+    ("NVIDIA L40S", "l40s"),
+    ("NVIDIA L40", None),
+    ("TPU v5 lite", "tpu-v5e"),
+    ("TPU v5", "tpu-v5p"),
+    ("TPU v6 lite", "tpu-v6e"),
+    ("cpu", None),
+  ],
+)
+def test_accelerators_are_known_by_what_jax_calls_them(kind, name):
+  assert find_accelerator(kind) == name
