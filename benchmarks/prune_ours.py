@@ -1,7 +1,7 @@
 """Our side of `prune_speed`, in a process of its own that never imports PyTorch.
 
-Reads a JSON object from standard input (model, dtype, objective, deletions, and the chain's token ids as
-prompt, reasoning, answer) and writes one to standard output.
+Reads a JSON object from standard input (model, dtype, objective, deletions, and the chain's token
+ids as prompt, reasoning, answer) and writes one to standard output.
 """
 
 import json
