@@ -115,7 +115,7 @@ class StudySettings:
   def prune_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `prune` run of an arm."""
     own = {"chains": chains, "num_chains": 0, "max_reasoning_tokens": 0, "show_chains": 0}
-    return {**self.prune, **changes, **own, "keep_ratios": self.keep_ratios}
+    return {**_merged(self.prune, changes), **own, "keep_ratios": self.keep_ratios}
 
   def drp_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `drp` run of an arm."""
@@ -127,9 +127,19 @@ class StudySettings:
   ) -> dict[str, Any]:
     """The config of the `distill` run of one student."""
     own = {"chains": chains, "num_chains": 0, "keep_ratios": (keep_ratio,), "seed": seed}
-    return {**self.distill, **changes, **own, "export": "none"}
+    return {**_merged(self.distill, changes), **own, "export": "none"}
 
   def evaluate_config(self, changes: Mapping[str, Any], student: str) -> dict[str, Any]:
     """The config of the `evaluate` run of one student on one test."""
     own = {"models": (student,), "follow": False, "compare_with": (), "keep_ratios": ()}
-    return {**self.evaluate, **changes, **own}
+    return {**_merged(self.evaluate, changes), **own}
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with some of its keys, also in groups, set differently."""
+  merged = dict(base)
+  for key, value in changes.items():
+    known = merged.get(key)
+    is_group = isinstance(value, Mapping) and isinstance(known, Mapping)
+    merged[key] = _merged(known, value) if is_group else value
+  return merged

@@ -34,6 +34,35 @@ def test_students_have_the_same_budget():
   assert made[0] | {"keep_ratios": ()} == made[1] | {"keep_ratios": ()}
 
 
+def test_an_arm_changes_settings_also_within_groups():
+  config = study_cpu.get_config().to_dict()
+  config["arms"] = {"narrow": {"search": "screened", "screen": {"window": 5}, "unit": "word"}}
+  settings = StudySettings.from_config(config)
+  made = settings.prune_config(settings.arms["narrow"], "chains")
+  changed = {key for key in made if made[key] != config["prune"][key]}
+  assert changed == {
+    *("search", "screen", "unit"),
+    *("chains", "num_chains", "keep_ratios", "show_chains"),
+  }
+  assert made["screen"] == config["prune"]["screen"] | {"window": 5}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"arms": {"a": {"keep_ratios": (0.5,)}}}, "arms.a sets keep_ratios, which the study sets for"),
+    ({"arms": {"no_pruning": {}}}, "an arm is called no_pruning, as another is"),
+    ({"arms": {"a": {}}, "ready": {"a": "x"}}, "an arm is called a, as another is"),
+    ({"arms": {"a b": {}}}, "'a b' names a folder; expected letters"),
+    ({"arms": {"a": {"rankng": "random"}}}, "arms.a: the config has unknown keys: rankng"),
+    ({"students": {}}, "students is empty; expected at least one"),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(change, message):
+  with pytest.raises(UserError, match=message):
+    StudySettings.from_config(study_cpu.get_config().to_dict() | change)
+
+
 def test_held_out_templates_are_not_trained_on():
   config = study_cpu.get_config()
   trained = load_questions(config.chains, num_questions=30)
