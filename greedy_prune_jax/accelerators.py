@@ -21,8 +21,8 @@ class Accelerator(NamedTuple):
   memory: float
 
 
-# The makers' figures; of NVIDIA's, which state products with sparse matrices, the dense half. Those of
-# H100, A100 and TPU v5e were looked up for this table, in copies of the makers' pages; the others are
+# The makers' figures; of NVIDIA's, which state products with sparse matrices, the dense half. Those
+# of H100, A100 and TPU v5e were looked up for this table, in copies of the makers' pages; others are
 # as commonly cited. None was measured here.
 ACCELERATORS = {
   "h100": Accelerator(("NVIDIA H100",), 989e12, 80e9),  # SXM
