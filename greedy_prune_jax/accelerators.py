@@ -22,8 +22,8 @@ class Accelerator(NamedTuple):
 
 
 # The makers' figures; of NVIDIA's, which state products with sparse matrices, the dense half. Those
-# of H100, A100 and TPU v5e were looked up for this table, in copies of the makers' pages; others are
-# as commonly cited. None was measured here.
+# of H100, A100 and TPU v5e were looked up for this table, in copies of the makers' pages; others
+# are as commonly cited. None was measured here.
 ACCELERATORS = {
   "h100": Accelerator(("NVIDIA H100",), 989e12, 80e9),  # SXM
   "h100-pcie": Accelerator(("NVIDIA H100 PCIe",), 756e12, 80e9),
