@@ -120,7 +120,7 @@ class StudySettings:
   def drp_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `drp` run of an arm."""
     own = {"chains": chains, "num_chains": 0, "show_chains": 0, "dry_run": False}
-    return {**self.drp, **changes, **own}
+    return {**_merged(self.drp, changes), **own}
 
   def distill_config(
     self, changes: Mapping[str, Any], chains: str, keep_ratio: float, seed: int
@@ -140,6 +140,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
   merged = dict(base)
   for key, value in changes.items():
     known = merged.get(key)
-    is_group = isinstance(value, Mapping) and isinstance(known, Mapping)
-    merged[key] = _merged(known, value) if is_group else value
+    if isinstance(value, Mapping) and isinstance(known, Mapping):
+      value = _merged(known, value)
+    merged[key] = value
   return merged
