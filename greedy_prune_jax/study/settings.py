@@ -120,7 +120,7 @@ class StudySettings:
   def drp_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `drp` run of an arm."""
     own = {"chains": chains, "num_chains": 0, "show_chains": 0, "dry_run": False}
-    return {**self.drp, **changes, **own}
+    return {**_merged(self.drp, changes), **own}
 
   def distill_config(
     self, changes: Mapping[str, Any], chains: str, keep_ratio: float, seed: int
