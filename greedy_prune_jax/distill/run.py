@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -80,7 +81,9 @@ def run_distill(
   examples = read_examples(settings, model, workdir)
   steps = settings.num_steps(len(examples.train))
   config = settings.optimizer_config(steps)
-  optimizer, rate = make_optimizer(config), learning_rate(config)
+  optimizer = make_optimizer(config)
+  # All at once: asked for one by one, each would wait behind the step that the device is busy with.
+  rates = np.asarray(jax.vmap(learning_rate(config))(jnp.arange(steps)))
   trained, frozen = _divide(model, settings, mesh)
   state = init_state(trained, optimizer, mesh)
   dtype = jnp.dtype(settings.compute_dtype)
@@ -96,7 +99,7 @@ def run_distill(
       state, progress = checkpoints.restore(step, state)
       data.set_state(progress.data)
     with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
-      report = _Reporter(log, bar, student, rate)
+      report = _Reporter(log, bar, student, rates)
       stopped = False
       while step < steps and not stopped and not _stalled(settings, progress):
         batch = next(data)
@@ -229,8 +232,8 @@ def _bar(settings: DistillSettings, step: int, steps: int) -> tqdm:
 class _Reporter:
   """Reads what a step found once it is there, checks it and writes it down."""
 
-  def __init__(self, log: MetricsLog, bar: tqdm, student: Student, rate: Callable):
-    self._log, self._bar, self._student, self._rate = log, bar, student, rate
+  def __init__(self, log: MetricsLog, bar: tqdm, student: Student, rates: np.ndarray):
+    self._log, self._bar, self._student, self._rates = log, bar, student, rates
     self._pending: tuple[int, Batch, StepMetrics] | None = None
     self._since = time.perf_counter()
     self.loss: float | None = None
@@ -266,7 +269,7 @@ class _Reporter:
       {
         "loss": loss,
         "grad_norm": norm,
-        "learning_rate": float(self._rate(step - 1)),
+        "learning_rate": float(self._rates[step - 1]),
         "tokens_per_second": batch.num_tokens / seconds,
         "scored_tokens": batch.num_scored,
         "padding": 1 - batch.num_tokens / batch.rows.token_ids.size,

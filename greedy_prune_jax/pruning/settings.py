@@ -32,8 +32,10 @@ _KIND_NAMES = {
   dict: "a group of settings",
   MeshSettings: "mesh.data and mesh.model",
   ScreenSettings: "screen.window and the like",
-  PlanSettings: "plan.device and its like",
+  PlanSettings: "plan.device and the like",
 }
+
+_GROUPS = {"screen": ScreenSettings, "mesh": MeshSettings, "plan": PlanSettings}
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 MAY_CHANGE = (
@@ -102,15 +104,9 @@ class PruneSettings:
       raise UserError(f"the config lacks {', '.join(missing)}; see configs/prune.py")
     if unknown := sorted(set(config) - set(kinds)):
       raise UserError(f"the config has unknown keys: {', '.join(unknown)}; see configs/prune.py")
-    if isinstance(config["mesh"], Mapping):
-      mesh = MeshSettings.from_config(config["mesh"], "configs/prune.py")
-      config = {**config, "mesh": mesh}
-    if isinstance(config["screen"], Mapping):
-      screen = ScreenSettings.from_config(config["screen"], "configs/prune.py")
-      config = {**config, "screen": screen}
-    if isinstance(config["plan"], Mapping):
-      plan = PlanSettings.from_config(config["plan"], "configs/prune.py")
-      config = {**config, "plan": plan}
+    for name, group in _GROUPS.items():
+      if isinstance(config[name], Mapping):
+        config = {**config, name: group.from_config(config[name], "configs/prune.py")}
     for name, kind in kinds.items():
       if type(config[name]) is not kind:
         raise UserError(
