@@ -10,7 +10,10 @@ from greedy_prune_jax.study.results import Answers
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 # Distinct also for colour-blind readers; markers repeat the distinction.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#e69f00", "#6a51a3")
+_COLOURS = (
+  *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31"),
+  *("#56b4e9", "#e69f00", "#6a51a3", "#882255", "#888888"),
+)
 _MARKERS = "os^vDPX<>"
 _ENDS = {NO_PRUNING: "*", ANSWER_ONLY: "h"}
 
@@ -25,7 +28,7 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
   columns = min(len(panels), 2)
   rows = -(-len(panels) // columns)
   figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
-  grid = figure.subplots(rows, columns, squeeze=False)
+  grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
   for axes, (test, student) in zip(grid.flat, panels, strict=False):
     there = [found for found in answers if (found.test, found.cell.student) == (test, student)]
     for arm in (*_ENDS, *arms):
