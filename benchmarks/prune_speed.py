@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +29,9 @@ import torch
 import transformers
 from absl import app, flags
 
+from benchmarks.chains import chains_of_sizes
 from benchmarks.peak import matmul_peak
-from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.chains.segments import Segments, segment
+from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
@@ -141,14 +139,6 @@ def same_tokens(name: str, published: Published, segments: Segments, objective: 
   found = ours(name, "float32", segments, objective, _CHECKED.value)
   deleted, _ = published.delete(segments, objective, _CHECKED.value, 0)
   return "yes" if deleted == found.deleted else "NO"
-
-
-def chains_of_sizes(tokenizer, files: Sequence[str], sizes: Sequence[int]) -> list[Segments]:
-  """For each size the chain whose reasoning is nearest to it, the first such."""
-  template = load_chat_template("tokenizer", tokenizer)
-  chains = [chain for file in files for chain in read_chains(file, on_bad=lambda _: None)]
-  segments = [segment(chain, tokenizer, template) for chain in chains]
-  return [min(segments, key=lambda s: abs(len(s.reasoning) - size)) for size in sizes]
 
 
 def main(_) -> None:

@@ -1,0 +1,19 @@
+"""Real chains of chosen lengths."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.chains.segments import Segments, segment
+
+
+def chains_of_sizes(
+  tokenizer: PreTrainedTokenizerFast, files: Sequence[str], sizes: Sequence[int]
+) -> list[Segments]:
+  """For each size the chain whose reasoning is nearest to it, the first such."""
+  template = load_chat_template("tokenizer", tokenizer)
+  chains = [chain for file in files for chain in read_chains(file, on_bad=lambda _: None)]
+  segments = [segment(chain, tokenizer, template) for chain in chains]
+  return [min(segments, key=lambda s: abs(len(s.reasoning) - size)) for size in sizes]
