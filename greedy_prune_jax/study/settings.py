@@ -123,6 +123,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
   merged = dict(base)
   for key, value in changes.items():
     known = merged.get(key)
-    is_group = isinstance(value, Mapping) and isinstance(known, Mapping)
-    merged[key] = _merged(known, value) if is_group else value
+    if isinstance(value, Mapping) and isinstance(known, Mapping):
+      value = _merged(known, value)  # a group
+    merged[key] = value
   return merged
