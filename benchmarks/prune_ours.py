@@ -1,7 +1,7 @@
 """Our side of `prune_speed`, in a process of its own that never imports PyTorch.
 
-Reads a JSON object from standard input (model, objective, deletions, and the chain's token ids as
-prompt, reasoning, answer) and writes one to standard output.
+Reads a JSON object from standard input (model, dtype, objective, deletions, and the chain's token
+ids as prompt, reasoning, answer) and writes one to standard output.
 """
 
 import json
@@ -22,7 +22,7 @@ def main() -> None:
   """Deletes as often as asked, after a pass over the text that compiles and is not timed."""
   asked = json.load(sys.stdin)
   keep_compilations()
-  model = load_model(asked["model"], jnp.float32)
+  model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
   segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
   _, block_positions = choose_batching([segments], model, 1)
   settings = Settings(objective=asked["objective"], block_positions=block_positions)

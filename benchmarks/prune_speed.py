@@ -5,13 +5,14 @@
 (a) published: for every candidate a full forward pass over prompt, reasoning and answer, in
 batches, with transformers and PyTorch, in the faster of float32 and bfloat16 here. It is spared
 what a careful user would spare it: logits are made only where a target is scored.
-(b) ours: `pruning.search` on the same weights, float32, in a process of its own (`prune_ours`), so
-that its peak memory can be told; loading and compiling are not timed.
+(b) ours: `pruning.search` on the same weights in the same dtype, in a process of its own
+(`prune_ours`), so that its peak memory can be told; loading and compiling are not timed.
 
 For each size N the chain whose reasoning is nearest to N tokens is taken, and both sides make the
-same number of deletions from the whole chain; the last column tells whether they deleted the same
-tokens, which in float32 they must. The peak is that of a large float32 product in XLA, measured
-before and after. Times are of this machine on this day; the ratios are what to quote.
+same number of deletions from the whole chain. Where that dtype is bfloat16, both sides also make
+`--checked` deletions in float32; the last column tells whether they deleted the same tokens, which
+in float32 they must. The peak is that of a large product in XLA in the dtype that was timed,
+measured before and after. Times are of this machine on this day; the ratios are what to quote.
 """
 
 import dataclasses
@@ -46,6 +47,7 @@ _SECONDS = flags.DEFINE_float("seconds", 40.0, "How long a side should take for 
 _CANDIDATES = flags.DEFINE_integer(
   "candidates", 0, "Candidates of a step that the published side is timed on; 0: all of them."
 )
+_CHECKED = flags.DEFINE_integer("checked", 1, "Deletions that both sides also make in float32.")
 _HEADER = """\
                      published          ours                        of GFLOP/s memory  same
     N    P   A  objective s/step positions   s/step positions  ratio   peak   peak     GB  tokens"""
@@ -105,9 +107,9 @@ class Ours:
   memory: float  # GB that the process took at most, weights and compilation included
 
 
-def ours(name: str, segments: Segments, objective: Objective, deletions: int) -> Ours:
+def ours(name: str, dtype: str, segments: Segments, objective: Objective, deletions: int) -> Ours:
   """Runs our search in a fresh process; see `prune_ours`."""
-  asked = {"model": name, "objective": objective, "deletions": deletions}
+  asked = {"model": name, "dtype": dtype, "objective": objective, "deletions": deletions}
   asked |= {key: value.tolist() for key, value in dataclasses.asdict(segments).items()}
   command = [sys.executable, "-m", "benchmarks.prune_ours"]
   done = subprocess.run(command, input=json.dumps(asked), text=True, capture_output=True)
@@ -116,21 +118,29 @@ def ours(name: str, segments: Segments, objective: Objective, deletions: int) ->
   return Ours(**json.loads(done.stdout))
 
 
-def faster_dtype(folder: str, segments: Segments) -> tuple[torch.dtype, Published]:
-  """The dtype in which PyTorch runs the procedure faster on this machine."""
+def load_published(folder: str, segments: Segments) -> dict[str, Published]:
+  """The published side in both dtypes, the one that is faster on this machine first."""
   timed = []
-  for dtype in (torch.float32, torch.bfloat16):
-    side = Published(folder, dtype)
+  for name in ("float32", "bfloat16"):
+    side = Published(folder, getattr(torch, name))
     part = np.tile(segments.reasoning, (_BATCH, 1))
     seconds = []
-    for _ in range(2):
+    for _ in range(3):
       started = time.perf_counter()
       side.nlls(segments, part, "joint")
       seconds.append(time.perf_counter() - started)
-    timed.append((min(seconds), dtype, side))
-    print(f"published in {dtype}: {part.size / min(seconds):.0f} reasoning positions/s")
-  _, dtype, side = min(timed, key=lambda x: x[0])
-  return dtype, side
+    timed.append((min(seconds), name, side))
+    print(f"published in {name}: {part.size / min(seconds):.0f} reasoning positions/s")
+  return {name: side for _, name, side in sorted(timed, key=lambda x: x[0])}
+
+
+def same_tokens(name: str, published: Published, segments: Segments, objective: Objective) -> str:
+  """Whether both sides delete the same tokens in float32."""
+  if not _CHECKED.value:
+    return "-"
+  found = ours(name, "float32", segments, objective, _CHECKED.value)
+  deleted, _ = published.delete(segments, objective, _CHECKED.value, 0)
+  return "yes" if deleted == found.deleted else "NO"
 
 
 def chains_of_sizes(tokenizer, files: Sequence[str], sizes: Sequence[int]) -> list[Segments]:
@@ -151,23 +161,25 @@ def main(_) -> None:
   config = model.config
   with tempfile.TemporaryDirectory() as folder:
     save_huggingface(model, tokenizer, folder)
-    dtype, published = faster_dtype(folder, chains[0])
+    sides = load_published(folder, chains[0])
   del model
-  print(f"{_MODEL.value}; {jax.devices()[0].device_kind}; published runs in {dtype}")
+  dtype, published = next(iter(sides.items()))
+  print(f"{_MODEL.value}; {jax.devices()[0].device_kind}; both sides in {dtype}")
   print(_HEADER)
   for segments in chains:
     n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
     for objective in OBJECTIVES:
       one = n * (p + n - 1 + a)
-      deletions = int(np.clip(_SECONDS.value * 400 / one, 1, 5))
-      peak = matmul_peak()
-      found = ours(_MODEL.value, segments, objective, deletions)
+      deletions = int(np.clip(_SECONDS.value * 1000 / one, 1, 5))
+      peak = matmul_peak(jnp.dtype(dtype))
+      found = ours(_MODEL.value, dtype, segments, objective, deletions)
       most = _CANDIDATES.value
       deleted, seconds = published.delete(segments, objective, deletions, most)
-      peak = max(peak, matmul_peak())
-      same = "-"
-      if dtype == torch.float32 and not 0 < most < n:
+      peak = max(peak, matmul_peak(jnp.dtype(dtype)))
+      if dtype == "float32" and not 0 < most < n:
         same = "yes" if deleted == found.deleted else "NO"
+      else:
+        same = same_tokens(_MODEL.value, sides["float32"], segments, objective)
       flops = sum(step_flops(config, p, n - i, a, objective) for i in range(deletions))
       print(
         f"{n:5}{p:5}{a:4}  {objective:9}{seconds / deletions:9.2f}{one:10}"

@@ -38,7 +38,8 @@ def get_config() -> config_dict.ConfigDict:
   config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))  # how; see there
   config.deletions_per_step = 1  # more for long chains: NLLs between are not known then
   config.audit = 0  # of a screened search: chains that exact search goes through too
-  config.unit = "token"  # what one deletion removes: token, word or sentence
+  config.unit = "token"  # what one deletion removes: token, word, sentence or skill_step
+  config.steps = ""  # of skill_step: a drp workdir that has them; empty: steps by rules
   config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
   config.ranking_seed = 0  # of `random` and `numbers_first`
   config.attention_layers = ()  # that `attention` reads, such as (0, 5, -1); (): all

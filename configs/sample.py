@@ -23,6 +23,7 @@ def get_config() -> config_dict.ConfigDict:
   config.split = "train"  # train or test, of sets that have both
   config.num_questions = 8  # 0: all that there are
   config.num_shots = 0  # worked solutions of other questions shown first; base models need some
+  config.instruction = ""  # said beside the question set's own; it does not become part of chains
   config.seed = 0  # of the questions' order, and of every sample's randomness
 
   # Who answers.

@@ -20,7 +20,7 @@ more.
 
 from ml_collections import config_dict
 
-from configs import distill, evaluate, prune
+from configs import distill, drp, evaluate, prune
 
 # The templates with the shortest worked solutions, 30 to 50 of SmolLM2's tokens; every fourth is
 # held out.
@@ -54,6 +54,8 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   # The arms: what each changes in `prune`. Differences are of the first to the others.
   config.arms = config_dict.ConfigDict(ARMS)
   config.keep_ratios = (0.9, 0.7, 0.5, 0.3)  # of every arm
+  # Arms whose chains a teacher edits: what each changes in `drp`. See configs/study_drp.py.
+  config.edited = config_dict.ConfigDict()
   # Chains that are trained on as they are, by arm: what other jobs made of `chains/chains.jsonl`.
   config.ready = config_dict.ConfigDict()
 
@@ -71,6 +73,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
 
   # What is common to all arms, students and tests; see the configs of these jobs.
   config.prune = prune.get_config()
+  config.drp = drp.get_config()
   config.distill = distill.get_config()
   config.evaluate = evaluate.get_config()
   config.update(

@@ -21,9 +21,9 @@ class Accelerator(NamedTuple):
   memory: float
 
 
-# Sources: the makers' pages, read in 2026; of NVIDIA's, which state products with sparse matrices,
-# the dense half. H100, H200: nvidia.com/en-us/data-center/h100, h200. A100: .../a100. L4: .../l4.
-# L40S: .../l40s. TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e.
+# The makers' figures; of NVIDIA's, which state products with sparse matrices, the dense half. Those
+# of H100, A100 and TPU v5e were looked up for this table, in copies of the makers' pages; others
+# are as commonly cited. None was measured here.
 ACCELERATORS = {
   "h100": Accelerator(("NVIDIA H100",), 989e12, 80e9),  # SXM
   "h100-pcie": Accelerator(("NVIDIA H100 PCIe",), 756e12, 80e9),

@@ -61,6 +61,19 @@ def _value(match: re.Match[str]) -> Fraction | None:
   return -value if match["sign"] == "-" else value
 
 
+def find_numbers(text: str) -> list[tuple[str, Fraction]]:
+  """Every decimal number of a text, as it is written and its value; signs are left out.
+
+  `Half of 1,200.50 is 3/4` has 1,200.50, 3 and 4.
+  """
+  text = unicodedata.normalize("NFKC", text)
+  return [
+    (match[0], Fraction(match[0].replace(",", "")))
+    for match in re.finditer(_DECIMAL, text)
+    if len(match[0]) <= _MAX_CHARACTERS
+  ]
+
+
 def canonical_number(text: str) -> str:
   """A decimal number without thousands separators and trailing zeros; other text as it is.
 

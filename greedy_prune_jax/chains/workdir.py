@@ -4,7 +4,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,43 @@ from greedy_prune_jax.chains.jsonl import (
 )
 from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.chains.run_lock import hold_locks
+
+
+class FinishedItems:
+  """A folder of finished items of one kind, a record with an `id` a line."""
+
+  def __init__(self, folder: Path, writer: JsonlWriter):
+    """Reads which items are finished.
+
+    Args:
+      folder: where every process has a file.
+      writer: of this process's.
+    """
+    self._folder = folder
+    self._writer = writer
+    self._ids = {get_text(record, "id") for record in _records_in(folder)}
+
+  @property
+  def ids(self) -> frozenset[str]:
+    """Of the finished items: all that there were at the opening, and this process's since."""
+    return frozenset(self._ids)
+
+  def records(self) -> Iterator[Record]:
+    """Every finished item, of all processes."""
+    return _records_in(self._folder)
+
+  def write(self, record: Record) -> None:
+    """Stores a finished item; it is on disk when this returns.
+
+    Raises:
+      ValueError: its id is finished already.
+      UserError: the disk is full or gone; everything stored before is whole.
+    """
+    item_id = get_text(record, "id")
+    if item_id in self._ids:
+      raise ValueError(f"{item_id} is finished already")
+    self._writer.write(record)
+    self._ids.add(item_id)
 
 
 class Workdir:
@@ -43,6 +80,7 @@ class Workdir:
     config: Mapping[str, Any],
     *,
     output: str,
+    further_outputs: Sequence[str] = (),
     may_change: Collection[str] = (),
     process_index: int = 0,
     num_processes: int = 1,
@@ -55,6 +93,7 @@ class Workdir:
       path: the folder; made if it does not exist.
       config: the resolved config: nested mappings of what JSON can hold.
       output: name of the folder of finished items.
+      further_outputs: names of further ones, of a job with several stages; see `output`.
       may_change: dotted keys of `config` that a later run may set differently.
       process_index: of this process.
       num_processes: of this run; an earlier run in the same folder may have had another number.
@@ -66,7 +105,7 @@ class Workdir:
     self.path = Path(path)
     self._process_index = process_index
     self._own_name = f"process-{process_index:05d}.jsonl"
-    self._output = self.path / output
+    self._outputs = {name: self.path / name for name in (output, *further_outputs)}
     self._unfinished = self.path / "unfinished"
     own_suffix = f"-{process_index:05d}" if process_index else ""
     self._skipped = self.path / f"skipped{own_suffix}.jsonl"
@@ -79,10 +118,13 @@ class Workdir:
         self._check_config(config, may_change)
         self._repair_files_of_others(num_processes)
         self._metrics_writer = self._writer(self.path / "metrics.jsonl")
-      self._finished_writer = self._writer(self._output / self._own_name)
+      finished = {
+        name: FinishedItems(folder, self._writer(folder / self._own_name))
+        for name, folder in self._outputs.items()
+      }
       self._unfinished_writer = self._writer(self._unfinished / self._own_name)
-      self._finished_ids = {get_text(record, "id") for record in _records_in(self._output)}
       undo.pop_all()
+    self._finished, self._main = finished, finished[output]
 
   def __enter__(self) -> "Workdir":
     return self
@@ -90,23 +132,18 @@ class Workdir:
   def __exit__(self, *_) -> None:
     self._open.close()
 
+  def output(self, name: str) -> FinishedItems:
+    """The finished items of one of the outputs."""
+    return self._finished[name]
+
   @property
   def finished_ids(self) -> frozenset[str]:
-    """Ids of the finished items: all that there were at the opening, and this process's since."""
-    return frozenset(self._finished_ids)
+    """`FinishedItems.ids` of the first output."""
+    return self._main.ids
 
   def write_finished(self, record: Record) -> None:
-    """Stores a finished item; it is on disk when this returns.
-
-    Raises:
-      ValueError: its id is finished already.
-      UserError: the disk is full or gone; everything stored before is whole.
-    """
-    item_id = get_text(record, "id")
-    if item_id in self._finished_ids:
-      raise ValueError(f"{item_id} is finished already")
-    self._finished_writer.write(record)
-    self._finished_ids.add(item_id)
+    """`FinishedItems.write` to the first output."""
+    self._main.write(record)
 
   def write_unfinished(self, item_id: str, progress: int, state: Record) -> None:
     """Stores what was found so far about an item, from which a later run can go on.
@@ -117,7 +154,7 @@ class Workdir:
       state: what is needed to go on.
 
     Raises:
-      UserError: see `write_finished`.
+      UserError: see `FinishedItems.write`.
     """
     self._unfinished_writer.write({"id": item_id, "progress": progress, "state": state})
 
@@ -131,7 +168,7 @@ class Workdir:
     return {
       item_id: record["state"]
       for item_id, record in furthest.items()
-      if item_id not in self._finished_ids
+      if item_id not in self._main.ids
     }
 
   def write_skipped(self, record: Record) -> None:
@@ -171,7 +208,9 @@ class Workdir:
   def _check_config(self, config: Mapping[str, Any], may_change: Collection[str]) -> None:
     path = self.path / "config.json"
     # Empty files may be those that this run's other processes have just made.
-    has_results = any(file.stat().st_size for file in self._output.glob("*.jsonl"))
+    has_results = any(
+      file.stat().st_size for folder in self._outputs.values() for file in folder.glob("*.jsonl")
+    )
     if has_results and not path.exists():
       raise UserError(
         f"{self.path} holds results but no config.json, so nobody knows how they were made; choose "
@@ -191,7 +230,7 @@ class Workdir:
 
   def _repair_files_of_others(self, num_processes: int) -> None:
     """Cuts torn lines off the files of an earlier run's processes that this run does not have."""
-    for folder in (self._output, self._unfinished):
+    for folder in (*self._outputs.values(), self._unfinished):
       for path in folder.glob("process-*.jsonl"):
         if int(path.stem.removeprefix("process-")) >= num_processes:
           JsonlWriter(path).close()

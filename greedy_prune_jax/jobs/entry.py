@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -54,6 +54,7 @@ def run_in_workdir(
   config: Mapping[str, Any],
   *,
   output: str,
+  further_outputs: Sequence[str] = (),
   may_change: Collection[str],
 ) -> Failed:
   """Opens the workdir, does this process's share of the work, and waits for the others'.
@@ -63,6 +64,7 @@ def run_in_workdir(
     workdir: see `Workdir`, as for the arguments below.
     config: the resolved one.
     output: name of the folder of finished items.
+    further_outputs: names of further ones.
     may_change: keys of `config` that a later run may set differently.
 
   Returns:
@@ -70,7 +72,14 @@ def run_in_workdir(
   """
   first = jax.process_index() == 0
   process = {"process_index": jax.process_index(), "num_processes": jax.process_count()}
-  with Workdir(workdir, config, output=output, may_change=may_change, **process) as run:
+  with Workdir(
+    workdir,
+    config,
+    output=output,
+    further_outputs=further_outputs,
+    may_change=may_change,
+    **process,
+  ) as run:
     meet("the workdir is open")  # none may write before all are here
     failed = work(run)
     if first:

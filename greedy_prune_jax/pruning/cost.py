@@ -93,11 +93,22 @@ def ranking_work(config: ModelConfig, path: PrunePath, ranking: str) -> Work:
   whole = len(path.segments)
   passes = _FORWARD_PASSES.get(ranking, 0)
   flops += passes * _flops(config, whole, whole, _seen(0, whole))
-  return Work(path_positions(path) + (whole if passes else 0), flops)
+  positions = path_positions(path) + (whole if passes else 0)
+  if ranking == "answer_perplexity":  # the prompt, and the text without each unit
+    num_reasoning = len(path.segments.reasoning)
+    units = len(path.unit_sizes or path.segments.reasoning)
+    mean = num_reasoning - num_reasoning / units + len(path.segments.answer) - 1
+    flops += _prompt_flops(config, prompt)
+    flops += units * _flops(config, mean, mean, _seen(prompt, mean))
+    positions += prompt + round(units * mean)
+  return Work(positions, flops)
 
 
 # Over the whole chain; a backward pass is about two forward ones.
-_FORWARD_PASSES = {"surprisal": 1, "attention": 1, "attention_regression": 1, "gradient": 3}
+_FORWARD_PASSES = {
+  **dict.fromkeys(("surprisal", "step_surprisal", "attention", "attention_regression"), 1),
+  "gradient": 3,
+}
 
 
 def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:

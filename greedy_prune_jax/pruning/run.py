@@ -30,6 +30,7 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.pruning.audit import audit_report, screen_report
 from greedy_prune_jax.pruning.capacity import choose_batching
+from greedy_prune_jax.pruning.drp.step_units import SKILL_STEP, skill_step_sizes
 from greedy_prune_jax.pruning.progress import Progress, search_positions
 from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput
 from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_positions
@@ -189,8 +190,16 @@ def read_tasks(
   chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
 
-  def start(chain: Chain, parts: Segments) -> Task:
-    sizes = unit_sizes(settings.unit, token_texts(tokenizer, chain.reasoning))
+  sizes_of = _unit_sizes(settings)
+
+  def start(chain: Chain, parts: Segments) -> Task | None:
+    try:
+      sizes = sizes_of(chain, token_texts(tokenizer, chain.reasoning))
+    except UserError as error:
+      if skip is None:
+        raise
+      skip(BadChain(place="", id=chain.id, reason=str(error)))
+      return None
     marks = tuple(num_kept(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
 
     def path(path_id: str) -> PrunePath:
@@ -203,7 +212,16 @@ def read_tasks(
   tasks = (
     start(chain, parts) for chain, parts in segmented if not limit or len(parts.reasoning) <= limit
   )
-  return itertools.islice(tasks, settings.num_chains or None)
+  return itertools.islice((task for task in tasks if task), settings.num_chains or None)
+
+
+def _unit_sizes(
+  settings: PruneSettings,
+) -> Callable[[Chain, Sequence[str]], tuple[int, ...] | None]:
+  """What gives the units of a chain, from it and the texts of its tokens."""
+  if settings.unit == SKILL_STEP:
+    return skill_step_sizes(settings.steps)
+  return lambda _, tokens: unit_sizes(settings.unit, tokens)
 
 
 def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:

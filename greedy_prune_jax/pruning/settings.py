@@ -8,6 +8,7 @@ from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.config_fields import check_choice, check_least
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.drp.step_units import SKILL_STEP
 from greedy_prune_jax.pruning.plan_settings import PlanSettings
 from greedy_prune_jax.pruning.rankings.interface import RankingSettings
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
@@ -74,6 +75,7 @@ class PruneSettings:
   deletions_per_step: int
   audit: int
   unit: str
+  steps: str
   ranking: str
   ranking_seed: int
   attention_layers: tuple[int, ...]
@@ -117,7 +119,11 @@ class PruneSettings:
   def __post_init__(self):
     check_choice("objective", self.objective, OBJECTIVES)
     check_choice("search", self.search, SEARCHES)
-    check_choice("unit", self.unit, UNITS)
+    check_choice("unit", self.unit, (*UNITS, SKILL_STEP))
+    if self.steps and self.unit != SKILL_STEP:
+      raise UserError(
+        f"steps={self.steps!r} is read by unit={SKILL_STEP} alone, not {self.unit}; set steps=''"
+      )
     check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
     check_choice("dtype", self.dtype, DTYPES)
     check_choice("attention", self.attention, ATTENTIONS)

@@ -2,6 +2,7 @@
 
 chains                          chains/chains.jsonl: those that every arm starts from
 prune/ARM                       a workdir of prune, down to the lowest keep ratio
+drp/ARM                         a workdir of drp
 students/STUDENT/ARM/...        a workdir of distill, and below it one of evaluate a test
 """
 
@@ -13,10 +14,11 @@ from typing import Any
 
 from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
+from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
 from greedy_prune_jax.pruning.settings import MAY_CHANGE as PRUNE_MAY_CHANGE
 from greedy_prune_jax.study.parts import Part
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING, StudySettings
-from greedy_prune_jax.study.work import make_chains, prune_arm, train_and_test
+from greedy_prune_jax.study.work import edit_arm, make_chains, prune_arm, train_and_test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Cell:
 
   Attributes:
     student: a key of `students`.
-    arm: a key of `arms` or `ready`, or one of the two ends.
-    keep_ratio: of the reasoning that it is trained on; 1 for ready chains.
+    arm: a key of `arms`, `edited` or `ready`, or one of the two ends.
+    keep_ratio: of the reasoning that it is trained on; 1 for edited and ready chains.
   """
 
   student: str
@@ -39,7 +41,7 @@ class Cell:
 
 
 def cells(settings: StudySettings) -> list[Cell]:
-  """All cells, in the order of the table: the ends, the arms, ready chains."""
+  """All cells, in the order of the table: the ends, the arms, edited and ready chains."""
   return [
     Cell(student, arm, ratio)
     for student in settings.students
@@ -47,7 +49,7 @@ def cells(settings: StudySettings) -> list[Cell]:
       (NO_PRUNING, 1.0),
       (ANSWER_ONLY, 0.0),
       *((arm, ratio) for arm in settings.arms for ratio in settings.keep_ratios),
-      *((arm, 1.0) for arm in settings.ready),
+      *((arm, 1.0) for arm in (*settings.edited, *settings.ready)),
     )
   ]
 
@@ -68,6 +70,7 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
     )
   ]
   parts += _prune_parts(settings, folder, chains)
+  parts += _drp_parts(settings, folder, chains)
   parts += [
     _student_part(settings, folder, chains, cell, seed)
     for seed in settings.seeds
@@ -99,12 +102,26 @@ def _prune_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterato
     )
 
 
+def _drp_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterator[Part]:
+  for arm, changes in settings.edited.items():
+    config = settings.drp_config(changes, str(chains))
+    yield Part(
+      name=f"drp/{arm}",
+      needs=("chains",),
+      config=config,
+      may_change=DRP_MAY_CHANGE,
+      run=functools.partial(edit_arm, config, folder / "drp" / arm),
+    )
+
+
 def _student_part(
   settings: StudySettings, folder: Path, chains: Path, cell: Cell, seed: int
 ) -> Part:
   source, needs = str(chains), "chains"
   if cell.arm in settings.ready:
     source = settings.ready[cell.arm]
+  elif cell.arm in settings.edited:
+    source, needs = str(folder / "drp" / cell.arm), f"drp/{cell.arm}"
   elif cell.arm in settings.arms:
     source, needs = str(folder / "prune" / cell.arm), f"prune/{cell.arm}"
   name = cell.folder(seed)

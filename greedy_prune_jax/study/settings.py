@@ -9,10 +9,14 @@ from greedy_prune_jax.chains.config_fields import check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.pruning.drp.settings import DrpSettings
 from greedy_prune_jax.pruning.settings import PruneSettings
 
 # The two ends of every study: all of the reasoning, and none of it.
 NO_PRUNING, ANSWER_ONLY = "no_pruning", "answer_only"
+
+# The job whose settings each group changes.
+_JOBS = {"arms": "prune", "edited": "drp", "students": "distill", "tests": "evaluate"}
 
 _FILE = "configs/study_cpu.py"
 _NAME = re.compile(r"\w[\w.-]*")
@@ -20,6 +24,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 # What the study decides itself, so that all parts work on the same.
 _OWN = {
   "prune": ("chains", "num_chains", "seed", "max_reasoning_tokens", "keep_ratios"),
+  "drp": ("chains", "num_chains", "show_chains", "dry_run"),
   "distill": ("chains", "num_chains", "keep_ratios", "seed", "export"),
   "evaluate": ("models", "follow", "compare_with", "keep_ratios"),
 }
@@ -36,10 +41,12 @@ class StudySettings:
   keep_ratios: tuple[float, ...]
   seeds: tuple[int, ...]
   arms: dict[str, Any] = dataclasses.field(hash=False)
+  edited: dict[str, Any] = dataclasses.field(hash=False)
   ready: dict[str, Any] = dataclasses.field(hash=False)
   students: dict[str, Any] = dataclasses.field(hash=False)
   tests: dict[str, Any] = dataclasses.field(hash=False)
   prune: dict[str, Any] = dataclasses.field(hash=False)
+  drp: dict[str, Any] = dataclasses.field(hash=False)
   distill: dict[str, Any] = dataclasses.field(hash=False)
   evaluate: dict[str, Any] = dataclasses.field(hash=False)
   keep_students: bool
@@ -65,12 +72,12 @@ class StudySettings:
     for name in ("students", "tests"):
       if not getattr(self, name):
         raise UserError(f"{name} is empty; expected at least one")
-    names = [*self.arms, *self.ready, *self.students, *self.tests]
-    for name in names:
+    arms = [*self.arms, *self.edited, *self.ready]
+    for name in (*arms, *self.students, *self.tests):
       if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} names a folder; expected letters, digits, _, - and . alone")
-    for name in {*self.arms, *self.ready}:
-      if name in (NO_PRUNING, ANSWER_ONLY) or (name in self.arms and name in self.ready):
+    for name in arms:
+      if name in (NO_PRUNING, ANSWER_ONLY) or arms.count(name) > 1:
         raise UserError(f"an arm is called {name}, as another is; choose another name")
     self._check_parts()
 
@@ -78,20 +85,25 @@ class StudySettings:
     """Makes every job's settings once, so that a mistake shows before the first hour is spent."""
     for name, changes in (
       *((f"arms.{arm}", changes) for arm, changes in self.arms.items()),
+      *((f"edited.{arm}", changes) for arm, changes in self.edited.items()),
       *((f"students.{student}", changes) for student, changes in self.students.items()),
       *((f"tests.{test}", changes) for test, changes in self.tests.items()),
     ):
-      job = {"arms": "prune", "students": "distill", "tests": "evaluate"}[name.partition(".")[0]]
+      job = _JOBS[name.partition(".")[0]]
       if own := sorted(set(changes) & set(_OWN[job])):
         raise UserError(f"{name} sets {own[0]}, which the study sets for all parts alike")
-      make = {"prune": self._prune, "distill": self._distill, "evaluate": self._evaluate}[job]
       try:
-        make(changes)
+        getattr(self, f"_{job}")(changes)
       except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
   def _prune(self, changes: Mapping[str, Any]) -> None:
     PruneSettings.from_config(self.prune_config(changes, "chains"))
+
+  def _drp(self, changes: Mapping[str, Any]) -> None:
+    settings = DrpSettings.from_config(self.drp_config(changes, "chains"))
+    if settings.stages[-1] == "decompose":
+      raise UserError(f"stages={settings.stages} make no chains; expected edit or write at the end")
 
   def _distill(self, changes: Mapping[str, Any]) -> None:
     for ratio in (*self.keep_ratios, 0.0, 1.0):
@@ -104,6 +116,11 @@ class StudySettings:
     """The config of the `prune` run of an arm."""
     own = {"chains": chains, "num_chains": 0, "max_reasoning_tokens": 0, "show_chains": 0}
     return {**_merged(self.prune, changes), **own, "keep_ratios": self.keep_ratios}
+
+  def drp_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
+    """The config of the `drp` run of an arm."""
+    own = {"chains": chains, "num_chains": 0, "show_chains": 0, "dry_run": False}
+    return {**_merged(self.drp, changes), **own}
 
   def distill_config(
     self, changes: Mapping[str, Any], chains: str, keep_ratio: float, seed: int
@@ -124,6 +141,6 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
   for key, value in changes.items():
     known = merged.get(key)
     if isinstance(value, Mapping) and isinstance(known, Mapping):
-      value = _merged(known, value)  # a group
+      value = _merged(known, value)
     merged[key] = value
   return merged

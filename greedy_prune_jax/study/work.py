@@ -25,6 +25,10 @@ from greedy_prune_jax.evaluation.questions import OUTPUT, run_evaluate
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.pruning.drp import summary
+from greedy_prune_jax.pruning.drp.run import OUTPUTS, run_drp
+from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
+from greedy_prune_jax.pruning.drp.settings import DrpSettings
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import MAY_CHANGE as PRUNE_MAY_CHANGE
 from greedy_prune_jax.pruning.settings import PruneSettings
@@ -102,6 +106,22 @@ def prune_arm(config: Mapping[str, Any], folder: Path) -> None:
       raise UserError(f"{len(failed)} chains could not be pruned; see {folder}/skipped.jsonl")
     workdir.remove_unfinished()
   jax.clear_caches()  # the next part has shapes of its own
+
+
+def edit_arm(config: Mapping[str, Any], folder: Path) -> None:
+  """Has a teacher edit all chains (DRP), and sums up how that went in the arm's folder.
+
+  Raises:
+    UserError: there is no reply on some chains; they are asked about again with the next run.
+  """
+  settings = DrpSettings.from_config(config)
+  outputs = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:]}
+  with Workdir(folder, config, **outputs, may_change=DRP_MAY_CHANGE) as workdir:
+    failed = run_drp(settings, workdir)
+    summary.write_summary(folder, summary.tables(summary.read_all(folder), settings.on_failure))
+    if failed:
+      raise UserError(f"there is no reply on {failed} chains; see {folder}/skipped.jsonl")
+    workdir.remove_unfinished()
 
 
 def train_and_test(

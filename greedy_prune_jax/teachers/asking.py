@@ -18,13 +18,14 @@ class Asked:
   Attributes:
     questions: in the order that the seed gives.
     form: in which their answers are written.
-    examples: worked solutions of other questions, behind each system text; or nothing.
+    added: what stands behind each system text: a further instruction, worked solutions of other
+      questions; or nothing.
     seed: of every sample's randomness.
   """
 
   questions: list[Question]
   form: AnswerForm
-  examples: str
+  added: str
   seed: int
 
   def prompt(self, question: Question, index: int) -> Prompt:
@@ -35,12 +36,14 @@ class Asked:
     return Prompt(
       id=sample_id,
       question=question.question,
-      system=question.system + self.examples,
+      system=question.system + self.added,
       seed=int.from_bytes(digest[:4], "big"),
     )
 
 
-def load_asked(source: str, *, split: str, num_questions: int, num_shots: int, seed: int) -> Asked:
+def load_asked(
+  source: str, *, split: str, num_questions: int, num_shots: int, seed: int, instruction: str = ""
+) -> Asked:
   """The questions that `source` means, the first `num_shots` of them as worked solutions.
 
   Args:
@@ -49,6 +52,7 @@ def load_asked(source: str, *, split: str, num_questions: int, num_shots: int, s
     num_questions: how many are asked; 0 for all.
     num_shots: how many others are shown, solved.
     seed: of the order, and of every sample's randomness.
+    instruction: asked for beside what the set's own system text asks for; or nothing.
 
   Raises:
     UserError: the questions cannot be read, none is left to ask, or one to be shown has no worked
@@ -67,8 +71,9 @@ def load_asked(source: str, *, split: str, num_questions: int, num_shots: int, s
   found = split_source(source)
   assert found is not None  # its questions were loaded
   form = QUESTION_SETS[found[0]].form
-  examples = "".join(_example(shot, form) for shot in questions[:num_shots])
-  return Asked(questions[num_shots:], form, examples, seed)
+  added = f"\n\n{instruction}" if instruction else ""
+  added += "".join(_example(shot, form) for shot in questions[:num_shots])
+  return Asked(questions[num_shots:], form, added, seed)
 
 
 def _example(question: Question, form: AnswerForm) -> str:

@@ -17,10 +17,11 @@ class Budget:
     self.requests = 0
     self.tokens = 0
 
-  def take(self, most_tokens: int) -> None:
+  def take(self, most_tokens: int, *, wait: bool = True) -> bool:
     """Waits until a request that takes up to `most_tokens` fits in, and counts it.
 
-    Every call that returns must be followed by one of `settle`.
+    Every call that returns True must be followed by one of `settle`. Without `wait`, False says
+    that it does not fit in yet.
 
     Raises:
       UserError: it will not fit in, even if all requests under way turn out to have cost nothing.
@@ -37,13 +38,15 @@ class Budget:
         ):
           self.requests += 1
           self._under_way.append(most_tokens)
-          return
+          return True
         if not self._under_way:
           raise UserError(
             f"the budget is spent: of endpoint.max_tokens={self._max_tokens}, {self.tokens} were "
             f"used, and the next request may take {most_tokens}. What was answered is stored; the "
             "same command goes on, with a new budget."
           )
+        if not wait:
+          return False
         self._changed.wait()
 
   def settle(self, most_tokens: int, used: int) -> None:

@@ -31,6 +31,9 @@ class EndpointSettings:
     structured: how replies that should be JSON are asked for: held to their schema (`json_schema`),
       held to JSON (`json_object`), or by `words` alone. An endpoint that refuses one of them is
       asked by the next.
+    batch: most requests of a batch at the endpoint's batch interface, which is cheaper and takes up
+      to a day; 0: not by batches, but one by one. `concurrency` and `backoff` are of the latter.
+    poll: seconds between two looks at whether a batch is done.
   """
 
   base_url: str = ""
@@ -43,6 +46,8 @@ class EndpointSettings:
   max_requests: int = 0
   max_tokens: int = 0
   structured: str = "json_schema"
+  batch: int = 0
+  poll: float = 30.0
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any], file: str) -> "EndpointSettings":
@@ -56,7 +61,7 @@ class EndpointSettings:
   def __post_init__(self):
     check_choice("endpoint.structured", self.structured, STRUCTURED)
     check_least(self, 1, "concurrency", "max_attempts")
-    check_least(self, 0, "backoff", "max_requests", "max_tokens")
+    check_least(self, 0, "backoff", "max_requests", "max_tokens", "batch", "poll")
     if not self.timeout > 0:
       raise UserError(f"timeout={self.timeout}; expected a number of seconds above 0")
 

@@ -2,8 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import logging
-import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,17 +9,19 @@ from typing import Any
 
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.teachers.budget import Budget
-from greedy_prune_jax.teachers.endpoint_settings import STRUCTURED, EndpointSettings
-from greedy_prune_jax.teachers.structured import schema_in_words
+from greedy_prune_jax.teachers.chat_requests import (
+  Dialect,
+  is_hopeless,
+  may_pass,
+  most_tokens,
+  reply_of,
+)
+from greedy_prune_jax.teachers.connecting import connect
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 
 _MOST_FAILURES = 5  # prompts in a row without a reply after which no more are asked
 _LONGEST_WAIT = 120.0  # seconds between two attempts
-_BYTES_PER_TOKEN = 3  # fewer than texts have on average, so that prompts are not underrated
-# Statuses after which trying again may help: timeout, conflict, too early, rate limit, server.
-_TRY_AGAIN = (408, 409, 425, 429)
-# Statuses that no prompt can change: the key, the account, the model's name, the address.
-_HOPELESS = (401, 402, 403, 404)
 
 
 class OpenAITeacher:
@@ -37,34 +37,10 @@ class OpenAITeacher:
     Raises:
       UserError: the package openai is not installed, or the model or the key is missing.
     """
-    try:
-      import openai  # an extra
-    except ImportError as error:
-      raise UserError(
-        "teacher=openai needs the package openai; install it with: "
-        "pip install 'greedy_prune_jax[openai]'"
-      ) from error
-    if not endpoint.model:
-      raise UserError("endpoint.model is empty; expected the name of a model at the endpoint")
-    key = os.environ.get(endpoint.api_key_env)
-    if not key and not endpoint.base_url:
-      raise UserError(
-        f"the environment variable {endpoint.api_key_env} is not set; expected the endpoint's key. "
-        "Set it, name another by endpoint.api_key_env, or name a server by endpoint.base_url"
-      )
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it reports every request
-    self._openai: Any = openai
-    # It tries nothing again by itself: every attempt counts in the budget.
-    self._client: Any = openai.OpenAI(
-      base_url=endpoint.base_url or None,
-      api_key=key or "none",
-      timeout=endpoint.timeout,
-      max_retries=0,
-    )
+    self._openai, self._client = connect(endpoint)
     self._endpoint = endpoint
     self._settings = settings
-    self._structured = endpoint.structured
-    self._limit_name = "max_tokens"  # all servers know it; OpenAI's newest models another
+    self._dialect = Dialect(endpoint.structured)
     self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
 
   def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
@@ -114,7 +90,7 @@ class OpenAITeacher:
           return None
       except self._openai.APIStatusError as error:
         reason = f"{error.status_code}: {error.message}"
-        if error.status_code in _HOPELESS or error.code == "insufficient_quota":
+        if is_hopeless(error.status_code, error.code):
           halt.because(f"{self._place} refuses: {reason}")
           return None
         return Reply.failed(prompt, reason)
@@ -122,27 +98,19 @@ class OpenAITeacher:
 
   def _attempt(self, prompt: Prompt) -> Reply:
     """One reply, asked for in a way that the endpoint does not refuse."""
-    structured = self._structured
+    dialect: Dialect | None = self._dialect
     while True:
-      limit_name = self._limit_name
       try:
-        reply = self._ask(prompt, structured, limit_name)
+        reply = self._ask(prompt, dialect)
       except self._openai.APIStatusError as error:
-        if error.status_code not in (400, 422):
-          raise
-        if limit_name == "max_tokens" and "max_completion_tokens" in error.message:
-          self._limit_name = "max_completion_tokens"
-        elif prompt.schema is not None and structured != STRUCTURED[-1]:
-          # How a server says that it cannot do this is not agreed upon, so less is tried.
-          structured = STRUCTURED[STRUCTURED.index(structured) + 1]
-        else:
+        dialect = dialect.after_refusal(prompt, error.status_code, error.message)
+        if dialect is None:
           raise
       else:
-        if prompt.schema is not None:
-          self._structured = structured  # what worked is what the next prompt is asked by
+        self._dialect = self._dialect.after_success(prompt, dialect)
         return reply
 
-  def _ask(self, prompt: Prompt, structured: str, limit_name: str) -> Reply:
+  def _ask(self, prompt: Prompt, dialect: Dialect) -> Reply:
     """One request.
 
     Raises:
@@ -150,21 +118,19 @@ class OpenAITeacher:
       _TryAgainError: it failed in a way that may pass.
       openai.APIStatusError: the endpoint refuses it.
     """
-    request = self._request(prompt, structured, limit_name)
-    size = sum(len(message["content"].encode()) for message in request["messages"])
-    most = size // _BYTES_PER_TOKEN + self._settings.max_new_tokens
+    request = dialect.arguments(prompt, self._endpoint.model, self._settings)
+    most = most_tokens(request, self._settings)
     self.budget.take(most)
     used = 0
     try:
       completion = self._client.chat.completions.create(**request)
       used = most  # unless it says what it was
-      reply = _reply_of(prompt, completion)
+      reply = reply_of(prompt, completion)
       if reply.num_tokens is not None:
         used = completion.usage.prompt_tokens + completion.usage.completion_tokens
       return reply
     except self._openai.APIStatusError as error:
-      quota = error.code == "insufficient_quota"
-      if error.status_code >= 500 or (error.status_code in _TRY_AGAIN and not quota):
+      if may_pass(error.status_code, error.code):
         reason = f"{error.status_code}: {error.message}"
         raise _TryAgainError(reason, _retry_after(error.response.headers)) from error
       raise
@@ -174,34 +140,6 @@ class OpenAITeacher:
       raise _TryAgainError(f"{type(cause).__name__}: {cause or error}") from error
     finally:
       self.budget.settle(most, used)
-
-  def _request(self, prompt: Prompt, structured: str, limit_name: str) -> dict[str, Any]:
-    """The arguments of a chat completion; what an endpoint need not know is left out."""
-    settings, request = self._settings, dict[str, Any]()
-    if prompt.schema is not None and structured == "json_schema":
-      schema = {"name": "reply", "schema": dict(prompt.schema), "strict": True}
-      request["response_format"] = {"type": "json_schema", "json_schema": schema}
-    else:
-      prompt = schema_in_words(prompt)
-      if prompt.schema is not None and structured == "json_object":
-        request["response_format"] = {"type": "json_object"}
-    request["messages"] = [{"role": "user", "content": prompt.question}]
-    if prompt.system:
-      request["messages"].insert(0, {"role": "system", "content": prompt.system})
-    request |= {
-      "model": self._endpoint.model,
-      limit_name: settings.max_new_tokens,
-      "temperature": settings.temperature,
-    }
-    if settings.temperature > 0:
-      request["seed"] = prompt.seed
-    if settings.top_p < 1:
-      request["top_p"] = settings.top_p
-    if settings.top_k:
-      request["extra_body"] = {"top_k": settings.top_k}  # not OpenAI's, but most servers'
-    if settings.stop_strings:
-      request["stop"] = list(settings.stop_strings)
-    return request
 
 
 class _TryAgainError(Exception):
@@ -226,18 +164,6 @@ class _Halt:
   def because(self, reason: str) -> None:
     self.reason = self.reason or reason
     self.event.set()
-
-
-def _reply_of(prompt: Prompt, completion: Any) -> Reply:
-  choice, usage = completion.choices[0], completion.usage
-  if not isinstance(choice.finish_reason, str):
-    raise ValueError(f"finish_reason is {choice.finish_reason!r}")
-  return Reply(
-    id=prompt.id,
-    text=choice.message.content or "",
-    finish_reason=choice.finish_reason,
-    num_tokens=usage.completion_tokens if usage else None,
-  )
 
 
 def _retry_after(headers: Any) -> float:

@@ -48,6 +48,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     num_questions=settings.num_questions,
     num_shots=settings.num_shots,
     seed=settings.seed,
+    instruction=settings.instruction,
   )
   mine = asked.questions[jax.process_index() :: jax.process_count()]
   todo = {question.id: question for question in mine if question.id not in workdir.finished_ids}
@@ -59,13 +60,14 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     question.id: [asked.prompt(question, index) for index in range(settings.num_samples)]
     for question in todo.values()
   }
+  open_teacher = functools.partial(_open_teacher, settings, workdir.path)
   try:
-    return collect_replies(groups, workdir, functools.partial(_open_teacher, settings), finish)
+    return collect_replies(groups, workdir, open_teacher, finish)
   finally:  # whatever stopped it
     _write_chains(workdir.path)
 
 
-def _open_teacher(settings: SampleSettings) -> Teacher:
+def _open_teacher(settings: SampleSettings, folder: Path) -> Teacher:
   return load_teacher(
     settings.teacher,
     settings.writing,
@@ -73,6 +75,7 @@ def _open_teacher(settings: SampleSettings) -> Teacher:
     chat_template=settings.chat_template,
     dtype=settings.dtype,
     batch_size=settings.batch_size,
+    folder=folder,
   )
 
 

@@ -26,6 +26,7 @@ class SampleSettings:
   split: str
   num_questions: int
   num_shots: int
+  instruction: str
   seed: int
   teacher: str
   chat_template: str

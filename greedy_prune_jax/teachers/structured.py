@@ -1,7 +1,10 @@
 """Replies that should be JSON: asked for in words, and found in what was written."""
 
+import contextlib
 import dataclasses
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from greedy_prune_jax.chains.errors import UserError
@@ -42,6 +45,34 @@ def read_object(text: str) -> dict[str, Any]:
         longest, longest_length = found, end - start
     start = text.find("{", end)
   if longest is None:
-    shown = text[:_SHOWN] + ("..." if len(text) > _SHOWN else "")
-    raise UserError(f"no JSON object is in the reply {shown!r}")
+    raise UserError(f"no JSON object is in the reply {_shown(text)}")
   return longest
+
+
+def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
+  """The JSON object with these keys that a reply is or holds, mended where it is broken.
+
+  Small models and endpoints that hold to no schema forget quotes, commas and closing brackets; the
+  package json-repair puts them back. What a reply that breaks off did not say stays unsaid.
+
+  Raises:
+    UserError: there is none.
+    ImportError: the package json-repair is not installed, and the reply is broken.
+  """
+  with contextlib.suppress(UserError):
+    found = read_object(text)
+    if set(keys) <= set(found):
+      return found
+  import json_repair  # an extra
+
+  # From the brace before the first key on: braces of other kinds may stand before it.
+  key = re.search(rf"""\{{\s*["']?{re.escape(keys[0])}["']?\s*:""", text)
+  mended = json_repair.loads(text[key.start() :]) if key else None
+  for found in mended if isinstance(mended, list) else [mended]:
+    if isinstance(found, dict) and set(keys) <= set(found):
+      return found
+  raise UserError(f"no JSON object with {', '.join(keys)} is in the reply {_shown(text)}")
+
+
+def _shown(text: str) -> str:
+  return repr(text[:_SHOWN] + ("..." if len(text) > _SHOWN else ""))

@@ -65,6 +65,12 @@ def test_a_ranking_is_its_passes_and_the_texts_along_its_path():
   for ranking, passes in [("random", 0), ("surprisal", 1), ("gradient", 3)]:
     work = ranking_work(config, path_of(), ranking)
     assert work.flops == pytest.approx(texts + passes * whole, rel=1e-9)
+  along = ranking_work(config, path_of(), "random").positions
+  # The prompt again, and the text without each unit but for its last token.
+  found = ranking_work(config, path_of(), "answer_perplexity")
+  assert found.positions == along + P + N * (N - 1 + A - 1)
+  alone = text_flops(config, 0, P, 1) + N * text_flops(config, P, N + A - 2, N + A - 2)
+  assert found.flops == pytest.approx(texts + alone, rel=1e-9)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import study_cpu, study_gpu
+from configs import study_cpu, study_drp, study_gpu
 from greedy_prune_jax.chains.datasets import load_questions
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.study.plan import cells, plan
@@ -72,6 +72,34 @@ def test_held_out_templates_are_not_trained_on():
   found = [{question.extra["template"] for question in asked} for asked in (trained, held_out)]
   assert len(found[0]) > len(found[1]) > 1
   assert not found[0] & found[1]
+
+
+@pytest.mark.parametrize("mode", ["", "smoke", "endpoint", "endpoint_smoke"])
+def test_the_study_of_steps_has_a_teacher_where_it_is_asked_for(mode, tmp_path):
+  config = study_drp.get_config(mode)
+  config.drp.endpoint.model = "m"
+  settings = StudySettings.from_config(config.to_dict())
+  names = {part.name for part in plan(settings, tmp_path)}
+  assert "prune/steps_answer" in names
+  assert ("drp/drp" in names) == mode.startswith("endpoint")
+  assert len(names) == len(plan(settings, tmp_path))
+  if not mode.endswith("smoke"):
+    assert settings.num_chains >= 50
+
+
+@pytest.mark.parametrize(
+  ("edited", "message"),
+  [
+    ({"a": {"stages": ("decompose",)}}, r"edited\.a: stages=\('decompose',\) make no chains"),
+    ({"a": {"splitter": "me"}}, r"edited\.a: splitter='me'; expected one of"),
+    ({"a": {"dry_run": True}}, r"edited\.a sets dry_run, which the study sets for all parts"),
+    ({"greedy_joint": {}}, "an arm is called greedy_joint, as another is"),
+  ],
+)
+def test_edited_arms_that_cannot_be_are_refused(edited, message):
+  config = study_cpu.get_config().to_dict() | {"edited": edited}
+  with pytest.raises(UserError, match=message):
+    StudySettings.from_config(config)
 
 
 def test_an_unknown_mode_is_refused():

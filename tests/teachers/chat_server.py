@@ -1,8 +1,13 @@
-"""A chat completions endpoint on loopback that answers, fails, stalls and breaks off as told."""
+"""A chat completions endpoint on loopback that answers, fails, stalls and breaks off as told.
+
+It has a batch interface too: a batch's requests are answered as they would be one by one.
+"""
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,9 +54,22 @@ def refusal(status: int, message: str, code: str | None = None, **headers: str) 
 
 
 class ChatServer:
-  """Calls `respond(request, count)` for each request; count: how often its question came before."""
+  """Calls `respond(request, count)` for each request; count: how often its question came before.
+
+  Attributes:
+    requests: all that were made, one by one and in batches.
+    batches: by id; a test may change a batch's status, or look at its requests.
+    looks: how often a batch is to be looked at before it is done.
+    refuse_batch: message with which a batch fails as a whole, or None.
+  """
 
   def __init__(self, respond: Callable[[dict[str, Any], int], Answer]):
+    self.batches: dict[str, dict[str, Any]] = {}
+    self.files: dict[str, str] = {}
+    self.looks = 0
+    self.refuse_batch: Callable[[int], str | None] = lambda number: None
+    self.broken_looks = 0  # so many looks at batches get an error of the server
+    self._numbers = itertools.count(1)
     self.requests: list[dict[str, Any]] = []
     self.keys: list[str | None] = []
     self.most_at_once = 0
@@ -61,7 +79,24 @@ class ChatServer:
 
     class Handler(BaseHTTPRequestHandler):
       def do_POST(self):
-        chat_server._handle(self)
+        size = int(self.headers["Content-Length"])
+        body = self.rfile.read(size)
+        if self.path == "/v1/chat/completions":
+          chat_server._handle(self, json.loads(body))
+        elif self.path == "/v1/files":
+          _send(self, chat_server._take_file(body.decode()))
+        else:
+          assert self.path == "/v1/batches"
+          _send(self, chat_server._make_batch(json.loads(body)))
+
+      def do_GET(self):
+        _, _, kind, name, *rest = self.path.split("/")
+        if kind == "files":
+          assert rest == ["content"]
+          _send(self, Answer(chat_server.files[name]))
+        else:
+          assert kind == "batches"
+          _send(self, chat_server._look(name))
 
       def log_message(self, *_):
         pass
@@ -79,13 +114,69 @@ class ChatServer:
     self._server.shutdown()
     self._server.server_close()
 
-  def _handle(self, handler: BaseHTTPRequestHandler) -> None:
-    request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-    assert handler.path == "/v1/chat/completions"
+  def _count(self, request: dict[str, Any]) -> int:
+    """How often a request's question came before; it now has come once more."""
+    count = self.questions().count(request["messages"][-1]["content"])
+    self.requests.append(request)
+    return count
+
+  def _take_file(self, form: str) -> Answer:
+    assert 'name="purpose"\r\n\r\nbatch\r\n' in form
+    content = re.search(r"filename=.*?\r\n\r\n(.*?)\r\n--", form, re.DOTALL)
+    assert content is not None
+    return Answer(self._file(content[1]))
+
+  def _file(self, text: str) -> dict[str, Any]:
+    name = f"file-{next(self._numbers)}"
+    self.files[name] = text
+    about = {"object": "file", "bytes": len(text), "created_at": 0, "filename": "x"}
+    return about | {"id": name, "purpose": "batch", "status": "processed"}
+
+  def _make_batch(self, asked: dict[str, Any]) -> Answer:
+    assert asked["endpoint"] == "/v1/chat/completions"
+    number = len(self.batches)
+    batch = asked | {
+      "id": f"batch-{number}",
+      "object": "batch",
+      "created_at": 0,
+      "status": "in_progress",
+      "looks": self.looks,
+    }
+    if (message := self.refuse_batch(number)) is not None:
+      errors = {"object": "list", "data": [{"code": "bad", "message": message}]}
+      batch |= {"status": "failed", "errors": errors}
+    self.batches[batch["id"]] = batch
+    return Answer(batch)
+
+  def _look(self, name: str) -> Answer:
+    batch = self.batches[name]
+    if self.broken_looks > 0:
+      self.broken_looks -= 1
+      return refusal(503, "overloaded")
+    if batch["status"] == "in_progress" and batch["looks"] == 0:
+      self._finish(batch)
+    batch["looks"] -= 1
+    return Answer(batch)
+
+  def _finish(self, batch: dict[str, Any]) -> None:
+    """Answers a batch's requests, good ones into one file, bad ones into another."""
+    lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
+    results: tuple[list, list] = [], []
+    for line in lines:
+      answer = self._respond(line["body"], self._count(line["body"]))
+      if answer.stall:
+        continue  # the batch ends without it
+      response = {"status_code": answer.status, "request_id": "r", "body": answer.body}
+      result = {"id": "x", "custom_id": line["custom_id"], "response": response, "error": None}
+      results[answer.status != 200].append(result)
+    for key, found in zip(("output_file_id", "error_file_id"), results, strict=True):
+      if found:
+        batch[key] = self._file("".join(json.dumps(line) + "\n" for line in found))["id"]
+    batch["status"] = "completed"
+
+  def _handle(self, handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     with self._lock:
-      question = request["messages"][-1]["content"]
-      count = self.questions().count(question)
-      self.requests.append(request)
+      count = self._count(request)
       self.keys.append(handler.headers["Authorization"])
       self._at_once += 1
       self.most_at_once = max(self.most_at_once, self._at_once)
@@ -95,17 +186,21 @@ class ChatServer:
     if answer.stall:
       self._closed.wait()
       return
-    body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-    data = body.encode()
-    handler.send_response(answer.status)
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
-    for name, value in (headers | answer.headers).items():
-      handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(data[: answer.send])
-    handler.wfile.flush()
-    if answer.send is not None:
-      handler.connection.close()
+    _send(handler, answer)
+
+
+def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+  body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+  data = body.encode()
+  handler.send_response(answer.status)
+  headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+  for name, value in (headers | answer.headers).items():
+    handler.send_header(name.replace("_", "-"), value)
+  handler.end_headers()
+  handler.wfile.write(data[: answer.send])
+  handler.wfile.flush()
+  if answer.send is not None:
+    handler.connection.close()
 
 
 @contextlib.contextmanager

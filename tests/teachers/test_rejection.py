@@ -64,6 +64,7 @@ def config(tmp_path):
     "split": "train",
     "num_questions": 0,
     "num_shots": 0,
+    "instruction": "",
     "seed": 0,
     "teacher": "scripted",
     "chat_template": "tokenizer",
@@ -222,6 +223,14 @@ def test_worked_solutions_are_shown_first_and_their_questions_not_asked(sample, 
   config["num_shots"] = 4
   with pytest.raises(UserError, match=r"num_shots=4, and .* has 4 questions; none is left to ask"):
     sample(teacher, "none")
+
+
+def test_a_further_instruction_is_asked_for_and_not_part_of_the_chain(sample, config, tmp_path):
+  teacher, config["instruction"] = ScriptedTeacher(), "Use less than 50 tokens."
+  sample(teacher)
+  chains = list(read_chains(str(tmp_path / "run")))
+  (asked,) = {prompt.system for prompt in teacher.asked}
+  assert {chain.system + "\n\nUse less than 50 tokens." for chain in chains} == {asked}
 
 
 def test_summary(sample, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from greedy_prune_jax.chains.chain import unit_starts
+from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
@@ -97,7 +98,7 @@ def follow_ranking(
     whole = order_of_units(whole, path.unit_sizes)
   order = path.deleted + [position for position in whole if position not in gone]
   num_gone = _gone_after_deletions(path, order)
-  prompts, max_length = _start_prompt(model, path)
+  prompts, max_length = start_prompt(model, path.segments)
   while not path.finished:
     found = score_texts(
       model.graph,
@@ -114,13 +115,13 @@ def follow_ranking(
       report()
 
 
-def _start_prompt(model: Model, path: PrunePath) -> tuple[Prompt, int | None]:
+def start_prompt(model: Model, segments: Segments) -> tuple[Prompt, int | None]:
   """The cached prompt, and the length of the whole chain where the model's rope asks for it."""
   dynamic = any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
-  max_length = len(path.segments) if dynamic else None
-  num_prompt = len(path.segments.prompt)
+  max_length = len(segments) if dynamic else None
+  num_prompt = len(segments.prompt)
   ids = np.zeros((1, buckets.round_up(num_prompt, buckets.PROMPT_MULTIPLE)), np.int32)
-  ids[0, :num_prompt] = path.segments.prompt
+  ids[0, :num_prompt] = segments.prompt
   lengths = jnp.asarray([num_prompt], jnp.int32)
   prompts = start_chains(
     model.graph, model.params, jnp.asarray(ids), lengths, max_length=max_length
@@ -156,20 +157,31 @@ def _next_texts(
     num_gone: tokens gone after each number of deletions, to the path's end.
     block_positions: that should go through the model at once.
   """
-  reasoning, answer = path.segments.reasoning, path.segments.answer
   first, last = len(path.nll["joint"]), len(num_gone) - 1
-  width = buckets.round_up(len(reasoning) - num_gone[first] + len(answer), _TEXT_MULTIPLE)
-  count = buckets.round_up(max(1, block_positions // width), axis_size(model.params, DATA))
+  longest = len(path.segments.reasoning) - num_gone[first] + len(path.segments.answer)
+  count = texts_at_once(model, longest, block_positions)
+  gone = [order[: num_gone[min(first + row, last)]] for row in range(count)]
+  return texts_without(model, path.segments, gone)
+
+
+def texts_at_once(model: Model, longest: int, block_positions: int) -> int:
+  """How many texts of up to `longest` tokens go through the model at once."""
+  width = buckets.round_up(longest, _TEXT_MULTIPLE)
+  return buckets.round_up(max(1, block_positions // width), axis_size(model.params, DATA))
+
+
+def texts_without(model: Model, segments: Segments, gone: Sequence[Sequence[int]]) -> Text:
+  """Texts of a chain for `score_texts`, of each of which some reasoning positions are gone."""
+  texts = [np.delete(segments.reasoning, list(positions)) for positions in gone]
+  count, num_answer = len(texts), len(segments.answer)
+  width = buckets.round_up(max(map(len, texts)) + num_answer, _TEXT_MULTIPLE)
   ids = np.zeros((count, width), np.int32)
-  num_reasoning = np.zeros(count, np.int32)
-  for row in range(count):
-    deletions = min(first + row, last)
-    text = np.concatenate([np.delete(reasoning, list(order[: num_gone[deletions]])), answer])
-    ids[row, : len(text)] = text
-    num_reasoning[row] = len(text) - len(answer)
+  for row, text in zip(ids, texts, strict=True):
+    row[: len(text) + num_answer] = np.concatenate([text, segments.answer])
+  num_reasoning = np.array([len(text) for text in texts], np.int32)
   # Units matter to searches alone, which score candidates.
-  num_answer, num_units = np.full(count, len(answer), np.int32), np.zeros(count, np.int32)
-  arrays = (ids, num_reasoning, num_answer, np.zeros_like(ids), num_units)
+  num_answers, num_units = np.full(count, num_answer, np.int32), np.zeros(count, np.int32)
+  arrays = (ids, num_reasoning, num_answers, np.zeros_like(ids), num_units)
   return Text(*place_batch(arrays, model.params))
 
 

@@ -9,6 +9,7 @@ from greedy_prune_jax.pruning.rankings import (
   model_free,
   one_pass,
   regression,
+  steps,
   text_model,
 )
 from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingSettings
@@ -23,5 +24,7 @@ RANKINGS: dict[str, Callable[[Model, RankingSettings], Ranking]] = {
   "gradient": gradient.gradient,
   "attention_regression": regression.attention_regression,
   "llmlingua": llmlingua.llmlingua,
+  "step_surprisal": steps.step_surprisal,
+  "answer_perplexity": steps.answer_perplexity,
   "text_model": text_model.text_model,
 }

@@ -1,0 +1,61 @@
+"""Has a teacher split chains into steps, edit the steps, and write shorter chains of them (DRP).
+
+    python -m greedy_prune_jax.jobs.drp --config=configs/drp.py --workdir=runs/drp \
+      --config.chains=runs/sample --config.num_chains=0 --config.teacher=openai \
+      --config.endpoint.model=MODEL --config.endpoint.base_url=http://localhost:8000/v1
+    python -m greedy_prune_jax.jobs.distill --config=configs/distill.py --workdir=runs/student \
+      --config.chains=runs/drp --config.keep_ratios="(1.0,)"
+
+With --config.dry_run=True it only says how many requests and tokens that will take. As it stands,
+SmolLM2 is asked about 4 `gsm_symbolic` chains, minutes on 2 CPU cores; it is too small for this,
+and the summary at the end says how often its replies passed. Steps by rules, without any teacher,
+for `prune` with unit=skill_step: --config.stages="('decompose',)" --config.splitter=rules. Run the
+same command again after a kill and it goes on from where it was: nothing is asked for twice.
+"""
+
+from ml_collections import config_dict
+
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+
+def get_config() -> config_dict.ConfigDict:
+  """The settings; override them as `--config.NAME=VALUE`."""
+  config = config_dict.ConfigDict()
+
+  # What is shortened.
+  config.chains = "gsm_symbolic"  # a JSONL file, a folder, a workdir, or a question set's name
+  config.num_chains = 4  # 0: all that there are
+  config.seed = 0  # of a question set's order, and of every reply's randomness
+
+  # What is done.
+  config.stages = ("decompose", "edit", "write")  # or some of them that follow each other
+  config.splitter = "teacher"  # who decomposes: `teacher` or `rules`
+  config.stored = ""  # a drp workdir whose stages before these are taken where this has none
+
+  # Who is asked.
+  # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
+  config.teacher = "smollm2-135m-instruct"
+  config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
+  config.dtype = "float32"  # of the weights: float32 or bfloat16
+
+  # The endpoint: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
+
+  # How it writes.
+  config.temperature = 0.0  # 0: the likeliest token each time
+  config.top_p = 1.0  # the likeliest tokens that have this probability together; 1: all
+  config.top_k = 0  # so many of the likeliest tokens; 0: all
+  config.max_new_tokens = 4096  # of a reply; longer ones are cut off, and refused
+
+  # What is done with replies that fail a check, and with chains that cannot be used.
+  config.max_attempts = 3  # how often a stage asks about a chain, the first time included
+  config.on_failure = "keep"  # after the last: keep the chain as it was, or leave_out
+  config.on_bad_chain = "error"  # error: stop; skip: record it in skipped.jsonl and go on
+
+  # How it runs; none of these changes a result.
+  config.dry_run = False  # only say what is left to ask for
+  config.batch_size = 0  # replies written at once; 0: chosen from the device's memory
+  config.show_chains = 2  # print so many chains beside what became of them
+  config.compilation_cache = True  # keep compiled programs in the user's cache folder
+
+  return config

@@ -1,0 +1,88 @@
+"""Lets a teacher shorten chains step by step (DRP); see `configs/drp.py`.
+
+python -m greedy_prune_jax.jobs.drp --config=configs/drp.py --workdir=DIR
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.pruning.drp import summary
+from greedy_prune_jax.pruning.drp.estimate import expect, token_counter
+from greedy_prune_jax.pruning.drp.run import OUTPUTS, read_items, run_drp
+from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE, DrpSettings
+from greedy_prune_jax.pruning.drp.show import format_edited
+
+_WORKDIR = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:], "may_change": MAY_CHANGE}
+
+
+def drp(config: Mapping[str, Any], workdir: str) -> None:
+  """Runs the job: says what it will take, does it, and sums it up.
+
+  Raises:
+    UserError: something that the config names cannot be used, or there are chains without a reply.
+  """
+  settings = DrpSettings.from_config(config)
+  first = jax.process_index() == 0
+  if settings.dry_run:
+    if first:
+      with Workdir(workdir, config, **_WORKDIR) as run:
+        _say_expected(settings, run)
+    return
+
+  def work(run: Workdir) -> int:
+    if first and settings.asks:
+      _say_expected(settings, run)
+    try:
+      return run_drp(settings, run)
+    except BaseException:  # a teacher that gave out half-way has done half
+      if first:
+        _sum_up(run.path, settings)
+      raise
+
+  failed = run_in_workdir(work, workdir, config, **_WORKDIR)
+  if first:
+    _sum_up(Path(workdir), settings)
+  if failed:
+    raise UserError(
+      f"there is no reply on {failed} chains; {workdir}/skipped*.jsonl says why. The same command "
+      "asks for them again."
+    )
+
+
+def _say_expected(settings: DrpSettings, run: Workdir) -> None:
+  """Prints the numbers of requests and tokens to come, and whether the budget allows them."""
+  items = read_items(settings, run)
+  expected = expect(settings, items, run, token_counter(settings))
+  table = summary.expected_table(expected, len(items), settings.max_attempts)
+  print_result(summary.format_tables([table]))
+  endpoint = settings.endpoint_settings
+  tokens = sum(stage.read + stage.written for stage in expected)
+  requests = sum(stage.requests for stage in expected)
+  for name, needed in (("max_requests", requests), ("max_tokens", tokens)):
+    if 0 < getattr(endpoint, name) < needed:
+      print_result(f"endpoint.{name}={getattr(endpoint, name)} will not be enough for this")
+  print_result("")
+
+
+def _sum_up(workdir: Path, settings: DrpSettings) -> None:
+  """Prints the first edited chains, and prints and writes the summary of all."""
+  records = summary.read_all(workdir)
+  if not records:
+    return
+  furthest = list(records.values())[-1]
+  for record in furthest[: settings.show_chains]:
+    print_result(format_edited(record) + "\n")
+  found = summary.tables(records, settings.on_failure)
+  summary.write_summary(workdir, found)
+  print_result(summary.format_tables(found))
+
+
+if __name__ == "__main__":
+  define_flags()
+  run_job(drp)

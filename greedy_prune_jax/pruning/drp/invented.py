@@ -1,0 +1,128 @@
+"""Numbers that a rewritten chain has and nobody gave it."""
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+from greedy_prune_jax.chains.numbers import find_numbers
+
+_HIGHEST_POWER = 64
+_SUM = re.compile(r"[\d.+*/()^%\s-]*\d[\d.+*/()^%\s-]*")  # what an arithmetic expression is of
+# Digits that are no quantities: of a list's lines, and of powers.
+_MARKS = re.compile(r"^\s*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE)
+# From how people and TeX write arithmetic to how Python does.
+_SPELLINGS = (
+  (re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}"), r"((\1)/(\2))"),
+  (re.compile(r"\\text\s*\{[^{}]*\}|\\[,!;: ]|[$£€¥₹]|\\left|\\right"), ""),
+  (re.compile(r"\\times|\\cdot|[\N{MULTIPLICATION SIGN}\N{MIDDLE DOT}]|(?<=\w)\s+x\s+(?=\d)"), "*"),
+  (re.compile(r"(?<=\d)x(?=\d)"), "*"),
+  (re.compile(r"\\div|\N{DIVISION SIGN}"), "/"),
+  (re.compile(r"[\N{MINUS SIGN}\N{EN DASH}]"), "-"),
+  (re.compile(r"(?<=\d)%\s+of\b|(?<=\d)\s+percent\s+of\b"), "% *"),
+  (re.compile(r"\\%"), "%"),
+  (re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
+  (re.compile(r"(?<=\d)(?:\s+[A-Za-z]+){1,3}(?=\s*[-*+/])"), ""),  # units: 3 boxes * 14 eggs
+  (re.compile(r"\\approx|\N{ALMOST EQUAL TO}"), "="),
+)
+_OPERATORS: Mapping[type, Callable[[Fraction, Fraction], Fraction]] = {
+  ast.Add: operator.add,
+  ast.Sub: operator.sub,
+  ast.Mult: operator.mul,
+  ast.Div: operator.truediv,
+}
+
+
+def invented_numbers(text: str, given: str) -> list[str]:
+  """Numbers of a text that do not occur in what was given, nor follow from an equation of the text.
+
+  A number follows from an equation if one side of it is an expression that has the number as its
+  value, such as 42 in `6 * 7 = 42`; of a rounded one, if it is within half of its last digit.
+  Percentages count as their hundredths too. Numbers in words, those of the lines of a list, and
+  powers are not looked at.
+
+  Args:
+    text: the new chain.
+    given: the question and the old chain.
+
+  Returns:
+    The numbers as they are written, in order, each once.
+  """
+  known = {value for _, value in find_numbers(given)}
+  known |= {value / 100 for value in _percentages(given)}
+  results = [value for equation in _equations(text) for value in equation]
+  found: dict[Fraction, str] = {}
+  for written, value in find_numbers(_MARKS.sub("", text)):
+    if value not in known and not any(_is_rounded(written, value, result) for result in results):
+      found.setdefault(value, written)
+  return list(found.values())
+
+
+def _is_rounded(written: str, value: Fraction, result: Fraction) -> bool:
+  """Whether a number states a result, to the digits that it has."""
+  digits = len(written.partition(".")[2])
+  error = abs(value - abs(result))
+  # A whole number is exact: 3 is not what 10 / 3 gives.
+  return error <= (Fraction(1, 2 * 10**digits) if digits else 0)
+
+
+def _percentages(text: str) -> Iterator[Fraction]:
+  for match in re.finditer(r"(\d+(?:\.\d+)?)\s*(?:\\?%|percent)", text):
+    yield Fraction(match[1])
+
+
+def _equations(text: str) -> Iterator[list[Fraction]]:
+  """Of each line's chain of equal sides, the values of those that are expressions."""
+  for line in text.splitlines():
+    for pattern, spelling in _SPELLINGS:
+      line = pattern.sub(spelling, line)
+    sides = line.split("=")
+    if len(sides) > 1:
+      # Of the first side the end belongs to the equation, of the last its beginning.
+      ends = [_last_sum(side) for side in sides[:-1]] + [_first_sum(side) for side in sides[1:]]
+      yield [value for end in ends if end and (value := evaluate(end)) is not None]
+
+
+def _last_sum(side: str) -> str:
+  """The longest expression at the end of a side, units behind it aside: `so 3 * 4 eggs`."""
+  found = [match[0] for match in _SUM.finditer(side)]
+  return found[-1].strip(" ,.") if found else ""
+
+
+def _first_sum(side: str) -> str:
+  found = _SUM.search(side)
+  return found[0].strip(" ,.") if found else ""
+
+
+def evaluate(expression: str) -> Fraction | None:
+  """The exact value of an arithmetic expression; None of a number alone, or where it has none."""
+  source = re.sub(r"(\d+(?:\.\d+)?)\s*%", r"(\1/100)", expression).replace("^", "**")
+  try:
+    tree = ast.parse(source.strip(), mode="eval").body
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    return None
+  if not isinstance(tree, ast.BinOp):
+    return None
+  try:
+    return _value(tree, source.strip())
+  except (ValueError, ZeroDivisionError, OverflowError, RecursionError):
+    return None
+
+
+def _value(node: ast.expr, source: str) -> Fraction:
+  if isinstance(node, ast.Constant):
+    # From its text: a float would not be exact.
+    return Fraction(ast.get_source_segment(source, node) or "")
+  if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    return -_value(node.operand, source)
+  if not isinstance(node, ast.BinOp):
+    raise ValueError(f"{ast.dump(node)} is no arithmetic")
+  left, right = _value(node.left, source), _value(node.right, source)
+  if isinstance(node.op, ast.Pow):
+    if right.denominator != 1 or abs(right) > _HIGHEST_POWER:
+      raise ValueError(f"{right} is too high a power, or none")
+    return left ** int(right)
+  if type(node.op) not in _OPERATORS:
+    raise ValueError(f"{ast.dump(node.op)} is no arithmetic")
+  return _OPERATORS[type(node.op)](left, right)

@@ -1,0 +1,109 @@
+"""Chat completions as OpenAI-compatible endpoints take and give them."""
+
+import dataclasses
+from typing import Any
+
+from greedy_prune_jax.teachers.endpoint_settings import STRUCTURED
+from greedy_prune_jax.teachers.structured import schema_in_words
+from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
+
+_BYTES_PER_TOKEN = 3  # fewer than texts have on average, so that prompts are not underrated
+# Statuses after which trying again may help: timeout, conflict, too early, rate limit.
+_TRY_AGAIN = (408, 409, 425, 429)
+# Statuses that no prompt can change: the key, the account, the model's name, the address.
+_HOPELESS = (401, 402, 403, 404)
+_NO_MONEY = "insufficient_quota"  # which comes with the status of a rate limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """What an endpoint understands, as far as that is known.
+
+  Attributes:
+    structured: see `EndpointSettings`.
+    limit_name: all servers know `max_tokens`; OpenAI's newest models another name.
+  """
+
+  structured: str
+  limit_name: str = "max_tokens"
+
+  def arguments(self, prompt: Prompt, model: str, settings: WritingSettings) -> dict[str, Any]:
+    """The arguments of a chat completion; what an endpoint need not know is left out."""
+    request: dict[str, Any] = {}
+    if prompt.schema is not None and self.structured == "json_schema":
+      schema = {"name": "reply", "schema": dict(prompt.schema), "strict": True}
+      request["response_format"] = {"type": "json_schema", "json_schema": schema}
+    else:
+      prompt = schema_in_words(prompt)
+      if prompt.schema is not None and self.structured == "json_object":
+        request["response_format"] = {"type": "json_object"}
+    request["messages"] = [{"role": "user", "content": prompt.question}]
+    if prompt.system:
+      request["messages"].insert(0, {"role": "system", "content": prompt.system})
+    request |= {
+      "model": model,
+      self.limit_name: settings.max_new_tokens,
+      "temperature": settings.temperature,
+    }
+    if settings.temperature > 0:
+      request["seed"] = prompt.seed
+    if settings.top_p < 1:
+      request["top_p"] = settings.top_p
+    if settings.top_k:
+      request["extra_body"] = {"top_k": settings.top_k}  # not OpenAI's, but most servers'
+    if settings.stop_strings:
+      request["stop"] = list(settings.stop_strings)
+    return request
+
+  def after_refusal(self, prompt: Prompt, status: int, message: str) -> "Dialect | None":
+    """What to try where a prompt was refused in this one; None where nothing is left to try."""
+    if status not in (400, 422):
+      return None
+    if self.limit_name == "max_tokens" and "max_completion_tokens" in message:
+      return dataclasses.replace(self, limit_name="max_completion_tokens")
+    if prompt.schema is not None and self.structured != STRUCTURED[-1]:
+      # How a server says that it cannot do this is not agreed upon, so less is tried.
+      weaker = STRUCTURED[STRUCTURED.index(self.structured) + 1]
+      return dataclasses.replace(self, structured=weaker)
+    return None
+
+  def after_success(self, prompt: Prompt, worked: "Dialect") -> "Dialect":
+    """What the next prompts are asked in, after one was answered in another dialect."""
+    return (
+      worked
+      if prompt.schema is not None
+      else dataclasses.replace(self, limit_name=worked.limit_name)
+    )
+
+
+def most_tokens(request: dict[str, Any], settings: WritingSettings) -> int:
+  """The most tokens that a request can take."""
+  size = sum(len(message["content"].encode()) for message in request["messages"])
+  return size // _BYTES_PER_TOKEN + settings.max_new_tokens
+
+
+def may_pass(status: int, code: str | None) -> bool:
+  """Whether a request that got this status may be answered if it is made again."""
+  return status >= 500 or (status in _TRY_AGAIN and code != _NO_MONEY)
+
+
+def is_hopeless(status: int, code: str | None) -> bool:
+  """Whether every other request would get this status too."""
+  return status in _HOPELESS or code == _NO_MONEY
+
+
+def reply_of(prompt: Prompt, completion: Any) -> Reply:
+  """The reply in a chat completion.
+
+  Raises:
+    ValueError, AttributeError, TypeError, IndexError: it is none.
+  """
+  choice, usage = completion.choices[0], completion.usage
+  if not isinstance(choice.finish_reason, str):
+    raise ValueError(f"finish_reason is {choice.finish_reason!r}")
+  return Reply(
+    id=prompt.id,
+    text=choice.message.content or "",
+    finish_reason=choice.finish_reason,
+    num_tokens=usage.completion_tokens if usage else None,
+  )
