@@ -7,7 +7,8 @@ For each size N the chain whose reasoning is nearest to N tokens is taken. Scree
 included. Exact search makes as many as `--seconds` allow, at least one; where even one would take
 longer, its time is that of its positions at the speed of the longest chain that it did run, and the
 row says so. Compiling is not timed. The ratio is of seconds a deletion; the last columns say how
-many deletions both made alike, and how far estimates were from exact scores.
+many deletions both made alike, how many units screened search scored exactly at each, and how far
+estimates were from exact scores.
 
 What a missed deletion costs is told by audits: `--config.audit=N` of the prune job.
 """
@@ -40,7 +41,7 @@ _DELETIONS = flags.DEFINE_integer("deletions", 8, "That screened search makes.")
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "How long exact search may take for each row.")
 _HEADER = """\
                        exact                screened                      same
-    N    P   A  objective s/del positions     s/del positions   ratio  deletions   error"""
+    N    P   A  objective s/del positions     s/del positions   ratio  deletions  scored   error"""
 
 
 def searched(
@@ -82,11 +83,11 @@ def main(_) -> None:
       else:
         exact_seconds, same = step / speed, "-"
         note = "  exact not run: its positions at the speed above"
-      seconds /= _DELETIONS.value
+      seconds, report = seconds / _DELETIONS.value, screen_report(ours)
       print(
         f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{step:10}{seconds:10.2f}"
         f"{ours.positions_scored / _DELETIONS.value:10.0f}{exact_seconds / seconds:8.1f}"
-        f"{same:>11}{screen_report(ours)['error']:8.4f}{note}",
+        f"{same:>11}{report['scored_per_step']:8.1f}{report['error']:8.4f}{note}",
         flush=True,
       )
   print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB")

@@ -56,8 +56,8 @@ def plan_screening(
     rounds=settings.rounds,
     doubt=settings.doubt,
     window_block=max(min(_refreshed(settings, deletions), int(block_positions / estimate)), 8),
-    # Rows are half full of shortlisted suffixes, which are half of the longest.
-    block_rows=max(1, min(round(block_positions / 2 / sizes.width), shortlist)),
+    # A suffix is half as long as a row, on average.
+    block_rows=max(1, min(int(block_positions / sizes.width), -(-shortlist // 2))),
   )
 
 
