@@ -23,9 +23,9 @@ class ScreenSettings:
   """
 
   window: int = 8
-  shortlist: int = 4
-  rounds: int = 8
-  doubt: float = 3.0
+  shortlist: int = 8
+  rounds: int = 4
+  doubt: float = 2.0
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any], file: str) -> "ScreenSettings":
@@ -56,15 +56,15 @@ def plan_screening(
     rounds=settings.rounds,
     doubt=settings.doubt,
     window_block=max(min(_refreshed(settings, deletions), int(block_positions / estimate)), 8),
-    # A suffix is half as long as a row, on average.
-    block_rows=max(1, min(int(block_positions / sizes.width), -(-shortlist // 2))),
+    # A suffix is half as long as a row, on average, and rows do not come out even.
+    block_rows=max(1, min(int(block_positions / sizes.width), shortlist // 2 + 1)),
   )
 
 
 def screened_positions(
   num_reasoning: int, num_answer: int, settings: ScreenSettings, tail: int, deletions: int
 ) -> int:
-  """Token positions that one screened step runs, about: text, estimates, and two shortlists.
+  """Token positions that one screened step runs, about: text, estimates, and a shortlist.
 
   Args:
     num_reasoning: tokens now.
@@ -74,7 +74,7 @@ def screened_positions(
     deletions: units that are deleted from one scoring.
   """
   estimates = min(num_reasoning, _refreshed(settings, deletions)) * (settings.window + tail)
-  scored = min(2, settings.rounds) * _shortlist(settings, deletions)
+  scored = _shortlist(settings, deletions)
   suffix = num_reasoning // 2 + num_answer - 1
   return num_reasoning + num_answer - 1 + estimates + min(scored, num_reasoning) * suffix
 
