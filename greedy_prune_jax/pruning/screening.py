@@ -18,8 +18,8 @@ class ScreenSettings:
     window: tokens behind a deletion that are run again for its estimate.
     shortlist: units that are scored exactly at a time.
     rounds: most shortlists of one step.
-    doubt: another shortlist is scored while the next estimate is less than so many root mean square
-      errors, as seen so far, above the best exact score.
+    doubt: another shortlist is scored while the next estimate is less than so many standard
+      deviations of its error, as seen so far, above the best exact score.
   """
 
   window: int = 8

@@ -250,9 +250,9 @@ class _BatchPlan:
     screens = fresh_screen((len(self.paths), sizes.text))
     for row, path in enumerate(self.paths):
       if path.known is not None and not path.finished:
-        for name in ("near", "far", "age"):
-          screens[name][row, : len(path.known[name])] = path.known[name]
-        screens["error"][row] = path.known["error"]
+        for name, known in path.known.items():
+          place = (row, slice(len(known))) if isinstance(known, list) else row
+          screens[name][place] = known
     return Screen(**self.place(screens))
 
   def current_texts(self, sizes: Sizes) -> Text:

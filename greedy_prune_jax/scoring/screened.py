@@ -8,7 +8,8 @@ sum of
 - *near*: the change in the next w targets, from running a window behind the deletion again; for
   `answer`, the change in the answer, from running the window and then the answer, which sees the
   untouched middle between the two (see `packing.plan_windows`);
-- *far*: what the last exact score of the unit found beyond that.
+- *far*: what the last exact score of the unit found beyond that, which counts for less the longer
+  ago it was; for the rest, what exact scores of others found of late.
 
 Near is estimated again where the last deletions could have changed it, and, for the rest, the
 oldest estimates first. The units of lowest estimate are then scored exactly, a shortlist at a time,
@@ -38,7 +39,8 @@ from greedy_prune_jax.scoring.scorer import BASE_AXES, Base, Prompt, score_slots
 
 STALE = 2**30  # the age of an estimate that must be made again
 _MEMORY = 0.9  # of the running mean of squared errors: what a shortlist leaves of it
-_FADE = 0.8  # of `far`, a deletion: the text that it was found in is left behind
+_FADE = 0.8  # of the weight of `far`, a deletion: the text that it was found in is left behind
+_TYPICAL = 0.7  # of `typical`: what a shortlist leaves of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class Screening:
     window: w, tokens behind a deletion that are run again for its estimate.
     shortlist: k, units that are scored exactly at a time.
     rounds: most shortlists of one step.
-    doubt: another shortlist is scored while the next estimate is less than so many root mean square
-      errors above the best exact score.
+    doubt: another shortlist is scored while the next estimate is less than so many standard
+      deviations of its error above the best exact score.
     window_block: estimates that are made at a time.
     block_rows: rows of shortlisted suffixes that go through the model at a time.
   """
@@ -68,8 +70,10 @@ class Screen(NamedTuple):
 
   near: Array  # [C], nats, a sum
   far: Array  # [C], nats, a sum
+  weight: Array  # [C], 0 to 1: how far the unit's own far counts, and not the typical one
   age: Array  # [C], deletions since near was estimated, or STALE
-  error: Array  # [], running root mean square of estimate - exact, nats per token
+  typical: Array  # [], nats: running mean of far on shortlists
+  error: Array  # [], running standard deviation of estimate - exact on them, nats per token
 
 
 class Screened(NamedTuple):
@@ -87,7 +91,9 @@ def fresh_screen(shape: tuple[int, int]) -> dict[str, np.ndarray]:
   return {
     "near": np.zeros(shape, np.float32),
     "far": np.zeros(shape, np.float32),
+    "weight": np.zeros(shape, np.float32),
     "age": np.full(shape, STALE, np.int32),
+    "typical": np.zeros(shape[0], np.float32),
     "error": np.zeros(shape[0], np.float32),
   }
 
@@ -138,14 +144,15 @@ def after_deletion(
   """
   index = jnp.arange(screen.near.shape[0])
   source = jnp.where(index >= unit, index + 1, index)
-  near, far = (
-    x.at[source].get(mode="fill", fill_value=0.0) for x in (screen.near, _FADE * screen.far)
+  near, far, weight = (
+    x.at[source].get(mode="fill", fill_value=0.0)
+    for x in (screen.near, screen.far, _FADE * screen.weight)
   )
   age = screen.age.at[source].get(mode="fill", fill_value=STALE)
   starts, stops = unit_spans(text)
   close = (stops + reach >= start) & (starts < start + reach)
   age = jnp.where(close, STALE, jnp.minimum(age + 1, STALE))
-  return Screen(near, far, age, screen.error)
+  return screen._replace(near=near, far=far, weight=weight, age=age)
 
 
 def _estimate(
@@ -233,7 +240,8 @@ def estimated_nll(
     screen: with no stale estimates.
     objective: `joint` or `answer`.
   """
-  sums = _unchanged_sums(text, base, objective=objective) + screen.near + screen.far
+  far = screen.typical + screen.weight * (screen.far - screen.typical)
+  sums = _unchanged_sums(text, base, objective=objective) + screen.near + far
   nll = nll_after_deletion(text, base, sums, objective=objective)
   return jnp.where(distinct_candidates(text), nll, jnp.inf)
 
@@ -301,14 +309,26 @@ def _score_shortlists(
     near = jnp.where(is_new, near, found.screen.near)
     far = jnp.where(is_new, sums.total - unchanged - near, found.screen.far)
     num_new = is_new.sum(axis=1)
-    squares = jnp.where(is_new, (estimates - nll) ** 2, 0.0).sum(axis=1)
-    error = jnp.sqrt(squares / jnp.maximum(num_new, 1))
+    off = jnp.where(is_new, estimates - nll, 0.0)
+    squares = (off**2).sum(axis=1)
+    # What all were off by alike is in `typical` from now on, and leaves no doubt about the winner.
+    alike = jnp.where(num_new > 1, off.sum(axis=1) ** 2 / jnp.maximum(num_new, 1), 0.0)
+    error = jnp.sqrt((squares - alike).clip(0) / jnp.maximum(num_new - 1, 1))
     known = found.screen.error
     mixed = jnp.sqrt(_MEMORY * known**2 + (1 - _MEMORY) * error**2)
     known = jnp.where(num_new > 0, jnp.where(known > 0, mixed, error), known)
+    mean_far = jnp.where(is_new, far, 0.0).sum(axis=1) / jnp.maximum(num_new, 1)
+    typical = _TYPICAL * found.screen.typical + (1 - _TYPICAL) * mean_far
+    typical = jnp.where(found.screen.error > 0, typical, mean_far)  # the first counts in full
     return index + 1, Screened(
       nll=jnp.where(is_new, nll, found.nll),
-      screen=Screen(near, far, found.screen.age, known),
+      screen=found.screen._replace(
+        near=near,
+        far=far,
+        weight=jnp.where(is_new, 1.0, found.screen.weight),
+        typical=jnp.where(num_new > 0, typical, found.screen.typical),
+        error=known,
+      ),
       positions=found.positions + jnp.where(is_new, lengths, 0).sum(axis=1),
       num_scored=found.num_scored + num_new,
       squared_error=found.squared_error + squares,
