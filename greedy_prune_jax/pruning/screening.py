@@ -48,14 +48,14 @@ def plan_screening(
     block_positions: positions that should go through the model at once, for each chain.
     deletions: units that are deleted from one scoring.
   """
-  estimate = settings.window + sizes.answer  # positions; `answer` alone has a tail
   shortlist = _shortlist(settings, deletions)
   return Screening(
     window=settings.window,
     shortlist=shortlist,
     rounds=settings.rounds,
     doubt=settings.doubt,
-    window_block=max(min(_refreshed(settings, deletions), int(block_positions / estimate)), 8),
+    # Of a size that no other chain of the batch and no device changes: so what is found does not.
+    window_block=buckets.round_up(2 * settings.window + 1, 8),
     # A suffix is half as long as a row, on average, and rows do not come out even.
     block_rows=max(1, min(int(block_positions / sizes.width), shortlist // 2 + 1)),
   )

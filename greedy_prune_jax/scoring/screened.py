@@ -171,10 +171,14 @@ def _estimate(
   candidates = jax.vmap(distinct_candidates)(texts) & active[:, None]
   count = min(screening.window_block, sizes.text)
 
+  def is_stale(screens: Screen) -> Bool[Array, "B C"]:
+    return candidates & (screens.age >= STALE)
+
   def run_block(state):
-    screens, positions, _ = state
-    age = jnp.where(candidates, screens.age, -1)
-    age, units = jax.lax.top_k(age, count)
+    screens, positions, first = state
+    # The first block has room for some of the oldest; later ones are for chains that need them.
+    wanted = candidates & (first | is_stale(screens).any(axis=1, keepdims=True))
+    age, units = jax.lax.top_k(jnp.where(wanted, screens.age, -1), count)
     units = jnp.where(age >= 0, units, -1)
     windows = partial(
       _run_windows, decoder, sizes=sizes, window=screening.window, objective=objective
@@ -185,10 +189,14 @@ def _estimate(
     screens = screens._replace(
       near=put(screens.near, at, near), age=put(screens.age, at, jnp.zeros_like(at))
     )
-    return screens, positions + ran, (candidates & (screens.age >= STALE)).any()
+    return screens, positions + ran, jnp.bool_(False)
 
-  state = (screens, jnp.zeros(active.shape, jnp.int32), active.any())
-  screens, positions, _ = jax.lax.while_loop(lambda state: state[2], run_block, state)
+  def go_on(state) -> Bool[Array, ""]:
+    screens, _, first = state
+    return active.any() & (first | is_stale(screens).any())
+
+  state = (screens, jnp.zeros(active.shape, jnp.int32), jnp.bool_(True))
+  screens, positions, _ = jax.lax.while_loop(go_on, run_block, state)
   return screens, positions
 
 

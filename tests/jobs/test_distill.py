@@ -110,7 +110,7 @@ def test_several_processes_are_refused(start):
     coordinator = f"localhost:{free.getsockname()[1]}"
   flags = ("--distributed", f"--coordinator={coordinator}", "--num_processes=2")
   jobs = [start(*flags, f"--process_id={i}") for i in range(2)]
-  for job in jobs:
-    _, err = job.communicate()
-    assert job.returncode == 1
-    assert "error: distill runs in one process, on a mesh of that process's devices; this" in err
+  told = [job.communicate()[1] for job in jobs]
+  assert [job.returncode for job in jobs] == [1, 1]
+  # The other may see no more than that the coordinator is gone.
+  assert "error: distill runs in one process, on a mesh of that process's devices; this" in told[0]
