@@ -65,7 +65,12 @@ class Run:
 def _nll(chain: PrunedChain, name: str, ratio: float) -> float:
   total = len(chain.reasoning_ids)
   value = chain.nll[name][chain.deletions_to(num_kept(total, ratio))]
-  assert value is not None  # only the NLL of no reasoning is
+  if value is None:
+    raise UserError(
+      f"chain {chain.chain.id}: its {name} NLL at keep ratio {ratio:g} was never scored, since its "
+      f"run deleted several units a step; compare at ratios of its keep_ratios, or prune with "
+      f"deletions_per_step=1"
+    )
   return value
 
 

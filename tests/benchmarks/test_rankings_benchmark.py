@@ -159,3 +159,12 @@ def test_intervals_are_in_order(tmp_path):
   compare(workdirs, tmp_path / "out", 0.5)
   for row in rows_of(tmp_path / "out" / "rankings.csv"):
     assert float(row["joint low"]) < float(row["joint NLL"]) < float(row["joint high"])
+
+
+def test_an_nll_that_was_never_scored_is_named(tmp_path):
+  open_nll = nll_of(1.0, 0.5)
+  open_nll["joint"] = (1.0, 1.5, None, 2.5, 3.0)
+  run = write_run(tmp_path / "run", "greedy", 0.5, levels=(1.0,), nll=open_nll)
+  other = write_run(tmp_path / "other", "random", 0.5, levels=(1.0,))
+  with pytest.raises(UserError, match=r"chain c/0: its joint NLL at keep ratio 0\.5 was never"):
+    compare([run, other], tmp_path, 0.5)

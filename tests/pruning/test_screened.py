@@ -9,8 +9,8 @@ import pytest
 
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.pruning.greedy import prune_steps
-from greedy_prune_jax.pruning.screening import ScreenSettings
+from greedy_prune_jax.pruning.greedy import delete_unit, prune_steps
+from greedy_prune_jax.pruning.screening import ScreenSettings, plan_screening
 from greedy_prune_jax.pruning.search import PrunePath, Settings, _BatchPlan, prune_paths
 from greedy_prune_jax.scoring.exact import score_deletions, score_listed
 from greedy_prune_jax.scoring.packing import unit_spans
@@ -20,7 +20,16 @@ from greedy_prune_jax.scoring.scorer import (
   run_base,
   with_room,
 )
-from greedy_prune_jax.scoring.screened import _run_windows
+from greedy_prune_jax.scoring.screened import (
+  STALE,
+  Screen,
+  _estimate,
+  _run_windows,
+  after_deletion,
+  estimated_nll,
+  fresh_screen,
+  screen_deletions,
+)
 from tests.models.reference import tiny_config, tiny_model
 from tests.pruning.full_passes import random_segments
 
@@ -58,10 +67,10 @@ def _assert_same(path, other):
 
 
 class _Step:
-  """One step of one chain: what the scorer is given."""
+  """One step of some chains: what the scorer is given."""
 
-  def __init__(self, model, path, objective):
-    plan = _BatchPlan(model, [path], Settings(objective, 64))
+  def __init__(self, model, path, objective, *others):
+    plan = _BatchPlan(model, [path, *others], Settings(objective, 64))
     self.sizes, *_ = plan.next_bucket(None)
     self.decoder = model.decoder
     self.prompts = with_room(plan.start_prompts(), self.sizes.prefix)
@@ -73,7 +82,7 @@ class _Step:
     self.of_all = (self.decoder, self.prompts, self.texts, self.bases)
 
   def one(self):
-    """Text and base without the axis of chains."""
+    """Text and base of the first chain, without the axis of chains."""
     kv = type(self.bases.prefix)(*(x[:, 0] for x in self.bases.prefix))
     base = self.bases._replace(
       prefix=kv, log_probs=self.bases.log_probs[0], skip_log_probs=self.bases.skip_log_probs[0]
@@ -172,6 +181,73 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
       objective="answer",
     )
     np.testing.assert_allclose(near[0], change, atol=2e-5)
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_estimates_take_over_what_exact_scores_found(model, objective):
+  step = _Step(model, _path(model), objective)
+  screens = Screen(**jax.tree.map(jnp.asarray, fresh_screen((1, step.sizes.text))))
+  screening = plan_screening(dataclasses.replace(SMALL, shortlist=4, rounds=1), step.sizes, 64, 1)
+  found = screen_deletions(
+    *step.of_all,
+    screens,
+    jnp.ones(1, bool),
+    sizes=step.sizes,
+    screening=screening,
+    objective=objective,
+  )
+  text, base = step.one()
+  nll, screen = found.nll[0], jax.tree.map(lambda x: x[0], found.screen)
+  scored = np.flatnonzero(np.isfinite(nll))
+  assert len(scored) == found.num_scored[0] == 4
+  # Of a unit that was scored, the estimate is its exact score from now on.
+  estimates = estimated_nll(text, base, screen, objective=objective)
+  np.testing.assert_allclose(estimates[scored], nll[scored], atol=1e-5)
+  # For the others, what those four had in common beyond their windows counts in full.
+  far = np.asarray(screen.far)[scored]
+  assert np.abs(far).max() > 1e-3
+  np.testing.assert_allclose(screen.typical, far.mean(), rtol=1e-5)
+  nothing = screen._replace(weight=jnp.zeros_like(screen.weight), typical=jnp.float32(0))
+  without = estimated_nll(text, base, nothing, objective=objective)
+  others = np.setdiff1d(np.flatnonzero(np.isfinite(without)), scored)
+  count = 4 if objective == "answer" else 16 - 1 + 4
+  difference = estimates[others] - without[others]
+  np.testing.assert_allclose(difference, -far.mean() / count, rtol=1e-3)
+
+
+def test_a_chain_is_estimated_no_further_because_another_needs_it(model):
+  step = _Step(model, _path(model), "joint", _path(model, 1))
+  fresh = fresh_screen((2, step.sizes.text))
+  fresh["age"][0] = np.arange(step.sizes.text)  # nothing of the first is stale, all of the second
+  screens, _ = _estimate(
+    *step.of_all,
+    Screen(**jax.tree.map(jnp.asarray, fresh)),
+    jnp.ones(2, bool),
+    sizes=step.sizes,
+    screening=plan_screening(SMALL, step.sizes, 64, 1),
+    objective="joint",
+  )
+  ages = np.asarray(screens.age)[:, :16]
+  assert np.isin(ages[1], (0, STALE)).all()
+  assert (ages[1] == 0).sum() == 14  # but for two equal neighbours, which are no candidates
+  np.testing.assert_array_equal(np.flatnonzero(ages[0] == 0), [0, *range(8, 16)])  # one block
+
+
+def test_what_is_known_moves_with_the_units(model):
+  text, _ = _Step(model, _path(model), "joint").one()
+  size = text.token_ids.shape[0]
+  known = jnp.arange(size, dtype=jnp.float32)
+  screen = Screen(known, 10 * known, known / 100, jnp.zeros(size, int), known[3], known[5])
+  left = delete_unit(text, jnp.int32(6))
+  moved = after_deletion(left, screen, jnp.int32(6), jnp.int32(6), reach=2)
+  units = [*range(6), *range(7, 16)]
+  np.testing.assert_array_equal(moved.near[:15], np.asarray(units, float))
+  np.testing.assert_array_equal(moved.far[:15], 10 * np.asarray(units, float))
+  np.testing.assert_allclose(moved.weight[:15], 0.8 * np.asarray(units) / 100, rtol=1e-6)
+  # A window of two behind tokens 3 to 5 holds the gap, and two tokens stand close behind it.
+  stale = np.flatnonzero(np.asarray(moved.age[:15]) == STALE)
+  np.testing.assert_array_equal(stale, [3, 4, 5, 6, 7])
+  assert set(np.delete(np.asarray(moved.age[:15]), stale)) == {1}
 
 
 @pytest.mark.parametrize("objective", ["joint", "answer"])
