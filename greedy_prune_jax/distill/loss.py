@@ -55,10 +55,10 @@ def packed_hidden(
     out, _ = attend_masked(q, k.astype(kv_dtype), v.astype(kv_dtype), mask, cap)
     return out, None
 
-  x = decoder.embed(rows.token_ids)
+  x = decoder.embed(rows.token_ids, trainable=True)
   if mesh is not None:  # rows stay where they are and weights come to them, not the other way
     x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
-  hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat])
+  hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat], trainable=True)
   return hidden
 
 

@@ -13,6 +13,7 @@ heads, K key/value heads, G = N / K, H head width, F feed-forward width, L layer
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from greedy_prune_jax.models.bits import as_bits, from_bits
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.low_rank import LowRank, factor_subscripts
 from greedy_prune_jax.models.product import product
@@ -193,9 +195,13 @@ class Decoder(nnx.Module):
     if not config.tied_head:
       self.head = _normal(rngs, (v, d), dtype, d)
 
-  def embed(self, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-    """Embeds token ids; the start of the residual stream."""
-    x = self.embedding[...][token_ids].astype(jnp.float32)
+  def embed(
+    self, token_ids: Int[Array, "*B T"], *, trainable: bool = False
+  ) -> Float[Array, "*B T D"]:
+    """Embeds token ids; the start of the residual stream. `trainable`: see `run_layers`."""
+    table = self.embedding[...]
+    rows = table[token_ids] if trainable else from_bits(as_bits(table)[token_ids])
+    x = rows.astype(jnp.float32)
     return x * self.config.model_dim**0.5 if self.config.scale_embedding else x
 
   def run_layers(
@@ -206,6 +212,7 @@ class Decoder(nnx.Module):
     layer_inputs: Any = None,
     max_length: int | None = None,
     wrap_layer: Callable[[LayerBody], LayerBody] = lambda body: body,
+    trainable: bool = False,
   ) -> tuple[Float[Array, "*B T D"], Any]:
     """Runs every layer and the final norm.
 
@@ -217,6 +224,8 @@ class Decoder(nnx.Module):
       max_length: longest text that this call belongs to, in tokens. Only rope kinds whose
         frequencies depend on the length (dynamic, longrope) look at it.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
+      trainable: whether the weights may be differentiated. Where they need not be, the CPU slices
+        them faster (see `bits`); asking for their gradient is an error then.
 
     Returns:
       The normalised hidden states, and what `attend` returned beside its output, stacked over L.
@@ -228,7 +237,7 @@ class Decoder(nnx.Module):
     graph, stacked = nnx.split(self.layers)
 
     def body(x, per_layer):
-      state, rope_index, window, layer_input = per_layer
+      state, rope_index, window, layer_input = from_bits(per_layer)
       layer = nnx.merge(graph, state)
       scale = scales[rope_index]
       rope = (cos[..., rope_index, :] * scale, sin[..., rope_index, :] * scale)
@@ -240,6 +249,7 @@ class Decoder(nnx.Module):
       jnp.asarray(self.config.window_of_layers, jnp.int32),
       layer_inputs,
     )
+    per_layer = per_layer if trainable else as_bits(per_layer)
     x, layer_outputs = jax.lax.scan(wrap_layer(body), x, per_layer)
     return self.final_norm(x), layer_outputs
 
@@ -269,7 +279,20 @@ class Model:
     graph, params = nnx.split(decoder)
     return cls(decoder.config, graph, params)
 
+  @functools.cached_property
+  def frozen(self) -> nnx.State:
+    """`params` for jitted functions that train nothing and `thaw` them: a copy only on a CPU.
+
+    See `bits`; made here once, the copy is not made in every call.
+    """
+    return as_bits(self.params)
+
   @property
   def decoder(self) -> Decoder:
     """The parts as one module again; costs nothing to speak of."""
     return nnx.merge(self.graph, self.params)
+
+
+def thaw(graph: nnx.GraphDef, frozen: nnx.State) -> Decoder:
+  """The decoder of `Model.frozen`, or of plain parameters."""
+  return nnx.merge(graph, from_bits(frozen))

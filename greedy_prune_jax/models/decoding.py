@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.decoder import Decoder
+from greedy_prune_jax.models.decoder import Decoder, thaw
 from greedy_prune_jax.models.forward import KeyValues, forward_hidden
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 
@@ -79,7 +79,7 @@ def admit(
     source: which prompt each row takes; -1 where it goes on with what it has.
     max_length: see `Decoder.run_layers`.
   """
-  _, kept, _ = forward_hidden(nnx.merge(graph, params), prompt_ids, max_length=max_length)
+  _, kept, _ = forward_hidden(thaw(graph, params), prompt_ids, max_length=max_length)
   taken = source >= 0
   width = prompt_ids.shape[1]
 
@@ -135,7 +135,7 @@ def decode(
   Returns:
     The rows, and the tokens that each wrote, from the left; -1 behind them.
   """
-  decoder = nnx.merge(graph, params)
+  decoder = thaw(graph, params)
 
   def step(carry):
     index, rows, written = carry

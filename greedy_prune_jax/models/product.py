@@ -29,9 +29,27 @@ def product(subscripts: str, x: Array, weight: Array) -> Array:
 
 
 def _einsum(subscripts: str, a: Array, b: Array) -> Array:
+  subscripts, a, b = _summed_flat(subscripts, a, b)
   return jnp.einsum(
     subscripts, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
   )
+
+
+def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array]:
+  """The same einsum with its summed axes as one, where a ends and b begins with them.
+
+  `...tnh,nhd->...td` becomes `...tn,nd->...td`. XLA's CPU backend would transpose both operands.
+  """
+  of_a, of_b = subscripts.split("->")[0].split(",")
+  result = subscripts.split("->")[1]
+  count = sum(axis not in result for axis in of_b)
+  summed = of_b[:count]
+  if count < 2 or not of_a.endswith(summed) or any(axis in result for axis in summed):
+    return subscripts, a, b
+  a = a.reshape(*a.shape[: a.ndim - count], -1)
+  b = b.reshape(-1, *b.shape[count:])
+  one = summed[0]
+  return f"{of_a[:-count]}{one},{one}{of_b[count:]}->{result}", a, b
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -145,7 +145,7 @@ class Sampler:
       rows = self._admit(rows, texts, coming)
       rows, written = decode(
         self._model.graph,
-        self._model.params,
+        self._model.frozen,
         rows,
         self._device_stop_ids,
         steps=self._steps,
@@ -200,7 +200,7 @@ class Sampler:
         for at, (prompt, new_rows) in enumerate(part):
           prompt_ids[at, : len(prompt) - 1] = prompt[:-1]
           source[new_rows] = at
-        graph, params = self._model.graph, self._model.params
+        graph, params = self._model.graph, self._model.frozen
         admitted = _new_texts(requests)
         rows = admit(graph, params, rows, admitted, prompt_ids, source, self.max_length)
     return rows

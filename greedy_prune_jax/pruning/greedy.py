@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from greedy_prune_jax.models.decoder import thaw
 from greedy_prune_jax.scoring.exact import Sizes, score_deletions
 from greedy_prune_jax.scoring.objectives import ChainNLL, Objective, chain_nll
 from greedy_prune_jax.scoring.packing import Text, suffix_length, unit_spans
@@ -86,7 +87,7 @@ def start_chains(
   max_length: int | None = None,
 ) -> Prompt:
   """`start_chain` for a batch of right-padded prompts."""
-  decoder = nnx.merge(graph, params)
+  decoder = thaw(graph, params)
   start = partial(start_chain, decoder, max_length=max_length)
   return jax.vmap(start, out_axes=PROMPT_AXES)(prompt_ids, lengths)
 
@@ -125,7 +126,7 @@ def prune_steps(
     check: score every candidate beside a screened search, and count what it missed.
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """
-  decoder = nnx.merge(graph, params)
+  decoder = thaw(graph, params)
   prompts = with_room(prompts, sizes.prefix)
   score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
 

@@ -125,7 +125,7 @@ def prune_paths(
     sizes, floors, pauses = plan.next_bucket(speed)
     steps = prune_steps(
       model.graph,
-      model.params,
+      model.frozen,
       prompts,
       plan.current_texts(sizes),
       plan.known(sizes),
@@ -175,7 +175,7 @@ class _BatchPlan:
       row[: len(path.segments.prompt)] = path.segments.prompt
     return start_chains(
       self.model.graph,
-      self.model.params,
+      self.model.frozen,
       *self.place((ids.astype(np.int32), np.asarray(lengths, np.int32))),
       max_length=self.max_length,
     )
