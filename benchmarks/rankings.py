@@ -43,7 +43,10 @@ _STEP = flags.DEFINE_float("step", 0.1, "Between the keep ratios compared.")
 
 NLLS = ("joint", "answer")
 # Distinct also for colour-blind readers; markers and line styles repeat the distinction.
-_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#56b4e9", "#888888")
+_COLOURS = (
+  *("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+  *("#8c6d31", "#56b4e9", "#888888", "#e69f00", "#6a3d9a"),
+)
 _MARKERS = "osD^vXP*<>"
 _USES_OBJECTIVE = (GREEDY, "gradient")
 
