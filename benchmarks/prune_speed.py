@@ -170,9 +170,10 @@ def main(_) -> None:
         same = "yes" if deleted == found.deleted else "NO"
       else:
         same = same_tokens(_MODEL.value, sides["float32"], segments, objective)
+      passes = np.mean([(n - i) * (p + n - i - 1 + a) for i in range(deletions)])
       flops = sum(step_flops(config, p, n - i, a, objective) for i in range(deletions))
       print(
-        f"{n:5}{p:5}{a:4}  {objective:9}{seconds / deletions:9.2f}{one:10}"
+        f"{n:5}{p:5}{a:4}  {objective:9}{seconds / deletions:9.2f}{passes:10.0f}"
         f"{found.seconds / deletions:9.2f}{found.positions / deletions:10.0f}"
         f"{seconds / found.seconds:7.2f}{flops / found.seconds / peak:8.0%}{peak / 1e9:7.0f}"
         f"{found.memory:7.2f}  {same}",

@@ -15,7 +15,11 @@ T = TypeVar("T")
 
 
 def as_bits(tree: T) -> T:
-  """The tree with its bfloat16 arrays as uint16 on a CPU; nothing can be differentiated by them."""
+  """The tree with its bfloat16 arrays, of any shapes, as uint16 on a CPU.
+
+  Raises:
+    TypeError: while tracing, where something is differentiated with respect to one of them.
+  """
   if jax.default_backend() != "cpu":
     return tree
   return jax.tree.map(lambda x: _bits(x) if x.dtype == jnp.bfloat16 else x, tree)
@@ -37,4 +41,7 @@ def _bits(x: Array) -> Array:
 
 @_bits.defjvp
 def _no_gradient(primals, tangents):
-  raise TypeError("weights were frozen for speed; to differentiate them, pass trainable=True")
+  raise TypeError(
+    "a gradient with respect to frozen bfloat16 weights; pass trainable=True to Decoder.embed and "
+    "Decoder.run_layers"
+  )

@@ -7,29 +7,16 @@ import pytest
 from flax import nnx
 
 from greedy_prune_jax.models.bits import as_bits, from_bits
-from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model, thaw
 from greedy_prune_jax.models.forward import forward_hidden, forward_logits
 from greedy_prune_jax.scoring.likelihood import target_log_probs
+from tests.distill.tiny_student import CONFIG
 
 IDS = jnp.arange(1, 14)
 
 
 def tiny_model(dtype=jnp.bfloat16) -> Model:
-  config = ModelConfig(
-    family="llama",
-    vocab_size=61,
-    model_dim=16,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_dim=24,
-    max_positions=64,
-    norm_eps=1e-5,
-    tied_head=True,
-  )
-  return Model.from_decoder(Decoder(config, nnx.Rngs(0), dtype))
+  return Model.from_decoder(Decoder(CONFIG, nnx.Rngs(0), dtype))
 
 
 def hidden(decoder: Decoder, trainable: bool):
