@@ -233,6 +233,17 @@ def meet(name: str) -> None:
     multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * _MEETING_SECONDS)
 
 
+def refuse_processes(reason: str) -> None:
+  """Ends a run of several processes that wants to be one process; to be called by all of them.
+
+  Raises:
+    UserError: there are several. Each of them tells: none is ended by the end of another.
+  """
+  if jax.process_count() > 1:
+    leave_processes()
+    raise UserError(reason)
+
+
 def leave_processes() -> None:
   """Waits until all processes have come here, then parts from them; may be called twice.
 

@@ -35,6 +35,7 @@ from greedy_prune_jax.evaluation.candidates import (
 )
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.teachers.asking import Asked, judged_sample, load_asked
 from greedy_prune_jax.teachers.collecting import collect_replies
 from greedy_prune_jax.teachers.teacher import Prompt, Reply
@@ -104,8 +105,8 @@ def _check_follow(settings: EvaluateSettings, entries: Sequence[Entry]) -> None:
     return
   if not any(entry.is_student for entry in entries):
     raise UserError(f"follow=True, but none of models={settings.models} is a distill run's workdir")
-  if jax.process_count() > 1:  # they would not see the same checkpoints
-    raise UserError("follow=True runs as one process; leave --distributed out")
+  # Several would not see the same checkpoints.
+  refuse_processes("follow=True runs as one process; leave --distributed out")
 
 
 def _check_places(entries: Sequence[Entry], workdir: Path) -> None:

@@ -4,21 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-from absl import flags
-
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.jobs.entry import define_flags, run_job
+from greedy_prune_jax.parallel import refuse_processes
 
 
 def analyze(config: Mapping[str, Any], workdir: str) -> None:
   """Runs the job and says where the report is."""
-  if jax.process_count() > 1:
-    raise UserError("analyze runs as one process; leave --distributed out")
+  refuse_processes("analyze runs as one process; leave --distributed out")
   settings = AnalyzeSettings.from_config(config)
   folder, pruned = Path(workdir), flags.FLAGS.pruned
   with explain_os_errors(folder):

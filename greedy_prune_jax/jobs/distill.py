@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.chains.run_lock import hold_locks
@@ -19,6 +18,7 @@ from greedy_prune_jax.distill.run import Outcome, run_distill
 from greedy_prune_jax.distill.settings import MAY_CHANGE, DistillSettings
 from greedy_prune_jax.distill.termination import TERMINATED, terminated
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
+from greedy_prune_jax.parallel import refuse_processes
 
 
 def distill(config: Mapping[str, Any], workdir: str) -> None:
@@ -28,12 +28,11 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
     UserError: something that the config names cannot be used, or the workdir cannot be written.
   """
   settings, folder = DistillSettings.from_config(config), Path(workdir)
-  if jax.process_count() > 1:
-    raise UserError(
-      f"distill runs in one process, on a mesh of that process's devices; this is one of "
-      f"{jax.process_count()}. Start it once, without --distributed, on a host that sees all "
-      f"devices it is to use; a student that they cannot hold may fit with fully_sharded=True"
-    )
+  refuse_processes(
+    f"distill runs in one process, on a mesh of that process's devices; this is one of "
+    f"{jax.process_count()}. Start it once, without --distributed, on a host that sees all "
+    f"devices it is to use; a student that they cannot hold may fit with fully_sharded=True"
+  )
   quiet_orbax()
   with contextlib.ExitStack() as held, terminated() as should_stop:
     hold_locks(folder / "locks", 0, 1, held)

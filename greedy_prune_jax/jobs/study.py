@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from greedy_prune_jax.analysis.tables import format_table
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.distill.termination import TERMINATED
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
+from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.study.parts import StoppedError
 from greedy_prune_jax.study.run import run_study
 from greedy_prune_jax.study.settings import StudySettings
@@ -26,11 +25,10 @@ def study(config: Mapping[str, Any], workdir: str) -> None:
     UserError: something that the config names cannot be used, or some parts cannot be done.
   """
   settings = StudySettings.from_config(config)
-  if jax.process_count() > 1:
-    raise UserError(
-      "processes of a study do not talk to each other: start the same command several times, "
-      "without --distributed"
-    )
+  refuse_processes(
+    "processes of a study do not talk to each other: start the same command several times, "
+    "without --distributed"
+  )
   quiet_orbax()
   try:
     outcome = run_study(settings, Path(workdir))
