@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.models.low_rank import LowRank
+from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.models.parameters import LAYOUTS
 
 # What PEFT and transformers call the weights that can be adapted, and what we call them.
@@ -77,7 +78,7 @@ def axes_in(name: str) -> int:
 
 
 def apply_lora(
-  weights: Mapping[str, Array], matrices: Mapping[str, Array], config: LoraConfig
+  weights: Mapping[str, Array], matrices: Mapping[str, Array | Master], config: LoraConfig
 ) -> dict[str, Array | LowRank]:
   """The weights, adapted ones as `LowRank`."""
   adapted = {

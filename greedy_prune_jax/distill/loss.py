@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.distill.packing import PackedRows
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, project
+from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.parallel import DATA
 
 # Scored positions that meet the head at once, over all rows of a device. Few, and adding up the
@@ -47,18 +48,19 @@ def packed_hidden(
   """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
   segments, positions = rows.segments, rows.positions
   same = segments[:, :, None] == segments[:, None, :]
-  kv_dtype = decoder.embedding.dtype
+  kv_dtype = decoder.embedding[...].dtype
 
+  @jax.checkpoint  # else each layer's scores are kept, which grow with the square of the width
   def attend(q, k, v, window, _):
     mask = causal_mask(positions, positions, window) & same
     cap = decoder.config.attention_softcap
     out, _ = attend_masked(q, k.astype(kv_dtype), v.astype(kv_dtype), mask, cap)
     return out, None
 
-  x = decoder.embed(rows.token_ids, trainable=True)
+  x = decoder.embed(rows.token_ids)
   if mesh is not None:  # rows stay where they are and weights come to them, not the other way
     x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
-  hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat], trainable=True)
+  hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat])
   return hidden
 
 
@@ -112,11 +114,12 @@ def head_nll(
   softcap: float | None,
   train_head: bool,
   hidden: Float[Array, "R W D"],
-  weight: Float[Array, "V D"],
+  head: Float[Array, "V D"] | Master,
   scored: Int[Array, "R W"],
   targets: Int[Array, "R W"],
 ) -> Float[Array, ""]:
   """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
+  weight = head.rounded() if isinstance(head, Master) else head
   chunk, count = _chunks(scored, len(weight))
 
   def add(i, total):
@@ -126,8 +129,9 @@ def head_nll(
   return jax.lax.fori_loop(0, count, add, jnp.float32(0))
 
 
-def _head_nll_forward(softcap, train_head, hidden, weight, scored, targets):
+def _head_nll_forward(softcap, train_head, hidden, head, scored, targets):
   """The loss and, as what the backward pass needs, its gradients."""
+  weight = head.rounded() if isinstance(head, Master) else head
   chunk, count = _chunks(scored, len(weight))
 
   def add(i, carry):
@@ -145,13 +149,16 @@ def _head_nll_forward(softcap, train_head, hidden, weight, scored, targets):
   d_weight = jnp.zeros(weight.shape if train_head else (), jnp.float32)
   start = (jnp.float32(0), jnp.zeros_like(hidden), d_weight)
   total, d_hidden, d_weight = jax.lax.fori_loop(0, count, add, start)
-  return total, (d_hidden, d_weight, weight)
+  return total, (d_hidden, d_weight, head)
 
 
 def _head_nll_backward(softcap, train_head, kept, cotangent):
-  d_hidden, d_weight, weight = kept
-  d_weight = (cotangent * jnp.broadcast_to(d_weight, weight.shape)).astype(weight.dtype)
-  return cotangent * d_hidden, d_weight, None, None
+  d_hidden, d_weight, head = kept
+
+  def of_head(weight):
+    return (cotangent * jnp.broadcast_to(d_weight, weight.shape)).astype(weight.dtype)
+
+  return cotangent * d_hidden, jax.tree.map(of_head, head), None, None
 
 
 head_nll.defvjp(_head_nll_forward, _head_nll_backward)

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.models.parameters import parameter_name
 
 Params = dict[str, Array]
@@ -54,6 +55,18 @@ def decays(name: str) -> bool:
 def cast(values: Mapping[str, Array], dtype: Any) -> Params:
   """Parameters in the dtype in which products are to be computed; norms stay float32."""
   return {name: x if is_norm(name) else x.astype(dtype) for name, x in values.items()}
+
+
+def masters(values: Params, dtype: Any) -> dict[str, Array | Master]:
+  """Parameters as a decoder that computes in `dtype` is trained with; norms and biases as they are.
+
+  Args:
+    values: what is trained, float32.
+    dtype: of products.
+  """
+  if jnp.dtype(dtype) == jnp.float32:
+    return dict(values)
+  return {name: Master(x, dtype) if decays(name) else x for name, x in values.items()}
 
 
 def count(values: Mapping[str, Any]) -> int:

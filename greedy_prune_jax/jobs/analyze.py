@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
 from greedy_prune_jax.chains.jsonl import explain_os_errors

@@ -42,6 +42,6 @@ def _bits(x: Array) -> Array:
 @_bits.defjvp
 def _no_gradient(primals, tangents):
   raise TypeError(
-    "a gradient with respect to frozen bfloat16 weights; pass trainable=True to Decoder.embed and "
-    "Decoder.run_layers"
+    "a gradient with respect to bfloat16 weights; train float32 ones, as a `Master` where products "
+    "are to be in bfloat16"
   )

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.models.bits import as_bits, from_bits
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.low_rank import LowRank, factor_subscripts
+from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.models.product import product
 from greedy_prune_jax.models.rope import apply_rope, rope_frequencies
 
@@ -36,7 +37,7 @@ Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
 LayerBody = Callable[[Array, Any], tuple[Array, Any]]
 
 
-def project(subscripts: str, x: Array, weight: Array | LowRank) -> Array:
+def project(subscripts: str, x: Array, weight: Array | Master | LowRank) -> Array:
   """A large product with a weight, low-rank or not: see `product`."""
   if isinstance(weight, LowRank):
     down, up = factor_subscripts(subscripts)
@@ -195,12 +196,13 @@ class Decoder(nnx.Module):
     if not config.tied_head:
       self.head = _normal(rngs, (v, d), dtype, d)
 
-  def embed(
-    self, token_ids: Int[Array, "*B T"], *, trainable: bool = False
-  ) -> Float[Array, "*B T D"]:
-    """Embeds token ids; the start of the residual stream. `trainable`: see `run_layers`."""
+  def embed(self, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
+    """Embeds token ids; the start of the residual stream."""
     table = self.embedding[...]
-    rows = table[token_ids] if trainable else from_bits(as_bits(table)[token_ids])
+    if isinstance(table, Master):
+      rows = table.weight[token_ids].astype(table.dtype)
+    else:
+      rows = from_bits(as_bits(table)[token_ids])
     x = rows.astype(jnp.float32)
     return x * self.config.model_dim**0.5 if self.config.scale_embedding else x
 
@@ -212,7 +214,6 @@ class Decoder(nnx.Module):
     layer_inputs: Any = None,
     max_length: int | None = None,
     wrap_layer: Callable[[LayerBody], LayerBody] = lambda body: body,
-    trainable: bool = False,
   ) -> tuple[Float[Array, "*B T D"], Any]:
     """Runs every layer and the final norm.
 
@@ -224,8 +225,6 @@ class Decoder(nnx.Module):
       max_length: longest text that this call belongs to, in tokens. Only rope kinds whose
         frequencies depend on the length (dynamic, longrope) look at it.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
-      trainable: whether the weights may be differentiated. Where they need not be, the CPU slices
-        them faster (see `bits`); asking for their gradient is an error then.
 
     Returns:
       The normalised hidden states, and what `attend` returned beside its output, stacked over L.
@@ -249,8 +248,7 @@ class Decoder(nnx.Module):
       jnp.asarray(self.config.window_of_layers, jnp.int32),
       layer_inputs,
     )
-    per_layer = per_layer if trainable else as_bits(per_layer)
-    x, layer_outputs = jax.lax.scan(wrap_layer(body), x, per_layer)
+    x, layer_outputs = jax.lax.scan(wrap_layer(body), x, as_bits(per_layer))
     return self.final_norm(x), layer_outputs
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -260,8 +258,8 @@ class Decoder(nnx.Module):
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
   @property
-  def head_weight(self) -> Float[Array, "V D"]:
-    """What the LM head multiplies hidden states with."""
+  def head_weight(self) -> Float[Array, "V D"] | Master:
+    """What the LM head multiplies hidden states with; a `Master` in training."""
     return (self.embedding if self.config.tied_head else self.head)[...]
 
 

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
+from greedy_prune_jax.models.bits import as_bits, from_bits
+from greedy_prune_jax.models.master import Master
 
-def product(subscripts: str, x: Array, weight: Array) -> Array:
+
+def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
   """An einsum with operands in the dtype of `weight` and the result in float32.
 
   float32 is multiplied in full on every backend (GPUs and TPUs would round the operands by
@@ -20,12 +23,14 @@ def product(subscripts: str, x: Array, weight: Array) -> Array:
   Args:
     subscripts: of `jnp.einsum`, with lower-case letters; no axis is summed within one operand.
     x: rounded to the dtype of `weight`.
-    weight: whose dtype counts.
+    weight: whose dtype counts; a `Master` is rounded, and its gradient is not.
   """
-  if weight.dtype == jnp.float32:
-    return _einsum(subscripts, x.astype(weight.dtype), weight)
+  dtype = jnp.dtype(weight.dtype)
+  array: Array = weight.weight if isinstance(weight, Master) else weight
+  if dtype == jnp.float32:
+    return _einsum(subscripts, x.astype(dtype), array)
   ellipsis = "ABCDEFGH"[: x.ndim - len(subscripts.split(",")[0].replace("...", ""))]
-  return _rounded(subscripts.replace("...", ellipsis), x, weight)
+  return _rounded(subscripts.replace("...", ellipsis), dtype, x, array)
 
 
 def _einsum(subscripts: str, a: Array, b: Array) -> Array:
@@ -52,30 +57,35 @@ def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array
   return f"{of_a[:-count]}{one},{one}{of_b[count:]}->{result}", a, b
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rounded(subscripts: str, x: Array, weight: Array) -> Array:
-  return _einsum(subscripts, x.astype(weight.dtype), weight)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rounded(subscripts: str, dtype: Any, x: Array, weight: Array) -> Array:
+  return _einsum(subscripts, x.astype(dtype), weight.astype(dtype))
 
 
-def _forward(subscripts: str, x: Any, weight: Any) -> tuple[Array, Any]:
-  """The product, and what the gradients need: x only if the weight has one."""
-  rounded = x.value.astype(weight.value.dtype)
-  kept = rounded if weight.perturbed else None
-  dtype = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
-  return _einsum(subscripts, rounded, weight.value), (kept, weight.value, dtype)
+def _forward(subscripts: str, dtype: Any, x: Any, weight: Any) -> tuple[Array, Any]:
+  """The product, and what the gradients need: x only if the weight has one.
+
+  The weight is kept as it came, so that in a scan over layers nothing of it is kept twice.
+  """
+  rounded = x.value.astype(dtype)
+  kept = as_bits(rounded) if weight.perturbed else None  # a scan stacks what is kept
+  like = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
+  return _einsum(subscripts, rounded, weight.value.astype(dtype)), (kept, weight.value, like)
 
 
-def _backward(subscripts: str, kept: Any, cotangent: Any) -> tuple[Array | None, Array | None]:
+def _backward(
+  subscripts: str, dtype: Any, kept: Any, cotangent: Any
+) -> tuple[Array | None, Array | None]:
   x, weight, like = kept
   if isinstance(cotangent, SymbolicZero):
     return None, None
   operands, result = subscripts.split("->")
   of_x, of_weight = operands.split(",")
-  rounded = cotangent.astype(weight.dtype)
-  d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight).astype(like.dtype)
+  rounded = cotangent.astype(dtype)
+  d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype)).astype(like.dtype)
   if x is None:
     return d_x, None
-  return d_x, _einsum(f"{of_x},{result}->{of_weight}", x, rounded).astype(weight.dtype)
+  return d_x, _einsum(f"{of_x},{result}->{of_weight}", from_bits(x), rounded).astype(weight.dtype)
 
 
 _rounded.defvjp(_forward, _backward, symbolic_zeros=True)

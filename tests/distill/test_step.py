@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from greedy_prune_jax.distill import loss as loss_module
-from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
+from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, apply_lora, init_lora, merge_lora
+from greedy_prune_jax.distill.loss import completion_nll
 from greedy_prune_jax.distill.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from greedy_prune_jax.distill.packing import pack_batch
-from greedy_prune_jax.distill.parameters import flat_params, with_params
+from greedy_prune_jax.distill.parameters import cast, flat_params, unflat_params, with_params
 from greedy_prune_jax.distill.step import init_state, make_evaluate, make_train_step
 from greedy_prune_jax.models.forward import forward_logits
 from tests.distill.made_examples import random_examples
@@ -112,6 +114,22 @@ def test_bfloat16_products_with_float32_masters():
   for name, gradient in exact.items():
     error = optax.tree.norm(gradient - rough[name]) / optax.global_norm(gradient)
     assert 1e-5 < error < 0.05, name
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_masters_give_the_numbers_of_rounded_weights(lora):
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  weights = flat_params(model.params)
+  trained, frozen = (weights, {}) if lora is None else (init_lora(weights, lora, 0), weights)
+  trained = jax.tree.map(lambda x: x + 0.1, trained)  # LoRA's would begin as nothing
+  found = make_evaluate(student(model, lora, "bfloat16"))(trained, frozen, rows)
+
+  values = cast(trained, jnp.bfloat16)
+  if lora is not None:
+    values = apply_lora(cast(frozen, jnp.bfloat16), values, lora)
+  decoder = nnx.merge(model.graph, unflat_params(model.params, values))
+  part = jax.tree.map(lambda x: jnp.asarray(x[0]), rows)
+  np.testing.assert_allclose(found, jax.jit(lambda: completion_nll(decoder, part))(), rtol=1e-6)
 
 
 def test_lora_merged_equals_lora_applied():

@@ -1,4 +1,4 @@
-"""Frozen weights: the same numbers as with trainable ones, and no silent gradient."""
+"""Frozen weights: the same numbers as with others, and no silent gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,6 @@ def tiny_model(dtype=jnp.bfloat16) -> Model:
   return Model.from_decoder(Decoder(CONFIG, nnx.Rngs(0), dtype))
 
 
-def hidden(decoder: Decoder, trainable: bool):
-  def attend(q, k, v, window, _):
-    return q + jnp.repeat(k + v, 2, axis=-2), None
-
-  x = decoder.embed(IDS, trainable=trainable)
-  return decoder.run_layers(x, jnp.arange(len(IDS)), attend, trainable=trainable)[0]
-
-
 def test_arrays_come_back_as_they_were():
   tree = {"bf16": jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16), "f32": jnp.ones(3)}
   bits = as_bits(tree)
@@ -35,12 +27,6 @@ def test_arrays_come_back_as_they_were():
   assert back["f32"] is tree["f32"]
   assert back["bf16"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(np.asarray(back["bf16"], np.float32), [1.5, -0.0, np.nan])
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_frozen_and_trainable_weights_give_the_same_numbers(dtype):
-  decoder = tiny_model(dtype).decoder
-  np.testing.assert_array_equal(hidden(decoder, False), hidden(decoder, True))
 
 
 def test_a_frozen_model_is_made_once_and_gives_the_same_numbers():
@@ -59,5 +45,5 @@ def test_a_gradient_by_frozen_weights_is_an_error():
     return target_log_probs(decoder, states, IDS[:, None]).sum()
 
   if jax.default_backend() == "cpu":
-    with pytest.raises(TypeError, match="trainable=True"):
+    with pytest.raises(TypeError, match="train float32 ones"):
       jax.grad(loss)(model.params)
