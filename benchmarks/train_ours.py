@@ -73,7 +73,7 @@ class OurStep:
 def packed(examples: Sequence[tuple[list[int], int]]) -> Batch:
   """The batch as the `distill` job packs it."""
   made = [Example(f"{i}", np.asarray(ids, np.int32), n) for i, (ids, n) in enumerate(examples)]
-  return pack_batch(made, row_width(max(map(len, made))))
+  return pack_batch(made, row_width([len(example) for example in made], len(made)))
 
 
 def lora_config(rank: int, alpha: float) -> LoraConfig | None:

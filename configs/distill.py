@@ -69,7 +69,7 @@ def get_config() -> config_dict.ConfigDict:
   config.mesh.data = 0  # rows of a batch side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.fully_sharded = False  # weights and optimiser state split over mesh.data too; see README
-  config.remat = "none"  # none; dots: attention is computed again; full: all of a layer
+  config.remat = "none"  # none; dots: all but products is computed again; full: all of a layer
   config.show_progress = True
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 

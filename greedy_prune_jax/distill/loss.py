@@ -31,8 +31,9 @@ _LOGIT_BYTES = 2**30  # of a chunk, in float32
 
 WrapLayer = Callable[[Any], Any]
 
-# How much of a layer the backward pass computes again. `dots`: all but the large products, so
-# attention is, which otherwise takes memory with the square of the width. `full`: everything.
+# How much of a layer the backward pass computes again beside attention, which it always does: what
+# attention makes grows with the square of the width. `dots`: all but the large products.
+# `full`: everything.
 REMAT: dict[str, WrapLayer] = {
   "none": lambda body: body,
   "dots": functools.partial(

@@ -9,8 +9,8 @@ Axis letters: A parts of a batch (gradients are accumulated over them), R rows, 
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence, Sized
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.models.sampler import bucket
 
 _WIDTH_MULTIPLE = 32
+_DRAWS = 4  # batches by which a width is chosen
+# Positions of a row with which attention takes as long as the rest of a layer, about.
+_ATTENTION_WIDTH = 2048
+
+T = TypeVar("T", bound=Sized)
 
 
 class PackedRows(NamedTuple):
@@ -50,13 +55,27 @@ class Batch:
   num_scored: int
 
 
-def row_width(longest: int) -> int:
-  """The width of rows that take examples of up to `longest` tokens.
+def row_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) -> int:
+  """The width of rows with which batches of these examples take the least work.
 
-  Twice the longest, up to 512: wider rows waste less, but attention takes work with their square.
+  Batches are drawn and packed at every width from the longest example up to four times that, or to
+  1024. Wider rows waste less, but attention takes work with their square.
+
+  Args:
+    lengths: of all examples, in tokens.
+    batch_size: examples that are packed together: of one part.
+    row_multiple: see `pack_batch`.
   """
-  room = max(longest, min(2 * longest, 512))
-  return -(-room // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+  narrowest = -(-max(lengths) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+  widest = max(narrowest, min(4 * narrowest, 1024))
+  rng = np.random.default_rng(0)
+  draws = [rng.choice(lengths, batch_size) for _ in range(_DRAWS)]
+
+  def work(width: int) -> float:
+    rows = [bucket(len(_rows_of(list(map(range, draw)), width)), row_multiple) for draw in draws]
+    return sum(rows) * width * (1 + width / _ATTENTION_WIDTH)
+
+  return min(range(narrowest, widest + 1, _WIDTH_MULTIPLE), key=work)
 
 
 def pack_batch(
@@ -86,9 +105,9 @@ def pack_batch(
   )
 
 
-def _rows_of(examples: list[Example], width: int) -> list[list[Example]]:
+def _rows_of(examples: list[T], width: int) -> list[list[T]]:
   """Each example, the longest first, goes into the first row that has room for it."""
-  rows: list[list[Example]] = []
+  rows: list[list[T]] = []
   room: list[int] = []
   for example in sorted(examples, key=lambda example: -len(example)):
     row = next((row for row, left in enumerate(room) if left >= len(example)), len(rows))

@@ -190,8 +190,9 @@ def _divide(model: Model, settings: DistillSettings, mesh: Mesh | None) -> tuple
 def _batches(settings: DistillSettings, examples: ExampleSet, mesh: Mesh | None):
   """The input, and the batches of a validation."""
   every = [e for group in examples.train for e in group] + list(examples.validation)
-  width = row_width(max(map(len, every)))
   row_multiple = 1 if mesh is None else mesh.shape[DATA]
+  in_part = settings.batch_size // settings.num_parts
+  width = row_width([len(example) for example in every], in_part, row_multiple)
   data = training_batches(
     examples.train,
     batch_size=settings.batch_size,
@@ -202,7 +203,7 @@ def _batches(settings: DistillSettings, examples: ExampleSet, mesh: Mesh | None)
   )
   held_out = validation_batches(
     examples.validation,
-    batch_size=settings.batch_size // settings.num_parts,
+    batch_size=in_part,
     width=width,
     row_multiple=row_multiple,
   )

@@ -45,7 +45,7 @@ def test_every_example_is_there_once_and_scored_on_its_completion(num_parts, row
 
 def test_little_is_padding():
   examples = random_examples(200, longest=100)
-  batch = pack_batch(examples, row_width(100))
+  batch = pack_batch(examples, row_width([len(e) for e in examples], 200))
   assert batch.num_tokens / batch.rows.token_ids.size > 0.8
 
 
@@ -55,10 +55,18 @@ def test_an_example_as_long_as_the_row():
 
 
 @pytest.mark.parametrize(
-  ("longest", "width"), [(20, 64), (100, 224), (256, 512), (300, 512), (513, 544)]
+  ("lengths", "batch_size", "width"),
+  [
+    ([64], 1, 64),
+    ([64], 4, 64),  # wider rows would waste as little, but attention would take more
+    ([90], 4, 96),
+    ([250] * 5 + [330], 2, 608),  # two of them go into a row
+    ([120, 140, 150, 160, 170, 180, 200], 8, 352),
+    ([3000], 8, 3008),  # as wide as it must be
+  ],
 )
-def test_row_width(longest, width):
-  assert row_width(longest) == width
+def test_row_width(lengths, batch_size, width):
+  assert row_width(lengths, batch_size) == width
 
 
 def groups(count=7):
