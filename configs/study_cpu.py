@@ -51,8 +51,9 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   config.max_reasoning_tokens = 56  # of the pruner; longer ones are not taken; 0: no limit
   config.chains_seed = 0  # of a question set's order
 
-  # The arms: what each changes in `prune`. Differences are of the first to the others.
+  # The arms: what each changes in `prune`.
   config.arms = config_dict.ConfigDict(ARMS)
+  config.reference = "greedy_joint"  # the arm whose differences to all others are told
   config.keep_ratios = (0.9, 0.7, 0.5, 0.3)  # of every arm
   # Arms whose chains a teacher edits: what each changes in `drp`. See configs/study_drp.py.
   config.edited = config_dict.ConfigDict()

@@ -7,11 +7,11 @@
 
 Offline and without a key, 50 `gsm_symbolic` chains go through steps by rules and deletion by
 likelihood to students and their evaluation, beside the measures of ASAP and LIMOPro on the same
-steps and token pruning; with `:endpoint` a teacher's DRP (all three stages) joins them. Students of
-all arms have the same number of steps and the same tests, so that the table sets accuracy against
-generated tokens. A short teacher's own answers (configs/drp_direct.py) and answers under a token
-budget (configs/drp_token_budget.py) join by --config.ready. `:smoke` and `:endpoint_smoke` are
-tiny. The whole was not run yet.
+steps, and beside single tokens deleted greedily and by other rankings; with `:endpoint` a teacher's
+DRP (all three stages) joins them. Students of all arms have the same number of steps and the same
+tests, so that the table sets accuracy against generated tokens. A short teacher's own answers
+(configs/drp_direct.py) and answers under a token budget (configs/drp_token_budget.py) join by
+--config.ready. `:smoke` and `:endpoint_smoke` are tiny.
 """
 
 from ml_collections import config_dict
@@ -20,11 +20,12 @@ from configs import study_cpu
 
 # What each arm changes in `prune`.
 ARMS = {
+  **{
+    name: study_cpu.ARMS[name] for name in ("greedy_joint", "greedy_answer", "random", "surprisal")
+  },
   "steps_answer": {"unit": "skill_step", "objective": "answer"},
-  "steps_joint": {"unit": "skill_step", "objective": "joint"},
   "steps_surprisal": {"unit": "skill_step", "ranking": "step_surprisal"},
   "steps_perplexity": {"unit": "skill_step", "ranking": "answer_perplexity"},
-  "tokens_answer": {"unit": "token", "objective": "answer"},
 }
 
 
@@ -32,15 +33,31 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`. See above for `mode`."""
   if mode not in ("", "smoke", "endpoint", "endpoint_smoke"):
     raise ValueError(f"mode={mode!r}; expected smoke, endpoint, endpoint_smoke or nothing")
-  config = study_cpu.get_config("smoke" if mode.endswith("smoke") else "")
-  config.arms = config_dict.ConfigDict(ARMS)
-  config.keep_ratios = (0.7, 0.5)
-  config.seeds = (0,)
-  config.num_chains = 50
-  if mode.endswith("smoke"):
+  smoke = mode.endswith("smoke")
+  config = study_cpu.get_config("smoke" if smoke else "")
+  if smoke:
     config.arms = config_dict.ConfigDict({"steps_answer": ARMS["steps_answer"]})
+    config.reference = "steps_answer"
     config.keep_ratios = (0.7,)
-    config.num_chains = 2
+  else:
+    config.arms = config_dict.ConfigDict(ARMS)
+    config.keep_ratios = (0.6, 0.3)
+    config.num_chains = 50
+    config.seeds = (0, 1)
+    config.update(
+      {
+        "prune": {"dtype": "bfloat16", "batch_size": 8},  # short chains fill a core only together
+        "distill": {
+          "compute_dtype": "bfloat16",
+          "steps": 24,
+          "save_every": 24,
+          "learning_rate": 2e-4,
+          "warmup_steps": 4,
+        },
+        "evaluate": {"dtype": "bfloat16"},
+        "tests": {"same_templates": {"num_questions": 100}},
+      }
+    )
   if mode.startswith("endpoint"):
     config.edited = config_dict.ConfigDict({"drp": {"teacher": "openai"}})
   return config

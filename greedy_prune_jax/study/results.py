@@ -120,15 +120,14 @@ def study_table(answers: Sequence[Answers]) -> Table:
   )
 
 
-def differences_table(answers: Sequence[Answers]) -> Table:
-  """The first arm against every other at its keep ratio, and against both ends.
+def differences_table(answers: Sequence[Answers], reference: str) -> Table:
+  """An arm, `reference`, against every other at its keep ratio, and against both ends.
 
-  Ready chains, which have one length, are compared with at every ratio of the first arm.
+  Ready chains, which have one length, are compared with at every ratio of that arm.
   """
   rows: list[tuple[TableCell, ...]] = []
-  arms = [found.cell.arm for found in answers if found.cell.arm not in (NO_PRUNING, ANSWER_ONLY)]
   for one, other in itertools.product(answers, answers):
-    if one.cell.arm != next(iter(arms), None) or other.cell.arm == one.cell.arm:
+    if one.cell.arm != reference or other.cell.arm == reference:
       continue
     if (one.test, one.cell.student) != (other.test, other.cell.student):
       continue
@@ -138,7 +137,7 @@ def differences_table(answers: Sequence[Answers]) -> Table:
       rows.append(row)
   return Table(
     name="differences",
-    caption="Accuracy of students on the first arm minus that of students on another, on the same "
+    caption=f"Accuracy of students on {reference} minus that of students on another, on the same "
     "questions with the same seeds, with 95% intervals over questions and seeds; and the "
     "difference of generated reasoning tokens, since only at equal length is it the chains' doing.",
     columns=(

@@ -4,7 +4,7 @@ A folder of a study holds what `plan` says, and
 
     parts/                                       who does what, what is done; see `parts`
     study.csv, study.json, study.png, study.svg  accuracy against generated reasoning tokens
-    differences.csv, differences.json            the first arm against the others, in pairs
+    differences.csv, differences.json            the arm `reference` against the others, in pairs
     study.md                                     both tables
 """
 
@@ -101,7 +101,7 @@ def _write_results(
   answers = _answers(settings, folder, parts)
   if not answers:
     return ()
-  tables = study_table(answers), differences_table(answers)
+  tables = study_table(answers), differences_table(answers, settings.reference)
   for table in tables:
     write_table(folder, table)
   path = folder / "study.md"

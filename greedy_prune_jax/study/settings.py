@@ -41,6 +41,7 @@ class StudySettings:
   keep_ratios: tuple[float, ...]
   seeds: tuple[int, ...]
   arms: dict[str, Any] = dataclasses.field(hash=False)
+  reference: str
   edited: dict[str, Any] = dataclasses.field(hash=False)
   ready: dict[str, Any] = dataclasses.field(hash=False)
   students: dict[str, Any] = dataclasses.field(hash=False)
@@ -80,6 +81,11 @@ class StudySettings:
       if name in (NO_PRUNING, ANSWER_ONLY) or arms.count(name) > 1:
         raise UserError(f"an arm is called {name}, as another is; choose another name")
     self._check_parts()
+    if self.reference and self.reference not in arms:
+      raise UserError(
+        f"reference={self.reference!r} is no arm; expected one of {', '.join(arms) or 'none'}, or "
+        f"nothing for a study without a table of differences"
+      )
 
   def _check_parts(self) -> None:
     """Makes every job's settings once, so that a mistake shows before the first hour is spent."""

@@ -19,6 +19,7 @@ def get_config(mode=""):
   config.chains = "gsm8k:{folder}/train.jsonl"
   config.num_chains, config.max_reasoning_tokens = 4, 40
   config.arms = {{"greedy": {{"objective": "joint"}}, "random": {{"ranking": "random"}}}}
+  config.reference = "random"
   config.keep_ratios, config.seeds = (0.5,), (0,)
   config.ready = {{"by_hand": "{folder}/by_hand.jsonl"}}
   config.students = {{"tiny": {{"student": "{folder}/model"}}}}
@@ -101,7 +102,7 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
   with (study / "differences.csv").open() as file:
     differences = list(csv.DictReader(file))
   others = [row["against"] for row in differences]
-  assert others == ["no_pruning", "answer_only", "random", "by_hand"]
+  assert others == ["no_pruning", "answer_only", "greedy", "by_hand"]
   assert (study / "study.png").stat().st_size > 10_000
   assert "no pruning" in (study / "study.svg").read_text()
   assert "| sums | tiny | greedy | 0.5 |" in (study / "study.md").read_text()

@@ -36,6 +36,7 @@ def test_students_have_the_same_budget():
 
 def test_an_arm_changes_settings_also_within_groups():
   config = study_cpu.get_config().to_dict()
+  config["reference"] = "narrow"
   config["arms"] = {"narrow": {"search": "screened", "screen": {"window": 5}, "unit": "word"}}
   settings = StudySettings.from_config(config)
   made = settings.prune_config(settings.arms["narrow"], "chains")
@@ -56,6 +57,7 @@ def test_an_arm_changes_settings_also_within_groups():
     ({"arms": {"a b": {}}}, "'a b' names a folder; expected letters"),
     ({"arms": {"a": {"rankng": "random"}}}, "arms.a: the config has unknown keys: rankng"),
     ({"students": {}}, "students is empty; expected at least one"),
+    ({"reference": "best"}, "reference='best' is no arm; expected one of attention, gradient,"),
   ],
 )
 def test_settings_that_cannot_be_are_refused(change, message):
