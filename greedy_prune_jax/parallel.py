@@ -1,12 +1,14 @@
 """Many devices and many processes: the mesh, where arrays lie on it, how processes meet.
 
 A mesh has two axes: chains of a batch lie along `data`, weights (heads, feed-forward, vocabulary)
-along `model`. It spans the devices of one process: chains are dealt out to processes by index
-before any of them reaches a device, so processes never wait for each other's arrays, and each one
-can be killed and its chains taken over by a run with another number of processes.
+along `model`. For all but training it spans the devices of one process: chains are dealt out to
+processes by index before any of them reaches a device, so processes never wait for each other's
+arrays, and each one can be killed and its chains taken over by a run with another number of
+processes.
 
-Training may also spread what is on every device of `data` otherwise (weights, and what the
-optimiser keeps of them) along `data`: *fully sharded*.
+The mesh of a training spans the devices of all processes, which hold the same batches and take
+every step together. It may also spread what is on every device of `data` otherwise (weights, and
+what the optimiser keeps of them) along `data`: *fully sharded*.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -71,32 +74,33 @@ class MeshSettings:
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
-  """The mesh of this process.
+  """The mesh of this process, or of all of them.
 
   Args:
     settings: devices along each axis.
-    devices: to choose from; this process's by default.
+    devices: to choose from; this process's by default, all (`jax.devices()`) in training.
 
   Raises:
     UserError: there are too few devices, or one axis cannot take all that the other leaves.
   """
+  own = devices is None
   devices = jax.local_devices() if devices is None else devices
   asked = f"mesh.data={settings.data}, mesh.model={settings.model}"
+  whose = "this process" if own else "all processes"
+  who = "this process has" if own else "all processes have"
+  beyond = ", and a mesh does not reach beyond its process" if own else ""
   fixed = settings.data or settings.model
   if 0 in (settings.data, settings.model):
     if len(devices) % fixed:
       raise UserError(
-        f"{asked}: {fixed} does not divide the {len(devices)} devices of this process; give both "
-        f"sizes to leave some idle, or another"
+        f"{asked}: {fixed} does not divide the {len(devices)} devices of {whose}; give both sizes "
+        f"to leave some idle, or another"
       )
     data, model = (size or len(devices) // fixed for size in (settings.data, settings.model))
   else:
     data, model = settings.data, settings.model
   if data * model > len(devices):
-    raise UserError(
-      f"{asked} takes {data * model} devices; this process has {len(devices)}, and a mesh does not "
-      f"reach beyond its process"
-    )
+    raise UserError(f"{asked} takes {data * model} devices; {who} {len(devices)}{beyond}")
   if data * model < len(devices):
     logging.warning("%s: %d devices stay idle", asked, len(devices) - data * model)
   return jax.make_mesh(
@@ -183,7 +187,35 @@ def place_rows(arrays: Any, mesh: Mesh | None, axis: int = 0) -> Any:
   """Puts host arrays on a mesh with one axis along `data`; on the default device if it is None."""
   if mesh is None:
     return jax.device_put(arrays)
-  return jax.device_put(arrays, NamedSharding(mesh, P(*[None] * axis, DATA)))
+  sharding = NamedSharding(mesh, P(*[None] * axis, DATA))
+  return place(arrays, jax.tree.map(lambda _: sharding, arrays))
+
+
+def place(arrays: Any, shardings: Any) -> Any:
+  """Puts arrays on a mesh: of one process, or of several that all have the same arrays.
+
+  Args:
+    arrays: a pytree of arrays, whole in each process.
+    shardings: the same tree of shardings.
+  """
+
+  def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+      return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  return jax.tree.map(put, arrays, shardings)
+
+
+def gathered(arrays: Any) -> Any:
+  """Arrays of which this process has a part, whole on the host of each; all must call it."""
+  from jax.experimental import multihost_utils
+
+  def gather(x: jax.Array) -> Any:
+    return x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.tree.map(gather, arrays)
 
 
 def device_bytes(params: nnx.State) -> int:
@@ -194,7 +226,11 @@ def device_bytes(params: nnx.State) -> int:
 
 
 def start_processes(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  *,
+  saves_on_sigterm: bool = False,
 ) -> None:
   """Makes this process one of several; to be called before anything touches a device.
 
@@ -205,12 +241,13 @@ def start_processes(
     coordinator: HOST:PORT at which process 0 can be reached.
     num_processes: of the run.
     process_id: number of this process, from 0.
+    saves_on_sigterm: whether a SIGTERM of one is to stop all at one step (see
+      `distill.termination`), and not that process at once.
 
   Raises:
     UserError: the processes do not find each other, or JAX does not know how.
   """
-  # That service catches SIGTERM for programs that must save first; a run can die at any moment.
-  jax.config.update("jax_enable_preemption_service", False)
+  jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
   try:
     jax.distributed.initialize(
       coordinator, num_processes, process_id, shutdown_timeout_seconds=_MEETING_SECONDS

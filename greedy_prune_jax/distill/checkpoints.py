@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
@@ -17,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext, Preservati
 from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
+from greedy_prune_jax.parallel import place
 
 _LOSS = "validation_loss"
 
@@ -135,7 +137,7 @@ class Checkpoints:
     optimizer = jax.tree.unflatten(
       jax.tree.structure(like.optimizer), [found["optimizer"][name] for name in leaves]
     )
-    count = jax.device_put(step, like.step.sharding).astype(like.step.dtype)
+    count = place(np.asarray(step, like.step.dtype), like.step.sharding)
     return TrainState(count, found["trained"], optimizer), Progress(**found["progress"])
 
   def restore_trained(self, step: int, like: Mapping[str, Any]) -> Params:

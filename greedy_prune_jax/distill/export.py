@@ -23,7 +23,7 @@ from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.parallel import named_shardings, weight_shardings
+from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
 
 EXPORT, ADAPTER = "export", "adapter"
 
@@ -68,7 +68,7 @@ def load_student(
       return with_params(base, checkpoints.restore_trained(step, weights)), {}
     like = init_lora(weights, settings.lora, 0)
     if mesh is not None:
-      like = jax.device_put(like, named_shardings(like, mesh))
+      like = place(like, named_shardings(like, mesh))
     matrices = checkpoints.restore_trained(step, like)
   return with_params(base, merge_lora(weights, matrices, settings.lora)), matrices
 
@@ -88,9 +88,13 @@ def export_student(
     UserError: it cannot be written.
   """
   model, matrices = load_student(workdir, step, settings, mesh)
+  if jax.process_count() > 1:
+    model, matrices = with_params(model, gathered(flat_params(model.params))), gathered(matrices)
+  folder = workdir / EXPORT
+  if jax.process_index() > 0:
+    return folder
   tokenizer = load_tokenizer(settings.student)
   tokenizer.chat_template = load_chat_template(settings.chat_template, tokenizer).source
-  folder = workdir / EXPORT
   with explain_os_errors(folder):
     save_huggingface(model, tokenizer, folder)
     if settings.lora is not None:

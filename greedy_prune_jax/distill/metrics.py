@@ -21,10 +21,13 @@ from greedy_prune_jax.models.config import ModelConfig
 
 
 class MetricsLog:
-  """The log of a run; a context manager."""
+  """The log of a run; a context manager. Of several processes the first alone writes it."""
 
   def __init__(self, workdir: Path, step: int):
     """Opens the log of a run that goes on from `step`; what it holds of later ones is dropped."""
+    self._writes = jax.process_index() == 0
+    if not self._writes:
+      return
     path = workdir / "metrics.jsonl"
     _drop_later(path, step)
     self._lines = JsonlWriter(path)
@@ -35,11 +38,14 @@ class MetricsLog:
     return self
 
   def __exit__(self, *_) -> None:
-    self._board.close()
-    self._lines.close()
+    if self._writes:
+      self._board.close()
+      self._lines.close()
 
   def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
     """Adds what was measured at a step; None and what is not finite are null in the file."""
+    if not self._writes:
+      return
     known = {name: x for name, x in values.items() if x is not None and math.isfinite(x)}
     for name, value in known.items():
       self._board.add_scalar(name, value, step)

@@ -38,7 +38,14 @@ from greedy_prune_jax.distill.step import (
 )
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.parallel import DATA, make_mesh, named_shardings, place_rows, weight_shardings
+from greedy_prune_jax.parallel import (
+  DATA,
+  make_mesh,
+  named_shardings,
+  place,
+  place_rows,
+  weight_shardings,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +70,14 @@ class Outcome:
 
 
 def run_distill(
-  settings: DistillSettings, workdir: Path, should_stop: Callable[[], bool] = lambda: False
+  settings: DistillSettings, workdir: Path, should_stop: Callable[[int], bool] = lambda _: False
 ) -> Outcome:
   """Trains from the last checkpoint, or from the start, to the end.
 
   Args:
     settings: of the run.
     workdir: of the run; the caller sees to it that nobody else writes there.
-    should_stop: asked after each step; if it is time, the run saves and returns.
+    should_stop: asked after each step, which it is given; if it is time, the run saves and returns.
 
   Raises:
     UserError: something that the settings name cannot be used, or a loss is not finite.
@@ -107,7 +114,7 @@ def run_distill(
         step += 1
         report.finished()  # of the step before: the device is busy with this one
         report.started(step, batch, metrics)
-        stopped = should_stop()
+        stopped = should_stop(step)
         due = step % settings.save_every == 0 or step == steps
         if due or stopped:
           report.finished()  # a state that is not finite is not saved
@@ -122,7 +129,7 @@ def run_distill(
     chosen = progress.best_step if settings.export == "best" else step
     del state, frozen  # the export needs room for the model again
     exported = export_student(workdir, chosen or step, settings, mesh)
-  if over:
+  if over and jax.process_index() == 0:
     mark_ended(workdir, step, progress.best_step)
   return Outcome(step, steps, report.loss, progress, not over, exported)
 
@@ -151,6 +158,8 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
     num_validation=settings.num_validation,
     seed=settings.seed,
   )
+  if jax.process_index() > 0:
+    return examples
   path = workdir / "skipped.jsonl"
   with explain_os_errors(path):
     path.unlink(missing_ok=True)
@@ -166,8 +175,8 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
 
 
 def _mesh(settings: DistillSettings) -> Mesh | None:
-  """The mesh of the run; None for one device, which everything is on anyway."""
-  mesh = make_mesh(settings.mesh)
+  """The mesh of the run, over all processes; None for the only device."""
+  mesh = make_mesh(settings.mesh, jax.devices() if jax.process_count() > 1 else None)
   return mesh if mesh.size > 1 else None
 
 
@@ -183,7 +192,7 @@ def _divide(model: Model, settings: DistillSettings, mesh: Mesh | None) -> tuple
     return weights, {}
   matrices = init_lora(weights, settings.lora, settings.seed)
   if mesh is not None:
-    matrices = jax.device_put(matrices, named_shardings(matrices, mesh))
+    matrices = place(matrices, named_shardings(matrices, mesh))
   return matrices, weights
 
 
@@ -227,7 +236,8 @@ def _validate(
 
 
 def _bar(settings: DistillSettings, step: int, steps: int) -> tqdm:
-  return tqdm(initial=step, total=steps, unit="step", disable=not settings.show_progress)
+  shown = settings.show_progress and jax.process_index() == 0
+  return tqdm(initial=step, total=steps, unit="step", disable=not shown)
 
 
 class _Reporter:

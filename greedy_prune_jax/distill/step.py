@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -19,6 +20,7 @@ from greedy_prune_jax.distill.loss import completion_nll
 from greedy_prune_jax.distill.packing import PackedRows
 from greedy_prune_jax.distill.parameters import Params, unflat_params
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.parallel import place
 
 
 class TrainState(NamedTuple):
@@ -80,7 +82,7 @@ def init_state(
     return TrainState(jnp.int32(0), trained, optimizer.init(trained))
   places = _optimizer_shardings(trained, jax.eval_shape(optimizer.init, trained), mesh)
   optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
-  step = jax.device_put(jnp.int32(0), NamedSharding(mesh, P()))
+  step = place(np.int32(0), NamedSharding(mesh, P()))
   return TrainState(step, trained, optimizer_state)
 
 
@@ -112,7 +114,9 @@ def make_train_step(
     optimizer: updates them.
     like: a state that lies on the student's mesh as all later ones are to; needless without one.
   """
-  places = None if student.mesh is None else jax.tree.map(lambda x: x.sharding, like)
+  mesh = student.mesh
+  places = None if mesh is None else jax.tree.map(lambda x: x.sharding, like)
+  everywhere = None if mesh is None else NamedSharding(mesh, P())
 
   def value_and_grad(trained: Params, frozen: Params, rows: PackedRows):
     nll, gradients = jax.value_and_grad(student.nll)(trained, frozen, rows)
@@ -120,7 +124,7 @@ def make_train_step(
       gradients = jax.lax.with_sharding_constraint(gradients, places.trained)
     return nll, gradients
 
-  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, everywhere))
   def train_step(state: TrainState, frozen: Params, rows: PackedRows):
     nll, gradients = _sum_over_parts(value_and_grad, state.trained, frozen, rows)
     tokens = (rows.scored < rows.scored.shape[-1]).sum()
@@ -135,8 +139,9 @@ def make_train_step(
 
 def make_evaluate(student: Student) -> Evaluate:
   """The compiled sum of NLLs of a batch in one part."""
+  everywhere = None if student.mesh is None else NamedSharding(student.mesh, P())
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=everywhere)
   def evaluate(trained: Params, frozen: Params, rows: PackedRows):
     return student.nll(trained, frozen, _part(rows, 0))
 

@@ -18,7 +18,7 @@ from greedy_prune_jax.distill.run import Outcome, run_distill
 from greedy_prune_jax.distill.settings import MAY_CHANGE, DistillSettings
 from greedy_prune_jax.distill.termination import TERMINATED, terminated
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
-from greedy_prune_jax.parallel import refuse_processes
+from greedy_prune_jax.parallel import meet
 
 
 def distill(config: Mapping[str, Any], workdir: str) -> None:
@@ -28,17 +28,16 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
     UserError: something that the config names cannot be used, or the workdir cannot be written.
   """
   settings, folder = DistillSettings.from_config(config), Path(workdir)
-  refuse_processes(
-    f"distill runs in one process, on a mesh of that process's devices; this is one of "
-    f"{jax.process_count()}. Start it once, without --distributed, on a host that sees all "
-    f"devices it is to use; a student that they cannot hold may fit with fully_sharded=True"
-  )
+  first = jax.process_index() == 0
   quiet_orbax()
   with contextlib.ExitStack() as held, terminated() as should_stop:
-    hold_locks(folder / "locks", 0, 1, held)
-    _check_config(folder, config)
+    if first:
+      hold_locks(folder / "locks", 0, 1, held)
+      _check_config(folder, config)
+    meet("the workdir is checked")
     outcome = run_distill(settings, folder, should_stop)
-  print_result(describe(outcome))
+  if first:
+    print_result(describe(outcome))
   if outcome.stopped:
     sys.exit(TERMINATED)
 
@@ -69,4 +68,4 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  run_job(distill)
+  run_job(distill, saves_on_sigterm=True)

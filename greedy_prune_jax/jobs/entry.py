@@ -39,13 +39,13 @@ def define_flags() -> None:
   flags.DEFINE_integer("process_id", None, "Which of them this is, from 0; found out likewise.")
 
 
-def run_job(job: Job) -> None:
+def run_job(job: Job, *, saves_on_sigterm: bool = False) -> None:
   """Runs a job as a program: its flags in, its exit status out.
 
   A `UserError` is printed last, without a traceback, and ends with status 1; Ctrl-C ends with
-  status 130.
+  status 130. See `parallel.start_processes` for `saves_on_sigterm`.
   """
-  app.run(lambda _: _run(job), flags_parser=_parse_flags)
+  app.run(lambda _: _run(job, saves_on_sigterm), flags_parser=_parse_flags)
 
 
 def run_in_workdir(
@@ -171,7 +171,7 @@ def _end(status: int) -> NoReturn:
   sys.exit(status)
 
 
-def _run(job: Job) -> None:
+def _run(job: Job, saves_on_sigterm: bool) -> None:
   _leave_on_interrupt()
   config = flags.FLAGS.config
   try:
@@ -179,7 +179,8 @@ def _run(job: Job) -> None:
     if config.get("compilation_cache", True):
       keep_compilations()
     if flags.FLAGS.distributed:  # before anything asks for a device
-      start_processes(*(flags.FLAGS[name].value for name in _PROCESS_FLAGS))
+      which = (flags.FLAGS[name].value for name in _PROCESS_FLAGS)
+      start_processes(*which, saves_on_sigterm=saves_on_sigterm)
     logging.info("devices: %s", jax.local_devices())
     job(config.to_dict(), flags.FLAGS.workdir)
     leave_processes()

@@ -21,7 +21,6 @@ from greedy_prune_jax.evaluation.proportion import Proportion
 from greedy_prune_jax.evaluation.questions import read_evaluation
 from greedy_prune_jax.evaluation.scores import question_means
 from greedy_prune_jax.study.plan import Cell
-from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ def run(base, tmp_path):
     made = settings(**config)
     write_or_check_config(folder / "config.json", dataclasses.asdict(made), MAY_CHANGE)
     calls = iter(range(1, 1000))
-    return run_distill(made, folder, lambda: next(calls) == stop_after)
+    return run_distill(made, folder, lambda _: next(calls) == stop_after)
 
   return run
 

@@ -58,7 +58,7 @@ def train(base, workdir, stop_after=None, **changes):
   made = tiny_student.settings(**config)
   write_or_check_config(workdir / "config.json", dataclasses.asdict(made))
   calls = iter(range(1, 10_000))
-  return run_distill(made, workdir, lambda: next(calls) == stop_after)
+  return run_distill(made, workdir, lambda _: next(calls) == stop_after)
 
 
 @pytest.fixture

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.jobs.tiny_runs import make_model, write_chains
 
 
 @pytest.fixture
 def start(tmp_path):
-  make_model(tmp_path / "model")
+  make_model(tmp_path / "model", vocab_size=350)  # even, for meshes
   write_chains(tmp_path / "chains.jsonl")
 
-  def start(*argv, workdir="run", **settings):
+  def start(*argv, workdir="run", num_devices=1, **settings):
     defaults = {
       "student": tmp_path / "model",
       "chains": tmp_path / "chains.jsonl",
@@ -32,7 +34,8 @@ def start(tmp_path):
     flags = [f"--config.{name}={value}" for name, value in (defaults | settings).items()]
     command = [sys.executable, "-m", "greedy_prune_jax.jobs.distill"]
     command += ["--config=configs/distill.py", f"--workdir={tmp_path / workdir}", *flags, *argv]
-    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    devices = f"--xla_force_host_platform_device_count={num_devices}"
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": devices}
     return subprocess.Popen(
       command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -64,9 +67,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(start, tmp_path):
   assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
+def lines(workdir):
+  return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(workdir):
-  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-  return [(line["step"], line["loss"]) for line in lines]
+  return [(line["step"], line["loss"]) for line in lines(workdir)]
 
 
 def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(start, tmp_path):
@@ -97,20 +103,86 @@ def test_settings_that_cannot_be(start):
 
 
 def test_a_mesh_that_cannot_share_the_student(start):
-  job = start(**{"mesh.model": 4})
+  job = start(num_devices=4, **{"mesh.model": 4})
   _, err = job.communicate()
   assert job.returncode == 1
   assert "cannot be split evenly over the mesh axis model of size 4; set mesh.model to a" in err
   assert "Traceback" not in err
 
 
-def test_several_processes_are_refused(start):
-  with socket.socket() as free:  # closed at once: its port is free again
-    free.bind(("localhost", 0))
-    coordinator = f"localhost:{free.getsockname()[1]}"
-  flags = ("--distributed", f"--coordinator={coordinator}", "--num_processes=2")
-  jobs = [start(*flags, f"--process_id={i}") for i in range(2)]
+@pytest.fixture
+def start_two(start):
+  """Starts one run as two processes of two devices each."""
+
+  def start_two(**settings):
+    with socket.socket() as free:  # closed at once: its port is free again
+      free.bind(("localhost", 0))
+      coordinator = f"localhost:{free.getsockname()[1]}"
+    flags = ("--distributed", f"--coordinator={coordinator}", "--num_processes=2")
+    return [
+      start(*flags, f"--process_id={i}", num_devices=2, **{"mesh.data": 0} | settings)
+      for i in range(2)
+    ]
+
+  return start_two
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"fully_sharded": True, "export": "best"},
+    {"mesh.model": 2, "lora_rank": 2},
+    {"mesh.model": 2, "fully_sharded": True, "num_parts": 2, "optimizer": "adafactor"},
+  ],
+)
+def test_two_processes_train_one_student(start, start_two, tmp_path, settings):
+  common = {"steps": 6, "save_every": 3, "num_validation": 1, "learning_rate": 1e-2} | settings
+  jobs = start_two(workdir="two", **common)
+  told = [job.communicate() for job in jobs]
+  assert [job.returncode for job in jobs] == [0, 0], told
+  assert "step 6 of 6" in told[0][0]
+  assert "step" not in told[1][0], "one of them speaks for both"
+  one = {"mesh.model": 1, "fully_sharded": False}
+  job = start(workdir="one", **common | one)
+  _, err = job.communicate()
+  assert job.returncode == 0, err
+
+  found, expected = (lines(tmp_path / name) for name in ("two", "one"))
+  assert [line["step"] for line in found] == [line["step"] for line in expected]
+  for name in ("loss", "grad_norm", "validation_loss"):
+    pair = [[line[name] for line in run if name in line] for run in (found, expected)]
+    np.testing.assert_allclose(*pair, rtol=2e-4)
+  weights = [load_file(tmp_path / name / "export/model.safetensors") for name in ("two", "one")]
+  assert set(weights[0]) == set(weights[1])
+  for name, weight in weights[0].items():
+    np.testing.assert_allclose(weight, weights[1][name], atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_sigterm_to_one_process_saves_all_and_a_run_of_one_goes_on(
+  start, start_two, tmp_path, told
+):
+  jobs, metrics = start_two(fully_sharded=True), tmp_path / "run" / "metrics.jsonl"
+  wait_for_lines(jobs[0], metrics, 1)
+  jobs[told].send_signal(signal.SIGTERM)
+  ends = [job.communicate() for job in jobs]
+  assert [job.returncode for job in jobs] == [128 + signal.SIGTERM] * 2, ends
+  assert "stopped and saved; the same command goes on from here" in ends[0][0]
+  done = len(metrics.read_text().splitlines())
+  assert 0 < done < 200
+  assert [int(x.name) for x in (tmp_path / "run/checkpoints").iterdir()] == [done]
+
+  job = start()
+  out, err = job.communicate()
+  assert job.returncode == 0, err
+  assert "step 200 of 200" in out
+  assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 201))
+
+
+def test_what_one_process_refuses_ends_both(start, start_two):
+  _, err = start(steps=1).communicate()
+  jobs = start_two(steps=2)
   told = [job.communicate()[1] for job in jobs]
-  assert [job.returncode for job in jobs] == [1, 1]
-  for text in told:
-    assert "error: distill runs in one process, on a mesh of that process's devices; this" in text
+  assert jobs[0].returncode == 1, err
+  assert "steps: was 1, is 2" in told[0]
+  assert jobs[1].returncode != 0

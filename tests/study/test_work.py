@@ -57,7 +57,7 @@ def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp
     train_and_test(training, tests, folder, keep_student=False)
 
   with monkeypatch.context() as patched:
-    patched.setattr(work, "terminated", lambda: contextlib.nullcontext(lambda: True))
+    patched.setattr(work, "terminated", lambda: contextlib.nullcontext(lambda _: True))
     with pytest.raises(StoppedError):
       run()
   assert not (folder / "evaluate").exists()
