@@ -65,7 +65,7 @@ def get_config() -> config_dict.ConfigDict:
   config.export = "last"  # last, best or none: which checkpoint becomes a Hugging Face folder
 
   # How it runs; none of these changes what is learned, but for rounding.
-  config.mesh = config_dict.ConfigDict()  # of the process's devices; 0: all that are left
+  config.mesh = config_dict.ConfigDict()  # of all processes' devices; 0: all that are left
   config.mesh.data = 0  # rows of a batch side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.fully_sharded = False  # weights and optimiser state split over mesh.data too; see README
