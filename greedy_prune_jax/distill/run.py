@@ -40,10 +40,12 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import (
   DATA,
+  MODEL,
   make_mesh,
   named_shardings,
   place,
   place_rows,
+  refuse_processes,
   weight_shardings,
 )
 
@@ -175,8 +177,17 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
 
 
 def _mesh(settings: DistillSettings) -> Mesh | None:
-  """The mesh of the run, over all processes; None for the only device."""
+  """The mesh of the run, over all processes; None for the only device.
+
+  Raises:
+    UserError: there is no such mesh, or of several processes' devices some would stay idle.
+  """
   mesh = make_mesh(settings.mesh, jax.devices() if jax.process_count() > 1 else None)
+  if mesh.size < jax.device_count():
+    refuse_processes(
+      f"mesh.data={mesh.shape[DATA]}, mesh.model={mesh.shape[MODEL]} takes {mesh.size} of "
+      f"{jax.device_count()} devices; where several processes train, it must take all"
+    )
   return mesh if mesh.size > 1 else None
 
 

@@ -186,3 +186,11 @@ def test_what_one_process_refuses_ends_both(start, start_two):
   assert jobs[0].returncode == 1, err
   assert "steps: was 1, is 2" in told[0]
   assert jobs[1].returncode != 0
+
+
+def test_two_processes_must_use_all_devices(start_two):
+  jobs = start_two(**{"mesh.data": 2})
+  told = [job.communicate()[1] for job in jobs]
+  assert [job.returncode for job in jobs] == [1, 1]
+  for err in told:
+    assert "mesh.data=2, mesh.model=1 takes 2 of 4 devices; where several processes train" in err
