@@ -16,7 +16,7 @@ class Master:
   are never rounded at all; a rounded copy of the whole model is never there.
 
   Attributes:
-    weight: float32.
+    weight: float32, of any shape.
     dtype: of the products.
   """
 
@@ -28,16 +28,6 @@ class Master:
     if index is not Ellipsis:
       raise TypeError(f"a Master is read as a whole, with [...], not [{index}]")
     return self
-
-  @property
-  def ndim(self):
-    """Of the weight."""
-    return self.weight.ndim
-
-  @property
-  def shape(self):
-    """Of the weight."""
-    return self.weight.shape
 
   def rounded(self) -> Array:
     """What products see."""
