@@ -4,11 +4,11 @@
 
 For each size N the chain whose reasoning is nearest to N tokens is taken. Screened search makes
 `--deletions` deletions from the whole chain, the estimates of all units that it begins with
-included. Exact search makes as many as `--seconds` allow, at least one; where even one would take
-longer, its time is that of its positions at the speed of the longest chain that it did run, and the
-row says so. Compiling is not timed. The ratio is of seconds a deletion; the last columns say how
-many deletions both made alike, how many units screened search scored exactly at each, and how far
-estimates were from exact scores.
+included. Exact search makes one deletion from the shortest chain and, from the others, as many as
+`--seconds` allow at the speed that this told; where even one would take longer, its time is that of
+its positions at that speed, and the row says so. Compiling is not timed. The ratio is of seconds a
+deletion; the last columns say how many deletions both made alike, how many units screened search
+scored exactly at each, and how far estimates were from exact scores.
 
 What a missed deletion costs is told by audits: `--config.audit=N` of the prune job.
 """
@@ -72,9 +72,10 @@ def main(_) -> None:
       screen = settings._replace(screen=ScreenSettings())
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
       step = buckets.step_positions(n, a, None)
-      affordable = _DELETIONS.value if speed is None else int(_SECONDS.value * speed / step)
-      affordable = min(affordable, _DELETIONS.value)
-      if speed is None or affordable:
+      affordable = 1
+      if speed is not None:
+        affordable = min(_DELETIONS.value, int(_SECONDS.value * speed / step))
+      if affordable:
         exact, exact_seconds = searched(model, segments, affordable, settings)
         speed = exact.positions_scored / exact_seconds
         exact_seconds /= affordable

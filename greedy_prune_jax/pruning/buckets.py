@@ -14,9 +14,10 @@ from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.packing import num_rows, row_width
 from greedy_prune_jax.scoring.scorer import Attention
 
-# A row is at most a sixteenth (or 8 slots) wider than it needs to be, and a multiple of 8: CPUs
-# multiply odd widths at half the speed.
-_FINEST = 8
+# A row is at most a sixteenth (or so many slots) wider than it needs to be, and a multiple of 8:
+# CPUs multiply odd widths at half the speed. A screened search runs so few rows that compiling a
+# program for each 8 tokens would take longer than what it saves.
+FINE, COARSE = 8, 32
 PROMPT_MULTIPLE = 32
 
 
@@ -25,18 +26,23 @@ def round_up(value: int, multiple: int) -> int:
   return -(-value // multiple) * multiple
 
 
-def _spacing(width: int) -> int:
-  return max(_FINEST, 2 ** max(max(width - 1, 1).bit_length() - 5, 0))
+def _spacing(width: int, finest: int) -> int:
+  return max(finest, 2 ** max(max(width - 1, 1).bit_length() - 5, 0))
 
 
-def bucket_width(needed: int) -> int:
-  """The width of the bucket for rows of `needed` slots: 8, 16, ... 256, 272, ... 512, 544, ..."""
-  return round_up(needed, _spacing(needed))
+def bucket_width(needed: int, finest: int = FINE) -> int:
+  """The width of the bucket for rows of `needed` slots: 8, 16, ... 256, 272, ... 512, 544, ...
+
+  Args:
+    needed: slots.
+    finest: least distance between two buckets, and width of the narrowest: `FINE` or `COARSE`.
+  """
+  return round_up(needed, _spacing(needed, finest))
 
 
-def narrower_bucket(width: int) -> int:
+def narrower_bucket(width: int, finest: int = FINE) -> int:
   """The width of the next bucket below a bucket's width; 0 below the last."""
-  return width - _spacing(width)
+  return width - _spacing(width, finest)
 
 
 def step_positions(num_reasoning: int, num_answer: int, unit_sizes: Sequence[int] | None) -> int:
@@ -48,9 +54,9 @@ def step_positions(num_reasoning: int, num_answer: int, unit_sizes: Sequence[int
   return n + a + int((n - stops + a).sum())
 
 
-def bucket_floor(width: int, num_answer: int) -> int:
+def bucket_floor(width: int, num_answer: int, finest: int = FINE) -> int:
   """Reasoning tokens at which a chain is through with a bucket: it then fits the next one below."""
-  floor = narrower_bucket(width)
+  floor = narrower_bucket(width, finest)
   tokens = max(floor - 2 * (num_answer - 1) + 1, 0)
   while tokens and row_width(tokens, num_answer) > floor:
     tokens -= 1
@@ -79,8 +85,8 @@ def affordable_floor(
 def text_capacity(width: int, num_answer: int) -> int:
   """Tokens of reasoning and answer that fit a bucket, and one more: no index is past them."""
   # n + A is at most width + 3 - A; the answer is rounded down so that fewer sizes are compiled.
-  shortest = max(num_answer // _FINEST * _FINEST, 1)
-  return round_up(width + 4 - shortest, _FINEST)
+  shortest = max(num_answer // FINE * FINE, 1)
+  return round_up(width + 4 - shortest, FINE)
 
 
 def plan_sizes(
@@ -94,6 +100,7 @@ def plan_sizes(
   token_units: bool,
   attention: Attention = "xla",
   num_units: int = 0,
+  finest: int = FINE,
 ) -> Sizes:
   """Sizes of the program for a bucket.
 
@@ -107,10 +114,11 @@ def plan_sizes(
     token_units: see `Sizes`.
     attention: see `Sizes`.
     num_units: most units of a chain, where units are not tokens.
+    finest: see `bucket_width`.
   """
   text = text_capacity(width, min(num_answers))
   if token_units:
-    highest = (width + 3 - 2 * min(num_answers), bucket_floor(width, min(num_answers)))
+    highest = (width + 3 - 2 * min(num_answers), bucket_floor(width, min(num_answers), finest))
     rows = [num_rows(n) for n in range(highest[0], highest[1], -1)]
   else:
     # Powers of two, so that few programs are compiled; a row holds a unit's suffix or more.
@@ -120,7 +128,7 @@ def plan_sizes(
     width=width,
     text=text,
     prefix=round_up(num_prompt, PROMPT_MULTIPLE) + text,
-    answer=round_up(max(num_answers), _FINEST) if objective == "answer" else 0,
+    answer=round_up(max(num_answers), FINE) if objective == "answer" else 0,
     block_rows=_block_rows(rows, wanted if token_units else min(wanted, rows[0])),
     max_length=max_length,
     token_units=token_units,

@@ -22,10 +22,10 @@ class ScreenSettings:
       deviations of its error, as seen so far, above the best exact score.
   """
 
-  window: int = 8
-  shortlist: int = 8
+  window: int = 6
+  shortlist: int = 6
   rounds: int = 4
-  doubt: float = 2.0
+  doubt: float = 1.0
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any], file: str) -> "ScreenSettings":
@@ -56,8 +56,9 @@ def plan_screening(
     doubt=settings.doubt,
     # Of a size that no other chain of the batch and no device changes: so what is found does not.
     window_block=buckets.round_up(2 * settings.window + 1, 8),
-    # A suffix is half as long as a row, on average, and rows do not come out even.
-    block_rows=max(1, min(int(block_positions / sizes.width), shortlist // 2 + 1)),
+    # A suffix is half as long as a row, on average, and rows do not come out even. A shortlist
+    # fills so few rows that larger blocks would run many empty ones.
+    block_rows=max(1, min(int(block_positions / 6 / sizes.width), shortlist // 2 + 1)),
   )
 
 

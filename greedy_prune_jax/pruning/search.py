@@ -196,7 +196,8 @@ class _BatchPlan:
       0 if path.finished else self._needed_width(path, n)
       for path, n in zip(self.paths, lengths, strict=True)
     ]
-    width = buckets.bucket_width(max(needed))
+    finest = buckets.FINE if self.settings.screen is None else buckets.COARSE
+    width = buckets.bucket_width(max(needed), finest)
     budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
     budget /= sum(not path.finished for path in self.paths)
     floors, pauses = [], []
@@ -205,7 +206,8 @@ class _BatchPlan:
       if self.settings.deletions_per_step > 1:
         floor = max([floor, *(mark for mark in path.marks if mark < n)])
       floors.append(min(floor, n))
-      bucket = max(floors[-1], buckets.bucket_floor(width, len(path.segments.answer)))
+      through = buckets.bucket_floor(width, len(path.segments.answer), finest)
+      bucket = max(floors[-1], through)
       size = max(n // (num_units or n or 1), 1)  # of a unit, on average
       cost = self._cost_of_deletion(path, size)
       pauses.append(buckets.affordable_floor(n, min(bucket, n), budget, cost, size))
@@ -219,6 +221,7 @@ class _BatchPlan:
       token_units=all(path.unit_sizes is None for path in self.paths),
       attention=self.settings.attention,
       num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
+      finest=finest,
     )
     return sizes, floors, pauses
 

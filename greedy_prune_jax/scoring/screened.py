@@ -39,7 +39,7 @@ from greedy_prune_jax.scoring.scorer import BASE_AXES, Base, Prompt, score_slots
 
 STALE = 2**30  # the age of an estimate that must be made again
 _MEMORY = 0.9  # of the running mean of squared errors: what a shortlist leaves of it
-_FADE = 0.8  # of the weight of `far`, a deletion: the text that it was found in is left behind
+_FADE = 0.9  # of the weight of `far`, a deletion: the text that it was found in is left behind
 _TYPICAL = 0.7  # of `typical`: what a shortlist leaves of it
 
 

@@ -7,25 +7,27 @@ from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.scoring.packing import num_rows, row_width
 
 
-def test_widths_are_a_ladder_with_little_waste():
-  widths = sorted({buckets.bucket_width(needed) for needed in range(1, 5000)})
-  assert widths[:3] == [8, 16, 24]
+@pytest.mark.parametrize(("finest", "most"), [(buckets.FINE, 110), (buckets.COARSE, 90)])
+def test_widths_are_a_ladder_with_little_waste(finest, most):
+  widths = sorted({buckets.bucket_width(needed, finest) for needed in range(1, 5000)})
+  assert widths[:3] == [finest, 2 * finest, 3 * finest]
   for narrow, wide in zip([0, *widths], widths, strict=False):
-    assert buckets.narrower_bucket(wide) == narrow
+    assert buckets.narrower_bucket(wide, finest) == narrow
   for needed in range(1, 5000):
-    width = buckets.bucket_width(needed)
-    assert needed <= width < needed + max(8, needed / 16 + 1)
-  assert len(widths) < 110
+    width = buckets.bucket_width(needed, finest)
+    assert needed <= width < needed + max(finest, needed / 16 + 1)
+  assert len(widths) < most
 
 
+@pytest.mark.parametrize("finest", [buckets.FINE, buckets.COARSE])
 @pytest.mark.parametrize("num_answer", [1, 4, 30])
-def test_a_chain_leaves_a_bucket_where_the_next_one_fits(num_answer):
+def test_a_chain_leaves_a_bucket_where_the_next_one_fits(num_answer, finest):
   for tokens in range(1, 400):
-    width = buckets.bucket_width(row_width(tokens, num_answer))
-    floor = buckets.bucket_floor(width, num_answer)
+    width = buckets.bucket_width(row_width(tokens, num_answer), finest)
+    floor = buckets.bucket_floor(width, num_answer, finest)
     assert floor < tokens
-    assert floor == 0 or buckets.bucket_width(row_width(floor, num_answer)) < width
-    assert buckets.bucket_width(row_width(floor + 1, num_answer)) == width
+    assert floor == 0 or buckets.bucket_width(row_width(floor, num_answer), finest) < width
+    assert buckets.bucket_width(row_width(floor + 1, num_answer), finest) == width
 
 
 def test_affordable_floor_makes_a_step_and_keeps_to_the_budget():
