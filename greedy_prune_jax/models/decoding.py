@@ -39,22 +39,30 @@ class Texts(NamedTuple):
 class Rows(NamedTuple):
   """B texts in the making, and their cache.
 
-  `keys_values` are [L, B, K, S, H]: a head's positions side by side, as products over them read
-  them. Position s of a row holds its token s; those from `length` on hold nothing yet.
+  Keys are [L, B, K, H, S] and values [L, B, K, S, H], as the products over them read them: with
+  keys of [S, H], that with the queries takes a CPU five times as long. Position s of a row holds
+  its token s; those from `length` on hold nothing yet.
   """
 
   keys_values: KeyValues
   texts: Texts
 
+  @property
+  def capacity(self) -> int:
+    """Positions of the cache, S."""
+    return self.keys_values.v.shape[3]
+
 
 def empty_rows(config: ModelConfig, rows: int, capacity: int, dtype: DTypeLike) -> Rows:
   """Rows that are all free."""
-  shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_dim)
+  heads = (config.num_layers, rows, config.num_kv_heads)
+  keys = jnp.zeros((*heads, config.head_dim, capacity), dtype)
+  values = jnp.zeros((*heads, capacity, config.head_dim), dtype)
   zeros = functools.partial(jnp.zeros, rows)
   choice = Choice(zeros(jnp.uint32), zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32))
   counts = {name: zeros(jnp.int32) for name in ("length", "last_id", "written", "budget")}
   texts = Texts(**counts, active=zeros(bool), finite=jnp.ones(rows, bool), choice=choice)
-  return Rows(KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)), texts)
+  return Rows(KeyValues(keys, values), texts)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "max_length"), donate_argnames="rows")
@@ -83,13 +91,14 @@ def admit(
   taken = source >= 0
   width = prompt_ids.shape[1]
 
-  def put(cache, new):  # new is [L, R, T, K, H]
-    new = new.transpose(0, 1, 3, 2, 4)[:, source]
-    mask = taken[None, :, None, None, None]
-    start = jnp.where(mask, new, cache[:, :, :, :width])
-    return cache.at[:, :, :, :width].set(start)
+  def put(cache, new, axis):  # new has the axes of the cache, but R for B and T for S
+    old = jax.lax.slice_in_dim(cache, 0, width, axis=axis)
+    start = jnp.where(taken[None, :, None, None, None], new[:, source], old)
+    return jax.lax.dynamic_update_slice_in_dim(cache, start, 0, axis)
 
-  keys_values = KeyValues(*map(put, rows.keys_values, kept))
+  keys = put(rows.keys_values.k, kept.k.transpose(0, 1, 3, 4, 2), 4)  # from [L, R, T, K, H]
+  values = put(rows.keys_values.v, kept.v.transpose(0, 1, 3, 2, 4), 3)
+  keys_values = KeyValues(keys, values)
   return Rows(
     keys_values, jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
   )
@@ -99,12 +108,14 @@ def admit(
 def resize(rows: Rows, take: Int[Array, " b"], capacity: int) -> Rows:
   """The rows `take`, with a cache of `capacity` positions. No text may be longer than that."""
 
-  def fit(cache):
-    missing = max(capacity - cache.shape[3], 0)
-    room = ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0))
-    return jnp.pad(cache[:, take, :, :capacity], room)
+  kept = min(capacity, rows.capacity)
 
-  return Rows(KeyValues(*map(fit, rows.keys_values)), jax.tree.map(lambda x: x[take], rows.texts))
+  def fit(cache, axis):
+    room = [(0, capacity - kept if at == axis else 0) for at in range(cache.ndim)]
+    return jnp.pad(jax.lax.slice_in_dim(cache[:, take], 0, kept, axis=axis), room)
+
+  keys_values = KeyValues(fit(rows.keys_values.k, 4), fit(rows.keys_values.v, 3))
+  return Rows(keys_values, jax.tree.map(lambda x: x[take], rows.texts))
 
 
 @functools.partial(
@@ -173,7 +184,7 @@ def _run_last(
   """
   config = decoder.config
   groups = config.num_heads // config.num_kv_heads
-  slots = jnp.arange(rows.keys_values.k.shape[3])
+  slots = jnp.arange(rows.capacity)
   length = rows.texts.length
   distance = length[:, None] - slots[None]  # [B, S]
 
@@ -181,7 +192,7 @@ def _run_last(
     k, v = k[:, 0].astype(cache.k.dtype), v[:, 0].astype(cache.v.dtype)  # [B, K, H]
     q = q.reshape(q.shape[0], config.num_kv_heads, groups, config.head_dim)
     visible = (distance > 0) & (distance < window)
-    to_cache = _capped(_product("bkgh,bksh->bkgs", q, cache.k), config.attention_softcap)
+    to_cache = _capped(_product("bkgh,bkhs->bkgs", q, cache.k), config.attention_softcap)
     to_cache = jnp.where(visible[:, None, None], to_cache, MASKED)
     to_own = _capped(_product("bkgh,bkh->bkg", q, k), config.attention_softcap)[..., None]
     top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
@@ -198,13 +209,15 @@ def _run_last(
 
 def _append(rows: Rows, new: KeyValues) -> KeyValues:
   """The cache with each active row's new keys and values, [L, B, K, H], behind its others."""
-  _, batch, heads, capacity, _ = rows.keys_values.k.shape
-  at = jnp.where(rows.texts.active, rows.texts.length, capacity)  # out of range: dropped
-  # Index arrays on axes 1 to 3, side by side, leave [B, K] where it is, behind L.
-  place = (slice(None), jnp.arange(batch)[:, None], jnp.arange(heads)[None], at[:, None])
-  return KeyValues(
-    *(cache.at[place].set(x, mode="drop") for cache, x in zip(rows.keys_values, new, strict=True))
-  )
+  batch, heads = new.k.shape[1:3]
+  row, head = jnp.arange(batch)[:, None], jnp.arange(heads)[None]
+  at = jnp.where(rows.texts.active, rows.texts.length, rows.capacity)[:, None]  # beyond: dropped
+  cache = rows.keys_values
+  # The slice between the index arrays leaves [B, K] in front of [L, H]; side by side, they stay
+  # where they are.
+  keys = cache.k.at[:, row, head, :, at].set(new.k.transpose(1, 2, 0, 3), mode="drop")
+  values = cache.v.at[:, row, head, at].set(new.v, mode="drop")
+  return KeyValues(keys, values)
 
 
 def _product(subscripts: str, a: Array, b: Array) -> Array:

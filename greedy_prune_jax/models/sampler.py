@@ -174,7 +174,7 @@ class Sampler:
       dtype = jnp.dtype(self._model.decoder.embedding.dtype)
       return empty_rows(self._model.config, size, needed, dtype), [None] * size
     if size == len(texts):
-      if needed <= rows.keys_values.k.shape[3]:
+      if needed <= rows.capacity:
         return rows, texts
       take = list(range(size))
     else:  # fewer: work and queue only ever shrink
