@@ -1,6 +1,7 @@
 """The sample job as a process, with a tiny model as teacher: killed, summed up, and pruned."""
 
 import json
+import os
 import time
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(start, run, tmp_path, setti
   assert f"{NUM_QUESTIONS} questions, {NUM_QUESTIONS * NUM_SAMPLES} samples" in whole.stdout
   assert whole.stdout.count("=== rows/") == 1
   assert not (tmp_path / "run" / "unfinished").exists()
+
+
+def test_devices_do_not_change_a_run(run, tmp_path, settings):
+  run(job="sample", workdir="one", **settings)
+  devices = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}
+  settings |= {"batch_size": 6}
+  job = run(job="sample", workdir="many", env=devices, **settings)
+  assert "stay idle" not in job.stderr
+  assert _records(tmp_path / "many") == _records(tmp_path / "one")
+  again = run(job="sample", workdir="many", env=devices, **{"mesh.data": 2}, **settings)
+  assert "mesh.data=2, mesh.model=1: 2 devices stay idle" not in again.stderr  # nothing is asked
 
 
 def test_prompts_that_fill_the_context_are_told(start, tmp_path, settings):
