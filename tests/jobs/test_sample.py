@@ -72,11 +72,17 @@ def test_devices_do_not_change_a_run(run, tmp_path, settings):
   run(job="sample", workdir="one", **settings)
   devices = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}
   settings |= {"batch_size": 6}
-  job = run(job="sample", workdir="many", env=devices, **settings)
-  assert "stay idle" not in job.stderr
+  run(job="sample", workdir="many", env=devices, **settings)
   assert _records(tmp_path / "many") == _records(tmp_path / "one")
-  again = run(job="sample", workdir="many", env=devices, **{"mesh.data": 2}, **settings)
-  assert "mesh.data=2, mesh.model=1: 2 devices stay idle" not in again.stderr  # nothing is asked
+  settings |= {"mesh.data": 2}  # which a later run may set differently
+  run(job="sample", workdir="many", env=devices, **settings)
+
+
+def test_a_mesh_that_cannot_be(start, settings):
+  job = start(job="sample", **{"mesh.data": 7}, **settings)
+  assert job.wait() == 1
+  assert "error: mesh.data=7, mesh.model=1 takes 7 devices; this process has 1" in job.stderr
+  assert "Traceback" not in job.stderr
 
 
 def test_prompts_that_fill_the_context_are_told(start, tmp_path, settings):
