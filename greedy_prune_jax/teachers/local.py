@@ -140,15 +140,21 @@ def _stop_ids(tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> lis
 
 def _rows_that_fit(model: Model, length: int) -> int:
   """How many texts of `length` tokens the devices' memory can hold the cache of."""
-  stats = jax.local_devices()[0].memory_stats()
-  if jax.default_backend() == "cpu" or not stats or "bytes_limit" not in stats:
+  limit = _device_memory()
+  if limit is None:
     return _CPU_ROWS
   replicas, split = (axis_size(model.params, axis) for axis in (DATA, MODEL))
   itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
   # The cache is there twice while rows move to one of another size.
   row = 2 * _cache_bytes(model.config, length, itemsize) / split
-  fitting = _MEMORY_SHARE * (stats["bytes_limit"] - device_bytes(model.params)) / row
+  fitting = _MEMORY_SHARE * (limit - device_bytes(model.params)) / row
   return replicas * min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1))
+
+
+def _device_memory() -> int | None:
+  """What a device lets us use, in bytes; None where it does not say, and on a CPU."""
+  stats = jax.local_devices()[0].memory_stats()
+  return None if jax.default_backend() == "cpu" else (stats or {}).get("bytes_limit")
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int) -> int:
