@@ -36,12 +36,16 @@ def get_config() -> config_dict.ConfigDict:
   # Attention features, from one forward pass of each run's own pruner.
   config.dtype = "float32"  # of the weights: float32 or bfloat16
   config.feature_dtype = "float16"  # of the stored attention: float16 or float32
-  config.batch_positions = 4096  # token positions that go through the model at once
+  config.batch_positions = 4096  # token positions at once, over all devices
 
   # Rank regression, tested on unseen chains.
   config.regressors = ("ridge", "trees")  # trees take minutes for a few hundred chains
   config.late_share = 0.25  # also predict which tokens are among this last share to leave
 
+  # How it runs; none of this changes a result.
+  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
+  config.mesh.data = 0  # chains, or replies of annotator=model, side by side
+  config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
   return config

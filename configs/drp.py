@@ -54,7 +54,10 @@ def get_config() -> config_dict.ConfigDict:
 
   # How it runs; none of these changes a result.
   config.dry_run = False  # only say what is left to ask for
-  config.batch_size = 0  # replies written at once; 0: chosen from the device's memory
+  config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
+  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
+  config.mesh.data = 0  # replies side by side
+  config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.show_chains = 2  # print so many chains beside what became of them
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 

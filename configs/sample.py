@@ -44,7 +44,10 @@ def get_config() -> config_dict.ConfigDict:
   config.stop_strings = ()  # a reply ends before the first of these
 
   # How it runs; none of these changes a reply.
-  config.batch_size = 0  # replies written at once; 0: chosen from the device's memory
+  config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
+  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
+  config.mesh.data = 0  # replies side by side
+  config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.show_samples = 4  # print two samples of so many questions at the end
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 

@@ -21,6 +21,7 @@ from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter, explain_os_errors, read_records
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.parallel import DATA, axis_size
 
 DTYPES = ("float16", "float32")
 
@@ -54,20 +55,16 @@ def build_store(
   *,
   dtype: str = "float16",
   batch_positions: int = 4096,
-  sharding: Any = None,
-  batch_multiple: int = 1,
 ) -> FeatureStore:
   """Extracts the features of all chains, or of those that an earlier call did not come to.
 
   Args:
     folder: of the store.
-    model: reads the chains.
+    model: reads the chains, on the devices that its parameters lie on.
     ids: of the chains.
     chains: their tokens.
     dtype: of the stored attention: `float16` or `float32`.
-    batch_positions: token positions that go through the model at once, about.
-    sharding: of a batch over devices; None: the default device.
-    batch_multiple: batches are multiples of this many chains, such as the number of devices.
+    batch_positions: token positions that go through the model at once, about, over all devices.
 
   Raises:
     UserError: the folder cannot be written, or holds the features of other chains.
@@ -93,11 +90,9 @@ def build_store(
   with JsonlWriter(done_path) as done:
     finished = {record["id"] for record in read_records(done_path)}
     waiting = [i for i, chain_id in enumerate(ids) if chain_id not in finished]
-    batches = _batches(waiting, chains, batch_positions, batch_multiple)
+    batches = _batches(waiting, chains, batch_positions, axis_size(model.params, DATA))
     for batch_size, members in tqdm(batches, desc="attention features", disable=not batches):
-      found = extract_features(
-        model, [chains[i] for i in members], batch_size=batch_size, sharding=sharding
-      )
+      found = extract_features(model, [chains[i] for i in members], batch_size=batch_size)
       for i, (chain_attention, chain_surprisal) in zip(members, found, strict=True):
         attention[starts[i] : starts[i + 1]] = chain_attention
         surprisal[starts[i] : starts[i + 1]] = chain_surprisal

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 
 # What is kept of each layer and head, in this order, for the token as a key and, last, as a query.
@@ -118,16 +119,14 @@ def extract_features(
   chains: Sequence[Segments],
   *,
   batch_size: int,
-  sharding: jax.sharding.Sharding | None = None,
 ) -> list[tuple[Float[np.ndarray, "N L H S"], Float[np.ndarray, " N"]]]:
   """Attention statistics and surprisals of each chain's reasoning tokens, on the host.
 
   Args:
-    model: reads the chains.
+    model: reads the chains, on the devices that its parameters lie on.
     chains: at most `batch_size`.
     batch_size: chains in the batch; fewer are filled up, so that one program serves all batches of
-      a length.
-    sharding: of the batch over devices; None: the default device.
+      a length, and as many more as make their number a multiple of the mesh axis `data`.
   """
   capacity = _round_up(max(len(chain.reasoning) for chain in chains))
   max_length = max(len(chain) for chain in chains)
@@ -135,7 +134,7 @@ def extract_features(
     token_features(
       model.graph,
       model.params,
-      _pack(chains, batch_size, sharding),
+      place_batch(_pack(chains, batch_size, axis_size(model.params, DATA)), model.params),
       capacity=capacity,
       max_length=max_length if _depends_on_length(model) else None,
     )
@@ -150,12 +149,11 @@ def _depends_on_length(model: Model) -> bool:
   return any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
 
 
-def _pack(
-  chains: Sequence[Segments], batch_size: int, sharding: jax.sharding.Sharding | None
-) -> ChainBatch:
-  """Chains side by side on the devices; the last one stands in where the batch is not full."""
+def _pack(chains: Sequence[Segments], batch_size: int, multiple: int) -> ChainBatch:
+  """Chains side by side; the last one stands in where the batch is not full, or no `multiple`."""
   if not 1 <= len(chains) <= batch_size:
     raise ValueError(f"{len(chains)} chains for a batch of {batch_size}")
+  batch_size += -batch_size % multiple
   filled = [*chains, *[chains[-1]] * (batch_size - len(chains))]
   token_ids = np.zeros((batch_size, _round_up(max(map(len, filled)))), np.int32)
   for row, chain in zip(token_ids, filled, strict=True):
@@ -164,7 +162,7 @@ def _pack(
     np.array([len(getattr(chain, part)) for chain in filled], np.int32)
     for part in ("prompt", "reasoning", "answer")
   ]
-  return ChainBatch(*jax.device_put((token_ids, *sizes), sharding))
+  return ChainBatch(token_ids, *sizes)  # pyright: ignore[reportArgumentType] - put there next
 
 
 def _round_up(value: int) -> int:

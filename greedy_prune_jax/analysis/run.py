@@ -37,6 +37,7 @@ from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.completing import TeacherModel
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
@@ -128,7 +129,11 @@ def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:
   if settings.annotator != MODEL:
     return make_annotator(settings.annotator)
   open_teacher = functools.partial(
-    load_teacher, settings.text_model, WRITING, EndpointSettings(**settings.endpoint)
+    load_teacher,
+    settings.text_model,
+    WRITING,
+    EndpointSettings(**settings.endpoint),
+    mesh=make_mesh(settings.mesh),
   )
   return make_annotator(
     MODEL, model=TeacherModel(open_teacher), replies_path=workdir / "replies.jsonl"
@@ -176,7 +181,10 @@ def _regression(
   workdir: Path,
 ) -> Section:
   """Features, regressions, and a fitted ranking of each run."""
-  get_model = functools.cache(lambda name: load_model(name, jnp.dtype(settings.dtype)))
+  shardings = weight_shardings(make_mesh(settings.mesh))
+  get_model = functools.cache(
+    lambda name: load_model(name, jnp.dtype(settings.dtype), shardings=shardings)
+  )
   data, rankings = [], []
   for source, run in zip(sources, runs, strict=True):
     store = _features(settings, source, workdir, get_model)

@@ -7,7 +7,9 @@ from typing import Any
 from greedy_prune_jax.analysis.feature_store import DTYPES as FEATURE_DTYPES
 from greedy_prune_jax.analysis.model_annotator import MODEL
 from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, REGRESSORS
+from greedy_prune_jax.chains.config_fields import checked_fields
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
@@ -21,9 +23,13 @@ MAY_CHANGE = (
   "regressors",
   "viewer_chains",
   "batch_positions",
+  "mesh.data",
+  "mesh.model",
   "compilation_cache",
   *ENDPOINT_MAY_CHANGE,
 )
+
+_FILE = "configs/analyze.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +41,13 @@ class AnalyzeSettings:
   num_chains: int
   annotator: str
   text_model: str
-  endpoint: Mapping[str, Any] = dataclasses.field(hash=False)
+  endpoint: dict[str, Any] = dataclasses.field(hash=False)
   other_labels: tuple[str, ...]
   viewer_chains: int
   dtype: str
   feature_dtype: str
   batch_positions: int
+  mesh: MeshSettings
   regressors: tuple[str, ...]
   late_share: float
   compilation_cache: bool
@@ -52,12 +59,7 @@ class AnalyzeSettings:
     Raises:
       UserError: a key is missing or unknown, or its value is not one of those that are possible.
     """
-    names = {field.name for field in dataclasses.fields(cls)}
-    if missing := sorted(names - set(config)):
-      raise UserError(f"the config lacks {', '.join(missing)}; see configs/analyze.py")
-    if unknown := sorted(set(config) - names):
-      raise UserError(f"the config has unknown keys: {', '.join(unknown)}; see configs/analyze.py")
-    return cls(**config)
+    return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
     for name, values, choices in (
@@ -69,7 +71,7 @@ class AnalyzeSettings:
       for value in values:
         if value not in choices:
           raise UserError(f"{name} has {value!r}; expected some of {', '.join(choices)}")
-    EndpointSettings.from_config(self.endpoint, "configs/analyze.py")
+    EndpointSettings.from_config(self.endpoint, _FILE)
     if (self.annotator == MODEL) != bool(self.text_model):
       raise UserError(
         f"annotator={self.annotator!r}, text_model={self.text_model!r}: the annotator {MODEL}, and "

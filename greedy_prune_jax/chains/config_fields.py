@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any, cast, get_origin
 
 from greedy_prune_jax.chains.errors import UserError
 
@@ -19,7 +19,8 @@ _KIND_NAMES = {
 def checked_fields(cls: type, config: Mapping[str, Any], file: str) -> dict[str, Any]:
   """The values in `config` for the fields of a dataclass.
 
-  A whole number will do where a number is asked for, and becomes one.
+  A whole number will do where a number is asked for, and becomes one. A group becomes the dataclass
+  that the field is of, by its `from_config`.
 
   Args:
     cls: the dataclass.
@@ -38,6 +39,8 @@ def checked_fields(cls: type, config: Mapping[str, Any], file: str) -> dict[str,
   for name, kind in kinds.items():
     if kind is float and type(values[name]) is int:
       values[name] = float(values[name])
+    if dataclasses.is_dataclass(kind) and isinstance(values[name], Mapping):
+      values[name] = cast(Any, kind).from_config(values[name], file)
     if type(values[name]) is not kind:
       expected = _KIND_NAMES.get(kind, "a group of settings")
       raise UserError(f"{name}={values[name]!r}; expected {expected}; see {file}")

@@ -67,7 +67,7 @@ def load_student(
     if settings.lora is None:
       return with_params(base, checkpoints.restore_trained(step, weights)), {}
     like = init_lora(weights, settings.lora, 0)
-    if mesh is not None:
+    if mesh is not None and mesh.size > 1:
       like = place(like, named_shardings(like, mesh))
     matrices = checkpoints.restore_trained(step, like)
   return with_params(base, merge_lora(weights, matrices, settings.lora)), matrices

@@ -79,8 +79,6 @@ class DistillSettings:
     Raises:
       UserError: a key is missing or unknown, or its value is not one of those that are possible.
     """
-    if isinstance(config.get("mesh"), Mapping):
-      config = {**config, "mesh": MeshSettings.from_config(config["mesh"], _FILE)}
     return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):

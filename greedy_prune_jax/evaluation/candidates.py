@@ -19,6 +19,7 @@ from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.parallel import make_mesh, named_shardings, place
 from greedy_prune_jax.teachers.local import LocalTeacher
 
 _LAST, _BEST, _ALL = "last", "best", "all"
@@ -153,6 +154,7 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
   Raises:
     UserError: it cannot be loaded.
   """
+  mesh = make_mesh(settings.mesh)
   if candidate.step is None:
     return LocalTeacher.load(
       candidate.entry.place,
@@ -160,11 +162,15 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
       chat_template=settings.chat_template or "tokenizer",
       dtype=settings.dtype,
       batch_size=settings.batch_size,
+      mesh=mesh,
     )
   workdir = Path(candidate.entry.place)
   made = settings_of(workdir)
   tokenizer = load_tokenizer(made.student)
   template = load_chat_template(settings.chat_template or made.chat_template, tokenizer)
-  model, _ = load_student(workdir, candidate.step, made)
-  model = with_params(model, cast(flat_params(model.params), jnp.dtype(settings.dtype)))
+  model, _ = load_student(workdir, candidate.step, made, mesh)
+  weights = cast(flat_params(model.params), jnp.dtype(settings.dtype))
+  if mesh.size > 1:  # a student that was trained fully sharded lies otherwise
+    weights = place(weights, named_shardings(weights, mesh))
+  model = with_params(model, weights)
   return LocalTeacher(model, tokenizer, template, settings.writing, batch_size=settings.batch_size)

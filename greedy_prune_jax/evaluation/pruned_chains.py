@@ -25,6 +25,7 @@ from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.workdir import Workdir
 from greedy_prune_jax.evaluation.proportion import wilson
 from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
+from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.teachers.collecting import collect_replies
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.teacher import Prompt, Reply
@@ -86,6 +87,7 @@ def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int
     chat_template=settings.chat_template,
     dtype=settings.dtype,
     batch_size=settings.batch_size,
+    mesh=make_mesh(settings.mesh),
   )
   return collect_replies(groups, workdir, open_teacher, finish)
 

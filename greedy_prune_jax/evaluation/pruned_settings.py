@@ -7,12 +7,13 @@ from typing import Any
 
 from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.teachers.teacher import WritingSettings
 
 DTYPES = ("float32", "bfloat16")
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
-MAY_CHANGE = ("batch_size", "compilation_cache")
+MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")
 
 _FILE = "configs/evaluate_pruned.py"
 
@@ -29,6 +30,7 @@ class EvaluatePrunedSettings:
   begin_answer: bool
   max_new_tokens: int
   batch_size: int
+  mesh: MeshSettings
   compilation_cache: bool
 
   @classmethod

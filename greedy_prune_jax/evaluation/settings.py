@@ -7,6 +7,7 @@ from typing import Any
 from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.distill.settings import check_ratio_form, check_ratios
+from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.teachers.settings import check_writing
 from greedy_prune_jax.teachers.teacher import WritingSettings
 
@@ -15,7 +16,7 @@ DTYPES = ("float32", "bfloat16")
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = (
   *("models", "keep_ratios", "follow", "idle_minutes", "compare_with"),
-  *("batch_size", "show_samples", "compilation_cache"),
+  *("batch_size", "mesh.data", "mesh.model", "show_samples", "compilation_cache"),
 )
 
 _FILE = "configs/evaluate.py"
@@ -45,6 +46,7 @@ class EvaluateSettings:
   stop_strings: tuple[str, ...]
   compare_with: tuple[str, ...]
   batch_size: int
+  mesh: MeshSettings
   show_samples: int
   compilation_cache: bool
 

@@ -5,15 +5,22 @@ for a number of steps without coming back to the host, and `resize` moves rows i
 another size. Sizes are static, so each is compiled once per number of rows and cache length; the
 caller (`sampler`) draws both from a few.
 
+Where the model lies on a mesh, texts and their rows of the cache lie along `data` and the cache's
+heads along `model`. A row stays on its devices for life: what a text reads and writes of the cache
+never travels, and each device chooses the tokens of its own rows.
+
 Axis letters: those of `decoder`; B rows, S positions of the cache, E stop ids.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,6 +29,7 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, thaw
 from greedy_prune_jax.models.forward import KeyValues, forward_hidden
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
+from greedy_prune_jax.parallel import DATA, MODEL
 
 
 class Texts(NamedTuple):
@@ -39,25 +47,61 @@ class Texts(NamedTuple):
 class Rows(NamedTuple):
   """B texts in the making, and their cache.
 
-  `keys_values` are [L, B, K, S, H]: a head's positions side by side, as products over them read
-  them. Position s of a row holds its token s; those from `length` on hold nothing yet.
+  Keys are [L, B, K, H, S] and values [L, B, K, S, H], as the products over them read them: with
+  keys of [S, H], that with the queries takes a CPU five times as long. Position s of a row holds
+  its token s; those from `length` on hold nothing yet.
   """
 
   keys_values: KeyValues
   texts: Texts
 
-
-def empty_rows(config: ModelConfig, rows: int, capacity: int, dtype: DTypeLike) -> Rows:
-  """Rows that are all free."""
-  shape = (config.num_layers, rows, config.num_kv_heads, capacity, config.head_dim)
-  zeros = functools.partial(jnp.zeros, rows)
-  choice = Choice(zeros(jnp.uint32), zeros(jnp.float32), zeros(jnp.float32), zeros(jnp.int32))
-  counts = {name: zeros(jnp.int32) for name in ("length", "last_id", "written", "budget")}
-  texts = Texts(**counts, active=zeros(bool), finite=jnp.ones(rows, bool), choice=choice)
-  return Rows(KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)), texts)
+  @property
+  def capacity(self) -> int:
+    """Positions of the cache, S."""
+    return self.keys_values.v.shape[3]
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "max_length"), donate_argnames="rows")
+# How keys and values (the cache's and new ones), and rows, lie on a mesh.
+_HEADS = P(None, DATA, MODEL)
+_ROWS: Any = Rows(_HEADS, P(DATA))  # pyright: ignore[reportArgumentType] - a prefix of the tree
+
+
+def _of_own_rows(
+  function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+  """A function that each device of the mesh runs on the rows and heads that it has."""
+  if mesh is None:
+    return function
+  return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def empty_rows(
+  config: ModelConfig, rows: int, capacity: int, dtype: DTypeLike, mesh: Mesh | None = None
+) -> Rows:
+  """Rows that are all free.
+
+  Args:
+    config: of the model.
+    rows: how many; a multiple of the mesh axis `data`.
+    capacity: positions of the cache.
+    dtype: of the cache.
+    mesh: that the model lies on; None: one device.
+  """
+
+  def zeros(shape, dtype, spec: P = _ROWS.texts):
+    return jnp.zeros(shape, dtype, device=mesh and NamedSharding(mesh, spec))
+
+  heads = (config.num_layers, rows, config.num_kv_heads)
+  keys = zeros((*heads, config.head_dim, capacity), dtype, _HEADS)
+  values = zeros((*heads, capacity, config.head_dim), dtype, _HEADS)
+  kinds = (jnp.uint32, jnp.float32, jnp.float32, jnp.int32)
+  choice = Choice(*(zeros(rows, kind) for kind in kinds))
+  counts = {name: zeros(rows, jnp.int32) for name in ("length", "last_id", "written", "budget")}
+  texts = Texts(**counts, active=zeros(rows, bool), finite=~zeros(rows, bool), choice=choice)
+  return Rows(KeyValues(keys, values), texts)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "max_length", "mesh"), donate_argnames="rows")
 def admit(
   graph: nnx.GraphDef,
   params: nnx.State,
@@ -66,6 +110,7 @@ def admit(
   prompt_ids: Int[Array, "R T"],
   source: Int[Array, " B"],
   max_length: int,
+  mesh: Mesh | None = None,
 ) -> Rows:
   """Puts prompts into rows.
 
@@ -78,37 +123,60 @@ def admit(
     prompt_ids: prompts without their last tokens, right-padded; T is at most the cache's length.
     source: which prompt each row takes; -1 where it goes on with what it has.
     max_length: see `Decoder.run_layers`.
+    mesh: that the model lies on; None: one device.
   """
   _, kept, _ = forward_hidden(thaw(graph, params), prompt_ids, max_length=max_length)
+  # Every device gets its heads of all prompts: any row may take any of them.
+  specs = (_ROWS, P(DATA), P(None, None, None, MODEL), P(DATA))
+  return _of_own_rows(_put, mesh, specs, _ROWS)(rows, admitted, kept, source)
+
+
+def _put(rows: Rows, admitted: Texts, kept: KeyValues, source: Int[Array, " B"]) -> Rows:
+  """The rows with prompts' keys and values, [L, R, T, K, H], where `source` says so."""
   taken = source >= 0
-  width = prompt_ids.shape[1]
+  width = kept.k.shape[2]
 
-  def put(cache, new):  # new is [L, R, T, K, H]
-    new = new.transpose(0, 1, 3, 2, 4)[:, source]
-    mask = taken[None, :, None, None, None]
-    start = jnp.where(mask, new, cache[:, :, :, :width])
-    return cache.at[:, :, :, :width].set(start)
+  def put(cache, new, axis):  # new has the axes of the cache, but R for B and T for S
+    old = jax.lax.slice_in_dim(cache, 0, width, axis=axis)
+    start = jnp.where(taken[None, :, None, None, None], new[:, source], old)
+    return jax.lax.dynamic_update_slice_in_dim(cache, start, 0, axis)
 
-  keys_values = KeyValues(*map(put, rows.keys_values, kept))
+  keys = put(rows.keys_values.k, kept.k.transpose(0, 1, 3, 4, 2), 4)  # from [L, R, T, K, H]
+  values = put(rows.keys_values.v, kept.v.transpose(0, 1, 3, 2, 4), 3)
+  keys_values = KeyValues(keys, values)
   return Rows(
     keys_values, jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
   )
 
 
-@functools.partial(jax.jit, static_argnames="capacity")
-def resize(rows: Rows, take: Int[Array, " b"], capacity: int) -> Rows:
-  """The rows `take`, with a cache of `capacity` positions. No text may be longer than that."""
+@functools.partial(jax.jit, static_argnames=("capacity", "mesh"))
+def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None = None) -> Rows:
+  """Some of the rows, in a cache of another size.
 
-  def fit(cache):
-    missing = max(capacity - cache.shape[3], 0)
-    room = ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0))
-    return jnp.pad(cache[:, take, :, :capacity], room)
+  Args:
+    rows: as they are.
+    take: which ones; each device of `data` counts its own rows from 0, and as many of it are taken
+      as of any other.
+    capacity: positions of the new cache. No text may be longer.
+    mesh: that the model lies on; None: one device.
+  """
+  move = functools.partial(_take, capacity=capacity)
+  return _of_own_rows(move, mesh, (_ROWS, P(DATA)), _ROWS)(rows, take)
 
-  return Rows(KeyValues(*map(fit, rows.keys_values)), jax.tree.map(lambda x: x[take], rows.texts))
+
+def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
+  kept = min(capacity, rows.capacity)
+
+  def fit(cache, axis):
+    room = [(0, capacity - kept if at == axis else 0) for at in range(cache.ndim)]
+    return jnp.pad(jax.lax.slice_in_dim(cache[:, take], 0, kept, axis=axis), room)
+
+  keys_values = KeyValues(fit(rows.keys_values.k, 4), fit(rows.keys_values.v, 3))
+  return Rows(keys_values, jax.tree.map(lambda x: x[take], rows.texts))
 
 
 @functools.partial(
-  jax.jit, static_argnames=("graph", "steps", "max_length"), donate_argnames="rows"
+  jax.jit, static_argnames=("graph", "steps", "max_length", "mesh"), donate_argnames="rows"
 )
 def decode(
   graph: nnx.GraphDef,
@@ -118,6 +186,7 @@ def decode(
   *,
   steps: int,
   max_length: int,
+  mesh: Mesh | None = None,
 ) -> tuple[Rows, Int[Array, "B steps"]]:
   """Lets every active row write up to `steps` tokens.
 
@@ -131,29 +200,23 @@ def decode(
     stop_ids: tokens that end a text.
     steps: most tokens a row; fewer are run when no row is active any more.
     max_length: see `Decoder.run_layers`.
+    mesh: that the model lies on; None: one device.
 
   Returns:
     The rows, and the tokens that each wrote, from the left; -1 behind them.
   """
   decoder = thaw(graph, params)
+  specs = (_ROWS, P(DATA), P(DATA), _HEADS, P())
+  write = _of_own_rows(_write, mesh, specs, (_ROWS, P(DATA)))
 
   def step(carry):
     index, rows, written = carry
-    texts = rows.texts
     hidden, new = _run_last(decoder, rows, max_length)
-    next_ids = choose_tokens(decoder.logits(hidden), texts.choice, texts.written)
-    finite = jnp.isfinite(hidden).all(-1)
-    stopped = (next_ids[:, None] == stop_ids[None]).any(-1)
-    count = texts.written + texts.active
-    written = written.at[:, index].set(jnp.where(texts.active & finite, next_ids, -1))
-    texts = texts._replace(
-      length=texts.length + texts.active,
-      last_id=jnp.where(texts.active, next_ids, texts.last_id),
-      written=count,
-      active=texts.active & finite & ~stopped & (count < texts.budget),
-      finite=texts.finite & (finite | ~texts.active),
-    )
-    return index + 1, Rows(_append(rows, new), texts), written
+    logits = decoder.logits(hidden)
+    if mesh is not None:  # else the head's weights would travel to the rows, and not the logits
+      logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, P(DATA, MODEL)))
+    rows, ids = write(rows, hidden, logits, new, stop_ids)
+    return index + 1, rows, written.at[:, index].set(ids)
 
   def unfinished(carry):
     index, rows, _ = carry
@@ -162,6 +225,41 @@ def decode(
   start = (jnp.int32(0), rows, jnp.full((rows.texts.length.shape[0], steps), -1, jnp.int32))
   _, rows, written = jax.lax.while_loop(unfinished, step, start)
   return rows, written
+
+
+def _write(
+  rows: Rows,
+  hidden: Float[Array, "B D"],
+  logits: Float[Array, "B V"],
+  new: KeyValues,
+  stop_ids: Int[Array, " E"],
+) -> tuple[Rows, Int[Array, " B"]]:
+  """Lets every active row write the token that comes next.
+
+  Args:
+    rows: as they are.
+    hidden: states of their last tokens.
+    logits: of the next ones.
+    new: keys and values of the last tokens, [L, B, K, H].
+    stop_ids: tokens that end a text.
+
+  Returns:
+    The rows, and what each wrote; -1 for nothing.
+  """
+  texts = rows.texts
+  next_ids = choose_tokens(logits, texts.choice, texts.written)
+  finite = jnp.isfinite(hidden).all(-1)
+  stopped = (next_ids[:, None] == stop_ids[None]).any(-1)
+  count = texts.written + texts.active
+  after = texts._replace(
+    length=texts.length + texts.active,
+    last_id=jnp.where(texts.active, next_ids, texts.last_id),
+    written=count,
+    active=texts.active & finite & ~stopped & (count < texts.budget),
+    finite=texts.finite & (finite | ~texts.active),
+  )
+  ids = jnp.where(texts.active & finite, next_ids, -1)
+  return Rows(_append(rows, new), after), ids
 
 
 def _run_last(
@@ -173,7 +271,7 @@ def _run_last(
   """
   config = decoder.config
   groups = config.num_heads // config.num_kv_heads
-  slots = jnp.arange(rows.keys_values.k.shape[3])
+  slots = jnp.arange(rows.capacity)
   length = rows.texts.length
   distance = length[:, None] - slots[None]  # [B, S]
 
@@ -181,7 +279,7 @@ def _run_last(
     k, v = k[:, 0].astype(cache.k.dtype), v[:, 0].astype(cache.v.dtype)  # [B, K, H]
     q = q.reshape(q.shape[0], config.num_kv_heads, groups, config.head_dim)
     visible = (distance > 0) & (distance < window)
-    to_cache = _capped(_product("bkgh,bksh->bkgs", q, cache.k), config.attention_softcap)
+    to_cache = _capped(_product("bkgh,bkhs->bkgs", q, cache.k), config.attention_softcap)
     to_cache = jnp.where(visible[:, None, None], to_cache, MASKED)
     to_own = _capped(_product("bkgh,bkh->bkg", q, k), config.attention_softcap)[..., None]
     top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
@@ -198,13 +296,15 @@ def _run_last(
 
 def _append(rows: Rows, new: KeyValues) -> KeyValues:
   """The cache with each active row's new keys and values, [L, B, K, H], behind its others."""
-  _, batch, heads, capacity, _ = rows.keys_values.k.shape
-  at = jnp.where(rows.texts.active, rows.texts.length, capacity)  # out of range: dropped
-  # Index arrays on axes 1 to 3, side by side, leave [B, K] where it is, behind L.
-  place = (slice(None), jnp.arange(batch)[:, None], jnp.arange(heads)[None], at[:, None])
-  return KeyValues(
-    *(cache.at[place].set(x, mode="drop") for cache, x in zip(rows.keys_values, new, strict=True))
-  )
+  batch, heads = new.k.shape[1:3]
+  row, head = jnp.arange(batch)[:, None], jnp.arange(heads)[None]
+  at = jnp.where(rows.texts.active, rows.texts.length, rows.capacity)[:, None]  # beyond: dropped
+  cache = rows.keys_values
+  # The slice between the index arrays leaves [B, K] in front of [L, H]; side by side, they stay
+  # where they are.
+  keys = cache.k.at[:, row, head, :, at].set(new.k.transpose(1, 2, 0, 3), mode="drop")
+  values = cache.v.at[:, row, head, at].set(new.v, mode="drop")
+  return KeyValues(keys, values)
 
 
 def _product(subscripts: str, a: Array, b: Array) -> Array:

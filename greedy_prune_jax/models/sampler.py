@@ -6,22 +6,28 @@ written a stop id, a stop string or all that it may, the host yields it and give
 next request (continuous batching). When the queue is empty and rows fall free, those left move
 together into fewer rows. Numbers of rows and cache lengths are drawn from a few, so compilation is
 bounded.
+
+On a mesh every device of `data` has as many rows as any other. Requests go where the fewest texts
+are being written, and rows that fall free go when every device has enough of them: a text never
+moves to another device.
 """
 
 import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Int
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.decoding import Rows, Texts, admit, decode, empty_rows, resize
 from greedy_prune_jax.models.token_choice import Choice
+from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_rows
 
 FinishReason = Literal["stop", "length", "not_finite"]
 
@@ -105,14 +111,16 @@ class Sampler:
     """Makes a sampler; nothing is compiled yet.
 
     Args:
-      model: writes.
+      model: writes, on the mesh that its parameters lie on.
       decode_text: from token ids to their text.
       stop_ids: tokens that end a text, such as the end of the assistant's turn.
-      max_rows: most texts at once.
+      max_rows: most texts at once, over all devices.
       steps: tokens that rows write between two looks from the host.
       max_length: longest prompt and reply together, in tokens; by default the model's context.
     """
     self._model = model
+    self._mesh = mesh_of(model.params)
+    self._num_groups = axis_size(model.params, DATA)
     self._decode_text = decode_text
     self._stop_ids = frozenset(stop_ids)
     self._device_stop_ids = jnp.asarray(sorted(stop_ids), jnp.int32)
@@ -150,6 +158,7 @@ class Sampler:
         self._device_stop_ids,
         steps=self._steps,
         max_length=self.max_length,
+        mesh=self._mesh,
       )
       written, state = jax.device_get((written, rows.texts))  # pyright: ignore
       for row, text in enumerate(texts):
@@ -159,31 +168,46 @@ class Sampler:
         if sample is not None:
           yield text.index, sample
           texts[row] = None
-      active = jnp.asarray([text is not None for text in texts])
+      active = place_rows(np.array([text is not None for text in texts]), self._mesh)
       rows = rows._replace(texts=rows.texts._replace(active=active))  # pyright: ignore
 
   def _fit(
     self, rows: Rows | None, texts: "list[_Text | None]", coming: "Sequence[_Text]"
   ) -> "tuple[Rows, list[_Text | None]]":
     """Rows for the texts being written and those to come, with room for the next steps."""
-    busy = {row: text for row, text in enumerate(texts) if text is not None}
-    longest = max(text.length for text in (*busy.values(), *coming))
+    busy = [text for text in texts if text is not None]
+    longest = max(text.length for text in (*busy, *coming))
     needed = bucket(longest + self._steps, _CACHE_MULTIPLE)
-    size = power_of_two(len(busy) + len(coming))
+    groups = self._groups(texts)
+    most_busy = max(sum(texts[row] is not None for row in group) for group in groups)
+    each = power_of_two(max(most_busy, -(-(len(busy) + len(coming)) // len(groups))))
     if rows is None:
       dtype = jnp.dtype(self._model.decoder.embedding.dtype)
-      return empty_rows(self._model.config, size, needed, dtype), [None] * size
-    if size == len(texts):
-      if needed <= rows.keys_values.k.shape[3]:
-        return rows, texts
-      take = list(range(size))
-    else:  # fewer: work and queue only ever shrink
-      take = [*busy, *(row for row in range(len(texts)) if row not in busy)][:size]
-    return resize(rows, jnp.asarray(take), needed), [texts[row] for row in take]
+      size = each * len(groups)
+      return empty_rows(self._model.config, size, needed, dtype, self._mesh), [None] * size
+    if each == len(groups[0]) and needed <= rows.capacity:
+      return rows, texts
+    # Not more than there were: work and queue only ever shrink.
+    take = [row for of in groups for row in sorted(of, key=lambda row: texts[row] is None)[:each]]
+    own = place_rows(np.array(take) % len(groups[0]), self._mesh)
+    return resize(rows, own, needed, self._mesh), [texts[row] for row in take]
+
+  def _groups(self, texts: "Sequence[_Text | None]") -> list[range]:
+    """The rows of each device of `data`."""
+    each = len(texts) // self._num_groups
+    return [range(at * each, (at + 1) * each) for at in range(self._num_groups)]
+
+  def _free_rows(self, texts: "Sequence[_Text | None]") -> list[int]:
+    """Free rows; first those of devices where the fewest texts are being written."""
+    ranked = []
+    for group in self._groups(texts):
+      free = [row for row in group if texts[row] is None]
+      ranked += [(len(group) - len(free) + at, row) for at, row in enumerate(free)]
+    return [row for _, row in sorted(ranked)]
 
   def _admit(self, rows: Rows, texts: "list[_Text | None]", coming: "Sequence[_Text]") -> Rows:
     """Gives `coming` free rows and runs their prompts into these, those of like length at once."""
-    free = [row for row, text in enumerate(texts) if text is None]
+    free = self._free_rows(texts)
     # By width, then by prompt: several samples of one prompt need it run only once.
     groups: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for row, text in zip(free, coming, strict=False):
@@ -200,10 +224,28 @@ class Sampler:
         for at, (prompt, new_rows) in enumerate(part):
           prompt_ids[at, : len(prompt) - 1] = prompt[:-1]
           source[new_rows] = at
-        graph, params = self._model.graph, self._model.frozen
-        admitted = _new_texts(requests)
-        rows = admit(graph, params, rows, admitted, prompt_ids, source, self.max_length)
+        rows = self._run_prompts(rows, requests, prompt_ids, source)
     return rows
+
+  def _run_prompts(
+    self,
+    rows: Rows,
+    requests: Sequence[Request | None],
+    prompt_ids: Int[np.ndarray, "R T"],
+    source: Int[np.ndarray, " B"],
+  ) -> Rows:
+    """See `admit`; prompts lie along `data` where their number allows it."""
+    even = len(prompt_ids) % self._num_groups == 0
+    return admit(
+      self._model.graph,
+      self._model.frozen,
+      rows,
+      _new_texts(requests, self._mesh),
+      place_rows(prompt_ids, self._mesh) if even else prompt_ids,
+      place_rows(source, self._mesh),
+      self.max_length,
+      self._mesh,
+    )
 
   def _extend(
     self, text: "_Text", written: np.ndarray, active: bool, finite: bool
@@ -242,26 +284,27 @@ class _Text:
     return len(self.request.prompt_ids) + len(self.ids)
 
 
-def _new_texts(requests: Sequence[Request | None]) -> Texts:
+def _new_texts(requests: Sequence[Request | None], mesh: Mesh | None) -> Texts:
   """What the rows of these requests are like before anything is written; None: a free row."""
 
-  def column(get: Callable[[Request], float | bool], dtype: DTypeLike) -> Array:
-    return jnp.asarray([get(request) if request else 0 for request in requests], dtype)
+  def column(get: Callable[[Request], float | bool], dtype: DTypeLike) -> Any:
+    return np.array([get(request) if request else 0 for request in requests], dtype)
 
-  return Texts(
-    length=column(lambda request: len(request.prompt_ids) - 1, jnp.int32),
-    last_id=column(lambda request: request.prompt_ids[-1], jnp.int32),
-    written=column(lambda _: 0, jnp.int32),
-    budget=column(lambda request: request.max_new_tokens, jnp.int32),
+  texts = Texts(
+    length=column(lambda request: len(request.prompt_ids) - 1, np.int32),
+    last_id=column(lambda request: request.prompt_ids[-1], np.int32),
+    written=column(lambda _: 0, np.int32),
+    budget=column(lambda request: request.max_new_tokens, np.int32),
     active=column(lambda _: True, bool),
-    finite=jnp.ones(len(requests), bool),
+    finite=column(lambda _: True, bool),
     choice=Choice(
-      seed=column(lambda request: request.seed, jnp.uint32),
-      temperature=column(lambda request: request.temperature, jnp.float32),
-      top_p=column(lambda request: request.top_p, jnp.float32),
-      top_k=column(lambda request: request.top_k, jnp.int32),
+      seed=column(lambda request: request.seed, np.uint32),
+      temperature=column(lambda request: request.temperature, np.float32),
+      top_p=column(lambda request: request.top_p, np.float32),
+      top_k=column(lambda request: request.top_k, np.int32),
     ),
   )
+  return place_rows(texts, mesh)
 
 
 def bucket(value: int, multiple: int) -> int:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.teachers.endpoint_settings import ENDPOINT, EndpointSettings
 from greedy_prune_jax.teachers.local import LocalTeacher
@@ -18,6 +20,7 @@ def load_teacher(
   chat_template: str = "tokenizer",
   dtype: str = "float32",
   batch_size: int = 0,
+  mesh: Mesh | None = None,
   folder: Path | None = None,
 ) -> Teacher:
   """The teacher of that name.
@@ -28,7 +31,8 @@ def load_teacher(
     endpoint: of `openai`.
     chat_template: of a model; see `load_chat_template`.
     dtype: of a model's weights.
-    batch_size: a model's most replies at once; 0: chosen from the device's memory.
+    batch_size: a model's most replies at once; 0: chosen from the devices' memory.
+    mesh: that a model runs on; None: the default device.
     folder: of the run, where batches are noted; None where replies are wanted a few at a time, for
       which no batch is made.
 
@@ -45,5 +49,5 @@ def load_teacher(
   if name == ENDPOINT:
     return OpenAITeacher(endpoint, writing)
   return LocalTeacher.load(
-    name, writing, chat_template=chat_template, dtype=dtype, batch_size=batch_size
+    name, writing, chat_template=chat_template, dtype=dtype, batch_size=batch_size, mesh=mesh
   )

@@ -5,6 +5,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
@@ -12,11 +13,12 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
+from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
 from greedy_prune_jax.teachers.structured import schema_in_words
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 
 _CPU_ROWS = 32  # more make a product little faster and the cache slower
-_MOST_ROWS = 256
+_MOST_ROWS = 256  # of each device of `data`
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is for one step's own arrays
 
 
@@ -35,11 +37,11 @@ class LocalTeacher:
     """Takes the parts.
 
     Args:
-      model: writes.
+      model: writes, on the devices that its parameters lie on.
       tokenizer: the model's.
       template: says how the model is asked.
       settings: how to write.
-      batch_size: most replies at once; 0: chosen from the device's memory.
+      batch_size: most replies at once, over all devices; 0: chosen from their memory.
     """
     self._model = model
     self._tokenizer = tokenizer
@@ -56,15 +58,17 @@ class LocalTeacher:
     chat_template: str = "tokenizer",
     dtype: str = "float32",
     batch_size: int = 0,
+    mesh: Mesh | None = None,
   ) -> "LocalTeacher":
-    """Loads the model of that name (see `load_model`) and what belongs to it.
+    """Loads the model of that name (see `load_model`) onto a mesh, and what belongs to it.
 
     Raises:
       UserError: model, tokenizer or chat template cannot be used.
     """
     tokenizer = load_tokenizer(name)
     template = load_chat_template(chat_template, tokenizer)
-    return cls(load_model(name, dtype), tokenizer, template, settings, batch_size=batch_size)
+    model = load_model(name, dtype, shardings=mesh and weight_shardings(mesh))
+    return cls(model, tokenizer, template, settings, batch_size=batch_size)
 
   def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
     """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
@@ -135,16 +139,22 @@ def _stop_ids(tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> lis
 
 
 def _rows_that_fit(model: Model, length: int) -> int:
-  """How many texts of `length` tokens the device's memory can hold the cache of."""
-  stats = jax.local_devices()[0].memory_stats()
-  if jax.default_backend() == "cpu" or not stats or "bytes_limit" not in stats:
+  """How many texts of `length` tokens the devices' memory can hold the cache of."""
+  limit = _device_memory()
+  if limit is None:
     return _CPU_ROWS
-  weights = sum(x.nbytes for x in jax.tree.leaves(model.params))
+  replicas, split = (axis_size(model.params, axis) for axis in (DATA, MODEL))
   itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
   # The cache is there twice while rows move to one of another size.
-  row = 2 * _cache_bytes(model.config, length, itemsize)
-  fitting = _MEMORY_SHARE * (stats["bytes_limit"] - weights) / row
-  return max(1, min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1)))
+  row = 2 * _cache_bytes(model.config, length, itemsize) / split
+  fitting = _MEMORY_SHARE * (limit - device_bytes(model.params)) / row
+  return replicas * min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1))
+
+
+def _device_memory() -> int | None:
+  """What a device lets us use, in bytes; None where it does not say, and on a CPU."""
+  stats = jax.local_devices()[0].memory_stats()
+  return None if jax.default_backend() == "cpu" else (stats or {}).get("bytes_limit")
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int) -> int:

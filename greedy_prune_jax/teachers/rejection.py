@@ -19,6 +19,7 @@ from greedy_prune_jax.chains.datasets import Question
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.teachers.asking import judged_sample, load_asked
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.collecting import collect_replies
@@ -75,6 +76,7 @@ def _open_teacher(settings: SampleSettings, folder: Path) -> Teacher:
     chat_template=settings.chat_template,
     dtype=settings.dtype,
     batch_size=settings.batch_size,
+    mesh=make_mesh(settings.mesh),
     folder=folder,
   )
 

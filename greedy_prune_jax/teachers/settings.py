@@ -6,6 +6,7 @@ from typing import Any
 
 from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.teachers.endpoint_settings import ENDPOINT, EndpointSettings
 from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.teacher import WritingSettings
@@ -13,7 +14,10 @@ from greedy_prune_jax.teachers.teacher import WritingSettings
 DTYPES = ("float32", "bfloat16")
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
-MAY_CHANGE = ("batch_size", "show_samples", "compilation_cache", *ENDPOINT_MAY_CHANGE)
+MAY_CHANGE = (
+  *("batch_size", "mesh.data", "mesh.model", "show_samples", "compilation_cache"),
+  *ENDPOINT_MAY_CHANGE,
+)
 
 _FILE = "configs/sample.py"
 
@@ -39,6 +43,7 @@ class SampleSettings:
   max_new_tokens: int
   stop_strings: tuple[str, ...]
   batch_size: int
+  mesh: MeshSettings
   show_samples: int
   compilation_cache: bool
 

@@ -1,5 +1,6 @@
 """Pruned chains and a tiny model made up for tests."""
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -42,22 +43,29 @@ def pruned_chain(
 
 def tiny_model(seed=0, **changes):
   """A Llama of two layers and three heads with random weights that attend unevenly."""
-  config = ModelConfig(
-    family="llama",
-    vocab_size=40,
-    model_dim=24,
-    num_layers=2,
-    num_heads=3,
-    num_kv_heads=1,
-    head_dim=8,
-    mlp_dim=32,
-    max_positions=256,
-    norm_eps=1e-5,
-    tied_head=True,
-    attention_scale=2.0,
-    **changes,
-  )
-  return Model.from_decoder(Decoder(config, nnx.Rngs(seed)))
+  sizes = {
+    "family": "llama",
+    "vocab_size": 40,
+    "model_dim": 24,
+    "num_layers": 2,
+    "num_heads": 3,
+    "num_kv_heads": 1,
+    "head_dim": 8,
+    "mlp_dim": 32,
+    "max_positions": 256,
+    "norm_eps": 1e-5,
+    "tied_head": True,
+    "attention_scale": 2.0,
+  }
+  return Model.from_decoder(Decoder(ModelConfig(**(sizes | changes)), nnx.Rngs(seed)))
+
+
+def on_mesh(model, shardings):
+  """The model where `shardings` puts its parameters; see `load_model`."""
+  if shardings is None:
+    return model
+  places = shardings(model.params)
+  return Model(model.config, model.graph, jax.device_put(model.params, places))
 
 
 def random_segments(num_chains, seed=0, *, least=8, most=30):

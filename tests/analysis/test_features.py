@@ -3,13 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from greedy_prune_jax.analysis import feature_store
+from greedy_prune_jax.analysis import feature_store, features
 from greedy_prune_jax.analysis.feature_store import build_store, open_store
-from greedy_prune_jax.analysis.features import extract_features
+from greedy_prune_jax.analysis.features import extract_features, token_features
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.models.forward import forward_hidden
-from tests.analysis.planted import random_segments, tiny_model
+from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from tests.analysis.planted import on_mesh, random_segments, tiny_model
 
 
 def slow_features(model, chain):
@@ -57,17 +58,29 @@ def test_features_are_those_of_the_definition_in_padded_batches(changes):
   assert np.ptp(found[0][0], axis=(1, 2)).max() > 0.05
 
 
-def test_eight_devices_agree_with_one():
-  model = tiny_model()
-  chains = random_segments(8)
-  sharding = jax.sharding.NamedSharding(
-    jax.sharding.Mesh(np.array(jax.devices()), ("data",)), jax.sharding.PartitionSpec("data")
-  )
-  one = extract_features(model, chains, batch_size=8)
-  eight = extract_features(model, chains, batch_size=8, sharding=sharding)
-  for (attention, surprisal), (attention_8, surprisal_8) in zip(one, eight, strict=True):
-    np.testing.assert_allclose(attention, attention_8, atol=2e-5)
-    np.testing.assert_allclose(surprisal, surprisal_8, atol=1e-4)
+@pytest.mark.parametrize("mesh", [(8, 1), (4, 2), (1, 8)])
+def test_any_mesh_agrees_with_one_device(tmp_path, monkeypatch, mesh):
+  model = tiny_model(num_heads=8, num_kv_heads=8)
+  data, split = mesh
+  spread = on_mesh(model, weight_shardings(make_mesh(MeshSettings(data=data, model=split))))
+  chains = random_segments(5)  # they fill no batch of several rows
+  extracted = []
+
+  def watched(*args, **kwargs):
+    extracted.append(token_features(*args, **kwargs).attention)
+    return token_features(*args, **kwargs)
+
+  monkeypatch.setattr(features, "token_features", watched)
+  ids = [f"c/{i}" for i in range(5)]
+  one = build_store(tmp_path / "one", model, ids, chains, dtype="float32", batch_positions=200)
+  extracted.clear()
+  many = build_store(tmp_path / "many", spread, ids, chains, dtype="float32", batch_positions=200)
+  np.testing.assert_allclose(many.attention, one.attention, atol=2e-5)
+  np.testing.assert_allclose(many.surprisal, one.surprisal, atol=1e-4)
+  for whole in extracted:
+    size, num_tokens, num_layers, num_heads, num_statistics = whole.shape
+    own = (size // data, num_tokens, num_layers, num_heads // split, num_statistics)
+    assert whole.sharding.shard_shape(whole.shape) == own
 
 
 def test_a_store_holds_each_chain_at_its_rows(tmp_path):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis import run as analysis_run
+from greedy_prune_jax.analysis.feature_store import open_store
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
-from tests.analysis.planted import pruned_chain, random_segments, tiny_model
+from tests.analysis.planted import on_mesh, pruned_chain, random_segments, tiny_model
 from tests.teachers.chat_server import completion, serving
 
 WORDS = [" so", " Janet", " has", " 4", " +", " 5", " eggs", ".", "\n", " she"]
@@ -30,6 +31,7 @@ def settings(**changes):
     "batch_positions": 400,
     "regressors": ("ridge",),
     "late_share": 0.25,
+    "mesh": {"data": 1, "model": 1},
     "compilation_cache": False,
   }
   return AnalyzeSettings.from_config(defaults | changes)
@@ -55,7 +57,9 @@ def pruned(tmp_path, monkeypatch):
   monkeypatch.setattr(analysis_run, "load_tokenizer", lambda name: None)
   monkeypatch.setattr(analysis_run, "load_chat_template", lambda name, tokenizer: None)
   monkeypatch.setattr(analysis_run, "segment", lambda chain, *_: segments_of[chain.id])
-  monkeypatch.setattr(analysis_run, "load_model", lambda name, dtype: tiny_model())
+  monkeypatch.setattr(
+    analysis_run, "load_model", lambda name, dtype, shardings: on_mesh(tiny_model(), shardings)
+  )
   return workdirs
 
 
@@ -91,6 +95,19 @@ def test_a_second_run_does_nothing_again(pruned, tmp_path, monkeypatch):
   monkeypatch.setattr("greedy_prune_jax.analysis.rules.RuleAnnotator.annotate", fail)
   run_analysis(settings(parts=("regression",)), pruned, out)
   assert (out / "tables" / "regressions.json").read_text() == first
+
+
+def test_a_mesh_finds_what_one_device_finds(pruned, tmp_path):
+  found = []
+  for data in (1, 8):
+    out = tmp_path / f"out {data}"
+    out.mkdir()
+    mesh = {"data": data, "model": 1}
+    run_analysis(settings(parts=("regression",), mesh=mesh), pruned[:1], out)
+    found.append(open_store(out / "features" / "joint"))
+  one, many = found
+  np.testing.assert_allclose(many.attention, one.attention, atol=2e-5)
+  assert not np.array_equal(many.attention, np.zeros_like(many.attention))
 
 
 def test_parts_can_be_left_out(pruned, tmp_path):

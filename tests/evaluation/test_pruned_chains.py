@@ -51,6 +51,7 @@ def config_of(*pruned, **changes):
     "begin_answer": True,
     "max_new_tokens": 8,
     "batch_size": 0,
+    "mesh": {"data": 1, "model": 1},
     "compilation_cache": False,
   } | changes
 

@@ -1,6 +1,7 @@
 """The sample job as a process, with a tiny model as teacher: killed, summed up, and pruned."""
 
 import json
+import os
 import time
 
 import pytest
@@ -65,6 +66,23 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(start, run, tmp_path, setti
   assert f"{NUM_QUESTIONS} questions, {NUM_QUESTIONS * NUM_SAMPLES} samples" in whole.stdout
   assert whole.stdout.count("=== rows/") == 1
   assert not (tmp_path / "run" / "unfinished").exists()
+
+
+def test_devices_do_not_change_a_run(run, tmp_path, settings):
+  run(job="sample", workdir="one", **settings)
+  devices = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}
+  settings |= {"batch_size": 6}
+  run(job="sample", workdir="many", env=devices, **settings)
+  assert _records(tmp_path / "many") == _records(tmp_path / "one")
+  settings |= {"mesh.data": 2}  # which a later run may set differently
+  run(job="sample", workdir="many", env=devices, **settings)
+
+
+def test_a_mesh_that_cannot_be(start, settings):
+  job = start(job="sample", **{"mesh.data": 7}, **settings)
+  assert job.wait() == 1
+  assert "error: mesh.data=7, mesh.model=1 takes 7 devices; this process has 1" in job.stderr
+  assert "Traceback" not in job.stderr
 
 
 def test_prompts_that_fill_the_context_are_told(start, tmp_path, settings):

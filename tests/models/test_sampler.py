@@ -121,9 +121,9 @@ def test_samples_of_one_prompt_differ_by_their_seeds(tiny):
 def test_one_prompt_is_run_once_for_all_its_samples(tiny, monkeypatch):
   shapes = []
 
-  def admit(graph, params, rows, admitted, prompt_ids, source, max_length):
+  def admit(graph, params, rows, admitted, prompt_ids, *others):
     shapes.append(prompt_ids.shape)
-    return decoding.admit(graph, params, rows, admitted, prompt_ids, source, max_length)
+    return decoding.admit(graph, params, rows, admitted, prompt_ids, *others)
 
   monkeypatch.setattr(sampler, "admit", admit)
   prompt, other = prompts_of(61)[1:3]

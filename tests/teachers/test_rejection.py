@@ -77,6 +77,7 @@ def config(tmp_path):
     "max_new_tokens": 100,
     "stop_strings": (),
     "batch_size": 0,
+    "mesh": {"data": 1, "model": 1},
     "show_samples": 0,
     "compilation_cache": True,
   }

@@ -23,6 +23,7 @@ from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.jsonl import encode_line, explain_os_errors, read_records
 from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.pruning.drp.asking import ask_teacher
 from greedy_prune_jax.pruning.drp.records import (
   RULES,
@@ -165,6 +166,7 @@ def _open_teacher(settings: DrpSettings, folder: Path) -> Teacher:
     chat_template=settings.chat_template,
     dtype=settings.dtype,
     batch_size=settings.batch_size,
+    mesh=make_mesh(settings.mesh),
     folder=folder,
   )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.pruning.drp.asking import Asking
 from greedy_prune_jax.pruning.drp.records import ON_FAILURE, RULES
 from greedy_prune_jax.pruning.drp.stages import DECOMPOSE, STAGES, Stage
@@ -21,8 +22,9 @@ ON_BAD_CHAIN = ("error", "skip")
 # What a later run in the same workdir may set differently: nothing here changes what is stored of a
 # chain. `stages` says which are run now, `on_failure` what `chains` is made of afterwards.
 MAY_CHANGE = (
-  *("stages", "stored", "on_failure", "dry_run", "batch_size", "on_bad_chain", "show_chains"),
-  *("compilation_cache", *ENDPOINT_MAY_CHANGE),
+  *("stages", "stored", "on_failure", "dry_run", "batch_size", "mesh.data", "mesh.model"),
+  *("on_bad_chain", "show_chains", "compilation_cache"),
+  *ENDPOINT_MAY_CHANGE,
 )
 
 _FILE = "configs/drp.py"
@@ -51,6 +53,7 @@ class DrpSettings:
   on_bad_chain: str
   dry_run: bool
   batch_size: int
+  mesh: MeshSettings
   show_chains: int
   compilation_cache: bool
 

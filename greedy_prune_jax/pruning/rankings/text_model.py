@@ -12,6 +12,7 @@ from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.chains.kept_text import nearest_positions
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.parallel import mesh_of
 from greedy_prune_jax.pruning.rankings.interface import (
   Ranked,
   Ranking,
@@ -58,7 +59,8 @@ def text_model(model: Model, settings: RankingSettings) -> Ranking:
     if not opened:
       writing = WritingSettings(max_new_tokens=_MAX_NEW_TOKENS)
       endpoint = settings.endpoint or EndpointSettings()
-      opened.append(load_teacher(settings.text_model, writing, endpoint))
+      mesh = mesh_of(model.params)
+      opened.append(load_teacher(settings.text_model, writing, endpoint, mesh=mesh))
     return opened[0]
 
   def rank(chain: RankingInput) -> Ranked:
