@@ -6,7 +6,7 @@ For each size N the chain whose reasoning is nearest to N tokens is taken. Scree
 `--deletions` deletions from the whole chain, the estimates of all units that it begins with
 included. Exact search makes one deletion from the shortest chain and, from the others, as many as
 `--seconds` allow at the speed that this told; where even one would take longer, its time is that of
-its positions at that speed, and the row says so. Compiling is not timed. The ratio is of seconds a
+its FLOPs at that speed, and the row says so. Compiling is not timed. The ratio is of seconds a
 deletion; the last columns say how many deletions both made alike, how many units screened search
 scored exactly at each, and how far estimates were from exact scores.
 
@@ -28,6 +28,7 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.audit import screen_report
 from greedy_prune_jax.pruning.capacity import choose_batching
+from greedy_prune_jax.pruning.cost import step_flops
 from greedy_prune_jax.pruning.screening import ScreenSettings
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
@@ -63,7 +64,7 @@ def main(_) -> None:
   print(f"{_MODEL.value}, {_DTYPE.value}; {jax.devices()[0].device_kind}; {ScreenSettings()}")
   print(_HEADER)
   for objective in _OBJECTIVES.value:
-    speed = None  # positions a second of exact search
+    speed = None  # FLOPs a second of exact search
     for segments in sorted(chains, key=lambda s: len(s.reasoning)):
       n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
       _, block_positions = choose_batching([segments], model, 1)
@@ -71,22 +72,23 @@ def main(_) -> None:
       settings = Settings(cast(Objective, objective), block_positions, 1e9)
       screen = settings._replace(screen=ScreenSettings())
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
-      step = buckets.step_positions(n, a, None)
+      positions = buckets.step_positions(n, a, None)
+      work = step_flops(model.config, p, n, a, settings.objective)
       affordable = 1
       if speed is not None:
-        affordable = min(_DELETIONS.value, int(_SECONDS.value * speed / step))
+        affordable = min(_DELETIONS.value, int(_SECONDS.value * speed / work))
       if affordable:
         exact, exact_seconds = searched(model, segments, affordable, settings)
-        speed = exact.positions_scored / exact_seconds
         exact_seconds /= affordable
+        speed = work / exact_seconds
         pairs = zip(exact.deleted, ours.deleted, strict=False)
         note, same = "", f"{sum(x == y for x, y in pairs)} of {affordable}"
       else:
-        exact_seconds, same = step / speed, "-"
-        note = "  exact not run: its positions at the speed above"
+        exact_seconds, same = work / speed, "-"
+        note = "  exact not run: its FLOPs at the speed above"
       seconds, report = seconds / _DELETIONS.value, screen_report(ours)
       print(
-        f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{step:10}{seconds:10.2f}"
+        f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{positions:10}{seconds:10.2f}"
         f"{ours.positions_scored / _DELETIONS.value:10.0f}{exact_seconds / seconds:8.1f}"
         f"{same:>11}{report['scored_per_step']:8.1f}{report['error']:8.4f}{note}",
         flush=True,

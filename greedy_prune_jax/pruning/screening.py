@@ -25,7 +25,7 @@ class ScreenSettings:
   window: int = 6
   shortlist: int = 6
   rounds: int = 4
-  doubt: float = 1.0
+  doubt: float = 0.5
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any], file: str) -> "ScreenSettings":
