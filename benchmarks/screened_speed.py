@@ -64,7 +64,7 @@ def main(_) -> None:
   print(f"{_MODEL.value}, {_DTYPE.value}; {jax.devices()[0].device_kind}; {ScreenSettings()}")
   print(_HEADER)
   for objective in _OBJECTIVES.value:
-    speed = None  # FLOPs a second of exact search
+    speed = 0.0  # FLOPs a second of exact search; 0: not known yet
     for segments in sorted(chains, key=lambda s: len(s.reasoning)):
       n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
       _, block_positions = choose_batching([segments], model, 1)
@@ -75,7 +75,7 @@ def main(_) -> None:
       positions = buckets.step_positions(n, a, None)
       work = step_flops(model.config, p, n, a, settings.objective)
       affordable = 1
-      if speed is not None:
+      if speed:
         affordable = min(_DELETIONS.value, int(_SECONDS.value * speed / work))
       if affordable:
         exact, exact_seconds = searched(model, segments, affordable, settings)

@@ -74,15 +74,20 @@ def screened_positions(
     tail: positions of an estimate behind its window: A for `answer`, else 0.
     deletions: units that are deleted from one scoring.
   """
-  estimates = min(num_reasoning, _refreshed(settings, deletions)) * (settings.window + tail)
+  refreshed = _refreshed(num_reasoning, settings, deletions)
+  estimates = min(num_reasoning, refreshed) * (settings.window + tail)
   scored = _shortlist(settings, deletions)
   suffix = num_reasoning // 2 + num_answer - 1
-  return num_reasoning + num_answer - 1 + estimates + min(scored, num_reasoning) * suffix
+  return round(num_reasoning + num_answer - 1 + estimates + min(scored, num_reasoning) * suffix)
 
 
-def _refreshed(settings: ScreenSettings, deletions: int) -> int:
-  """Estimates of a step: those on both sides of each deletion, and what else fills the block."""
-  return buckets.round_up(2 * settings.window + 1, 8) * deletions
+def _refreshed(num_reasoning: int, settings: ScreenSettings, deletions: int) -> float:
+  """Estimates of a step: those on both sides of each deletion, and what else fills a block."""
+  near = 2 * settings.window + 1
+  block = buckets.round_up(near, 8)
+  # Deletions that fall at random share some of their neighbours.
+  distinct = num_reasoning * (1 - max(1 - near / max(num_reasoning, 1), 0) ** deletions)
+  return block if distinct <= block else distinct + block / 2  # half of the last is empty
 
 
 def _shortlist(settings: ScreenSettings, deletions: int) -> int:

@@ -363,9 +363,9 @@ def test_the_first_of_several_deletions_is_the_best(model):
 def test_one_program_for_each_length_bucket(model):
   prune_steps.clear_cache()
   for seed in range(2):
-    path = _path(model, seed, (9, 24, 4), floor=0)
+    path = _path(model, seed, (9, 40, 4), floor=0)
     _search(model, [path], "answer", screen=SMALL, seconds_between_reports=0.0)
-  assert prune_steps._cache_size() == 4  # rows of 32, 24, 16 and 8 slots
+  assert prune_steps._cache_size() == 2  # rows of 64 and 32 slots
 
 
 def test_positions_are_counted(model):
