@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast, get_origin
+from typing import Any, cast
 
 from greedy_prune_jax.chains.chain import ratio_key
-from greedy_prune_jax.chains.config_fields import check_choice, check_least
+from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.pruning.drp.step_units import SKILL_STEP
@@ -25,18 +25,7 @@ SEARCHES = ("exact", SCREENED)
 DTYPES = ("float32", "bfloat16")
 ON_BAD_CHAIN = ("error", "skip")
 
-_KIND_NAMES = {
-  str: "a string",
-  int: "a whole number",
-  bool: "True or False",
-  tuple: "a tuple",
-  dict: "a group of settings",
-  MeshSettings: "mesh.data and mesh.model",
-  ScreenSettings: "screen.window and the like",
-  PlanSettings: "plan.device and the like",
-}
-
-_GROUPS = {"screen": ScreenSettings, "mesh": MeshSettings, "plan": PlanSettings}
+_FILE = "configs/prune.py"
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 MAY_CHANGE = (
@@ -101,20 +90,7 @@ class PruneSettings:
     Raises:
       UserError: a key is missing or unknown, or its value is not one of those that are possible.
     """
-    kinds = {field.name: get_origin(field.type) or field.type for field in dataclasses.fields(cls)}
-    if missing := sorted(set(kinds) - set(config)):
-      raise UserError(f"the config lacks {', '.join(missing)}; see configs/prune.py")
-    if unknown := sorted(set(config) - set(kinds)):
-      raise UserError(f"the config has unknown keys: {', '.join(unknown)}; see configs/prune.py")
-    for name, group in _GROUPS.items():
-      if isinstance(config[name], Mapping):
-        config = {**config, name: group.from_config(config[name], "configs/prune.py")}
-    for name, kind in kinds.items():
-      if type(config[name]) is not kind:
-        raise UserError(
-          f"{name}={config[name]!r}; expected {_KIND_NAMES[kind]}; see configs/prune.py"
-        )
-    return cls(**config)
+    return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
     check_choice("objective", self.objective, OBJECTIVES)
@@ -132,7 +108,7 @@ class PruneSettings:
     check_least(self, 0, "show_chains", "audit")
     check_least(self, 1, "deletions_per_step")
     self._check_search()
-    EndpointSettings.from_config(self.endpoint, "configs/prune.py")
+    EndpointSettings.from_config(self.endpoint, _FILE)
     self._check_ranking()
     if not self.keep_ratios:
       raise UserError("keep_ratios is empty; expected a tuple such as (0.9,0.7,0.5)")
@@ -183,7 +159,7 @@ class PruneSettings:
       regression=self.attention_regression,
       llmlingua_model=self.llmlingua_model,
       text_model=self.text_model,
-      endpoint=EndpointSettings.from_config(self.endpoint, "configs/prune.py"),
+      endpoint=EndpointSettings.from_config(self.endpoint, _FILE),
       keep_ratios=tuple(map(float, self.keep_ratios)),
     )
 
