@@ -47,7 +47,12 @@ def settings_of(workdir: Path) -> DistillSettings:
 
 
 def load_student(
-  workdir: Path, step: int, settings: DistillSettings, mesh: Mesh | None = None
+  workdir: Path,
+  step: int,
+  settings: DistillSettings,
+  mesh: Mesh | None = None,
+  *,
+  fully_sharded: bool = False,
 ) -> tuple[Model, Params]:
   """A student as it was at a checkpoint, LoRA merged.
 
@@ -56,11 +61,15 @@ def load_student(
     step: of the checkpoint.
     settings: of the run.
     mesh: where to put it, whatever mesh it was trained on; None: on the default device.
+    fully_sharded: how it is to lie there, however it was trained; see `parallel`.
 
   Returns:
     The model, and LoRA's matrices by themselves; none if all weights were trained.
+
+  Raises:
+    UserError: the model cannot be loaded, or not be split over the mesh.
   """
-  choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
+  choose = mesh and weight_shardings(mesh, fully_sharded=fully_sharded)
   base = load_model(settings.student, jnp.dtype(settings.dtype), shardings=choose)
   weights = flat_params(base.params)
   with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -78,7 +87,7 @@ def export_student(
 ) -> Path:
   """Writes the student of a checkpoint to `export/`, and LoRA's matrices to `adapter/`.
 
-  See `load_student` for the arguments.
+  See `load_student` for the arguments; it lies on the mesh as it did in training.
 
   Returns:
     The folder, which transformers and other tools load; its tokenizer has the chat template that
@@ -87,7 +96,9 @@ def export_student(
   Raises:
     UserError: it cannot be written.
   """
-  model, matrices = load_student(workdir, step, settings, mesh)
+  model, matrices = load_student(
+    workdir, step, settings, mesh, fully_sharded=settings.fully_sharded
+  )
   if jax.process_count() > 1:
     model, matrices = with_params(model, gathered(flat_params(model.params))), gathered(matrices)
   folder = workdir / EXPORT

@@ -19,7 +19,7 @@ from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
-from greedy_prune_jax.parallel import make_mesh, named_shardings, place
+from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.teachers.local import LocalTeacher
 
 _LAST, _BEST, _ALL = "last", "best", "all"
@@ -169,8 +169,5 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
   tokenizer = load_tokenizer(made.student)
   template = load_chat_template(settings.chat_template or made.chat_template, tokenizer)
   model, _ = load_student(workdir, candidate.step, made, mesh)
-  weights = cast(flat_params(model.params), jnp.dtype(settings.dtype))
-  if mesh.size > 1:  # a student that was trained fully sharded lies otherwise
-    weights = place(weights, named_shardings(weights, mesh))
-  model = with_params(model, weights)
+  model = with_params(model, cast(flat_params(model.params), jnp.dtype(settings.dtype)))
   return LocalTeacher(model, tokenizer, template, settings.writing, batch_size=settings.batch_size)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import statistics
 
+import jax
 import pytest
 import transformers
 
@@ -17,6 +18,14 @@ from greedy_prune_jax.evaluation.candidates import parse_entries
 from greedy_prune_jax.evaluation.questions import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import score
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
+from greedy_prune_jax.parallel import (
+  DATA,
+  MODEL,
+  MeshSettings,
+  axis_size,
+  make_mesh,
+  weight_shardings,
+)
 from tests.distill import tiny_student
 from tests.jobs.tiny_runs import CHAINS, make_model, write_chains
 
@@ -116,6 +125,33 @@ def test_a_lora_checkpoint_is_merged(base, tmp_path, evaluate):
   assert texts(runs["after@4"]) != texts(runs["before@2"]) != texts(runs["base"])
   records = next(iter(runs["before@2"].values()))
   assert (records["model"], records["step"], records["keep_ratio"]) == ("before", 2, None)
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora_rank": 2, "lora_alpha": 8.0, "learning_rate": 5e-2}])
+def test_a_student_answers_on_any_mesh_whatever_it_was_trained_on(
+  base, tmp_path, evaluate, monkeypatch, lora
+):
+  make_model(tmp_path / "even", num_hidden_layers=2, vocab_size=348)  # can be split in two
+  sharded = {"fully_sharded": True, "mesh": {"data": 2, "model": 2}}
+  train(base, tmp_path / "student", student=str(tmp_path / "even"), **sharded, **lora)
+  loaded, load = [], questions.load_candidate
+
+  def watched(*args):
+    loaded.append(load(*args))
+    return loaded[-1]
+
+  monkeypatch.setattr(questions, "load_candidate", watched)
+  found = []
+  for data, split in ((1, 1), (2, 2), (3, 1)):  # nothing of it can be split in three
+    mesh = {"data": data, "model": split}
+    found.append(evaluate(str(tmp_path / "student"), workdir=f"{data} {split}", mesh=mesh))
+    params = loaded[-1]._model.params
+    lies = [axis_size(params, axis) for axis in (DATA, MODEL)]
+    assert lies == [data, split]
+    places = weight_shardings(make_mesh(MeshSettings(**mesh)))
+    if data * split > 1:
+      assert jax.tree.map(lambda x: x.sharding, params) == places(params)
+  assert found[0] == found[1] == found[2]
 
 
 def test_following_a_training_to_its_end(base, tmp_path, evaluate, monkeypatch):
