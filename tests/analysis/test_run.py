@@ -9,6 +9,7 @@ from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from tests.analysis.planted import on_mesh, pruned_chain, random_segments, tiny_model
 from tests.teachers.chat_server import completion, serving
@@ -97,14 +98,22 @@ def test_a_second_run_does_nothing_again(pruned, tmp_path, monkeypatch):
   assert (out / "tables" / "regressions.json").read_text() == first
 
 
-def test_a_mesh_finds_what_one_device_finds(pruned, tmp_path):
-  found = []
+def test_a_mesh_finds_what_one_device_finds(pruned, tmp_path, monkeypatch):
+  found, meshes = [], []
+
+  def load(name, dtype, shardings):
+    model = on_mesh(tiny_model(), shardings)
+    meshes.append(mesh_of(model.params))
+    return model
+
+  monkeypatch.setattr(analysis_run, "load_model", load)
   for data in (1, 8):
     out = tmp_path / f"out {data}"
     out.mkdir()
     mesh = {"data": data, "model": 1}
     run_analysis(settings(parts=("regression",), mesh=mesh), pruned[:1], out)
     found.append(open_store(out / "features" / "joint"))
+  assert meshes == [None, make_mesh(MeshSettings(data=8, model=1))]
   one, many = found
   np.testing.assert_allclose(many.attention, one.attention, atol=2e-5)
   assert not np.array_equal(many.attention, np.zeros_like(many.attention))

@@ -1,45 +1,43 @@
-"""How many replies a model of ours writes at once."""
+"""Where a model of ours writes, and how many replies at once."""
 
-import jax
 import pytest
-from flax import nnx
 
-from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.decoder import Decoder, Model
-from greedy_prune_jax.parallel import MeshSettings, device_bytes, make_mesh, weight_shardings
+from greedy_prune_jax.parallel import (
+  MeshSettings,
+  device_bytes,
+  make_mesh,
+  mesh_of,
+  weight_shardings,
+)
 from greedy_prune_jax.teachers import local
+from greedy_prune_jax.teachers.by_name import load_teacher
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.teacher import WritingSettings
+from tests.analysis.planted import on_mesh, tiny_model
+from tests.jobs.tiny_runs import make_model
 
 LENGTH = 100
-
-
-def _model(mesh=None):
-  config = ModelConfig(
-    family="llama",
-    vocab_size=64,
-    model_dim=32,
-    num_layers=2,
-    num_heads=8,
-    num_kv_heads=8,
-    head_dim=4,
-    mlp_dim=64,
-    max_positions=256,
-    norm_eps=1e-5,
-    tied_head=True,
-    attention_scale=0.5,
-  )
-  model = Model.from_decoder(Decoder(config, nnx.Rngs(0)))
-  if mesh is None:
-    return model
-  places = weight_shardings(make_mesh(MeshSettings(data=mesh[0], model=mesh[1])))(model.params)
-  return Model(config, model.graph, jax.device_put(model.params, places))
 
 
 @pytest.mark.parametrize(
   ("mesh", "rows"), [(None, 16), ((8, 1), 8 * 16), ((4, 2), 4 * 32), ((1, 8), 128)]
 )
 def test_rows_are_counted_by_what_a_device_has_left(monkeypatch, mesh, rows):
-  row = 2 * 2 * 2 * LENGTH * 8 * 4 * 4  # the cache twice, keys and values, 2 layers, float32
+  # The cache twice, keys and values, 2 layers, 8 heads of 8, float32.
+  row = 2 * 2 * 2 * LENGTH * 8 * 8 * 4
   free = 20 * row / local._MEMORY_SHARE
-  model = _model(mesh)
+  model = tiny_model(num_heads=8, num_kv_heads=8)
+  if mesh is not None:
+    data, split = mesh
+    model = on_mesh(model, weight_shardings(make_mesh(MeshSettings(data=data, model=split))))
   monkeypatch.setattr(local, "_device_memory", lambda: device_bytes(model.params) + free)
   assert local._rows_that_fit(model, LENGTH) == rows
+
+
+def test_a_teacher_lies_on_the_mesh_that_it_is_given(tmp_path):
+  make_model(tmp_path)
+  mesh = make_mesh(MeshSettings(data=8, model=1))
+  writing = WritingSettings(max_new_tokens=4)
+  teacher = load_teacher(str(tmp_path), writing, EndpointSettings(), mesh=mesh)
+  assert isinstance(teacher, local.LocalTeacher)
+  assert mesh_of(teacher._model.params) == mesh
