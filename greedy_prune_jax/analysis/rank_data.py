@@ -19,6 +19,9 @@ CONTROLS = {
 }
 CONTROL_NAMES = tuple(name for names in CONTROLS.values() for name in names)
 
+# Bands of relative depth, from the first layers to the last, that models of any shape have.
+NUM_DEPTHS = 4
+
 # Attention is compared by its logarithm; probabilities below this are as good as none.
 _LEAST_PROBABILITY = 1e-6
 
@@ -52,15 +55,17 @@ class RankData:
 
   Attributes:
     name: of the run.
+    pruner: that made it.
     ids: of its chains.
     chain: number of each row's chain.
     rank: normalised prune rank, 0 left first.
     controls: see `CONTROL_NAMES`.
-    attention: see `attention_columns`; None where features were not extracted.
+    attention: see `attention_columns`.
     shape: layers, heads, statistics of `attention`.
   """
 
   name: str
+  pruner: str
   ids: tuple[str, ...]
   chain: Int[np.ndarray, " T"]
   rank: Float[np.ndarray, " T"]
@@ -118,6 +123,7 @@ def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts
     numbers.append(np.full(len(ranks[-1]), i))
   return RankData(
     name=run.name,
+    pruner=run.chains[0].pruner,
     ids=ids,
     chain=np.concatenate(numbers),
     rank=np.concatenate(ranks),
@@ -125,6 +131,26 @@ def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts
     attention=np.concatenate(attention),
     shape=store.attention.shape[1:],
   )
+
+
+def pooled_attention(
+  attention: Float[np.ndarray, "T F"], shape: tuple[int, int, int]
+) -> Float[np.ndarray, "T P"]:
+  """Attention features that models of different shapes share.
+
+  Args:
+    attention: of every layer and head, see `attention_columns`.
+    shape: its layers, heads, statistics.
+
+  Returns:
+    Each statistic's mean over all heads of each of `NUM_DEPTHS` bands of layers; a layer on a
+    border counts in both bands.
+  """
+  over_heads = attention.reshape(-1, *shape).mean(axis=2)  # [T, L, S]
+  edges = np.arange(NUM_DEPTHS + 1) * shape[0] / NUM_DEPTHS
+  bands = zip(np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int), strict=True)
+  pooled = np.stack([over_heads[:, low:high].mean(axis=1) for low, high in bands], axis=1)
+  return pooled.reshape(len(attention), -1)
 
 
 def shuffle_within_chains(

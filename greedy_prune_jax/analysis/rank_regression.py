@@ -13,12 +13,18 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from greedy_prune_jax.analysis.bootstrap import Interval, bootstrap_ratio
-from greedy_prune_jax.analysis.rank_data import CONTROLS, RankData, shuffle_within_chains
+from greedy_prune_jax.analysis.rank_data import (
+  CONTROLS,
+  RankData,
+  pooled_attention,
+  shuffle_within_chains,
+)
 from greedy_prune_jax.analysis.ridge import fit_ridge
 
 NUM_FOLDS = 5
 
-# Name of a set of features: groups of `CONTROLS`, and which attention: none, real or shuffled.
+# Name of a set of features: groups of `CONTROLS`, and which attention: none, that of every head,
+# that shuffled, or pooled over bands of depth.
 FEATURE_SETS: dict[str, tuple[tuple[str, ...], str]] = {
   **{group: ((group,), "none") for group in CONTROLS},
   "controls": (tuple(CONTROLS), "none"),
@@ -26,6 +32,8 @@ FEATURE_SETS: dict[str, tuple[tuple[str, ...], str]] = {
   "shuffled attention": ((), "shuffled"),
   "controls and attention": (tuple(CONTROLS), "real"),
   "controls and shuffled attention": (tuple(CONTROLS), "shuffled"),
+  "pooled attention": ((), "pooled"),
+  "controls and pooled attention": (tuple(CONTROLS), "pooled"),
 }
 
 
@@ -70,6 +78,8 @@ def design(data: RankData, feature_set: str) -> Float[np.ndarray, "T F"]:
     columns.append(data.attention)
   elif attention == "shuffled":
     columns.append(shuffle_within_chains(data.attention, data.chain))
+  elif attention == "pooled":
+    columns.append(pooled_attention(data.attention, data.shape))
   return np.concatenate(columns, axis=1)
 
 

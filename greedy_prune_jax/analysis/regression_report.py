@@ -11,7 +11,7 @@ from greedy_prune_jax.analysis.attention_ranking import AttentionRanking
 from greedy_prune_jax.analysis.bootstrap import Interval
 from greedy_prune_jax.analysis.features import STATISTICS
 from greedy_prune_jax.analysis.plots import Plot, plot_map, plot_scores
-from greedy_prune_jax.analysis.rank_data import CONTROL_NAMES, RankData
+from greedy_prune_jax.analysis.rank_data import CONTROL_NAMES, NUM_DEPTHS, RankData
 from greedy_prune_jax.analysis.rank_regression import (
   FEATURE_SETS,
   NUM_FOLDS,
@@ -27,7 +27,9 @@ from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
 
 # Trees take minutes where ridge takes seconds; they answer whether the relation is linear.
 _TREE_SETS = ("controls", "attention", "controls and attention")
-_TRANSFER_SETS = ("controls", "attention", "controls and attention")
+# What models of any shape share, and what only models of one shape do.
+_SHARED_SETS = ("controls", "pooled attention", "controls and pooled attention")
+_HEAD_SETS = ("attention", "controls and attention")
 _METRICS = ("r2", "spearman", "kendall", "auc")
 _KEY = ("fitted to", "tested on", "target", "regressor", "features")
 
@@ -52,8 +54,9 @@ def plan_tasks(runs: Sequence[RankData], regressors: Sequence[str], late_target:
           tasks.append(Task(run.name, run.name, target, regressor, features))
   for train in runs:
     for test in runs:
-      if train is not test and train.shape == test.shape and "ridge" in regressors:
-        tasks += [Task(train.name, test.name, "rank", "ridge", name) for name in _TRANSFER_SETS]
+      if train is not test and "ridge" in regressors:
+        sets = _SHARED_SETS + (_HEAD_SETS if train.pruner == test.pruner else ())
+        tasks += [Task(train.name, test.name, "rank", "ridge", name) for name in sets]
   return tasks
 
 
@@ -128,11 +131,12 @@ def regression_section(
   ]
   if len(rows) > len(within):
     across = [row for row in rows if row["target"] == "rank" and row["regressor"] == "ridge"]
-    chosen = [row for row in across if row["features"] in _TRANSFER_SETS]
+    chosen = [row for row in across if row["features"] in _SHARED_SETS + _HEAD_SETS]
     shown = [*_KEY[:2], "features", *columns[len(_KEY) : len(_KEY) + 6]]
     caption = (
       "From one run to another: ridge fitted to the chains of the first outside a fold, tested on "
-      f"the second's chains in it. {tested}"
+      "the second's chains in it. Pooled attention is the mean over the heads of each of "
+      f"{NUM_DEPTHS} bands of layers, which any two models share. {tested}"
     )
     cells = [[row[column] for column in shown] for row in chosen]
     tables.append(Table("transfer", caption, shown, cells))

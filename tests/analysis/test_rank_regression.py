@@ -18,6 +18,7 @@ from greedy_prune_jax.analysis.rank_data import (
   CONTROL_NAMES,
   TokenCounts,
   collect_rank_data,
+  pooled_attention,
   shuffle_within_chains,
 )
 from greedy_prune_jax.analysis.rank_regression import (
@@ -133,6 +134,40 @@ def test_what_holds_in_one_run_is_carried_to_another(stored):
   fold_of = assign_folds([planted, opposite])
   predictions = predict_unseen(planted, opposite, fold_of, "attention")
   assert score_predictions(opposite.rank, predictions, opposite.chain).spearman.high < -0.7
+
+
+def test_what_holds_at_a_depth_is_carried_to_a_model_of_another_shape(stored, tmp_path):
+  def early_attention(_, attention):
+    return np.argsort(np.log(attention[:, : attention.shape[1] // 2, :, STATISTIC]).mean((1, 2)))
+
+  data, _ = rank_data(stored, early_attention)
+  model = tiny_model(seed=3, num_layers=6, num_heads=2)
+  _, chains, store = stored
+  deeper = build_store(tmp_path, model, list(store.ids), chains, dtype="float32")
+  other, _ = rank_data((model, chains, deeper), early_attention)
+  assert other.shape != data.shape
+  fold_of = assign_folds([data, other])
+
+  def carried(feature_set):
+    predictions = predict_unseen(data, other, fold_of, feature_set)
+    return score_predictions(other.rank, predictions, other.chain).spearman
+
+  assert carried("pooled attention").low > 0.5
+  assert carried("controls and pooled attention").low > 0.5
+  assert carried("controls").estimate < carried("pooled attention").low
+
+
+@pytest.mark.parametrize("num_layers", [2, 4, 6])
+def test_pooled_attention_is_the_mean_of_heads_and_layers(num_layers):
+  values = np.random.default_rng(0).normal(size=(7, num_layers, 3, 5)).astype(np.float32)
+  pooled = pooled_attention(values.reshape(7, -1), (num_layers, 3, 5)).reshape(7, 4, 5)
+  layers = {
+    2: [[0], [0], [1], [1]],
+    4: [[0], [1], [2], [3]],
+    6: [[0, 1], [1, 2], [3, 4], [4, 5]],
+  }[num_layers]
+  for depth, own in enumerate(layers):
+    np.testing.assert_allclose(pooled[:, depth], values[:, own].mean(axis=(1, 2)), rtol=1e-5)
 
 
 def test_the_last_tokens_to_leave(stored):

@@ -75,10 +75,10 @@ def test_one_run_ends_with_everything(pruned, tmp_path):
     assert (out / "rankings" / f"{name}.safetensors").exists()
     assert len((out / "labels" / f"{name}.jsonl").read_text().splitlines()) == 12
   rows = json.loads((out / "tables" / "regressions.json").read_text())["rows"]
-  # 9 feature sets, 2 targets, 2 runs, ridge alone; and 3 sets each way between the runs.
-  assert len(rows) == 36
+  # 11 feature sets, 2 targets, 2 runs, ridge alone; and 5 sets each way between the runs.
+  assert len(rows) == 44
   transfer = json.loads((out / "tables" / "transfer.json").read_text())["rows"]
-  assert len(transfer) == 12
+  assert len(transfer) == 20
   assert all(abs(row["spearman"]) < 0.5 for row in transfer)  # orders are random
 
 
