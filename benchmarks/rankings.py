@@ -11,8 +11,8 @@ better. `--evaluation` names the workdir of an `evaluate_pruned` run on the same
 further panel and table: the share of chains whose answer is still reached, with Wilson's 95%
 intervals.
 
-Writes rankings.png and rankings.svg, rankings.csv and rankings.json, and with an evaluation
-accuracy.csv and accuracy.json into FOLDER. Prints the tables, and where greedy search is beaten on
+Writes rankings.png and rankings.svg, the tables rankings and cost, and with an evaluation accuracy,
+as CSV and JSON into FOLDER. Prints the tables, and where greedy search is beaten on
 its own objective.
 """
 
@@ -184,6 +184,16 @@ def accuracy_table(runs: Sequence[Run], accuracy: Accuracy, caption: str) -> Tab
   return Table("accuracy", caption, columns, rows)
 
 
+def cost_table(runs: Sequence[Run], ids: Sequence[str]) -> Table:
+  """One row a run: what it took."""
+  caption = (
+    "Token positions that went through the model, mean over chains, those for the NLLs along the "
+    "path included: what `random` takes is for these alone"
+  )
+  rows = [[run.name, float(np.mean([run.chains[i].positions_scored for i in ids]))] for run in runs]
+  return Table("cost", caption, ["ranking", "positions"], rows)
+
+
 def make_plot(
   runs: Sequence[Run],
   ratios: Sequence[float],
@@ -278,7 +288,9 @@ def compare(workdirs: Sequence[str], out: Path, step: float, evaluation: str | N
   )
   table = make_table(runs, ratios, values, caption)
   write_table(out, table)
-  parts = [format_nlls(table)]
+  costs = cost_table(runs, ids)
+  write_table(out, costs)
+  parts = [format_nlls(table), format_table(costs)]
   accuracy = None
   if evaluation is not None:
     accuracy = read_accuracy(evaluation, runs, ids)

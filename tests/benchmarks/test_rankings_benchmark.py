@@ -55,8 +55,9 @@ def rows_of(path):
 
 def test_tables_and_plot(tmp_path):
   workdirs = [
-    write_run(tmp_path / "g", "greedy", 0.1),
-    write_run(tmp_path / "r", "random", 0.3, levels=(1.0, 2.0, 9.0)),  # the third is not compared
+    write_run(tmp_path / "g", "greedy", 0.1, positions_scored=70),
+    # The third chain is not compared.
+    write_run(tmp_path / "r", "random", 0.3, levels=(1.0, 2.0, 9.0), positions_scored=20),
   ]
   right = {"greedy": [(True, True), (True, False)], "random": [(True, False), (True, False)]}
   evaluation = write_evaluation(tmp_path / "e", right)
@@ -81,6 +82,9 @@ def test_tables_and_plot(tmp_path):
   for bound in ("", " low", " high"):
     assert float(random[0.5]["joint difference" + bound]) == pytest.approx(0.4)
     assert float(greedy[0.5]["joint difference" + bound]) == 0
+
+  costs = {row["ranking"]: float(row["positions"]) for row in rows_of(out / "cost.csv")}
+  assert costs == {"greedy joint": 70, "random": 20}
 
   accuracies = {(r["ranking"], r["keep ratio"]): r for r in rows_of(out / "accuracy.csv")}
   assert len(accuracies) == 4
