@@ -96,11 +96,12 @@ def attention_columns(attention: Shaped[np.ndarray, "N L H S"]) -> Float[np.ndar
   Logarithms, but for the entropy, less their mean in the chain: ranks are relative to the chain,
   and what a head gives on average depends on the chain's length.
   """
-  values = attention.astype(np.float32)
+  # float64: what is the same for all tokens must be 0 and not rounding, which has a scale too.
+  values = attention.astype(np.float64)
   is_entropy = np.arange(len(STATISTICS)) == ENTROPY
   logs = np.log(np.maximum(values, _LEAST_PROBABILITY))
   chosen = np.where(is_entropy, values, logs).reshape(len(values), -1)
-  return chosen - chosen.mean(axis=0)
+  return (chosen - chosen.mean(axis=0)).astype(np.float32)
 
 
 def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts) -> RankData:

@@ -14,8 +14,13 @@ from jaxtyping import Array, Float, Int
 STRENGTHS = tuple(float(10.0**power) for power in range(-2, 5))
 
 
+# Standard deviations that a feature may be away from its mean. One that hardly varies in the rows
+# of a fit, and does in another chain, would else be hundreds away there and all that counts.
+_FURTHEST = 10.0
+
+
 class Ridge(NamedTuple):
-  """A fitted linear map: predictions are ((x - mean) / scale) @ weights + intercept."""
+  """A fitted map: predictions are `standardise(x, mean, scale) @ weights + intercept`."""
 
   weights: Float[np.ndarray, " F"]
   intercept: float
@@ -25,7 +30,14 @@ class Ridge(NamedTuple):
 
   def predict(self, features: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " T"]:
     """One prediction a row."""
-    return ((features - self.mean) / self.scale) @ self.weights + self.intercept
+    return standardise(features, self.mean, self.scale) @ self.weights + self.intercept
+
+
+def standardise(
+  features: Float[np.ndarray, "T F"], mean: Float[np.ndarray, " F"], scale: Float[np.ndarray, " F"]
+) -> Float[np.ndarray, "T F"]:
+  """Features in standard deviations from their mean, cut off at `_FURTHEST`; infinite scale: 0."""
+  return np.clip((features - mean) / scale, -_FURTHEST, _FURTHEST)
 
 
 class _Moments(NamedTuple):
@@ -85,7 +97,7 @@ def fit_ridge(
   """
   mean, scale = features.mean(axis=0), features.std(axis=0)
   scale = np.where(scale > 1e-6 * np.maximum(np.abs(mean), 1e-6), scale, np.inf)  # constants: out
-  standard = ((features - mean) / scale).astype(np.float32)
+  standard = standardise(features, mean, scale).astype(np.float32)
   offset = float(target.mean())  # small numbers lose less in float32
   shifted = (target - offset).astype(np.float32)
   rows = [(standard[folds == fold], shifted[folds == fold]) for fold in np.unique(folds)]

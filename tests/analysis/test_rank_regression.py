@@ -17,6 +17,7 @@ from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.rank_data import (
   CONTROL_NAMES,
   TokenCounts,
+  attention_columns,
   collect_rank_data,
   pooled_attention,
   shuffle_within_chains,
@@ -28,6 +29,7 @@ from greedy_prune_jax.analysis.rank_regression import (
   predict_unseen,
   score_predictions,
 )
+from greedy_prune_jax.analysis.ridge import fit_ridge
 from greedy_prune_jax.chains.errors import UserError
 from tests.analysis.planted import pruned_chain, random_segments, tiny_model
 
@@ -168,6 +170,18 @@ def test_pooled_attention_is_the_mean_of_heads_and_layers(num_layers):
   }[num_layers]
   for depth, own in enumerate(layers):
     np.testing.assert_allclose(pooled[:, depth], values[:, own].mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_attention_that_does_not_vary_is_no_feature():
+  rng = np.random.default_rng(0)
+  attention = rng.random((300, 2, 3, len(STATISTICS))).astype(np.float16)
+  attention[:, 1, 2, 0] = 0.0  # as of a head that never looks there
+  chains = np.split(attention, [70, 171])
+  columns = np.concatenate([attention_columns(chain) for chain in chains])
+  fitted = fit_ridge(columns, rng.random(300), np.arange(300) % 3)
+  dead = np.ravel_multi_index((1, 2, 0), attention.shape[1:])
+  assert np.isinf(fitted.scale[dead])
+  assert np.isfinite(np.delete(fitted.scale, dead)).all()
 
 
 def test_the_last_tokens_to_leave(stored):

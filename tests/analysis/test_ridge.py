@@ -50,6 +50,18 @@ def test_a_constant_feature_has_no_say():
   np.testing.assert_allclose(fitted.predict(moved), target, atol=0.2)
 
 
+def test_a_feature_that_hardly_varied_has_little_say_where_it_does():
+  features, rng = correlated_data(columns=3)
+  target = features[:, 0] + rng.normal(size=400)
+  features[:, 1] = 0.0
+  features[np.argmax(target), 1] = 1e-3
+  fitted = fit_ridge(features, target, np.arange(400) % 4)
+  moved = features.copy()
+  moved[:, 1] = 1.0  # 20,000 standard deviations away
+  changes = fitted.predict(moved) - fitted.predict(features)
+  assert np.abs(changes).max() < target.std() * 2
+
+
 def test_more_features_than_rows_do_no_harm_on_unseen_rows():
   """Correlated noise in float32: a strength that cannot be solved for must never be chosen."""
   rng = np.random.default_rng(0)
