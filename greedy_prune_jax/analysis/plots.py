@@ -198,6 +198,10 @@ def _tidy(axes: Axes) -> None:
 
 
 def _legend(axes: Axes, num_entries: int) -> None:
+  """Tidies the axes; a legend above them, where it covers no data, for more than one entry."""
   _tidy(axes)
   if num_entries > 1:
-    axes.legend(frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(
+      handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9
+    )

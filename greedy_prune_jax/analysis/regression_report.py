@@ -113,10 +113,16 @@ def regression_section(
   tested = f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains; {on}."
   ranks = [row for row in within if row["target"] == "rank"]
   plots = [
-    _score_plot(ranks, runs, metric, f"{label} of the normalised prune rank on unseen chains, by "
-                f"what it is predicted from. {tested}")
-    for metric, label in (("r2", "R2"), ("spearman", "Mean Spearman correlation within chains"))
-  ]  # fmt: skip
+    _score_plot(
+      ranks,
+      runs,
+      metric,
+      f"{label[0].upper()}{label[1:]} of predicted and true prune ranks on unseen chains, by what "
+      f"they are predicted from. {tested}",
+      label,
+    )
+    for metric, label in (("r2", "R2"), ("spearman", "mean Spearman correlation within chains"))
+  ]
   for i, (run, ranking) in enumerate(zip(runs, rankings, strict=True)):
     plots += _head_maps(i, run, ranking)
   columns = list(rows[0])
@@ -163,7 +169,7 @@ def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> lis
   return found
 
 
-def _score_plot(ranks, runs, metric, caption) -> Plot:
+def _score_plot(ranks, runs, metric, caption, label) -> Plot:
   labels = [f"{row['features']}, {row['regressor']}" for row in ranks]
   order = list(dict.fromkeys(labels))
   groups = {}
@@ -177,7 +183,7 @@ def _score_plot(ranks, runs, metric, caption) -> Plot:
         for bound in ("", " low", " high")
       )
     )
-  return plot_scores(f"regression_{metric}", order, groups, caption, xlabel=metric)
+  return plot_scores(f"regression_{metric}", order, groups, caption, xlabel=label)
 
 
 def _number(cell: Cell) -> float:
