@@ -263,7 +263,7 @@ def where_beaten(
       f"{ratio} by {other} ({mean[r]:.3f} < {means[name][r]:.3f})"
       for other, mean in means.items()
       for r, ratio in enumerate(ratios)
-      if mean[r] < means[name][r]
+      if 0 < ratio < 1 and mean[r] < means[name][r]  # at the ends all leave the same text
     ]
     verdict = f"beaten at {', '.join(beaten)}" if beaten else "lowest at every keep ratio"
     lines.append(f"{name}, mean {objective} NLL: {verdict}")

@@ -103,6 +103,17 @@ def test_tables_and_plot(tmp_path):
   assert json.loads((out / "rankings.json").read_text())["caption"].startswith("2 chains")
 
 
+def test_what_all_orders_leave_alike_beats_none(tmp_path):
+  # The whole chain and no reasoning at all, which rounding may tell apart.
+  ends = {"levels": (1.0 - 1e-9, 2.0), "deletions": 4}
+  workdirs = [
+    write_run(tmp_path / "g", "greedy", 0.1),
+    write_run(tmp_path / "r", "random", 0.3, **ends),
+  ]
+  printed = compare(workdirs, tmp_path / "out", 0.25)
+  assert "greedy joint, mean joint NLL: lowest at every keep ratio" in printed
+
+
 def test_nlls_of_longer_units_are_those_after_whole_deletions(tmp_path):
   workdir = write_run(tmp_path / "w", "greedy", 0.1, unit="word", unit_sizes=(3, 1))
   compare([workdir], tmp_path / "out", 0.25)
