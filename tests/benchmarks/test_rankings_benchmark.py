@@ -132,7 +132,8 @@ def test_without_an_evaluation_there_is_no_third_panel(tmp_path):
 def test_where_greedy_search_is_beaten_is_said(tmp_path):
   workdirs = [write_run(tmp_path / "g", "greedy", 0.1), write_run(tmp_path / "k", "keep_last", 0.0)]
   printed = compare(workdirs, tmp_path / "out", 0.5)
-  assert "greedy joint, mean joint NLL: beaten at 0.5 by keep_last (1.500 < 1.700)" in printed.splitlines()
+  expected = "greedy joint, mean joint NLL: beaten at 0.5 by keep_last (1.500 < 1.700)"
+  assert expected in printed.splitlines()
 
 
 def test_ratios_go_as_far_as_all_runs_went(tmp_path):
