@@ -54,7 +54,7 @@ def get_config() -> config_dict.ConfigDict:
 
   # How it runs; none of these changes a result.
   config.attention = "xla"  # or pallas: a kernel, for one device a process, not timed yet
-  config.batch_size = 0  # chains searched at once; 0: chosen from memory and lengths
+  config.batch_size = 0  # chains searched at once; 0: chosen from the device's memory
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
   config.mesh.data = 0  # chains of a batch side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary

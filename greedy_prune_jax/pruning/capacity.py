@@ -17,18 +17,13 @@ from greedy_prune_jax.scoring.packing import row_width
 # SmolLM2-135M in bfloat16 ran 750 positions a second in blocks of 512 and 930 in blocks of 1536
 # (layers, attention to 256 positions and LM head of packed rows, timed by themselves).
 _CPU_BLOCK_POSITIONS = 1536
-# A step whose last block is nearly empty pays for a full one: four chains of 28 tokens at once ran
-# 181 positions a second where one at a time ran 96 (SmolLM2-135M, float32, one core, the first two
-# deletions). So as many chains go together as make a step of some blocks, or take this memory.
-_CPU_STEP_POSITIONS = 4 * _CPU_BLOCK_POSITIONS
-_CPU_CHAIN_BYTES = 2**31
 # On an accelerator, more rows than this no longer make a product faster.
 _MOST_BLOCK_POSITIONS = 32_768
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and fragmentation's
 
 
 def choose_batching(
-  segments: Sequence[Segments], model: Model, batch_size: int, *, exact: bool = True
+  segments: Sequence[Segments], model: Model, batch_size: int
 ) -> tuple[list[list[int]], int]:
   """Groups chains into batches.
 
@@ -36,7 +31,6 @@ def choose_batching(
     segments: of all chains of the run.
     model: the pruner.
     batch_size: chains a batch; 0 to choose it from the devices' memory.
-    exact: every deletion is scored at every step.
 
   Returns:
     Batches of indices into `segments`, of chains of like length where a batch has several; and the
@@ -46,7 +40,6 @@ def choose_batching(
     segments,
     model.config,
     batch_size,
-    exact=exact,
     memory=_free_bytes(model),
     itemsize=jnp.dtype(model.decoder.embedding.dtype).itemsize,
     replicas=axis_size(model.params, DATA),
@@ -59,7 +52,6 @@ def plan_batching(
   config: ModelConfig,
   batch_size: int,
   *,
-  exact: bool,
   memory: float | None,
   itemsize: int,
   replicas: int,
@@ -71,25 +63,18 @@ def plan_batching(
     segments: of all chains of the run.
     config: of the pruner.
     batch_size: chains a batch; 0 to choose it.
-    exact: every deletion is scored at every step.
     memory: see `free_bytes`.
     itemsize: bytes of a weight.
     replicas: devices, or groups of `split`, that take chains side by side.
     split: devices that share the weights.
   """
   width, prefix = _sizes(segments)
-  chain = _chain_bytes(config, prefix, itemsize, split)
-  if memory is None:  # a CPU
+  if memory is None:  # a CPU: one chain fills its cores, so more would only take memory
     block_positions, fitting = _CPU_BLOCK_POSITIONS, 1
-    # A screened search makes as many rounds of a step as the most doubtful chain of a batch asks
-    # for, which on a CPU is time for all.
-    if exact:
-      fitting = min(2 * _CPU_STEP_POSITIONS / width**2, _CPU_CHAIN_BYTES / chain)
-      fitting = max(1, int(fitting))
   else:
     position = buckets.bytes_per_position(config, prefix, width, split)
     block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, width)))
-    fitting = max(1, int(memory / 2 / chain))
+    fitting = max(1, int(memory / 2 / _chain_bytes(config, prefix, itemsize, split)))
     fitting = min(fitting, max(1, block_positions // width))
   size = batch_size or fitting * replicas
   order = list(range(len(segments)))

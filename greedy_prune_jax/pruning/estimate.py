@@ -20,7 +20,7 @@ from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.capacity import batch_bytes, free_bytes, plan_batching
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import Task, read_tasks, search_settings, usable_tasks
-from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings
+from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 
 
 class Devices(NamedTuple):
@@ -181,7 +181,6 @@ def _memory(
     segments,
     config,
     1 if settings.ranking != GREEDY else settings.batch_size,
-    exact=settings.search != SCREENED,
     memory=None if devices.memory is None else free_bytes(devices.memory, weights),
     itemsize=itemsize,
     replicas=devices.replicas,

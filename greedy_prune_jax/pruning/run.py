@@ -109,8 +109,7 @@ def _search(
     # Chains follow a ranking one by one: the texts along one path fill the device.
     told = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
     ranking, batch_size = RANKINGS[settings.ranking](model, told), 1
-  exact = settings.search != SCREENED
-  batches, block_positions = choose_batching(segments, model, batch_size, exact=exact)
+  batches, block_positions = choose_batching(segments, model, batch_size)
   search = search_settings(settings, block_positions)
   finished = workdir.finished_ids
   left = [task.path for task in tasks if task.chain.id not in finished]

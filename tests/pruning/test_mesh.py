@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
@@ -171,27 +170,6 @@ def test_a_batch_fills_every_row_of_the_mesh(models, monkeypatch, mesh, batch, p
   _, of_one = choose_batching(segments, models(), 0)
   assert block_positions == positions * of_one
   assert of_one >= width
-
-
-def test_on_a_cpu_short_chains_fill_a_step_together(models):
-  model = models()
-
-  def size(num_reasoning, **settings):
-    ids = np.zeros(num_reasoning, np.int32)
-    segments = [Segments(ids[:9], ids, ids[:5])] * 40
-    return len(choose_batching(segments, model, 0, **settings)[0][0])
-
-  assert size(20) > size(40) > 1
-  assert size(40) * 40**2 / 2 < 4 * 1536
-  assert size(200) == 1
-  assert size(20, exact=False) == 1
-  # The logits of a large vocabulary take memory of every chain.
-  large = dataclasses.replace(model.config, vocab_size=2_000_000)
-  segments = [Segments(*np.zeros((3, 20), np.int32))] * 40
-  batches, _ = capacity.plan_batching(
-    segments, large, 0, exact=True, memory=None, itemsize=4, replicas=1, split=1
-  )
-  assert len(batches[0]) == 1
 
 
 def test_a_device_that_holds_a_share_of_the_weights_takes_more_chains(models, monkeypatch):
