@@ -55,7 +55,6 @@ class RankData:
 
   Attributes:
     name: of the run.
-    pruner: that made it.
     ids: of its chains.
     chain: number of each row's chain.
     rank: normalised prune rank, 0 left first.
@@ -65,7 +64,6 @@ class RankData:
   """
 
   name: str
-  pruner: str
   ids: tuple[str, ...]
   chain: Int[np.ndarray, " T"]
   rank: Float[np.ndarray, " T"]
@@ -124,7 +122,6 @@ def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts
     numbers.append(np.full(len(ranks[-1]), i))
   return RankData(
     name=run.name,
-    pruner=run.chains[0].pruner,
     ids=ids,
     chain=np.concatenate(numbers),
     rank=np.concatenate(ranks),

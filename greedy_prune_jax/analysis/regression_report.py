@@ -55,7 +55,7 @@ def plan_tasks(runs: Sequence[RankData], regressors: Sequence[str], late_target:
   for train in runs:
     for test in runs:
       if train is not test and "ridge" in regressors:
-        sets = _SHARED_SETS + (_HEAD_SETS if train.pruner == test.pruner else ())
+        sets = _SHARED_SETS + (_HEAD_SETS if train.shape == test.shape else ())
         tasks += [Task(train.name, test.name, "rank", "ridge", name) for name in sets]
   return tasks
 
@@ -117,11 +117,11 @@ def regression_section(
       ranks,
       runs,
       metric,
-      f"{label[0].upper()}{label[1:]} of predicted and true prune ranks on unseen chains, by what "
+      f"{label} of predicted and true prune ranks on unseen chains, by what "
       f"they are predicted from. {tested}",
       label,
     )
-    for metric, label in (("r2", "R2"), ("spearman", "mean Spearman correlation within chains"))
+    for metric, label in (("r2", "R2"), ("spearman", "Mean Spearman correlation within chains"))
   ]
   for i, (run, ranking) in enumerate(zip(runs, rankings, strict=True)):
     plots += _head_maps(i, run, ranking)

@@ -29,6 +29,7 @@ from greedy_prune_jax.analysis.rank_regression import (
   predict_unseen,
   score_predictions,
 )
+from greedy_prune_jax.analysis.regression_report import plan_tasks
 from greedy_prune_jax.analysis.ridge import fit_ridge
 from greedy_prune_jax.chains.errors import UserError
 from tests.analysis.planted import pruned_chain, random_segments, tiny_model
@@ -148,6 +149,8 @@ def test_what_holds_at_a_depth_is_carried_to_a_model_of_another_shape(stored, tm
   deeper = build_store(tmp_path, model, list(store.ids), chains, dtype="float32")
   other, _ = rank_data((model, chains, deeper), early_attention)
   assert other.shape != data.shape
+  planned = [task.features for task in plan_tasks([data, other], ["ridge"], "late")[-6:]]
+  assert planned == 2 * ["controls", "pooled attention", "controls and pooled attention"]
   fold_of = assign_folds([data, other])
 
   def carried(feature_set):
