@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from greedy_prune_jax.distill.attention import Seen, attend_packed
 from greedy_prune_jax.distill.packing import PackedRows
-from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, project
 from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.parallel import DATA
@@ -47,21 +47,17 @@ def packed_hidden(
   decoder: Decoder, rows: PackedRows, remat: str = "none", mesh: Mesh | None = None
 ) -> Float[Array, "R W D"]:
   """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
-  segments, positions = rows.segments, rows.positions
-  same = segments[:, :, None] == segments[:, None, :]
   kv_dtype = decoder.embedding[...].dtype
+  softcap = decoder.config.attention_softcap
 
-  @jax.checkpoint  # else each layer's scores are kept, which grow with the square of the width
   def attend(q, k, v, window, _):
-    mask = causal_mask(positions, positions, window) & same
-    cap = decoder.config.attention_softcap
-    out, _ = attend_masked(q, k.astype(kv_dtype), v.astype(kv_dtype), mask, cap)
-    return out, None
+    seen = Seen(rows.segments, rows.positions, window)
+    return attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen), None
 
   x = decoder.embed(rows.token_ids)
   if mesh is not None:  # rows stay where they are and weights come to them, not the other way
     x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
-  hidden, _ = decoder.run_layers(x, positions, attend, wrap_layer=REMAT[remat])
+  hidden, _ = decoder.run_layers(x, rows.positions, attend, wrap_layer=REMAT[remat])
   return hidden
 
 

@@ -27,8 +27,6 @@ def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
   """
   dtype = jnp.dtype(weight.dtype)
   array: Array = weight.weight if isinstance(weight, Master) else weight
-  if dtype == jnp.float32:
-    return _einsum(subscripts, x.astype(dtype), array)
   ellipsis = "ABCDEFGH"[: x.ndim - len(subscripts.split(",")[0].replace("...", ""))]
   return _rounded(subscripts.replace("...", ellipsis), dtype, x, array)
 
