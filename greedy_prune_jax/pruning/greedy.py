@@ -30,6 +30,7 @@ from greedy_prune_jax.scoring.screened import (
   Screening,
   after_deletion,
   screen_deletions,
+  with_estimates,
 )
 
 
@@ -131,7 +132,7 @@ def prune_steps(
   score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
 
   def find(state: Steps, bases: Base, running: Bool[Array, " B"]):
-    """NLLs after deletions, what is known now, and the tally."""
+    """What deletions are chosen by, NLLs after them; what is known now; and the tally."""
     if screening is None:
       nll = score(state.text, bases, running)
       positions, num_scored = jax.vmap(_exact_counts)(state.text)
@@ -160,7 +161,10 @@ def prune_steps(
       lost = jnp.where(running, found.nll.min(axis=1) - nll.min(axis=1), 0.0)
       tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
       tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
-    return found.nll, found.screen, tally
+    scores = found.nll
+    if screening.by_estimate:
+      scores = with_estimates(state.text, bases, found, objective=objective)
+    return scores, found.screen, tally
 
   def step(state: Steps) -> Steps:
     run = partial(run_base, decoder, max_length=sizes.max_length)

@@ -20,12 +20,15 @@ class ScreenSettings:
     rounds: most shortlists of one step.
     doubt: another shortlist is scored while the next estimate is less than so many standard
       deviations of its error, as seen so far, above the best exact score.
+    per_deletion: a shortlist is so many units longer for each deletion of a step beyond the first.
+      Below 1 there are deletions that no exact score is made for, and estimates choose them.
   """
 
   window: int = 6
   shortlist: int = 6
   rounds: int = 4
   doubt: float = 0.5
+  per_deletion: float = 1.5
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any], file: str) -> "ScreenSettings":
@@ -34,7 +37,7 @@ class ScreenSettings:
 
   def __post_init__(self):
     check_least(self, 1, "window", "shortlist", "rounds")
-    check_least(self, 0, "doubt")
+    check_least(self, 0, "doubt", "per_deletion")
 
 
 def plan_screening(
@@ -59,6 +62,7 @@ def plan_screening(
     # A suffix is half as long as a row, on average, and rows do not come out even. A shortlist
     # fills so few rows that larger blocks would run many empty ones.
     block_rows=max(1, min(int(block_positions / 6 / sizes.width), shortlist // 2 + 1)),
+    by_estimate=deletions > 1 and settings.per_deletion < 1,
   )
 
 
@@ -91,5 +95,5 @@ def _refreshed(num_reasoning: int, settings: ScreenSettings, deletions: int) -> 
 
 
 def _shortlist(settings: ScreenSettings, deletions: int) -> int:
-  """Units that are scored at a time: for each deletion more, one and a half more."""
-  return settings.shortlist + 3 * (deletions - 1) // 2
+  """Units that are scored at a time."""
+  return settings.shortlist + int(settings.per_deletion * (deletions - 1))

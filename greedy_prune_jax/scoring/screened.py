@@ -14,7 +14,8 @@ sum of
 Near is estimated again where the last deletions could have changed it, and, for the rest, the
 oldest estimates first. The units of lowest estimate are then scored exactly, a shortlist at a time,
 until the next estimate is so far behind the best exact score that the error seen so far cannot
-bridge it. So the deleted unit always has an exact score.
+bridge it. So the deleted unit always has an exact score, and so have others that are deleted from
+the same scoring, unless `Screening.by_estimate` lets estimates choose these.
 """
 
 import dataclasses
@@ -55,6 +56,7 @@ class Screening:
       deviations of its error above the best exact score.
     window_block: estimates that are made at a time.
     block_rows: rows of shortlisted suffixes that go through the model at a time.
+    by_estimate: whether units without an exact score may be deleted.
   """
 
   window: int
@@ -63,6 +65,7 @@ class Screening:
   doubt: float
   window_block: int
   block_rows: int
+  by_estimate: bool = False
 
 
 class Screen(NamedTuple):
@@ -252,6 +255,14 @@ def estimated_nll(
   sums = _unchanged_sums(text, base, objective=objective) + screen.near + far
   nll = nll_after_deletion(text, base, sums, objective=objective)
   return jnp.where(distinct_candidates(text), nll, jnp.inf)
+
+
+def with_estimates(
+  texts: Text, bases: Base, found: Screened, *, objective: Objective
+) -> Float[Array, "B C"]:
+  """Mean NLL after the deletion of each unit: exact where it is known, else estimated."""
+  estimate = jax.vmap(partial(estimated_nll, objective=objective), in_axes=(0, BASE_AXES, 0))
+  return jnp.where(jnp.isinf(found.nll), estimate(texts, bases, found.screen), found.nll)
 
 
 def _unchanged_sums(text: Text, base: Base, *, objective: Objective) -> Float[Array, " C"]:

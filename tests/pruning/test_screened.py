@@ -353,6 +353,31 @@ def test_several_deletions_from_one_scoring(model, screen):
     assert min(np.diff(places)) > 1  # none next to another
 
 
+def test_estimates_choose_what_no_exact_score_was_made_for(model):
+  # The first of a step's deletions has an exact score; the others only if per_deletion says so.
+  screen = dataclasses.replace(SMALL, rounds=1, per_deletion=0.0)
+  path = _path(model, 2, (9, 20, 4), floor=8)
+  _search(model, [path], "joint", deletions_per_step=4, screen=screen)
+  assert path.tally["num_scored"] == 3 * SMALL.shortlist
+  assert sorted(path.deleted + path.kept) == list(range(20))
+  assert len(path.deleted) == 12
+  assert [i for i, nll in enumerate(path.nll["joint"]) if nll is not None] == [0, 4, 8, 12]
+  # Where windows reach the end an estimate misses nothing, and exact scores choose the same.
+  near = [dataclasses.replace(EVERYTHING, shortlist=1, per_deletion=0.0), EVERYTHING, None]
+  paths = [_path(model, 2, (9, 20, 4), floor=8) for _ in near]
+  for path, screen in zip(paths, near, strict=True):
+    _search(model, [path], "joint", deletions_per_step=4, screen=screen)
+  _assert_same_known(paths[0], paths[1])
+  _assert_same_known(paths[0], paths[2])
+
+
+def _assert_same_known(path, other):
+  assert path.deleted == other.deleted
+  for name in ("joint", "answer"):
+    theirs = np.array(other.nll[name], float)  # None: NaN
+    np.testing.assert_allclose(np.array(path.nll[name], float), theirs, atol=1e-5)
+
+
 def test_the_first_of_several_deletions_is_the_best(model):
   paths = [_path(model, 3, floor=13) for _ in range(2)]
   for path, count in zip(paths, (1, 3), strict=True):
