@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from greedy_prune_jax.distill.examples import Example
-from greedy_prune_jax.models.sampler import bucket
+from greedy_prune_jax.models.sizes import bucket
 
 _WIDTH_MULTIPLE = 32
 _DRAWS = 4  # batches by which a width is chosen

@@ -26,6 +26,7 @@ from jaxtyping import Int
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.decoding import Rows, Texts, admit, decode, empty_rows, resize
+from greedy_prune_jax.models.sizes import bucket, power_of_two
 from greedy_prune_jax.models.token_choice import Choice
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_rows
 
@@ -305,17 +306,3 @@ def _new_texts(requests: Sequence[Request | None], mesh: Mesh | None) -> Texts:
     ),
   )
   return place_rows(texts, mesh)
-
-
-def bucket(value: int, multiple: int) -> int:
-  """The least size that is not below `value` of `multiple`, 2 `multiple`, ... in growing steps.
-
-  Steps are a multiple of `multiple` and at most a quarter of the size, where that is more.
-  """
-  step = max(multiple, 2 ** max(0, max(value - 1, 1).bit_length() - 3))
-  return max(-(-value // step), 1) * step
-
-
-def power_of_two(value: int) -> int:
-  """The least power of two that is not below `value`."""
-  return 1 << max(value - 1, 0).bit_length()

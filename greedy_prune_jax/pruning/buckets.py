@@ -6,19 +6,22 @@ goes through the same programs as one that was never stopped.
 
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.scoring.exact import Sizes
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.packing import num_rows, row_width
 from greedy_prune_jax.scoring.scorer import Attention
 
-# A row is at most a sixteenth (or so many slots) wider than it needs to be, and a multiple of 8:
-# CPUs multiply odd widths at half the speed. A screened search runs so few rows that compiling a
-# program for each 8 tokens would take longer than what it saves.
+# A row is at most an eighth (or so many slots) wider than it needs to be, and a multiple of 8: CPUs
+# multiply odd widths at half the speed. Where rows take little time (on an accelerator, and in a
+# screened search, which runs few) compiling a program for each 8 tokens would take longer than what
+# it saves.
 FINE, COARSE = 8, 32
-PROMPT_MULTIPLE = 32
+_PROMPT_MULTIPLE = 64
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -26,12 +29,22 @@ def round_up(value: int, multiple: int) -> int:
   return -(-value // multiple) * multiple
 
 
+def prompt_capacity(num_prompt: int) -> int:
+  """The size of arrays for prompts of so many tokens."""
+  return bucket(num_prompt, _PROMPT_MULTIPLE)
+
+
+def finest_width(*, screened: bool) -> int:
+  """`FINE` or `COARSE`, whichever suits the search and the device."""
+  return COARSE if screened or jax.default_backend() != "cpu" else FINE
+
+
 def _spacing(width: int, finest: int) -> int:
-  return max(finest, 2 ** max(max(width - 1, 1).bit_length() - 5, 0))
+  return max(finest, 2 ** max(max(width - 1, 1).bit_length() - 4, 0))
 
 
 def bucket_width(needed: int, finest: int = FINE) -> int:
-  """The width of the bucket for rows of `needed` slots: 8, 16, ... 256, 272, ... 512, 544, ...
+  """The width of the bucket for rows of `needed` slots: 8, 16, ... 128, 144, ... 256, 288, ...
 
   Args:
     needed: slots.
@@ -85,8 +98,11 @@ def affordable_floor(
 def text_capacity(width: int, num_answer: int) -> int:
   """Tokens of reasoning and answer that fit a bucket, and one more: no index is past them."""
   # n + A is at most width + 3 - A; the answer is rounded down so that fewer sizes are compiled.
-  shortest = max(num_answer // FINE * FINE, 1)
-  return round_up(width + 4 - shortest, FINE)
+  return round_up(width + 4 - _rounded_down(num_answer), FINE)
+
+
+def _rounded_down(num_answer: int) -> int:
+  return max(num_answer // FINE * FINE, 1)
 
 
 def plan_sizes(
@@ -118,18 +134,20 @@ def plan_sizes(
   """
   text = text_capacity(width, min(num_answers))
   if token_units:
-    highest = (width + 3 - 2 * min(num_answers), bucket_floor(width, min(num_answers), finest))
-    rows = [num_rows(n) for n in range(highest[0], highest[1], -1)]
+    # The answer counts rounded down, as above.
+    shortest = _rounded_down(min(num_answers))
+    most, least = width + 3 - 2 * shortest, bucket_floor(width, shortest, finest)
+    rows = [num_rows(n) for n in range(most, min(least, most - 1), -1)]
   else:
     # Powers of two, so that few programs are compiled; a row holds a unit's suffix or more.
     rows = [2 ** max(num_units - 1, 1).bit_length()]
-  wanted = block_positions / width / len(num_answers)
+  wanted = min(block_positions / width / len(num_answers), rows[0])
   return Sizes(
     width=width,
     text=text,
-    prefix=round_up(num_prompt, PROMPT_MULTIPLE) + text,
+    prefix=prompt_capacity(num_prompt) + text,
     answer=round_up(max(num_answers), FINE) if objective == "answer" else 0,
-    block_rows=_block_rows(rows, wanted if token_units else min(wanted, rows[0])),
+    block_rows=_block_rows(rows, wanted),
     max_length=max_length,
     token_units=token_units,
     attention=attention,

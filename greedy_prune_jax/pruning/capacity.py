@@ -110,8 +110,9 @@ def batch_bytes(
 def _sizes(segments: Sequence[Segments]) -> tuple[int, int]:
   """Slots of a row, and of prompt and text, that hold every chain."""
   widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
-  width = buckets.bucket_width(widest)
-  return width, max(len(s.prompt) for s in segments) + buckets.text_capacity(width, 1)
+  width = buckets.bucket_width(widest, buckets.COARSE)
+  num_prompt = max(len(s.prompt) for s in segments)
+  return width, buckets.prompt_capacity(num_prompt) + buckets.text_capacity(width, 1)
 
 
 def _chain_bytes(config: ModelConfig, prefix: int, itemsize: int, split: int) -> int:

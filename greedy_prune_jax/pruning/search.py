@@ -169,7 +169,7 @@ class _BatchPlan:
 
   def start_prompts(self) -> Prompt:
     """Runs the prompts, once; the cache has no room for texts yet."""
-    ids = np.zeros((len(self.paths), buckets.round_up(self.num_prompt, buckets.PROMPT_MULTIPLE)))
+    ids = np.zeros((len(self.paths), buckets.prompt_capacity(self.num_prompt)))
     lengths = [len(path.segments.prompt) for path in self.paths]
     for row, path in zip(ids, self.paths, strict=True):
       row[: len(path.segments.prompt)] = path.segments.prompt
@@ -196,7 +196,7 @@ class _BatchPlan:
       0 if path.finished else self._needed_width(path, n)
       for path, n in zip(self.paths, lengths, strict=True)
     ]
-    finest = buckets.FINE if self.settings.screen is None else buckets.COARSE
+    finest = buckets.finest_width(screened=self.settings.screen is not None)
     width = buckets.bucket_width(max(needed), finest)
     budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
     budget /= sum(not path.finished for path in self.paths)

@@ -13,7 +13,8 @@ from greedy_prune_jax.models import decoding, sampler
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.models.sampler import Request, Sample, Sampler, bucket
+from greedy_prune_jax.models.sampler import Request, Sample, Sampler
+from greedy_prune_jax.models.sizes import bucket
 from tests.models.reference import WINDOW, tiny_config, tiny_model
 
 NEW_TOKENS = 20

@@ -11,7 +11,8 @@ import pytest
 from greedy_prune_jax.models import sampler
 from greedy_prune_jax.models.decoding import decode, empty_rows
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.models.sampler import Request, Sampler, power_of_two
+from greedy_prune_jax.models.sampler import Request, Sampler
+from greedy_prune_jax.models.sizes import power_of_two
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of, weight_shardings
 from tests.models.reference import tiny_config, tiny_model
 

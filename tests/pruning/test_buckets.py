@@ -7,7 +7,7 @@ from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.scoring.packing import num_rows, row_width
 
 
-@pytest.mark.parametrize(("finest", "most"), [(buckets.FINE, 110), (buckets.COARSE, 90)])
+@pytest.mark.parametrize(("finest", "most"), [(buckets.FINE, 60), (buckets.COARSE, 52)])
 def test_widths_are_a_ladder_with_little_waste(finest, most):
   widths = sorted({buckets.bucket_width(needed, finest) for needed in range(1, 5000)})
   assert widths[:3] == [finest, 2 * finest, 3 * finest]
@@ -15,7 +15,7 @@ def test_widths_are_a_ladder_with_little_waste(finest, most):
     assert buckets.narrower_bucket(wide, finest) == narrow
   for needed in range(1, 5000):
     width = buckets.bucket_width(needed, finest)
-    assert needed <= width < needed + max(finest, needed / 16 + 1)
+    assert needed <= width < needed + max(finest, needed / 8 + 1)
   assert len(widths) < most
 
 
@@ -73,3 +73,49 @@ def test_texts_and_rows_fit_their_bucket():
     assert sizes.answer >= num_answer + 3
     rows = num_rows(tokens)
     assert -(-rows // sizes.block_rows) * sizes.block_rows < rows + max(2, 1024 / width)
+
+
+def test_chains_of_many_shapes_share_few_programs():
+  """Neither each prompt length nor each answer length makes programs of its own."""
+  rng = np.random.default_rng(0)
+  shapes = rng.integers([20, 60, 6], [120, 320, 14], (200, 3)).tolist()  # N, P, A
+  programs, widths = set(), set()
+  for tokens, num_prompt, num_answer in shapes:
+    while tokens:
+      width = buckets.bucket_width(row_width(tokens, num_answer))
+      widths.add(width)
+      programs.add(
+        buckets.plan_sizes(
+          width=width,
+          num_prompt=num_prompt,
+          num_answers=[num_answer],
+          block_positions=1536,
+          objective="joint",
+          max_length=None,
+          token_units=True,
+        )
+      )
+      tokens = buckets.bucket_floor(width, num_answer)
+  prompts = {buckets.prompt_capacity(n) for n in range(60, 320)}
+  answers = {n // buckets.FINE for n in range(6, 14)}
+  assert len(programs) <= len(widths) * len(prompts) * len(answers)
+
+
+@pytest.mark.parametrize("tokens", [8, 20, 33, 60])
+def test_a_block_is_no_larger_than_what_a_short_chain_fills(tokens):
+  while tokens:
+    width = buckets.bucket_width(row_width(tokens, 9))
+    floor = buckets.bucket_floor(width, 9)
+    sizes = buckets.plan_sizes(
+      width=width,
+      num_prompt=100,
+      num_answers=[9],
+      block_positions=1536,
+      objective="joint",
+      max_length=None,
+      token_units=True,
+    )
+    rows = np.array([num_rows(n) for n in range(tokens, floor, -1)])
+    run = -(-rows // sizes.block_rows) * sizes.block_rows
+    assert run.sum() <= 1.5 * rows.sum()
+    tokens = floor

@@ -120,7 +120,7 @@ def start_prompt(model: Model, segments: Segments) -> tuple[Prompt, int | None]:
   dynamic = any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
   max_length = len(segments) if dynamic else None
   num_prompt = len(segments.prompt)
-  ids = np.zeros((1, buckets.round_up(num_prompt, buckets.PROMPT_MULTIPLE)), np.int32)
+  ids = np.zeros((1, buckets.prompt_capacity(num_prompt)), np.int32)
   ids[0, :num_prompt] = segments.prompt
   lengths = jnp.asarray([num_prompt], jnp.int32)
   prompts = start_chains(

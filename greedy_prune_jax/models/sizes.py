@@ -1,0 +1,15 @@
+"""Sizes of arrays, drawn from a few so that few programs are compiled."""
+
+
+def bucket(value: int, multiple: int) -> int:
+  """The least size that is not below `value` of `multiple`, 2 `multiple`, ... in growing steps.
+
+  Steps are a multiple of `multiple` and at most a quarter of the size, where that is more.
+  """
+  step = max(multiple, 2 ** max(0, max(value - 1, 1).bit_length() - 3))
+  return max(-(-value // step), 1) * step
+
+
+def power_of_two(value: int) -> int:
+  """The least power of two that is not below `value`."""
+  return 1 << max(value - 1, 0).bit_length()
