@@ -110,7 +110,7 @@ def batch_bytes(
 def _sizes(segments: Sequence[Segments]) -> tuple[int, int]:
   """Slots of a row, and of prompt and text, that hold every chain."""
   widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
-  width = buckets.bucket_width(widest, buckets.COARSE)
+  width = buckets.bucket_width(widest, buckets.finest_width(screened=False))
   num_prompt = max(len(s.prompt) for s in segments)
   return width, buckets.prompt_capacity(num_prompt) + buckets.text_capacity(width, 1)
 

@@ -161,7 +161,7 @@ def test_shared_weights_are_never_put_together(models):
 def test_a_batch_fills_every_row_of_the_mesh(models, monkeypatch, mesh, batch, positions):
   model = models(mesh) if mesh else models()
   segments = [path.segments for path in _paths()] * 10
-  width, prefix = 24, 17 + 32
+  width, prefix = capacity._sizes(segments)
   one = capacity._chain_bytes(model.config, prefix, 4, 1)
   monkeypatch.setattr(capacity, "_free_bytes", lambda model: 2 * 3.5 * one)
   batches, block_positions = choose_batching(segments, model, 0)
