@@ -15,7 +15,7 @@ from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workd
 from greedy_prune_jax.pruning.audit import format_trust
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
-from greedy_prune_jax.pruning.settings import MAY_CHANGE, PruneSettings
+from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.show import format_pruned, format_summary
 
 
@@ -32,7 +32,11 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
       print_result(estimate_run(settings))
     return
   failed = run_in_workdir(
-    lambda run: run_prune(settings, run), workdir, config, output="pruned", may_change=MAY_CHANGE
+    lambda run: run_prune(settings, run),
+    workdir,
+    config,
+    output="pruned",
+    may_change=settings.may_change,
   )
   if settings.show_chains and jax.process_index() == 0:
     _show(workdir, settings.show_chains)

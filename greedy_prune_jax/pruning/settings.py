@@ -28,7 +28,7 @@ ON_BAD_CHAIN = ("error", "skip")
 _FILE = "configs/prune.py"
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
-MAY_CHANGE = (
+_MAY_CHANGE = (
   *("attention", "batch_size", "mesh.data", "mesh.model"),
   *("on_bad_chain", "show_chains", "compilation_cache", "dry_run"),
   *("plan.device", "plan.num_devices", "plan.peak_flops", "plan.utilisation"),
@@ -82,6 +82,13 @@ class PruneSettings:
   compilation_cache: bool
   dry_run: bool
   plan: PlanSettings
+
+  @property
+  def may_change(self) -> tuple[str, ...]:
+    """Keys that a later run in the same workdir may set differently."""
+    if self.search == SCREENED:
+      return _MAY_CHANGE
+    return (*_MAY_CHANGE, *(f"screen.{field.name}" for field in dataclasses.fields(ScreenSettings)))
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> "PruneSettings":

@@ -282,6 +282,13 @@ def test_the_workdir_of_another_config(start, run, tmp_path):
   assert "Go on with the old values, or choose another workdir." in message
   assert records(tmp_path / "run") == before
   run(num_chains=1, batch_size=2)
+  run(num_chains=1, **{"screen.window": 3})  # which exact search does not read
+
+
+def test_how_a_screened_search_screens_may_not_change(start, run):
+  run(num_chains=1, search="screened")
+  message = error_of(start(num_chains=1, search="screened", **{"screen.window": 3}))
+  assert re.search(r"These keys differ:\n  screen.window: was 6, is 3\n", message)
 
 
 def test_a_template_of_ones_own_that_does_not_work(start, tmp_path):
