@@ -15,7 +15,7 @@ from typing import Any
 from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
-from greedy_prune_jax.pruning.settings import MAY_CHANGE as PRUNE_MAY_CHANGE
+from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.study.parts import Part
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING, StudySettings
 from greedy_prune_jax.study.work import edit_arm, make_chains, prune_arm, train_and_test
@@ -97,7 +97,7 @@ def _prune_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterato
       name=f"prune/{arm}",
       needs=("chains",),
       config=config,
-      may_change=PRUNE_MAY_CHANGE,
+      may_change=PruneSettings.from_config(config).may_change,
       run=functools.partial(prune_arm, config, folder / "prune" / arm),
     )
 

@@ -30,7 +30,6 @@ from greedy_prune_jax.pruning.drp.run import OUTPUTS, run_drp
 from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
 from greedy_prune_jax.pruning.drp.settings import DrpSettings
 from greedy_prune_jax.pruning.run import run_prune
-from greedy_prune_jax.pruning.settings import MAY_CHANGE as PRUNE_MAY_CHANGE
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.study.parts import StoppedError
 from greedy_prune_jax.study.settings import StudySettings
@@ -101,7 +100,7 @@ def prune_arm(config: Mapping[str, Any], folder: Path) -> None:
     UserError: a chain could not be pruned: all arms must have the same.
   """
   settings = PruneSettings.from_config(config)
-  with Workdir(folder, config, output="pruned", may_change=PRUNE_MAY_CHANGE) as workdir:
+  with Workdir(folder, config, output="pruned", may_change=settings.may_change) as workdir:
     if failed := run_prune(settings, workdir):
       raise UserError(f"{len(failed)} chains could not be pruned; see {folder}/skipped.jsonl")
     workdir.remove_unfinished()
