@@ -9,7 +9,7 @@ Letters beside those of `models.decoder`: R rows, W width of a row.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,8 @@ def packed_hidden(
 
   def attend(q, k, v, window, _):
     seen = Seen(rows.segments, rows.positions, window)
-    return attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen), None
+    out = attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen)
+    return cast(Array, out), None  # pyright takes what custom_vjp returns for any object
 
   x = decoder.embed(rows.token_ids)
   if mesh is not None:  # rows stay where they are and weights come to them, not the other way
