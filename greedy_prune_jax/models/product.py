@@ -18,7 +18,8 @@ def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
   float32 is multiplied in full on every backend (GPUs and TPUs would round the operands by
   default). Beside bfloat16 the gradient of the result is rounded too, as x is: left to itself, JAX
   would multiply it in float32 with what was bfloat16, at a fraction of the speed, and twice for
-  each product forwards.
+  each product forwards. In float32 the gradients are written out too, because the one that autodiff
+  makes for a weight is a transposed product, for which XLA's CPU backend is a third slower.
 
   Args:
     subscripts: of `jnp.einsum`, with lower-case letters; no axis is summed within one operand.
