@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.attention import MASKED, causal_mask
 from greedy_prune_jax.models.product import product
 
-# Queries of a block. Fewer skip more of what is masked; on a CPU products of less than a hundred
-# rows take as long as larger ones. Blocks are unrolled, so there are never many.
+# Queries of a block. Fewer skip more of what is masked: rows of 576 took a CPU 109 ms a layer
+# as one block, 74 as four, 66 as nine. But blocks are unrolled, and compiled one by one.
 _BLOCK = 128
 _MOST_BLOCKS = 8
 _MULTIPLE = 32

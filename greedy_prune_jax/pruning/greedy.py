@@ -132,7 +132,7 @@ def prune_steps(
   score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
 
   def find(state: Steps, bases: Base, running: Bool[Array, " B"]):
-    """What deletions are chosen by, NLLs after them; what is known now; and the tally."""
+    """What units are deleted by, lowest first; what is known now; and the tally."""
     if screening is None:
       nll = score(state.text, bases, running)
       positions, num_scored = jax.vmap(_exact_counts)(state.text)

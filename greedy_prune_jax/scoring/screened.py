@@ -260,9 +260,22 @@ def estimated_nll(
 def with_estimates(
   texts: Text, bases: Base, found: Screened, *, objective: Objective
 ) -> Float[Array, "B C"]:
-  """Mean NLL after the deletion of each unit: exact where it is known, else estimated."""
+  """What units are deleted by, lowest first: exact scores where they are known, else estimates.
+
+  Args:
+    texts: current texts.
+    bases: `run_base` of the texts.
+    found: of them.
+    objective: `joint` or `answer`.
+
+  Returns:
+    Mean NLL in nats per token, infinity for what is no candidate. The unit of the best exact score
+    is put below all others, so that the first deletion is not by an estimate.
+  """
   estimate = jax.vmap(partial(estimated_nll, objective=objective), in_axes=(0, BASE_AXES, 0))
-  return jnp.where(jnp.isinf(found.nll), estimate(texts, bases, found.screen), found.nll)
+  scores = jnp.where(jnp.isinf(found.nll), estimate(texts, bases, found.screen), found.nll)
+  best = jnp.arange(scores.shape[1])[None] == found.nll.argmin(axis=1, keepdims=True)
+  return jnp.where(best, scores.min(axis=1, keepdims=True) - 1, scores)
 
 
 def _unchanged_sums(text: Text, base: Base, *, objective: Objective) -> Float[Array, " C"]:

@@ -30,6 +30,7 @@ from greedy_prune_jax.scoring.screened import (
   estimated_nll,
   fresh_screen,
   screen_deletions,
+  with_estimates,
 )
 from tests.models.reference import tiny_config, tiny_model
 from tests.pruning.full_passes import random_segments
@@ -369,6 +370,31 @@ def test_estimates_choose_what_no_exact_score_was_made_for(model):
     _search(model, [path], "joint", deletions_per_step=4, screen=screen)
   _assert_same_known(paths[0], paths[1])
   _assert_same_known(paths[0], paths[2])
+
+
+def test_no_estimate_goes_before_the_best_exact_score(model):
+  step = _Step(model, _path(model), "joint")
+  screens = Screen(**jax.tree.map(jnp.asarray, fresh_screen((1, step.sizes.text))))
+  screening = plan_screening(dataclasses.replace(SMALL, shortlist=4, rounds=1), step.sizes, 64, 1)
+  found = screen_deletions(
+    *step.of_all,
+    screens,
+    jnp.ones(1, bool),
+    sizes=step.sizes,
+    screening=screening,
+    objective="joint",
+  )
+  # Had the exact scores come out higher, all estimates would be lower than the best of them.
+  found = found._replace(nll=found.nll + 10)
+  scores = with_estimates(step.texts, step.bases, found, objective="joint")[0]
+  best = int(found.nll[0].argmin())
+  assert int(scores.argmin()) == best
+  text, base = step.one()
+  screen = jax.tree.map(lambda x: x[0], found.screen)
+  estimates = estimated_nll(text, base, screen, objective="joint")
+  expected = np.where(np.isinf(found.nll[0]), estimates, found.nll[0])
+  np.testing.assert_array_equal(np.delete(scores, best), np.delete(expected, best))
+  assert scores[best] < expected.min()
 
 
 def _assert_same_known(path, other):
