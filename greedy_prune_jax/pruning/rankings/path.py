@@ -13,6 +13,7 @@ from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.greedy import start_chains
@@ -22,7 +23,8 @@ from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.packing import Text
 from greedy_prune_jax.scoring.scorer import Prompt, run_base, with_room
 
-_TEXT_MULTIPLE = 32  # texts are padded to multiples of this, so that few programs are compiled
+# Texts are padded to one of few widths, and are so many at once, so that few programs are compiled.
+_WIDTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
 
 
 @partial(jax.jit, static_argnames=("graph", "max_length"))
@@ -159,22 +161,26 @@ def _next_texts(
   """
   first, last = len(path.nll["joint"]), len(num_gone) - 1
   longest = len(path.segments.reasoning) - num_gone[first] + len(path.segments.answer)
-  count = texts_at_once(model, longest, block_positions)
+  count = texts_at_once(model, longest, last + 1 - first, block_positions)
   gone = [order[: num_gone[min(first + row, last)]] for row in range(count)]
   return texts_without(model, path.segments, gone)
 
 
-def texts_at_once(model: Model, longest: int, block_positions: int) -> int:
-  """How many texts of up to `longest` tokens go through the model at once."""
-  width = buckets.round_up(longest, _TEXT_MULTIPLE)
-  return buckets.round_up(max(1, block_positions // width), axis_size(model.params, DATA))
+def texts_at_once(model: Model, longest: int, num_left: int, block_positions: int) -> int:
+  """How many texts of up to `longest` tokens, of which `num_left` are left, should be run at once.
+
+  Where that is more than there are, some are run twice.
+  """
+  fitting = max(1, block_positions // bucket(longest, _WIDTH_MULTIPLE))
+  count = min(fitting, bucket(num_left, _COUNT_MULTIPLE))
+  return buckets.round_up(count, axis_size(model.params, DATA))
 
 
 def texts_without(model: Model, segments: Segments, gone: Sequence[Sequence[int]]) -> Text:
   """Texts of a chain for `score_texts`, of each of which some reasoning positions are gone."""
   texts = [np.delete(segments.reasoning, list(positions)) for positions in gone]
   count, num_answer = len(texts), len(segments.answer)
-  width = buckets.round_up(max(map(len, texts)) + num_answer, _TEXT_MULTIPLE)
+  width = bucket(max(map(len, texts)) + num_answer, _WIDTH_MULTIPLE)
   ids = np.zeros((count, width), np.int32)
   for row, text in zip(ids, texts, strict=True):
     row[: len(text) + num_answer] = np.concatenate([text, segments.answer])

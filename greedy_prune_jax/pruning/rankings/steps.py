@@ -68,7 +68,7 @@ def _answer_nlls_without(model: Model, chain: RankingInput) -> tuple[Float[np.nd
   gone = [range(start, start + size) for start, size in zip(unit_starts(sizes), sizes, strict=True)]
   prompts, max_length = start_prompt(model, segments)
   longest = len(segments.reasoning) - min(sizes) + len(segments.answer)
-  count = texts_at_once(model, longest, _BLOCK_POSITIONS)
+  count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
   found = []
   for start in range(0, len(gone), count):
     block = gone[start : start + count]
