@@ -18,6 +18,10 @@ from ml_collections import config_dict
 
 from configs import study_cpu
 
+# Nine templates with short worked solutions, of 30 to 50 of SmolLM2's tokens, and three others.
+_TRAINED = "gsm_symbolic@26,58,43,16,72,50,6,99,75"
+_HELD_OUT = "gsm_symbolic@10,4,45"
+
 # What each arm changes in `prune`.
 ARMS = {
   **{
@@ -35,6 +39,8 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
     raise ValueError(f"mode={mode!r}; expected smoke, endpoint, endpoint_smoke or nothing")
   smoke = mode.endswith("smoke")
   config = study_cpu.get_config("smoke" if smoke else "")
+  config.chains = _TRAINED
+  config.tests.same_templates.questions = _TRAINED
   if smoke:
     config.arms = config_dict.ConfigDict({"steps_answer": ARMS["steps_answer"]})
     config.reference = "steps_answer"
@@ -43,19 +49,24 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
     config.arms = config_dict.ConfigDict(ARMS)
     config.keep_ratios = (0.6, 0.3)
     config.num_chains = 50
+    config.max_reasoning_tokens = 56
     config.seeds = (0, 1)
     config.update(
       {
-        "prune": {"dtype": "bfloat16", "batch_size": 8},  # short chains fill a core only together
+        "prune": {"dtype": "bfloat16"},
         "distill": {
           "compute_dtype": "bfloat16",
+          "lora_rank": 0,
           "steps": 24,
           "save_every": 24,
           "learning_rate": 2e-4,
           "warmup_steps": 4,
         },
-        "evaluate": {"dtype": "bfloat16"},
-        "tests": {"same_templates": {"num_questions": 100}},
+        "evaluate": {"dtype": "bfloat16", "max_new_tokens": 96},
+        "tests": {
+          "same_templates": {"num_questions": 100},
+          "held_out_templates": {"questions": _HELD_OUT, "num_questions": 20},
+        },
       }
     )
   if mode.startswith("endpoint"):

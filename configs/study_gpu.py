@@ -41,9 +41,10 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
 
   config.update(
     {
-      "prune": {"dtype": "bfloat16"},
+      "prune": {"dtype": "bfloat16", "batch_size": 0},
       "distill": {
         "compute_dtype": "bfloat16",
+        "lora_rank": 0,
         "steps": 375,  # 3 epochs
         "batch_size": 16,
         "learning_rate": 5e-5,

@@ -42,13 +42,14 @@ class Cell:
 
 def cells(settings: StudySettings) -> list[Cell]:
   """All cells, in the order of the table: the ends, the arms, edited and ready chains."""
+  ratios = sorted(settings.keep_ratios, reverse=True)
   return [
     Cell(student, arm, ratio)
     for student in settings.students
     for arm, ratio in (
       (NO_PRUNING, 1.0),
       (ANSWER_ONLY, 0.0),
-      *((arm, ratio) for arm in settings.arms for ratio in settings.keep_ratios),
+      *((arm, ratio) for arm in settings.arms for ratio in ratios),
       *((arm, 1.0) for arm in (*settings.edited, *settings.ready)),
     )
   ]
@@ -57,7 +58,8 @@ def cells(settings: StudySettings) -> list[Cell]:
 def plan(settings: StudySettings, folder: Path) -> list[Part]:
   """The parts of a study.
 
-  Students come seed by seed, so that a study which is looked at half-way has every arm.
+  Students come keep ratio by keep ratio, in the order of the settings, and below that seed by seed:
+  a study that is looked at half-way has all arms and seeds of some ratio.
   """
   chains = folder / "chains" / "chains.jsonl"
   parts = [
@@ -71,10 +73,13 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
   ]
   parts += _prune_parts(settings, folder, chains)
   parts += _drp_parts(settings, folder, chains)
+  turns = {ratio: turn for turn, ratio in enumerate(settings.keep_ratios)}
   parts += [
     _student_part(settings, folder, chains, cell, seed)
+    for turn in range(len(turns))
     for seed in settings.seeds
     for cell in cells(settings)
+    if turns.get(cell.keep_ratio, 0) == turn
   ]
   return parts
 
