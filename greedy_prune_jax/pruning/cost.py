@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.pruning.progress import exact_positions, search_positions
-from greedy_prune_jax.pruning.rankings.path import path_positions
+from greedy_prune_jax.pruning.rankings.path import path_lengths, path_positions
 from greedy_prune_jax.pruning.search import PrunePath, Settings
 from greedy_prune_jax.scoring.objectives import Objective
 
@@ -82,18 +82,21 @@ def exact_work(config: ModelConfig, path: PrunePath, objective: Objective) -> Wo
   return Work(exact_positions(path), flops)
 
 
-def ranking_work(config: ModelConfig, path: PrunePath, ranking: str) -> Work:
+def ranking_work(
+  config: ModelConfig, path: PrunePath, ranking: str, deletions_per_step: int = 1
+) -> Work:
   """A ranking's own passes, and the NLLs of the texts along the path that it gives.
 
   What other models do for it (`llmlingua`, `text_model`) is not counted.
   """
-  prompt, texts = len(path.segments.prompt), _tokens_left(path) + len(path.segments.answer) - 1
+  prompt = len(path.segments.prompt)
+  texts = np.asarray(path_lengths(path, deletions_per_step)) + len(path.segments.answer) - 1
   flops = _flops(config, texts.sum(), texts.sum(), _seen(prompt, texts).sum())
   flops += _prompt_flops(config, prompt)
   whole = len(path.segments)
   passes = _FORWARD_PASSES.get(ranking, 0)
   flops += passes * _flops(config, whole, whole, _seen(0, whole))
-  positions = path_positions(path) + (whole if passes else 0)
+  positions = path_positions(path, deletions_per_step) + (whole if passes else 0)
   if ranking == "answer_perplexity":  # the prompt, and the text without each unit
     num_reasoning = len(path.segments.reasoning)
     units = len(path.unit_sizes or path.segments.reasoning)

@@ -65,7 +65,7 @@ def _log_skipped(bad: BadChain) -> None:
 
 def _work(settings: PruneSettings, config: ModelConfig, task: Task) -> Work:
   if settings.ranking != GREEDY:
-    return ranking_work(config, task.path, settings.ranking)
+    return ranking_work(config, task.path, settings.ranking, settings.deletions_per_step)
   search = search_settings(settings, block_positions=0)
   work = search_work(config, task.path, search)
   if task.audit is not None:  # exact scores at every step, and exact search

@@ -114,7 +114,9 @@ def _search(
   finished = workdir.finished_ids
   left = [task.path for task in tasks if task.chain.id not in finished]
   failed = []
-  positions = path_positions if ranking else partial(search_positions, settings=search)
+  positions = partial(search_positions, settings=search)
+  if ranking:
+    positions = partial(path_positions, deletions_per_step=search.deletions_per_step)
   with Progress(left, len(tasks) - len(left), positions) as progress:
     for batch, audited in itertools.product(batches, (True, False)):
       todo = [tasks[i] for i in batch if (tasks[i].audit is not None) == audited]

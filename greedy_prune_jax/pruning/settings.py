@@ -134,11 +134,6 @@ class PruneSettings:
         f"audit={self.audit}: it sets a screened search beside an exact one; expected "
         f"ranking={GREEDY} and search={SCREENED}, or audit=0"
       )
-    if self.deletions_per_step > 1 and self.ranking != GREEDY:
-      raise UserError(
-        f"deletions_per_step={self.deletions_per_step} is read by ranking={GREEDY} alone, not "
-        f"{self.ranking}"
-      )
 
   def _check_ranking(self) -> None:
     for name in ("attention_layers", "attention_heads"):

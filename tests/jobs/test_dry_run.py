@@ -29,6 +29,7 @@ def _number(output, name):
     {"unit": "sentence", "keep_ratios": 0.3},
     *({"ranking": name, "keep_ratios": 0.3} for name in ("random", "surprisal", "gradient")),
     {"ranking": "attention", "unit": "word", "keep_ratios": 0.2},
+    {"ranking": "random", "deletions_per_step": 9, "keep_ratios": (0.7, 0.3)},
   ],
 )
 def test_the_positions_are_those_of_the_run(dry, run, tmp_path, settings):

@@ -38,7 +38,6 @@ def test_records_say_how_far_to_trust_them(run, tmp_path):
     ({"search": "screened", "screen.window": 0}, "window=0; expected 1 or more"),
     ({"audit": 2}, "audit=2: it sets a screened search beside an exact one"),
     ({"deletions_per_step": 0}, "deletions_per_step=0; expected 1 or more"),
-    ({"deletions_per_step": 2, "ranking": "random"}, "is read by ranking=greedy alone"),
     ({"search": "guess"}, "search='guess'; expected one of exact, screened"),
   ],
 )

@@ -5,6 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
@@ -160,7 +161,7 @@ def test_a_nan_stops_its_chain_alone(models):
   broken = model.config.vocab_size - 1
   chains = [random_segments(i, broken, (5, 9, 3)) for i in range(2)]
   chains[1].reasoning[4] = broken
-  decoder = model.decoder
+  decoder = nnx.clone(model.decoder)  # which shares its weights with the model of other tests
   decoder.embedding[...] = decoder.embedding[...].at[broken].set(jnp.nan)
   paths = [PrunePath(segments, floor=2) for segments in chains]
   _search(Model.from_decoder(decoder), paths, "joint")

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
@@ -14,7 +15,7 @@ from greedy_prune_jax.pruning.search import PrunePath, Settings
 from tests.models.reference import tiny_config, tiny_model
 from tests.pruning.full_passes import full_pass_nlls, random_segments
 
-SETTINGS = Settings(objective="joint", block_positions=100)  # 3 texts of 32 positions at once
+SETTINGS = Settings(objective="joint", block_positions=48)  # 3 texts of 16 positions at once
 ORDER = [3, 11, 0, 7, 8, 2, 10, 1, 5, 9, 4, 6]
 
 
@@ -53,6 +54,50 @@ def test_a_path_equals_full_passes(models, floor):
   assert len(path.nll["joint"]) == len(path.nll["reasoning"]) == 12 - floor + 1
   # The ranking's own, the prompt, and each text but for its last token.
   assert path.positions_scored == 100 + 9 + sum(n + 3 for n in range(floor, 13))
+
+
+@pytest.mark.parametrize(
+  ("every", "marks", "sizes", "scored"),
+  [
+    (4, (7, 2), None, [0, 4, 5, 9, 10]),
+    (100, (7, 2), None, [0, 5, 10]),
+    (2, (7, 2), (2, 1, 3, 1, 5), [0, 2, 4]),  # after which 12, 5 and 1 tokens are left
+  ],
+)
+def test_texts_between_steps_are_not_scored(models, every, marks, sizes, scored):
+  _, model = models
+  segments = random_segments(0, model.config.vocab_size, (9, 12, 4))
+  whole, path = (PrunePath(segments, 2, sizes, marks=marks) for _ in range(2))
+  follow(model, whole)
+  expected = path_positions(path, every)
+  follow(model, path, settings=SETTINGS._replace(deletions_per_step=every))
+  assert path.deleted == whole.deleted
+  for name, values in whole.nll.items():
+    assert len(path.nll[name]) == len(values)
+    assert [k for k, value in enumerate(path.nll[name]) if value is not None] == scored
+    for k in scored:
+      np.testing.assert_allclose(path.nll[name][k], values[k], atol=1e-5)
+  assert path.positions_scored < whole.positions_scored
+  if sizes is None:
+    assert path.positions_scored == 100 + expected
+
+
+def test_a_path_with_texts_between_goes_on_where_it_stopped(models):
+  _, model = models
+  segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
+  settings = SETTINGS._replace(deletions_per_step=2, block_positions=40)
+  whole = PrunePath(segments, 2, marks=(7,))
+  follow(model, whole, settings=settings)
+  states = stops(model, segments, settings=settings, marks=(7,))
+  assert len(states) > 2
+  for state in states:
+    path = PrunePath(segments, 2, marks=(7,), **state)
+    follow(model, path, settings=settings)
+    assert path.deleted == whole.deleted
+    assert path.positions_scored == whole.positions_scored
+    assert [value is None for value in path.nll["joint"]] == [
+      value is None for value in whole.nll["joint"]
+    ]
 
 
 SIZES = (2, 1, 3, 1, 5)
@@ -94,15 +139,15 @@ def test_a_path_of_units_that_goes_on_equals_one_that_never_stopped(models):
   np.testing.assert_allclose(path.nll["joint"], whole.nll["joint"], atol=1e-6)
 
 
-def stops(model, segments, floor=2, unit_sizes=None):
+def stops(model, segments, floor=2, unit_sizes=None, settings=SETTINGS, marks=()):
   """What there is to go on from, each time that the path reports."""
-  path, found = PrunePath(segments, floor, unit_sizes), []
+  path, found = PrunePath(segments, floor, unit_sizes, marks=marks), []
 
   def report():
     state = dataclasses.asdict(path)
     found.append({name: state[name] for name in ("deleted", "nll", "positions_scored", "seconds")})
 
-  follow(model, path, settings=SETTINGS._replace(seconds_between_reports=-1.0), report=report)
+  follow(model, path, settings=settings._replace(seconds_between_reports=-1.0), report=report)
   return found
 
 
@@ -136,7 +181,7 @@ def test_what_was_deleted_stays_deleted_if_another_device_ranks_otherwise(models
 def test_a_nan_stops_a_path_where_it_is(models):
   _, model = models
   broken = model.config.vocab_size - 1
-  decoder = model.decoder
+  decoder = nnx.clone(model.decoder)  # which shares its weights with the model of other tests
   decoder.embedding[...] = decoder.embedding[...].at[broken].set(jnp.nan)
   path = PrunePath(random_segments(2, broken, (5, 12, 3)), 2)
   path.segments.reasoning[4] = broken
@@ -146,9 +191,9 @@ def test_a_nan_stops_a_path_where_it_is(models):
   assert path.deleted == []
 
 
-def test_one_program_for_texts_of_like_length(models):
+def test_texts_of_like_length_share_a_program(models):
   _, model = models
   score_texts.clear_cache()
   for seed in range(2):
     follow(model, PrunePath(random_segments(seed, model.config.vocab_size, (9, 12, 4)), 0))
-  assert score_texts._cache_size() == 1
+  assert score_texts._cache_size() == 2  # texts of up to 16 tokens, three at once, and of up to 8

@@ -33,10 +33,8 @@ def test_students_of_the_first_keep_ratio_come_first_from_all_seeds(tmp_path):
   arms = len(settings.arms)
   assert set(keep[: 2 * (arms + 2)]) == {"keep-1", "keep-0", "keep-0.5"}
   assert set(keep[2 * (arms + 2) :]) == {"keep-0.9"}
-  assert seeds == [*["seed-0"] * (arms + 2), *["seed-1"] * (arms + 2)] + [
-    *["seed-0"] * arms,
-    *["seed-1"] * arms,
-  ]
+  turns = [(0, arms + 2), (1, arms + 2), (0, arms), (1, arms)]
+  assert seeds == [f"seed-{seed}" for seed, count in turns for _ in range(count)]
   # The table has them in another order.
   of_random = [cell.keep_ratio for cell in cells(settings) if cell.arm == "random"]
   assert of_random == [0.9, 0.5]
