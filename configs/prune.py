@@ -36,7 +36,7 @@ def get_config() -> config_dict.ConfigDict:
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
   config.search = "exact"  # every candidate scored at every step; or screened: a shortlist of them
   config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))  # how; see there
-  config.deletions_per_step = 1  # more for long chains: NLLs between are not known then
+  config.deletions_per_step = 1  # more where time matters: NLLs between are not known then
   config.audit = 0  # of a screened search: chains that exact search goes through too
   config.unit = "token"  # what one deletion removes: token, word, sentence or skill_step
   config.steps = ""  # of skill_step: a drp workdir that has them; empty: steps by rules

@@ -22,8 +22,8 @@ from ml_collections import config_dict
 from configs import distill, drp, evaluate, prune
 
 # The templates with the shortest questions and worked solutions: 113 to 137 of SmolLM2's tokens,
-# 40 of which ask for the answer's form. Four are trained on: of more, few steps teach too little for
-# arms to differ.
+# 40 of which ask for the answer's form. Four are trained on: of more, few steps teach too little
+# for arms to differ.
 _TRAINED = "gsm_symbolic@43,10,58,16"
 _HELD_OUT = "gsm_symbolic@26,6,72,50"
 
