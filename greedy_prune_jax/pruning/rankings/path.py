@@ -106,11 +106,11 @@ def follow_ranking(
   if not path.nll["joint"]:
     path.positions_scored += ranked.positions_scored + len(path.segments.prompt)
   # What was deleted stays so, also where rounding on another device gives another order.
-  gone = set(path.deleted)
+  known = set(path.deleted)
   whole = ranked.order
   if path.unit_sizes is not None:
     whole = order_of_units(whole, path.unit_sizes)
-  order = path.deleted + [position for position in whole if position not in gone]
+  order = path.deleted + [position for position in whole if position not in known]
   num_gone = _gone_after_deletions(path, order)
   to_score = _to_score(path, num_gone, settings.deletions_per_step)
   prompts, max_length = start_prompt(model, path.segments)
