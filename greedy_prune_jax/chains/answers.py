@@ -83,13 +83,19 @@ def _in_box(match: re.Match[str]) -> str | None:
   return None  # cut off before its end
 
 
+_NUMBER_BELOW = re.compile(r"[*_ ]*\n\s*(?:\*\*)?[-+]?[$£€]?\d")
+_JSON_END = re.compile(r"[}\n]|,(?!\d{3}(?!\d))")  # of a bare value, which may have thousands
+
+
 def _read_number(match: re.Match[str]) -> str | None:
   if match["box"] is not None:
     return _in_box(match)
   rest = match.string[match.end() :]
   if match["json"] is not None:
     quote = rest[:1] if rest[:1] in ("'", '"') else None
-    return (rest[1:].partition(quote)[0] if quote else re.split(r"[,}\n]", rest)[0]).strip()
+    return (rest[1:].partition(quote)[0] if quote else _JSON_END.split(rest)[0]).strip()
+  if match["phrase"] is not None and _NUMBER_BELOW.match(rest):
+    rest = rest.lstrip("*_ \n")  # a heading
   line = rest.partition("\n")[0].strip()
   if match["phrase"] is None:
     return line

@@ -37,6 +37,10 @@ def test_what_is_written_is_found_and_right(form, target):
     ("So 72.\n#### 72 apples", "#### 72 apples", "72 apples"),
     ("So 72.\nA: 72", "A: 72", "72"),
     ("So 72. Therefore, the final answer is: $72. Good!", None, "$72"),
+    ('{"answer": 1,072}', '{"answer": 1,072}', "1,072"),
+    ('{"answer": 72, "steps": 3}', '{"answer": 72, "steps": 3}', "72"),
+    ("So it is.\n**Final Answer:**\n72 apples", "Final Answer:**\n72 apples", "72 apples"),
+    ("So it is.\nThe answer is:\n\n**$72**", "The answer is:\n\n**$72**", "$72**"),
     ("So 72. Therefore, the answer is \\boxed{72}.", "Therefore, the answer is \\boxed{72}.", "72"),
     ("So it is $\\boxed{72}$.", "$\\boxed{72}$.", "72"),
     ("**Answer:** 72", "Answer:** 72", "72"),
@@ -55,7 +59,16 @@ def test_number_markers(response, answer, value):
 
 @pytest.mark.parametrize(
   "response",
-  ["", "It is 72.", "25", "The answer is left to you.", '{"answer": ""}', "So 72.\n####", "B: 72"],
+  [
+    "",
+    "It is 72.",
+    "The answer is:\nFirst, 2 of 3 stay.",
+    "25",
+    "The answer is left to you.",
+    '{"answer": ""}',
+    "So 72.\n####",
+    "B: 72",
+  ],
 )
 def test_responses_without_a_number_marker_are_unparsed(response):
   assert split_response(response, NUMBER) is None
