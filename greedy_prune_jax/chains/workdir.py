@@ -69,6 +69,7 @@ class Workdir:
                                        is in skipped-00001.jsonl)
       pruned/process-00000.jsonl       finished items, one record with an `id` a line
       unfinished/process-00000.jsonl   partial results; gone when the run is complete
+      unfinished/keep-00000            empty: process 0 has ended with something left to do
       locks/process-00000              locked while the process runs
 
   Use it as a context manager; the lock is held from construction to exit.
@@ -117,6 +118,8 @@ class Workdir:
       if process_index == 0:
         self._check_config(config, may_change)
         self._repair_files_of_others(num_processes)
+        for kept in self._unfinished.glob("keep-*"):  # by an earlier run
+          kept.unlink()
         self._metrics_writer = self._writer(self.path / "metrics.jsonl")
       finished = {
         name: FinishedItems(folder, self._writer(folder / self._own_name))
@@ -196,9 +199,15 @@ class Workdir:
       }
       self._metrics_writer.write({"time": round(time.time(), 3)} | finite)
 
+  def keep_unfinished(self) -> None:
+    """Says that this process leaves something that a later run can go on with."""
+    path = self._unfinished / f"keep-{self._process_index:05d}"
+    with explain_os_errors(path):
+      path.touch()
+
   def remove_unfinished(self) -> None:
-    """Removes all partial results: for the end of a run that is complete on all processes."""
-    if self._process_index == 0:
+    """Removes all partial results, unless a process keeps them: for the end of all processes."""
+    if self._process_index == 0 and not any(self._unfinished.glob("keep-*")):
       with explain_os_errors(self._unfinished):
         shutil.rmtree(self._unfinished)
 

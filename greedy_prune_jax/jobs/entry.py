@@ -60,7 +60,8 @@ def run_in_workdir(
   """Opens the workdir, does this process's share of the work, and waits for the others'.
 
   Args:
-    work: does it and returns what failed; where that is nothing, partial results are removed.
+    work: does it and returns what failed; where that is nothing in all processes, partial results
+      are removed.
     workdir: see `Workdir`, as for the arguments below.
     config: the resolved one.
     output: name of the folder of finished items.
@@ -82,10 +83,11 @@ def run_in_workdir(
   ) as run:
     meet("the workdir is open")  # none may write before all are here
     failed = work(run)
+    if failed:
+      run.keep_unfinished()
     if first:
       leave_processes()  # by now the others have closed their files
-      if not failed:
-        run.remove_unfinished()
+      run.remove_unfinished()
   if not first:
     leave_processes()
   return failed

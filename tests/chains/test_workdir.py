@@ -36,6 +36,18 @@ def test_a_run_leaves_its_config_its_records_and_its_log(tmp_path):
   assert metrics == {"chains": 1, "loss": None}
 
 
+def test_what_one_process_keeps_outlives_the_end_of_another(tmp_path):
+  first, second = (open_workdir(tmp_path, process_index=i, num_processes=2) for i in range(2))
+  with first, second:
+    second.write_unfinished("b", 1, {"order": [3]})
+    second.keep_unfinished()
+    first.remove_unfinished()
+  with open_workdir(tmp_path) as later:
+    assert later.load_unfinished() == {"b": {"order": [3]}}
+    later.remove_unfinished()  # all of it was done this time
+  assert not (tmp_path / "unfinished").exists()
+
+
 def test_the_outputs_load_as_a_dataset(tmp_path):
   datasets = pytest.importorskip("datasets")
   for index in range(2):
