@@ -19,7 +19,13 @@ from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.capacity import batch_bytes, free_bytes, plan_batching
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
-from greedy_prune_jax.pruning.run import Task, read_tasks, search_settings, usable_tasks
+from greedy_prune_jax.pruning.run import (
+  Task,
+  check_any,
+  read_tasks,
+  search_settings,
+  usable_tasks,
+)
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 
 
@@ -52,8 +58,7 @@ def estimate_run(settings: PruneSettings) -> str:
   skip = _log_skipped if settings.on_bad_chain == "skip" else None
   tasks = list(read_tasks(settings, tokenizer, {}, skip))
   tasks = usable_tasks(tasks, settings, config.max_positions, skip)
-  if not tasks:
-    raise UserError(f"{settings.chains} has no chain that can be pruned")
+  check_any(tasks, settings)
   works = [_work(settings, config, task) for task in tasks]
   devices = _devices(settings)
   return _format(settings, config, tasks, works, devices)
@@ -85,7 +90,8 @@ def _devices(settings: PruneSettings) -> Devices:
     name, known = local.device_kind, find_accelerator(local.device_kind)
     stats = {} if jax.default_backend() == "cpu" else local.memory_stats() or {}
     memory = stats.get("bytes_limit")
-    count = plan.num_devices or jax.device_count()
+    given = mesh.data * mesh.model * jax.process_count()  # 0 where one of them is left open
+    count = plan.num_devices or given or jax.device_count()
   split = mesh.model or max(count // max(mesh.data, 1), 1)
   if count % split:
     raise UserError(

@@ -158,7 +158,9 @@ def prune_steps(
     tally = tally._replace(squared_error=error)
     if check:
       nll = score(state.text, bases, running)
-      lost = jnp.where(running, found.nll.min(axis=1) - nll.min(axis=1), 0.0)
+      # Both of one scoring: rows are packed differently in the other, and rounded differently.
+      of_found = jnp.take_along_axis(nll, found.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
+      lost = jnp.where(running, of_found - nll.min(axis=1), 0.0)
       tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
       tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
     scores = found.nll

@@ -85,14 +85,25 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
     )
   tokenizer = load_tokenizer(settings.pruner)
   tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  check_any(tasks, settings, workdir)
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
   tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
-  if not tasks:
-    raise UserError(
-      f"{settings.chains} has no chain that can be pruned; see {workdir.path}/skipped.jsonl"
-    )
+  check_any(tasks, settings, workdir)
   own = tasks[jax.process_index() :: jax.process_count()]
   return _search(own, model, tokenizer, settings, workdir) if own else []
+
+
+def check_any(
+  tasks: Sequence[Task], settings: PruneSettings, workdir: Workdir | None = None
+) -> None:
+  """Raises a UserError if there is nothing to prune, which says what has left chains out."""
+  if tasks:
+    return
+  limit = settings.max_reasoning_tokens
+  shorter = f" of at most max_reasoning_tokens={limit} tokens" if limit else ""
+  skipped = workdir and workdir.path / "skipped.jsonl"
+  more = f"; see {skipped}" if skipped and skipped.exists() else ""
+  raise UserError(f"{settings.chains} has no chain{shorter} that can be pruned{more}")
 
 
 def _search(

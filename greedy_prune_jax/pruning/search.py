@@ -266,8 +266,8 @@ class _BatchPlan:
     for row, path in enumerate(self.paths):
       kept, units = path.kept, path.kept_units
       text = np.concatenate([path.segments.reasoning[kept], path.segments.answer])
-      # A chain that is through may be longer than the bucket of those that are not.
-      text = text[: sizes.text] if path.finished else text
+      if path.finished:  # it may be longer than the bucket of those that are not
+        text, units = text[: sizes.text], units[: sizes.text]
       ids[row, : len(text)] = text
       unit_sizes[row, : len(units)] = [len(unit) for unit in units]
       counts[:, row] = len(kept), len(path.segments.answer), len(units)

@@ -252,6 +252,12 @@ def test_nothing_but_bad_chains(start, tmp_path):
   assert len(skipped(tmp_path / "run")) == 2
 
 
+def test_no_chain_is_short_enough(start, tmp_path):
+  message = error_of(start(max_reasoning_tokens=2))
+  assert re.search(r"has no chain of at most max_reasoning_tokens=2 tokens that can be", message)
+  assert "skipped.jsonl" not in message
+
+
 def test_an_empty_file(start, tmp_path):
   message = error_of(start(chains=write_chains(tmp_path / "chains.jsonl", [])))
   assert re.search(r"chains.jsonl is empty; expected chains", message)

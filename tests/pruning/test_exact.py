@@ -67,6 +67,16 @@ def test_a_batch_of_unequal_chains_equals_full_passes(models, objective):
     _assert_equal(path, full_pass_search(reference, segments, objective, floor=0))
 
 
+def test_a_chain_that_is_through_may_be_longer_than_those_that_are_not(models):
+  reference, model = models()
+  shapes, floors = [(9, 40, 4), (9, 23, 4)], [38, 5]
+  chains = [random_segments(i, model.config.vocab_size, shape) for i, shape in enumerate(shapes)]
+  paths = [PrunePath(*chain) for chain in zip(chains, floors, strict=True)]
+  _search(model, paths, "joint")
+  for path, segments, floor in zip(paths, chains, floors, strict=True):
+    _assert_equal(path, full_pass_search(reference, segments, "joint", floor=floor))
+
+
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_units_of_several_tokens_equal_full_passes(models, objective):
   reference, model = models()

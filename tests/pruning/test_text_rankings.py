@@ -204,6 +204,14 @@ def test_nothing_is_asked_twice(model, chain, tmp_path):
   assert len(server.requests) == 2
 
 
+def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
+  pytest.importorskip("openai")
+  with serving(lambda *_: completion("Tom has", "length")) as server:
+    for _ in range(2):  # nor is it taken for one by a later run
+      with pytest.raises(UserError, match=r"of chain c/0 was cut off after 2048 tokens"):
+        RANKINGS["text_model"](model, settings_of(server, tmp_path))(chain)
+
+
 def test_a_chain_that_is_not_compressed_is_named(model, chain, tmp_path):
   pytest.importorskip("openai")
   with (

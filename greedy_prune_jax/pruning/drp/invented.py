@@ -3,6 +3,7 @@
 import ast
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ _HIGHEST_POWER = 64
 _SUM = re.compile(r"[\d.+*/()^%\s-]*\d[\d.+*/()^%\s-]*")  # what an arithmetic expression is of
 # Digits that are no quantities: of a list's lines, and of powers.
 _MARKS = re.compile(r"^\s*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE)
+_POWER = re.compile(r"[⁰¹²³⁴-⁹]+")
 # From how people and TeX write arithmetic to how Python does.
 _SPELLINGS = (
   (re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}"), r"((\1)/(\2))"),
@@ -49,6 +51,7 @@ def invented_numbers(text: str, given: str) -> list[str]:
   Returns:
     The numbers as they are written, in order, each once.
   """
+  text, given = map(_spell_powers, (text, given))
   known = {value for _, value in find_numbers(given)}
   known |= {value / 100 for value in _percentages(given)}
   results = [value for equation in _equations(text) for value in equation]
@@ -57,6 +60,10 @@ def invented_numbers(text: str, given: str) -> list[str]:
     if value not in known and not any(_is_rounded(written, value, result) for result in results):
       found.setdefault(value, written)
   return list(found.values())
+
+
+def _spell_powers(text: str) -> str:
+  return _POWER.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
 
 
 def _is_rounded(written: str, value: Fraction, result: Fraction) -> bool:

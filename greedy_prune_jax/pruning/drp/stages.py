@@ -162,6 +162,8 @@ def _read_steps(item: Item, found: Record) -> Record:
     if copy.strip():
       copies.append(copy)
       skills.append(skill)
+  if not copies:
+    raise RefusedReplyError("text_left_out", "there are no steps; expected all of the solution")
   parts = align(item.thinking.text, copies)
   if len(parts) < len(copies):
     raise RefusedReplyError(
@@ -272,13 +274,19 @@ def _read_chain(item: Item, found: Record) -> Record:
     raise RefusedReplyError(
       "no_answer", f"the chain must end with the answer, exactly so: {item.chain.answer}"
     )
-  if not item.form.is_right(split.value, item.value):
+  if split.value != item.value and not item.form.is_right(split.value, item.value):
     raise RefusedReplyError(
       "answer_changed", f'the chain ends in the answer "{split.value}", not "{item.value}"'
     )
   text = split.reasoning.strip()
   if not text:
     raise RefusedReplyError("nothing_left", "the chain has nothing before its answer")
+  if len(text) > len(item.thinking.text.strip()):
+    raise RefusedReplyError(
+      "not_shorter",
+      f"the chain is longer than the {len(item.thinking.text.strip())} characters "
+      "of the whole solution",
+    )
   return {
     "text": text,
     "invented": invented_numbers(text, f"{item.chain.question}\n{item.thinking.text}"),

@@ -47,7 +47,7 @@ def text_model(model: Model, settings: RankingSettings) -> Ranking:
   the model's text to the student as it is; here its choice of words ranks tokens.
 
   Raises:
-    UserError: the model cannot be used, or gives no reply.
+    UserError: the model cannot be used, gives no reply, or one that is cut off.
   """
   folder = settings.folder
   if folder is None:
@@ -102,6 +102,12 @@ def _ask(
     for reply in open_teacher().write(prompts):
       if reply.error is not None:
         raise UserError(f"the text model did not compress chain {chain.chain_id}: {reply.error}")
+      if reply.finish_reason == "length":
+        raise UserError(
+          f"the text model's compression of chain {chain.chain_id} was cut off after "
+          f"{_MAX_NEW_TOKENS} tokens, so what comes later would seem to be left out; take shorter "
+          f"chains (max_reasoning_tokens), or a model that does not think first"
+        )
       kept = nearest_positions(chain.tokens, reply.text)
       stored[reply.id] = {
         "id": reply.id,

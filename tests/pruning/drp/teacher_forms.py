@@ -63,6 +63,7 @@ BAD = {
   ("edit", "not_shorter"): edits((*EDITS[:2], ([4], "shorten", STEPS[3][0] + " And so on."))),
   ("edit", "nothing_left"): edits([([i], "delete", "") for i in range(1, 5)]),
   ("edit", "bad_form"): edits((([1, 2], "shorten", "48 and 24."), *EDITS[1:])),
+  ("write", "not_shorter"): written(text=REASONING + " That is all."),
   ("write", "answer_changed"): written(answer='{"answer": "70"}'),
   ("write", "no_answer"): written(answer=""),
   ("write", "bad_form"): '{"chain": "48 \\times 2\\n{\\"answer\\": \\"72\\"}"}',

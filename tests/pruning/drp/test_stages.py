@@ -58,6 +58,21 @@ def test_a_chain_is_written_and_its_numbers_are_checked():
   assert read(WRITE, item, forms.written(answer="#### 72.0"))["text"] == forms.WRITTEN
 
 
+def test_an_answer_that_is_no_number_can_be_kept():
+  answer = '{"answer": "Tuesday"}'
+  item = item_before(WRITE, forms.chain(0, answer=answer))
+  assert read(WRITE, item, forms.written(answer=answer))["text"] == forms.WRITTEN
+  with pytest.raises(RefusedReplyError, match="answer_changed"):
+    read(WRITE, item, forms.written(answer='{"answer": "Monday"}'))
+
+
+@pytest.mark.parametrize("text", ["Yes", forms.REASONING])
+def test_no_steps_are_refused(text):
+  item = item_before(DECOMPOSE, forms.chain(0, reasoning=text))
+  with pytest.raises(RefusedReplyError, match="text_left_out"):
+    read(DECOMPOSE, item, '{"steps": []}')
+
+
 @pytest.mark.parametrize(("stage", "reason"), forms.BAD)
 def test_what_is_wrong_is_refused_by_its_reason(stage, reason):
   with pytest.raises(RefusedReplyError) as error:
