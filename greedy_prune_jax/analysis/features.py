@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 
@@ -129,24 +130,24 @@ def extract_features(
       a length, and as many more as make their number a multiple of the mesh axis `data`.
   """
   capacity = _round_up(max(len(chain.reasoning) for chain in chains))
-  max_length = max(len(chain) for chain in chains)
-  found = jax.device_get(
-    token_features(
-      model.graph,
-      model.params,
-      place_batch(_pack(chains, batch_size, axis_size(model.params, DATA)), model.params),
-      capacity=capacity,
-      max_length=max_length if _depends_on_length(model) else None,
+  angles = [angles_length(model.config, len(chain)) for chain in chains]
+  features = {}
+  for max_length in dict.fromkeys(angles):
+    alike = [i for i, angle in enumerate(angles) if angle == max_length]
+    batch = _pack([chains[i] for i in alike], batch_size, axis_size(model.params, DATA))
+    found = jax.device_get(
+      token_features(
+        model.graph,
+        model.params,
+        place_batch(batch, model.params),
+        capacity=capacity,
+        max_length=max_length,
+      )
     )
-  )
-  return [
-    (found.attention[i, : len(chain.reasoning)], found.surprisal[i, : len(chain.reasoning)])
-    for i, chain in enumerate(chains)
-  ]
-
-
-def _depends_on_length(model: Model) -> bool:
-  return any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
+    for row, i in enumerate(alike):
+      num_reasoning = len(chains[i].reasoning)
+      features[i] = (found.attention[row, :num_reasoning], found.surprisal[row, :num_reasoning])
+  return [features[i] for i in range(len(chains))]
 
 
 def _pack(chains: Sequence[Segments], batch_size: int, multiple: int) -> ChainBatch:

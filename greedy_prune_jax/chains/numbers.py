@@ -17,7 +17,8 @@ _SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10*
 # Typography and TeX that say nothing about the value. `\frac{1}{2}` is handled beside it; a star
 # between digits multiplies.
 _NOISE = re.compile(
-  r"\\[,!;: $%]|\\(?:text|mathrm|mbox|left|right)\b|[$£€¥₹{}_`\"'\\]|,(?=\s*$)|(?<![\d*])\*+|\*+(?![\d*])"
+  r"\\[,!;: $%]|\\(?:text|mathrm|mbox|left|right)\b|[$£€¥₹{}_`\"'\\]|,(?=\s*$)"
+  r"|(?<![\d*])\*+|\*+(?![\d*])"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
 _POWER_OF_UNIT = re.compile(
@@ -36,9 +37,9 @@ _MAX_CHARACTERS = 500
 def parse_number(text: str) -> Fraction | None:
   """The one number that a text states, exactly; None if it states none, or several.
 
-  Read as one number: `1,234.50`, `$5.00`, `12 apples`, `50%` (50), `60 km/h`, `$15/hour`, `72 cm^2`,
-  `x = 3`, `2 1/2`, `\\frac{3}{4}`, `1.8 million`. Not read: `3 hours 20 minutes`, `1,2`, `10 + 5`,
-  `10^2`, `10+John's age`.
+  Read as one number: `1,234.50`, `$5.00`, `12 apples`, `50%` (50), `60 km/h`, `$15/hour`,
+  `72 cm^2`, `x = 3`, `2 1/2`, `\\frac{3}{4}`, `1.8 million`. Not read: `3 hours 20 minutes`,
+  `1,2`, `10 + 5`, `10^2`, `10+John's age`.
   """
   text = _SUPERSCRIPT.sub("^", _POWER_OF_UNIT.sub(r"\1", text))
   text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")

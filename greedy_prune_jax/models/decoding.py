@@ -109,7 +109,7 @@ def admit(
   admitted: Texts,
   prompt_ids: Int[Array, "R T"],
   source: Int[Array, " B"],
-  max_length: int,
+  max_length: int | None,
   mesh: Mesh | None = None,
 ) -> Rows:
   """Puts prompts into rows.
@@ -185,7 +185,7 @@ def decode(
   stop_ids: Int[Array, " E"],
   *,
   steps: int,
-  max_length: int,
+  max_length: int | None,
   mesh: Mesh | None = None,
 ) -> tuple[Rows, Int[Array, "B steps"]]:
   """Lets every active row write up to `steps` tokens.
@@ -263,7 +263,7 @@ def _write(
 
 
 def _run_last(
-  decoder: Decoder, rows: Rows, max_length: int
+  decoder: Decoder, rows: Rows, max_length: int | None
 ) -> tuple[Float[Array, "B D"], KeyValues]:
   """Runs each row's last token over its cache: hidden states, and its own keys and values.
 

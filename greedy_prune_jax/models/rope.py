@@ -36,6 +36,19 @@ def rope_frequencies(
   return np.asarray(frequencies, np.float32), np.asarray(scales, np.float32)
 
 
+def angles_length(config: ModelConfig, length: int) -> int | None:
+  """What to pass for `max_length` where the longest text has `length` tokens.
+
+  Texts that have the same angles get the same value, so that programs are not compiled for each
+  length: None where they are those of short texts, `max_positions` where those of a full context.
+  """
+  wanted = rope_frequencies(config, length)[0]
+  for known in (None, config.max_positions):
+    if np.array_equal(wanted, rope_frequencies(config, known)[0]):
+      return known
+  return length
+
+
 def apply_rope(
   x: Float[Array, "*B T N H"], cos: Float[Array, "*B T h"], sin: Float[Array, "*B T h"]
 ) -> Float[Array, "*B T N H"]:

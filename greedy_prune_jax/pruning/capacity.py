@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
@@ -80,7 +81,11 @@ def plan_batching(
   order = list(range(len(segments)))
   if size > 1:
     order.sort(key=lambda i: len(segments[i].reasoning))
-  return [order[i : i + size] for i in range(0, len(order), size)], block_positions * replicas
+  alike: dict[int | None, list[int]] = {}  # a batch has the angles of its longest chain
+  for i in order:
+    alike.setdefault(angles_length(config, len(segments[i])), []).append(i)
+  batches = [some[i : i + size] for some in alike.values() for i in range(0, len(some), size)]
+  return batches, block_positions * replicas
 
 
 def batch_bytes(

@@ -14,6 +14,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.greedy import Steps, prune_steps, start_chains
@@ -159,9 +160,8 @@ class _BatchPlan:
   def __init__(self, model: Model, paths: Sequence[PrunePath], settings: Settings):
     self.model, self.paths, self.settings = model, paths, settings
     self.num_prompt = max(len(path.segments.prompt) for path in paths)
-    self.max_length = None
-    if any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes):
-      self.max_length = max(sum(map(len, dataclasses.astuple(path.segments))) for path in paths)
+    longest = max(len(path.segments) for path in paths)
+    self.max_length = angles_length(model.config, longest)
 
   def place(self, arrays: Any) -> Any:
     """Puts arrays with an axis of chains beside the model."""

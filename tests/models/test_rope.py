@@ -7,7 +7,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from greedy_prune_jax.models.config import ModelConfig, RopeConfig
 from greedy_prune_jax.models.hf_config import config_from_hf
-from greedy_prune_jax.models.rope import rope_frequencies
+from greedy_prune_jax.models.rope import angles_length, rope_frequencies
 
 _HEAD_DIM = 64
 _CONTEXT = 131_072
@@ -79,6 +79,22 @@ def test_long_texts_change_dynamic_and_longrope_only():
     short, _ = rope_frequencies(config, 10)
     long, _ = rope_frequencies(config, 2 * _CONTEXT)
     assert np.array_equal(short, long) == (name not in ("dynamic", "longrope")), name
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_lengths_with_the_same_angles_are_one(name):
+  values = {"model_type": "llama", "hidden_size": 4 * _HEAD_DIM, "num_attention_heads": 4}
+  rope = {"rope_type": name, **PARAMETERS[name]}
+  config = config_from_hf(values | {"rope_parameters": rope, "max_position_embeddings": _CONTEXT})
+  lengths = (10, 4096, 4097, 5000, _CONTEXT)
+  known = [angles_length(config, length) for length in lengths]
+  for length, one in zip(lengths, known, strict=True):
+    for theirs, ours in zip(
+      rope_frequencies(config, length), rope_frequencies(config, one), strict=True
+    ):
+      np.testing.assert_array_equal(theirs, ours)
+  longer = _CONTEXT if name == "longrope" else None
+  assert known == [None, None, longer, longer, longer]
 
 
 def test_each_rope_of_a_model_has_its_row():

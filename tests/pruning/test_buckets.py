@@ -1,10 +1,13 @@
-"""Buckets are walked through downwards, each wide enough and none much too wide."""
+"""Buckets are walked through downwards, each wide enough and none much too wide; batches."""
 
 import numpy as np
 import pytest
 
+from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.pruning import buckets
+from greedy_prune_jax.pruning.capacity import plan_batching
 from greedy_prune_jax.scoring.packing import num_rows, row_width
+from tests.pruning.full_passes import random_segments
 
 
 @pytest.mark.parametrize(("finest", "most"), [(buckets.FINE, 60), (buckets.COARSE, 52)])
@@ -116,3 +119,14 @@ def test_a_block_is_no_larger_than_what_a_short_chain_fills(tokens):
     run = -(-rows // sizes.block_rows) * sizes.block_rows
     assert run.sum() <= 1.5 * rows.sum()
     tokens = floor
+
+
+def test_a_batch_has_chains_of_the_same_angles():
+  rope = {"rope_type": "longrope", "original_max_position_embeddings": 64, "factor": 4.0}
+  rope |= {"rope_theta": 1e4, "short_factor": [1.0, 2.0], "long_factor": [1.0, 9.0]}
+  model = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2}
+  config = config_from_hf(model | {"max_position_embeddings": 256, "rope_parameters": rope})
+  chains = [random_segments(i, 16, (9, n, 4)) for i, n in enumerate((70, 20, 30, 80, 90))]
+  settings = {"memory": None, "itemsize": 4, "replicas": 1, "split": 1}
+  batches, _ = plan_batching(chains, config, 4, **settings)
+  assert sorted(map(sorted, batches)) == [[0, 3, 4], [1, 2]]

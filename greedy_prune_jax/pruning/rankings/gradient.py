@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.rankings.interface import (
   Ranked,
@@ -36,7 +37,6 @@ def gradient(model: Model, settings: RankingSettings) -> Ranking:
   deletion does beyond hiding is left out: later tokens move up, and a token that is deleted need
   not be predicted.
   """
-  dynamic = any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
 
   def rank(chain: RankingInput) -> Ranked:
     prompt, reasoning, answer = map(
@@ -53,7 +53,7 @@ def gradient(model: Model, settings: RankingSettings) -> Ranking:
       jnp.asarray(ids),
       *(jnp.int32(n) for n in (prompt, reasoning, answer)),
       objective=settings.objective,
-      max_length=length if dynamic else None,
+      max_length=angles_length(model.config, length),
     )
     return Ranked(by_importance(-np.asarray(found)[prompt : prompt + reasoning]), length)
 

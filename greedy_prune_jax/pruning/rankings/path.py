@@ -14,6 +14,7 @@ from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.pruning import buckets
@@ -128,9 +129,8 @@ def follow_ranking(
 
 
 def start_prompt(model: Model, segments: Segments) -> tuple[Prompt, int | None]:
-  """The cached prompt, and the length of the whole chain where the model's rope asks for it."""
-  dynamic = any(rope.kind in ("dynamic", "longrope") for rope in model.config.ropes)
-  max_length = len(segments) if dynamic else None
+  """The cached prompt, and the `max_length` of the whole chain."""
+  max_length = angles_length(model.config, len(segments))
   num_prompt = len(segments.prompt)
   ids = np.zeros((1, buckets.prompt_capacity(num_prompt)), np.int32)
   ids[0, :num_prompt] = segments.prompt
