@@ -22,8 +22,9 @@ set -euo pipefail
 JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${SLURM_GPUS_ON_NODE:-1} - 1)))
 export JAX_LOCAL_DEVICE_IDS
 
+# srun would not take over --cpus-per-task from sbatch (since Slurm 22.05).
 command=(
-  srun --kill-on-bad-exit=1
+  srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
   "${PYTHON:-.venv/bin/python}" -m greedy_prune_jax.jobs.prune --distributed "$@"
 )
 if [[ -n ${DRY_RUN:-} ]]; then

@@ -66,6 +66,15 @@ class ChatTemplate:
       messages[0]["content"] = f"{system}\n\n{question}"
     return self._render(messages, add_generation_prompt=True)
 
+  @property
+  def stop_ids(self) -> list[int]:
+    """What ends a reply: the end of a text, and the special token that the tail begins with."""
+    stops = {cast(int | None, self.tokenizer.eos_token_id)}
+    tail = cast(list[int], self.tokenizer(self.tail, add_special_tokens=False)["input_ids"])
+    if tail and tail[0] in self.tokenizer.added_tokens_decoder:
+      stops.add(tail[0])
+    return sorted(stop for stop in stops if stop is not None)
+
   def _render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     text = self.tokenizer.apply_chat_template(
       messages,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.pretrained import is_multimodal, load_model, load_tokenizer
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
 
 EXPORT, ADAPTER = "export", "adapter"
@@ -105,9 +106,10 @@ def export_student(
   if jax.process_index() > 0:
     return folder
   tokenizer = load_tokenizer(settings.student)
-  tokenizer.chat_template = load_chat_template(settings.chat_template, tokenizer).source
+  template = load_chat_template(settings.chat_template, tokenizer)
+  tokenizer.chat_template = template.source
   with explain_os_errors(folder):
-    save_huggingface(model, tokenizer, folder)
+    save_huggingface(model, tokenizer, folder, stop_ids=template.stop_ids)
     if settings.lora is not None:
       save_adapter(matrices, settings.lora, settings.student, workdir / ADAPTER)
   return folder
@@ -123,21 +125,28 @@ def save_adapter(
     config: of LoRA.
     base: the model that they belong to, as PEFT is to find it.
     folder: where to; made if need be.
+
+  Raises:
+    UserError: the base cannot be found.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  tensors = {}
+  tensors, modules = {}, list(config.targets)
+  layers = "model.layers"
+  if is_multimodal(base):  # its image part has modules of the same names
+    layers = "model.language_model.layers"
+    modules = rf"{re.escape(layers)}\..*\.({'|'.join(config.targets)})"
   for target in config.targets:
     name = TARGETS[target]
     a, b = (np.asarray(jax.device_get(matrices[f"{name}.{part}"])) for part in "ab")
     module = _MODULES[target]
     for layer in range(a.shape[0]):
-      prefix = f"base_model.model.model.layers.{layer}.{module}.{target}"
+      prefix = f"base_model.model.{layers}.{layer}.{module}.{target}"
       tensors[f"{prefix}.lora_A.weight"] = _transposed(a[layer], axes_in(name))
       tensors[f"{prefix}.lora_B.weight"] = _transposed(b[layer], 1)
   new = folder / "adapter_model.safetensors.tmp"
   save_file(tensors, new, metadata={"format": "pt"})
   os.replace(new, folder / "adapter_model.safetensors")
-  text = json.dumps(_adapter_config(config, base), indent=2) + "\n"
+  text = json.dumps(_adapter_config(config, base, modules), indent=2) + "\n"
   (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
@@ -153,7 +162,7 @@ def _transposed(matrix: np.ndarray, num_in: int) -> np.ndarray:
   return np.ascontiguousarray(matrix.reshape(inputs, -1).T)
 
 
-def _adapter_config(config: LoraConfig, base: str) -> dict[str, Any]:
+def _adapter_config(config: LoraConfig, base: str, modules: list[str] | str) -> dict[str, Any]:
   return {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -161,7 +170,7 @@ def _adapter_config(config: LoraConfig, base: str) -> dict[str, Any]:
     "r": config.rank,
     "lora_alpha": config.alpha,
     "lora_dropout": 0.0,
-    "target_modules": list(config.targets),
+    "target_modules": modules,
     "bias": "none",
     "fan_in_fan_out": False,
     "inference_mode": True,

@@ -26,13 +26,16 @@ def read_hf_config(path: str | Path) -> ModelConfig:
   Raises:
     UserError: the file cannot be read, or describes a model that is not supported.
   """
-  try:
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path}: cannot be read as a model's config.json: {error}") from error
-  if not isinstance(values, dict):
-    raise UserError(f"{path}: expected one JSON object, got {type(values).__name__}")
-  return config_from_hf(values, str(path))
+  return config_from_hf(_read(path), str(path))
+
+
+def is_multimodal_config(path: str | Path) -> bool:
+  """Whether a `config.json` is that of a multimodal model, of which we take the text model.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  return _read(path).get("model_type") == "gemma3"
 
 
 def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
@@ -47,7 +50,8 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
   """
   if values.get("model_type") == "gemma3" and isinstance(values.get("text_config"), dict):
     outer = {"quantization_config": values.get("quantization_config")}
-    values = {**outer, **values["text_config"], "model_type": "gemma3_text"}
+    tied = {"tie_word_embeddings": values.get("tie_word_embeddings")}  # the inner one says nothing
+    values = {**outer, **values["text_config"], **tied, "model_type": "gemma3_text"}
   keys = _Keys(values, where)
   family = keys.family
   gemma = family.startswith("gemma")
@@ -90,6 +94,16 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
     raise
   except (TypeError, ValueError, ZeroDivisionError) as error:
     raise UserError(f"{where}: not a usable config of a {family} model: {error}") from error
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+  try:
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path}: cannot be read as a model's config.json: {error}") from error
+  if not isinstance(values, dict):
+    raise UserError(f"{path}: expected one JSON object, got {type(values).__name__}")
+  return values
 
 
 class _Keys:

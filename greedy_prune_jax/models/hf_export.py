@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,17 @@ def save_huggingface(
   tokenizer: PreTrainedTokenizerFast,
   folder: str | Path,
   *,
+  stop_ids: Sequence[int] = (),
   dtype: Any = None,
   shard_bytes: int = 4 * 2**30,
 ) -> None:
-  """Writes config.json, safetensors and the tokenizer's files to a folder, made if need be.
+  """Writes configs, safetensors and the tokenizer's files to a folder, made if need be.
 
   Args:
     model: the model; its parameters may be spread over the devices of this process.
     tokenizer: its tokenizer, chat template included.
     folder: where to. Files of the same names are replaced, each in one step.
+    stop_ids: tokens that end a text; none: the tokenizer's end of a text.
     dtype: of the stored weights; None: the dtype of the model's embedding.
     shard_bytes: files of weights are closed before they grow beyond this.
 
@@ -53,16 +55,21 @@ def save_huggingface(
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   dtype = jnp.dtype(dtype or model.decoder.embedding.dtype)
+  ends = list(stop_ids) or [tokenizer.eos_token_id]
+  special_ids = {
+    "bos_token_id": tokenizer.bos_token_id,
+    "eos_token_id": ends if len(ends) > 1 else ends[0],
+    "pad_token_id": tokenizer.pad_token_id,
+  }
   config = config_to_hf(model.config) | {
     "dtype": dtype.name,
     "torch_dtype": dtype.name,  # what transformers 4 looks for
-    "bos_token_id": tokenizer.bos_token_id,
-    "eos_token_id": tokenizer.eos_token_id,
-    "pad_token_id": tokenizer.pad_token_id,
+    **special_ids,
   }
   _write_weights(model, folder, dtype, shard_bytes)
   _write_json(folder / "config.json", config)
-  tokenizer.save_pretrained(folder)
+  _write_json(folder / "generation_config.json", special_ids)
+  _write_tokenizer(tokenizer, folder)
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -166,9 +173,7 @@ def _write_weights(model: Model, folder: Path, dtype: jnp.dtype, shard_bytes: in
 
 
 def _name_shards(folder: Path, shards: list[list[str]], total: int) -> None:
-  """Gives finished shards their final names, and writes the index if there are several."""
-  for stale in folder.glob("model*.safetensors*"):
-    stale.unlink()
+  """Gives finished shards their final names, writes the index if there are several; others go."""
   count = len(shards)
   files = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
   if count == 1:
@@ -178,7 +183,11 @@ def _name_shards(folder: Path, shards: list[list[str]], total: int) -> None:
   if count > 1:
     weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(folder / "model.safetensors.index.json", index)
+    files.append("model.safetensors.index.json")
+    _write_json(folder / files[-1], index)
+  for stale in folder.glob("model*.safetensors*"):
+    if stale.name not in files:
+      stale.unlink()
 
 
 def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
@@ -196,6 +205,17 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
         shape.append(np.prod([block.shape[layout.axes.index(a)] for a in group], dtype=int))
       tensor = block.transpose(order).reshape(shape).astype(dtype)
       yield name.format(layer=layer), np.ascontiguousarray(tensor)
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+  """Writes the tokenizer's files, in words that transformers 4 knows as well as 5."""
+  tokenizer.save_pretrained(folder)
+  path = folder / "tokenizer_config.json"
+  values = json.loads(path.read_text(encoding="utf-8"))
+  values["tokenizer_class"] = "PreTrainedTokenizerFast"
+  if "extra_special_tokens" in values:
+    values["additional_special_tokens"] = values.pop("extra_special_tokens")
+  _write_json(path, values)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

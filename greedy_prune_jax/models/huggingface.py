@@ -16,9 +16,15 @@ from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSou
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
-# In what a checkpoint may wrap the decoder: itself alone, or within a multimodal model as
-# transformers 5 and 4 write one.
-_PREFIXES = ("model.", "model.language_model.", "language_model.model.")
+# In what a checkpoint may wrap the decoder (itself alone, or within a multimodal model as
+# transformers 5 and 4 name its parts) -> in what it wraps the head.
+_PREFIXES = {
+  "model.": "",
+  "model.language_model.": "",
+  "language_model.model.": "language_model.",
+}
+
+_ROWS = 4096  # of the embedding and of a head that is to be tied to it, compared at a time
 
 # Tensors that checkpoints hold and a decoder does not need: tables that old ones stored, the head
 # of a tied model, and the other parts of multimodal models.
@@ -44,7 +50,10 @@ def load_huggingface(
   """
   config = read_hf_config(Path(folder) / "config.json")
   checkpoint = _Checkpoint(Path(folder))
-  return read_model(config, checkpoint, tensor_names(config, checkpoint.prefix), dtype, shardings)
+  names = tensor_names(config, checkpoint.prefix)
+  if config.tied_head:
+    _check_tied_head(checkpoint, names["embedding"], names["head"])
+  return read_model(config, checkpoint, names, dtype, shardings)
 
 
 def tensor_names(config: ModelConfig, prefix: str = "model.") -> dict[str, str]:
@@ -54,7 +63,7 @@ def tensor_names(config: ModelConfig, prefix: str = "model.") -> dict[str, str]:
   before_mlp = "pre_feedforward" if config.post_norms else "post_attention"
   return {
     "embedding": prefix + "embed_tokens.weight",
-    "head": prefix.removesuffix("model.") + "lm_head.weight",
+    "head": _PREFIXES[prefix] + "lm_head.weight",
     "final_norm.scale": prefix + "norm.weight",
     "layers.attention_norm.scale": layer + "input_layernorm.weight",
     "layers.post_attention_norm.scale": layer + "post_attention_layernorm.weight",
@@ -93,7 +102,7 @@ class _Checkpoint(TensorSource):
         self._places[name] = path
     self.prefix = next(
       (prefix for prefix in _PREFIXES if prefix + "embed_tokens.weight" in self._slices),
-      _PREFIXES[0],
+      "model.",
     )
 
   @property
@@ -116,10 +125,31 @@ class _Checkpoint(TensorSource):
     return tensor[index]
 
 
+def _check_tied_head(checkpoint: _Checkpoint, embedding: str, head: str) -> None:
+  """Refuses a stored head with other values than the embedding that the config ties it to.
+
+  transformers does not tie the two then, whatever the config says.
+  """
+  shape = checkpoint.shape(head)
+  if shape is None or checkpoint.shape(embedding) != shape:
+    return
+  for start in range(0, shape[0], _ROWS):
+    rows = (slice(start, min(start + _ROWS, shape[0])), slice(0, shape[1]))
+    if not np.array_equal(checkpoint.read(embedding, rows), checkpoint.read(head, rows)):
+      raise UserError(
+        f"{checkpoint.where(head)}: the config ties the head to the embedding, but tensor {head!r} "
+        f"has other values than {embedding!r}. Set tie_word_embeddings=false in config.json if "
+        "the head is to be used, or remove the tensor."
+      )
+
+
 def _index(folder: Path) -> dict[str, Path]:
-  """Which file holds which tensor, if the folder has several and says so."""
+  """Which file holds which tensor, if the folder has several and says so.
+
+  One file by the name of a whole model goes before an index, as in transformers.
+  """
   path = folder / "model.safetensors.index.json"
-  if not path.exists():
+  if (folder / "model.safetensors").exists() or not path.exists():
     return {}
   try:
     weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]

@@ -22,7 +22,7 @@ from greedy_prune_jax.models.gguf import load_gguf
 from greedy_prune_jax.models.gguf_config import gguf_config
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.gguf_tokenizer import load_gguf_tokenizer
-from greedy_prune_jax.models.hf_config import read_hf_config
+from greedy_prune_jax.models.hf_config import is_multimodal_config, read_hf_config
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.parameters import ChooseShardings
 
@@ -61,6 +61,16 @@ def load_config(name: str) -> ModelConfig:
   """
   place = locate(name, ("config.json",))
   return read_hf_config(place / "config.json") if place.is_dir() else gguf_config(GgufFile(place))
+
+
+def is_multimodal(name: str) -> bool:
+  """Whether we take the text model out of a multimodal one.
+
+  Raises:
+    UserError: see `load_model`.
+  """
+  place = locate(name, ("config.json",))
+  return place.is_dir() and is_multimodal_config(place / "config.json")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

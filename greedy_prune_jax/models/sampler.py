@@ -26,6 +26,7 @@ from jaxtyping import Int
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.decoding import Rows, Texts, admit, decode, empty_rows, resize
+from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.models.sizes import bucket, power_of_two
 from greedy_prune_jax.models.token_choice import Choice
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_rows
@@ -34,7 +35,9 @@ FinishReason = Literal["stop", "length", "not_finite"]
 
 _CACHE_MULTIPLE = 64
 _PROMPT_MULTIPLE = 32
-_PREFILL_POSITIONS = 4096  # most that one `admit` runs, unless a single prompt is longer
+# Of the prompts that one `admit` runs, unless a single one is longer; rows that make their number a
+# power of two come on top.
+_PREFILL_POSITIONS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,7 @@ class Sampler:
       max_rows: most texts at once, over all devices.
       steps: tokens that rows write between two looks from the host.
       max_length: longest prompt and reply together, in tokens; by default the model's context.
+        Positions have the angles for a text of this length (see `rope_frequencies`).
     """
     self._model = model
     self._mesh = mesh_of(model.params)
@@ -128,6 +132,7 @@ class Sampler:
     self._max_rows = max_rows
     self._steps = steps
     self.max_length = max_length or model.config.max_positions
+    self._angles_length = angles_length(model.config, self.max_length)
 
   def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
     """Yields the index of each request and what was written, in the order in which they finish.
@@ -158,7 +163,7 @@ class Sampler:
         rows,
         self._device_stop_ids,
         steps=self._steps,
-        max_length=self.max_length,
+        max_length=self._angles_length,
         mesh=self._mesh,
       )
       written, state = jax.device_get((written, rows.texts))  # pyright: ignore
@@ -244,7 +249,7 @@ class Sampler:
       _new_texts(requests, self._mesh),
       place_rows(prompt_ids, self._mesh) if even else prompt_ids,
       place_rows(source, self._mesh),
-      self.max_length,
+      self._angles_length,
       self._mesh,
     )
 

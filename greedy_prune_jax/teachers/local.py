@@ -89,7 +89,7 @@ class LocalTeacher:
     sampler = Sampler(
       self._model,
       self._decode,
-      _stop_ids(self._tokenizer, self._template),
+      self._template.stop_ids,
       max_rows=self._batch_size or _rows_that_fit(self._model, longest),
     )
     for index, sample in sampler.sample(requests):
@@ -127,15 +127,6 @@ class LocalTeacher:
       token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return cast(str, text)  # and not a list, for one list of ids
-
-
-def _stop_ids(tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> list[int]:
-  """The end of a text, and the special token that the template writes behind a reply."""
-  stops = {cast(int | None, tokenizer.eos_token_id)}
-  tail = cast(list[int], tokenizer(template.tail, add_special_tokens=False)["input_ids"])
-  if tail and tail[0] in tokenizer.added_tokens_decoder:
-    stops.add(tail[0])
-  return sorted(stop for stop in stops if stop is not None)
 
 
 def _rows_that_fit(model: Model, length: int) -> int:

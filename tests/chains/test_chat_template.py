@@ -87,6 +87,15 @@ def test_plain_form_for_a_tokenizer_without_bos_and_eos():
   assert template.tail == "\n"
 
 
+def test_a_reply_ends_at_the_end_of_a_text_and_at_a_special_token_of_the_tail():
+  assert load(CHATML).stop_ids == [1, 3]
+  assert load(CHATML.replace("<|end|>", "")).stop_ids == [1]  # a newline ends no reply
+  assert load_chat_template("plain", byte_level()).stop_ids == [1]
+  tokenizer = byte_level()
+  tokenizer.eos_token = None
+  assert load_chat_template("plain", tokenizer).stop_ids == []
+
+
 def test_template_from_a_file(tmp_path):
   path = tmp_path / "chat.jinja"
   path.write_text(CHATML)

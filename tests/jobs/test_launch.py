@@ -19,8 +19,8 @@ JOB = ["-m", "greedy_prune_jax.jobs.prune", "--distributed"]
 # A platform's command does with its arguments what matters here: it starts the job, as often as
 # there are tasks, or "on the host" that is the current folder.
 SRUN = """#!/bin/bash
-[[ $1 == --kill-on-bad-exit=1 ]] || exit 99
-shift
+[[ $1 == --kill-on-bad-exit=1 && $2 == --cpus-per-task=3 ]] || exit 99
+shift 2
 for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i SLURM_LOCALID=0 "$@" & done
 for job in $(jobs -p); do wait "$job" || exit 1; done
 """
@@ -109,7 +109,8 @@ def _dry_run(name, *argv):
 
 def test_slurm_prints_what_it_would_run(flags):
   command = _dry_run("slurm.sh", *flags)
-  assert command == ["srun", "--kill-on-bad-exit=1", ".venv/bin/python", *JOB, *flags]
+  srun = ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=1"]
+  assert command == [*srun, ".venv/bin/python", *JOB, *flags]
 
 
 def test_slurm_asks_for_one_task_a_node():
@@ -128,6 +129,7 @@ def test_slurm_runs_it(environment, flags, clone, tmp_path):
     "SLURM_STEP_NUM_NODES": "1",
     "SLURM_NTASKS": "2",
     "SLURM_GPUS_ON_NODE": "2",
+    "SLURM_CPUS_PER_TASK": "3",
   }
   argv = ["bash", LAUNCH / "slurm.sh", *flags]
   subprocess.run(argv, env=environment | slurm, cwd=clone, check=True)

@@ -56,6 +56,13 @@ def test_text_model_of_multimodal_gemma3():
   assert config.ropes[1].kind == "default"
 
 
+@pytest.mark.parametrize(("outer", "tied"), [({}, True), ({"tie_word_embeddings": False}, False)])
+def test_outer_config_says_whether_the_head_of_multimodal_gemma3_is_tied(outer, tied):
+  text = tiny_config("gemma3_text", tie_word_embeddings=not tied).to_dict()
+  assert transformers.Gemma3Config(text_config=text, **outer).tie_word_embeddings == tied
+  assert config_from_hf({"model_type": "gemma3", "text_config": text, **outer}).tied_head == tied
+
+
 @pytest.mark.parametrize("name", SWITCHES)
 def test_written_config_says_the_same_to_transformers_and_to_us(name, tmp_path):
   family, switches = SWITCHES[name]

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.models import parameters
+from greedy_prune_jax.models import huggingface, parameters
 from greedy_prune_jax.models.huggingface import load_huggingface
 from tests.models.reference import tiny_config, tiny_model
 
@@ -109,18 +109,26 @@ def test_host_holds_one_more_parameter_at_most(tmp_path):
   assert peak < sum(sizes) + max(sizes), (peak, sum(sizes), max(sizes))
 
 
-def test_multimodal_gemma3_gives_its_text_model(tmp_path):
-  _save(tmp_path / "text", "gemma3_text")
+@pytest.mark.parametrize("tied", [True, False])
+def test_multimodal_gemma3_gives_its_text_model(tied, tmp_path):
+  _save(tmp_path / "text", "gemma3_text", tie_word_embeddings=tied)
   path = tmp_path / "text" / "model.safetensors"
   config = json.loads((tmp_path / "text" / "config.json").read_text())
   tensors = load_file(path)
-  for prefix in ("language_model.model.", "model.language_model."):
+  for prefix, head_prefix in (
+    ("language_model.model.", "language_model."),
+    ("model.language_model.", ""),
+  ):
     folder = tmp_path / prefix
     folder.mkdir()
-    renamed = {prefix + name.removeprefix("model."): value for name, value in tensors.items()}
+    renamed = {
+      head_prefix + name if name == "lm_head.weight" else name.replace("model.", prefix, 1): value
+      for name, value in tensors.items()
+    }
     renamed["model.vision_tower.weight"] = np.zeros(3, np.float32)
     save_file(renamed, folder / "model.safetensors")
     outer = {"model_type": "gemma3", "text_config": config, "vision_config": {}}
+    outer["tie_word_embeddings"] = tied
     (folder / "config.json").write_text(json.dumps(outer))
     _assert_same(
       load_huggingface(folder, "float32"), load_huggingface(tmp_path / "text", "float32")
@@ -164,8 +172,23 @@ def test_unused_tensors_are_no_error(tmp_path):
   _save(tmp_path, tie_word_embeddings=True)
   whole = load_huggingface(tmp_path, "float32")
   _change(tmp_path, "model.layers.0.self_attn.rotary_emb.inv_freq", np.zeros(4, np.float32))
-  _change(tmp_path, "lm_head.weight", np.zeros((61, 32), np.float32))
+  _change(tmp_path, "lm_head.weight", np.asarray(whole.decoder.embedding[...]))
   _assert_same(load_huggingface(tmp_path, "float32"), whole)
+
+
+def test_tied_head_with_other_values_is_refused(tmp_path, monkeypatch):
+  _save(tmp_path, tie_word_embeddings=True)
+  monkeypatch.setattr(huggingface, "_ROWS", 7)
+  head = np.array(load_huggingface(tmp_path, "float32").decoder.embedding[...])
+  head[60, 31] += 1
+  _change(tmp_path, "lm_head.weight", head)
+  with pytest.raises(UserError, match=r"'lm_head\.weight' has other .* tie_word_embeddings=false"):
+    load_huggingface(tmp_path, "float32")
+
+  path = tmp_path / "config.json"
+  path.write_text(path.read_text().replace('embeddings": true', 'embeddings": false'))
+  model = load_huggingface(tmp_path, "float32")
+  np.testing.assert_array_equal(model.decoder.head[...], head)
 
 
 def test_truncated_file_is_named(tmp_path):
@@ -193,9 +216,17 @@ def test_folder_without_safetensors(tmp_path):
     load_huggingface(tmp_path, "float32")
 
 
+def test_whole_file_goes_before_an_index_of_earlier_ones(tmp_path):
+  _save(tmp_path)
+  whole = load_huggingface(tmp_path, "float32")
+  index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+  _assert_same(load_huggingface(tmp_path, "float32"), whole)
+
+
 @pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}'])
 def test_unreadable_index_is_named(text, tmp_path):
-  _save(tmp_path)
+  _save(tmp_path, shard="20KB")
   (tmp_path / "model.safetensors.index.json").write_text(text)
   with pytest.raises(UserError, match=r"index\.json: not a readable index"):
     load_huggingface(tmp_path, "float32")

@@ -1,0 +1,47 @@
+"""Adapters of students that are one part of a larger model."""
+
+import jax.numpy as jnp
+import numpy as np
+import peft
+import torch
+import transformers
+
+from greedy_prune_jax.distill.export import save_adapter
+from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
+from greedy_prune_jax.distill.parameters import flat_params, with_params
+from greedy_prune_jax.models.forward import forward_logits
+from greedy_prune_jax.models.pretrained import load_model
+from tests.models.reference import tiny_config, tiny_model
+
+VISION = {
+  "hidden_size": 16,
+  "intermediate_size": 16,
+  "num_hidden_layers": 1,
+  "num_attention_heads": 2,
+  "image_size": 28,
+  "patch_size": 14,
+}
+
+
+def test_peft_reads_the_adapter_of_a_multimodal_student(tmp_path):
+  text = tiny_config("gemma3_text").to_dict()
+  config = transformers.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+  reference = tiny_model(config)
+  reference.save_pretrained(tmp_path / "base")
+  base = load_model(str(tmp_path / "base"), "float32")
+  lora = LoraConfig(rank=2, alpha=4.0, targets=tuple(TARGETS))
+  matrices = init_lora(flat_params(base.params), lora, 0)
+  matrices = {name: x + 0.1 if name.endswith(".b") else x for name, x in matrices.items()}
+
+  save_adapter(matrices, lora, str(tmp_path / "base"), tmp_path / "adapter")
+
+  ids = np.arange(20)[None] + 5
+  adapted = peft.PeftModel.from_pretrained(reference, tmp_path / "adapter")
+  with torch.no_grad():
+    found = adapted(torch.tensor(ids)).logits.numpy()
+  merged = with_params(base, merge_lora(flat_params(base.params), matrices, lora))
+  expected = forward_logits(merged.decoder, jnp.asarray(ids))
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert abs(forward_logits(base.decoder, jnp.asarray(ids)) - expected).max() > 0.05
+  changed = [name for name, _ in adapted.named_parameters() if "lora_" in name]
+  assert len(changed) == 2 * 3 * len(TARGETS), "two matrices for each target of the text's layers"
