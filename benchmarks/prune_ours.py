@@ -13,30 +13,36 @@ import numpy as np
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.jobs.entry import keep_compilations
+from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.pruning.capacity import choose_batching
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 
 
+def delete(
+  model: Model, segments: Segments, deletions: int, settings: Settings
+) -> dict[str, object]:
+  """Deletes from the whole text, whose own pass is neither timed nor counted."""
+  path = PrunePath(segments, floor=len(segments.reasoning))
+  prune_paths(model, [path], settings)
+  positions, path.seconds = path.positions_scored, 0.0
+  path.floor -= deletions
+  prune_paths(model, [path], settings)
+  scored = path.positions_scored - positions
+  return {"deleted": path.deleted, "seconds": path.seconds, "positions": scored}
+
+
 def main() -> None:
-  """Deletes as often as asked, after a pass over the text that compiles and is not timed."""
+  """Deletes as often as asked, a second time once everything is compiled."""
   asked = json.load(sys.stdin)
   keep_compilations()
   model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
   segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
   _, block_positions = choose_batching([segments], model, 1)
   settings = Settings(objective=asked["objective"], block_positions=block_positions)
-  path = PrunePath(segments, floor=len(segments.reasoning))
-  prune_paths(model, [path], settings)
-  positions, path.seconds = path.positions_scored, 0.0
-  path.floor -= asked["deletions"]
-  prune_paths(model, [path], settings)
-  found = {
-    "deleted": path.deleted,
-    "seconds": path.seconds,
-    "positions": path.positions_scored - positions,
-    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-  }
+  delete(model, segments, asked["deletions"], settings)  # compiles, in every bucket
+  found = delete(model, segments, asked["deletions"], settings)
+  found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
   json.dump(found, sys.stdout)
 
 

@@ -5,11 +5,12 @@
 Each WORKDIR is of one `prune` run (one ranking and objective). It becomes a line in each panel of
 one plot and a block of rows in one table: mean `joint` and `answer` NLL over chains, in nats per
 token, with 95% intervals from resampled chains. Only chains that all runs have are compared, at
-keep ratios that all of them came down to. Differences are to the first workdir named, chain by
-chain: what chains have in common drops out of them, so that their intervals tell which ranking is
-better. `--evaluation` names the workdir of an `evaluate_pruned` run on the same workdirs, for a
-further panel and table: the share of chains whose answer is still reached, with Wilson's 95%
-intervals.
+keep ratios that all of them came down to: in steps of `--step`, or some of `--ratios`, which runs
+need whose NLLs are known at their keep_ratios alone (deletions_per_step above 1). Differences are
+to the first workdir named, chain by chain: what chains have in common drops out of them, so that
+their intervals tell which ranking is better. `--evaluation` names the workdir of an
+`evaluate_pruned` run on the same workdirs, for a further panel and table: the share of chains whose
+answer is still reached, with Wilson's 95% intervals.
 
 Writes rankings.png and rankings.svg, the tables rankings and cost, and with an evaluation accuracy,
 as CSV and JSON into FOLDER. Prints the tables, and where greedy search is beaten on
@@ -40,6 +41,7 @@ from greedy_prune_jax.pruning.settings import GREEDY, num_kept
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")
 _EVALUATION = flags.DEFINE_string("evaluation", None, "Workdir of an evaluate_pruned run, or none.")
 _STEP = flags.DEFINE_float("step", 0.1, "Between the keep ratios compared.")
+_RATIOS = flags.DEFINE_list("ratios", None, "Keep ratios compared, in place of those in steps.")
 
 NLLS = ("joint", "answer")
 # Distinct also for colour-blind readers; markers and line styles repeat the distinction.
@@ -71,7 +73,7 @@ def _nll(chain: PrunedChain, name: str, ratio: float) -> float:
   if value is None:
     raise UserError(
       f"chain {chain.chain.id}: its {name} NLL at keep ratio {ratio:g} was never scored, since its "
-      f"run deleted several units a step; compare at ratios of its keep_ratios, or prune with "
+      f"run deleted several units a step; name some of its keep_ratios by --ratios, or prune with "
       f"deletions_per_step=1"
     )
   return value
@@ -95,15 +97,27 @@ def ranking_name(ranking: str, objective: str) -> str:
   return f"{ranking} {objective}" if ranking in _USES_OBJECTIVE else ranking
 
 
-def common_ratios(runs: Sequence[Run], ids: Sequence[str], step: float) -> list[float]:
-  """Keep ratios 1, 1 - step, ... that every run came down to on every chain."""
-  ratios = []
-  for ratio in (round(1 - i * step, 6) for i in range(int(1 / step + 1e-9) + 1)):
-    chains = [run.chains[i] for run in runs for i in ids]
-    lengths = [(len(c.reasoning_ids), len(c.deletion_order)) for c in chains]
-    if all(total - num_kept(total, ratio) <= deletions for total, deletions in lengths):
-      ratios.append(ratio)
-  return ratios
+def ratios_in_steps(step: float) -> list[float]:
+  """Keep ratios 1, 1 - step, ... down to 0."""
+  return [round(1 - i * step, 6) for i in range(int(1 / step + 1e-9) + 1)]
+
+
+def common_ratios(runs: Sequence[Run], ids: Sequence[str], ratios: Sequence[float]) -> list[float]:
+  """Those of the keep ratios that every run came down to on every chain.
+
+  Raises:
+    UserError: there is none.
+  """
+  chains = [run.chains[i] for run in runs for i in ids]
+  lengths = [(len(c.reasoning_ids), len(c.deletion_order)) for c in chains]
+  common = [
+    ratio
+    for ratio in ratios
+    if all(0 <= total - num_kept(total, ratio) <= deletions for total, deletions in lengths)
+  ]
+  if not common:
+    raise UserError(f"the runs did not all come down to any of the keep ratios {list(ratios)}")
+  return common
 
 
 def mean_over_chains(values: Float[np.ndarray, "B ..."]) -> Interval:
@@ -270,15 +284,17 @@ def where_beaten(
   return lines
 
 
-def compare(workdirs: Sequence[str], out: Path, step: float, evaluation: str | None = None) -> str:
-  """Writes tables and plot of several runs; returns what there is to print.
+def compare(
+  workdirs: Sequence[str], out: Path, wanted: Sequence[float], evaluation: str | None = None
+) -> str:
+  """Writes tables and plot of several runs at the wanted keep ratios; returns what to print.
 
   Raises:
     UserError: the runs cannot be compared.
   """
   runs = [read_run(workdir) for workdir in workdirs]
   ids = _common_ids(runs, workdirs)
-  ratios = common_ratios(runs, ids, step)
+  ratios = common_ratios(runs, ids, wanted)
   values = [run.nlls(ids, ratios) for run in runs]
   first = runs[0]
   chains = f"{len(ids)} chains, {first.chains[ids[0]].pruner}"
@@ -325,8 +341,11 @@ def main(argv: Sequence[str]) -> None:
   """Compares the workdirs named on the command line."""
   if len(argv) < 2:
     raise app.UsageError("name the workdirs of the runs to compare")
+  wanted = ratios_in_steps(_STEP.value)
+  if _RATIOS.value:
+    wanted = sorted(map(float, _RATIOS.value), reverse=True)
   try:
-    print(compare(argv[1:], Path(_OUT.value or "."), _STEP.value, _EVALUATION.value))
+    print(compare(argv[1:], Path(_OUT.value or "."), wanted, _EVALUATION.value))
   except UserError as error:
     raise SystemExit(f"error: {error}") from error
 

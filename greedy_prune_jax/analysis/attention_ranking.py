@@ -135,8 +135,8 @@ def save_ranking(path: Path, ranking: AttentionRanking) -> None:
   with explain_os_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     data = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    path.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(data))
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    path.with_name(f"{path.name}.safetensors").write_bytes(safetensors.numpy.save(data))
+    path.with_name(f"{path.name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def load_ranking(path: Path) -> AttentionRanking:
@@ -145,9 +145,11 @@ def load_ranking(path: Path) -> AttentionRanking:
   Raises:
     UserError: it cannot be read, or was written by a version with other features.
   """
+  if path.suffix in (".json", ".safetensors"):
+    path = path.with_suffix("")
   try:
-    about = json.loads(path.with_suffix(".json").read_bytes())
-    arrays = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
+    about = json.loads(path.with_name(f"{path.name}.json").read_bytes())
+    arrays = safetensors.numpy.load_file(path.with_name(f"{path.name}.safetensors"))
     if (tuple(about["controls"]), tuple(about["statistics"])) != (CONTROL_NAMES, STATISTICS):
       raise UserError(f"{path} was fitted to other features; fit it again with this version")
     ridge = Ridge(

@@ -1,8 +1,8 @@
 """Attention features on disk: one memory-mapped array of all tokens, and which chain is where.
 
-A folder holds `index.json` (ids and first rows of the chains, shape and type), `attention.npy`
-[T, L, H, S], `surprisal.npy` [T], and `done.jsonl`, one line a chain whose rows are written. T
-counts the reasoning tokens of all chains; L, H and S are layers, heads and statistics.
+A folder holds `index.json` (pruner, ids and first rows of the chains, shape and type),
+`attention.npy` [T, L, H, S], `surprisal.npy` [T], and `done.jsonl`, one line a chain whose rows are
+written. T counts the reasoning tokens of all chains; L, H and S are layers, heads and statistics.
 """
 
 import dataclasses
@@ -53,6 +53,7 @@ def build_store(
   ids: Sequence[str],
   chains: Sequence[Segments],
   *,
+  pruner: str,
   dtype: str = "float16",
   batch_positions: int = 4096,
 ) -> FeatureStore:
@@ -63,17 +64,20 @@ def build_store(
     model: reads the chains, on the devices that its parameters lie on.
     ids: of the chains.
     chains: their tokens.
+    pruner: the model's name.
     dtype: of the stored attention: `float16` or `float32`.
     batch_positions: token positions that go through the model at once, about, over all devices.
 
   Raises:
-    UserError: the folder cannot be written, or holds the features of other chains.
+    UserError: the folder cannot be written, or holds the features of other chains or by another
+      pruner.
   """
   if dtype not in DTYPES:
     raise UserError(f"feature_dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
   config = model.config
   starts = [0, *itertools.accumulate(len(chain.reasoning) for chain in chains)]
   index = {
+    "pruner": pruner,
     "ids": list(ids),
     "starts": starts,
     "num_layers": config.num_layers,
@@ -122,8 +126,8 @@ def _start_or_check(folder: Path, index: dict[str, Any]) -> None:
   if path.exists():
     if json.loads(path.read_bytes()) != index:
       raise UserError(
-        f"{folder} holds attention features of other chains or of another form; remove it, or "
-        "choose another workdir"
+        f"{folder} holds attention features of other chains, by another pruner or of another form; "
+        "remove it, or choose another workdir"
       )
     return
   tokens = index["starts"][-1]

@@ -13,6 +13,7 @@ from greedy_prune_jax.analysis.categories import (
   Labels,
   register_annotator,
 )
+from greedy_prune_jax.chains import fields
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.structured import read_object
@@ -177,7 +178,7 @@ def parse_reply(reply: str, start: int, stop: int) -> list[Category]:
   """
   try:
     items = read_object(reply)["labels"]
-    answered = [(item["position"], Category(item["category"])) for item in items]
+    answered = [(fields.get(item, "position", int), Category(item["category"])) for item in items]
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"it is not JSON of the form asked for ({error!r})") from error
   expected = range(start, stop)

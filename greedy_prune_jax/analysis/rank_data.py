@@ -1,6 +1,8 @@
 """Tokens as rows: features, controls and prune ranks of the chains of one run."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -55,7 +57,9 @@ class RankData:
 
   Attributes:
     name: of the run.
+    pruner: of its chains.
     ids: of its chains.
+    num_kept: tokens of each chain that were never deleted.
     chain: number of each row's chain.
     rank: normalised prune rank, 0 left first.
     controls: see `CONTROL_NAMES`.
@@ -64,12 +68,20 @@ class RankData:
   """
 
   name: str
+  pruner: str
   ids: tuple[str, ...]
+  num_kept: Int[np.ndarray, " B"]
   chain: Int[np.ndarray, " T"]
   rank: Float[np.ndarray, " T"]
   controls: Float[np.ndarray, "T C"]
   attention: Float[np.ndarray, "T F"]
   shape: tuple[int, int, int]
+
+  @property
+  def fingerprint(self) -> str:
+    """Tells a run from another of the same name: a hash of its pruner, ids and ranks."""
+    named = json.dumps([self.pruner, self.ids]).encode()
+    return hashlib.sha256(named + self.rank.tobytes()).hexdigest()[:16]
 
 
 def control_columns(
@@ -122,7 +134,9 @@ def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts
     numbers.append(np.full(len(ranks[-1]), i))
   return RankData(
     name=run.name,
+    pruner=run.chains[0].pruner,
     ids=ids,
+    num_kept=np.array([len(c.reasoning_ids) - len(c.deletion_order) for c in run.chains]),
     chain=np.concatenate(numbers),
     rank=np.concatenate(ranks),
     controls=np.concatenate(controls),

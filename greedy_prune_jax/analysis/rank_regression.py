@@ -103,10 +103,19 @@ def row_folds(data: RankData, fold_of: dict[str, int]) -> Int[np.ndarray, " T"]:
   return np.array([fold_of[chain_id] for chain_id in data.ids])[data.chain]
 
 
+def knows_late(data: RankData, share: float) -> bool:
+  """Whether every chain was pruned so far that the last `share` of its tokens are told apart."""
+  return bool((data.num_kept <= np.floor(np.bincount(data.chain) * share)).all())
+
+
 def is_late(data: RankData, share: float) -> Bool[np.ndarray, " T"]:
-  """Whether each token is among the last `share` of its chain's tokens to leave."""
+  """Whether each token is among the last `share` of its chain's tokens to leave.
+
+  Means nothing where `knows_late` is False.
+  """
   sizes = np.bincount(data.chain)[data.chain]
-  return data.rank * (sizes - 1) >= sizes - np.floor(sizes * share) - 0.5
+  # Ranks, of which units have the mean, are multiples of 0.5: none lies on the border.
+  return data.rank * (sizes - 1) > sizes - np.floor(sizes * share) - 0.25
 
 
 def predict_unseen(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from greedy_prune_jax.analysis.attention_ranking import AttentionRanking
@@ -18,6 +19,7 @@ from greedy_prune_jax.analysis.rank_regression import (
   assign_folds,
   head_correlations,
   is_late,
+  knows_late,
   predict_unseen,
   score_predictions,
 )
@@ -32,6 +34,7 @@ _SHARED_SETS = ("controls", "pooled attention", "controls and pooled attention")
 _HEAD_SETS = ("attention", "controls and attention")
 _METRICS = ("r2", "spearman", "kendall", "auc")
 _KEY = ("fitted to", "tested on", "target", "regressor", "features")
+_DATA = "data"  # of a stored row: fingerprints of what was fitted to and tested on
 
 
 class Task(NamedTuple):
@@ -44,11 +47,14 @@ class Task(NamedTuple):
   features: str
 
 
-def plan_tasks(runs: Sequence[RankData], regressors: Sequence[str], late_target: str) -> list[Task]:
+def plan_tasks(
+  runs: Sequence[RankData], regressors: Sequence[str], late_share: float
+) -> list[Task]:
   """Every regression of the report: within each run, and by ridge from each run to each other."""
   tasks = []
   for run in runs:
-    for target in ("rank", late_target):
+    targets = ("rank", _late_target(late_share)) if knows_late(run, late_share) else ("rank",)
+    for target in targets:
       for regressor in regressors:
         for features in FEATURE_SETS if regressor == "ridge" else _TREE_SETS:
           tasks.append(Task(run.name, run.name, target, regressor, features))
@@ -60,23 +66,47 @@ def plan_tasks(runs: Sequence[RankData], regressors: Sequence[str], late_target:
   return tasks
 
 
+def _late_target(share: float) -> str:
+  return f"last {share:g} to leave"
+
+
+def _without_late_target(runs: Sequence[RankData], late_share: float) -> list[str]:
+  """A sentence for each run that says nothing of the last tokens to leave."""
+  return [
+    f"{run.name}: nothing is said of the {_late_target(late_share)}, as some of its chains keep "
+    f"more tokens; that needs a keep ratio of {late_share:g} or less."
+    for run in runs
+    if not knows_late(run, late_share)
+  ]
+
+
 def run_tasks(
   path: Path, runs: Sequence[RankData], regressors: Sequence[str], late_share: float
 ) -> list[dict[str, Cell]]:
   """Scores of every regression, those that an earlier call stored in `path` included.
 
+  Stored scores count only where the data of both runs are still the same.
+
   Returns:
     One row a regression: `_KEY`, then estimate, low and high of each metric.
   """
-  late_target = f"last {late_share:g} to leave"
+  for sentence in _without_late_target(runs, late_share):
+    logging.warning(sentence)
   run_of = {run.name: run for run in runs}
   fold_of = assign_folds(runs)
-  tasks = plan_tasks(runs, regressors, late_target)
+  data_of = {
+    task: f"{run_of[task.train].fingerprint} {run_of[task.test].fingerprint}"
+    for task in plan_tasks(runs, regressors, late_share)
+  }
   with JsonlWriter(path) as stored:
-    known = {tuple(row[key] for key in _KEY): row for row in read_records(path)}
-    for task in tqdm([t for t in tasks if tuple(t) not in known], desc="regressions"):
+    known: dict[Task, dict[str, Cell]] = {}
+    for record in read_records(path):
+      task = Task(*(record[key] for key in _KEY))
+      if record.pop(_DATA, None) == data_of.get(task, ""):
+        known[task] = record
+    for task in tqdm([task for task in data_of if task not in known], desc="regressions"):
       train, test = run_of[task.train], run_of[task.test]
-      share = late_share if task.target == late_target else None
+      share = None if task.target == "rank" else late_share
       predictions = predict_unseen(
         train, test, fold_of, task.features, regressor=task.regressor, late_share=share
       )
@@ -85,9 +115,9 @@ def run_tasks(
       row: dict[str, Cell] = dict(zip(_KEY, task, strict=True))
       for metric in _METRICS:
         row |= _interval_entries(metric, getattr(scores, metric))
-      stored.write(row)
-      known[tuple(task)] = row
-  return [known[tuple(task)] for task in tasks]
+      stored.write(row | {_DATA: data_of[task]})
+      known[task] = row
+  return [known[task] for task in data_of]
 
 
 def _interval_entries(metric: str, interval: Interval) -> dict[str, Cell]:
@@ -100,6 +130,7 @@ def regression_section(
   runs: Sequence[RankData],
   rankings: Sequence[AttentionRanking],
   rows: Sequence[dict[str, Cell]],
+  late_share: float,
 ) -> Section:
   """Scores, which heads carry them, and what is carried from one run to another.
 
@@ -107,6 +138,7 @@ def regression_section(
     runs: the data.
     rankings: fitted to each.
     rows: from `run_tasks`.
+    late_share: that they were made with.
   """
   within = [row for row in rows if row["fitted to"] == row["tested on"]]
   on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
@@ -146,7 +178,8 @@ def regression_section(
     )
     cells = [[row[column] for column in shown] for row in chosen]
     tables.append(Table("transfer", caption, shown, cells))
-  return Section("Can attention predict the order?", _findings(runs, ranks), plots, tables)
+  paragraphs = _findings(runs, ranks) + _without_late_target(runs, late_share)
+  return Section("Can attention predict the order?", paragraphs, plots, tables)
 
 
 def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> list[str]:

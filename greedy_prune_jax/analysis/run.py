@@ -17,7 +17,7 @@ from absl import logging
 from greedy_prune_jax.analysis import rules  # noqa: F401 - registers the annotator "rules"
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.attention_ranking import fit_ranking, save_ranking
-from greedy_prune_jax.analysis.categories import Annotator, make_annotator
+from greedy_prune_jax.analysis.categories import Annotator, Labels, make_annotator
 from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
@@ -158,19 +158,23 @@ def _labels(workdir: Path, source: Source, annotator: Annotator) -> list:
 
 
 def _agreement(settings: AnalyzeSettings, runs: Sequence[LabelledRun]) -> Section:
-  """The annotator beside each file of other labels, on the chains that the file has."""
+  """The annotator beside each file of other labels, on the chains that the file has.
+
+  Labels hold for one tokenizer only: chains of other tokens than the file's are left out.
+  """
   agreements = {}
   for file in settings.other_labels:
     stored = read_labels(Path(file))
-    ours, theirs = [], []
+    ours: dict[str, Labels] = {}  # a chain of several runs counts once
     for run in runs:
       for chain, labels in zip(run.chains, run.labels, strict=True):
-        if chain.chain.id in stored:
-          ours.append(labels)
-          theirs += labels_of_chains([chain], stored)
+        texts, _ = stored.get(chain.chain.id, (None, None))
+        if texts == chain.reasoning_tokens:
+          ours.setdefault(chain.chain.id, labels)
     if not ours:
-      raise UserError(f"{file} has no labels of any chain that is analysed")
-    agreements[f"{settings.annotator} and {Path(file).stem}"] = compare_labels(ours, theirs)
+      raise UserError(f"{file} has no labels of the tokens of any chain that is analysed")
+    theirs = [stored[chain_id][1] for chain_id in ours]
+    agreements[f"{settings.annotator} and {file}"] = compare_labels(list(ours.values()), theirs)
   return agreement_section(agreements)
 
 
@@ -197,7 +201,7 @@ def _regression(
     rankings.append(ranking)
   scores = workdir / "regressions.jsonl"
   rows = run_tasks(scores, data, settings.regressors, settings.late_share)
-  return regression_section(data, rankings, rows)
+  return regression_section(data, rankings, rows, settings.late_share)
 
 
 def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_model) -> FeatureStore:
@@ -218,6 +222,7 @@ def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_mode
     model,
     [chain.chain.id for chain in source.chains],
     segments,
+    pruner=pruner,
     dtype=settings.feature_dtype,
     batch_positions=settings.batch_positions,
   )

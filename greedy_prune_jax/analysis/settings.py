@@ -68,6 +68,8 @@ class AnalyzeSettings:
       ("feature_dtype", (self.feature_dtype,), FEATURE_DTYPES),
       ("dtype", (self.dtype,), ("float32", "bfloat16")),
     ):
+      if not values:
+        raise UserError(f"{name} is empty; expected some of {', '.join(choices)}")
       for value in values:
         if value not in choices:
           raise UserError(f"{name} has {value!r}; expected some of {', '.join(choices)}")
@@ -77,8 +79,6 @@ class AnalyzeSettings:
         f"annotator={self.annotator!r}, text_model={self.text_model!r}: the annotator {MODEL}, and "
         "no other, needs the name of a model, or openai for one at an endpoint"
       )
-    if not self.parts:
-      raise UserError(f"parts is empty; expected some of {', '.join(PARTS)}")
     for name in ("num_chains", "viewer_chains"):
       if getattr(self, name) < 0:
         raise UserError(f"{name}={getattr(self, name)}; expected 0 (all) or more")

@@ -1,13 +1,15 @@
 """Chat completions as OpenAI-compatible endpoints take and give them."""
 
 import dataclasses
+import json
 from typing import Any
 
 from greedy_prune_jax.teachers.endpoint_settings import STRUCTURED
 from greedy_prune_jax.teachers.structured import schema_in_words
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 
-_BYTES_PER_TOKEN = 3  # fewer than texts have on average, so that prompts are not underrated
+# Tokens of a chat template's marks, and of a system text that some put in by themselves.
+_CHAT_OVERHEAD = 100
 # Statuses after which trying again may help: timeout, conflict, too early, rate limit.
 _TRY_AGAIN = (408, 409, 425, 429)
 # Statuses that no prompt can change: the key, the account, the model's name, the address.
@@ -77,9 +79,11 @@ class Dialect:
 
 
 def most_tokens(request: dict[str, Any], settings: WritingSettings) -> int:
-  """The most tokens that a request can take."""
-  size = sum(len(message["content"].encode()) for message in request["messages"])
-  return size // _BYTES_PER_TOKEN + settings.max_new_tokens
+  """The most tokens that a request can take; a text makes no more of them than it has bytes."""
+  texts = [message["content"] for message in request["messages"]]
+  if "response_format" in request:
+    texts.append(json.dumps(request["response_format"]))  # some endpoints put it into the prompt
+  return sum(len(text.encode()) for text in texts) + _CHAT_OVERHEAD + settings.max_new_tokens
 
 
 def may_pass(status: int, code: str | None) -> bool:

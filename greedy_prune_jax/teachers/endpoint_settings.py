@@ -23,7 +23,7 @@ class EndpointSettings:
     concurrency: requests under way at once.
     max_attempts: for one reply, the first included.
     backoff: seconds before the second attempt, about; they double with each. Where the endpoint
-      says how long to wait (Retry-After), that is waited at least.
+      says how long to wait (Retry-After), that is waited at least, up to 2 minutes.
     timeout: seconds without a sign of life after which an attempt has failed.
     max_requests: budget of one run of a process: attempts; 0: no limit.
     max_tokens: budget of one run of a process: tokens read and written as the endpoint counts them;

@@ -4,7 +4,8 @@ Requests are uploaded as a file, a batch is made of it, and its results are fetc
 The batches of a run are noted in its folder, so that a run that is started again waits for those
 that are under way, by their ids, instead of asking anew:
 
-    batches/process-00000.jsonl   {"id": batch, "requests": [...]}, and {"id": batch, "done": true}
+    batches/process-00000.jsonl   {"id": batch, "requests": [...]}, and the same with "done": true
+                                  for those requests whose results were read
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import io
 import json
 import random
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,16 +82,24 @@ class OpenAIBatchTeacher:
     self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
 
   def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
-    """See `Teacher`; prompts that a batch leaves without a reply go into another."""
+    """See `Teacher`; prompts that a batch leaves without a reply go into another.
+
+    Where the endpoint refuses all requests for good, all batches are read before that is raised:
+    else every later run would meet the same refusal in them.
+    """
     asked = {self._key(prompt): _Asked(prompt, self._dialect) for prompt in prompts}
     path = self._folder / f"process-{jax.process_index():05d}.jsonl"
     with JsonlWriter(path) as notes:
       batches = _under_way(self._folder, asked)
       while asked:
         batches |= self._submit(asked, batches, notes)
+        refusal: UserError | None = None
         for batch_id in list(batches):
-          yield from self._replies(batch_id, batches.pop(batch_id), asked)
-          notes.write({"id": batch_id, "done": True})
+          keys = batches.pop(batch_id)
+          refusal = (yield from self._replies(batch_id, keys, asked)) or refusal
+          notes.write({"id": batch_id, "requests": keys, "done": True})
+        if refusal:
+          raise refusal
 
   def _key(self, prompt: Prompt) -> str:
     """Names a request to the endpoint: by all that decides its reply, so that it can be found."""
@@ -144,19 +153,28 @@ class OpenAIBatchTeacher:
 
   def _replies(
     self, batch_id: str, keys: Sequence[str], asked: dict[str, _Asked]
-  ) -> Iterator[Reply]:
+  ) -> Generator[Reply, None, UserError | None]:
     """Waits for a batch, and takes what it answered out of `asked`.
 
+    A batch that was refused as a whole answered nothing; its requests may be made again.
+
+    Returns:
+      The refusal of all requests for good, if it holds one.
+
     Raises:
-      UserError: the endpoint refused the batch as a whole, or all requests for good.
+      UserError: the batch or its results cannot be fetched.
     """
-    batch = self._wait(batch_id)
+    batch, refusal = self._wait(batch_id), None
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
       for line in self._lines(file_id):
         item = asked.get(line.get("custom_id", ""))
         if item is None:
           continue  # of another process, or answered already
-        reply = self._read(item, line)
+        try:
+          reply = self._read(item, line)
+        except UserError as error:
+          refusal = error
+          continue
         if reply is not None:
           del asked[line["custom_id"]]
           yield reply
@@ -171,9 +189,14 @@ class OpenAIBatchTeacher:
         yield Reply.failed(item.prompt, f"{item.why} ({item.attempts} attempts)")
       else:
         logging.warning("batch %s, %s: %s", batch_id, item.prompt.id, item.why)
+    return refusal
 
   def _read(self, item: _Asked, line: Record) -> Reply | None:
-    """The reply on a line of results; None where another batch may have one."""
+    """The reply on a line of results; None where another batch may have one.
+
+    Raises:
+      UserError: the endpoint refuses all requests for good.
+    """
     response = line.get("response") or {}
     status, body = response.get("status_code"), response.get("body") or {}
     if status == 200:
@@ -220,7 +243,7 @@ class OpenAIBatchTeacher:
 
   def _lines(self, file_id: str) -> Iterator[Record]:
     text = self._call(lambda: self._client.files.content(file_id).text)
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a text may hold other ends of lines, such as U+2028
       if line.strip():
         yield json.loads(line)
 
@@ -260,15 +283,22 @@ def _request(key: str, arguments: Record) -> Record:
 
 
 def _under_way(folder: Path, wanted: Container[str]) -> dict[str, list[str]]:
-  """Wanted requests of the batches that were noted and nobody is through with, by batch.
+  """Wanted requests of the batches that were noted and whose results nobody has read, by batch.
 
   Any process may have noted them: a run that goes on may have another number of processes.
   """
-  found: dict[str, list[str]] = {}
+  made: dict[str, list[str]] = {}
+  read: set[tuple[str, str]] = set()
   for path in sorted(folder.glob("*.jsonl")):
     for record in read_records(path, drop_torn=True):
+      batch_id = record["id"]
       if record.get("done"):
-        found.pop(record["id"], None)
+        # Notes of earlier versions do not say which requests: all.
+        read |= {(batch_id, key) for key in record.get("requests", made.get(batch_id, []))}
       else:
-        found[record["id"]] = [key for key in record["requests"] if key in wanted]
-  return {batch_id: keys for batch_id, keys in found.items() if keys}
+        made[batch_id] = record["requests"]
+  left = {
+    batch_id: [key for key in keys if key in wanted and (batch_id, key) not in read]
+    for batch_id, keys in made.items()
+  }
+  return {batch_id: keys for batch_id, keys in left.items() if keys}

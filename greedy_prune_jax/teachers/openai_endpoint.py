@@ -121,15 +121,15 @@ class OpenAITeacher:
     request = dialect.arguments(prompt, self._endpoint.model, self._settings)
     most = most_tokens(request, self._settings)
     self.budget.take(most)
-    used = 0
+    used = most  # unless it says what it was; one that got no whole reply may have been answered
     try:
       completion = self._client.chat.completions.create(**request)
-      used = most  # unless it says what it was
       reply = reply_of(prompt, completion)
       if reply.num_tokens is not None:
         used = completion.usage.prompt_tokens + completion.usage.completion_tokens
       return reply
     except self._openai.APIStatusError as error:
+      used = 0
       if may_pass(error.status_code, error.code):
         reason = f"{error.status_code}: {error.message}"
         raise _TryAgainError(reason, _retry_after(error.response.headers)) from error

@@ -158,6 +158,7 @@ def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
     reply((0, "FUNCTION"), (1, "FUNCTION"), (1, "FUNCTION")),
     reply((0, "FUNCTION"), (1, "FUNCTION"), (2, "FUNCTION")),
     reply((0, "FUNCTION"), (1, "VERB")),
+    reply((0, "FUNCTION"), ([1], "FUNCTION")),
   ],
 )
 def test_a_reply_answers_for_each_position_exactly_once(text):

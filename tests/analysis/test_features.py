@@ -72,9 +72,13 @@ def test_any_mesh_agrees_with_one_device(tmp_path, monkeypatch, mesh):
 
   monkeypatch.setattr(features, "token_features", watched)
   ids = [f"c/{i}" for i in range(5)]
-  one = build_store(tmp_path / "one", model, ids, chains, dtype="float32", batch_positions=200)
+  one = build_store(
+    tmp_path / "one", model, ids, chains, pruner="tiny", dtype="float32", batch_positions=200
+  )
   extracted.clear()
-  many = build_store(tmp_path / "many", spread, ids, chains, dtype="float32", batch_positions=200)
+  many = build_store(
+    tmp_path / "many", spread, ids, chains, pruner="tiny", dtype="float32", batch_positions=200
+  )
   np.testing.assert_allclose(many.attention, one.attention, atol=2e-5)
   np.testing.assert_allclose(many.surprisal, one.surprisal, atol=1e-4)
   for whole in extracted:
@@ -86,7 +90,9 @@ def test_any_mesh_agrees_with_one_device(tmp_path, monkeypatch, mesh):
 def test_a_store_holds_each_chain_at_its_rows(tmp_path):
   model, chains = tiny_model(), random_segments(5)
   ids = [f"c/{i}" for i in range(5)]
-  store = build_store(tmp_path, model, ids, chains, dtype="float16", batch_positions=90)
+  store = build_store(
+    tmp_path, model, ids, chains, pruner="tiny", dtype="float16", batch_positions=90
+  )
   assert store.ids == tuple(ids)
   assert isinstance(store.attention, np.memmap)
   assert store.attention.dtype == np.float16
@@ -99,7 +105,7 @@ def test_a_store_holds_each_chain_at_its_rows(tmp_path):
 def test_a_killed_extraction_goes_on_where_it_was(tmp_path, monkeypatch):
   model, chains = tiny_model(), random_segments(6)
   ids = [f"c/{i}" for i in range(6)]
-  whole = build_store(tmp_path / "whole", model, ids, chains, batch_positions=60)
+  whole = build_store(tmp_path / "whole", model, ids, chains, pruner="tiny", batch_positions=60)
 
   calls = []
 
@@ -111,33 +117,35 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path, monkeypatch):
 
   monkeypatch.setattr(feature_store, "extract_features", extract)
   with pytest.raises(KeyboardInterrupt):
-    build_store(tmp_path / "killed", model, ids, chains, batch_positions=60)
-  resumed = build_store(tmp_path / "killed", model, ids, chains, batch_positions=60)
+    build_store(tmp_path / "killed", model, ids, chains, pruner="tiny", batch_positions=60)
+  resumed = build_store(tmp_path / "killed", model, ids, chains, pruner="tiny", batch_positions=60)
   assert sum(calls) == 6 + calls[1]  # only the interrupted batch ran twice
   np.testing.assert_array_equal(resumed.attention, whole.attention)
   calls.clear()
-  build_store(tmp_path / "killed", model, ids, chains, batch_positions=60)
+  build_store(tmp_path / "killed", model, ids, chains, pruner="tiny", batch_positions=60)
   assert calls == []
 
 
 def test_a_store_of_other_chains_is_refused(tmp_path):
   model, chains = tiny_model(), random_segments(2)
-  build_store(tmp_path, model, ["a", "b"], chains)
+  build_store(tmp_path, model, ["a", "b"], chains, pruner="tiny")
   with pytest.raises(UserError, match="features of other chains"):
-    build_store(tmp_path, model, ["a", "c"], chains)
+    build_store(tmp_path, model, ["a", "c"], chains, pruner="tiny")
+  with pytest.raises(UserError, match="by another pruner or of another form; remove it"):
+    build_store(tmp_path, model, ["a", "b"], chains, pruner="another")
   with pytest.raises(UserError, match="feature_dtype='int8'; expected one of float16, float32"):
-    build_store(tmp_path, model, ["a", "b"], chains, dtype="int8")
+    build_store(tmp_path, model, ["a", "b"], chains, pruner="tiny", dtype="int8")
   with pytest.raises(UserError, match="cannot read the attention features"):
     open_store(tmp_path / "nowhere")
 
 
 def test_a_torn_line_of_the_progress_is_done_again(tmp_path):
   model, chains = tiny_model(), random_segments(2)
-  store = build_store(tmp_path, model, ["a", "b"], chains)
+  store = build_store(tmp_path, model, ["a", "b"], chains, pruner="tiny")
   expected = np.array(store.attention)
   done = tmp_path / "done.jsonl"
   done.write_bytes(done.read_bytes()[:-5])
   JsonlWriter(done).close()  # cuts the torn line off, as the next run does
   assert len(done.read_text().splitlines()) == 1
-  again = build_store(tmp_path, model, ["a", "b"], chains)
+  again = build_store(tmp_path, model, ["a", "b"], chains, pruner="tiny")
   np.testing.assert_allclose(again.attention, expected, rtol=1e-3)

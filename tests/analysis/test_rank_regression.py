@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from greedy_prune_jax.analysis import regression_report
 from greedy_prune_jax.analysis.attention_ranking import (
   deletion_orders,
   fit_ranking,
@@ -26,10 +27,15 @@ from greedy_prune_jax.analysis.rank_regression import (
   assign_folds,
   head_correlations,
   is_late,
+  knows_late,
   predict_unseen,
   score_predictions,
 )
-from greedy_prune_jax.analysis.regression_report import plan_tasks
+from greedy_prune_jax.analysis.regression_report import (
+  plan_tasks,
+  regression_section,
+  run_tasks,
+)
 from greedy_prune_jax.analysis.ridge import fit_ridge
 from greedy_prune_jax.chains.errors import UserError
 from tests.analysis.planted import pruned_chain, random_segments, tiny_model
@@ -48,7 +54,9 @@ def stored(tmp_path_factory):
   """A tiny model's attention features on random chains."""
   model, chains = tiny_model(), random_segments(NUM_CHAINS, least=15)
   ids = [f"c/{i}" for i in range(NUM_CHAINS)]
-  store = build_store(tmp_path_factory.mktemp("features"), model, ids, chains, dtype="float32")
+  store = build_store(
+    tmp_path_factory.mktemp("features"), model, ids, chains, pruner="tiny", dtype="float32"
+  )
   return model, chains, store
 
 
@@ -146,10 +154,10 @@ def test_what_holds_at_a_depth_is_carried_to_a_model_of_another_shape(stored, tm
   data, _ = rank_data(stored, early_attention)
   model = tiny_model(seed=3, num_layers=6, num_heads=2)
   _, chains, store = stored
-  deeper = build_store(tmp_path, model, list(store.ids), chains, dtype="float32")
+  deeper = build_store(tmp_path, model, list(store.ids), chains, pruner="tiny", dtype="float32")
   other, _ = rank_data((model, chains, deeper), early_attention)
   assert other.shape != data.shape
-  planned = [task.features for task in plan_tasks([data, other], ["ridge"], "late")[-6:]]
+  planned = [task.features for task in plan_tasks([data, other], ["ridge"], 0.25)[-6:]]
   assert planned == 2 * ["controls", "pooled attention", "controls and pooled attention"]
   fold_of = assign_folds([data, other])
 
@@ -203,6 +211,44 @@ def test_the_last_tokens_to_leave(stored):
   assert scores.auc.low > 0.85
 
 
+def test_the_last_tokens_to_leave_are_no_target_where_more_were_never_deleted(stored, tmp_path):
+  def pruned_to(ratio):
+    def order(i, attention):
+      return planted_order(i, attention)[: len(attention) - int(len(attention) * ratio)]
+
+    return rank_data(stored, order)
+
+  quarter, _ = pruned_to(0.25)
+  assert knows_late(quarter, 0.25)
+  assert is_late(quarter, 0.25).sum() == quarter.num_kept.sum()
+  half, counts = pruned_to(0.5)
+  assert not knows_late(half, 0.25)
+  rows = run_tasks(tmp_path / "scores.jsonl", [half], ["ridge"], 0.25)
+  assert {row["target"] for row in rows} == {"rank"}
+  ranking = fit_ranking(half, counts, pruner="tiny", annotator="rules")
+  section = regression_section([half], [ranking], rows, 0.25)
+  assert "nothing is said of the last 0.25 to leave" in section.paragraphs[-1]
+
+
+def test_stored_scores_are_of_the_same_data(stored, tmp_path, monkeypatch):
+  monkeypatch.setattr(regression_report, "FEATURE_SETS", ["position"])
+  fits = []
+
+  def predict(train, *args, **settings):
+    fits.append(train)
+    return predict_unseen(train, *args, **settings)
+
+  monkeypatch.setattr(regression_report, "predict_unseen", predict)
+  first, _ = rank_data(stored, random_order)
+  second, _ = rank_data(stored, lambda i, attention: np.arange(len(attention)))
+  other = dataclasses.replace(first, pruner="other")
+  path = tmp_path / "scores.jsonl"
+  found = [run_tasks(path, [data], ["ridge"], 0.25) for data in (first, second, other, first)]
+  assert [data.pruner for data in fits] == ["tiny"] * 4 + ["other"] * 2  # two targets each
+  assert found[0] == found[2] == found[3]
+  assert found[1][0]["r2"] > 0.9 > found[0][0]["r2"]
+
+
 def test_scores_of_perfect_constant_and_reversed_predictions():
   target = np.tile(np.linspace(0, 1, 10), 8)
   chain = np.repeat(np.arange(8), 10)
@@ -243,6 +289,15 @@ def test_a_saved_ranking_prunes_new_chains_as_it_did_before(stored, tmp_path):
     planted = attention[:, LAYER, HEAD, STATISTIC]
     quarter = len(order) // 4
     assert planted[order[:quarter]].mean() < planted[order[-quarter:]].mean()
+
+
+def test_names_with_dots_are_told_apart(stored, tmp_path):
+  data, counts = rank_data(stored, planted_order)
+  for name in ("llama-3.1", "llama-3.2"):
+    save_ranking(tmp_path / name, fit_ranking(data, counts, pruner=name, annotator="rules"))
+  for name in ("llama-3.1", "llama-3.2"):
+    for ending in ("", ".json", ".safetensors"):
+      assert load_ranking(tmp_path / f"{name}{ending}").pruner == name
 
 
 def test_a_ranking_of_another_model_or_version_is_refused(stored, tmp_path):

@@ -135,6 +135,18 @@ def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   run_analysis(settings(parts=("agreement",), other_labels=(other,)), pruned[:1], out)
   rows = json.loads((out / "tables" / "agreement.json").read_text())["rows"]
   assert rows[0]["kappa"] == 1
+  # Both runs have the same chains, and one of the files has the other tokens of one of them.
+  fewer = tmp_path / "fewer" / "joint.jsonl"
+  fewer.parent.mkdir()
+  text = (out / "labels" / "joint.jsonl").read_text()
+  fewer.write_text(text.replace('"token_text": "', '"token_text": "_', 1))
+  both = settings(parts=("agreement",), other_labels=(other, str(fewer)))
+  run_analysis(both, pruned, out)
+  rows = json.loads((out / "tables" / "agreement.json").read_text())["rows"]
+  counts = {row["annotators"]: row["tokens of the first"] for row in rows[::7]}
+  assert list(counts) == [f"rules and {other}", f"rules and {fewer}"]
+  num_tokens = [len(json.loads(line)["reason_tokens_json"]) for line in text.splitlines()]
+  assert list(counts.values()) == [sum(num_tokens), sum(num_tokens[1:])]
 
 
 def test_a_text_model_labels(pruned, tmp_path, monkeypatch):
@@ -173,6 +185,7 @@ def test_a_text_model_labels(pruned, tmp_path, monkeypatch):
     ({"text_model": "openai"}, "the annotator model, and no other, needs the name"),
     ({"parts": ("pattern",)}, "parts has 'pattern'; expected some of patterns"),
     ({"parts": ()}, "parts is empty"),
+    ({"regressors": ()}, "regressors is empty; expected some of ridge, trees"),
     ({"regressors": ("lasso",)}, "regressors has 'lasso'"),
     ({"late_share": 1.0}, "late_share=1.0"),
     ({"num_chains": 3}, "needs at least 5"),

@@ -93,6 +93,14 @@ def test_longer_units_leave_together(browser, tmp_path):  # noqa: F811
     assert others == [i < len(gone) for i in range(5)]
     values = browser.execute_script("return document.querySelector('.values').textContent")
     assert f"{words.nll['joint'][step]:.3f}" in values
+  ranks = browser.execute_script("return [0, 1, 2, 3, 4].map(i => panels[0].describe(i))")
+  assert [text.split("\n")[-1].split(",")[:2] for text in ranks] == [
+    ["deletion 3", " rank 3"],
+    ["deletion 2", " rank 1"],
+    ["deletion 2", " rank 2"],
+    ["never deleted", " still there"],
+    ["deletion 1", " rank 0"],
+  ]
   status = browser.find_element("id", "status").text
   assert status == f'3 of 5 tokens deleted (60%); last gone: " 42", {ALL[1]}'
   assert browser.find_element("id", "step").get_attribute("max") == "3"

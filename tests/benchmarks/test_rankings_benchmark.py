@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.rankings import compare
+from benchmarks.rankings import compare, ratios_in_steps
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from tests.analysis.planted import pruned_chain
@@ -62,7 +62,7 @@ def test_tables_and_plot(tmp_path):
   right = {"greedy": [(True, True), (True, False)], "random": [(True, False), (True, False)]}
   evaluation = write_evaluation(tmp_path / "e", right)
   out = tmp_path / "out"
-  printed = compare(workdirs, out, 0.25, evaluation)
+  printed = compare(workdirs, out, ratios_in_steps(0.25), evaluation)
 
   rows = rows_of(out / "rankings.csv")
   assert [(row["ranking"], row["keep ratio"]) for row in rows[:5]] == [
@@ -110,13 +110,13 @@ def test_what_all_orders_leave_alike_beats_none(tmp_path):
     write_run(tmp_path / "g", "greedy", 0.1),
     write_run(tmp_path / "r", "random", 0.3, **ends),
   ]
-  printed = compare(workdirs, tmp_path / "out", 0.25)
+  printed = compare(workdirs, tmp_path / "out", ratios_in_steps(0.25))
   assert "greedy joint, mean joint NLL: lowest at every keep ratio" in printed
 
 
 def test_nlls_of_longer_units_are_those_after_whole_deletions(tmp_path):
   workdir = write_run(tmp_path / "w", "greedy", 0.1, unit="word", unit_sizes=(3, 1))
-  compare([workdir], tmp_path / "out", 0.25)
+  compare([workdir], tmp_path / "out", ratios_in_steps(0.25))
   rows = rows_of(tmp_path / "out" / "rankings.csv")
   nlls = {float(row["keep ratio"]): float(row["joint NLL"]) for row in rows}
   # One deletion leaves 1 of 4 tokens, at most 3; the second leaves none.
@@ -124,14 +124,14 @@ def test_nlls_of_longer_units_are_those_after_whole_deletions(tmp_path):
 
 
 def test_without_an_evaluation_there_is_no_third_panel(tmp_path):
-  compare([write_run(tmp_path / "g", "greedy", 0.1)], tmp_path / "out", 0.5)
+  compare([write_run(tmp_path / "g", "greedy", 0.1)], tmp_path / "out", ratios_in_steps(0.5))
   assert "right answer" not in (tmp_path / "out" / "rankings.svg").read_text()
   assert not (tmp_path / "out" / "accuracy.csv").exists()
 
 
 def test_where_greedy_search_is_beaten_is_said(tmp_path):
   workdirs = [write_run(tmp_path / "g", "greedy", 0.1), write_run(tmp_path / "k", "keep_last", 0.0)]
-  printed = compare(workdirs, tmp_path / "out", 0.5)
+  printed = compare(workdirs, tmp_path / "out", ratios_in_steps(0.5))
   expected = "greedy joint, mean joint NLL: beaten at 0.5 by keep_last (1.500 < 1.700)"
   assert expected in printed.splitlines()
 
@@ -141,7 +141,7 @@ def test_ratios_go_as_far_as_all_runs_went(tmp_path):
     write_run(tmp_path / "g", "greedy", 0.1, deletions=2),
     write_run(tmp_path / "r", "random", 0.3),
   ]
-  compare(workdirs, tmp_path / "out", 0.25)
+  compare(workdirs, tmp_path / "out", ratios_in_steps(0.25))
   ratios = {float(row["keep ratio"]) for row in rows_of(tmp_path / "out" / "rankings.csv")}
   assert ratios == {1.0, 0.75, 0.5}
 
@@ -151,7 +151,7 @@ def test_objectives_are_told_apart_where_they_matter(tmp_path):
     write_run(tmp_path / name, "greedy", slope, objective=name)
     for name, slope in (("joint", 0.1), ("answer", 0.2))
   ]
-  compare(workdirs, tmp_path / "out", 0.5)
+  compare(workdirs, tmp_path / "out", ratios_in_steps(0.5))
   names = {row["ranking"] for row in rows_of(tmp_path / "out" / "rankings.csv")}
   assert names == {"greedy joint", "greedy answer"}
 
@@ -161,18 +161,20 @@ def test_what_cannot_be_compared(tmp_path):
   other = write_run(tmp_path / "o", "random", 0.1, pruner="another")
   alone = write_run(tmp_path / "a", "random", 0.1)
   with pytest.raises(UserError, match="several workdirs are of the ranking greedy joint"):
-    compare([greedy, greedy], tmp_path / "out", 0.5)
+    compare([greedy, greedy], tmp_path / "out", ratios_in_steps(0.5))
+  with pytest.raises(UserError, match=r"did not all come down to any of the keep ratios \[90\.0\]"):
+    compare([greedy, alone], tmp_path / "out", [90.0])
   with pytest.raises(UserError, match="chain c/0 differs between the workdirs"):
-    compare([greedy, other], tmp_path / "out", 0.5)
+    compare([greedy, other], tmp_path / "out", ratios_in_steps(0.5))
   evaluation = write_evaluation(tmp_path / "e", {"greedy": [(True, True)] * 2})
   with pytest.raises(UserError, match="no answers for 2 of the chains, such as c/0 by random"):
-    compare([greedy, alone], tmp_path / "out", 0.5, evaluation)
+    compare([greedy, alone], tmp_path / "out", ratios_in_steps(0.5), evaluation)
 
 
 def test_intervals_are_in_order(tmp_path):
   levels = tuple(np.random.default_rng(0).uniform(1, 3, 20))
   workdirs = [write_run(tmp_path / "g", "greedy", 0.1, levels=levels)]
-  compare(workdirs, tmp_path / "out", 0.5)
+  compare(workdirs, tmp_path / "out", ratios_in_steps(0.5))
   for row in rows_of(tmp_path / "out" / "rankings.csv"):
     assert float(row["joint low"]) < float(row["joint NLL"]) < float(row["joint high"])
 
@@ -183,4 +185,10 @@ def test_an_nll_that_was_never_scored_is_named(tmp_path):
   run = write_run(tmp_path / "run", "greedy", 0.5, levels=(1.0,), nll=open_nll)
   other = write_run(tmp_path / "other", "random", 0.5, levels=(1.0,))
   with pytest.raises(UserError, match=r"chain c/0: its joint NLL at keep ratio 0\.5 was never"):
-    compare([run, other], tmp_path, 0.5)
+    compare([run, other], tmp_path, ratios_in_steps(0.5))
+  compare([run, other], tmp_path, [0.75, 0.25])
+  rows = [row for row in rows_of(tmp_path / "rankings.csv") if row["ranking"] == "greedy joint"]
+  assert [(row["keep ratio"], float(row["joint NLL"])) for row in rows] == [
+    ("0.75", 1.5),
+    ("0.25", 2.5),
+  ]

@@ -160,7 +160,8 @@ class ChatServer:
 
   def _finish(self, batch: dict[str, Any]) -> None:
     """Answers a batch's requests, good ones into one file, bad ones into another."""
-    lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
+    text = self.files[batch["input_file_id"]].strip()
+    lines = [json.loads(line) for line in text.split("\n")]
     results: tuple[list, list] = [], []
     for line in lines:
       answer = self._respond(line["body"], self._count(line["body"]))
@@ -171,7 +172,8 @@ class ChatServer:
       results[answer.status != 200].append(result)
     for key, found in zip(("output_file_id", "error_file_id"), results, strict=True):
       if found:
-        batch[key] = self._file("".join(json.dumps(line) + "\n" for line in found))["id"]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+        batch[key] = self._file(text)["id"]
     batch["status"] = "completed"
 
   def _handle(self, handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:

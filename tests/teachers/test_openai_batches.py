@@ -130,6 +130,17 @@ def test_a_run_that_goes_on_waits_for_its_batch_and_asks_nothing_twice(tmp_path)
   assert sum(note.get("done", False) for note in notes(tmp_path)) == 3
 
 
+def test_several_processes_go_on_with_a_batch_of_one(tmp_path):
+  with serving(echo) as server:
+    killed_while_waiting(make_teacher(server, tmp_path), prompts(3))
+    replies = write(make_teacher(server, tmp_path), prompts(3)[:1])
+    replies |= write(make_teacher(server, tmp_path), prompts(3)[1:])
+  assert {key: reply.text for key, reply in replies.items()} == {
+    f"p{i}": f"on question {i}" for i in range(3)
+  }
+  assert len(server.batches) == 1
+
+
 def test_a_prompt_that_has_changed_is_asked_again(tmp_path):
   with serving(echo) as server:
     killed_while_waiting(make_teacher(server, tmp_path), prompts(1))
@@ -158,11 +169,11 @@ def test_the_budget_of_requests_ends_what_is_asked_and_keeps_what_came(tmp_path)
 
 
 def test_the_budget_of_tokens_lets_in_what_fits(tmp_path):
-  # A prompt counts as up to 3 tokens, a reply as up to 20; each uses 15.
-  with serving(echo) as server:
-    teacher = make_teacher(server, tmp_path, max_tokens=60)
+  # A prompt counts as up to 110 tokens, a reply as up to 20; each uses 110.
+  with serving(lambda *_: completion("yes", tokens=(90, 20))) as server:
+    teacher = make_teacher(server, tmp_path, max_tokens=360)
     replies = []
-    with pytest.raises(UserError, match=r"of endpoint.max_tokens=60, 45 were used.* take 23\. "):
+    with pytest.raises(UserError, match=r"of endpoint.max_tokens=360, 330 were used.* take 130\. "):
       replies.extend(teacher.write(prompts(6)))
   assert len(replies) == 3
   sizes = [len(server.files[b["input_file_id"]].splitlines()) for b in server.batches.values()]
@@ -175,6 +186,28 @@ def test_a_key_that_is_refused_ends_it(tmp_path):
     pytest.raises(UserError, match=r"m at http.* refuses: 401: no such key"),
   ):
     write(make_teacher(server, tmp_path), prompts(2))
+
+
+def test_a_run_goes_on_once_it_may_ask_again(tmp_path):
+  def respond(request, count):
+    barred = count == 0 and request["messages"][-1]["content"] != "question 1"
+    return refusal(403, "not yours") if barred else completion("yes")
+
+  replies = []
+  with serving(respond) as server:
+    with pytest.raises(UserError, match="refuses: 403: not yours"):
+      replies.extend(make_teacher(server, tmp_path, batch=2).write(prompts(4)))
+    assert [reply.id for reply in replies] == ["p1"]
+    again = write(make_teacher(server, tmp_path, batch=2), [prompts(4)[i] for i in (0, 2, 3)])
+  assert [reply.text for reply in again.values()] == ["yes"] * 3
+
+
+def test_texts_may_hold_other_ends_of_lines(tmp_path):
+  text = "one\u2028two\u0085three\r\nfour"
+  with serving(lambda *_: completion(text)) as server:
+    (reply,) = make_teacher(server, tmp_path).write([Prompt(id="p", question=text)])
+  assert reply.text == text
+  assert server.questions() == [text]
 
 
 def test_an_endpoint_without_schemas_is_asked_in_words(tmp_path):

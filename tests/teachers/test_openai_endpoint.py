@@ -112,8 +112,10 @@ def test_a_server_that_stalls_is_left_and_asked_again():
     return Answer("", stall=True) if count == 0 else completion("awake")
 
   with serving(respond) as server:
-    (reply,) = make_teacher(server, timeout=0.3).write(prompts(1))
+    teacher = make_teacher(server, timeout=0.3)
+    (reply,) = teacher.write(prompts(1))
   assert reply.text == "awake"
+  assert teacher.budget.tokens == 130 + 15  # the first may have cost all that it could
 
 
 def test_a_prompt_that_is_refused_fails_alone():
@@ -186,15 +188,27 @@ def test_the_budget_of_requests_counts_attempts():
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_the_budget_of_tokens_is_never_exceeded(concurrency):
-  # A prompt of 10 bytes counts as up to 3 tokens, a reply as up to 20: with 15 used by each, the
-  # 13th would still end within 200 (12 * 15 + 20), and the 14th not.
-  with serving(lambda *_: completion("yes")) as server:
-    teacher = make_teacher(server, concurrency=concurrency, max_tokens=203)
+  # The endpoint counts a token a byte, puts the schema and 30 tokens of its own into the prompt,
+  # and writes all it may.
+  used = len("question 0") + len(json.dumps(SCHEMA)) + 30 + 20
+  with serving(lambda *_: completion("{}", tokens=(used - 20, 20))) as server:
+    teacher = make_teacher(server, concurrency=concurrency, max_tokens=10 * used - 1)
     replies = []
-    with pytest.raises(UserError, match=r"of endpoint.max_tokens=203, 195 were used.* take 23\. "):
-      replies.extend(teacher.write(prompts(40)))
+    with pytest.raises(UserError, match=r"of endpoint\.max_tokens=.* were used, and the next"):
+      replies.extend(teacher.write(prompts(10, schema=SCHEMA)))
+  assert len(replies) >= 8
+  assert teacher.budget.tokens == len(replies) * used <= 10 * used - 1
+
+
+def test_the_budget_of_tokens_counts_what_was_used():
+  # A prompt of 10 bytes counts as up to 110 tokens, a reply as up to 20: with 15 used by each, the
+  # 13th would still end within 310 (12 * 15 + 130), and the 14th not.
+  with serving(lambda *_: completion("yes")) as server:
+    teacher = make_teacher(server, max_tokens=310)
+    replies = []
+    with pytest.raises(UserError, match=r"of endpoint.max_tokens=310, 195 were used.* take 130\. "):
+      replies.extend(teacher.write(prompts(10) + prompts(10)))
   assert len(replies) == 13
-  assert teacher.budget.tokens == 195
 
 
 def test_replies_without_counts_cost_what_they_may_have_cost():
@@ -202,7 +216,7 @@ def test_replies_without_counts_cost_what_they_may_have_cost():
     teacher = make_teacher(server)
     (reply,) = teacher.write(prompts(1))
   assert reply.num_tokens is None
-  assert teacher.budget.tokens == 23
+  assert teacher.budget.tokens == 130
 
 
 def test_a_budget_waits_for_what_is_under_way():

@@ -167,7 +167,9 @@ class Panel {
 
   describe(position) {
     const step = this.stepOf[position];
-    const when = step === Infinity ? "never deleted" : `deletion ${step}, rank ${step - 1}`;
+    // The place in the order of deletion, in which the tokens of a unit follow one another.
+    const rank = this.numGone[step - 1] + this.chain.deletions[step - 1]?.indexOf(position);
+    const when = step === Infinity ? "never deleted" : `deletion ${step}, rank ${rank}`;
     const state = step <= this.step ? "gone" : "still there";
     const name = categoryName(this.chain.labels[position]);
     return `${visible(this.chain.tokens[position])}\n${name}\n${when}, ${state}`;
