@@ -40,7 +40,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   smoke = mode.endswith("smoke")
   config = study_cpu.get_config("smoke" if smoke else "")
   config.chains = _TRAINED
-  config.tests.same_templates.questions = _TRAINED
+  config.update({"tests": {"same_templates": {"questions": _TRAINED}}})
   if smoke:
     config.arms = config_dict.ConfigDict({"steps_answer": ARMS["steps_answer"]})
     config.reference = "steps_answer"
