@@ -40,7 +40,7 @@ def get_config() -> config_dict.ConfigDict:
 
   # Rank regression, tested on unseen chains.
   config.regressors = ("ridge", "trees")  # trees take minutes for a few hundred chains
-  config.late_share = 0.25  # also predict which tokens are the last share to leave, if pruned so far
+  config.late_share = 0.25  # also predict which tokens leave last, so many, if pruned so far
 
   # How it runs; none of this changes a result.
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left

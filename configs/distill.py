@@ -19,7 +19,7 @@ def get_config() -> config_dict.ConfigDict:
 
   # What is learned.
   config.chains = "runs/prune"  # a prune workdir; any chains file if keep_ratios are 1 and 0 only
-  config.num_chains = 0  # the first so many; 0: all
+  config.num_chains = 0  # so many, the first by their ids; 0: all
   config.num_validation = 0  # chains held out; which ones depends on their ids and the seed alone
   config.keep_ratios = (0.5,)  # 1: all of the reasoning, 0: answer only; several: drawn each epoch
   config.ratio_form = ""  # tells the ratio: "{question}\n\nKeep {ratio} of the reasoning."

@@ -94,7 +94,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   )
 
   # How it runs; none of these changes a result.
-  config.keep_students = False  # else the checkpoints of all students stay, 1.6 GB each
+  config.keep_students = False  # else the checkpoints of all students stay, 60 MB each
   config.poll_seconds = 10.0  # between two looks whether other processes have done their parts
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 

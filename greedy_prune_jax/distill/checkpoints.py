@@ -20,8 +20,6 @@ from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
 from greedy_prune_jax.parallel import place
 
-_LOSS = "validation_loss"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -32,37 +30,37 @@ class Progress:
     best_step: of the best validation loss; None before there was one.
     best_loss: nats per token.
     stalled: validations since without a better one.
+    examples: what the run trains on, as `fingerprint` has it; None in checkpoints from before it.
   """
 
   data: Any
   best_step: int | None = None
   best_loss: float | None = None
   stalled: int = 0
+  examples: str | None = None
 
   def after(self, data: Any, step: int, loss: float | None) -> "Progress":
     """Progress at a checkpoint, whose validation loss is None if there was no validation."""
     if loss is None:
       return dataclasses.replace(self, data=data)
     if self.best_loss is None or loss < self.best_loss:
-      return Progress(data=data, best_step=step, best_loss=loss)
+      return dataclasses.replace(self, data=data, best_step=step, best_loss=loss, stalled=0)
     return dataclasses.replace(self, data=data, stalled=self.stalled + 1)
 
 
 class _LastAndBest(PreservationPolicy):
-  """Keeps the last checkpoints, and of those with a validation loss the first of the lowest."""
+  """Keeps the last checkpoints and `best_step`: a run knows it, however often it was stopped."""
 
   def __init__(self, num_last: int):
     self._num_last = num_last
+    self.best_step: int | None = None
 
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: PreservationContext
   ) -> Sequence[bool]:
     del context
     steps = sorted(info.step for info in checkpoints)
-    kept = set(steps[-self._num_last :])
-    validated = [i for i in checkpoints if i.metrics is not None and _LOSS in i.metrics]
-    if validated:
-      kept.add(min(validated, key=lambda info: (info.metrics[_LOSS], info.step)).step)
+    kept = {*steps[-self._num_last :], self.best_step}
     return [info.step in kept for info in checkpoints]
 
 
@@ -78,8 +76,9 @@ class Checkpoints:
       read_only: whether a run may be writing them.
     """
     folder = _folder(workdir)
+    self._kept = _LastAndBest(num_last)
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=_LastAndBest(num_last),
+      preservation_policy=self._kept,
       read_only=read_only,
       create=not read_only,
       cleanup_tmp_directories=not read_only,
@@ -100,13 +99,12 @@ class Checkpoints:
     """Steps of which there is a checkpoint, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, progress: Progress, loss: float | None) -> None:
+  def save(self, state: TrainState, progress: Progress) -> None:
     """Begins to write a checkpoint; the state may be donated as soon as this returns.
 
     Args:
       state: of the run.
-      progress: of the run.
-      loss: of the validation at this step, or None.
+      progress: of the run, this step's validation included.
 
     Raises:
       UserError: this one, or the one before, cannot be written.
@@ -116,9 +114,9 @@ class Checkpoints:
       optimizer=ocp.args.StandardSave(_by_name(state.optimizer)),
       progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
     )
-    metrics = None if loss is None else {_LOSS: loss}
+    self._kept.best_step = progress.best_step
     with explain_os_errors(self._folder):
-      self._manager.save(int(state.step), args=items, metrics=metrics, force=True)
+      self._manager.save(int(state.step), args=items, force=True)
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
     """The state and the progress of a step.

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
+from greedy_prune_jax.chains.datasets import split_source
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
 from greedy_prune_jax.chains.segments import segment
@@ -60,6 +62,15 @@ class ExampleSet:
   validation: tuple[Example, ...]
   too_long: tuple[TooLong, ...]
 
+  @property
+  def fingerprint(self) -> str:
+    """A hash of all ids and lengths, by which a run that goes on knows its examples."""
+    groups = [
+      [(example.id, example.num_prompt, len(example)) for example in group]
+      for group in (*self.train, self.validation)
+    ]
+    return hashlib.sha256(json.dumps(groups).encode()).hexdigest()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleForm:
@@ -79,27 +90,32 @@ class ExampleForm:
 
 def read_texts(
   source: str, keep_ratios: Sequence[float], *, num_chains: int = 0, seed: int = 0
-) -> Iterator[tuple[Chain, dict[float, str]]]:
-  """Yields chains, and the reasoning of each at every keep ratio.
+) -> list[tuple[Chain, dict[float, str]]]:
+  """Chains by id, and the reasoning of each at every keep ratio.
 
   Args:
     source: the workdir of a `prune` run, one of its files, or, where the only ratios are 1 and 0,
       anything that `read_chains` knows.
     keep_ratios: which reasonings are wanted.
-    num_chains: stop after so many; 0 for all.
+    num_chains: how many; 0 for all. Of a question set the first in its order, else the first by
+      id: in files they stand as they happened to be finished.
     seed: of a question set's order.
 
   Raises:
     UserError: nothing usable at `source`, or it was not pruned as far as a keep ratio asks.
   """
   if set(keep_ratios) <= {0.0, 1.0}:
-    for chain in read_chains(source, num_chains=num_chains, seed=seed):
-      yield chain, {ratio: chain.reasoning if ratio else "" for ratio in keep_ratios}
-    return
-  for count, pruned in enumerate(read_pruned(source), start=1):
-    yield pruned.chain, {ratio: text_at(pruned, ratio) for ratio in keep_ratios}
-    if count == num_chains:
-      return
+    wanted = num_chains if split_source(source) is not None else 0
+    texts = (
+      (chain, {ratio: chain.reasoning if ratio else "" for ratio in keep_ratios})
+      for chain in read_chains(source, num_chains=wanted, seed=seed)
+    )
+  else:
+    texts = (
+      (pruned.chain, {ratio: text_at(pruned, ratio) for ratio in keep_ratios})
+      for pruned in read_pruned(source)
+    )
+  return sorted(texts, key=lambda item: item[0].id)[: num_chains or None]
 
 
 def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
@@ -154,7 +170,7 @@ def make_example(
 
 
 def make_examples(
-  texts: Iterator[tuple[Chain, Mapping[float, str]]],
+  texts: Iterable[tuple[Chain, Mapping[float, str]]],
   form: ExampleForm,
   tokenizer: PreTrainedTokenizerFast,
   template: ChatTemplate,
@@ -176,7 +192,7 @@ def make_examples(
     seed: decides which.
 
   Raises:
-    UserError: no example is left to train on.
+    UserError: no example is left to train on, or none of those that were to be held out.
   """
   chains = sorted(texts, key=lambda item: _place(item[0].id, seed))
   groups, too_long = [], []
@@ -195,6 +211,12 @@ def make_examples(
       f"tokens (the shortest has {min((t.num_tokens for t in too_long), default=0)})"
     )
   held_out = tuple(example for group in groups[:num_validation] for example in group)
+  if num_validation and not held_out:
+    raise UserError(
+      f"there is nothing to validate on: all examples of the num_validation={num_validation} "
+      f"chains that are held out are longer than max_length={form.max_length} tokens; hold out "
+      f"more, or raise max_length"
+    )
   return ExampleSet(train, held_out, tuple(too_long))
 
 

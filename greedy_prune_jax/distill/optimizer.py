@@ -19,7 +19,8 @@ class OptimizerConfig:
     name: one of `OPTIMIZERS`. Adafactor keeps row and column sums where AdamW keeps two numbers a
       weight.
     learning_rate: at its highest.
-    schedule: `cosine`: down to `final_fraction` of it at the last step; `constant`: it stays.
+    schedule: `cosine`: down to `final_fraction` of it, which a step after the last would have;
+      `constant`: it stays.
     warmup_steps: over which it rises from nearly 0.
     steps: of the run.
     final_fraction: see `schedule`.
@@ -67,6 +68,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
     update = optax.adafactor(
       rate,
+      multiply_by_parameter_scale=False,  # the rate is of the step, as AdamW's is
       weight_decay_rate=decay if config.weight_decay else None,
       weight_decay_mask=_decay_mask,
     )

@@ -7,7 +7,6 @@ of all weights, or of LoRA's matrices, `{"layers.attention.q.a": array, ...}`.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
@@ -67,13 +66,3 @@ def masters(values: Params, dtype: Any) -> dict[str, Array | Master]:
   if jnp.dtype(dtype) == jnp.float32:
     return dict(values)
   return {name: Master(x, dtype) if decays(name) else x for name, x in values.items()}
-
-
-def count(values: Mapping[str, Any]) -> int:
-  """How many numbers there are."""
-  return sum(x.size for x in jax.tree.leaves(dict(values)))
-
-
-def float32(values: Mapping[str, Array]) -> Params:
-  """Parameters as masters: what small updates are added to without being rounded away."""
-  return cast(values, jnp.float32)

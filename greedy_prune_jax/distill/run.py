@@ -96,16 +96,23 @@ def run_distill(
   trained, frozen = _divide(model, settings, mesh)
   state = init_state(trained, optimizer, mesh)
   dtype = jnp.dtype(settings.compute_dtype)
-  student = Student(model, settings.lora, dtype, settings.remat, mesh)
+  shapes = dataclasses.replace(model, params=jax.eval_shape(lambda: model.params))
+  student = Student(shapes, settings.lora, dtype, settings.remat, mesh)  # keeps no weights
   train_step, evaluate = make_train_step(student, optimizer, state), make_evaluate(student)
   data, held_out = _batches(settings, examples, mesh)
 
   with Checkpoints(workdir, num_last=settings.keep_checkpoints) as checkpoints:
-    progress = Progress(data=None)
+    progress = Progress(data=None, examples=examples.fingerprint)
     del trained, model
     step = max(checkpoints.steps, default=0)
     if step:
-      state, progress = checkpoints.restore(step, state)
+      state, saved = checkpoints.restore(step, state)
+      if saved.examples not in (None, progress.examples):
+        raise UserError(
+          f"{settings.chains} has not the examples that {workdir} was begun with; go on with "
+          f"those, or choose another workdir"
+        )
+      progress = dataclasses.replace(saved, examples=progress.examples)
       data.set_state(progress.data)
     with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
       report = _Reporter(log, bar, student, rates)
@@ -124,7 +131,8 @@ def run_distill(
           if loss is not None:
             log.write(step, {"validation_loss": loss})
           progress = progress.after(data.get_state(), step, loss)
-          checkpoints.save(state, progress, loss)
+          checkpoints.save(state, progress)
+          report.resumed()
   over = step >= steps or _stalled(settings, progress)
   exported = None
   if over and settings.export != "none":
@@ -264,24 +272,28 @@ class _Reporter:
     """Takes a step that the device has been given."""
     self._pending = (step, batch, metrics)
 
+  def resumed(self) -> None:
+    """Begins the time of the next step: what came since the last one was none."""
+    self._since = time.perf_counter()
+
   def finished(self) -> None:
     """Waits for the step that was started last, if it is not reported yet.
 
     Raises:
-      UserError: its loss or its gradient is not finite.
+      UserError: its loss, its gradient or its update is not finite.
     """
     if self._pending is None:
       return
     step, batch, metrics = self._pending
     self._pending = None
-    loss, norm = float(metrics.loss), float(metrics.grad_norm)
+    loss, norm, update = map(float, metrics)
     now = time.perf_counter()
     seconds, self._since = now - self._since, now
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    if not all(map(math.isfinite, (loss, norm, update))):
       raise UserError(
-        f"step {step}: the loss is {loss} and the gradient's norm {norm}, on the examples "
-        f"{', '.join(batch.ids)}. Checkpoints before it are whole; try a lower learning_rate, more "
-        f"warmup_steps, or compute_dtype=float32 in another workdir"
+        f"step {step}: the loss is {loss}, the gradient's norm {norm} and the update's {update}, "
+        f"on the examples {', '.join(batch.ids)}. Checkpoints before it are whole; try a lower "
+        f"learning_rate, more warmup_steps, or compute_dtype=float32 in another workdir"
       )
     student = self._student
     peak = peak_flops(1 if student.mesh is None else student.mesh.size)

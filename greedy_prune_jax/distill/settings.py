@@ -89,7 +89,7 @@ class DistillSettings:
     check_choice("export", self.export, EXPORTS)
     check_choice("remat", self.remat, tuple(REMAT))
     check_least(self, 0, "num_chains", "num_validation", "lora_rank", "steps", "warmup_steps")
-    check_least(self, 0, "patience", "weight_decay", "max_grad_norm", "epochs")
+    check_least(self, 0, "seed", "patience", "weight_decay", "max_grad_norm", "epochs")
     check_least(self, 1, "batch_size", "num_parts", "save_every", "keep_checkpoints")
     check_least(self, 2, "max_length")
     check_ratios(self.keep_ratios)
@@ -108,9 +108,16 @@ class DistillSettings:
         f"batch_size={self.batch_size} is not a multiple of num_parts={self.num_parts}, over "
         f"which its gradients are accumulated"
       )
-    for name in ("final_fraction", "b1", "b2"):
-      if not 0 <= getattr(self, name) <= 1:
-        raise UserError(f"{name}={getattr(self, name)}; expected a number from 0 to 1")
+    if not 0 <= self.final_fraction <= 1:
+      raise UserError(f"final_fraction={self.final_fraction}; expected a number from 0 to 1")
+    for name in ("b1", "b2"):
+      if not 0 <= getattr(self, name) < 1:
+        raise UserError(f"{name}={getattr(self, name)}; expected a number from 0 to below 1")
+    if not self.lora_rank and self.dtype == "bfloat16" and self.compute_dtype == "float32":
+      raise UserError(
+        "dtype=bfloat16 with compute_dtype=float32: products with weights kept in bfloat16 are in "
+        "bfloat16; set compute_dtype=bfloat16, or dtype=float32"
+      )
     if self.lora_rank and not self.lora_targets:
       raise UserError(f"lora_targets is empty; expected some of {', '.join(TARGETS)}")
     for target in self.lora_targets:

@@ -32,10 +32,11 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """What a step found; all float32 [], before the update."""
+  """What a step found; all float32 []."""
 
-  loss: Array  # mean NLL of the completions' tokens, nats
+  loss: Array  # mean NLL of the completions' tokens, nats, before the update
   grad_norm: Array  # over all that is trained, before clipping
+  update_norm: Array  # of what was added to it
 
 
 TrainStep = Callable[[TrainState, Params, PackedRows], tuple[TrainState, StepMetrics]]
@@ -131,7 +132,8 @@ def make_train_step(
     gradients = jax.tree.map(lambda g: g / tokens, gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trained)
     trained = cast(Params, optax.apply_updates(state.trained, updates))  # of the same kind
-    metrics = StepMetrics(nll / tokens, optax.tree.norm(gradients))
+    norms = optax.tree.norm(gradients), optax.tree.norm(updates)
+    metrics = StepMetrics(nll / tokens, *norms)
     return TrainState(state.step + 1, trained, optimizer_state), metrics
 
   return train_step

@@ -107,6 +107,20 @@ def _is_student(place: str) -> bool:
   return isinstance(config, dict) and {"student", "chains"} <= set(config)
 
 
+def check_told(entries: Sequence[Entry], settings: EvaluateSettings) -> None:
+  """A UserError if keep ratios are to be told and no entry has a form in which it is told them."""
+  if settings.keep_ratios and not any(_ratio_form(entry, settings) for entry in entries):
+    raise UserError(
+      f"keep_ratios={settings.keep_ratios}, but none of models={settings.models} is told a ratio: "
+      f"students are if they were trained with a ratio_form, models if ratio_form is set; leave "
+      f"keep_ratios out"
+    )
+
+
+def _ratio_form(entry: Entry, settings: EvaluateSettings) -> str:
+  return settings_of(Path(entry.place)).ratio_form if entry.is_student else settings.ratio_form
+
+
 def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candidate]:
   """What an entry stands for at this moment.
 

@@ -29,6 +29,7 @@ from greedy_prune_jax.distill.examples import told_question
 from greedy_prune_jax.evaluation.candidates import (
   Candidate,
   Entry,
+  check_told,
   list_candidates,
   load_candidate,
   parse_entries,
@@ -66,6 +67,7 @@ def run_evaluate(
   """
   entries = parse_entries(settings.models)
   _check_follow(settings, entries)
+  check_told(entries, settings)
   _check_places(entries, workdir.path)
   asked = load_asked(
     settings.questions,

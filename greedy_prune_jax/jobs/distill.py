@@ -11,11 +11,10 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.jsonl import explain_os_errors
-from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.chains.run_lock import hold_locks
+from greedy_prune_jax.distill.bound_config import bind_config
 from greedy_prune_jax.distill.run import Outcome, run_distill
-from greedy_prune_jax.distill.settings import MAY_CHANGE, DistillSettings
+from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.distill.termination import TERMINATED, terminated
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import meet
@@ -33,7 +32,7 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
   with contextlib.ExitStack() as held, terminated() as should_stop:
     if first:
       hold_locks(folder / "locks", 0, 1, held)
-      _check_config(folder, config)
+      bind_config(folder, config)
     meet("the workdir is checked")
     outcome = run_distill(settings, folder, should_stop)
   if first:
@@ -55,15 +54,6 @@ def describe(outcome: Outcome) -> str:
   if outcome.exported is not None:
     lines.append(f"student: {outcome.exported}")
   return "\n".join(lines)
-
-
-def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
-  path, metrics = folder / "config.json", folder / "metrics.jsonl"
-  begun = metrics.exists() and metrics.stat().st_size
-  if not begun and not any((folder / "checkpoints").glob("[0-9]*")):
-    with explain_os_errors(path):  # an earlier run failed at once: its config binds nobody
-      path.unlink(missing_ok=True)
-  write_or_check_config(path, config, MAY_CHANGE)
 
 
 if __name__ == "__main__":

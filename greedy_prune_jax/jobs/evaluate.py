@@ -11,6 +11,7 @@ import jax
 
 from greedy_prune_jax.analysis.tables import Table, format_table, write_table
 from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.evaluation.questions import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
@@ -32,6 +33,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
   """
   settings, folder = EvaluateSettings.from_config(config), Path(workdir)
   first = jax.process_index() == 0
+  compared_runs(settings.compare_with)  # a wrong path is told at once
   quiet_orbax()
 
   def report() -> None:
@@ -62,16 +64,31 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
 
 def _write_tables(folder: Path, compare_with: Sequence[str]) -> list[Table]:
   """Writes the table of accuracies and, of more than one run, that of pairs."""
-  runs = dict(by_run(read_evaluation(folder)))
-  for other in compare_with:
-    found = by_run(read_evaluation(Path(other)))
-    if not found:
-      raise UserError(f"compare_with: {other} has no answers; expected an evaluate run's workdir")
-    runs |= {f"{Path(other).name}: {run}": records for run, records in found.items()}
+  runs = {**by_run(read_evaluation(folder)), **compared_runs(compare_with)}
   tables = [accuracy_table(runs)] + ([pairs_table(runs)] if len(runs) > 1 else [])
   for table in tables:
     write_table(folder, table)
   return tables
+
+
+def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:
+  """The records of other evaluations by run, which is named after its workdir too.
+
+  Args:
+    compare_with: their workdirs; of several with one name the whole paths are told.
+
+  Raises:
+    UserError: one of them has no answers.
+  """
+  runs: dict[str, list[Record]] = {}
+  names = [Path(other).name for other in compare_with]
+  for other, name in zip(compare_with, names, strict=True):
+    found = by_run(read_evaluation(Path(other)))
+    if not found:
+      raise UserError(f"compare_with: {other} has no answers; expected an evaluate run's workdir")
+    told = name if names.count(name) == 1 else other
+    runs |= {f"{told}: {run}": records for run, records in found.items()}
+  return runs
 
 
 if __name__ == "__main__":

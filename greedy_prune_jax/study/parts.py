@@ -2,8 +2,8 @@
 
 A part has a folder of its own under `parts/`: a lock, which the process that works on it holds (and
 the operating system frees, however the process ends), the config that its results are made with,
-and `done.json` when it is done. Nobody deals parts out: each process takes the next that nobody
-has, and waits while others hold all that is left.
+and `done.json` when it is done, before which the config may be mended. Nobody deals parts out: each
+process takes the next that nobody has, and waits while others hold all that is left.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ class Part:
   Attributes:
     name: unique; may have slashes.
     needs: names of parts that must be done before, each earlier in the list.
-    config: what its results depend on; if it changes, what is there is not used.
+    config: what its results depend on; if it changes, what is done is not used.
     may_change: dotted keys of the config that do not matter.
-    run: does it, or goes on with what a process that died has left. A `UserError` says that it
-      cannot be done; `StoppedError` that this process has to end.
+    run: does it, or goes on with what a process that died has left, if that fits the config. A
+      `UserError` says that it cannot be done; `StoppedError` that this process has to end.
   """
 
   name: str
@@ -125,7 +125,7 @@ def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
   """The part's folder while this process holds it; None if another does.
 
   Raises:
-    UserError: it was begun with another config.
+    UserError: it was done with another config.
   """
   place = _place(part, folder)
   with contextlib.ExitStack() as held:
@@ -134,7 +134,11 @@ def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
     except LockedError:
       yield None
       return
-    write_or_check_config(place / "config.json", part.config, part.may_change)
+    path = place / "config.json"
+    if not is_done(part, folder):
+      with explain_os_errors(path):  # what is not done binds nobody
+        path.unlink(missing_ok=True)
+    write_or_check_config(path, part.config, part.may_change)
     yield place
 
 

@@ -76,7 +76,7 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
   turns = {ratio: turn for turn, ratio in enumerate(settings.keep_ratios)}
   parts += [
     _student_part(settings, folder, chains, cell, seed)
-    for turn in range(len(turns))
+    for turn in range(max(len(turns), 1))  # whole chains and answers alone come in the first
     for seed in settings.seeds
     for cell in cells(settings)
     if turns.get(cell.keep_ratio, 0) == turn

@@ -21,6 +21,7 @@ from greedy_prune_jax.evaluation.proportion import Proportion
 from greedy_prune_jax.evaluation.questions import read_evaluation
 from greedy_prune_jax.evaluation.scores import question_means
 from greedy_prune_jax.study.plan import Cell
+from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ def study_table(answers: Sequence[Answers]) -> Table:
 def differences_table(answers: Sequence[Answers], reference: str) -> Table:
   """An arm, `reference`, against every other at its keep ratio, and against both ends.
 
-  Ready chains, which have one length, are compared with at every ratio of that arm.
+  Edited and ready chains, which have one length, are compared at every ratio but 0 of the others.
   """
   rows: list[tuple[TableCell, ...]] = []
   for one, other in itertools.product(answers, answers):
@@ -130,7 +131,7 @@ def differences_table(answers: Sequence[Answers], reference: str) -> Table:
       continue
     if (one.test, one.cell.student) != (other.test, other.cell.student):
       continue
-    if 0 < other.cell.keep_ratio < 1 and other.cell.keep_ratio != one.cell.keep_ratio:
+    if not _comparable(one.cell, other.cell):
       continue
     if row := _difference(one, other):
       rows.append(row)
@@ -146,6 +147,12 @@ def differences_table(answers: Sequence[Answers], reference: str) -> Table:
     ),
     rows=rows,
   )
+
+
+def _comparable(one: Cell, other: Cell) -> bool:
+  ratios = one.keep_ratio, other.keep_ratio
+  whole = 1 in ratios and 0 not in ratios  # one of the two has chains of one length
+  return ratios[0] == ratios[1] or whole or other.arm in (NO_PRUNING, ANSWER_ONLY)
 
 
 def _difference(one: Answers, other: Answers) -> tuple[TableCell, ...] | None:

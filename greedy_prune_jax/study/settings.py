@@ -68,8 +68,11 @@ class StudySettings:
     check_least(self, 1, "num_chains")
     if not self.poll_seconds > 0:
       raise UserError(f"poll_seconds={self.poll_seconds}; expected a number above 0")
-    if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-      raise UserError(f"seeds={self.seeds}; expected different whole numbers, such as (0, 1, 2)")
+    good = all(type(seed) is int and seed >= 0 for seed in self.seeds)
+    if not self.seeds or not good or len(set(self.seeds)) < len(self.seeds):
+      raise UserError(
+        f"seeds={self.seeds}; expected different whole numbers from 0 on, such as (0, 1, 2)"
+      )
     for name in ("students", "tests"):
       if not getattr(self, name):
         raise UserError(f"{name} is empty; expected at least one")

@@ -14,11 +14,10 @@ from greedy_prune_jax.chains.datasets import is_generated, load_questions, split
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import encode_line, explain_os_errors
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.distill.bound_config import bind_config
 from greedy_prune_jax.distill.ended import has_ended
 from greedy_prune_jax.distill.run import run_distill
-from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.distill.termination import terminated
 from greedy_prune_jax.evaluation.questions import OUTPUT, run_evaluate
@@ -140,14 +139,15 @@ def train_and_test(
 
   Raises:
     StoppedError: SIGTERM came during the training, which has saved.
-    UserError: the training broke down, or a question got no answer.
+    UserError: the training broke down, a question got no answer, or what is there was made with
+      another config.
   """
   checkpoints, removed = folder / "checkpoints", folder / "checkpoints.removed"
+  bind_config(folder, distill)
   if not has_ended(folder):
     _train(distill, folder)
-  if checkpoints.exists():  # else it has answered all before it was removed
-    for name, config in tests.items():
-      _test(config, folder / "evaluate" / name)
+  for name, config in tests.items():
+    _test(config, folder / "evaluate" / name, answered=not checkpoints.exists())
   with explain_os_errors(folder):
     if not keep_student and checkpoints.exists():
       checkpoints.rename(removed)  # at once, so that no half of them is taken for a student
@@ -157,18 +157,18 @@ def train_and_test(
 
 def _train(config: Mapping[str, Any], folder: Path) -> None:
   settings = DistillSettings.from_config(config)
-  with explain_os_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-  write_or_check_config(folder / "config.json", config, DISTILL_MAY_CHANGE)
   with terminated() as should_stop:
     outcome = run_distill(settings, folder, should_stop)
-  if outcome.stopped:
-    raise StoppedError
+    if outcome.stopped or should_stop(outcome.step):  # the signal may come behind the last step
+      raise StoppedError
 
 
-def _test(config: Mapping[str, Any], folder: Path) -> None:
+def _test(config: Mapping[str, Any], folder: Path, *, answered: bool) -> None:
+  """Has a student asked, unless it has answered all before it was removed."""
   settings = EvaluateSettings.from_config(config)
   with Workdir(folder, config, output=OUTPUT, may_change=EVALUATE_MAY_CHANGE) as workdir:
+    if answered and workdir.finished_ids:
+      return
     if failed := run_evaluate(settings, workdir):
       raise UserError(f"{failed} samples have no reply; see {folder}/skipped.jsonl")
     workdir.remove_unfinished()

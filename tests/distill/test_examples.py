@@ -95,11 +95,28 @@ def test_reading_a_prune_workdir_or_any_chains(tmp_path):
   path.write_text(json.dumps(pruned_record().to_record()) + "\n")
   assert [t for _, t in read_texts(str(path), (0.4, 1.0))] == [{0.4: " 3 4", 1.0: "".join(TOKENS)}]
   path.write_text("".join(json.dumps(chain(i).to_record()) + "\n" for i in "abc"))
-  found = list(read_texts(str(path), (0.0, 1.0), num_chains=2))
+  found = read_texts(str(path), (0.0, 1.0), num_chains=2)
   assert [c.id for c, _ in found] == ["a", "b"]
   assert found[0][1] == {0.0: "", 1.0: "".join(TOKENS)}
   with pytest.raises(UserError, match='lacks the key "reasoning_ids"'):
-    list(read_texts(str(path), (0.5,)))
+    read_texts(str(path), (0.5,))
+
+
+def test_which_chains_are_taken_does_not_depend_on_the_order_of_files(tmp_path):
+  for name, ids in (("one", "abc"), ("other", "cab")):
+    records = [pruned_record(chain_id).to_record() for chain_id in ids]
+    (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+  for ratios in ((0.4,), (1.0,)):
+    for name in ("one", "other"):
+      taken = read_texts(str(tmp_path / name), ratios, num_chains=2)
+      assert [chain.id for chain, _ in taken] == ["a", "b"]
+
+
+def test_of_a_question_set_the_seed_decides_which_chains_are_taken():
+  taken = [read_texts("gsm_symbolic", (1.0,), num_chains=3, seed=seed) for seed in (0, 0, 1)]
+  ids = [[chain.id for chain, _ in chains] for chains in taken]
+  assert ids[0] == ids[1] != ids[2]
+  assert list(map(len, ids)) == [3, 3, 3]
 
 
 def test_the_text_at_a_ratio_of_longer_units_has_whole_ones_of_at_most_so_many_tokens():
@@ -154,6 +171,15 @@ def test_too_long_ones_are_left_out_and_named(tokenizer, template):
     make_examples(iter(both), form(max_length=5), tokenizer, template)
   with pytest.raises(UserError, match="of 1 chains 1 are held out"):
     make_examples(texts("a"), form(), tokenizer, template, num_validation=1)
+
+
+def test_held_out_chains_that_are_all_too_long_are_told(tokenizer, template):
+  made = make_examples(texts("a", "b"), form(), tokenizer, template, num_validation=1)
+  (held_out,) = made.validation
+  longer = [(chain(i), {1.0: "7." * (50 if held_out.id == f"{i}@1.0" else 1)}) for i in "ab"]
+  short = form(max_length=len(held_out))
+  with pytest.raises(UserError, match=r"nothing to validate on: all .* num_validation=1 chains"):
+    make_examples(longer, short, tokenizer, template, num_validation=1)
 
 
 def test_token_ids_are_int32(tokenizer, template):

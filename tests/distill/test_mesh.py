@@ -138,7 +138,7 @@ def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path, lora):
     state, metrics = step(state, frozen, place_rows(batch(mesh), mesh, axis=1))
     found.append(float(metrics.loss))
     with Checkpoints(tmp_path) as checkpoints:
-      checkpoints.save(state, Progress(data=None), None)
+      checkpoints.save(state, Progress(data=None))
   np.testing.assert_allclose(found, expected[:3, 0], rtol=2e-4)
 
 

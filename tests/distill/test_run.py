@@ -1,6 +1,7 @@
 """Whole runs on a tiny student: learning, stopping, going on, exporting."""
 
 import dataclasses
+import gc
 import json
 import math
 
@@ -17,6 +18,7 @@ from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.jsonl import read_records
 from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.distill import run as run_module
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.examples import make_example, read_texts
 from greedy_prune_jax.distill.export import load_student
@@ -116,6 +118,44 @@ def test_a_run_goes_on_on_another_mesh(run, tmp_path, changes):
   np.testing.assert_allclose(many, one, atol=0.02)
 
 
+def test_a_run_does_not_go_on_with_other_examples(run, base, tmp_path):
+  path = tmp_path / "chains.jsonl"
+  path.write_bytes((base / "chains.jsonl").read_bytes())
+  assert run("run", chains=str(path), stop_after=3).stopped
+  lines = path.read_text().splitlines(keepends=True)
+  more = json.dumps(CHAINS[0] | {"id": "9"}) + "\n"
+  path.write_text("".join([*lines, more]))
+  with pytest.raises(UserError, match=r"chains.jsonl has not the examples that .*run was begun wi"):
+    run("run", chains=str(path))
+  path.write_text("".join(reversed(lines)))
+  assert run("run", chains=str(path)).step == 6, "the order in files does not matter"
+
+
+def test_a_checkpoint_from_before_examples_were_noted_is_gone_on_with(run, tmp_path):
+  assert run("run", stop_after=3).stopped
+  path = tmp_path / "run" / "checkpoints" / "3" / "progress" / "metadata"
+  stored = json.loads(path.read_text())
+  del stored["examples"]
+  path.write_text(json.dumps(stored))
+  outcome = run("run")
+  assert (outcome.step, len(outcome.progress.examples)) == (6, 64)
+
+
+@pytest.mark.parametrize("changes", [{}, LORA])
+def test_no_weights_are_left_in_memory_when_the_student_is_exported(run, monkeypatch, changes):
+  sizes = []
+
+  def measure(*_):
+    gc.collect()
+    sizes.append(sum(array.nbytes for array in jax.live_arrays()))
+
+  monkeypatch.setattr(run_module, "export_student", measure)
+  run("run", stop_after=3, **changes)
+  measure()
+  run("run", export="last", **changes)
+  assert sizes[1] - sizes[0] < 10_000  # a model has more than 100 000
+
+
 def json_config(workdir):
   config = json.loads((workdir / "config.json").read_text())
   return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
@@ -135,10 +175,15 @@ def test_a_run_killed_after_a_checkpoint_drops_what_it_logged_since(run, tmp_pat
   assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_which_checkpoints_are_kept(run, tmp_path):
+@pytest.mark.parametrize("stop_after", [None, 3])
+def test_which_checkpoints_are_kept(run, tmp_path, stop_after):
   # At such a rate the loss gets worse: the first validation is the best.
   changes = {"num_validation": 2, "learning_rate": 3.0, "max_grad_norm": 0.0, "save_every": 1}
-  outcome = run("run", keep_checkpoints=2, **changes)
+  changes |= {"keep_checkpoints": 2}
+  outcome = run("run", stop_after, **changes)
+  if outcome.stopped:
+    outcome = run("run", **changes)
+  assert outcome.progress.best_step < 5, "else it would be kept as one of the last"
   with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
     assert checkpoints.steps == sorted({outcome.progress.best_step, 5, 6})
     assert checkpoints.progress(6) == outcome.progress
@@ -152,14 +197,54 @@ def test_early_stop(run):
   assert run("run", steps=50, patience=3, **changes).step == outcome.step, "it stays stopped"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run, tmp_path):
-  with pytest.raises(UserError, match=r"step \d: the loss is .*nan.*, on the examples \d@1.0, "):
-    run("run", learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0)
+@pytest.mark.parametrize(("rate", "saved"), [(1e14, [1]), (1e39, [])])  # of the second: no update
+def test_what_is_not_finite_stops_the_run(run, tmp_path, rate, saved):
+  changes = {"max_grad_norm": 0.0, "warmup_steps": 0, "save_every": 1}
+  with pytest.raises(UserError, match=r"step \d: the loss is .*(nan|inf), on the examples \d@1.0"):
+    run("run", learning_rate=rate, keep_checkpoints=6, **changes)
   with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
     steps = checkpoints.steps
+  assert steps == saved
   for step in steps:  # what was saved before is usable
     student, _ = load_student(tmp_path / "run", step, settings(**json_config(tmp_path / "run")))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.params))
+
+
+def test_validation_and_saving_are_not_in_a_steps_time(run, tmp_path, monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(run_module.time, "perf_counter", lambda: clock[0])
+
+  def take(seconds, what):
+    def taking(*args, **kwargs):
+      clock[0] += seconds
+      return what(*args, **kwargs)
+
+    return taking
+
+  monkeypatch.setattr(run_module, "place_rows", take(1, run_module.place_rows))  # once a step
+  monkeypatch.setattr(Checkpoints, "save", take(1000, Checkpoints.save))
+  run("run", save_every=1, steps=3)
+  records = list(read_records(tmp_path / "run" / "metrics.jsonl"))
+  assert [r["tokens_per_second"] > 1 for r in records] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"b2": 1.0}, "b2=1.0; expected a number from 0 to below 1"),
+    ({"b1": 1.0}, "b1=1.0; expected a number from 0 to below 1"),
+    ({"final_fraction": 1.5}, "final_fraction=1.5; expected a number from 0 to 1"),
+    ({"seed": -1}, "seed=-1; expected 0 or more"),
+    ({"dtype": "bfloat16"}, "dtype=bfloat16 with compute_dtype=float32: products .* in bfloat16"),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    settings(**changes)
+
+
+def test_frozen_weights_are_computed_with_in_any_dtype():
+  assert settings(dtype="bfloat16", lora_rank=2).compute_dtype == "float32"
 
 
 def test_metrics(run, tmp_path):
@@ -226,3 +311,7 @@ def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
     assert written[at].text == chain.reasoning + chain.answer
     assert written[at].finish_reason == "stop"
   assert math.isfinite(outcome.loss)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(outcome.exported)
+  prompt = torch.tensor([requests[0].prompt_ids])
+  ids = theirs.generate(prompt, do_sample=False, max_new_tokens=60)[0].tolist()
+  assert ids.index(stop, prompt.shape[1]) == len(ids) - 1, "transformers stops by itself"

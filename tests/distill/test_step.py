@@ -170,9 +170,19 @@ def test_schedules():
   cosine = [float(learning_rate(config())(i)) for i in range(11)]
   np.testing.assert_allclose(cosine[:3], [1e-2 / 3, 2e-2 / 3, 1e-2], rtol=1e-5)
   np.testing.assert_allclose(cosine[6], (1e-2 + 1e-3) / 2, rtol=1e-5)
-  np.testing.assert_allclose(cosine[10], 1e-3, rtol=1e-5)
+  np.testing.assert_allclose(cosine[10], 1e-3, rtol=1e-5)  # a step after the last, which has [9]
   constant = [float(learning_rate(config(schedule="constant", warmup_steps=0))(i)) for i in (0, 9)]
   np.testing.assert_allclose(constant, 1e-2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_the_learning_rate_is_what_the_first_step_changes_a_weight_by(name):
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  state, _ = updated(model, rows, steps=1, name=name)
+  rate = float(learning_rate(config())(0))
+  for key in ("layers.mlp.down", "final_norm.scale"):
+    change = abs(state.trained[key] - flat_params(model.params)[key])
+    np.testing.assert_allclose(np.median(change), rate, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])

@@ -205,6 +205,13 @@ def test_checkpoints_that_are_not_there(base, tmp_path, evaluate, models, messag
     evaluate(*(model.format(tmp_path / "student") for model in models))
 
 
+def test_keep_ratios_that_nobody_is_told_are_refused(base, tmp_path, evaluate):
+  train(base, tmp_path / "student")
+  for model in (tmp_path / "student", base / "model"):
+    with pytest.raises(UserError, match=r"keep_ratios=\(0.5,\), but none of models=.* is told a"):
+      evaluate(str(model), keep_ratios=(0.5,))
+
+
 def test_one_name_for_two_models_is_refused(base, tmp_path, evaluate):
   evaluate(f"x={base / 'model'}", num_questions=1)
   make_model(tmp_path / "other")

@@ -3,9 +3,12 @@
 import csv
 import json
 import time
+from pathlib import Path
 
 import pytest
 
+from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.jobs.evaluate import compared_runs
 from tests.jobs.tiny_runs import make_model
 
 NUM_QUESTIONS = 5
@@ -36,6 +39,25 @@ def settings(tmp_path):
 def _records(workdir):
   path = workdir / "answers" / "process-00000.jsonl"
   return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+
+
+def test_runs_of_workdirs_with_one_name_are_told_apart(tmp_path):
+  record = {"id": "a", "run": "one", "model": "one", "step": None, "keep_ratio": None}
+  workdirs = [str(tmp_path / name) for name in ("a/run", "b/run", "b/other")]
+  for at, workdir in enumerate(workdirs):
+    with JsonlWriter(Path(workdir) / "answers" / "process-00000.jsonl") as writer:
+      writer.write(record | {"question_id": f"{at}"})
+  runs = compared_runs(workdirs)
+  assert {run: records[0]["question_id"] for run, records in runs.items()} == {
+    f"{workdirs[0]}: one": "0", f"{workdirs[1]}: one": "1", "other: one": "2"
+  }  # fmt: skip
+
+
+def test_a_workdir_to_compare_with_that_is_not_there_is_told_at_once(start, tmp_path, settings):
+  job = start(job="evaluate", **settings | {"compare_with": f"('{tmp_path}/typo',)"})
+  assert job.wait() == 1
+  assert "typo has no answers; expected an evaluate run's workdir" in job.stderr
+  assert not _records(tmp_path / "run")
 
 
 def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, settings):

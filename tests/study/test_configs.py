@@ -40,6 +40,14 @@ def test_students_of_the_first_keep_ratio_come_first_from_all_seeds(tmp_path):
   assert of_random == [0.9, 0.5]
 
 
+def test_a_study_without_keep_ratios_has_the_students_of_whole_chains(tmp_path):
+  config = study_cpu.get_config().to_dict() | {"arms": {}, "keep_ratios": (), "seeds": (0, 1)}
+  config |= {"ready": {"by_hand": "chains.jsonl"}, "reference": "by_hand"}
+  parts = plan(StudySettings.from_config(config), tmp_path)
+  arms = [part.name.split("/")[2] for part in parts if part.name.startswith("students/")]
+  assert arms == ["no_pruning", "answer_only", "by_hand"] * 2
+
+
 def test_students_have_the_same_budget():
   settings = StudySettings.from_config(study_cpu.get_config().to_dict())
   made = [
@@ -71,6 +79,9 @@ def test_an_arm_changes_settings_also_within_groups():
     ({"arms": {"a": {}}, "ready": {"a": "x"}}, "an arm is called a, as another is"),
     ({"arms": {"a b": {}}}, "'a b' names a folder; expected letters"),
     ({"arms": {"a": {"rankng": "random"}}}, "arms.a: the config has unknown keys: rankng"),
+    ({"seeds": (0, 0)}, r"seeds=\(0, 0\); expected different whole numbers from 0 on"),
+    ({"seeds": (-1,)}, r"seeds=\(-1,\); expected different whole numbers from 0 on"),
+    ({"seeds": (True,)}, r"seeds=\(True,\); expected different whole numbers from 0 on"),
     ({"students": {}}, "students is empty; expected at least one"),
     ({"reference": "best"}, "reference='best' is no arm; expected one of attention, gradient,"),
   ],

@@ -56,7 +56,7 @@ def test_what_fails_takes_only_what_needs_it_along_and_is_tried_again(work):
   rest = [work.part("of bad", "bad"), work.part("of that", "of bad"), work.part("good")]
   result = work.run(bad, *rest)
   assert (work.ran, result.failed, result.left) == (["bad", "good"], {"bad": "no such model"}, 2)
-  result = work.run(work.part("bad"), *rest)
+  result = work.run(work.part("bad", config={"model": "another"}), *rest)
   assert work.ran[2:] == ["bad", "of bad", "of that"]
   assert (result.failed, result.left) == ({}, 0)
 

@@ -1,5 +1,7 @@
 """Tables and plot of a study, from answers that are known."""
 
+import dataclasses
+
 import pytest
 
 from greedy_prune_jax.chains.jsonl import JsonlWriter
@@ -75,6 +77,19 @@ def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
   assert found[0.5, "by_hand", 1.0]["tokens' difference"] == -50
   one_seed = found[0.3, "random", 0.3]
   assert (one_seed["seeds"], one_seed["difference"]) == (1, 0.25), "the seed that both have"
+
+
+def test_a_reference_of_one_length_is_compared_at_every_ratio_but_0(answers):
+  nothing_left = dataclasses.replace(answers[3], cell=Cell("tiny", "greedy", 0.0))
+  table = differences_table([*answers, nothing_left], "by_hand")
+  found = [row[table.columns.index("against") :][:2] for row in table.rows]
+  assert found == [
+    *(("no_pruning", 1.0), ("answer_only", 0.0)),
+    *(("greedy", 0.5), ("greedy", 0.3), ("random", 0.5), ("random", 0.3)),
+  ]
+  table = differences_table([*answers, nothing_left], "greedy")
+  against_none = [row[4:6] for row in table.rows if row[3] == 0]
+  assert against_none == [("no_pruning", 1.0), ("answer_only", 0.0)]
 
 
 def test_the_plot_has_every_arm_and_the_ends(answers):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -10,6 +11,7 @@ import transformers
 from configs import distill, evaluate, prune, study_cpu
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.distill.ended import has_ended
 from greedy_prune_jax.evaluation.questions import read_evaluation
 from greedy_prune_jax.study import work
 from greedy_prune_jax.study.parts import StoppedError
@@ -47,6 +49,12 @@ def settings(tmp_path):
   return StudySettings.from_config(config)
 
 
+def _stopping_when_asked(times):
+  """A signal that comes before a training asks for it so many times."""
+  asks = itertools.count(1)
+  return lambda: contextlib.nullcontext(lambda _: next(asks) >= times)
+
+
 def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp_path, monkeypatch):
   chains, folder = tmp_path / "chains.jsonl", tmp_path / "student"
   make_chains(settings, chains)
@@ -56,11 +64,13 @@ def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp
   def run():
     train_and_test(training, tests, folder, keep_student=False)
 
-  with monkeypatch.context() as patched:
-    patched.setattr(work, "terminated", lambda: contextlib.nullcontext(lambda _: True))
-    with pytest.raises(StoppedError):
-      run()
-  assert not (folder / "evaluate").exists()
+  for ask in (1, 3):  # behind the first of three steps; behind the last, as it is asked once more
+    with monkeypatch.context() as patched:
+      patched.setattr(work, "terminated", _stopping_when_asked(ask))
+      with pytest.raises(StoppedError):
+        run()
+    assert not (folder / "evaluate").exists()
+  assert has_ended(folder)
   run()
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
@@ -71,6 +81,21 @@ def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp
   assert not list(folder.glob("checkpoints*"))
   run()  # killed before the part was marked as done
   assert read_evaluation(folder / "evaluate" / "sums") == records
+  # Not even then is it taken for what other configs would have made.
+  other = {"seed": 1}
+  for configs in ((training | other, tests), (training, {"sums": tests["sums"] | other})):
+    with pytest.raises(UserError, match=r"(?s)belongs to another config.*\n  seed: was 0, is 1"):
+      train_and_test(*configs, folder, keep_student=False)
+
+
+def test_a_training_that_failed_at_once_can_be_mended(settings, tmp_path):
+  chains, folder = tmp_path / "chains.jsonl", tmp_path / "student"
+  make_chains(settings, chains)
+  training = settings.distill_config(settings.students["tiny"], str(chains), 1.0, 0)
+  with pytest.raises(UserError, match="nothing to train on"):
+    train_and_test(training | {"max_length": 2}, {}, folder, keep_student=True)
+  train_and_test(training, {}, folder, keep_student=True)
+  assert has_ended(folder)
 
 
 def test_chains_are_short_enough_and_in_no_test(settings, tmp_path):
