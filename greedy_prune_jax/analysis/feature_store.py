@@ -1,11 +1,13 @@
 """Attention features on disk: one memory-mapped array of all tokens, and which chain is where.
 
-A folder holds `index.json` (pruner, ids and first rows of the chains, shape and type),
-`attention.npy` [T, L, H, S], `surprisal.npy` [T], and `done.jsonl`, one line a chain whose rows are
-written. T counts the reasoning tokens of all chains; L, H and S are layers, heads and statistics.
+A folder holds `index.json` (pruner, ids, first rows and a hash of the chains, shape and
+type), `attention.npy` [T, L, H, S], `surprisal.npy` [T], and `done.jsonl`, one line a chain whose
+rows are written. T counts the reasoning tokens of all chains; L, H and S are layers, heads and
+statistics.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -80,6 +82,7 @@ def build_store(
     "pruner": pruner,
     "ids": list(ids),
     "starts": starts,
+    "tokens": _hash(chains),
     "num_layers": config.num_layers,
     "num_heads": config.num_heads,
     "statistics": list(STATISTICS),
@@ -119,6 +122,15 @@ def open_store(folder: Path) -> FeatureStore:
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read the attention features in {folder}: {error}") from error
   return FeatureStore(tuple(index["ids"]), tuple(index["starts"]), *arrays)
+
+
+def _hash(chains: Sequence[Segments]) -> str:
+  """Of all tokens, those of the prompts included, which depend on the chat template."""
+  found = hashlib.sha256()
+  for chain in chains:
+    for ids in (chain.prompt, chain.reasoning, chain.answer):
+      found.update(ids.astype(np.int32).tobytes())
+  return found.hexdigest()[:16]
 
 
 def _start_or_check(folder: Path, index: dict[str, Any]) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,9 @@ def test_a_store_of_other_chains_is_refused(tmp_path):
     build_store(tmp_path, model, ["a", "c"], chains, pruner="tiny")
   with pytest.raises(UserError, match="by another pruner or of another form; remove it"):
     build_store(tmp_path, model, ["a", "b"], chains, pruner="another")
+  asked_otherwise = [dataclasses.replace(chain, prompt=chain.prompt[1:]) for chain in chains]
+  with pytest.raises(UserError, match="features of other chains"):
+    build_store(tmp_path, model, ["a", "b"], asked_otherwise, pruner="tiny")
   with pytest.raises(UserError, match="feature_dtype='int8'; expected one of float16, float32"):
     build_store(tmp_path, model, ["a", "b"], chains, pruner="tiny", dtype="int8")
   with pytest.raises(UserError, match="cannot read the attention features"):
