@@ -10,7 +10,12 @@ from flax import nnx
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.pruning.rankings.interface import Ranked, RankingInput, order_of_units
-from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_positions, score_texts
+from greedy_prune_jax.pruning.rankings.path import (
+  follow_ranking,
+  path_positions,
+  score_texts,
+  texts_at_once,
+)
 from greedy_prune_jax.pruning.search import PrunePath, Settings
 from tests.models.reference import tiny_config, tiny_model
 from tests.pruning.full_passes import full_pass_nlls, random_segments
@@ -189,6 +194,13 @@ def test_a_nan_stops_a_path_where_it_is(models):
   assert not path.finite
   assert path.finished
   assert path.deleted == []
+
+
+@pytest.mark.parametrize(
+  ("num_left", "block_positions", "count"), [(100, 48, 3), (5, 4800, 8), (17, 4800, 20), (1, 8, 1)]
+)
+def test_no_more_texts_are_run_at_once_than_are_left(models, num_left, block_positions, count):
+  assert texts_at_once(models[1], 16, num_left, block_positions) == count
 
 
 def test_texts_of_like_length_share_a_program(models):

@@ -185,12 +185,11 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
     np.testing.assert_allclose(near[0], change, atol=2e-5)
 
 
-@pytest.mark.parametrize("objective", ["joint", "answer"])
-def test_estimates_take_over_what_exact_scores_found(model, objective):
-  step = _Step(model, _path(model), objective)
+def _four_scored(step, objective):
+  """What the first screening finds, with exact scores of four candidates."""
   screens = Screen(**jax.tree.map(jnp.asarray, fresh_screen((1, step.sizes.text))))
   screening = plan_screening(dataclasses.replace(SMALL, shortlist=4, rounds=1), step.sizes, 64, 1)
-  found = screen_deletions(
+  return screen_deletions(
     *step.of_all,
     screens,
     jnp.ones(1, bool),
@@ -198,6 +197,12 @@ def test_estimates_take_over_what_exact_scores_found(model, objective):
     screening=screening,
     objective=objective,
   )
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_estimates_take_over_what_exact_scores_found(model, objective):
+  step = _Step(model, _path(model), objective)
+  found = _four_scored(step, objective)
   text, base = step.one()
   nll, screen = found.nll[0], jax.tree.map(lambda x: x[0], found.screen)
   scored = np.flatnonzero(np.isfinite(nll))
@@ -374,16 +379,7 @@ def test_estimates_choose_what_no_exact_score_was_made_for(model):
 
 def test_no_estimate_goes_before_the_best_exact_score(model):
   step = _Step(model, _path(model), "joint")
-  screens = Screen(**jax.tree.map(jnp.asarray, fresh_screen((1, step.sizes.text))))
-  screening = plan_screening(dataclasses.replace(SMALL, shortlist=4, rounds=1), step.sizes, 64, 1)
-  found = screen_deletions(
-    *step.of_all,
-    screens,
-    jnp.ones(1, bool),
-    sizes=step.sizes,
-    screening=screening,
-    objective="joint",
-  )
+  found = _four_scored(step, "joint")
   # Had the exact scores come out higher, all estimates would be lower than the best of them.
   found = found._replace(nll=found.nll + 10)
   scores = with_estimates(step.texts, step.bases, found, objective="joint")[0]

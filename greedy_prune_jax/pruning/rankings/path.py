@@ -175,7 +175,7 @@ def _next_texts(
 ) -> Text:
   """The next texts that are to be scored, as many as should be run at once.
 
-  Behind the path's end the last text is repeated, so that blocks of a width have one size.
+  Behind the path's end the last text is repeated, so that blocks have few sizes.
 
   Args:
     model: the pruner.
