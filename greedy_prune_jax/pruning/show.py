@@ -1,13 +1,11 @@
 """Pruned chains as text to read: the chain beside its pruned forms and their NLLs."""
 
 import statistics
-import textwrap
 from collections.abc import Iterable
 
 from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.printing import indented
 from greedy_prune_jax.pruning.settings import num_kept
-
-_WIDTH = 100
 
 
 def format_pruned(pruned: PrunedChain) -> str:
@@ -59,7 +57,4 @@ def _number(value: float | None) -> str:
 
 
 def _paragraph(title: str, text: str) -> list[str]:
-  wrapped = []
-  for line in text.strip("\n").split("\n"):
-    wrapped += textwrap.wrap(line, _WIDTH - 4, drop_whitespace=False) or [""]
-  return [f"-- {title}", *("    " + line for line in wrapped)]
+  return [f"-- {title}", *indented(text)]

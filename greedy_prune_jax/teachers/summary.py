@@ -4,15 +4,13 @@ import dataclasses
 import json
 import math
 import statistics
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.jsonl import explain_os_errors, read_records
+from greedy_prune_jax.chains.printing import indented
 from greedy_prune_jax.teachers.keeping import first_correct
-
-_WIDTH = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,21 +117,12 @@ def format_summary(summary: Summary) -> str:
 
 def format_samples(record: Record, most: int) -> str:
   """A question and its first samples beside their verdicts, to be read by eye."""
-  lines = [f"=== {record['id']} (target {record['target']})", *_wrapped(record["question"])]
+  lines = [f"=== {record['id']} (target {record['target']})", *indented(record["question"])]
   for index, sample in enumerate(record["samples"][:most]):
     verdict = "right" if sample["correct"] else "wrong"
     if sample["value"] is None:
       verdict = "no answer found"
     said = "" if sample["value"] is None else f", says {sample['value']!r}"
     lines.append(f"-- sample {index}: {verdict}{said} ({sample['finish_reason']})")
-    lines += _wrapped(sample["text"])
+    lines += indented(sample["text"])
   return "\n".join(lines)
-
-
-def _wrapped(text: str) -> list[str]:
-  wrapped = [
-    part
-    for line in text.strip("\n").split("\n")
-    for part in textwrap.wrap(line, _WIDTH - 4, drop_whitespace=False) or [""]
-  ]
-  return ["    " + part for part in wrapped]
