@@ -6,7 +6,9 @@
 Without --shape both sides train SmolLM2-135M on worked solutions of `gsm_symbolic`: all weights, or
 LoRA on all seven matrices of a layer; products in float32, or in bfloat16 beside float32 masters
 (on their side by autocast). Both begin with the same weights and the same adapter, and take turns,
-each in a process of its own; the first step, which compiles, is not timed. Theirs is `transformers`
+each in a process of its own. The first step of a turn is not timed: it compiles, or finds its
+memory gone. What a step frees, gigabytes on our side, goes back to the host of a virtual machine
+while the other side runs, which once cost us 5 of 15 seconds. Theirs is `transformers`
 and PEFT as a careful user writes it (`train_torch`): one batch padded on the right, logits only
 where they are scored, a fused AdamW. Ours is the step of the `distill` job. The fastest step of a
 side counts. Tokens are those of the examples, not of the padding. The last column is the largest
@@ -57,7 +59,7 @@ SHAPES = {  # layers, D, N, K, H, F
 
 _MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The student.")
 _EXAMPLES = flags.DEFINE_integer("examples", 8, "Examples of a batch.")
-_STEPS = flags.DEFINE_integer("steps", 3, "Timed steps of each side.")
+_STEPS = flags.DEFINE_integer("steps", 3, "Timed steps, of each side: as many turns.")
 _SIDES = flags.DEFINE_list(
   "sides", ["float32:0", "float32:16", "bfloat16:0", "bfloat16:16"], "DTYPE:LORA_RANK of each row."
 )
@@ -120,10 +122,14 @@ def compare(folder: Path, model: Model, tokenizer) -> None:
     )
     peak = matmul_peak(jnp.dtype(dtype))
     with Side("benchmarks.train_torch", task) as theirs, Side("benchmarks.train_ours", task) as us:
-      turns = [(theirs.step(), us.step()) for _ in range(1 + _STEPS.value)]
-      logging.info("losses, theirs and ours: %s", [(a.loss, b.loss) for a, b in turns])
+      turns = [(_turn(theirs), _turn(us)) for _ in range(_STEPS.value)]
     peak = max(peak, matmul_peak(jnp.dtype(dtype)))
     print(_row(dtype, int(text), config, batch, (theirs, us), turns, peak), flush=True)
+
+
+def _turn(side: Side) -> tuple[Step, Step]:
+  """A step to be ready again, and one to be timed."""
+  return side.step(), side.step()
 
 
 def _row(
@@ -132,13 +138,15 @@ def _row(
   config: ModelConfig,
   batch: Batch,
   sides: tuple[Side, Side],
-  turns: list[tuple[Step, Step]],
+  turns: list[tuple[tuple[Step, Step], tuple[Step, Step]]],
   peak: float,
 ) -> str:
-  slow, fast = (min(turn[side].seconds for turn in turns[1:]) for side in (0, 1))
+  slow, fast = (min(turn[side][1].seconds for turn in turns) for side in (0, 1))
   padding = [1 - batch.num_tokens / side.positions for side in sides]
-  memory = [max(turn[side].memory for turn in turns) for side in (0, 1)]
-  differs = max(abs(one.loss - other.loss) for one, other in turns)
+  memory = [turns[-1][side][1].memory for side in (0, 1)]
+  losses = [[step.loss for turn in turns for step in turn[side]] for side in (0, 1)]
+  logging.info("losses, theirs and ours: %s", losses)
+  differs = max(abs(one - other) for one, other in zip(*losses, strict=True))
   share = share_of_peak(config, batch, fast, rank, peak)
   return (
     f"{dtype:10}{f'LoRA {rank}' if rank else 'all':7}{batch.num_tokens / slow:8.0f}"
