@@ -36,8 +36,10 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
     axes.set(title=f"{student}, {test}", xlabel="generated reasoning tokens", ylabel="accuracy")
     axes.grid(True, color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
-    axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
+  # Shared, and so only once all is drawn: what is set stays as it is. The rim is for points at 0.
+  top = grid.flat[0].get_ylim()[1]
+  grid.flat[0].set_ylim(-0.02 * top, top)
   for axes in grid.flat[len(panels) :]:
     axes.set_visible(False)
   handles, labels = grid.flat[0].get_legend_handles_labels()

@@ -124,7 +124,8 @@ class StudySettings:
   def prune_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `prune` run of an arm."""
     own = {"chains": chains, "num_chains": 0, "max_reasoning_tokens": 0, "show_chains": 0}
-    return {**_merged(self.prune, changes), **own, "keep_ratios": self.keep_ratios}
+    ratios = tuple(sorted(self.keep_ratios, reverse=True))  # the study's order is its students' own
+    return {**_merged(self.prune, changes), **own, "keep_ratios": ratios}
 
   def drp_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `drp` run of an arm."""

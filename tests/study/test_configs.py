@@ -40,6 +40,15 @@ def test_students_of_the_first_keep_ratio_come_first_from_all_seeds(tmp_path):
   assert of_random == [0.9, 0.5]
 
 
+def test_in_which_order_students_come_binds_no_part(tmp_path):
+  configs = []
+  for ratios in ((0.5, 0.9), (0.9, 0.5)):
+    config = study_cpu.get_config().to_dict() | {"keep_ratios": ratios, "seeds": (0,)}
+    parts = plan(StudySettings.from_config(config), tmp_path)
+    configs.append({part.name: part.config for part in parts})
+  assert configs[0] == configs[1]
+
+
 def test_a_study_without_keep_ratios_has_the_students_of_whole_chains(tmp_path):
   config = study_cpu.get_config().to_dict() | {"arms": {}, "keep_ratios": (), "seeds": (0, 1)}
   config |= {"ready": {"by_hand": "chains.jsonl"}, "reference": "by_hand"}

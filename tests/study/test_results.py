@@ -100,3 +100,13 @@ def test_the_plot_has_every_arm_and_the_ends(answers):
   greedy = axes.containers[2].lines[0]
   assert greedy.get_xdata() == pytest.approx([32, 52])
   assert greedy.get_ydata() == pytest.approx([0.25, 0.625])
+
+
+def test_no_panel_of_the_plot_cuts_another(answers):
+  low, high = answers[1], answers[0]  # nothing is right in the panel that is drawn first
+  plot = plot_study([dataclasses.replace(low, test="hard"), high])
+  assert [axes.get_title() for axes in plot.figure.axes] == ["tiny, hard", "tiny, sums"]
+  for axes in plot.figure.axes:
+    bottom, top = axes.get_ylim()
+    assert bottom < 0
+    assert top > high.accuracy.high
