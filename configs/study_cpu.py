@@ -54,7 +54,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   # The arms: what each changes in `prune`.
   config.arms = config_dict.ConfigDict(ARMS)
   config.reference = "greedy_joint"  # the arm whose differences to all others are told
-  config.keep_ratios = (0.9, 0.7, 0.5, 0.3)  # of every arm, in the order in which students come
+  config.keep_ratios = (0.7, 0.9, 0.5, 0.3)  # of every arm, in the order in which students come
   # Arms whose chains a teacher edits: what each changes in `drp`. See configs/study_drp.py.
   config.edited = config_dict.ConfigDict()
   # Chains that are trained on as they are, by arm: what other jobs made of `chains/chains.jsonl`.
