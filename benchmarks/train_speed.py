@@ -7,12 +7,13 @@ Without --shape both sides train SmolLM2-135M on worked solutions of `gsm_symbol
 LoRA on all seven matrices of a layer; products in float32, or in bfloat16 beside float32 masters
 (on their side by autocast). Both begin with the same weights and the same adapter, and take turns,
 each in a process of its own. The first step of a turn is not timed: it compiles, or finds its
-memory gone. What a step frees, gigabytes on our side, goes back to the host of a virtual machine
-while the other side runs, which once cost us 5 of 15 seconds. Theirs is `transformers`
-and PEFT as a careful user writes it (`train_torch`): one batch padded on the right, logits only
-where they are scored, a fused AdamW. Ours is the step of the `distill` job. The fastest step of a
-side counts. Tokens are those of the examples, not of the padding. The last column is the largest
-difference of the losses of a step, in nats per token: both do the same work.
+memory gone. On a virtual machine a step of ours right after one of theirs took 15 seconds, and 10
+after one of its own: system time, probably for memory that the host had taken back. Theirs is
+`transformers` and PEFT as a careful user writes it (`train_torch`): one batch padded on the right,
+logits only where they are scored, a fused AdamW. Ours is the step of the `distill` job. The fastest
+timed step of a side counts; the log has all. Tokens are those of the examples, not of the padding.
+The last column is the largest difference of the losses of a step, in nats per token: both do the
+same work.
 
 The share of the peak is that of the products with weights that no step can do without, against a
 large product of the same dtype in XLA. Times are of this machine on this day; quote the ratios.
@@ -144,8 +145,9 @@ def _row(
   slow, fast = (min(turn[side][1].seconds for turn in turns) for side in (0, 1))
   padding = [1 - batch.num_tokens / side.positions for side in sides]
   memory = [turns[-1][side][1].memory for side in (0, 1)]
-  losses = [[step.loss for turn in turns for step in turn[side]] for side in (0, 1)]
-  logging.info("losses, theirs and ours: %s", losses)
+  steps = [[step for turn in turns for step in turn[side]] for side in (0, 1)]
+  logging.info("losses and seconds, theirs and ours: %s", steps)
+  losses = [[step.loss for step in of_side] for of_side in steps]
   differs = max(abs(one - other) for one, other in zip(*losses, strict=True))
   share = share_of_peak(config, batch, fast, rank, peak)
   return (

@@ -4,11 +4,11 @@ from greedy_prune_jax.chains.printing import indented
 
 
 def test_lines_stay_and_long_ones_are_wrapped_between_words():
-  words = " ".join(["pencils"] * 20)
+  words = " ".join(["notebook", *["pencils"] * 19])  # 12 words fill the first line
   first, second, empty, third = indented(f"{words}\n\n  two  spaces")
-  assert len(first) <= 100
+  assert len(first) == 100
   assert first.split() + second.split() == words.split()
-  assert first.startswith("    p")
+  assert first.startswith("    n")
   assert second.startswith("    p")
   assert empty == "    "
   assert third == "      two  spaces"
