@@ -62,8 +62,11 @@ def crossed_spread(values: Float[np.ndarray, "S Q"]) -> Spread:
   ms_question = seeds * float(by_question.var(ddof=1))
   ms_rest = float((residual**2).sum()) / ((seeds - 1) * (questions - 1))
   squares = [(ms_rest, (seeds - 1) * (questions - 1), 1)]
+  least = ms_rest * (
+    1 + 1e-9
+  )  # squares that are equal, as those of one right answer, may not look it
   for square, freedom in ((ms_seed, seeds - 1), (ms_question, questions - 1)):
-    if square > ms_rest:  # this component is above zero: its square takes the place of the rest's
+    if square > least:  # this component is above zero: its square takes the place of the rest's
       squares += [(square, freedom, 1), (ms_rest, (seeds - 1) * (questions - 1), -1)]
   return Spread(mean, *_error(squares, seeds * questions))
 
@@ -80,21 +83,33 @@ def _error(squares: list[tuple[float, int, int]], total: int) -> tuple[float, fl
   return math.sqrt(variance / total), variance**2 / doubt
 
 
-def accuracy_interval(correct: Float[np.ndarray, "S Q"], level: float = LEVEL) -> Proportion:
+def accuracy_interval(
+  correct: Float[np.ndarray, "S Q"], level: float = LEVEL, *, most_trials: int | None = None
+) -> Proportion:
   """Mean of values from 0 to 1 with Wilson's interval for as many trials as it is worth.
 
-  The trials are those that would give the standard error which the table shows, and the normal
-  quantile becomes Student's: with few seeds the error itself is not well known. Where every value
-  is equal the table shows no error, and further seeds count as no further trials.
+  The trials are those that would give the standard error of `crossed_spread`, fewer where that
+  error is itself not well known, as of few seeds. For them two questions are added, of which every
+  seed gets one right and the other wrong: where next to nothing is right, or wrong, the table does
+  not tell what answers to one question have in common. Of a single seed with one answer a question
+  it is Wilson's interval itself.
+
+  Args:
+    correct: shares of right answers, or 0 and 1, a seed and question.
+    level: of confidence.
+    most_trials: how many answers there are; the size of the table if each is one.
 
   Source: the effective sample size of Korn and Graubard 1998, Confidence intervals for proportions
-  with small expected number of positive counts estimated from survey data.
+  with small expected number of positive counts estimated from survey data, in Wilson's interval.
   """
-  share, stderr, freedom = crossed_spread(correct)
-  if stderr > 0 and 0 < share < 1:
-    trials = min(share * (1 - share) / stderr**2, correct.size)
-    return score_interval(share, trials, quantile(freedom, level))
-  return score_interval(share, correct.shape[1], quantile(math.inf, level))
+  seeds, questions = correct.shape
+  added = np.broadcast_to(np.array([1.0, 0.0]), (seeds, 2))
+  share, stderr, freedom = crossed_spread(np.concatenate([correct, added], axis=1))
+  trials = share * (1 - share) / stderr**2 * questions / (questions + 1)
+  trials *= min(1.0, quantile(questions + 1, level) / quantile(freedom, level)) ** 2
+  return score_interval(
+    float(correct.mean()), min(trials, most_trials or correct.size), quantile(math.inf, level)
+  )
 
 
 class Difference(NamedTuple):

@@ -17,7 +17,7 @@ from greedy_prune_jax.evaluation.intervals import (
   crossed_spread,
   paired_difference,
 )
-from greedy_prune_jax.evaluation.proportion import Proportion, wilson
+from greedy_prune_jax.evaluation.proportion import Proportion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class Score:
 
   Attributes:
     questions: how many.
-    accuracy: share of samples that are right, with its 95% interval over questions: Wilson's for
-      one sample a question, else see `accuracy_interval`.
+    accuracy: share of samples that are right, with its 95% interval over questions, see
+      `accuracy_interval`: Wilson's for one sample a question.
     stderr: its standard error over questions; None for one question.
     mean_tokens: of the generated reasoning.
     stderr_tokens: standard error of that, over questions; None for one question.
@@ -55,13 +55,9 @@ def score(records: Sequence[Record]) -> Score:
   samples = [sample for record in records for sample in record["samples"]]
   right = question_means(records, "correct")
   tokens = question_means(records, "reasoning_tokens")
-  if len(samples) == len(records):
-    accuracy = wilson(int(right.sum()), len(records))
-  else:
-    accuracy = accuracy_interval(right[None])
   return Score(
     questions=len(records),
-    accuracy=accuracy,
+    accuracy=accuracy_interval(right[None], most_trials=len(samples)),
     stderr=_stderr(right),
     mean_tokens=float(tokens.mean()),
     stderr_tokens=_stderr(tokens),

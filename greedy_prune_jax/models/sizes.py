@@ -6,8 +6,9 @@ def bucket(value: int, multiple: int) -> int:
 
   Steps are a multiple of `multiple` and at most a quarter of the size, where that is more.
   """
-  step = max(multiple, 2 ** max(0, max(value - 1, 1).bit_length() - 3))
-  return max(-(-value // step), 1) * step
+  units = max(-(-value // multiple), 1)
+  step = 2 ** max(0, max(units - 1, 1).bit_length() - 3)
+  return -(-units // step) * step * multiple
 
 
 def power_of_two(value: int) -> int:

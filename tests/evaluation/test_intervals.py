@@ -11,6 +11,7 @@ from greedy_prune_jax.evaluation.intervals import (
   crossed_spread,
   paired_difference,
 )
+from greedy_prune_jax.evaluation.proportion import wilson
 
 
 def test_one_seed_gives_the_standard_error_over_questions():
@@ -72,6 +73,38 @@ def test_intervals_over_questions_alone_would_not():
     low, high = crossed_spread((one - other).mean(axis=0, keepdims=True)).interval()
     held += low <= 0 <= high
   assert held / 300 < 0.85
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_one_right_answer_has_one_interval_wherever_it_stands(seeds):
+  """Its mean squares are all equal; rounding must not decide which of them count."""
+  found = []
+  for place in range(seeds * 80):
+    values = np.zeros((seeds, 80))
+    values.flat[place] = 1
+    found.append(accuracy_interval(values))
+  assert found == [pytest.approx(found[0])] * len(found)
+  none = accuracy_interval(np.zeros((seeds, 80)))
+  assert 0 < found[0].low < found[0].share
+  assert none.high <= found[0].high < 1.2 * none.high
+
+
+def test_of_one_seed_it_is_wilsons():
+  values = np.zeros((1, 80))
+  values[0, :7] = 1
+  assert accuracy_interval(values) == pytest.approx(wilson(7, 80))
+
+
+def test_more_samples_of_a_question_narrow_the_interval():
+  rng = np.random.default_rng(0)
+  held = 0
+  for _ in range(500):
+    chance = rng.uniform(0.2, 0.8, 100)
+    values = rng.binomial(16, chance)[None] / 16
+    found = accuracy_interval(values, most_trials=1600)
+    held += found.low <= 0.5 <= found.high
+    assert found.high - found.low < 0.11  # Wilson's of 100 trials is 0.19 wide
+  assert 0.925 < held / 500 < 0.99
 
 
 def test_nothing_right_is_not_certain():
