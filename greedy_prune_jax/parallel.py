@@ -11,6 +11,7 @@ every step together. It may also spread what is on every device of `data` otherw
 what the optimiser keeps of them) along `data`: *fully sharded*.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 from absl import logging
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -103,12 +105,21 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
     raise UserError(f"{asked} takes {data * model} devices; {who} {len(devices)}{beyond}")
   if data * model < len(devices):
     logging.warning("%s: %d devices stay idle", asked, len(devices) - data * model)
-  return jax.make_mesh(
-    (data, model),
-    (DATA, MODEL),
-    axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices[: data * model],
-  )
+  shape, chosen = (data, model), devices[: data * model]
+  return Mesh(_arranged(shape, chosen), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _arranged(shape: tuple[int, int], devices: Sequence[Any]) -> np.ndarray:
+  """The devices as they are to lie on a mesh.
+
+  On a TPU slice neighbours on the mesh are neighbours by wire, where JAX knows how to lay it out so.
+  Elsewhere, and for shapes that the wires do not have, the devices keep their order, which is by
+  process: those that share weights, along the last axis, are of one host where it has enough.
+  """
+  if devices[0].platform == "tpu":
+    with contextlib.suppress(AssertionError, NotImplementedError, ValueError):
+      return mesh_utils.create_device_mesh(shape, devices)
+  return np.array(devices, dtype=object).reshape(shape)
 
 
 def weight_shardings(

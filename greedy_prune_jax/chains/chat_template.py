@@ -12,7 +12,7 @@ from greedy_prune_jax.chains.errors import UserError
 
 # For models that know no chat: each part on lines of its own, so that the reply starts a line.
 _PLAIN = (
-  "{{ bos_token | default('') }}{% for message in messages %}"
+  "{% for message in messages %}"
   "{% if message.role == 'system' %}{{ message.content + '\n\n' }}"
   "{% elif message.role == 'user' %}{{ 'Question: ' + message.content + '\nAnswer:\n' }}"
   "{% else %}{{ message.content }}{{ eos_token | default('\n') }}{% endif %}{% endfor %}"
@@ -117,7 +117,7 @@ def load_chat_template(
     UserError: there is none of that name, or it does not work.
   """
   if name == "plain":
-    source = _PLAIN
+    source = _plain(tokenizer)
   elif name == "tokenizer":
     source = _own_template(tokenizer)
   else:
@@ -128,6 +128,14 @@ def load_chat_template(
     raise UserError(
       f"chat_template={name} cannot be used: {error}. Pass another, or chat_template=plain"
     ) from error
+
+
+def _plain(tokenizer: PreTrainedTokenizerFast) -> str:
+  """The plain form, which opens with BOS if the tokenizer does so by itself: not all that have one
+  do (SmolLM2's is the beginning of a turn)."""
+  ids = cast(list[int], tokenizer("")["input_ids"])
+  opens = bool(ids) and ids[0] == tokenizer.bos_token_id
+  return ("{{ bos_token }}" if opens else "") + _PLAIN
 
 
 def _own_template(tokenizer: PreTrainedTokenizerFast) -> str:

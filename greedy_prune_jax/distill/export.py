@@ -23,7 +23,12 @@ from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.pretrained import is_multimodal, load_model, load_tokenizer
+from greedy_prune_jax.models.pretrained import (
+  is_multimodal,
+  load_model,
+  load_stop_ids,
+  load_tokenizer,
+)
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
 
 EXPORT, ADAPTER = "export", "adapter"
@@ -109,7 +114,8 @@ def export_student(
   template = load_chat_template(settings.chat_template, tokenizer)
   tokenizer.chat_template = template.source
   with explain_os_errors(folder):
-    save_huggingface(model, tokenizer, folder, stop_ids=template.stop_ids)
+    stop_ids = sorted({*template.stop_ids, *load_stop_ids(settings.student)})
+    save_huggingface(model, tokenizer, folder, stop_ids=stop_ids)
     if settings.lora is not None:
       save_adapter(matrices, settings.lora, settings.student, workdir / ADAPTER)
   return folder

@@ -18,7 +18,7 @@ from greedy_prune_jax.distill.checkpoints import Checkpoints, saved_steps
 from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
-from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.teachers.local import LocalTeacher
 
@@ -184,4 +184,11 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
   template = load_chat_template(settings.chat_template or made.chat_template, tokenizer)
   model, _ = load_student(workdir, candidate.step, made, mesh)
   model = with_params(model, cast(flat_params(model.params), jnp.dtype(settings.dtype)))
-  return LocalTeacher(model, tokenizer, template, settings.writing, batch_size=settings.batch_size)
+  return LocalTeacher(
+    model,
+    tokenizer,
+    template,
+    settings.writing,
+    further_stops=load_stop_ids(made.student),
+    batch_size=settings.batch_size,
+  )

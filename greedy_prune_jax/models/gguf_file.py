@@ -40,12 +40,17 @@ _SCALARS = {
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
   shape: tuple[int, ...]  # as numpy counts: the last axis is contiguous
-  kind: gguf.GGMLQuantizationType
+  kind: gguf.GGMLQuantizationType | int  # a number where the package gguf has no name for it
   offset: int  # of its first byte in the file
 
   @property
+  def kind_name(self) -> str:
+    known = isinstance(self.kind, gguf.GGMLQuantizationType)
+    return self.kind.name if known else f"type {self.kind}"
+
+  @property
   def row_bytes(self) -> int:
-    block, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
+    block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(self.kind)]
     return self.shape[-1] // block * block_bytes
 
   @property
@@ -80,9 +85,9 @@ class GgufFile(TensorSource):
         "join them first with llama.cpp's `llama-gguf-split --merge`."
       )
     for name, tensor in self._tensors.items():
-      if tensor.kind.name not in supported_types():
+      if tensor.kind_name not in supported_types():
         raise UserError(
-          f"{self.path}: tensor {name!r} is stored as {tensor.kind.name}, which cannot be read; "
+          f"{self.path}: tensor {name!r} is stored as {tensor.kind_name}, which cannot be read; "
           f"supported are {', '.join(supported_types())}. Take another quantisation of this model."
         )
       if tensor.offset + tensor.num_bytes > len(self._bytes):
@@ -119,7 +124,7 @@ class GgufFile(TensorSource):
       count=(stop - start) * tensor.row_bytes,
       offset=tensor.offset + start * tensor.row_bytes,
     ).reshape(stop - start, tensor.row_bytes)
-    return gguf.quants.dequantize(raw, tensor.kind)
+    return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(tensor.kind))
 
 
 @functools.cache
@@ -187,5 +192,7 @@ class _Header:
   def _tensor_entry(self) -> tuple[str, _Tensor]:
     name = self._string()
     shape = tuple(self._unpack("Q") for _ in range(self._unpack("I")))[::-1]
-    kind = gguf.GGMLQuantizationType(self._unpack("I"))
+    kind = self._unpack("I")
+    with contextlib.suppress(ValueError):
+      kind = gguf.GGMLQuantizationType(kind)
     return name, _Tensor(shape, kind, self._unpack("Q"))

@@ -77,6 +77,13 @@ def load_gguf_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     raise UserError(f"{path}: metadata key {error} of the tokenizer is missing.") from error
 
 
+def gguf_stop_ids(file: GgufFile) -> frozenset[int]:
+  """The tokens that end a text or a turn, by a file's metadata."""
+  ids = (file.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot"))
+  size = len(file.metadata.get("tokenizer.ggml.tokens", ()))
+  return frozenset(id_ for id_ in ids if id_ is not None and 0 <= id_ < size)
+
+
 def _build(file: GgufFile) -> PreTrainedTokenizerFast:
   metadata = file.metadata
   kind = metadata["tokenizer.ggml.model"]
@@ -106,7 +113,8 @@ def _build(file: GgufFile) -> PreTrainedTokenizerFast:
     chat_template=metadata.get("tokenizer.chat_template"),
     add_bos_token=metadata.get("tokenizer.ggml.add_bos_token", add_bos),
     add_eos_token=metadata.get("tokenizer.ggml.add_eos_token", False),
-    **{role: tokens[id_] for role, id_ in ids.items() if id_ is not None},
+    # Converters write ids that no token has (-1, as unsigned) for roles that nothing plays.
+    **{role: tokens[i] for role, i in ids.items() if i is not None and 0 <= i < len(tokens)},
   )
 
 
@@ -148,11 +156,12 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
   space in front (Llama 2 and the first Mistral; not Gemma).
   """
   tokens = metadata["tokenizer.ggml.tokens"]
+  unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
   tokenizer = Tokenizer(
     models.BPE(
       {token: id_ for id_, token in enumerate(tokens)},
       _merges(tokens, metadata["tokenizer.ggml.scores"]),
-      unk_token=tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)],
+      unk_token=tokens[unknown if 0 <= unknown < len(tokens) else 0],
       fuse_unk=True,
       byte_fallback=True,
     )

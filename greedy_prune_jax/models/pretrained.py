@@ -6,6 +6,7 @@ hub. Loading one does not import PyTorch, not even where it is installed.
 
 import importlib
 import importlib.util
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,12 +22,13 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.gguf import load_gguf
 from greedy_prune_jax.models.gguf_config import gguf_config
 from greedy_prune_jax.models.gguf_file import GgufFile
-from greedy_prune_jax.models.gguf_tokenizer import load_gguf_tokenizer
+from greedy_prune_jax.models.gguf_tokenizer import gguf_stop_ids, load_gguf_tokenizer
 from greedy_prune_jax.models.hf_config import is_multimodal_config, read_hf_config
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.parameters import ChooseShardings
 
 _CONFIG_AND_WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+_GENERATION = "generation_config.json"
 _TOKENIZER = (
   "tokenizer.json",
   "tokenizer_config.json",
@@ -94,6 +96,39 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     raise UserError(f"{place}: its tokenizer cannot be read: {error}") from error
 
 
+def load_stop_ids(name: str) -> frozenset[int]:
+  """The tokens that end a text by the word of a model's own files; none where they do not say.
+
+  Chat models often have several, such as the end of a turn and the end of a text, of which the
+  tokenizer names one.
+
+  Raises:
+    UserError: see `load_model`.
+  """
+  place = locate(name, ("config.json", _GENERATION))
+  if not place.is_dir():
+    return gguf_stop_ids(GgufFile(place))
+  for file in (place / _GENERATION, place / "config.json"):
+    found = _end_ids(file)
+    if found:
+      return found
+  return frozenset()
+
+
+def _end_ids(file: Path) -> frozenset[int]:
+  """`eos_token_id` of a config, which may be a number, several, null, or not there at all."""
+  try:
+    config = json.loads(file.read_bytes())
+  except FileNotFoundError:
+    return frozenset()
+  except (OSError, ValueError) as error:
+    raise UserError(f"{file}: cannot be read as JSON: {error}") from error
+  found = config.get("eos_token_id") if isinstance(config, dict) else None
+  return frozenset(
+    id_ for id_ in (found if isinstance(found, list) else [found]) if isinstance(id_, int)
+  )
+
+
 def locate(name: str, patterns: tuple[str, ...]) -> Path:
   """The folder or the GGUF file that a name stands for.
 
@@ -129,6 +164,11 @@ def _fetch(name: str, patterns: tuple[str, ...], alternatives: str) -> Path:
       f"{name}: there is no such folder, and fetching it from {constants.ENDPOINT} (or its cache "
       f"{constants.HF_HUB_CACHE}) failed: {str(error).strip()} {alternatives}"
     ) from error
+  if not Path(fetched).is_dir():  # where nothing was fetched it is named, but not made
+    raise UserError(
+      f"{name} has none of {', '.join(patterns)}. If its model is in .gguf files, download one and "
+      f"pass its path. {alternatives}"
+    )
   return Path(fetched)
 
 

@@ -1,6 +1,6 @@
 """A teacher that runs here: a model and the sampler."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import cast
 
 import jax
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
 from greedy_prune_jax.teachers.structured import schema_in_words
@@ -32,6 +32,7 @@ class LocalTeacher:
     template: ChatTemplate,
     settings: WritingSettings,
     *,
+    further_stops: Collection[int] = (),
     batch_size: int = 0,
   ):
     """Takes the parts.
@@ -41,12 +42,14 @@ class LocalTeacher:
       tokenizer: the model's.
       template: says how the model is asked.
       settings: how to write.
+      further_stops: tokens that end a reply beside those of the template; see `load_stop_ids`.
       batch_size: most replies at once, over all devices; 0: chosen from their memory.
     """
     self._model = model
     self._tokenizer = tokenizer
     self._template = template
     self._settings = settings
+    self._stop_ids = sorted({*template.stop_ids, *further_stops})
     self._batch_size = batch_size
 
   @classmethod
@@ -68,7 +71,14 @@ class LocalTeacher:
     tokenizer = load_tokenizer(name)
     template = load_chat_template(chat_template, tokenizer)
     model = load_model(name, dtype, shardings=mesh and weight_shardings(mesh))
-    return cls(model, tokenizer, template, settings, batch_size=batch_size)
+    return cls(
+      model,
+      tokenizer,
+      template,
+      settings,
+      further_stops=load_stop_ids(name),
+      batch_size=batch_size,
+    )
 
   def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
     """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
@@ -89,7 +99,7 @@ class LocalTeacher:
     sampler = Sampler(
       self._model,
       self._decode,
-      self._template.stop_ids,
+      self._stop_ids,
       max_rows=self._batch_size or _rows_that_fit(self._model, longest),
     )
     for index, sample in sampler.sample(requests):

@@ -1,4 +1,5 @@
 import pytest
+from tokenizers import processors
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.errors import UserError
@@ -74,8 +75,17 @@ def test_leading_newline_of_a_template_survives():
 
 
 def test_plain_form_has_bos_and_eos():
-  template = load_chat_template("plain", byte_level())
+  tokenizer = byte_level()
+  opened = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+  tokenizer.backend_tokenizer.post_processor = opened
+  template = load_chat_template("plain", tokenizer)
   assert template.prompt("Why?", "Be brief.") == "<s>Be brief.\n\nQuestion: Why?\nAnswer:\n"
+  assert template.tail == "</s>"
+
+
+def test_plain_form_has_no_bos_where_the_tokenizer_opens_no_text_with_it():
+  template = load_chat_template("plain", byte_level())
+  assert template.prompt("Why?") == "Question: Why?\nAnswer:\n"
   assert template.tail == "</s>"
 
 

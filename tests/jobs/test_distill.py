@@ -20,7 +20,7 @@ def start(tmp_path):
   make_model(tmp_path / "model", vocab_size=350)  # even, for meshes
   write_chains(tmp_path / "chains.jsonl")
 
-  def start(*argv, workdir="run", num_devices=1, **settings):
+  def start(*argv, workdir="run", num_devices=1, variables=None, **settings):
     defaults = {
       "student": tmp_path / "model",
       "chains": tmp_path / "chains.jsonl",
@@ -36,6 +36,7 @@ def start(tmp_path):
     command += ["--config=configs/distill.py", f"--workdir={tmp_path / workdir}", *flags, *argv]
     devices = f"--xla_force_host_platform_device_count={num_devices}"
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": devices}
+    env |= variables or {}
     return subprocess.Popen(
       command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -112,7 +113,10 @@ def test_a_mesh_that_cannot_share_the_student(start):
 
 @pytest.fixture
 def start_two(start):
-  """Starts one run as two processes of two devices each."""
+  """Starts one run as two processes of two devices each, as on two hosts.
+
+  JAX takes each host with GPUs for a slice of its own, and lays out no mesh over several by itself.
+  """
 
   def start_two(**settings):
     with socket.socket() as free:  # closed at once: its port is free again
@@ -120,7 +124,12 @@ def start_two(start):
       coordinator = f"localhost:{free.getsockname()[1]}"
     flags = ("--distributed", f"--coordinator={coordinator}", "--num_processes=2")
     return [
-      start(*flags, f"--process_id={i}", num_devices=2, **{"mesh.data": 0} | settings)
+      start(
+        *(*flags, f"--process_id={i}"),
+        num_devices=2,
+        variables={"JAX_PARTITION_INDEX": str(i)},
+        **{"mesh.data": 0} | settings,
+      )
       for i in range(2)
     ]
 

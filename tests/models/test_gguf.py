@@ -216,6 +216,19 @@ def test_unsupported_quantisation_is_named(tmp_path):
     load_gguf(path, "float32")
 
 
+def test_a_quantisation_without_a_name_is_not_called_damage(tmp_path):
+  path = tmp_path / "model.gguf"
+  extra = {"extra.weight": np.zeros((2, 32), np.int8)}
+  write_gguf(path, tiny_model(tiny_config("llama")), tensors=extra)
+  data = bytearray(path.read_bytes())
+  entry = data.index(b"extra.weight") + len(b"extra.weight") + 4 + 2 * 8  # past name and shape
+  assert data[entry] == gguf.GGMLQuantizationType.I8
+  data[entry] = 31  # Q4_0_4_4, which llama.cpp has dropped
+  path.write_bytes(data)
+  with pytest.raises(UserError, match=r"stored as type 31.*Take another quantisation"):
+    load_gguf(path, "float32")
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.05, 0.5, 0.999])
 def test_truncated_file_is_named(keep, tmp_path):
   path = tmp_path / "model.gguf"

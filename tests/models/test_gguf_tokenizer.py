@@ -156,6 +156,15 @@ def test_sentencepiece_without_space_in_front(tmp_path):
     assert ours.decode(ours(text)["input_ids"], skip_special_tokens=True) == text
 
 
+@pytest.mark.parametrize("role", ["padding", "unknown"])
+def test_ids_that_no_token_has_are_passed_over(role, tmp_path):
+  metadata = _sentencepiece_metadata(add_space_prefix=True)
+  write_tokenizer_gguf(tmp_path / "whole.gguf", metadata)
+  write_tokenizer_gguf(tmp_path / "odd.gguf", metadata | {f"ggml.{role}_token_id": 2**32 - 1})
+  whole, odd = (load_gguf_tokenizer(tmp_path / f"{name}.gguf") for name in ("whole", "odd"))
+  assert odd("the cat")["input_ids"] == whole("the cat")["input_ids"]
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -1,6 +1,7 @@
 """Models by name: folders, files, packages, the hub, and what is said when there is nothing."""
 
 import importlib
+import json
 import subprocess
 import sys
 import types
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
 from tests.models.gguf_files import write_gguf
 from tests.models.reference import tiny_config, tiny_model
 
@@ -32,6 +33,33 @@ def test_folders_and_files(folder):
   assert load_model(str(folder), "float32").config.family == "llama"
   assert load_model(f"{folder}.gguf", "bfloat16").decoder.embedding.dtype == "bfloat16"
   assert load_tokenizer(str(folder))("one")["input_ids"] == [0]
+
+
+@pytest.mark.parametrize(
+  ("generation", "config", "expected"),
+  [
+    ({"eos_token_id": [7, 5]}, {"eos_token_id": 7}, {5, 7}),
+    ({"eos_token_id": 5}, {"eos_token_id": 7}, {5}),
+    ({}, {"eos_token_id": [7, 8]}, {7, 8}),
+    (None, {"eos_token_id": 7}, {7}),
+    (None, {"eos_token_id": None}, set()),
+  ],
+)
+def test_stop_ids_are_those_of_the_models_own_files(folder, generation, config, expected):
+  (folder / "generation_config.json").unlink(missing_ok=True)
+  if generation is not None:
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+  (folder / "config.json").write_text(json.dumps(config))
+  assert load_stop_ids(str(folder)) == expected
+
+
+def test_stop_ids_of_a_gguf_file(folder, tmp_path):
+  tokens = {"tokenizer.ggml.tokens": ["a", "b", "c"], "tokenizer.ggml.eos_token_id": 1}
+  model = tiny_model(tiny_config("llama"))
+  write_gguf(tmp_path / "eot.gguf", model, metadata=tokens | {"tokenizer.ggml.eot_token_id": 2})
+  assert load_stop_ids(str(tmp_path / "eot.gguf")) == {1, 2}
+  write_gguf(tmp_path / "none.gguf", model, metadata=tokens | {"tokenizer.ggml.eos_token_id": 3})
+  assert load_stop_ids(str(tmp_path / "none.gguf")) == set()
 
 
 def test_pytorch_is_never_imported(folder):
@@ -105,6 +133,12 @@ def test_only_what_is_needed_is_fetched(folder, monkeypatch):
   assert "model*.safetensors" in weights
   assert "tokenizer.json" in tokenizer
   assert not any("safetensors" in pattern for pattern in tokenizer)
+
+
+def test_a_repository_without_the_files_is_told_from_a_file(monkeypatch, tmp_path):
+  monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "none"))
+  with pytest.raises(UserError, match=r"some/model-GGUF has none of config\.json.*\.gguf files"):
+    load_model("some/model-GGUF", "float32")
 
 
 def test_reason_of_a_failed_download_is_passed_on(monkeypatch):

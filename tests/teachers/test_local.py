@@ -41,3 +41,11 @@ def test_a_teacher_lies_on_the_mesh_that_it_is_given(tmp_path):
   teacher = load_teacher(str(tmp_path), writing, EndpointSettings(), mesh=mesh)
   assert isinstance(teacher, local.LocalTeacher)
   assert mesh_of(teacher._model.params) == mesh
+
+
+def test_replies_end_at_all_that_the_model_says_ends_a_text(tmp_path):
+  make_model(tmp_path)
+  (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 7]}')
+  teacher = load_teacher(str(tmp_path), WritingSettings(max_new_tokens=4), EndpointSettings())
+  assert isinstance(teacher, local.LocalTeacher)
+  assert teacher._stop_ids == [1, 3, 7]  # 3: with which the template ends a turn
