@@ -112,7 +112,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
 def _arranged(shape: tuple[int, int], devices: Sequence[Any]) -> np.ndarray:
   """The devices as they are to lie on a mesh.
 
-  On a TPU slice neighbours on the mesh are neighbours by wire, where JAX knows how to lay it out so.
+  On a TPU slice neighbours on the mesh are neighbours by wire, where JAX knows how to do that.
   Elsewhere, and for shapes that the wires do not have, the devices keep their order, which is by
   process: those that share weights, along the last axis, are of one host where it has enough.
   """

@@ -101,6 +101,7 @@ def deletion_orders(
   for chain, labels, (attention, surprisal) in zip(
     chains, annotator.annotate(tokens), features, strict=True
   ):
+    labels = labels or (None,) * len(chain.reasoning)
     ranks = ranking.predict(chain.reasoning.tolist(), labels, attention, surprisal)
     orders.append([int(position) for position in np.argsort(ranks, kind="stable")])
   return orders

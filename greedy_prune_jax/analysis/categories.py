@@ -53,8 +53,11 @@ Labels = tuple[Category | None, ...]
 class Annotator(Protocol):
   """Labels the tokens of chains, each from its place in the text."""
 
-  def annotate(self, chains: Sequence[Sequence[str]]) -> list[Labels]:
-    """Labels of each chain's tokens, which are given as texts that joined make up the reasoning."""
+  def annotate(self, chains: Sequence[Sequence[str]]) -> Sequence[Labels | None]:
+    """Labels of each chain's tokens, which are given as texts that joined make up the reasoning.
+
+    None for a chain that nobody could be asked about; asked again, there may be some.
+    """
     ...
 
 

@@ -48,8 +48,8 @@ REPLY_SCHEMA: Mapping[str, Any] = {
 class TextModel(Protocol):
   """Whatever answers prompts with texts."""
 
-  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> Sequence[str]:
-    """One reply a prompt, in order; `schema` is the JSON schema that replies should follow."""
+  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> Sequence[str | None]:
+    """One reply a prompt, in order, None where there is none; `schema` is the replies' form."""
     ...
 
 
@@ -82,10 +82,10 @@ class ModelAnnotator:
   num_unlabelled: int = 0
   num_retries: int = 0
 
-  def annotate(self, chains: Sequence[Sequence[str]]) -> list[Labels]:
+  def annotate(self, chains: Sequence[Sequence[str]]) -> list[Labels | None]:
     """See `Annotator`; None marks tokens that the model never answered for properly."""
     size = self.tokens_per_prompt
-    waiting = {
+    waiting: dict[_Piece, str | None] = {
       _Piece(i, start, min(start + size, len(tokens))): ""
       for i, tokens in enumerate(chains)
       for start in range(0, len(tokens), size)
@@ -97,22 +97,31 @@ class ModelAnnotator:
       self.num_retries += len(waiting) if attempt else 0
       waiting = self._ask(chains, waiting, labels)
     self.num_unlabelled += sum(piece.stop - piece.start for piece in waiting)
-    return [tuple(chain_labels) for chain_labels in labels]
+    unanswered = {piece.chain for piece, complaint in waiting.items() if complaint is None}
+    return [
+      None if i in unanswered else tuple(chain_labels) for i, chain_labels in enumerate(labels)
+    ]
 
   def _ask(
     self,
     chains: Sequence[Sequence[str]],
-    waiting: Mapping[_Piece, str],
+    waiting: Mapping[_Piece, str | None],
     labels: list[list[Category | None]],
-  ) -> dict[_Piece, str]:
-    """Asks once, fills `labels`; returns the pieces to ask again with what was wrong."""
+  ) -> dict[_Piece, str | None]:
+    """Asks once, fills `labels`; returns the pieces to ask again with what was wrong.
+
+    None stands for no reply, of which there is nothing to complain.
+    """
     prompts = [
-      write_prompt(chains[piece.chain], piece.start, piece.stop, complaint)
+      write_prompt(chains[piece.chain], piece.start, piece.stop, complaint or "")
       for piece, complaint in waiting.items()
     ]
     replies = self.model.complete(prompts, REPLY_SCHEMA)
-    failed: dict[_Piece, str] = {}
+    failed: dict[_Piece, str | None] = {}
     for piece, reply in zip(waiting, replies, strict=True):
+      if reply is None:
+        failed[piece] = None
+        continue
       try:
         labels[piece.chain][piece.start : piece.stop] = parse_reply(reply, piece.start, piece.stop)
       except UserError as error:
@@ -120,7 +129,7 @@ class ModelAnnotator:
     self._store(prompts, replies)
     return failed
 
-  def _store(self, prompts: Sequence[str], replies: Sequence[str]) -> None:
+  def _store(self, prompts: Sequence[str], replies: Sequence[str | None]) -> None:
     if self.replies_path is None:
       return
     with JsonlWriter(self.replies_path) as writer:

@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +62,30 @@ class Source:
   chains: Sequence[PrunedChain]
 
 
-def run_analysis(settings: AnalyzeSettings, pruned: Sequence[str], workdir: Path) -> None:
+def run_analysis(
+  settings: AnalyzeSettings,
+  pruned: Sequence[str],
+  workdir: Path,
+  check_config: Callable[[], None] = lambda: None,
+) -> None:
   """Runs the parts that are asked for, and ends with `report.html` in `workdir`.
 
   Labels, attention features and scores of regressions are stored as they are found; a run that was
   stopped goes on from them.
+
+  Args:
+    settings: of the run.
+    pruned: workdirs of prune.
+    workdir: of this run.
+    check_config: called before anything is stored, and not if what is named cannot be used, so that
+      a command with a slip in it binds nobody to it.
 
   Raises:
     UserError: something that the settings or the workdirs name cannot be used.
   """
   sources = read_sources(pruned, settings)
   annotator = _annotator(settings, workdir)
+  check_config()
   runs = [
     LabelledRun(source.name, source.chains, _labels(workdir, source, annotator))
     for source in sources
@@ -152,7 +165,11 @@ def _labels(workdir: Path, source: Source, annotator: Annotator) -> list:
       group = missing[start : start + _LABELLED_AT_ONCE]
       new = annotator.annotate([chain.reasoning_tokens for chain in group])
       for chain, labels in zip(group, new, strict=True):
-        writer.write(labels_to_record(chain, labels))
+        if labels is None:  # not stored, so that the next run asks again
+          logging.warning("no labels for chain %s: it is unlabelled in this report", chain.chain.id)
+          labels = (None,) * len(chain.reasoning_tokens)
+        else:
+          writer.write(labels_to_record(chain, labels))
         stored[chain.chain.id] = (chain.reasoning_tokens, labels)
   return labels_of_chains(source.chains, stored)
 

@@ -83,6 +83,10 @@ def _in_box(match: re.Match[str]) -> str | None:
   return None  # cut off before its end
 
 
+# "#### Final Answer", with the answer below
+_HEADING = r"\#{2,} *\**(?i:(?:the )?(?:(?:final|correct) )?answer)(?=[*_ ]*\n)"
+# GSM8K's mark is a heading's too: "#### Step 3", "#### 3. Add up".
+_SECTION = re.compile(r"\W*(?:(?i:step|part|case|method)\s*\d|\d+[.):]\s+[^\W\d])")
 _NUMBER_BELOW = re.compile(r"[*_ ]*\n\s*(?:\*\*)?[-+]?[$£€]?\d")
 _JSON_END = re.compile(r"[}\n]|,(?!\d{3}(?!\d))")  # of a bare value, which may have thousands
 
@@ -98,24 +102,28 @@ def _read_number(match: re.Match[str]) -> str | None:
     rest = rest.lstrip("*_ \n")  # a heading
   line = rest.partition("\n")[0].strip()
   if match["phrase"] is None:
-    return line
+    return line if re.search(r"\d", line) and not _SECTION.match(line) else None
   sentence = re.split(r"[.!?](?:\s|$)", line)[0]  # what a sentence says, ends with it
   return sentence if re.search(r"\d", sentence) else None
 
 
 def _read_letter(match: re.Match[str]) -> str | None:
   if match["box"] is not None:
-    found = re.fullmatch(r"(?:\\\w+\{)?\(?([A-J])\)?\}?", _in_box(match) or "")
+    found = _BOXED_LETTER.fullmatch(_in_box(match) or "")
     return found and found[1]
   found = _LETTER.match(match.string, match.end())
   return found and (found[1] or found[2])
 
 
-# A and I are words too, so more than a space must follow them.
+# A and I are words too, so more than a space must follow them; of a dash or a bracket a space is.
 _LETTER = re.compile(
   r"""[\s*$(\["']*(?:(?i:option|choice)\s+|\\(?:text|mathrm|textbf)\{)*\(?"""
-  r"""(?:([A-J])(?=\s*(?:[)\].,:;}*$"']|$))|([B-HJ])\b)""",
+  r"""(?:([A-J])(?=\s*(?:[)\].,:;}*$"'\u2013\u2014]|$)|\s+[-(])|([B-HJ])\b)""",
   re.MULTILINE,
+)
+# "C", "(C)", "\text{C}", and with the option's text: "C. four", "\text{C) four}"
+_BOXED_LETTER = re.compile(
+  r"(?:\\\w+\{)?\s*\(?([A-J])(?:\)?\}?|(?:[.:)]|\s+[-(]|\s*[\u2013\u2014])\s*\S.*)", re.DOTALL
 )
 
 
@@ -141,7 +149,8 @@ NUMBER = AnswerForm(
   # Beside the form that is asked for: GSM8K's, that of the solutions published with it (A:), and
   # what models write that do not follow.
   marker=re.compile(
-    rf"(?:{_PHRASE}[\s*]*)?(?:{_JSON_KEY}|{_BOX})|####|^A:|(?P<phrase>{_PHRASE}\**)", re.MULTILINE
+    rf"(?:{_PHRASE}[\s*]*)?(?:{_JSON_KEY}|{_BOX})|(?P<phrase>{_PHRASE}\**|^{_HEADING})|####|^A:",
+    re.MULTILINE,
   ),
   read=_read_number,
   is_right=_same_number,

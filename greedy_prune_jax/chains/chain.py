@@ -42,7 +42,7 @@ class Chain:
     Raises:
       UserError: a key is missing, not a string, or empty; the message names it.
     """
-    extra = {k: v for k, v in record.items() if k not in _CHAIN_KEYS and k not in RESULT_KEYS}
+    extra = {key: value for key, value in record.items() if key not in RECORD_KEYS}
     return cls(
       **{key: fields.get_text(record, key) for key in ("id", "question", "reasoning", "answer")},
       system=fields.get_optional_text(record, "system"),
@@ -51,7 +51,7 @@ class Chain:
     )
 
   def __post_init__(self):
-    taken = set(self.extra).intersection((*_CHAIN_KEYS, *RESULT_KEYS))
+    taken = RECORD_KEYS.intersection(self.extra)
     if taken:
       raise ValueError(f"extra holds {sorted(taken)}, keys that a record itself has")
 
@@ -239,6 +239,10 @@ def _check_units(
 RESULT_KEYS = tuple(
   field.name for field in dataclasses.fields(PrunedChain) if field.name != "chain"
 )
+
+
+# What no further key of a chain may be called.
+RECORD_KEYS = frozenset((*_CHAIN_KEYS, *RESULT_KEYS))
 
 
 def ratio_key(keep_ratio: float | int) -> str:

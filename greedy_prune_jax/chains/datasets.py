@@ -8,6 +8,7 @@ from typing import Any
 
 from greedy_prune_jax.chains import answers, fields, rows
 from greedy_prune_jax.chains.answers import AnswerForm
+from greedy_prune_jax.chains.chain import RECORD_KEYS
 from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.numbers import canonical_number
@@ -24,7 +25,8 @@ class Question:
     system: instruction that names the form of the answer.
     target: the gold answer, without its form: `72`, `\\frac{1}{2}`, `B`.
     rationale: the dataset's own worked solution, or None.
-    extra: further keys of the row, such as a subject or a level.
+    extra: further keys of the row, such as a subject or a level, but none that a chain's record
+      itself has.
   """
 
   id: str
@@ -103,7 +105,8 @@ def _parse_mmlu_pro(row: Record) -> dict[str, Any]:
 
 
 def _rest(row: Record, *used: str) -> Record:
-  return {key: value for key, value in row.items() if key not in (*used, "id", "system")}
+  """The row's other keys, but those that a chain's record has for its own."""
+  return {key: value for key, value in row.items() if key not in used and key not in RECORD_KEYS}
 
 
 _GENERATED = "gsm_symbolic"
@@ -242,13 +245,17 @@ def load_questions(
   """Questions of the set that `source` means; the arguments are those of `load_rows`.
 
   Raises:
-    UserError: see `load_rows`; or a row is not of the set's form; the message names it and the key.
+    UserError: see `load_rows`; a row is not of the set's form, the message names it and the key; or
+      two rows have one id.
   """
   name, found = load_rows(source, split=split, num_rows=num_questions, seed=seed)
-  questions = []
+  questions: dict[str, Question] = {}
   for row in found:
     try:
-      questions.append(parse_question(name, row.record(), row.id))
+      question = parse_question(name, row.record(), row.id)
     except UserError as error:
       raise UserError(f"{row.place}: {error}") from error
-  return questions
+    if question.id in questions:
+      raise UserError(f"{row.place}: another row has the id {question.id!r}; ids must be unique")
+    questions[question.id] = question
+  return list(questions.values())

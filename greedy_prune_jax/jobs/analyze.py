@@ -1,6 +1,8 @@
 """Analyses pruned chains; see `configs/analyze.py` for the command."""
 
+import contextlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
 from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.chains.run_config import write_or_check_config
+from greedy_prune_jax.chains.run_lock import hold_locks
 from greedy_prune_jax.jobs.entry import define_flags, run_job
 from greedy_prune_jax.parallel import refuse_processes
 
@@ -22,8 +25,10 @@ def analyze(config: Mapping[str, Any], workdir: str) -> None:
   with explain_os_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
   resolved = {**config, "pruned": [str(Path(path).resolve()) for path in pruned]}
-  write_or_check_config(folder / "config.json", resolved, MAY_CHANGE)
-  run_analysis(settings, pruned, folder)
+  check_config = partial(write_or_check_config, folder / "config.json", resolved, MAY_CHANGE)
+  with contextlib.ExitStack() as held:
+    hold_locks(folder / "locks", 0, 1, held)
+    run_analysis(settings, pruned, folder, check_config)
   print(f"report: {folder / 'report.html'}")
 
 

@@ -107,7 +107,12 @@ def reply_of(prompt: Prompt, completion: Any) -> Reply:
     raise ValueError(f"finish_reason is {choice.finish_reason!r}")
   return Reply(
     id=prompt.id,
-    text=choice.message.content or "",
+    text=_encodable(choice.message.content or ""),
     finish_reason=choice.finish_reason,
     num_tokens=usage.completion_tokens if usage else None,
   )
+
+
+def _encodable(text: str) -> str:
+  """The text without halves of surrogate pairs, which JSON can hold and files of UTF-8 cannot."""
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

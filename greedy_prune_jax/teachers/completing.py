@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from greedy_prune_jax.teachers.teacher import Prompt, Teacher
 
 
@@ -14,13 +16,17 @@ class TeacherModel:
     self._open_teacher = open_teacher
     self._teacher: Teacher | None = None
 
-  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> list[str]:
-    """One reply a prompt; an empty one where there is none.
+  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> list[str | None]:
+    """One reply a prompt; None, and why in the log, where there is none.
 
     Raises:
       UserError: there is no such teacher, or it answers nothing.
     """
     self._teacher = self._teacher or self._open_teacher()
     asked = [Prompt(id=str(i), question=prompt, schema=schema) for i, prompt in enumerate(prompts)]
-    replies = {reply.id: reply.text for reply in self._teacher.write(asked)}
+    replies: dict[str, str | None] = {}
+    for reply in self._teacher.write(asked):
+      if reply.error is not None:
+        logging.warning("no reply to a prompt: %s", reply.error)
+      replies[reply.id] = reply.text if reply.error is None else None
     return [replies[prompt.id] for prompt in asked]

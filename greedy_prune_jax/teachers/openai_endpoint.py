@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from greedy_prune_jax.chains.errors import UserError
@@ -20,7 +20,7 @@ from greedy_prune_jax.teachers.connecting import connect
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 
-_MOST_FAILURES = 5  # prompts in a row without a reply after which no more are asked
+_MOST_FAILURES = 5  # questions in a row without a reply after which no more are asked
 _LONGEST_WAIT = 120.0  # seconds between two attempts
 
 
@@ -45,20 +45,21 @@ class OpenAITeacher:
 
   def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
     """See `Teacher`; replies that are under way when it gives up are still yielded."""
-    halt, in_a_row = _Halt(), 0
+    halt, failed = _Halt(), set[int]()
     with concurrent.futures.ThreadPoolExecutor(self._endpoint.concurrency) as pool:
-      futures = [pool.submit(self._reply, prompt, halt) for prompt in prompts]
+      futures = {pool.submit(self._reply, prompt, halt): i for i, prompt in enumerate(prompts)}
       try:
         for future in concurrent.futures.as_completed(futures):
           reply = future.result()
           if reply is None:
             continue
-          in_a_row = in_a_row + 1 if reply.error else 0
-          if in_a_row == _MOST_FAILURES:
-            halt.because(
-              f"{self._place} gave no reply to {_MOST_FAILURES} prompts in a row, the last time "
-              f"because: {reply.error}"
-            )
+          if reply.error:
+            failed.add(futures[future])
+            if _questions_around(futures[future], failed, prompts) >= _MOST_FAILURES:
+              halt.because(
+                f"{self._place} gave no reply to {_MOST_FAILURES} questions in a row, the last "
+                f"time because: {reply.error}"
+              )
           yield reply
       finally:
         halt.event.set()
@@ -140,6 +141,20 @@ class OpenAITeacher:
       raise _TryAgainError(f"{type(cause).__name__}: {cause or error}") from error
     finally:
       self.budget.settle(most, used)
+
+
+def _questions_around(place: int, failed: Set[int], prompts: Sequence[Prompt]) -> int:
+  """How many questions the failed prompts without a gap around one ask.
+
+  Prompts next to each other, and not those that happened to fail one after the other: a refusal
+  comes at once, long before the replies to others. Samples of one question count once.
+  """
+  first = last = place
+  while first - 1 in failed:
+    first -= 1
+  while last + 1 in failed:
+    last += 1
+  return len({prompt.question for prompt in prompts[first : last + 1]})
 
 
 class _TryAgainError(Exception):

@@ -1,6 +1,5 @@
 """Replies that should be JSON: asked for in words, and found in what was written."""
 
-import contextlib
 import dataclasses
 import json
 import re
@@ -59,10 +58,12 @@ def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
     UserError: there is none.
     ImportError: the package json-repair is not installed, and the reply is broken.
   """
-  with contextlib.suppress(UserError):
+  try:
     found = read_object(text)
-    if set(keys) <= set(found):
-      return found
+  except UserError:
+    found = {}
+  if set(keys) <= set(found):
+    return _encodable(found)
   import json_repair  # an extra
 
   # From the brace before the first key on: braces of other kinds may stand before it.
@@ -70,8 +71,19 @@ def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
   mended = json_repair.loads(text[key.start() :]) if key else None
   for found in mended if isinstance(mended, list) else [mended]:
     if isinstance(found, dict) and set(keys) <= set(found):
-      return found
+      return _encodable(found)
   raise UserError(f"no JSON object with {', '.join(keys)} is in the reply {_shown(text)}")
+
+
+def _encodable(found: dict[str, Any]) -> dict[str, Any]:
+  """The object, if its texts can be written to a file."""
+  try:
+    json.dumps(found, ensure_ascii=False).encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      "the reply's JSON has half of a surrogate pair (\\ud800 to \\udfff alone)"
+    ) from error
+  return found
 
 
 def _shown(text: str) -> str:

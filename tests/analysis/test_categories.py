@@ -149,6 +149,13 @@ def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
   assert ["could not be used" in prompt for prompt in model.prompts] == [False] * 3 + [True] * 3
 
 
+def test_a_chain_without_a_reply_may_be_asked_about_again():
+  model = ScriptedModel([reply((0, "FUNCTION")), None, None, None])
+  annotator = ModelAnnotator(model)
+  assert annotator.annotate([["a"], ["b"]]) == [(Category.FUNCTION,), None]
+  assert not any("could not be used" in prompt for prompt in model.prompts)
+
+
 @pytest.mark.parametrize(
   "text",
   [

@@ -220,3 +220,15 @@ def test_templates_that_there_are_not(source, message):
   pytest.importorskip("reasoning_gym")
   with pytest.raises(UserError, match=message):
     load_questions(source, num_questions=1)
+
+
+def test_a_column_named_like_a_key_of_a_chain_is_not_carried_along(tmp_path):
+  row = GSM8K[0] | {"target": "gold", "reasoning": "none", "seconds": 1, "level": 1}
+  (question,) = load_questions(f"gsm8k:{write_jsonl(tmp_path / 'rows.jsonl', row)}")
+  assert question.extra == {"level": 1}
+
+
+def test_two_rows_of_one_id(tmp_path):
+  rows = [row | {"id": "same"} for row in GSM8K[:2]]
+  with pytest.raises(UserError, match=r"rows.jsonl, line [12]: another row has the id 'same'"):
+    load_questions(f"gsm8k:{write_jsonl(tmp_path / 'rows.jsonl', *rows)}")

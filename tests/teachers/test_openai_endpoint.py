@@ -1,7 +1,9 @@
 """The teacher at an endpoint, against a real server that does all that servers do."""
 
+import dataclasses
 import json
 import threading
+import time
 
 import pytest
 
@@ -132,6 +134,23 @@ def test_a_prompt_that_is_refused_fails_alone():
   assert len(server.requests) == 3
 
 
+def test_a_question_that_is_refused_at_once_ends_nothing_however_often_it_is_asked():
+  def respond(request, count):
+    if request["messages"][-1]["content"] == "question 1":
+      return refusal(400, "too many tokens")
+    time.sleep(0.05)  # a refusal is faster than a reply
+    return completion("yes")
+
+  asked = [
+    dataclasses.replace(prompt, id=f"{prompt.id}#{i}") for prompt in prompts(4) for i in range(8)
+  ]
+  with serving(respond) as server:
+    replies = write(make_teacher(server), asked)
+  failed = {key for key, reply in replies.items() if reply.error}
+  assert len(replies) == 32
+  assert failed == {f"p1#{i}" for i in range(8)}
+
+
 @pytest.mark.parametrize(
   "answer",
   [
@@ -160,7 +179,7 @@ def test_it_gives_up_where_nothing_comes_and_keeps_what_came():
   with serving(respond) as server:
     teacher = make_teacher(server, concurrency=1, max_attempts=2)
     replies = []
-    with pytest.raises(UserError, match=r"gave no reply to 5 prompts in a row, .* 500: .*down"):
+    with pytest.raises(UserError, match=r"gave no reply to 5 questions in a row, .* 500: .*down"):
       replies.extend(teacher.write(prompts(40)))
   assert replies[0].text == "yes"
   assert len(server.requests) < 1 + 2 * 39
@@ -169,7 +188,7 @@ def test_it_gives_up_where_nothing_comes_and_keeps_what_came():
 def test_nobody_there():
   with serving(lambda *_: completion("yes")) as server:
     teacher = make_teacher(server, max_attempts=1)
-  with pytest.raises(UserError, match=r"gave no reply to 5 prompts in a row.*ConnectError"):
+  with pytest.raises(UserError, match=r"gave no reply to 5 questions in a row.*ConnectError"):
     write(teacher, prompts(10))
 
 

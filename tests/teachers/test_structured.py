@@ -1,7 +1,7 @@
 import pytest
 
 from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.teachers.structured import read_object, schema_in_words
+from greedy_prune_jax.teachers.structured import mend_object, read_object, schema_in_words
 from greedy_prune_jax.teachers.teacher import Prompt
 
 
@@ -28,3 +28,9 @@ def test_a_schema_is_put_into_words_beside_what_was_asked():
   prompt = Prompt(id="p", question="q", schema={"type": "object"})
   assert schema_in_words(prompt).system.endswith('\n{"type": "object"}')
   assert schema_in_words(Prompt(id="p", question="q")).system is None
+
+
+def test_half_of_a_surrogate_pair_is_refused():
+  with pytest.raises(UserError, match="half of a surrogate pair"):
+    mend_object('{"text": "so \\ud835 is 5"}', ["text"])
+  assert mend_object('{"text": "\\ud83d\\ude00"}', ["text"]) == {"text": "\N{GRINNING FACE}"}

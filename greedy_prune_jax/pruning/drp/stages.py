@@ -34,7 +34,11 @@ from greedy_prune_jax.pruning.drp.steps import (
   steps_of,
 )
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])")
+# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times; \neq.
+_CONTROL = re.compile(
+  r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])"
+  r"|\n(?=(?:eq|abla|otin|leq|geq|subseteq|ewline)(?![a-z]))"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +239,10 @@ def _read_edit(steps: Sequence[Step], found: Record) -> Edit:
 
 
 def _check_written(text: str, name: str) -> None:
-  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's (`\\times`)."""
+  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's (`\\times`).
+
+  Of those in `\\n`, the few that begin no line of prose or of a formula (`\\neq`, not `\\nu`).
+  """
   if not text.strip():
     raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
   if found := _CONTROL.search(text):

@@ -81,6 +81,26 @@ def test_what_is_wrong_is_refused_by_its_reason(stage, reason):
   assert error.value.complaint
 
 
+@pytest.mark.parametrize(
+  ("text", "reason"),
+  [
+    (r"48 \neq 2", "bad_form"),  # JSON reads a line break and eq
+    (r"48 \times 2", "bad_form"),
+    (r"48 \ud835 2", "not_json"),
+    (r"48 \\neq 2\nso 2", None),
+  ],
+)
+def test_what_jsons_escapes_have_eaten_is_refused(text, reason):
+  reply = '{"chain": "' + text + r'\n{\"answer\": \"72\"}"}'
+  if reason is None:
+    assert read(WRITE, item_before(WRITE), reply)["text"] == "48 \\neq 2\nso 2"
+  else:
+    with pytest.raises(RefusedReplyError) as error:
+      read(WRITE, item_before(WRITE), reply)
+    assert error.value.reason == reason
+    error.value.complaint.encode()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_half_a_json_is_mended_and_then_found_wanting(stage):
   with pytest.raises(RefusedReplyError) as error:
