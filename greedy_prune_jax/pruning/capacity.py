@@ -1,6 +1,7 @@
 """How many chains and positions a device takes at once: from its memory, not by trial."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,21 @@ _MOST_BLOCK_POSITIONS = 32_768
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and fragmentation's
 
 
+class Slots(NamedTuple):
+  """Tokens that a chain's arrays have room for."""
+
+  width: int  # of a row
+  prompt: int
+  text: int  # reasoning and answer
+
+  @property
+  def prefix(self) -> int:
+    """Keys that a row attends to beside its own."""
+    return self.prompt + self.text
+
+
 def choose_batching(
-  segments: Sequence[Segments], model: Model, batch_size: int
+  segments: Sequence[Segments], model: Model, batch_size: int, *, estimates: int = 0
 ) -> tuple[list[list[int]], int]:
   """Groups chains into batches.
 
@@ -32,6 +46,7 @@ def choose_batching(
     segments: of all chains of the run.
     model: the pruner.
     batch_size: chains a batch; 0 to choose it from the devices' memory.
+    estimates: see `plan_batching`.
 
   Returns:
     Batches of indices into `segments`, of chains of like length where a batch has several; and the
@@ -45,6 +60,7 @@ def choose_batching(
     itemsize=jnp.dtype(model.decoder.embedding.dtype).itemsize,
     replicas=axis_size(model.params, DATA),
     split=axis_size(model.params, MODEL),
+    estimates=estimates,
   )
 
 
@@ -57,6 +73,7 @@ def plan_batching(
   itemsize: int,
   replicas: int,
   split: int,
+  estimates: int = 0,
 ) -> tuple[list[list[int]], int]:
   """`choose_batching` for a model that need not be loaded.
 
@@ -68,15 +85,17 @@ def plan_batching(
     itemsize: bytes of a weight.
     replicas: devices, or groups of `split`, that take chains side by side.
     split: devices that share the weights.
+    estimates: positions that a screened search runs at once for each chain, whatever the block; see
+      `screening.estimate_positions`.
   """
-  width, prefix = _sizes(segments)
+  slots = _slots(segments)
   if memory is None:  # a CPU: one chain fills its cores, so more would only take memory
     block_positions, fitting = _CPU_BLOCK_POSITIONS, 1
   else:
-    position = buckets.bytes_per_position(config, prefix, width, split)
-    block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, width)))
-    fitting = max(1, int(memory / 2 / _chain_bytes(config, prefix, itemsize, split)))
-    fitting = min(fitting, max(1, block_positions // width))
+    position = buckets.bytes_per_position(config, slots.prefix, slots.width, split)
+    block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, slots.width)))
+    fitting = max(1, int(memory / 2 / _chain_bytes(config, slots, itemsize, split)))
+    fitting = min(fitting, max(1, block_positions // max(slots.width, estimates)))
   size = batch_size or fitting * replicas
   order = list(range(len(segments)))
   if size > 1:
@@ -107,27 +126,30 @@ def batch_bytes(
     itemsize: bytes of a weight.
     split: devices that share the weights.
   """
-  width, prefix = _sizes(segments)
-  rows = positions * buckets.bytes_per_position(config, prefix, width, split)
-  return rows + num_chains * _chain_bytes(config, prefix, itemsize, split)
+  slots = _slots(segments)
+  rows = positions * buckets.bytes_per_position(config, slots.prefix, slots.width, split)
+  return rows + num_chains * _chain_bytes(config, slots, itemsize, split)
 
 
-def _sizes(segments: Sequence[Segments]) -> tuple[int, int]:
-  """Slots of a row, and of prompt and text, that hold every chain."""
+def _slots(segments: Sequence[Segments]) -> Slots:
+  """Slots that hold every chain."""
   widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
   width = buckets.bucket_width(widest, buckets.finest_width(screened=False))
   num_prompt = max(len(s.prompt) for s in segments)
-  return width, buckets.prompt_capacity(num_prompt) + buckets.text_capacity(width, 1)
+  return Slots(width, buckets.prompt_capacity(num_prompt), buckets.text_capacity(width, 1))
 
 
-def _chain_bytes(config: ModelConfig, prefix: int, itemsize: int, split: int) -> int:
-  """Memory of one chain: its keys and values (prompt, text, a copy in the making) and its logits.
+def _chain_bytes(config: ModelConfig, slots: Slots, itemsize: int, split: int) -> int:
+  """Memory of one chain on each of the `split` devices that heads and vocabulary are split over.
 
-  On each of the `split` devices that heads and vocabulary are split over.
+  Its keys and values (prompt, text, a copy in the making), its logits, and what attends where the
+  prompts, and at each step the texts, of a whole batch run: scores and their softmax, in float32.
   """
   heads = config.num_kv_heads // split
-  keys_values = 3 * 2 * config.num_layers * prefix * heads * config.head_dim * itemsize
-  return keys_values + 2 * 4 * HEAD_CHUNK * config.vocab_size // split
+  keys_values = 3 * 2 * config.num_layers * slots.prefix * heads * config.head_dim * itemsize
+  logits = 2 * 4 * HEAD_CHUNK * config.vocab_size // split
+  pairs = max(slots.prompt**2, slots.text * slots.prefix)
+  return keys_values + logits + 2 * 4 * config.num_heads // split * pairs
 
 
 def _free_bytes(model: Model) -> float | None:

@@ -25,6 +25,7 @@ from greedy_prune_jax.pruning.run import (
   read_tasks,
   search_settings,
   usable_tasks,
+  widest_estimates,
 )
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 
@@ -183,6 +184,7 @@ def _memory(
       f"that there are; raise mesh.model"
     )
   itemsize = jnp.dtype(settings.dtype).itemsize
+  estimates = widest_estimates(settings, segments)
   batches, positions = plan_batching(
     segments,
     config,
@@ -191,6 +193,7 @@ def _memory(
     itemsize=itemsize,
     replicas=devices.replicas,
     split=devices.split,
+    estimates=estimates,
   )
   most = max(map(len, batches))
   chains = -(-most // devices.replicas)
@@ -198,7 +201,7 @@ def _memory(
     segments,
     config,
     chains,
-    positions // devices.replicas,
+    max(positions // devices.replicas, chains * estimates),
     itemsize=itemsize,
     split=devices.split,
   )

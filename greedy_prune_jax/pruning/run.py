@@ -32,9 +32,10 @@ from greedy_prune_jax.pruning.audit import audit_report, screen_report
 from greedy_prune_jax.pruning.capacity import choose_batching
 from greedy_prune_jax.pruning.drp.step_units import SKILL_STEP, skill_step_sizes
 from greedy_prune_jax.pruning.progress import Progress, search_positions
-from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput
+from greedy_prune_jax.pruning.rankings.interface import Ranking, RankingInput, UnrankedError
 from greedy_prune_jax.pruning.rankings.path import follow_ranking, path_positions
 from greedy_prune_jax.pruning.rankings.registry import RANKINGS
+from greedy_prune_jax.pruning.screening import estimate_positions
 from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
 from greedy_prune_jax.pruning.units import unit_sizes
@@ -70,8 +71,8 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
     workdir: takes the records; see design section 4 for what they hold.
 
   Returns:
-    Ids of the chains that were left out because a likelihood was not finite; each is in the log and
-    in `skipped.jsonl`.
+    Ids of the chains that were left out because a likelihood was not finite, or because a ranking
+    could not order them; each is in the log and in `skipped.jsonl`.
 
   Raises:
     UserError: something that the settings name cannot be used. What was finished is on disk.
@@ -120,7 +121,9 @@ def _search(
     # Chains follow a ranking one by one: the texts along one path fill the device.
     told = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
     ranking, batch_size = RANKINGS[settings.ranking](model, told), 1
-  batches, block_positions = choose_batching(segments, model, batch_size)
+  batches, block_positions = choose_batching(
+    segments, model, batch_size, estimates=widest_estimates(settings, segments)
+  )
   search = search_settings(settings, block_positions)
   finished = workdir.finished_ids
   left = [task.path for task in tasks if task.chain.id not in finished]
@@ -134,9 +137,10 @@ def _search(
       todo = [task for task in todo if task.chain.id not in finished]
       if not todo:
         continue
+      unranked: Mapping[str, str] = {}
       report = _reporter({task.chain.id: task.path for task in todo}, workdir, progress)
       if ranking:
-        _follow(todo, model, tokenizer, ranking, search, report)
+        unranked = _follow(todo, model, tokenizer, ranking, search, report)
       else:
         prune_paths(model, [task.path for task in todo], search._replace(check=audited), report)
       audits = {_audit_id(task.chain): task.audit for task in todo if task.audit is not None}
@@ -144,15 +148,26 @@ def _search(
         exact = search._replace(screen=None)
         prune_paths(model, [*audits.values()], exact, _reporter(audits, workdir, progress))
       for task in todo:
-        if task.path.finite:
+        chain_id = task.chain.id
+        reason = _not_finite(task, settings) if not task.path.finite else unranked.get(chain_id)
+        if reason is None:
           pruned = _pruned_chain(task, settings, tokenizer)
           workdir.write_finished(pruned.to_record())
           workdir.write_metrics(_metrics(pruned))
         else:
-          failed.append(task.chain.id)
+          failed.append(chain_id)
           with progress.set_aside():
-            _leave_out(task, settings, workdir)
+            logging.error("%s; going on with the other chains", reason)
+          workdir.write_skipped(dataclasses.asdict(BadChain(place="", id=chain_id, reason=reason)))
   return failed
+
+
+def widest_estimates(settings: PruneSettings, segments: Sequence[Segments]) -> int:
+  """Positions of estimates that run at once for one chain; 0 where there are none."""
+  if settings.search != SCREENED or settings.ranking != GREEDY:
+    return 0
+  tail = max(len(s.answer) for s in segments) if settings.objective == "answer" else 0
+  return estimate_positions(settings.screen, tail)
 
 
 def search_settings(settings: PruneSettings, block_positions: int) -> Settings:
@@ -173,12 +188,17 @@ def _follow(
   ranking: Ranking,
   search: Settings,
   report: Callable[[], None],
-) -> None:
-  """Deletes in the order of a ranking other than greedy search."""
+) -> dict[str, str]:
+  """Deletes in the order of a ranking other than greedy search; why it could not, by chain id."""
+  unranked = {}
   for task in tasks:
     tokens = tuple(token_texts(tokenizer, task.chain.reasoning))
     chain = RankingInput(task.chain.id, task.path.segments, tokens, task.path.unit_sizes)
-    follow_ranking(model, task.path, ranking, chain, search, report)
+    try:
+      follow_ranking(model, task.path, ranking, chain, search, report)
+    except UnrankedError as error:
+      unranked[task.chain.id] = str(error)
+  return unranked
 
 
 def read_tasks(
@@ -349,12 +369,10 @@ def _metrics(pruned: PrunedChain) -> Record:
   }
 
 
-def _leave_out(task: Task, settings: PruneSettings, workdir: Workdir) -> None:
-  """Records a chain on which the search met a NLL that is not finite."""
-  reason = (
+def _not_finite(task: Task, settings: PruneSettings) -> str:
+  """Why a chain is left out on which the search met a NLL that is not finite."""
+  return (
     f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "
     f"in {settings.dtype}, {settings.pruner} overflows on this text or has weights that are not "
     f"finite; try another dtype or pruner"
   )
-  logging.error("%s; going on with the other chains", reason)
-  workdir.write_skipped(dataclasses.asdict(BadChain(place="", id=task.chain.id, reason=reason)))

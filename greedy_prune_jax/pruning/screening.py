@@ -58,12 +58,27 @@ def plan_screening(
     rounds=settings.rounds,
     doubt=settings.doubt,
     # Of a size that no other chain of the batch and no device changes: so what is found does not.
-    window_block=buckets.round_up(2 * settings.window + 1, 8),
+    window_block=_window_block(settings),
     # A suffix is half as long as a row, on average, and rows do not come out even. A shortlist
     # fills so few rows that larger blocks would run many empty ones.
     block_rows=max(1, min(int(block_positions / 6 / sizes.width), shortlist // 2 + 1)),
     by_estimate=deletions > 1 and settings.per_deletion < 1,
   )
+
+
+def _window_block(settings: ScreenSettings) -> int:
+  """Estimates of a chain that run at once."""
+  return buckets.round_up(2 * settings.window + 1, 8)
+
+
+def estimate_positions(settings: ScreenSettings, tail: int) -> int:
+  """Token positions of a chain's estimates that run at once.
+
+  Args:
+    settings: of the search.
+    tail: see `screened_positions`.
+  """
+  return _window_block(settings) * (settings.window + tail)
 
 
 def screened_positions(
@@ -88,7 +103,7 @@ def screened_positions(
 def _refreshed(num_reasoning: int, settings: ScreenSettings, deletions: int) -> float:
   """Estimates of a step: those on both sides of each deletion, and what else fills a block."""
   near = 2 * settings.window + 1
-  block = buckets.round_up(near, 8)
+  block = _window_block(settings)
   # Deletions that fall at random share some of their neighbours.
   distinct = num_reasoning * (1 - max(1 - near / max(num_reasoning, 1), 0) ** deletions)
   return block if distinct <= block else distinct + block / 2  # half of the last is empty

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.jobs.tiny_runs import CHAINS, records
+from tests.jobs.tiny_runs import CHAINS, records, skipped
 from tests.teachers.chat_server import completion, serving
 
 
@@ -40,6 +40,32 @@ def test_a_text_models_choice_is_what_stays(run, tmp_path):
     (chain["id"], ratio) for chain in CHAINS for ratio in (0.75, 0.5)
   }
   assert all(0 < json.loads(line)["achieved"] < 0.75 for line in lines)
+
+
+def test_a_chain_that_is_not_compressed_is_left_out_and_the_others_are_not(start, tmp_path):
+  pytest.importorskip("openai")
+
+  def respond(request, count):
+    asked = request["messages"][-1]["content"]
+    reason = "content_filter" if "Step by step" in asked else "stop"
+    return completion(asked.rsplit(" ", 1)[1], finish_reason=reason)
+
+  with serving(respond) as server:
+    settings = {
+      "ranking": "text_model",
+      "text_model": "openai",
+      "endpoint.base_url": server.url,
+      "endpoint.model": "m",
+      "keep_ratios": "(0.75,0.0)",
+      "on_bad_chain": "skip",
+    }
+    job = start(**settings)
+    assert job.wait() == 0, job.stderr
+    assert len(server.requests) == len(CHAINS)  # nothing is compressed to nothing
+  assert set(records(tmp_path / "run")) == {"chain 0", "chain 2"}
+  (left_out,) = skipped(tmp_path / "run")
+  assert left_out["id"] == "chain 1"
+  assert "'content_filter', not by itself" in left_out["reason"]
 
 
 @pytest.mark.parametrize(

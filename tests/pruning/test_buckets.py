@@ -6,6 +6,7 @@ import pytest
 from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.pruning import buckets
 from greedy_prune_jax.pruning.capacity import plan_batching
+from greedy_prune_jax.pruning.screening import ScreenSettings, estimate_positions
 from greedy_prune_jax.scoring.packing import num_rows, row_width
 from tests.pruning.full_passes import random_segments
 
@@ -119,6 +120,39 @@ def test_a_block_is_no_larger_than_what_a_short_chain_fills(tokens):
     run = -(-rows // sizes.block_rows) * sizes.block_rows
     assert run.sum() <= 1.5 * rows.sum()
     tokens = floor
+
+
+def _fitting(shape, **more):
+  """Chains of one shape that a device with 80 GB takes at once beside an 8B model in bfloat16."""
+  config = config_from_hf(
+    {
+      "model_type": "llama",
+      "hidden_size": 4096,
+      "intermediate_size": 14336,
+      "num_hidden_layers": 32,
+      "num_attention_heads": 32,
+      "num_key_value_heads": 8,
+      "vocab_size": 128256,
+    }
+  )
+  chains = [random_segments(i, 16, shape) for i in range(200)]
+  settings = {"memory": 0.7 * (80e9 - 16e9), "itemsize": 2, "replicas": 1, "split": 1}
+  batches, _ = plan_batching(chains, config, 0, **settings, **more)
+  return max(map(len, batches))
+
+
+def test_long_prompts_are_run_in_as_many_chains_as_their_attention_leaves_room_for():
+  # Scores and their softmax in float32: 2 * 4 * 32 * 8000^2 bytes, 16.4 GB a chain.
+  assert _fitting((8000, 100, 12)) == 1
+  assert 2 * 4 * 32 * 4000**2 * _fitting((4000, 100, 12)) < 0.7 * 64e9 / 2
+  assert _fitting((200, 100, 12)) > 20
+
+
+def test_estimates_with_long_answers_count():
+  estimates = estimate_positions(ScreenSettings(window=6), tail=300)
+  fitting = _fitting((200, 100, 300), estimates=estimates)
+  assert 1 < fitting < _fitting((200, 100, 300))
+  assert fitting * estimates <= 32_768
 
 
 def test_a_batch_has_chains_of_the_same_angles():

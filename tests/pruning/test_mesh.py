@@ -161,15 +161,15 @@ def test_shared_weights_are_never_put_together(models):
 def test_a_batch_fills_every_row_of_the_mesh(models, monkeypatch, mesh, batch, positions):
   model = models(mesh) if mesh else models()
   segments = [path.segments for path in _paths()] * 10
-  width, prefix = capacity._sizes(segments)
-  one = capacity._chain_bytes(model.config, prefix, 4, 1)
+  slots = capacity._slots(segments)
+  one = capacity._chain_bytes(model.config, slots, 4, 1)
   monkeypatch.setattr(capacity, "_free_bytes", lambda model: 2 * 3.5 * one)
   batches, block_positions = choose_batching(segments, model, 0)
   assert sorted(i for indices in batches for i in indices) == list(range(50))
   assert {len(indices) for indices in batches[:-1]} == {batch}
   _, of_one = choose_batching(segments, models(), 0)
   assert block_positions == positions * of_one
-  assert of_one >= width
+  assert of_one >= slots.width
 
 
 def test_a_device_that_holds_a_share_of_the_weights_takes_more_chains(models, monkeypatch):

@@ -9,9 +9,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from greedy_prune_jax.chains.chain import unit_starts
+from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+
+
+class UnrankedError(UserError):
+  """A ranking cannot order one chain; others it may."""
 
 
 class RankingInput(NamedTuple):

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from greedy_prune_jax.chains.chain import ratio_key
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.chains.kept_text import nearest_positions
@@ -18,11 +17,12 @@ from greedy_prune_jax.pruning.rankings.interface import (
   Ranking,
   RankingInput,
   RankingSettings,
+  UnrankedError,
   by_importance,
 )
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
-from greedy_prune_jax.teachers.teacher import Prompt, Teacher, WritingSettings
+from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher, WritingSettings
 
 FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
 _MAX_NEW_TOKENS = 2048
@@ -47,7 +47,8 @@ def text_model(model: Model, settings: RankingSettings) -> Ranking:
   the model's text to the student as it is; here its choice of words ranks tokens.
 
   Raises:
-    UserError: the model cannot be used, gives no reply, or one that is cut off.
+    UserError: the model cannot be used.
+    UnrankedError: of `rank`: it gives no reply on a chain, or one that does not end by itself.
   """
   folder = settings.folder
   if folder is None:
@@ -66,7 +67,7 @@ def text_model(model: Model, settings: RankingSettings) -> Ranking:
   def rank(chain: RankingInput) -> Ranked:
     _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)
     kept_by = np.zeros(len(chain.tokens), np.int64)
-    for ratio in settings.keep_ratios:
+    for ratio in filter(None, settings.keep_ratios):
       kept_by[nearest_positions(chain.tokens, stored[_key(chain, ratio)]["text"])] += 1
     return Ranked(by_importance(kept_by))
 
@@ -91,23 +92,20 @@ def _ask(
   folder: Path,
 ) -> None:
   """Asks for the compressions of a chain that are not stored yet, and stores them."""
-  asked = {_key(chain, ratio): ratio for ratio in ratios if _key(chain, ratio) not in stored}
+  keys = {_key(chain, ratio): ratio for ratio in ratios if ratio > 0}  # to nothing, none can
+  asked = {key: ratio for key, ratio in keys.items() if key not in stored}
   if not asked:
     return
   prompts = [
     Prompt(id=key, question=write_request(chain, ratio), system=_SYSTEM)
     for key, ratio in asked.items()
   ]
+  failed = ""
   with JsonlWriter(folder / f"process-{jax.process_index():05d}.jsonl") as writer:
     for reply in open_teacher().write(prompts):
-      if reply.error is not None:
-        raise UserError(f"the text model did not compress chain {chain.chain_id}: {reply.error}")
-      if reply.finish_reason == "length":
-        raise UserError(
-          f"the text model's compression of chain {chain.chain_id} was cut off after "
-          f"{_MAX_NEW_TOKENS} tokens, so what comes later would seem to be left out; take shorter "
-          f"chains (max_reasoning_tokens), or a model that does not think first"
-        )
+      if reply.finish_reason != "stop":
+        failed = _why_not(reply)
+        continue
       kept = nearest_positions(chain.tokens, reply.text)
       stored[reply.id] = {
         "id": reply.id,
@@ -118,6 +116,23 @@ def _ask(
         "finish_reason": reply.finish_reason,
       }
       writer.write(stored[reply.id])
+  if failed:
+    raise UnrankedError(f"the text model did not compress chain {chain.chain_id}: {failed}")
+
+
+def _why_not(reply: Reply) -> str:
+  """Why a reply is no compression of a whole chain."""
+  if reply.error is not None:
+    return reply.error
+  if reply.finish_reason == "length":
+    return (
+      f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, so what comes later would seem to be "
+      f"left out; take shorter chains (max_reasoning_tokens), or a model that does not think first"
+    )
+  return (
+    f"its reply ended with {reply.finish_reason!r}, not by itself, so what comes later would seem "
+    f"to be left out"
+  )
 
 
 def write_request(chain: RankingInput, ratio: float) -> str:
