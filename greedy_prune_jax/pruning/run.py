@@ -87,11 +87,33 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   tokenizer = load_tokenizer(settings.pruner)
   tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
   check_any(tasks, settings, workdir)
+  _check_texts(tasks, workdir)
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
   tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
   check_any(tasks, settings, workdir)
   own = tasks[jax.process_index() :: jax.process_count()]
   return _search(own, model, tokenizer, settings, workdir) if own else []
+
+
+def _check_texts(tasks: Sequence[Task], workdir: Workdir) -> None:
+  """A UserError if a chain's text is no longer that which an earlier run finished."""
+  by_id = {task.chain.id: task for task in tasks}
+  for record in workdir.output("pruned").records():
+    task = by_id.get(record["id"])
+    if task is None:
+      continue
+    now = dataclasses.replace(task.chain, extra={})
+    then = dataclasses.replace(Chain.from_record(record), extra={})
+    sizes = record.get("unit_sizes")
+    if now != then or task.path.unit_sizes != (sizes and tuple(sizes)):
+      raise UserError(_other_text(now))
+
+
+def _other_text(chain: Chain) -> str:
+  return (
+    f"chain {chain.id} has another text, or other units, than when this workdir was begun; go on "
+    f"with the old ones, or choose another workdir"
+  )
 
 
 def check_any(
@@ -236,9 +258,11 @@ def read_tasks(
     marks = tuple(num_kept(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
 
     def path(path_id: str) -> PrunePath:
-      return PrunePath(
-        parts, floor=min(marks), unit_sizes=sizes, marks=marks, **found.get(path_id, {})
-      )
+      state = dict(found.get(path_id, {}))
+      path = PrunePath(parts, floor=min(marks), unit_sizes=sizes, marks=marks)
+      if state and state.pop("digest", path.digest) != path.digest:
+        raise UserError(_other_text(chain))
+      return dataclasses.replace(path, **state)
 
     return Task(chain, path(chain.id), path(_audit_id(chain)))
 
@@ -307,7 +331,7 @@ def _reporter(
     for path_id, path in paths.items():
       if len(path.deleted) > stored[path_id] and path.finite:
         stored[path_id] = len(path.deleted)
-        state = {key: getattr(path, key) for key in _STATE}
+        state = {key: getattr(path, key) for key in (*_STATE, "digest")}
         workdir.write_unfinished(path_id, stored[path_id], state)
     progress.update()
 

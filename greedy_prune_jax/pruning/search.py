@@ -5,6 +5,8 @@ least every so often, the host takes over what was found, so that it can be show
 """
 
 import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -68,6 +70,14 @@ class PrunePath:
   def num_deletions(self) -> int:
     """Units that were deleted."""
     return max(len(self.nll["joint"]) - 1, 0)
+
+  @property
+  def digest(self) -> str:
+    """Of the whole chain's tokens and units: what was found holds for no other."""
+    parts = (self.segments.prompt, self.segments.reasoning, self.segments.answer)
+    listed = [[int(token) for token in part] for part in parts]
+    text = json.dumps([*listed, self.unit_sizes and list(self.unit_sizes)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
   @property
   def kept(self) -> list[int]:

@@ -136,3 +136,24 @@ def test_a_second_run_at_the_same_time(start, run, tmp_path):
     assert "Wait for it to end, stop it, or choose another workdir" in job.stderr
     assert "Traceback" not in job.stderr
   run()
+
+
+def test_a_chain_whose_text_has_changed_is_not_gone_on_with(start, run, tmp_path):
+  path = write_chains(tmp_path / "chains.jsonl", [CHAINS[0], CHAINS[1]])
+  settings = {"chains": path, "keep_ratios": 0.2, "show_chains": 0, "batch_size": 2}
+  run(**settings, workdir="whole")
+  job = start(**settings, workdir="killed")
+  _wait_until(lambda: _stored(tmp_path / "killed") > 0, job)
+  job.kill()
+  job.wait()
+  before = _stored(tmp_path / "killed")
+  write_chains(path, [CHAINS[0] | {"reasoning": "3 + 4 = 7.\n"}, CHAINS[1]])
+  for workdir in ("whole", "killed"):
+    job = start(**settings, workdir=workdir)
+    assert job.wait() == 1
+    assert "chain chain 0 has another text, or other units, than when this workdir" in job.stderr
+    assert "Traceback" not in job.stderr
+  assert _stored(tmp_path / "killed") == before
+  write_chains(path, [CHAINS[0], CHAINS[1]])
+  run(**settings, workdir="killed")
+  assert records(tmp_path / "killed") == records(tmp_path / "whole")
