@@ -34,9 +34,9 @@ class Segments:
 def segment(chain: Chain, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> Segments:
   """Tokenises the three parts of a chain."""
   return Segments(
-    prompt=_encode(tokenizer, template.prompt(chain.question, chain.system)),
-    reasoning=_encode(tokenizer, chain.reasoning),
-    answer=_encode_continuation(tokenizer, chain.answer + template.tail),
+    prompt=encode(tokenizer, template.prompt(chain.question, chain.system)),
+    reasoning=encode(tokenizer, chain.reasoning),
+    answer=encode_continuation(tokenizer, chain.answer + template.tail),
   )
 
 
@@ -92,21 +92,22 @@ def decode_kept(
   return cast(str, text)  # and not a list, for one list of ids
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:
+  """Token ids of a text that stands by itself."""
   # verbose=False: transformers would warn of long texts; check_length has more to say.
   ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
   return np.asarray(ids, np.int32)
 
 
-def _encode_continuation(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:
+def encode_continuation(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:
   """Token ids of a text that follows another, without the space that it is not preceded by.
 
   SentencePiece tokenizers (Llama 2, Mistral) begin every text with a space of their own. At the
   start of a reply models expect it; inside one it would be a space that nobody wrote. Behind a
   newline there is none, so the text is tokenised there, and the newline is taken away again.
   """
-  ids, newline, both = (_encode(tokenizer, t) for t in (text, "\n", "\n" + text))
-  first = tokenizer.convert_ids_to_tokens(_encode(tokenizer, "a").tolist())[0]
+  ids, newline, both = (encode(tokenizer, t) for t in (text, "\n", "\n" + text))
+  first = tokenizer.convert_ids_to_tokens(encode(tokenizer, "a").tolist())[0]
   if first.startswith(("\N{LOWER ONE EIGHTH BLOCK}", "Ġ")) and np.array_equal(
     both[: len(newline)], newline
   ):

@@ -67,13 +67,17 @@ class _LastAndBest(PreservationPolicy):
 class Checkpoints:
   """The checkpoints of one run; a context manager that waits until the last one is written."""
 
-  def __init__(self, workdir: Path, *, num_last: int = 1, read_only: bool = False):
+  def __init__(
+    self, workdir: Path, *, num_last: int = 1, read_only: bool = False, alone: bool = False
+  ):
     """Opens the folder.
 
     Args:
       workdir: of the run.
       num_last: how many to keep, beside the best.
       read_only: whether a run may be writing them.
+      alone: whether this process opens and reads them by itself; else all processes of the run do,
+        and wait for each other.
     """
     folder = _folder(workdir)
     self._kept = _LastAndBest(num_last)
@@ -83,6 +87,11 @@ class Checkpoints:
       create=not read_only,
       cleanup_tmp_directories=not read_only,
     )
+    if alone:
+      own = jax.process_index()
+      options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+      )
     with explain_os_errors(folder):
       self._manager = ocp.CheckpointManager(folder, options=options)
     self._folder = folder

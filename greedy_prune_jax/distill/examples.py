@@ -121,6 +121,8 @@ def read_texts(
 def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
   """The reasoning that is left of a chain at a keep ratio, one asked for when it was pruned or not.
 
+  At one that was not, a character of several tokens (an emoji, say) stays with the last of them.
+
   Raises:
     UserError: the deletions did not go that far.
   """

@@ -78,7 +78,9 @@ def load_student(
   choose = mesh and weight_shardings(mesh, fully_sharded=fully_sharded)
   base = load_model(settings.student, jnp.dtype(settings.dtype), shardings=choose)
   weights = flat_params(base.params)
-  with Checkpoints(workdir, read_only=True) as checkpoints:
+  own = jax.process_index()  # others may read other checkpoints, or none
+  alone = mesh is None or all(device.process_index == own for device in mesh.devices.flat)
+  with Checkpoints(workdir, read_only=True, alone=alone) as checkpoints:
     if settings.lora is None:
       return with_params(base, checkpoints.restore_trained(step, weights)), {}
     like = init_lora(weights, settings.lora, 0)

@@ -149,7 +149,7 @@ def _steps(entry: Entry, follow: bool) -> list[int]:
   if entry.which == _LAST:
     return steps[-1:]
   if entry.which == _BEST:
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(workdir, read_only=True, alone=True) as checkpoints:
       best = checkpoints.progress(steps[-1]).best_step
     if best is None:
       raise UserError(f"{workdir} has no best checkpoint: its run has had no validation")

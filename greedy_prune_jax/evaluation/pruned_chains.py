@@ -105,7 +105,7 @@ def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
           id=f"{item_id}@{ratio}",
           question=pruned.chain.question,
           system=pruned.chain.system,
-          reply_start=text + lead,
+          reply_start=tuple(filter(None, (text, lead))),
         )
         for ratio, text in texts_of(pruned).items()
       ]

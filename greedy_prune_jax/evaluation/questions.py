@@ -148,9 +148,13 @@ def _evaluate(
     samples = [_sample(reply, asked.form, question, tokenizer) for reply in replies]
     workdir.write_finished(_record(item_id, question, keep_ratio, candidate, samples))
 
-  return collect_replies(
-    groups, workdir, functools.partial(load_candidate, candidate, settings), finish
-  )
+  load = functools.partial(load_candidate, candidate, settings)
+  try:
+    return collect_replies(groups, workdir, load, finish)
+  except (OSError, ValueError):  # as Orbax says that a checkpoint is gone, or half gone
+    if candidate.step is None or _is_there(candidate):
+      raise
+    return 0
 
 
 def _is_there(candidate: Candidate) -> bool:

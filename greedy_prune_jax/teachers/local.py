@@ -5,10 +5,12 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
+from greedy_prune_jax.chains.segments import encode, encode_continuation
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
@@ -111,14 +113,11 @@ class LocalTeacher:
       )
 
   def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-    """The prompt and, tokenised apart from it, the beginning of the reply."""
-    texts = (self._template.prompt(prompt.question, prompt.system), prompt.reply_start)
-    encoded = (
-      self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-      for text in texts
-      if text
-    )
-    return tuple(token_id for ids in encoded for token_id in cast(list[int], ids))
+    """The prompt and the parts of the beginning reply, each tokenised apart as by `segment`."""
+    text = self._template.prompt(prompt.question, prompt.system)
+    parts = [encode(self._tokenizer, text) for text in (text, *prompt.reply_start[:1])]
+    parts += [encode_continuation(self._tokenizer, text) for text in prompt.reply_start[1:]]
+    return tuple(np.concatenate(parts).tolist())
 
   def _request(self, prompt_ids: tuple[int, ...], room: int, seed: int) -> Request:
     settings = self._settings

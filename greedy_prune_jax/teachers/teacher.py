@@ -16,7 +16,8 @@ class Prompt:
     id: unique within a run.
     question: what the user says.
     system: system text, or None.
-    reply_start: with what the reply begins already; the teacher goes on from there.
+    reply_start: with what the reply begins already, in parts that no token spans, as those of
+      `Segments`; the teacher goes on from there.
     seed: of the reply's randomness, from 0 to 2**32 - 1.
     schema: JSON schema that the reply should follow; an endpoint that can is held to it, others are
       asked in words. `structured.read_object` reads what they write.
@@ -25,7 +26,7 @@ class Prompt:
   id: str
   question: str
   system: str | None = None
-  reply_start: str = ""
+  reply_start: tuple[str, ...] = ()
   seed: int = 0
   schema: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 

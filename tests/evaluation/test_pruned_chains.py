@@ -87,13 +87,13 @@ def evaluate(tmp_path, monkeypatch):
 
 def test_every_text_is_asked_with_the_answer_begun(evaluate, tmp_path):
   write_run(tmp_path / "joint", [chain(0, system="Be brief.")])
-  teacher = ScriptedTeacher(lambda prompt: '4"}' if "and" in prompt.reply_start else '5"}')
+  teacher = ScriptedTeacher(lambda prompt: '4"}' if "and" in prompt.reply_start[0] else '5"}')
   failed, records = evaluate(teacher, config_of(str(tmp_path / "joint")))
   assert failed == 0
   asked = [(p.question, p.system, p.reply_start) for p in teacher.asked]
   assert asked == [
-    ("Sum 0?", "Be brief.", 'Two and two is four.\n{"answer": "'),
-    ("Sum 0?", "Be brief.", ' two four.\n{"answer": "'),
+    ("Sum 0?", "Be brief.", ("Two and two is four.\n", '{"answer": "')),
+    ("Sum 0?", "Be brief.", (" two four.\n", '{"answer": "')),
   ]
   record = records["joint/c/0"]
   assert (record["run"], record["ranking"], record["chain"]) == ("joint", "greedy", "c/0")
@@ -119,7 +119,7 @@ def test_which_answer_counts(evaluate, tmp_path, begin, reply, value):
   write_run(tmp_path / "joint", [chain(0)])
   teacher = ScriptedTeacher(lambda _: reply)
   _, records = evaluate(teacher, config_of(str(tmp_path / "joint"), begin_answer=begin))
-  assert teacher.asked[0].reply_start.endswith('{"answer": "') == begin
+  assert (teacher.asked[0].reply_start[-1] == '{"answer": "') == begin
   answer = records["joint/c/0"]["answers"]["1.0"]
   assert (answer["value"], answer["correct"]) == (value, value == "4")
 

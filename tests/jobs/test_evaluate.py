@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.jobs.evaluate import compared_runs
-from tests.jobs.tiny_runs import make_model
+from tests.jobs.tiny_runs import make_model, write_chains
 
 NUM_QUESTIONS = 5
 
@@ -98,3 +99,27 @@ def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, 
     ("run: one", "other"), ("run: second", "other")
   ]  # fmt: skip
   assert pairs[1]["difference"] == 0, "it is the same model"
+
+
+def test_two_processes_share_the_questions_on_a_checkpoint(start, run, tmp_path, settings):
+  """One of them has none, and so loads nothing."""
+  student = {
+    "student": tmp_path / "one",
+    "chains": write_chains(tmp_path / "chains.jsonl"),
+    "keep_ratios": "(1.0,)",
+    "batch_size": 2,
+    "epochs": 0.0,
+    "steps": 1,
+    "lora_rank": 2,
+    "export": "none",
+  }
+  run(job="distill", workdir="student", **student)
+  settings |= {"models": f"('{tmp_path / 'student'}',)", "num_questions": 1, "show_samples": 0}
+  with socket.socket() as free:  # closed at once: its port is free again
+    free.bind(("localhost", 0))
+    coordinator = f"localhost:{free.getsockname()[1]}"
+  flags = ("--distributed", f"--coordinator={coordinator}", "--num_processes=2")
+  jobs = [start(*flags, f"--process_id={i}", job="evaluate", **settings) for i in range(2)]
+  for job in jobs:
+    assert job.wait() == 0, job.stderr
+  assert len(_records(tmp_path / "run")) == 1

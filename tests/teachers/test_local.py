@@ -2,6 +2,8 @@
 
 import pytest
 
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.parallel import (
   MeshSettings,
   device_bytes,
@@ -12,9 +14,10 @@ from greedy_prune_jax.parallel import (
 from greedy_prune_jax.teachers import local
 from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
-from greedy_prune_jax.teachers.teacher import WritingSettings
+from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
 from tests.analysis.planted import on_mesh, tiny_model
-from tests.jobs.tiny_runs import make_model
+from tests.chains.tokenizers_for_tests import byte_level, sentence_piece
+from tests.jobs.tiny_runs import TEMPLATE, make_model
 
 LENGTH = 100
 
@@ -49,3 +52,19 @@ def test_replies_end_at_all_that_the_model_says_ends_a_text(tmp_path):
   teacher = load_teacher(str(tmp_path), WritingSettings(max_new_tokens=4), EndpointSettings())
   assert isinstance(teacher, local.LocalTeacher)
   assert teacher._stop_ids == [1, 3, 7]  # 3: with which the template ends a turn
+
+
+@pytest.mark.parametrize("make_tokenizer", [byte_level, sentence_piece])
+def test_a_reply_is_begun_in_the_tokens_that_pruning_scored(tmp_path, make_tokenizer):
+  make_model(tmp_path, vocab_size=600)
+  make_tokenizer(TEMPLATE).save_pretrained(tmp_path)
+  teacher = load_teacher(str(tmp_path), WritingSettings(max_new_tokens=4), EndpointSettings())
+  assert isinstance(teacher, local.LocalTeacher)
+  # Without the newline that stood between them, tokens of the whole text could span the border.
+  chain = Chain(id="c", question="Why?", reasoning="She had in th", answer="in the end")
+  parts = segment(chain, teacher._tokenizer, teacher._template)
+  begun = Prompt(id="c", question="Why?", reply_start=(chain.reasoning, chain.answer))
+  ids = list(teacher._prompt_ids(begun))
+  expected = [*parts.prompt, *parts.reasoning, *parts.answer]
+  assert ids == expected[: len(ids)]
+  assert len(parts.prompt) + len(parts.reasoning) < len(ids) <= len(expected)

@@ -339,7 +339,7 @@ def test_models_that_name_the_limit_otherwise():
 
 def test_a_reply_that_is_begun_cannot_be_asked_for():
   with serving(lambda *_: completion("yes")) as server:
-    (reply,) = make_teacher(server).write(prompts(1, reply_start="It is"))
+    (reply,) = make_teacher(server).write(prompts(1, reply_start=("It is",)))
   assert "cannot go on with a reply that is begun" in reply.error
   assert not server.requests
 
