@@ -87,8 +87,9 @@ class PrunedChain:
       for the mean over no token, which JSON has no number for, and for a text that was never scored
       because several units were deleted from one scoring.
     pruned: the text that is left at each keep ratio asked for; keys as `ratio_key` writes them.
-    positions_scored: how many token positions went through the model.
+    positions_scored: how many token positions went through the model; an audit's own not counted.
     seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
+      Of an audited chain, with the time of scoring every deletion to check each step.
     trust: how far to trust a screened search; see `pruning.audit`. None for others.
   """
 

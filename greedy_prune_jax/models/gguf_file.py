@@ -45,8 +45,9 @@ class _Tensor:
 
   @property
   def kind_name(self) -> str:
-    known = isinstance(self.kind, gguf.GGMLQuantizationType)
-    return self.kind.name if known else f"type {self.kind}"
+    if isinstance(self.kind, gguf.GGMLQuantizationType):
+      return self.kind.name
+    return f"type {self.kind}"
 
   @property
   def row_bytes(self) -> int:

@@ -45,7 +45,7 @@ class Tally(NamedTuple):
   steps: Int[Array, " B"]  # scorings, each of which deletes one unit or a few
   num_scored: Int[Array, " B"]  # units that were scored exactly
   squared_error: Float[Array, "B C"]  # (estimate - exact)^2, nats per token, summed over these
-  missed: Int[Array, " B"]  # checked steps whose best unit was not on a shortlist
+  missed: Int[Array, " B"]  # checked steps whose best unit beats all scored by over `_SAME_NLL`
   lost: Float[Array, "B C"]  # of checked steps: best found - best, nats per token
 
 

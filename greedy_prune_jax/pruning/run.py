@@ -88,6 +88,8 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
   check_any(tasks, settings, workdir)
   _check_texts(tasks, workdir)
+  if len(tasks) < settings.num_chains:
+    logging.warning("only %d of the %d chains asked for", len(tasks), settings.num_chains)
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
   tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
   check_any(tasks, settings, workdir)

@@ -1,8 +1,8 @@
 """The jitted scorer: the likelihood of a chain, and of the chain after each possible deletion.
 
 Everything here is written for one chain and is `vmap`ped over chains by the caller. The numbers
-equal those of deleting a token, laying the text out anew and running a full forward pass; what is
-saved is the work that those passes share:
+equal those of deleting a token, laying the text out anew and running a full forward pass (with the
+rope of the whole chain's length, where a model's depends on it); what is saved is the work that those passes share:
 
 1. The prompt runs once a chain (`start_chain`).
 2. Each step runs the current reasoning and answer once over the cached prompt (`run_base`). That
@@ -44,7 +44,7 @@ class Prompt(NamedTuple):
 class Base(NamedTuple):
   """One pass over the current text."""
 
-  prefix: KeyValues  # [L, S, K, H]: prompt and reasoning
+  prefix: KeyValues  # [L, S, K, H]: prompt, reasoning and answer
   log_probs: Float[Array, " C"]  # of text token j, given all before it
   skip_log_probs: Float[Array, " C"]  # of what follows the unit that starts at j, were it deleted
 
@@ -198,7 +198,7 @@ def score_slots(
     decoder: the scoring model.
     prompt_length: P.
     text: the current text.
-    prefix: keys and values of prompt and reasoning, from `run_base`.
+    prefix: keys and values of prompt, reasoning and answer, from `run_base`.
     slots: what the rows hold.
     scored: slots whose output is wanted.
     max_scored: static bound on the number of scored slots; only as many meet the LM head.
