@@ -79,7 +79,7 @@ class Checkpoints:
       alone: whether this process opens and reads them by itself; else all processes of the run do,
         and wait for each other.
     """
-    folder = _folder(workdir)
+    folder = checkpoints_folder(workdir)
     self._kept = _LastAndBest(num_last)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self._kept,
@@ -165,11 +165,12 @@ class Checkpoints:
 
 def saved_steps(workdir: Path) -> list[int]:
   """Steps of which a run, which may be going on, has a whole checkpoint now; ascending."""
-  folder = _folder(workdir)
+  folder = checkpoints_folder(workdir)
   return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
-def _folder(workdir: Path) -> Path:
+def checkpoints_folder(workdir: Path) -> Path:
+  """Where a run keeps its checkpoints, each in a folder named by its step."""
   return workdir.resolve() / "checkpoints"
 
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.distill.checkpoints import Checkpoints, saved_steps
+from greedy_prune_jax.distill.checkpoints import Checkpoints, checkpoints_folder, saved_steps
 from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
+from greedy_prune_jax.evaluation.weights_digest import weights_digest
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.teachers.local import LocalTeacher
@@ -62,6 +63,16 @@ class Candidate:
   told: tuple[float | None, ...]
   ratio_form: str
   base: str
+
+  def weights(self) -> str | None:
+    """`weights_digest` of the model, or of the checkpoint; None if that is just being deleted."""
+    place = Path(self.entry.place).expanduser()
+    if self.step is not None:
+      place = checkpoints_folder(place) / str(self.step)
+    try:
+      return weights_digest(place)
+    except FileNotFoundError:
+      return None
 
   def run(self, keep_ratio: float | None) -> str:
     """What its answers at a told keep ratio are called."""

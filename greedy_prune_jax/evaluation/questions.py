@@ -69,6 +69,10 @@ def run_evaluate(
   _check_follow(settings, entries)
   check_told(entries, settings)
   _check_places(entries, workdir.path)
+  answered_by = {
+    (record["model"], record["step"]): record.get("weights")
+    for record in read_evaluation(workdir.path)
+  }
   asked = load_asked(
     settings.questions,
     split=settings.split,
@@ -87,7 +91,9 @@ def run_evaluate(
         if candidate in seen:
           continue
         seen.add(candidate)
-        failed += _evaluate(candidate, asked, settings, workdir)
+        weights = candidate.weights()
+        _check_weights(candidate, weights, answered_by.get((entry.name, candidate.step)))
+        failed += _evaluate(candidate, weights, asked, settings, workdir)
         after_each()
         last_new = time.monotonic()
     idle = 60 * settings.idle_minutes
@@ -123,8 +129,21 @@ def _check_places(entries: Sequence[Entry], workdir: Path) -> None:
       )
 
 
+def _check_weights(candidate: Candidate, now: str | None, then: str | None) -> None:
+  """Refuses a model that is no longer the one which the workdir has answers of."""
+  if now is not None and then is not None and now != then:
+    raise UserError(
+      f"models: {candidate.run(None)} at {candidate.entry.place} has other weights than those that "
+      f"answered in this workdir; choose another workdir, or another name, as NAME=PLACE"
+    )
+
+
 def _evaluate(
-  candidate: Candidate, asked: Asked, settings: EvaluateSettings, workdir: Workdir
+  candidate: Candidate,
+  weights: str | None,
+  asked: Asked,
+  settings: EvaluateSettings,
+  workdir: Workdir,
 ) -> int:
   """Has one model answer what it has not answered yet; how many samples have no reply."""
   items = {
@@ -146,7 +165,8 @@ def _evaluate(
   def finish(item_id: str, replies: Sequence[Reply]) -> None:
     question, keep_ratio = items[item_id]
     samples = [_sample(reply, asked.form, question, tokenizer) for reply in replies]
-    workdir.write_finished(_record(item_id, question, keep_ratio, candidate, samples))
+    record = _record(item_id, question, keep_ratio, candidate, samples)
+    workdir.write_finished(record | {"weights": weights})
 
   load = functools.partial(load_candidate, candidate, settings)
   try:

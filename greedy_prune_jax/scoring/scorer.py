@@ -2,7 +2,8 @@
 
 Everything here is written for one chain and is `vmap`ped over chains by the caller. The numbers
 equal those of deleting a token, laying the text out anew and running a full forward pass (with the
-rope of the whole chain's length, where a model's depends on it); what is saved is the work that those passes share:
+rope of the whole chain's length, where a model's depends on it); what is saved is the work that
+those passes share:
 
 1. The prompt runs once a chain (`start_chain`).
 2. Each step runs the current reasoning and answer once over the cached prompt (`run_base`). That

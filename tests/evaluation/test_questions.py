@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 import statistics
 
 import jax
 import pytest
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from configs import evaluate as config_file
 from greedy_prune_jax.chains.errors import UserError
@@ -217,6 +219,25 @@ def test_one_name_for_two_models_is_refused(base, tmp_path, evaluate):
   make_model(tmp_path / "other")
   with pytest.raises(UserError, match=r"has answers of .*/model under the name x, which now is "):
     evaluate(f"x={tmp_path / 'other'}", num_questions=1)
+
+
+def test_other_weights_at_a_place_are_refused(base, tmp_path, evaluate):
+  make_model(tmp_path / "model", num_hidden_layers=2)
+  train(base, tmp_path / "student")
+  places = str(tmp_path / "model"), f"{tmp_path / 'student'}@4"
+  before = evaluate(*places, num_questions=1)
+  assert evaluate(*places, num_questions=1) == before
+
+  file = tmp_path / "model" / "model.safetensors"
+  weights = load_file(file)
+  save_file({name: weight * 1.01 for name, weight in weights.items()}, file)
+  with pytest.raises(UserError, match=r"models: model at .*/model has other weights than those"):
+    evaluate(*places, num_questions=1)
+  save_file(weights, file)
+  shutil.rmtree(tmp_path / "student")
+  train(base, tmp_path / "student", learning_rate=1e-2)
+  with pytest.raises(UserError, match=r"models: student@4 at .*/student has other weights than"):
+    evaluate(*places, num_questions=1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""Tells whether the weights at a place are still those that answered before."""
+
+import hashlib
+from pathlib import Path
+
+_NUM_SAMPLES = 64  # of a file
+_SAMPLE_BYTES = 4096
+
+
+def weights_digest(place: Path) -> str | None:
+  """A hash of a model's files: their names, sizes, and some bytes of each, evenly spread.
+
+  Training changes nearly every weight, so that some tell; copying a file changes none.
+
+  Args:
+    place: a file, or a folder with all that is in it. Of a model's folder only the weights count.
+
+  Returns:
+    None where there is no such place: a model by its name on the hub.
+  """
+  if not place.exists():
+    return None
+  files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+  if not files:
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+  found = hashlib.sha256()
+  for path in files:
+    size = path.stat().st_size
+    found.update(f"{path.name if path == place else path.relative_to(place)} {size}\n".encode())
+    with path.open("rb") as file:
+      for index in range(_NUM_SAMPLES):
+        file.seek(size * index // _NUM_SAMPLES)
+        found.update(file.read(_SAMPLE_BYTES))
+  return found.hexdigest()[:16]
