@@ -208,7 +208,9 @@ def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
   pytest.importorskip("openai")
   with serving(lambda *_: completion("Tom has", "length")) as server:
     for _ in range(2):  # nor is it taken for one by a later run
-      with pytest.raises(UserError, match=r"did not compress chain c/0: its reply was cut off after 2048 tokens"):
+      with pytest.raises(
+        UserError, match=r"did not compress chain c/0: its reply was cut off after 2048 tokens"
+      ):
         RANKINGS["text_model"](model, settings_of(server, tmp_path))(chain)
 
 
