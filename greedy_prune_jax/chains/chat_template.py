@@ -131,8 +131,10 @@ def load_chat_template(
 
 
 def _plain(tokenizer: PreTrainedTokenizerFast) -> str:
-  """The plain form, which opens with BOS if the tokenizer does so by itself: not all that have one
-  do (SmolLM2's is the beginning of a turn)."""
+  """The plain form, which opens with BOS if the tokenizer's texts do by themselves.
+
+  Not those of all that have one do: SmolLM2's is the beginning of a turn.
+  """
   ids = cast(list[int], tokenizer("")["input_ids"])
   opens = bool(ids) and ids[0] == tokenizer.bos_token_id
   return ("{{ bos_token }}" if opens else "") + _PLAIN

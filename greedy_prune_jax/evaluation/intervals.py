@@ -62,9 +62,8 @@ def crossed_spread(values: Float[np.ndarray, "S Q"]) -> Spread:
   ms_question = seeds * float(by_question.var(ddof=1))
   ms_rest = float((residual**2).sum()) / ((seeds - 1) * (questions - 1))
   squares = [(ms_rest, (seeds - 1) * (questions - 1), 1)]
-  least = ms_rest * (
-    1 + 1e-9
-  )  # squares that are equal, as those of one right answer, may not look it
+  # Squares that are equal, as those of a table with one right answer, may differ by rounding.
+  least = ms_rest * (1 + 1e-9)
   for square, freedom in ((ms_seed, seeds - 1), (ms_question, questions - 1)):
     if square > least:  # this component is above zero: its square takes the place of the rest's
       squares += [(square, freedom, 1), (ms_rest, (seeds - 1) * (questions - 1), -1)]
