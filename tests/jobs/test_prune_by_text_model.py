@@ -8,6 +8,15 @@ from tests.jobs.tiny_runs import CHAINS, records, skipped
 from tests.teachers.chat_server import completion, serving
 
 
+def asking(server):
+  return {
+    "ranking": "text_model",
+    "text_model": "openai",
+    "endpoint.base_url": server.url,
+    "endpoint.model": "m",
+  }
+
+
 def test_a_text_models_choice_is_what_stays(run, tmp_path):
   pytest.importorskip("openai")
   # Keeps the last word of each reasoning, whatever the ratio.
@@ -17,14 +26,7 @@ def test_a_text_models_choice_is_what_stays(run, tmp_path):
     return completion(request["messages"][-1]["content"].rsplit(" ", 1)[1])
 
   with serving(respond) as server:
-    settings = {
-      "ranking": "text_model",
-      "text_model": "openai",
-      "endpoint.base_url": server.url,
-      "endpoint.model": "m",
-      "keep_ratios": "(0.75,0.5)",
-    }
-    run(**settings)
+    run(**asking(server), keep_ratios="(0.75,0.5)")
     assert len(server.requests) == 2 * len(CHAINS)
   found = records(tmp_path / "run")
   assert len(found) == len(CHAINS)
@@ -51,15 +53,7 @@ def test_a_chain_that_is_not_compressed_is_left_out_and_the_others_are_not(start
     return completion(asked.rsplit(" ", 1)[1], finish_reason=reason)
 
   with serving(respond) as server:
-    settings = {
-      "ranking": "text_model",
-      "text_model": "openai",
-      "endpoint.base_url": server.url,
-      "endpoint.model": "m",
-      "keep_ratios": "(0.75,0.0)",
-      "on_bad_chain": "skip",
-    }
-    job = start(**settings)
+    job = start(**asking(server), keep_ratios="(0.75,0.0)", on_bad_chain="skip")
     assert job.wait() == 0, job.stderr
     assert len(server.requests) == len(CHAINS)  # nothing is compressed to nothing
   assert set(records(tmp_path / "run")) == {"chain 0", "chain 2"}
