@@ -2,8 +2,8 @@
 
 Examples of a row see nothing of each other: attention stays within a segment and positions start
 again with each. A batch is a number of examples, not of rows: a step means the same whether chains
-are long or pruned short, and only takes fewer rows for short ones. Numbers of rows are drawn from
-a few, so compilation is bounded.
+are long or pruned short, and only takes fewer or narrower rows for short ones. Numbers of rows and
+widths are drawn from a few, so compilation is bounded.
 
 Axis letters: A parts of a batch (gradients are accumulated over them), R rows, W width of a row.
 """
@@ -18,6 +18,7 @@ from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.models.sizes import bucket
 
 _WIDTH_MULTIPLE = 32
+_WIDTHS = 8  # rows of a batch are as narrow as half of the width, 5/8, 6/8 or 7/8 of it
 _DRAWS = 4  # batches by which a width is chosen
 # Positions of a row with which attention takes as long as the rest of a layer, about.
 _ATTENTION_WIDTH = 2048
@@ -56,7 +57,7 @@ class Batch:
 
 
 def row_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) -> int:
-  """The width of rows with which batches of these examples take the least work.
+  """The widest that rows may be for batches of these examples to take the least work.
 
   Batches are drawn and packed at every width from the longest example up to four times that, or to
   1024. Wider rows waste less, but attention takes work with their square.
@@ -69,11 +70,12 @@ def row_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) ->
   narrowest = -(-max(lengths) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
   widest = max(narrowest, min(4 * narrowest, 1024))
   rng = np.random.default_rng(0)
-  draws = [rng.choice(lengths, batch_size) for _ in range(_DRAWS)]
+  repeats = batch_size > len(lengths)
+  draws = [rng.choice(lengths, batch_size, replace=repeats) for _ in range(_DRAWS)]
 
   def work(width: int) -> float:
-    rows = [bucket(len(_rows_of(list(map(range, draw)), width)), row_multiple) for draw in draws]
-    return sum(rows) * width * (1 + width / _ATTENTION_WIDTH)
+    shapes = [_pack([list(map(range, draw))], width, row_multiple)[1:] for draw in draws]
+    return sum(rows * used * (1 + used / _ATTENTION_WIDTH) for rows, used in shapes)
 
   return min(range(narrowest, widest + 1, _WIDTH_MULTIPLE), key=work)
 
@@ -85,16 +87,16 @@ def pack_batch(
 
   Args:
     examples: none longer than `width`.
-    width: W.
+    width: the largest W. Rows are as few as it allows, and then no wider than they need to be.
     num_parts: A; each part takes as many examples, up to one.
     row_multiple: R is a multiple of this (over how many devices rows are spread).
   """
-  parts = [_rows_of(list(examples[at::num_parts]), width) for at in range(num_parts)]
-  num_rows = bucket(max(map(len, parts)), row_multiple)
+  parts = [list(examples[at::num_parts]) for at in range(num_parts)]
+  packed_parts, num_rows, width = _pack(parts, width, row_multiple)
   shape = (num_parts, num_rows, width)
   rows = PackedRows(*(np.zeros(shape, np.int32) for _ in PackedRows._fields))
   rows.scored[:] = width
-  for part, packed in enumerate(parts):
+  for part, packed in enumerate(packed_parts):
     for row, members in enumerate(packed):
       _fill(PackedRows(*(array[part, row] for array in rows)), members)
   return Batch(
@@ -103,6 +105,22 @@ def pack_batch(
     num_tokens=sum(map(len, examples)),
     num_scored=sum(example.num_scored for example in examples),
   )
+
+
+def _pack(
+  parts: list[list[T]], width: int, row_multiple: int
+) -> tuple[list[list[list[T]]], int, int]:
+  """The rows of each part, and R and W that hold those of any."""
+  packed = [_rows_of(part, width) for part in parts]
+  num_rows = bucket(max(map(len, packed)), row_multiple)
+  longest = max(len(example) for part in parts for example in part)
+  for eighths in range(_WIDTHS // 2, _WIDTHS):
+    narrower = -(-width * eighths // (_WIDTHS * _WIDTH_MULTIPLE)) * _WIDTH_MULTIPLE
+    if longest <= narrower < width:
+      squeezed = [_rows_of(part, narrower) for part in parts]
+      if max(map(len, squeezed)) <= num_rows:
+        return squeezed, num_rows, narrower
+  return packed, num_rows, width
 
 
 def _rows_of(examples: list[T], width: int) -> list[list[T]]:

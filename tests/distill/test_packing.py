@@ -40,7 +40,32 @@ def test_every_example_is_there_once_and_scored_on_its_completion(num_parts, row
   assert sorted(unpack(batch)) == sorted(expected)
   assert batch.ids == tuple(e.id for e in examples)
   assert batch.num_tokens == sum(map(len, examples)) == (batch.rows.segments > 0).sum()
-  assert batch.num_scored == (batch.rows.scored < 64).sum()
+  assert batch.num_scored == (batch.rows.scored < batch.rows.scored.shape[-1]).sum()
+
+
+@pytest.mark.parametrize(
+  ("lengths", "shape"),
+  [
+    ([30, 28, 27, 25], (2, 64)),  # as few rows as 96 allow, and 55 are the most of a row
+    ([30, 28, 27, 25, 40], (2, 96)),  # 80 allow no two rows
+    ([20, 20], (1, 64)),  # half of the width is the least
+    ([90], (1, 96)),
+  ],
+)
+def test_rows_are_no_wider_than_their_number_needs(lengths, shape):
+  examples = [Example(f"{n}", np.arange(n, dtype=np.int32), 1) for n in lengths]
+  batch = pack_batch(examples, 96)
+  assert batch.rows.token_ids.shape[1:] == shape
+  assert len(unpack(batch)) == len(lengths)
+
+
+def test_batches_have_a_few_shapes():
+  examples = random_examples(300, longest=200)
+  width = row_width([len(e) for e in examples], 12)
+  rng = np.random.default_rng(0)
+  drawn = [rng.choice(300, 12, replace=False) for _ in range(200)]
+  made = [pack_batch([examples[i] for i in batch], width) for batch in drawn]
+  assert len({batch.rows.token_ids.shape for batch in made}) <= 12
 
 
 def test_little_is_padding():
@@ -60,8 +85,8 @@ def test_an_example_as_long_as_the_row():
     ([64], 1, 64),
     ([64], 4, 64),  # wider rows would waste as little, but attention would take more
     ([90], 4, 96),
-    ([250] * 5 + [330], 2, 608),  # two of them go into a row
-    ([120, 140, 150, 160, 170, 180, 200], 8, 352),
+    ([170] * 5 + [330], 2, 672),  # one row, of 352 for two short ones and else 512
+    ([120, 140, 150, 160, 170, 180, 200], 8, 384),
     ([3000], 8, 3008),  # as wide as it must be
   ],
 )
