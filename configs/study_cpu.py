@@ -12,9 +12,9 @@ It can be killed, and goes on with the same command. Start the command twice, on
 two that share the folder under one path, and the processes share the parts out.
 
 As it stands that is 114 students. On a shared 2-core AMD EPYC one of them with its tests took some
-5 minutes of a core, and pruning about 2.5 hours of one in all: 12 hours together. Students come
+5 minutes of a core, and pruning about 2.5 hours of one in all: 13 hours together. Students come
 keep ratio by keep ratio, so that the first 33 make a whole comparison at 0.7 and the next 27 one at
-0.9; README has both.
+0.9. README has the result.
 `--config=configs/study_cpu.py:smoke` makes all of it tiny and took 3 minutes there on one core, 2
 with the compiled programs at hand: it shows that the parts work, no more.
 """
