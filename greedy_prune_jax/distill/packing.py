@@ -18,7 +18,7 @@ from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.models.sizes import bucket
 
 _WIDTH_MULTIPLE = 32
-_WIDTHS = 8  # rows of a batch are as narrow as half of the width, 5/8, 6/8 or 7/8 of it
+_NARROWER = (4, 5, 6, 7)  # eighths of the width that the rows of a batch may be cut to
 _DRAWS = 4  # batches by which a width is chosen
 # Positions of a row with which attention takes as long as the rest of a layer, about.
 _ATTENTION_WIDTH = 2048
@@ -114,8 +114,8 @@ def _pack(
   packed = [_rows_of(part, width) for part in parts]
   num_rows = bucket(max(map(len, packed)), row_multiple)
   longest = max(len(example) for part in parts for example in part)
-  for eighths in range(_WIDTHS // 2, _WIDTHS):
-    narrower = -(-width * eighths // (_WIDTHS * _WIDTH_MULTIPLE)) * _WIDTH_MULTIPLE
+  for eighths in _NARROWER:
+    narrower = -(-width * eighths // (8 * _WIDTH_MULTIPLE)) * _WIDTH_MULTIPLE
     if longest <= narrower < width:
       squeezed = [_rows_of(part, narrower) for part in parts]
       if max(map(len, squeezed)) <= num_rows:
