@@ -21,10 +21,10 @@ from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.pruning.audit import prune_ranks
-from greedy_prune_jax.pruning.capacity import choose_batching
-from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.scoring.objectives import OBJECTIVES
+from greedy_prune_jax.search.audit import prune_ranks
+from greedy_prune_jax.search.capacity import choose_batching
+from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _NUM = flags.DEFINE_integer("num_chains", 3, "How many chains.")

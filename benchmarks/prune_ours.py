@@ -15,8 +15,8 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model
-from greedy_prune_jax.pruning.capacity import choose_batching
-from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.capacity import choose_batching
+from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
 
 
 def delete(

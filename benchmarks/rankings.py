@@ -27,16 +27,16 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.analysis.bootstrap import Interval, bootstrap_ratio
-from greedy_prune_jax.analysis.plots import Plot, write_plot
-from greedy_prune_jax.analysis.tables import Table, format_table, write_table
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
 from greedy_prune_jax.chains.reading import read_pruned
-from greedy_prune_jax.evaluation.proportion import wilson
-from greedy_prune_jax.evaluation.pruned_chains import read_answers
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.run_pruned import read_answers
 from greedy_prune_jax.pruning.settings import GREEDY, num_kept
+from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
+from greedy_prune_jax.reports.intervals import wilson
+from greedy_prune_jax.reports.plots import Plot, write_plot
+from greedy_prune_jax.reports.tables import Table, format_table, write_table
+from greedy_prune_jax.runs.records import Record
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")
 _EVALUATION = flags.DEFINE_string("evaluation", None, "Workdir of an evaluate_pruned run, or none.")

@@ -24,7 +24,7 @@ import transformers
 from absl import app, flags
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.datasets import load_questions
+from greedy_prune_jax.chains.question_sets import load_questions
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer

@@ -25,13 +25,13 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.pruning import buckets
-from greedy_prune_jax.pruning.audit import screen_report
-from greedy_prune_jax.pruning.capacity import choose_batching
 from greedy_prune_jax.pruning.cost import step_flops
-from greedy_prune_jax.pruning.screening import ScreenSettings
-from greedy_prune_jax.pruning.search import PrunePath, Settings, prune_paths
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
+from greedy_prune_jax.search import buckets
+from greedy_prune_jax.search.audit import screen_report
+from greedy_prune_jax.search.capacity import choose_batching
+from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.screening import ScreenSettings
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["115", "280", "1000"], "Reasoning tokens.")

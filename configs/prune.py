@@ -13,7 +13,7 @@ import dataclasses
 
 from ml_collections import config_dict
 
-from greedy_prune_jax.pruning.screening import ScreenSettings
+from greedy_prune_jax.search.screening import ScreenSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 

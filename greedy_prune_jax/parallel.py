@@ -26,8 +26,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from greedy_prune_jax.chains.config_fields import checked_fields
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 
 DATA, MODEL = "data", "model"
 _FULLY = "fully"  # in a rule: along `data` where parameters are fully sharded, else not split
@@ -61,11 +60,6 @@ class MeshSettings:
 
   data: int
   model: int
-
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any], file: str) -> "MeshSettings":
-    """Settings from the keys of `config.mesh`; `file` is where they are explained."""
-    return cls(**checked_fields(cls, config, file))
 
   def __post_init__(self):
     for axis, size in dataclasses.asdict(self).items():

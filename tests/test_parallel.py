@@ -7,14 +7,15 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from greedy_prune_jax import parallel
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models import huggingface
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.parameters import LAYOUTS
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, partition, weight_shardings
-from tests.models.gguf_files import write_gguf
-from tests.models.reference import tiny_config, tiny_model
+from greedy_prune_jax.runs.settings import read_settings
+from tests.helpers.gguf_files import write_gguf
+from tests.helpers.reference import tiny_config, tiny_model
 
 SPLIT = "VNKF"  # axis letters of what lies along `model`
 SWITCHES = {"vocab_size": 64, "num_key_value_heads": 4}  # sizes that four devices can share
@@ -50,11 +51,11 @@ def test_meshes_that_cannot_be(data, model, message):
 
 
 def test_mesh_from_a_config():
-  assert MeshSettings.from_config({"data": 2, "model": 0}, "a file") == MeshSettings(
+  assert read_settings(MeshSettings, {"data": 2, "model": 0}, "a file") == MeshSettings(
     data=2, model=0
   )
   with pytest.raises(UserError, match="the config lacks model; see a file"):
-    MeshSettings.from_config({"data": 2}, "a file")
+    read_settings(MeshSettings, {"data": 2}, "a file")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

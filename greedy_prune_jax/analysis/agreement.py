@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from greedy_prune_jax.analysis.categories import Category, Labels
+from greedy_prune_jax.chains.categories import Category, Labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
-from greedy_prune_jax.analysis.features import STATISTICS, extract_features
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import JsonlWriter, explain_os_errors, read_records
 from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import DATA, axis_size
+from greedy_prune_jax.runs.jsonl import JsonlWriter, explain_os_errors, read_records
+from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 
 DTYPES = ("float16", "float32")
 

@@ -9,12 +9,12 @@ published `justification`, are read over.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from greedy_prune_jax.analysis.categories import Labels, parse_category
-from greedy_prune_jax.chains import fields
+from greedy_prune_jax.chains.categories import Labels, parse_category
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.chains.jsonl import parse_line, read_lines
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.jsonl import parse_line, read_lines
+from greedy_prune_jax.runs.records import Record
 
 _TOKENS_KEY = "reason_tokens_json"
 

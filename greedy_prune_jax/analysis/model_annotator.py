@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from greedy_prune_jax.analysis.categories import (
+from greedy_prune_jax.chains.categories import (
   GUIDE,
   Annotator,
   Category,
   Labels,
   register_annotator,
 )
-from greedy_prune_jax.chains import fields
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.structured import read_object
 from greedy_prune_jax.teachers.teacher import WritingSettings
 

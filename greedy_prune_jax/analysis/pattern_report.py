@@ -6,12 +6,12 @@ import numpy as np
 
 from greedy_prune_jax.analysis import patterns
 from greedy_prune_jax.analysis.agreement import Agreement
-from greedy_prune_jax.analysis.bootstrap import Interval
-from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.plots import plot_lines, plot_map, plot_ranks, plot_survival
 from greedy_prune_jax.analysis.report import Section
-from greedy_prune_jax.analysis.tables import Cell, Table, interval_cells
+from greedy_prune_jax.chains.categories import Category
+from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.tables import Cell, Table, interval_cells
 
 _INTERVAL = ("estimate", "low", "high")
 _BOUNDS = "Bands and bars are 95% intervals from resampled chains."

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from greedy_prune_jax.analysis.bootstrap import (
+from greedy_prune_jax.chains.categories import Category, Labels
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.reports.bootstrap import (
   Interval,
   bootstrap_ratio,
   percentile_interval,
   resample_weights,
   weighted_sums,
 )
-from greedy_prune_jax.analysis.categories import Category, Labels
-from greedy_prune_jax.chains.chain import PrunedChain
 
 NUM_POSITION_BINS = 10
 

@@ -1,9 +1,6 @@
 """Plots of the report, drawn with matplotlib without a display and kept as PNG and SVG."""
 
-import dataclasses
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -11,9 +8,9 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.analysis.bootstrap import Interval
-from greedy_prune_jax.analysis.categories import Category
-from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.chains.categories import Category
+from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.plots import Plot
 
 # Names of runs are shown, not typeset; text in SVG stays text; equal inputs give equal files.
 matplotlib.rcParams.update(
@@ -24,39 +21,6 @@ matplotlib.rcParams.update(
 CATEGORY_COLOURS = ("#0072b2", "#cc79a7", "#009e73", "#8c6d31", "#d55e00", "#e69f00")
 _CATEGORY_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#e69f00")
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-  """A drawn figure.
-
-  Attributes:
-    name: of the files, without ending.
-    caption: what is shown, and on how many chains.
-    figure: matplotlib's.
-  """
-
-  name: str
-  caption: str
-  figure: Figure
-
-  def svg(self) -> str:
-    """The figure as an SVG document."""
-    buffer = io.StringIO()
-    self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def write_plot(folder: Path, plot: Plot) -> None:
-  """Writes `NAME.png` and `NAME.svg`.
-
-  Raises:
-    UserError: the folder cannot be written.
-  """
-  with explain_os_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, bbox_inches="tight")
-    (folder / f"{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
 
 
 def run_colour(index: int) -> str:

@@ -3,52 +3,20 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
-from greedy_prune_jax.analysis.categories import Category, Labels
 from greedy_prune_jax.analysis.feature_store import FeatureStore
-from greedy_prune_jax.analysis.features import ENTROPY, STATISTICS
 from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
-
-CONTROLS = {
-  "position": ("position", "position squared"),
-  "surprisal": ("surprisal",),
-  "category": tuple(str(category) for category in Category),
-  "frequency": ("log frequency",),
-}
-CONTROL_NAMES = tuple(name for names in CONTROLS.values() for name in names)
+from greedy_prune_jax.rankings.attention_regression import (
+  TokenCounts,
+  attention_columns,
+  control_columns,
+)
 
 # Bands of relative depth, from the first layers to the last, that models of any shape have.
 NUM_DEPTHS = 4
-
-# Attention is compared by its logarithm; probabilities below this are as good as none.
-_LEAST_PROBABILITY = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenCounts:
-  """How often each token id occurs among reasoning tokens.
-
-  Attributes:
-    counts: of the ids that occur.
-    total: of all tokens.
-  """
-
-  counts: Mapping[int, int]
-  total: int
-
-  @classmethod
-  def of(cls, sequences: Sequence[Sequence[int]]) -> "TokenCounts":
-    """Counts the ids of several chains."""
-    ids, counts = np.unique(np.concatenate([np.asarray(s) for s in sequences]), return_counts=True)
-    return cls(dict(zip(ids.tolist(), counts.tolist(), strict=True)), int(counts.sum()))
-
-  def log_frequency(self, ids: Sequence[int]) -> Float[np.ndarray, " N"]:
-    """Natural logarithm of each id's share of all tokens; an unseen id counts as seen once."""
-    return np.log([max(self.counts.get(int(i), 0), 1) / self.total for i in ids])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,36 +50,6 @@ class RankData:
     """Tells a run from another of the same name: a hash of its pruner, ids and ranks."""
     named = json.dumps([self.pruner, self.ids]).encode()
     return hashlib.sha256(named + self.rank.tobytes()).hexdigest()[:16]
-
-
-def control_columns(
-  ids: Sequence[int], labels: Labels, surprisal: Shaped[np.ndarray, " N"], counts: TokenCounts
-) -> Float[np.ndarray, "N C"]:
-  """Controls of one chain's tokens, in the order of `CONTROL_NAMES`.
-
-  Position is from 0 to 1; surprisal in nats, less its mean in the chain; an unlabelled token is of
-  no category.
-  """
-  position = np.linspace(0, 1, len(ids))
-  categories = [[label == category for category in Category] for label in labels]
-  surprisal = surprisal.astype(np.float64)
-  return np.column_stack(
-    [position, position**2, surprisal - surprisal.mean(), categories, counts.log_frequency(ids)]
-  ).astype(np.float32)
-
-
-def attention_columns(attention: Shaped[np.ndarray, "N L H S"]) -> Float[np.ndarray, "N F"]:
-  """Attention statistics of one chain as features.
-
-  Logarithms, but for the entropy, less their mean in the chain: ranks are relative to the chain,
-  and what a head gives on average depends on the chain's length.
-  """
-  # float64: what is the same for all tokens must be 0 and not rounding, which has a scale too.
-  values = attention.astype(np.float64)
-  is_entropy = np.arange(len(STATISTICS)) == ENTROPY
-  logs = np.log(np.maximum(values, _LEAST_PROBABILITY))
-  chosen = np.where(is_entropy, values, logs).reshape(len(values), -1)
-  return (chosen - chosen.mean(axis=0)).astype(np.float32)
 
 
 def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts) -> RankData:

@@ -12,14 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from greedy_prune_jax.analysis.bootstrap import Interval, bootstrap_ratio
-from greedy_prune_jax.analysis.rank_data import (
-  CONTROLS,
-  RankData,
-  pooled_attention,
-  shuffle_within_chains,
-)
+from greedy_prune_jax.analysis.rank_data import RankData, pooled_attention, shuffle_within_chains
 from greedy_prune_jax.analysis.ridge import fit_ridge
+from greedy_prune_jax.rankings.attention_regression import CONTROLS, AttentionRanking, TokenCounts
+from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
 
 NUM_FOLDS = 5
 
@@ -222,3 +218,15 @@ def _standard_ranks(values: Float[np.ndarray, "N *F"]) -> Float[np.ndarray, "N *
   centred = ranks - ranks.mean(axis=0)
   norm = np.sqrt((centred**2).sum(axis=0))
   return centred / np.where(norm == 0, 1.0, norm)
+
+
+_RANKING_FEATURES = "controls and attention"
+
+
+def fit_ranking(
+  data: RankData, counts: TokenCounts, *, pruner: str, annotator: str
+) -> AttentionRanking:
+  """Fits to all chains of a run, with the strength that predicts held-out chains best."""
+  folds = row_folds(data, assign_folds([data]))
+  ridge = fit_ridge(design(data, _RANKING_FEATURES), data.rank, folds)
+  return AttentionRanking(ridge, counts, pruner, annotator, data.shape, len(data.ids))

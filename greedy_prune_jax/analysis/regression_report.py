@@ -8,11 +8,8 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from greedy_prune_jax.analysis.attention_ranking import AttentionRanking
-from greedy_prune_jax.analysis.bootstrap import Interval
-from greedy_prune_jax.analysis.features import STATISTICS
-from greedy_prune_jax.analysis.plots import Plot, plot_map, plot_scores
-from greedy_prune_jax.analysis.rank_data import CONTROL_NAMES, NUM_DEPTHS, RankData
+from greedy_prune_jax.analysis.plots import plot_map, plot_scores
+from greedy_prune_jax.analysis.rank_data import NUM_DEPTHS, RankData
 from greedy_prune_jax.analysis.rank_regression import (
   FEATURE_SETS,
   NUM_FOLDS,
@@ -24,8 +21,12 @@ from greedy_prune_jax.analysis.rank_regression import (
   score_predictions,
 )
 from greedy_prune_jax.analysis.report import Section
-from greedy_prune_jax.analysis.tables import Cell, Table
-from greedy_prune_jax.chains.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.rankings.attention_regression import CONTROL_NAMES, AttentionRanking
+from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.plots import Plot
+from greedy_prune_jax.reports.tables import Cell, Table
+from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.scoring.features import STATISTICS
 
 # Trees take minutes where ridge takes seconds; they answer whether the relation is linear.
 _TREE_SETS = ("controls", "attention", "controls and attention")

@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from greedy_prune_jax.analysis.plots import Plot, write_plot
-from greedy_prune_jax.analysis.tables import Table, format_cell, write_table
 from greedy_prune_jax.analysis.viewer import render
-from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.reports.plots import Plot, write_plot
+from greedy_prune_jax.reports.tables import Table, format_cell, write_table
+from greedy_prune_jax.runs.jsonl import explain_os_errors
 
 
 @dataclasses.dataclass(frozen=True)

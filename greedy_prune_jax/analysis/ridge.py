@@ -9,35 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from greedy_prune_jax.rankings.attention_regression import Ridge, standardise
+
 # Strengths tried, relative to the variance of a standardised feature. The least is what float32 can
 # still solve for a thousand correlated features; the greatest leaves next to nothing of any.
 STRENGTHS = tuple(float(10.0**power) for power in range(-2, 5))
-
-
-# Standard deviations that a feature may be away from its mean. One that hardly varies in the rows
-# of a fit, and does in another chain, would else be hundreds away there and all that counts.
-_FURTHEST = 10.0
-
-
-class Ridge(NamedTuple):
-  """A fitted map: predictions are `standardise(x, mean, scale) @ weights + intercept`."""
-
-  weights: Float[np.ndarray, " F"]
-  intercept: float
-  mean: Float[np.ndarray, " F"]
-  scale: Float[np.ndarray, " F"]
-  strength: float
-
-  def predict(self, features: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " T"]:
-    """One prediction a row."""
-    return standardise(features, self.mean, self.scale) @ self.weights + self.intercept
-
-
-def standardise(
-  features: Float[np.ndarray, "T F"], mean: Float[np.ndarray, " F"], scale: Float[np.ndarray, " F"]
-) -> Float[np.ndarray, "T F"]:
-  """Features in standard deviations from their mean, cut off at `_FURTHEST`; infinite scale: 0."""
-  return np.clip((features - mean) / scale, -_FURTHEST, _FURTHEST)
 
 
 class _Moments(NamedTuple):

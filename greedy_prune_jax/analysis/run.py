@@ -14,33 +14,31 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from greedy_prune_jax.analysis import rules  # noqa: F401 - registers the annotator "rules"
 from greedy_prune_jax.analysis.agreement import compare_labels
-from greedy_prune_jax.analysis.attention_ranking import fit_ranking, save_ranking
-from greedy_prune_jax.analysis.categories import Annotator, Labels, make_annotator
 from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
 from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_section
 from greedy_prune_jax.analysis.patterns import LabelledRun
-from greedy_prune_jax.analysis.rank_data import TokenCounts, collect_rank_data
-from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS
+from greedy_prune_jax.analysis.rank_data import collect_rank_data
+from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, fit_ranking
 from greedy_prune_jax.analysis.regression_report import regression_section, run_tasks
 from greedy_prune_jax.analysis.report import Section, write_report
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
 from greedy_prune_jax.analysis.viewer import write_viewer
+from greedy_prune_jax.chains.categories import Annotator, Labels, make_annotator
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
-from greedy_prune_jax.teachers.by_name import load_teacher
-from greedy_prune_jax.teachers.completing import TeacherModel
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ranking
+from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.teachers.load import load_teacher
+from greedy_prune_jax.teachers.teacher import TeacherModel
 
 _LABELLED_AT_ONCE = 16  # chains; a model's labels of more would be lost with a kill
 
@@ -145,7 +143,7 @@ def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:
     load_teacher,
     settings.text_model,
     WRITING,
-    EndpointSettings(**settings.endpoint),
+    settings.endpoint,
     mesh=make_mesh(settings.mesh),
   )
   return make_annotator(

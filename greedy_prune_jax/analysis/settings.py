@@ -1,15 +1,13 @@
 """The settings of an `analyze` run, checked before anything is loaded."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from greedy_prune_jax.analysis.feature_store import DTYPES as FEATURE_DTYPES
 from greedy_prune_jax.analysis.model_annotator import MODEL
 from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, REGRESSORS
-from greedy_prune_jax.chains.config_fields import checked_fields
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings
 from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
@@ -29,19 +27,19 @@ MAY_CHANGE = (
   *ENDPOINT_MAY_CHANGE,
 )
 
-_FILE = "configs/analyze.py"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnalyzeSettings:
+class AnalyzeSettings(JobSettings):
   """What `configs/analyze.py` sets; see there for what each setting means."""
+
+  config_file = "configs/analyze.py"
 
   parts: tuple[str, ...]
   names: tuple[str, ...]
   num_chains: int
   annotator: str
   text_model: str
-  endpoint: dict[str, Any] = dataclasses.field(hash=False)
+  endpoint: EndpointSettings
   other_labels: tuple[str, ...]
   viewer_chains: int
   dtype: str
@@ -52,28 +50,18 @@ class AnalyzeSettings:
   late_share: float
   compilation_cache: bool
 
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "AnalyzeSettings":
-    """Settings from a config's keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, _FILE))
-
   def __post_init__(self):
     for name, values, choices in (
       ("parts", self.parts, PARTS),
       ("regressors", self.regressors, tuple(REGRESSORS)),
       ("feature_dtype", (self.feature_dtype,), FEATURE_DTYPES),
-      ("dtype", (self.dtype,), ("float32", "bfloat16")),
+      ("dtype", (self.dtype,), DTYPES),
     ):
       if not values:
         raise UserError(f"{name} is empty; expected some of {', '.join(choices)}")
       for value in values:
         if value not in choices:
           raise UserError(f"{name} has {value!r}; expected some of {', '.join(choices)}")
-    EndpointSettings.from_config(self.endpoint, _FILE)
     if (self.annotator == MODEL) != bool(self.text_model):
       raise UserError(
         f"annotator={self.annotator!r}, text_model={self.text_model!r}: the annotator {MODEL}, and "

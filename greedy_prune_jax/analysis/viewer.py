@@ -6,10 +6,10 @@ from typing import Any
 
 import jinja2
 
-from greedy_prune_jax.analysis.categories import GUIDE, Category
 from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.chains.categories import GUIDE, Category
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.jsonl import explain_os_errors
+from greedy_prune_jax.runs.jsonl import explain_os_errors
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

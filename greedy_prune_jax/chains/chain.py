@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from greedy_prune_jax.chains import fields
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class PrunedChain:
     chain: the input.
     pruner: the model that scored the deletions.
     objective: what the deletions preserve: `joint` or `answer`.
-    ranking: what chose the deletions: `greedy` search, or another of `pruning.rankings`.
+    ranking: what chose the deletions: `greedy` search, or another of `rankings`.
     search: how greedy search found each deletion, such as `exact`; `none` for other rankings.
     unit: what one deletion removes: `token`, or a run of them such as `word` or `sentence`.
     unit_sizes: tokens of each unit of the reasoning, in order; None where every token is one.

@@ -8,7 +8,7 @@ from typing import cast
 import jinja2
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 
 # For models that know no chat: each part on lines of its own, so that the reply starts a line.
 _PLAIN = (

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 
 _SHOWN = 30  # characters of a text that a message quotes
 

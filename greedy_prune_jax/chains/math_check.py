@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 
 
 class MathChecker:

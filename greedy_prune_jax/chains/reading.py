@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from greedy_prune_jax.chains import datasets, fields
+from greedy_prune_jax.chains import question_sets as datasets
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.datasets import QUESTION_SETS, Question
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.chains.jsonl import parse_line, read_lines
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question
 from greedy_prune_jax.chains.rows import Row
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.jsonl import parse_line, read_lines
+from greedy_prune_jax.runs.records import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

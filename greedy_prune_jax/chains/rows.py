@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.chains.jsonl import parse_line, read_lines
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.jsonl import parse_line, read_lines
+from greedy_prune_jax.runs.records import Record
 
 # Distance between the generator seeds of two of our seeds. reasoning-gym draws item i of seed s
 # from s + i, so that neighbouring seeds would share nearly all of their random streams.

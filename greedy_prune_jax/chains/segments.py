@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import ChatTemplate
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

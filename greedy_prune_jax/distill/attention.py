@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask
-from greedy_prune_jax.models.product import product
+from greedy_prune_jax.models.weights import product
 
 # Queries of a block. Fewer skip more of what is masked: rows of 576 took a CPU 109 ms a layer
 # as one block, 74 as four, 66 as nine. But blocks are unrolled, and compiled one by one.

@@ -15,10 +15,10 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
-from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
 from greedy_prune_jax.parallel import place
+from greedy_prune_jax.runs.jsonl import explain_os_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
-from greedy_prune_jax.chains.datasets import split_source
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.question_sets import split_source
+from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
 from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,14 +143,6 @@ def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
       f"for one of these"
     ) from error
   return "".join(pruned.reasoning_tokens[position] for position in kept)
-
-
-def told_question(question: str, keep_ratio: float | int, ratio_form: str) -> str:
-  """The question as the student is asked it; see `ExampleForm.ratio_form`."""
-  if not ratio_form:
-    return question
-  told = ratio_form.replace("{ratio}", ratio_key(keep_ratio))
-  return told.replace("{question}", question)  # last: a question may have braces
 
 
 def make_example(

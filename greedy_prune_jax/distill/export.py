@@ -15,12 +15,11 @@ from jaxtyping import Array
 from safetensors.numpy import save_file
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import explain_os_errors
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, axes_in, init_lora, merge_lora
 from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.pretrained import (
@@ -30,6 +29,7 @@ from greedy_prune_jax.models.pretrained import (
   load_tokenizer,
 )
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
+from greedy_prune_jax.runs.jsonl import explain_os_errors
 
 EXPORT, ADAPTER = "export", "adapter"
 

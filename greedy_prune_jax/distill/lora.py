@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from greedy_prune_jax.distill.parameters import Params
-from greedy_prune_jax.models.low_rank import LowRank
-from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.models.parameters import LAYOUTS
+from greedy_prune_jax.models.weights import LowRank, Master
 
 # What PEFT and transformers call the weights that can be adapted, and what we call them.
 TARGETS = {

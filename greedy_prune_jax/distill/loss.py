@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.distill.attention import Seen, attend_packed
 from greedy_prune_jax.distill.packing import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
-from greedy_prune_jax.models.master import Master
+from greedy_prune_jax.models.weights import Master
 from greedy_prune_jax.parallel import DATA
 
 # Scored positions that meet the head at once, over all rows of a device. Few, and adding up the

@@ -10,14 +10,9 @@ import jax
 from tensorboardX import SummaryWriter
 
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
-from greedy_prune_jax.chains.jsonl import (
-  JsonlWriter,
-  encode_line,
-  explain_os_errors,
-  read_records,
-)
 from greedy_prune_jax.distill.packing import Batch
 from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, explain_os_errors, read_records
 
 
 class MetricsLog:

@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.master import Master
 from greedy_prune_jax.models.parameters import parameter_name
+from greedy_prune_jax.models.weights import Master
 
 Params = dict[str, Array]
 

@@ -14,14 +14,12 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.datasets import split_source
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import JsonlWriter, explain_os_errors
+from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.distill.checkpoints import Checkpoints, Progress
-from greedy_prune_jax.distill.ended import mark_ended
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
 from greedy_prune_jax.distill.export import export_student
 from greedy_prune_jax.distill.input import training_batches, validation_batches
+from greedy_prune_jax.distill.lifecycle import mark_ended
 from greedy_prune_jax.distill.lora import init_lora
 from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, step_flops
 from greedy_prune_jax.distill.optimizer import learning_rate, make_optimizer
@@ -36,6 +34,7 @@ from greedy_prune_jax.distill.step import (
   make_evaluate,
   make_train_step,
 )
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import (
@@ -48,6 +47,7 @@ from greedy_prune_jax.parallel import (
   refuse_processes,
   weight_shardings,
 )
+from greedy_prune_jax.runs.jsonl import JsonlWriter, explain_os_errors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,16 @@
 """The settings of a `distill` run, checked before anything is loaded."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
 from greedy_prune_jax.distill.examples import ExampleForm
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
 from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
 
-DTYPES = ("float32", "bfloat16")
 EXPORTS = ("none", "last", "best")
 
 # What a later run in the same workdir may set differently: nothing here changes what is learned,
@@ -28,12 +26,12 @@ MAY_CHANGE = (
   "compilation_cache",
 )
 
-_FILE = "configs/distill.py"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillSettings:
+class DistillSettings(JobSettings):
   """What `configs/distill.py` sets; see there for what each setting means."""
+
+  config_file = "configs/distill.py"
 
   chains: str
   num_chains: int
@@ -71,15 +69,6 @@ class DistillSettings:
   remat: str
   show_progress: bool
   compilation_cache: bool
-
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "DistillSettings":
-    """Settings from a config's keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
     check_choice("dtype", self.dtype, DTYPES)
@@ -161,26 +150,4 @@ class DistillSettings:
       b1=self.b1,
       b2=self.b2,
       max_grad_norm=self.max_grad_norm,
-    )
-
-
-def check_ratios(keep_ratios: tuple[float, ...]) -> None:
-  """A UserError unless these are keep ratios that a student can be trained with."""
-  if not keep_ratios:
-    raise UserError("keep_ratios is empty; expected a tuple such as (0.5,); (1.0,): unpruned")
-  for ratio in keep_ratios:
-    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-      raise UserError(
-        f"keep_ratios={keep_ratios} has {ratio!r}; a keep ratio is a number from 0 (answer "
-        f"only) to 1 (all of the reasoning)"
-      )
-  if len({float(ratio) for ratio in keep_ratios}) < len(keep_ratios):
-    raise UserError(f"keep_ratios={keep_ratios} repeats a ratio")
-
-
-def check_ratio_form(ratio_form: str) -> None:
-  """A UserError unless it is empty or has a place for the question and one for the ratio."""
-  if ratio_form and not all(name in ratio_form for name in ("{question}", "{ratio}")):
-    raise UserError(
-      f"ratio_form={ratio_form!r}; expected a text with {{question}} and {{ratio}}, or none"
     )

@@ -1,26 +1,22 @@
 """The settings of an `evaluate_pruned` run, checked before anything is loaded."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
 from greedy_prune_jax.teachers.teacher import WritingSettings
-
-DTYPES = ("float32", "bfloat16")
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")
 
-_FILE = "configs/evaluate_pruned.py"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluatePrunedSettings:
+class EvaluatePrunedSettings(JobSettings):
   """What `configs/evaluate_pruned.py` sets; see there for what each setting means."""
+
+  config_file = "configs/evaluate_pruned.py"
 
   pruned: tuple[str, ...]
   num_chains: int
@@ -32,15 +28,6 @@ class EvaluatePrunedSettings:
   batch_size: int
   mesh: MeshSettings
   compilation_cache: bool
-
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "EvaluatePrunedSettings":
-    """Settings from a config's keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
     check_choice("dtype", self.dtype, DTYPES)

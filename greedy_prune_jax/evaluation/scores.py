@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from greedy_prune_jax.analysis.tables import Table
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.evaluation.intervals import (
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.reports.intervals import (
+  Proportion,
   accuracy_interval,
   crossed_spread,
   paired_difference,
 )
-from greedy_prune_jax.evaluation.proportion import Proportion
+from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.runs.records import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,12 @@
 """The settings of an `evaluate` run, checked before anything is loaded."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.distill.settings import check_ratio_form, check_ratios
+from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
-from greedy_prune_jax.teachers.settings import check_writing
-from greedy_prune_jax.teachers.teacher import WritingSettings
-
-DTYPES = ("float32", "bfloat16")
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
+from greedy_prune_jax.teachers.teacher import WritingSettings, check_writing
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = (
@@ -19,12 +14,12 @@ MAY_CHANGE = (
   *("batch_size", "mesh.data", "mesh.model", "show_samples", "compilation_cache"),
 )
 
-_FILE = "configs/evaluate.py"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(JobSettings):
   """What `configs/evaluate.py` sets; see there for what each setting means."""
+
+  config_file = "configs/evaluate.py"
 
   models: tuple[str, ...]
   follow: bool
@@ -49,15 +44,6 @@ class EvaluateSettings:
   mesh: MeshSettings
   show_samples: int
   compilation_cache: bool
-
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "EvaluateSettings":
-    """Settings from a config's keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
     check_choice("split", self.split, ("train", "test"))

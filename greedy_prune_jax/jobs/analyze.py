@@ -10,11 +10,11 @@ from absl import flags
 
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
-from greedy_prune_jax.chains.jsonl import explain_os_errors
-from greedy_prune_jax.chains.run_config import write_or_check_config
-from greedy_prune_jax.chains.run_lock import hold_locks
 from greedy_prune_jax.jobs.entry import define_flags, run_job
 from greedy_prune_jax.parallel import refuse_processes
+from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.lock import hold_locks
 
 
 def analyze(config: Mapping[str, Any], workdir: str) -> None:

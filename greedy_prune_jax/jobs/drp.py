@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.drp import summary
+from greedy_prune_jax.drp.estimate import expect, token_counter
+from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
+from greedy_prune_jax.drp.settings import MAY_CHANGE, DrpSettings
+from greedy_prune_jax.drp.summary import format_edited
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
-from greedy_prune_jax.pruning.drp import summary
-from greedy_prune_jax.pruning.drp.estimate import expect, token_counter
-from greedy_prune_jax.pruning.drp.run import OUTPUTS, read_items, run_drp
-from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE, DrpSettings
-from greedy_prune_jax.pruning.drp.show import format_edited
+from greedy_prune_jax.runs.workdir import Workdir
 
 _WORKDIR = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:], "may_change": MAY_CHANGE}
 
@@ -61,7 +61,7 @@ def _say_expected(settings: DrpSettings, run: Workdir) -> None:
   expected = expect(settings, items, run, token_counter(settings))
   table = summary.expected_table(expected, len(items), settings.max_attempts)
   print_result(summary.format_tables([table]))
-  endpoint = settings.endpoint_settings
+  endpoint = settings.endpoint
   tokens = sum(stage.read + stage.written for stage in expected)
   requests = sum(stage.requests for stage in expected)
   for name, needed in (("max_requests", requests), ("max_tokens", tokens)):

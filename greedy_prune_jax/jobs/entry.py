@@ -16,9 +16,9 @@ import jaxlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
+from greedy_prune_jax.runs.workdir import Workdir
 
 flags.disclaim_key_flags()  # --helpshort lists them as the job's own
 

@@ -9,10 +9,8 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.analysis.tables import Table, format_table, write_table
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.evaluation.questions import OUTPUT, by_run, read_evaluation, run_evaluate
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
 from greedy_prune_jax.jobs.entry import (
@@ -22,7 +20,9 @@ from greedy_prune_jax.jobs.entry import (
   run_in_workdir,
   run_job,
 )
-from greedy_prune_jax.teachers.summary import format_samples
+from greedy_prune_jax.reports.tables import Table, format_table, write_table
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.sample.summary import format_samples
 
 
 def evaluate(config: Mapping[str, Any], workdir: str) -> None:

@@ -9,16 +9,16 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.analysis.tables import format_table, write_table
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.evaluation.pruned_chains import (
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.pruned_settings import MAY_CHANGE, EvaluatePrunedSettings
+from greedy_prune_jax.evaluation.run_pruned import (
   OUTPUT,
   accuracy_table,
   read_answers,
   run_pruned_chains,
 )
-from greedy_prune_jax.evaluation.pruned_settings import MAY_CHANGE, EvaluatePrunedSettings
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.reports.tables import format_table, write_table
 
 
 def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
-from greedy_prune_jax.pruning.audit import format_trust
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.show import format_pruned, format_summary
+from greedy_prune_jax.search.audit import format_trust
 
 
 def prune(config: Mapping[str, Any], workdir: str) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.workdir import Workdir
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
-from greedy_prune_jax.teachers.rejection import OUTPUT, run_sample
-from greedy_prune_jax.teachers.settings import MAY_CHANGE, SampleSettings
-from greedy_prune_jax.teachers.summary import (
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.sample.run import OUTPUT, run_sample
+from greedy_prune_jax.sample.settings import MAY_CHANGE, SampleSettings
+from greedy_prune_jax.sample.summary import (
   format_samples,
   format_summary,
   read_samples,

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from greedy_prune_jax.analysis.tables import format_table
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.distill.termination import TERMINATED
+from greedy_prune_jax.distill.lifecycle import TERMINATED
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import refuse_processes
+from greedy_prune_jax.reports.tables import format_table
 from greedy_prune_jax.study.parts import StoppedError
 from greedy_prune_jax.study.run import run_study
 from greedy_prune_jax.study.settings import StudySettings

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from greedy_prune_jax.models.product import product
+from greedy_prune_jax.models.weights import product
 
 MASKED = -1e30  # a score that no softmax notices; finite, so that a fully masked row is not NaN
 

@@ -22,12 +22,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.bits import as_bits, from_bits
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.low_rank import LowRank, factor_subscripts
-from greedy_prune_jax.models.master import Master
-from greedy_prune_jax.models.product import product
 from greedy_prune_jax.models.rope import apply_rope, rope_frequencies
+from greedy_prune_jax.models.weights import (
+  LowRank,
+  Master,
+  as_bits,
+  factor_subscripts,
+  from_bits,
+  product,
+)
 
 # (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], layer_input)
 #   -> (out [..., T, N, H], layer_output)

@@ -7,7 +7,7 @@ Mistral and Qwen files no attention window: their converter does not write one.
 
 from typing import Any
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION, ModelConfig, RopeConfig
 from greedy_prune_jax.models.gguf_file import GgufFile
 

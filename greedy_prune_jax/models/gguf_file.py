@@ -19,7 +19,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.parameters import Index, TensorSource
 
 _SCALARS = {

@@ -20,7 +20,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.gguf_file import GgufFile
 
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type

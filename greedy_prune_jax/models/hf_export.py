@@ -15,8 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.models.config import FULL_ATTENTION, ROPE_KINDS, ModelConfig, RopeConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.hf_config import config_from_hf
-from greedy_prune_jax.models.hf_families import ACTIVATIONS, FULL, ROPE_FIELDS, SLIDING
+from greedy_prune_jax.models.hf_config import (
+  ACTIVATIONS,
+  FULL,
+  ROPE_FIELDS,
+  SLIDING,
+  config_from_hf,
+)
 from greedy_prune_jax.models.huggingface import tensor_names
 from greedy_prune_jax.models.parameters import LAYOUTS, parameter_name
 

@@ -16,7 +16,7 @@ from typing import Any
 import huggingface_hub  # its parts are imported when first used
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.gguf import load_gguf

@@ -7,9 +7,9 @@ from jaxtyping import Float
 
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.pruning.progress import exact_positions, search_positions
-from greedy_prune_jax.pruning.rankings.path import path_lengths, path_positions
-from greedy_prune_jax.pruning.search import PrunePath, Settings
+from greedy_prune_jax.rankings.follow import path_lengths, path_positions
 from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.search.host import PrunePath, Settings
 
 
 class Work(NamedTuple):

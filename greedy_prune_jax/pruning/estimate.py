@@ -11,23 +11,17 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator, matmul_peak
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import BadChain
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
-from greedy_prune_jax.pruning.capacity import batch_bytes, free_bytes, plan_batching
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
-from greedy_prune_jax.pruning.run import (
-  Task,
-  check_any,
-  read_tasks,
-  search_settings,
-  usable_tasks,
-  widest_estimates,
-)
+from greedy_prune_jax.pruning.run import search_settings, widest_estimates
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
+from greedy_prune_jax.pruning.tasks import Task, check_any, read_tasks, usable_tasks
+from greedy_prune_jax.search.capacity import batch_bytes, free_bytes, plan_batching
 
 
 class Devices(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from greedy_prune_jax.pruning import buckets
-from greedy_prune_jax.pruning.screening import screened_positions
-from greedy_prune_jax.pruning.search import PrunePath, Settings
+from greedy_prune_jax.search import buckets
+from greedy_prune_jax.search.host import PrunePath, Settings
+from greedy_prune_jax.search.screening import screened_positions
 
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
 

@@ -1,31 +1,32 @@
 """The settings of a `prune` run, checked before anything is loaded."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
+from greedy_prune_jax.accelerators import ACCELERATORS
 from greedy_prune_jax.chains.chain import ratio_key
-from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
-from greedy_prune_jax.pruning.drp.step_units import SKILL_STEP
-from greedy_prune_jax.pruning.plan_settings import PlanSettings
-from greedy_prune_jax.pruning.rankings.interface import RankingSettings
-from greedy_prune_jax.pruning.rankings.registry import RANKINGS
-from greedy_prune_jax.pruning.screening import ScreenSettings
-from greedy_prune_jax.pruning.units import UNITS
+from greedy_prune_jax.rankings.interface import RankingSettings
+from greedy_prune_jax.rankings.registry import RANKINGS
+from greedy_prune_jax.runs.settings import (
+  DTYPES,
+  ON_BAD_CHAIN,
+  JobSettings,
+  check_choice,
+  check_least,
+)
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
+from greedy_prune_jax.search.screening import ScreenSettings
+from greedy_prune_jax.search.skill_steps import SKILL_STEP
+from greedy_prune_jax.search.units import UNITS
 from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 GREEDY = "greedy"  # the ranking that is a search
 SCREENED = "screened"
 SEARCHES = ("exact", SCREENED)
-DTYPES = ("float32", "bfloat16")
-ON_BAD_CHAIN = ("error", "skip")
-
-_FILE = "configs/prune.py"
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 _MAY_CHANGE = (
@@ -48,8 +49,28 @@ _NEEDED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PruneSettings:
+class PlanSettings:
+  """The group `plan` of `configs/prune.py`; see there for what each setting means."""
+
+  device: str
+  num_devices: int
+  peak_flops: float
+  utilisation: float
+
+  def __post_init__(self):
+    check_choice("plan.device", self.device, ("", *ACCELERATORS))
+    check_least(self, 0, "num_devices", "peak_flops")
+    if not 0 < self.utilisation <= 1:
+      raise UserError(
+        f"plan.utilisation={self.utilisation}; expected a share of the peak, above 0 and up to 1"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PruneSettings(JobSettings):
   """What `configs/prune.py` sets; see there for what each setting means."""
+
+  config_file = "configs/prune.py"
 
   chains: str
   num_chains: int
@@ -72,7 +93,7 @@ class PruneSettings:
   attention_regression: str
   llmlingua_model: str
   text_model: str
-  endpoint: dict[str, Any] = dataclasses.field(hash=False)
+  endpoint: EndpointSettings
   keep_ratios: tuple[float, ...]
   attention: str
   batch_size: int
@@ -90,15 +111,6 @@ class PruneSettings:
       return _MAY_CHANGE
     return (*_MAY_CHANGE, *(f"screen.{field.name}" for field in dataclasses.fields(ScreenSettings)))
 
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "PruneSettings":
-    """Settings from a config's keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, _FILE))
-
   def __post_init__(self):
     check_choice("objective", self.objective, OBJECTIVES)
     check_choice("search", self.search, SEARCHES)
@@ -115,7 +127,6 @@ class PruneSettings:
     check_least(self, 0, "show_chains", "audit")
     check_least(self, 1, "deletions_per_step")
     self._check_search()
-    EndpointSettings.from_config(self.endpoint, _FILE)
     self._check_ranking()
     if not self.keep_ratios:
       raise UserError("keep_ratios is empty; expected a tuple such as (0.9,0.7,0.5)")
@@ -161,7 +172,7 @@ class PruneSettings:
       regression=self.attention_regression,
       llmlingua_model=self.llmlingua_model,
       text_model=self.text_model,
-      endpoint=EndpointSettings.from_config(self.endpoint, _FILE),
+      endpoint=self.endpoint,
       keep_ratios=tuple(map(float, self.keep_ratios)),
     )
 

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterable
 
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.printing import indented
 from greedy_prune_jax.pruning.settings import num_kept
+from greedy_prune_jax.reports.printing import indented
 
 
 def format_pruned(pruned: PrunedChain) -> str:

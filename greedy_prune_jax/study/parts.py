@@ -17,11 +17,11 @@ from typing import Any
 
 from absl import logging
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.chains.jsonl import explain_os_errors
-from greedy_prune_jax.chains.run_config import write_or_check_config
-from greedy_prune_jax.chains.run_lock import LockedError, hold_locks
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.lock import LockedError, hold_locks
+from greedy_prune_jax.runs.records import Record
 
 
 class StoppedError(Exception):

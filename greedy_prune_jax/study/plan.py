@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
+from greedy_prune_jax.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
-from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.study.parts import Part
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING, StudySettings

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.analysis.plots import Plot
+from greedy_prune_jax.reports.plots import Plot
 from greedy_prune_jax.study.results import Answers
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 

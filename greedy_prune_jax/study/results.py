@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from greedy_prune_jax.analysis.tables import Cell as TableCell
-from greedy_prune_jax.analysis.tables import Table
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.evaluation.intervals import (
+from greedy_prune_jax.evaluation.run import read_evaluation
+from greedy_prune_jax.evaluation.scores import question_means
+from greedy_prune_jax.reports.intervals import (
+  Proportion,
   accuracy_interval,
   crossed_spread,
   paired_difference,
 )
-from greedy_prune_jax.evaluation.proportion import Proportion
-from greedy_prune_jax.evaluation.questions import read_evaluation
-from greedy_prune_jax.evaluation.scores import question_means
+from greedy_prune_jax.reports.tables import Cell as TableCell
+from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.plan import Cell
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from greedy_prune_jax.analysis.tables import Table, markdown_table, write_table
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import explain_os_errors
-from greedy_prune_jax.chains.run_lock import LockedError, hold_locks
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
+from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.study.parts import Part, Result, is_done, run_parts, seconds_spent
 from greedy_prune_jax.study.plan import cells, plan
 from greedy_prune_jax.study.results import Answers, differences_table, read_answers, study_table
@@ -95,7 +95,7 @@ def _answers(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> li
 def _write_results(
   settings: StudySettings, folder: Path, parts: Sequence[Part]
 ) -> tuple[Table, ...]:
-  from greedy_prune_jax.analysis.plots import write_plot
+  from greedy_prune_jax.reports.plots import write_plot
   from greedy_prune_jax.study.plot import plot_study
 
   answers = _answers(settings, folder, parts)

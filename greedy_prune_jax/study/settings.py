@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from greedy_prune_jax.chains.config_fields import check_least, checked_fields
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.drp.settings import DrpSettings
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
-from greedy_prune_jax.pruning.drp.settings import DrpSettings
 from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.runs.settings import JobSettings, check_least
 
 # The two ends of every study: all of the reasoning, and none of it.
 NO_PRUNING, ANSWER_ONLY = "no_pruning", "answer_only"
@@ -18,7 +18,6 @@ NO_PRUNING, ANSWER_ONLY = "no_pruning", "answer_only"
 # The job whose settings each group changes.
 _JOBS = {"arms": "prune", "edited": "drp", "students": "distill", "tests": "evaluate"}
 
-_FILE = "configs/study_cpu.py"
 _NAME = re.compile(r"\w[\w.-]*")
 
 # What the study decides itself, so that all parts work on the same.
@@ -31,8 +30,10 @@ _OWN = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudySettings:
+class StudySettings(JobSettings):
   """What a `configs/study_*.py` sets; see `configs/study_cpu.py` for what each setting means."""
+
+  config_file = "configs/study_cpu.py"
 
   chains: str
   num_chains: int
@@ -53,15 +54,6 @@ class StudySettings:
   keep_students: bool
   poll_seconds: float
   compilation_cache: bool
-
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> "StudySettings":
-    """Settings from a config's keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, _FILE))
 
   def __post_init__(self):
     check_least(self, 0, "max_reasoning_tokens", "chains_seed")

@@ -10,26 +10,24 @@ import jax
 from absl import logging
 
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.datasets import is_generated, load_questions, split_source
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import encode_line, explain_os_errors
+from greedy_prune_jax.chains.question_sets import is_generated, load_questions, split_source
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.chains.workdir import Workdir
-from greedy_prune_jax.distill.bound_config import bind_config
-from greedy_prune_jax.distill.ended import has_ended
+from greedy_prune_jax.distill.lifecycle import bind_config, has_ended, terminated
 from greedy_prune_jax.distill.run import run_distill
 from greedy_prune_jax.distill.settings import DistillSettings
-from greedy_prune_jax.distill.termination import terminated
-from greedy_prune_jax.evaluation.questions import OUTPUT, run_evaluate
+from greedy_prune_jax.drp import summary
+from greedy_prune_jax.drp.run import OUTPUTS, run_drp
+from greedy_prune_jax.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
+from greedy_prune_jax.drp.settings import DrpSettings
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.run import OUTPUT, run_evaluate
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
-from greedy_prune_jax.pruning.drp import summary
-from greedy_prune_jax.pruning.drp.run import OUTPUTS, run_drp
-from greedy_prune_jax.pruning.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
-from greedy_prune_jax.pruning.drp.settings import DrpSettings
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.runs.jsonl import encode_line, explain_os_errors
+from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.study.parts import StoppedError
 from greedy_prune_jax.study.settings import StudySettings
 

@@ -3,12 +3,16 @@
 import dataclasses
 import hashlib
 
-from greedy_prune_jax.chains.answers import AnswerForm
-from greedy_prune_jax.chains.datasets import QUESTION_SETS, Question, load_questions, split_source
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
+from greedy_prune_jax.chains.answers import AnswerForm, SplitResponse, split_response
+from greedy_prune_jax.chains.question_sets import (
+  QUESTION_SETS,
+  Question,
+  load_questions,
+  split_source,
+)
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.teacher import Prompt, Reply
-from greedy_prune_jax.teachers.verdict import judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,3 +100,22 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
     "finish_reason": reply.finish_reason,
     "num_tokens": reply.num_tokens,
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What a reply's answer is, and whether it is right.
+
+  Attributes:
+    split: reasoning and answer; None if no answer is found in the reply, which then is wrong.
+    is_correct: whether the answer equals the target.
+  """
+
+  split: SplitResponse | None
+  is_correct: bool
+
+
+def judge(response: str, form: AnswerForm, target: str) -> Verdict:
+  """Checks a response, as a whole text, against the gold answer."""
+  split = split_response(response, form)
+  return Verdict(split, split is not None and form.is_right(split.value, target))

@@ -1,11 +1,10 @@
 """Where an OpenAI-compatible endpoint is, and how it is asked; a group of several jobs' configs."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-from greedy_prune_jax.chains.config_fields import check_choice, check_least, checked_fields
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.settings import check_choice, check_least
 
 ENDPOINT = "openai"  # the name of the teacher that is at an endpoint
 STRUCTURED = ("json_schema", "json_object", "words")
@@ -48,15 +47,6 @@ class EndpointSettings:
   structured: str = "json_schema"
   batch: int = 0
   poll: float = 30.0
-
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any], file: str) -> "EndpointSettings":
-    """Settings from a config's group; `file` explains its keys.
-
-    Raises:
-      UserError: a key is missing or unknown, or its value is not one of those that are possible.
-    """
-    return cls(**checked_fields(cls, config, file))
 
   def __post_init__(self):
     check_choice("endpoint.structured", self.structured, STRUCTURED)

@@ -21,18 +21,18 @@ from typing import Any, TypeVar
 import jax
 from absl import logging
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.fields import Record
-from greedy_prune_jax.chains.jsonl import JsonlWriter, encode_line, read_records
-from greedy_prune_jax.teachers.budget import Budget
-from greedy_prune_jax.teachers.chat_requests import (
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.teachers.endpoint import (
+  Budget,
   Dialect,
+  connect,
   is_hopeless,
   may_pass,
   most_tokens,
   reply_of,
 )
-from greedy_prune_jax.teachers.connecting import connect
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 

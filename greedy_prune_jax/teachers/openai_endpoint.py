@@ -7,16 +7,16 @@ import threading
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.teachers.budget import Budget
-from greedy_prune_jax.teachers.chat_requests import (
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.teachers.endpoint import (
+  Budget,
   Dialect,
+  connect,
   is_hopeless,
   may_pass,
   most_tokens,
   reply_of,
 )
-from greedy_prune_jax.teachers.connecting import connect
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.teacher import Prompt
 
 _SHOWN = 60  # characters of a reply that a message quotes

@@ -1,11 +1,14 @@
 """What all teachers share: prompts in, replies out as they come."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from greedy_prune_jax.chains import fields
-from greedy_prune_jax.chains.fields import Record
+from absl import logging
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,3 +101,37 @@ class Teacher(Protocol):
       UserError: none of the prompts can be answered, or no more of them.
     """
     ...
+
+
+class TeacherModel:
+  """Answers prompts in their order; a teacher is opened when the first comes."""
+
+  def __init__(self, open_teacher: Callable[[], Teacher]):
+    """Takes what opens the teacher, at most once."""
+    self._open_teacher = open_teacher
+    self._teacher: Teacher | None = None
+
+  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> list[str | None]:
+    """One reply a prompt; None, and why in the log, where there is none.
+
+    Raises:
+      UserError: there is no such teacher, or it answers nothing.
+    """
+    self._teacher = self._teacher or self._open_teacher()
+    asked = [Prompt(id=str(i), question=prompt, schema=schema) for i, prompt in enumerate(prompts)]
+    replies: dict[str, str | None] = {}
+    for reply in self._teacher.write(asked):
+      if reply.error is not None:
+        logging.warning("no reply to a prompt: %s", reply.error)
+      replies[reply.id] = reply.text if reply.error is None else None
+    return [replies[prompt.id] for prompt in asked]
+
+
+def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
+  """A UserError where no teacher could write like this."""
+  if not temperature >= 0:
+    raise UserError(f"temperature={temperature}; expected 0 or more")
+  if not 0 < top_p <= 1:
+    raise UserError(f"top_p={top_p}; expected a number above 0, up to 1 (all tokens)")
+  if not all(isinstance(stop, str) and stop for stop in stop_strings):
+    raise UserError(f"stop_strings={stop_strings}; expected a tuple of strings, none empty")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis import patterns
-from greedy_prune_jax.analysis.bootstrap import bootstrap_ratio
-from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.patterns import LabelledRun
-from tests.analysis.planted import pruned_chain
+from greedy_prune_jax.chains.categories import Category
+from greedy_prune_jax.reports.bootstrap import bootstrap_ratio
+from tests.helpers.planted import pruned_chain
 
 ALL = list(Category)
 SYMBOL, FUNCTION = ALL.index(Category.SYMBOLIC_MATH), ALL.index(Category.FUNCTION)

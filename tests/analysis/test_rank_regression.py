@@ -5,26 +5,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from greedy_prune_jax.analysis import regression_report
-from greedy_prune_jax.analysis.attention_ranking import (
-  deletion_orders,
-  fit_ranking,
-  load_ranking,
-  save_ranking,
-)
-from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.feature_store import build_store
-from greedy_prune_jax.analysis.features import STATISTICS
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.rank_data import (
-  CONTROL_NAMES,
-  TokenCounts,
-  attention_columns,
   collect_rank_data,
   pooled_attention,
   shuffle_within_chains,
 )
 from greedy_prune_jax.analysis.rank_regression import (
   assign_folds,
+  fit_ranking,
   head_correlations,
   is_late,
   knows_late,
@@ -37,8 +27,18 @@ from greedy_prune_jax.analysis.regression_report import (
   run_tasks,
 )
 from greedy_prune_jax.analysis.ridge import fit_ridge
-from greedy_prune_jax.chains.errors import UserError
-from tests.analysis.planted import pruned_chain, random_segments, tiny_model
+from greedy_prune_jax.chains.categories import Category
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.rankings.attention_regression import (
+  CONTROL_NAMES,
+  TokenCounts,
+  attention_columns,
+  deletion_orders,
+  load_ranking,
+  save_ranking,
+)
+from greedy_prune_jax.scoring.features import STATISTICS
+from tests.helpers.planted import pruned_chain, random_segments, tiny_model
 
 LAYER, HEAD, STATISTIC = 1, 2, STATISTICS.index("from answer, mean")
 NUM_CHAINS = 60
@@ -283,7 +283,7 @@ def test_a_saved_ranking_prunes_new_chains_as_it_did_before(stored, tmp_path):
   assert orders == deletion_orders(fitted, model, EveryTokenFunction(), new, tokens)
   assert [sorted(order) for order in orders] == [list(range(len(t))) for t in tokens]
   # The first quarter to go has less of the planted attention than the last.
-  from greedy_prune_jax.analysis.features import extract_features
+  from greedy_prune_jax.scoring.features import extract_features
 
   for order, (attention, _) in zip(orders, extract_features(model, new, batch_size=4), strict=True):
     planted = attention[:, LAYER, HEAD, STATISTIC]

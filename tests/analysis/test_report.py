@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis.agreement import compare_labels
-from greedy_prune_jax.analysis.bootstrap import Interval
-from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_section
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.report import Section, write_report
-from greedy_prune_jax.analysis.tables import Table, format_cell, interval_cells, write_table
-from greedy_prune_jax.chains.errors import UserError
-from tests.analysis.browser import browser  # noqa: F401 - a fixture
-from tests.analysis.planted import pruned_chain
+from greedy_prune_jax.chains.categories import Category
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.tables import Table, format_cell, interval_cells, write_table
+from tests.helpers.browser import browser  # noqa: F401 - a fixture
+from tests.helpers.planted import pruned_chain
 
 ALL = list(Category)
 NAME = "<img src=x onerror=window.hacked=1> $x^2$ & co"

@@ -7,12 +7,12 @@ from greedy_prune_jax.analysis import run as analysis_run
 from greedy_prune_jax.analysis.feature_store import open_store
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of
+from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
-from tests.analysis.planted import on_mesh, pruned_chain, random_segments, tiny_model
-from tests.teachers.chat_server import completion, serving
+from tests.helpers.chat_server import completion, serving
+from tests.helpers.planted import on_mesh, pruned_chain, random_segments, tiny_model
 
 WORDS = [" so", " Janet", " has", " 4", " +", " 5", " eggs", ".", "\n", " she"]
 
@@ -93,7 +93,7 @@ def test_a_second_run_does_nothing_again(pruned, tmp_path, monkeypatch):
 
   monkeypatch.setattr("greedy_prune_jax.analysis.feature_store.extract_features", fail)
   monkeypatch.setattr("greedy_prune_jax.analysis.regression_report.predict_unseen", fail)
-  monkeypatch.setattr("greedy_prune_jax.analysis.rules.RuleAnnotator.annotate", fail)
+  monkeypatch.setattr("greedy_prune_jax.chains.category_rules.RuleAnnotator.annotate", fail)
   run_analysis(settings(parts=("regression",)), pruned, out)
   assert (out / "tables" / "regressions.json").read_text() == first
 

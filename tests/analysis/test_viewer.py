@@ -3,11 +3,11 @@ import time
 import numpy as np
 import pytest
 
-from greedy_prune_jax.analysis.categories import Category
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.viewer import write_viewer
-from tests.analysis.browser import browser  # noqa: F401 - a fixture
-from tests.analysis.planted import pruned_chain
+from greedy_prune_jax.chains.categories import Category
+from tests.helpers.browser import browser  # noqa: F401 - a fixture
+from tests.helpers.planted import pruned_chain
 
 ALL = list(Category)
 HOSTILE = [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.rankings import compare, ratios_in_steps
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import JsonlWriter
-from tests.analysis.planted import pruned_chain
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.jsonl import JsonlWriter
+from tests.helpers.planted import pruned_chain
 
 TOKENS = ["a", " b", " c", " d"]
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 
 CHAIN = {
   "id": "gsm8k/0",

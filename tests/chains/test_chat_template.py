@@ -2,8 +2,8 @@ import pytest
 from tokenizers import processors
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.errors import UserError
-from tests.chains.tokenizers_for_tests import byte_level
+from greedy_prune_jax.errors import UserError
+from tests.helpers.tokenizers_for_tests import byte_level
 
 # The habits of well-known templates, each in a template of our own.
 CHATML = (

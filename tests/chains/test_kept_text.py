@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.kept_text import kept_positions, nearest_positions
 from greedy_prune_jax.chains.segments import decode_kept, token_texts
-from tests.chains.tokenizers_for_tests import byte_level
+from greedy_prune_jax.errors import UserError
+from tests.helpers.tokenizers_for_tests import byte_level
 
 TOKENS = ["She", " sold", " 4", "8", " and", " 4", "."]
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.math_check import MathChecker
+from greedy_prune_jax.errors import UserError
 
 needs_math_verify = pytest.mark.skipif(
   importlib.util.find_spec("math_verify") is None, reason="needs math-verify"

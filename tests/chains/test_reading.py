@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
+from greedy_prune_jax.errors import UserError
 
 OWN = {"id": "a", "question": "6 * 7?", "reasoning": "6 * 7 = 42\n", "answer": '{"answer": "42"}'}
 PUBLISHED = {

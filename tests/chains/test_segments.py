@@ -6,7 +6,6 @@ import pytest
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.segments import (
   Segments,
   check_length,
@@ -14,7 +13,8 @@ from greedy_prune_jax.chains.segments import (
   segment,
   token_texts,
 )
-from tests.chains.tokenizers_for_tests import byte_level, sentence_piece
+from greedy_prune_jax.errors import UserError
+from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
 
 CHATML = (
   "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"

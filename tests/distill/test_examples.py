@@ -8,17 +8,17 @@ import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.distill.examples import (
   ExampleForm,
   make_example,
   make_examples,
   read_texts,
   text_at,
-  told_question,
 )
-from tests.chains.tokenizers_for_tests import byte_level
-from tests.jobs.tiny_runs import TEMPLATE
+from greedy_prune_jax.errors import UserError
+from tests.helpers.tiny_runs import TEMPLATE
+from tests.helpers.tokenizers_for_tests import byte_level
 
 TOKENS = ("Add", " 3", " and", " 4", ".\n")
 

@@ -11,7 +11,7 @@ from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_
 from greedy_prune_jax.distill.parameters import flat_params, with_params
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model
-from tests.models.reference import tiny_config, tiny_model
+from tests.helpers.reference import tiny_config, tiny_model
 
 VISION = {
   "hidden_size": 16,

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.distill.checkpoints import Checkpoints, Progress
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora
 from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
 from greedy_prune_jax.distill.packing import pack_batch
 from greedy_prune_jax.distill.parameters import flat_params, with_params
 from greedy_prune_jax.distill.step import Student, init_state, make_evaluate, make_train_step
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import (
   DATA,
   MeshSettings,
@@ -21,8 +21,8 @@ from greedy_prune_jax.parallel import (
   partition,
   place_rows,
 )
-from tests.distill.made_examples import random_examples
-from tests.distill.tiny_student import close, tiny_student_model
+from tests.helpers.made_examples import random_examples
+from tests.helpers.tiny_student import close, tiny_student_model
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets=tuple(TARGETS))
 MODEL = tiny_student_model(vocab_size=64, num_kv_heads=4)

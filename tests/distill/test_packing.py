@@ -6,7 +6,7 @@ import pytest
 from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.distill.input import training_batches, validation_batches
 from greedy_prune_jax.distill.packing import pack_batch, row_width
-from tests.distill.made_examples import random_examples
+from tests.helpers.made_examples import random_examples
 
 
 def unpack(batch):

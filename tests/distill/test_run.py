@@ -15,9 +15,6 @@ import torch
 import transformers
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.jsonl import read_records
-from greedy_prune_jax.chains.run_config import write_or_check_config
 from greedy_prune_jax.distill import run as run_module
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.examples import make_example, read_texts
@@ -25,11 +22,14 @@ from greedy_prune_jax.distill.export import load_student
 from greedy_prune_jax.distill.lora import TARGETS
 from greedy_prune_jax.distill.run import run_distill
 from greedy_prune_jax.distill.settings import MAY_CHANGE
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
-from tests.distill.tiny_student import settings
-from tests.jobs.tiny_runs import CHAINS, make_model, write_chains
+from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.jsonl import read_records
+from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
+from tests.helpers.tiny_student import settings
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from greedy_prune_jax.distill.packing import pack_batch
 from greedy_prune_jax.distill.parameters import cast, flat_params, unflat_params, with_params
 from greedy_prune_jax.distill.step import init_state, make_evaluate, make_train_step
 from greedy_prune_jax.models.forward import forward_logits
-from tests.distill.made_examples import random_examples
-from tests.distill.tiny_student import close, student, tiny_student_model
+from tests.helpers.made_examples import random_examples
+from tests.helpers.tiny_student import close, student, tiny_student_model
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets=tuple(TARGETS))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table, score
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.jobs import processes, tiny_runs
+from tests.helpers import processes, tiny_runs
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.jobs import processes
-from tests.jobs.tiny_runs import CHAINS, CONTEXT, make_model, records, skipped, write_chains
-from tests.models.gguf_files import write_gguf
-from tests.models.reference import tiny_config, tiny_model
+from tests.helpers import processes
+from tests.helpers.gguf_files import write_gguf
+from tests.helpers.reference import tiny_config, tiny_model
+from tests.helpers.tiny_runs import CHAINS, CONTEXT, make_model, records, skipped, write_chains
 
 
 def error_of(job):

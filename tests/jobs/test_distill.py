@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.jobs.tiny_runs import make_model, write_chains
+from tests.helpers.tiny_runs import make_model, write_chains
 
 
 @pytest.fixture

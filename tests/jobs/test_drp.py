@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.jobs.tiny_runs import CHAINS, make_model, records, skipped
-from tests.pruning.drp import teacher_forms as forms
-from tests.teachers.chat_server import completion, refusal, serving
+from tests.helpers import teacher_forms as forms
+from tests.helpers.chat_server import completion, refusal, serving
+from tests.helpers.tiny_runs import CHAINS, make_model, records, skipped
 
 
 def endpoint(server, **settings):

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from tests.helpers.tiny_runs import records
 from tests.jobs.test_bad_input import error_of
-from tests.jobs.tiny_runs import records
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from greedy_prune_jax.chains.jsonl import JsonlWriter
 from greedy_prune_jax.jobs.evaluate import compared_runs
-from tests.jobs.tiny_runs import make_model, write_chains
+from greedy_prune_jax.runs.jsonl import JsonlWriter
+from tests.helpers.tiny_runs import make_model, write_chains
 
 NUM_QUESTIONS = 5
 

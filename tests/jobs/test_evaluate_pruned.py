@@ -3,8 +3,8 @@
 import csv
 import json
 
-from tests.chains.tokenizers_for_tests import byte_level
-from tests.jobs.tiny_runs import CHAINS, make_model
+from tests.helpers.tiny_runs import CHAINS, make_model
+from tests.helpers.tokenizers_for_tests import byte_level
 
 
 def test_a_table_of_two_runs(run, shared, tmp_path):

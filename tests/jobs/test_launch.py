@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.jobs.tiny_runs import CHAINS, records
+from tests.helpers.tiny_runs import CHAINS, records
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "launch"

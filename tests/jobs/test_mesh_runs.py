@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.jobs.tiny_runs import records
+from tests.helpers.tiny_runs import records
 
 SIX_DEVICES = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=6")}
 

@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from greedy_prune_jax.chains.segments import Segments
-from tests.jobs.tiny_runs import CHAINS, make_model, records, skipped, write_chains
-from tests.pruning.full_passes import full_pass_search
+from tests.helpers.full_passes import full_pass_search
+from tests.helpers.tiny_runs import CHAINS, make_model, records, skipped, write_chains
 
 RESULTS = {
   *("pruner", "objective", "ranking", "search", "unit", "reasoning_ids", "reasoning_tokens"),

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.jobs.tiny_runs import CHAINS, records, skipped
-from tests.teachers.chat_server import completion, serving
+from tests.helpers.chat_server import completion, serving
+from tests.helpers.tiny_runs import CHAINS, records, skipped
 
 
 def asking(server):

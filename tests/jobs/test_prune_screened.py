@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.jobs.tiny_runs import records
+from tests.helpers.tiny_runs import records
 
 SCREENED = {
   "search": "screened",

@@ -12,9 +12,9 @@ from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.distill.examples import text_at
-from greedy_prune_jax.pruning.units import sentence_starts, word_starts
-from tests.jobs.tiny_runs import CHAINS, records, write_chains
-from tests.pruning.full_passes import full_pass_search
+from greedy_prune_jax.search.units import sentence_starts, word_starts
+from tests.helpers.full_passes import full_pass_search
+from tests.helpers.tiny_runs import CHAINS, records, write_chains
 
 REASONING = "Natalia sold 24. She didn't stop.\nSo 24 + 48 = 72.\nIt is 72.\n"
 STARTS = {"word": word_starts, "sentence": sentence_starts}

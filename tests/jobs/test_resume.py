@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from greedy_prune_jax.chains.workdir import Workdir
-from tests.jobs.tiny_runs import CHAINS, records, write_chains
+from greedy_prune_jax.runs.workdir import Workdir
+from tests.helpers.tiny_runs import CHAINS, records, write_chains
 
 NUM_CHAINS = 5
 

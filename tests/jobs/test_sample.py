@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.jobs.tiny_runs import make_model
+from tests.helpers.tiny_runs import make_model
 
 NUM_QUESTIONS, NUM_SAMPLES = 4, 3
 

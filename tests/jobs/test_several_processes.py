@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.jobs.tiny_runs import CHAINS, records, write_chains
+from tests.helpers.tiny_runs import CHAINS, records, write_chains
 
 NUM_CHAINS = 5
 KEEP = 0.5

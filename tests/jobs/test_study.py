@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.tiny_runs import TEMPLATE, make_model
+from tests.helpers.tiny_runs import TEMPLATE, make_model
 
 CONFIG = """
 from configs import study_cpu

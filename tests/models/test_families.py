@@ -10,7 +10,7 @@ from flax import nnx
 from greedy_prune_jax.models.forward import forward_hidden
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.huggingface import load_huggingface
-from tests.models.reference import (
+from tests.helpers.reference import (
   CONTEXT,
   LENGTH,
   WINDOW,

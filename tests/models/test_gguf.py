@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.gguf import load_gguf
@@ -23,8 +23,8 @@ from greedy_prune_jax.models.hf_export import config_to_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.rope import rope_frequencies
-from tests.models.gguf_files import write_gguf
-from tests.models.reference import WINDOW, tiny_config, tiny_model
+from tests.helpers.gguf_files import write_gguf
+from tests.helpers.reference import WINDOW, tiny_config, tiny_model
 
 _SWA = {"attention.sliding_window": WINDOW}
 MODELS = {

@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.gguf_tokenizer import load_gguf_tokenizer
 from greedy_prune_jax.models.pretrained import load_tokenizer
-from tests.models.gguf_files import write_tokenizer_gguf
+from tests.helpers.gguf_files import write_tokenizer_gguf
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 

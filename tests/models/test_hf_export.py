@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_tokenizer
-from tests.models.reference import tiny_config, tiny_model
+from tests.helpers.reference import tiny_config, tiny_model
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models import huggingface, parameters
 from greedy_prune_jax.models.huggingface import load_huggingface
-from tests.models.reference import tiny_config, tiny_model
+from tests.helpers.reference import tiny_config, tiny_model
 
 
 def _save(folder, family="llama", *, dtype=torch.float32, shard="1GB", **switches):

@@ -12,10 +12,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
-from tests.models.gguf_files import write_gguf
-from tests.models.reference import tiny_config, tiny_model
+from tests.helpers.gguf_files import write_gguf
+from tests.helpers.reference import tiny_config, tiny_model
 
 
 @pytest.fixture

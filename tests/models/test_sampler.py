@@ -15,7 +15,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.models.sizes import bucket
-from tests.models.reference import WINDOW, tiny_config, tiny_model
+from tests.helpers.reference import WINDOW, tiny_config, tiny_model
 
 NEW_TOKENS = 20
 PROMPT_LENGTHS = (1, 9, 3, 2, 14, 6, 9)

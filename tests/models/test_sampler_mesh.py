@@ -14,7 +14,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.models.sizes import power_of_two
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of, weight_shardings
-from tests.models.reference import tiny_config, tiny_model
+from tests.helpers.reference import tiny_config, tiny_model
 
 MESHES = ((8, 1), (4, 2), (2, 4), (1, 8))
 SIZES = {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 64}

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.accelerators import find_accelerator
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import exact_work, ranking_work, step_flops
 from greedy_prune_jax.pruning.estimate import weight_bytes
-from greedy_prune_jax.pruning.search import PrunePath
-from tests.analysis.planted import tiny_model as planted_model
-from tests.models.reference import tiny_config, tiny_model
+from greedy_prune_jax.search.host import PrunePath
+from tests.helpers.planted import tiny_model as planted_model
+from tests.helpers.reference import tiny_config, tiny_model
 
 P, N, A, FLOOR = 9, 14, 4, 6
 

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import study_cpu, study_drp, study_gpu
-from greedy_prune_jax.chains.datasets import load_questions
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.chains.question_sets import load_questions
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.study.plan import cells, plan
 from greedy_prune_jax.study.settings import StudySettings
 

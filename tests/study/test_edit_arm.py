@@ -5,12 +5,12 @@ import json
 import pytest
 
 from configs import study_cpu
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.study.settings import StudySettings
 from greedy_prune_jax.study.work import edit_arm
-from tests.pruning.drp import teacher_forms as forms
-from tests.teachers.chat_server import completion, refusal, serving
+from tests.helpers import teacher_forms as forms
+from tests.helpers.chat_server import completion, refusal, serving
 
 
 def test_a_teacher_takes_the_chains_of_a_study_through_all_stages(tmp_path):

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.chains.run_lock import hold_locks
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.lock import hold_locks
 from greedy_prune_jax.study.parts import (
   Part,
   StoppedError,

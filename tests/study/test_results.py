@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from greedy_prune_jax.chains.jsonl import JsonlWriter
+from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.study.plan import Cell
 from greedy_prune_jax.study.plot import plot_study
 from greedy_prune_jax.study.results import differences_table, read_answers, study_table

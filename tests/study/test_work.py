@@ -9,15 +9,15 @@ import pytest
 import transformers
 
 from configs import distill, evaluate, prune, study_cpu
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.distill.ended import has_ended
-from greedy_prune_jax.evaluation.questions import read_evaluation
+from greedy_prune_jax.distill.lifecycle import has_ended
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.run import read_evaluation
 from greedy_prune_jax.study import work
 from greedy_prune_jax.study.parts import StoppedError
 from greedy_prune_jax.study.settings import StudySettings
 from greedy_prune_jax.study.work import make_chains, train_and_test
-from tests.jobs.tiny_runs import make_model, write_chains
+from tests.helpers.tiny_runs import make_model, write_chains
 
 
 def _rows(path, numbers):

@@ -12,12 +12,12 @@ from greedy_prune_jax.parallel import (
   weight_shardings,
 )
 from greedy_prune_jax.teachers import local
-from greedy_prune_jax.teachers.by_name import load_teacher
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
-from tests.analysis.planted import on_mesh, tiny_model
-from tests.chains.tokenizers_for_tests import byte_level, sentence_piece
-from tests.jobs.tiny_runs import TEMPLATE, make_model
+from tests.helpers.planted import on_mesh, tiny_model
+from tests.helpers.tiny_runs import TEMPLATE, make_model
+from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
 
 LENGTH = 100
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
-from greedy_prune_jax.teachers.by_name import load_teacher
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.openai_batches import OpenAIBatchTeacher
 from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
-from tests.teachers.chat_server import Answer, completion, refusal, serving
+from tests.helpers.chat_server import Answer, completion, refusal, serving
 
 pytest.importorskip("openai")
 

@@ -8,16 +8,17 @@ import time
 import pytest
 
 from configs.sample import get_config as sample_config
-from greedy_prune_jax.chains.errors import UserError
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.chains.workdir import Workdir
-from greedy_prune_jax.teachers.budget import Budget
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.settings import read_settings
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.sample.run import OUTPUT, run_sample
+from greedy_prune_jax.sample.settings import SampleSettings
+from greedy_prune_jax.teachers.endpoint import Budget
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
-from greedy_prune_jax.teachers.rejection import OUTPUT, run_sample
-from greedy_prune_jax.teachers.settings import SampleSettings
 from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
-from tests.teachers.chat_server import Answer, completion, refusal, serving
+from tests.helpers.chat_server import Answer, completion, refusal, serving
 
 pytest.importorskip("openai")
 
@@ -368,4 +369,4 @@ def test_what_is_missing_is_said(settings, message):
 )
 def test_settings_that_cannot_be_are_refused(change, message):
   with pytest.raises(UserError, match=message):
-    EndpointSettings.from_config(EndpointSettings.defaults() | change, "here")
+    read_settings(EndpointSettings, EndpointSettings.defaults() | change, "here")

@@ -1,6 +1,6 @@
 import pytest
 
-from greedy_prune_jax.chains.errors import UserError
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.structured import mend_object, read_object, schema_in_words
 from greedy_prune_jax.teachers.teacher import Prompt
 

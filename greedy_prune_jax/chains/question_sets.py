@@ -1,0 +1,262 @@
+"""Question sets: from the hub, from local files, or generated, all in one form."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.chains import answers, rows
+from greedy_prune_jax.chains.answers import AnswerForm
+from greedy_prune_jax.chains.chain import RECORD_KEYS
+from greedy_prune_jax.chains.numbers import canonical_number
+from greedy_prune_jax.chains.rows import HubSplit, Row
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+  """A question with a known answer.
+
+  Attributes:
+    id: the dataset's name and the row, such as `gsm8k/17`.
+    question: what to ask.
+    system: instruction that names the form of the answer.
+    target: the gold answer, without its form: `72`, `\\frac{1}{2}`, `B`.
+    rationale: the dataset's own worked solution, or None.
+    extra: further keys of the row, such as a subject or a level, but none that a chain's record
+      itself has.
+  """
+
+  id: str
+  question: str
+  system: str
+  target: str
+  rationale: str | None = None
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionSet:
+  """Where a question set's rows come from, and what they mean.
+
+  Attributes:
+    form: how its answers are written.
+    parse: from a row to the fields of `Question` that it decides (all but `id` and `system`).
+    splits: where `train` and `test` are on the hub. Empty for a generated set.
+    has_rationales: whether rows have worked solutions.
+  """
+
+  form: AnswerForm
+  parse: Callable[[Record], dict[str, Any]]
+  splits: Mapping[str, HubSplit] = dataclasses.field(default_factory=dict)
+  has_rationales: bool = True
+
+
+def _parse_gsm8k(row: Record) -> dict[str, Any]:
+  """A row of GSM8K: a rationale with calculator marks, `####`, and the number."""
+  solution = fields.get_text(row, "answer")
+  rationale, mark, target = solution.rpartition("####")
+  if not mark or not target.strip():
+    raise UserError('"answer" has no "#### NUMBER" at its end, as a row of GSM8K has')
+  return {
+    "question": fields.get_text(row, "question"),
+    "target": canonical_number(target),
+    "rationale": re.sub(r"<<.*?>>", "", rationale),
+    "extra": _rest(row, "question", "answer"),
+  }
+
+
+def _parse_math(row: Record) -> dict[str, Any]:
+  """A row of MATH, MATH-500, AIME or AMC: `problem`, with `answer`, `solution`, or both."""
+  solution = fields.get_optional_text(row, "solution")
+  if row.get("answer") is None and solution is not None:
+    target = answers.last_boxed(solution)
+    if target is None:
+      raise UserError('"solution" has no \\boxed{...} and there is no "answer"')
+  else:
+    answer = fields.get(row, "answer", str, int, float)
+    target = answer.strip() if isinstance(answer, str) else canonical_number(str(answer))
+    if not target:
+      raise UserError('"answer" is empty')
+  return {
+    "question": fields.get_text(row, "problem"),
+    "target": target,
+    "rationale": solution,
+    "extra": _rest(row, "problem", "solution", "answer"),
+  }
+
+
+def _parse_mmlu_pro(row: Record) -> dict[str, Any]:
+  """A row of MMLU-Pro: `question`, up to ten `options`, and the letter of the right one."""
+  options = fields.get_items(row, "options", str)
+  letters = "ABCDEFGHIJ"[: len(options)]
+  target = fields.get_text(row, "answer").strip()
+  if target not in letters or len(target) != 1:
+    raise UserError(f'"answer" is {target!r}, not one letter of the {len(options)} options')
+  lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
+  question = fields.get_text(row, "question")
+  return {
+    "question": "\n".join([question.strip() + "\n", "Options:", *lines]),
+    "target": target,
+    "extra": _rest(row, "question", "options", "answer", "answer_index", "cot_content"),
+  }
+
+
+def _rest(row: Record, *used: str) -> Record:
+  """The row's other keys, but those that a chain's record has for its own."""
+  return {key: value for key, value in row.items() if key not in used and key not in RECORD_KEYS}
+
+
+_GENERATED = "gsm_symbolic"
+
+QUESTION_SETS: Mapping[str, QuestionSet] = {
+  "gsm8k": QuestionSet(
+    form=answers.NUMBER,
+    parse=_parse_gsm8k,
+    splits={split: HubSplit("openai/gsm8k", "main", split) for split in ("train", "test")},
+  ),
+  "math": QuestionSet(
+    form=answers.BOXED,
+    parse=_parse_math,
+    splits={
+      "train": HubSplit("DigitalLearningGmbH/MATH-lighteval", "default", "train"),
+      "test": HubSplit("HuggingFaceH4/MATH-500", None, "test"),
+    },
+  ),
+  "mmlu_pro": QuestionSet(
+    form=answers.LETTER,
+    parse=_parse_mmlu_pro,
+    has_rationales=False,
+    # The 70 questions of `validation` are the few-shot examples, with a worked solution each.
+    splits={
+      "train": HubSplit("TIGER-Lab/MMLU-Pro", None, "validation"),
+      "test": HubSplit("TIGER-Lab/MMLU-Pro", None, "test"),
+    },
+  ),
+  "aime": QuestionSet(
+    form=answers.BOXED,
+    parse=_parse_math,
+    splits={
+      "train": HubSplit("AI-MO/aimo-validation-aime", None, "train"),  # 2022 to 2024
+      "test": HubSplit("math-ai/aime25", None, "test"),  # 2025
+    },
+  ),
+  "amc": QuestionSet(
+    form=answers.BOXED,
+    parse=_parse_math,
+    splits={"test": HubSplit("AI-MO/aimo-validation-amc", None, "train")},  # AMC 12, 2022 and 2023
+    has_rationales=False,
+  ),
+  _GENERATED: QuestionSet(form=answers.NUMBER, parse=_parse_gsm8k),
+}
+
+
+def split_source(source: str) -> tuple[str, Path | None] | None:
+  """`NAME` or `NAME:PATH` as a set's name and a path or None; None where it names no set.
+
+  `gsm_symbolic@3,14` is that set too; see `templates_of`.
+  """
+  name, _, path = source.partition(":")
+  if is_generated(source):
+    return _GENERATED, None
+  if name not in QUESTION_SETS:
+    return None
+  return name, Path(path) if path else None
+
+
+def is_generated(source: str) -> bool:
+  """Whether a source is made as it is asked for, and so has no end."""
+  return source.partition("@")[0] == _GENERATED
+
+
+def templates_of(source: str) -> tuple[int, ...]:
+  """The templates that a generated set is limited to, `gsm_symbolic@3,14`; empty: to none.
+
+  Raises:
+    UserError: these are no numbers.
+  """
+  _, limited, numbers = source.partition("@")
+  if not limited:
+    return ()
+  found = numbers.split(",")
+  if not all(number.isdecimal() for number in found):
+    raise UserError(f"{source}: expected numbers of templates behind the @, such as 3,14")
+  return tuple(map(int, found))
+
+
+def load_rows(
+  source: str, *, split: str = "train", num_rows: int = 0, seed: int = 0
+) -> tuple[str, list[Row]]:
+  """The name of the set that `source` means, and its rows in the order that `seed` gives.
+
+  The first rows of a large sample are those of a smaller one of the same seed.
+
+  Args:
+    source: `NAME` (from the hub, or generated), `NAME:PATH` (a local file or folder), or
+      `gsm_symbolic@3,14` (of these templates alone).
+    split: `train` or `test`. A local file has no splits; all of it is used.
+    num_rows: how many; 0 for all.
+    seed: of the order, or of the generator.
+
+  Raises:
+    UserError: an unknown set or split, or rows that cannot be read from where they should be.
+  """
+  found = split_source(source)
+  if found is None:
+    raise UserError(
+      f"unknown question set {source!r}; expected NAME or NAME:PATH with NAME one of "
+      f"{', '.join(QUESTION_SETS)}"
+    )
+  if split not in ("train", "test"):
+    raise UserError(f"split={split!r}; expected train or test")
+  if num_rows < 0:
+    raise UserError(f"{num_rows} questions of {source}; expected a number from 0 (all) on")
+  name, path = found
+  hub = QUESTION_SETS[name].splits.get(split)
+  if path is not None:
+    return name, rows.shuffled(rows.from_path(path, hub, split), num_rows, seed)
+  if name == _GENERATED:
+    return name, rows.gsm_symbolic(num_rows, seed, split, templates_of(source))
+  if hub is None:
+    raise UserError(f"{name} has no {split} split; it has {', '.join(QUESTION_SETS[name].splits)}")
+  return name, rows.shuffled(rows.from_hub(hub, name, split), num_rows, seed)
+
+
+def parse_question(name: str, row: Record, default_id: str) -> Question:
+  """The question in one row of the set `name`; `default_id` is used where the row has no id.
+
+  Raises:
+    UserError: the row is not of the set's form; the message names the key.
+  """
+  question_set = QUESTION_SETS[name]
+  given_id = row.get("id")
+  return Question(
+    id=given_id if given_id and isinstance(given_id, str) else default_id,
+    system=fields.get_optional_text(row, "system") or question_set.form.instruction,
+    **question_set.parse(row),
+  )
+
+
+def load_questions(
+  source: str, *, split: str = "train", num_questions: int = 0, seed: int = 0
+) -> list[Question]:
+  """Questions of the set that `source` means; the arguments are those of `load_rows`.
+
+  Raises:
+    UserError: see `load_rows`; a row is not of the set's form, the message names it and the key; or
+      two rows have one id.
+  """
+  name, found = load_rows(source, split=split, num_rows=num_questions, seed=seed)
+  questions: dict[str, Question] = {}
+  for row in found:
+    try:
+      question = parse_question(name, row.record(), row.id)
+    except UserError as error:
+      raise UserError(f"{row.place}: {error}") from error
+    if question.id in questions:
+      raise UserError(f"{row.place}: another row has the id {question.id!r}; ids must be unique")
+    questions[question.id] = question
+  return list(questions.values())

@@ -1,0 +1,106 @@
+"""What the stages store of a chain, and the chain that comes of it.
+
+A line of `decomposed`, `edited` or `written` holds
+
+    id, chain   the input, whole
+    steps       of the thinking: their texts (joined they are it) and skills
+    edits       from `edit` on: steps (from 0), action, new text
+    text        of `write`: the new thinking
+    invented    of `write`: numbers that nobody gave it, see `invented_numbers`
+    failed      null, or the stage and the reason for which the chain stays as it was
+    refused     reason and complaint of each reply that this stage refused
+    num_tokens  that this stage's replies took, where the teacher tells
+    made_by     of each stage its teacher and the version of its prompt
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.steps import edited_text, edits_of, steps_of
+from greedy_prune_jax.chains.thinking import split_thinking
+from greedy_prune_jax.drp.stages import EDIT, WRITE, Item, Stage
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
+
+RULES = "rules"  # who made steps that no teacher made
+KEEP, LEAVE_OUT = ON_FAILURE = ("keep", "leave_out")
+
+
+def finished_record(
+  stage: Stage,
+  item: Item,
+  teacher: str,
+  results: Record | None,
+  *,
+  refused: Sequence[Record] = (),
+  num_tokens: int = 0,
+) -> Record:
+  """The line of a chain that a stage is through with.
+
+  Args:
+    stage: the stage.
+    item: the chain.
+    teacher: who was asked.
+    results: the keys that the stage found; None: all its replies were refused.
+    refused: these.
+    num_tokens: of all replies.
+  """
+  prompt = None if teacher == RULES else stage.version
+  failed = {"stage": stage.name, "reason": refused[-1]["reason"]} if results is None else None
+  return {
+    "id": item.chain.id,
+    "chain": item.chain.to_record(),
+    **item.results,
+    **(results or {}),
+    "failed": failed,
+    "refused": list(refused),
+    "num_tokens": num_tokens,
+    "made_by": {**item.made_by, stage.name: {"teacher": teacher, "prompt": prompt}},
+  }
+
+
+def passed_on(record: Record) -> Record:
+  """The line of a chain at which an earlier stage failed."""
+  return record | {"refused": [], "num_tokens": 0}
+
+
+def new_chain(record: Record, stage: Stage, on_failure: str) -> Chain | None:
+  """The chain that comes of a record of `edit` or `write`.
+
+  Tags of thinking and what stands outside them, system text, question and answer stay.
+
+  Args:
+    record: of the stage.
+    stage: `EDIT`, whose edited steps are laid end to end, or `WRITE`.
+    on_failure: whether a chain at which a stage failed is to `keep` its text; else None is returned
+      for it.
+  """
+  chain = Chain.from_record(record["chain"])
+  failed = record["failed"]
+  if failed and on_failure == LEAVE_OUT:
+    return None
+  told: dict[str, Any] = {"failed": failed, "made_by": record["made_by"]}
+  reasoning = chain.reasoning
+  if not failed:
+    before, _, after = split_thinking(reasoning)
+    reasoning = before + new_text(record, stage) + after
+    told["invented"] = record.get("invented")
+  return dataclasses.replace(
+    chain, reasoning=reasoning, extra={**chain.extra, "drp": {"stage": stage.name, **told}}
+  )
+
+
+def new_text(record: Record, stage: Stage) -> str:
+  """The thinking that a record of `edit` or `write` has come to."""
+  if stage is WRITE:
+    return fields.get_text(record, "text")
+  assert stage is EDIT
+  return edited_text(steps_of(record), edits_of(record))
+
+
+def stage_files(workdir: Path, stage: Stage) -> Iterator[Path]:
+  """The files of a stage's records."""
+  yield from sorted((workdir / stage.output).glob("process-*.jsonl"))

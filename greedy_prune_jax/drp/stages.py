@@ -1,0 +1,316 @@
+"""The three stages: what each asks a teacher, and what it takes from a reply that passes.
+
+A stage is data: its name, its schema, and two pure functions of an item. `asking` runs it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from greedy_prune_jax.chains.answers import AnswerForm, split_response
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.expected import expected_answer
+from greedy_prune_jax.chains.steps import (
+  ACTIONS,
+  DECOMPOSED,
+  DELETE,
+  KEEP,
+  MERGE,
+  Edit,
+  Step,
+  edited_text,
+  edited_texts,
+  edits_of,
+  steps_of,
+)
+from greedy_prune_jax.chains.thinking import Thinking, split_thinking
+from greedy_prune_jax.drp import prompts
+from greedy_prune_jax.drp.align import align
+from greedy_prune_jax.drp.invented import invented_numbers
+from greedy_prune_jax.drp.prompts import SKILLS, skill_of
+from greedy_prune_jax.drp.refusal import RefusedReplyError
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
+
+# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times; \neq.
+_CONTROL = re.compile(
+  r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])"
+  r"|\n(?=(?:eq|abla|otin|leq|geq|subseteq|ewline)(?![a-z]))"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A chain, and what the stages before have made of it.
+
+  Attributes:
+    chain: the input.
+    thinking: the part of its reasoning that is split, edited and written anew.
+    form: in which its answer is written.
+    value: what its answer says, which the new chain's must too.
+    steps: of `decompose`.
+    edits: of `edit`.
+    made_by: of each stage that it is through, who was asked, and by which prompt.
+  """
+
+  chain: Chain
+  thinking: Thinking
+  form: AnswerForm
+  value: str
+  steps: tuple[Step, ...] = ()
+  edits: tuple[Edit, ...] = ()
+  made_by: Mapping[str, Record] = dataclasses.field(default_factory=dict, hash=False)
+
+  @classmethod
+  def of(cls, chain: Chain) -> "Item":
+    """An item that no stage has seen.
+
+    Raises:
+      UserError: the chain has nothing to split, or its answer is of no form that we know.
+    """
+    thinking = split_thinking(chain.reasoning)
+    if not thinking.text:
+      raise UserError(f"chain {chain.id}: nothing stands between its <think> tags")
+    form = expected_answer(chain).form
+    split = split_response(chain.answer, form)
+    assert split is not None  # its form was found by it
+    return cls(chain, thinking, form, split.value)
+
+  def with_results(self, record: Record) -> "Item":
+    """The item, with what a stage's record holds.
+
+    Raises:
+      UserError: the record does not fit the chain.
+    """
+    steps = steps_of(record)
+    if "".join(step.text for step in steps) != self.thinking.text:
+      raise UserError(
+        f"chain {self.chain.id}: the steps that are stored for it are not those of its reasoning; "
+        "expected steps of the same chain"
+      )
+    return dataclasses.replace(
+      self,
+      steps=tuple(steps),
+      edits=tuple(edits_of(record)) if "edits" in record else (),
+      made_by=fields.get(record, "made_by", dict),
+    )
+
+  @property
+  def results(self) -> Record:
+    """What the stages before have found, as a record holds it."""
+    found: Record = {"steps": [step.to_record() for step in self.steps]} if self.steps else {}
+    return found | ({"edits": [edit.to_record() for edit in self.edits]} if self.edits else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One of the three.
+
+  Attributes:
+    name: also of its prompt's file.
+    output: the workdir's folder of its results.
+    schema: JSON schema of its reply.
+    values: what its prompt's placeholders stand for.
+    read: from an item and a reply's object to the keys that the stage adds to a record.
+  """
+
+  name: str
+  output: str
+  schema: Mapping[str, Any]
+  values: Callable[[Item], dict[str, str]]
+  read: Callable[[Item, Record], Record]
+
+  @property
+  def version(self) -> str:
+    """Of its prompt; see `prompts.version`."""
+    return prompts.version(self.name, self.schema)
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+  """The schema of an object with exactly these keys."""
+  return {
+    "type": "object",
+    "properties": properties,
+    "required": list(properties),
+    "additionalProperties": False,
+  }
+
+
+def _list(items: Any) -> dict[str, Any]:
+  return {"type": "array", "items": items}
+
+
+_TEXT = {"type": "string"}
+
+
+def _objects(found: Record, key: str) -> tuple[Record, ...]:
+  """The list of objects at a key of a reply; what else is there is refused."""
+  return fields.get_items(found, key, dict)
+
+
+# Decompose.
+
+
+def _read_steps(item: Item, found: Record) -> Record:
+  copies, skills = [], []
+  for index, step in enumerate(_objects(found, "steps"), start=1):
+    copy, name = fields.get(step, "text", str), fields.get(step, "skill", str)
+    skill = skill_of(name)
+    if skill is None:
+      raise RefusedReplyError(
+        "unknown_skill",
+        f'step {index} has the skill "{name}"; expected one of {", ".join(SKILLS)}',
+      )
+    if copy.strip():
+      copies.append(copy)
+      skills.append(skill)
+  if not copies:
+    raise RefusedReplyError("text_left_out", "there are no steps; expected all of the solution")
+  parts = align(item.thinking.text, copies)
+  if len(parts) < len(copies):
+    raise RefusedReplyError(
+      "text_changed", f"{len(copies) - len(parts)} of the steps hold none of the solution's text"
+    )
+  steps = [Step(part, skill) for part, skill in zip(parts, skills, strict=True)]
+  return {"steps": [step.to_record() for step in steps]}
+
+
+DECOMPOSE = Stage(
+  name="decompose",
+  output=DECOMPOSED,
+  schema=_object(steps=_list(_object(text=_TEXT, skill={"type": "string", "enum": list(SKILLS)}))),
+  values=lambda item: {"question": item.chain.question, "reasoning": item.thinking.text},
+  read=_read_steps,
+)
+
+
+# Edit.
+
+
+def _numbered(item: Item) -> str:
+  return "\n".join(
+    f"{number}. {f'[{step.skill}] ' if step.skill else ''}{step.text.strip()}"
+    for number, step in enumerate(item.steps, start=1)
+  )
+
+
+def _read_edits(item: Item, found: Record) -> Record:
+  edits = [_read_edit(item.steps, edit) for edit in _objects(found, "edits")]
+  covered = [index for edit in edits for index in edit.steps]
+  if covered != list(range(len(item.steps))):
+    raise RefusedReplyError(
+      "steps_not_covered",
+      f"the edits must name the steps 1 to {len(item.steps)}, each once and in order; they name "
+      f"{', '.join(str(index + 1) for index in covered) or 'none'}",
+    )
+  if not any(edited_texts(item.steps, edits)):
+    raise RefusedReplyError("nothing_left", "every step is deleted; what is needed must stay")
+  return {"edits": [edit.to_record() for edit in edits]}
+
+
+def _read_edit(steps: Sequence[Step], found: Record) -> Edit:
+  numbers = fields.get_items(found, "steps", int)
+  action, text = fields.get(found, "action", str).strip().lower(), fields.get(found, "text", str)
+  name = f"the edit of step {', '.join(map(str, numbers))}"
+  if action not in ACTIONS:
+    raise RefusedReplyError(
+      "unknown_action", f'{name} has the action "{action}"; expected one of {", ".join(ACTIONS)}'
+    )
+  if not numbers or not all(1 <= number <= len(steps) for number in numbers):
+    raise RefusedReplyError(
+      "steps_not_covered", f"{name}: expected numbers from 1 to {len(steps)}, at least one"
+    )
+  if (len(numbers) > 1) != (action == MERGE):
+    raise RefusedReplyError(
+      "bad_form", f"{name}: {MERGE} names two or more steps, every other action exactly one"
+    )
+  indices = tuple(number - 1 for number in numbers)
+  if action in (KEEP, DELETE):
+    return Edit(indices, action)
+  old = "".join(steps[i].text for i in indices).strip()
+  _check_written(text, name)
+  if len(text.strip()) >= len(old):
+    raise RefusedReplyError(
+      "not_shorter", f"{name}: its new text is not shorter than the {len(old)} characters before"
+    )
+  return Edit(indices, action, text.strip())
+
+
+def _check_written(text: str, name: str) -> None:
+  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's (`\\times`).
+
+  Of those in `\\n`, the few that begin no line of prose or of a formula (`\\neq`, not `\\nu`).
+  """
+  if not text.strip():
+    raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
+  if found := _CONTROL.search(text):
+    raise RefusedReplyError(
+      "bad_form",
+      f"{name}: its text has the control character {found[0]!r}; in JSON a backslash is written "
+      "as two",
+    )
+
+
+EDIT = Stage(
+  name="edit",
+  output="edited",
+  schema=_object(
+    edits=_list(
+      _object(
+        steps=_list({"type": "integer"}),
+        action={"type": "string", "enum": list(ACTIONS)},
+        text=_TEXT,
+      )
+    )
+  ),
+  values=lambda item: {"question": item.chain.question, "steps": _numbered(item)},
+  read=_read_edits,
+)
+
+
+# Write.
+
+
+def _read_chain(item: Item, found: Record) -> Record:
+  written = fields.get(found, "chain", str)
+  _check_written(written, "the chain")
+  split = split_response(written, item.form)
+  if split is None:
+    raise RefusedReplyError(
+      "no_answer", f"the chain must end with the answer, exactly so: {item.chain.answer}"
+    )
+  if split.value != item.value and not item.form.is_right(split.value, item.value):
+    raise RefusedReplyError(
+      "answer_changed", f'the chain ends in the answer "{split.value}", not "{item.value}"'
+    )
+  text = split.reasoning.strip()
+  if not text:
+    raise RefusedReplyError("nothing_left", "the chain has nothing before its answer")
+  if len(text) > len(item.thinking.text.strip()):
+    raise RefusedReplyError(
+      "not_shorter",
+      f"the chain is longer than the {len(item.thinking.text.strip())} characters "
+      "of the whole solution",
+    )
+  return {
+    "text": text,
+    "invented": invented_numbers(text, f"{item.chain.question}\n{item.thinking.text}"),
+  }
+
+
+WRITE = Stage(
+  name="write",
+  output="written",
+  schema=_object(chain=_TEXT),
+  values=lambda item: {
+    "question": item.chain.question,
+    "reasoning": item.thinking.text,
+    "draft": edited_text(item.steps, item.edits),
+    "answer": item.chain.answer.strip(),
+  },
+  read=_read_chain,
+)
+
+STAGES = {stage.name: stage for stage in (DECOMPOSE, EDIT, WRITE)}

@@ -1,0 +1,168 @@
+"""Does a model still reach the answer from a pruned reasoning?
+
+A model is given a question and what pruning left of its reasoning, as the beginning of its own
+reply, and writes the answer: the published code's question-reason-answer check. A workdir of this
+run holds
+
+    answers/process-00000.jsonl   a pruned chain a line, with the answer written at each keep ratio
+    accuracy.json, accuracy.csv   accuracy of each prune run at each keep ratio
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from greedy_prune_jax.chains.answers import AnswerForm, split_response
+from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
+from greedy_prune_jax.chains.expected import Expected, expected_answer
+from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
+from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.reports.intervals import wilson
+from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.runs.jsonl import read_records
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.teachers.local import LocalTeacher
+from greedy_prune_jax.teachers.replies import collect_replies
+from greedy_prune_jax.teachers.teacher import Prompt, Reply
+
+OUTPUT = "answers"
+
+_WHOLE = ratio_key(1.0)
+
+
+class _Item(NamedTuple):
+  run: str
+  pruned: PrunedChain
+  expected: Expected
+  prompts: list[Prompt]  # one a keep ratio, as in `texts_of`
+
+
+def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int:
+  """Has the answer written from every pruned text that the workdir has none of yet.
+
+  Args:
+    settings: of the run.
+    workdir: opened with `output=OUTPUT`; takes the records.
+
+  Returns:
+    How many texts there is no answer to; see `collect_replies`.
+
+  Raises:
+    UserError: something that the settings name cannot be used. What was answered is on disk.
+  """
+  items = dict(_items(settings))
+  own = list(items)[jax.process_index() :: jax.process_count()]
+  groups = {
+    item_id: items[item_id].prompts for item_id in own if item_id not in workdir.finished_ids
+  }
+
+  def finish(item_id: str, replies: Sequence[Reply]) -> None:
+    workdir.write_finished(_record(item_id, items[item_id], replies, settings.begin_answer))
+
+  open_teacher = functools.partial(
+    LocalTeacher.load,
+    settings.model,
+    settings.writing,
+    chat_template=settings.chat_template,
+    dtype=settings.dtype,
+    batch_size=settings.batch_size,
+    mesh=make_mesh(settings.mesh),
+  )
+  return collect_replies(groups, workdir, open_teacher, finish)
+
+
+def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
+  """What there is to evaluate, by ids that are unique over all runs."""
+  for run, folder in settings.runs.items():
+    chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
+    for pruned in chains[: settings.num_chains or None]:
+      item_id = f"{run}/{pruned.chain.id}"
+      expected = expected_answer(pruned.chain)
+      lead = expected.lead if settings.begin_answer else ""
+      prompts = [
+        Prompt(
+          id=f"{item_id}@{ratio}",
+          question=pruned.chain.question,
+          system=pruned.chain.system,
+          reply_start=tuple(filter(None, (text, lead))),
+        )
+        for ratio, text in texts_of(pruned).items()
+      ]
+      yield item_id, _Item(run, pruned, expected, prompts)
+
+
+def texts_of(pruned: PrunedChain) -> dict[str, str]:
+  """The reasoning at each keep ratio, the whole one at 1.0 first."""
+  return {_WHOLE: pruned.chain.reasoning} | dict(pruned.pruned)
+
+
+def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) -> Record:
+  form, lead, target = item.expected
+  answers = {}
+  for ratio, reply in zip(texts_of(item.pruned), replies, strict=True):
+    # Only what was written is searched: the reasoning may hold markers itself ("the answer = ").
+    text = (lead if begun else "") + reply.text
+    value = _first_value(text, form) if begun else _last_value(text, form)
+    answers[ratio] = {
+      "text": text,
+      "value": value,
+      "correct": value is not None and form.is_right(value, target),
+      "finish_reason": reply.finish_reason,
+    }
+  return {
+    "id": item_id,
+    "run": item.run,
+    "ranking": item.pruned.ranking,
+    "objective": item.pruned.objective,
+    "chain": item.pruned.chain.id,
+    "target": target,
+    "answers": answers,
+  }
+
+
+def _first_value(text: str, form: AnswerForm) -> str | None:
+  """What the answer at the beginning of a text says: what a base model adds behind does not count.
+
+  None where it says nothing.
+  """
+  marker = form.marker.match(text)
+  return (marker and form.read(marker)) or None
+
+
+def _last_value(text: str, form: AnswerForm) -> str | None:
+  split = split_response(text, form)
+  return split and split.value
+
+
+def read_answers(workdir: Path) -> list[Record]:
+  """The records of an `evaluate_pruned` run's workdir."""
+  files = sorted((workdir / OUTPUT).glob("*.jsonl"))
+  return [record for path in files for record in read_records(path, drop_torn=True)]
+
+
+def accuracy_table(records: Sequence[Record]) -> Table:
+  """Accuracy of each run at each keep ratio, with 95% intervals over chains."""
+  rows = []
+  for run in dict.fromkeys(record["run"] for record in records):
+    answers = [record["answers"] for record in records if record["run"] == run]
+    for ratio in sorted({float(key) for of_chain in answers for key in of_chain}, reverse=True):
+      there = [of_chain[key] for of_chain in answers if (key := ratio_key(ratio)) in of_chain]
+      rows.append((run, ratio, *_shares(there), len(there)))
+  return Table(
+    name="accuracy",
+    caption="Share of chains whose answer a model still writes from the pruned reasoning.",
+    columns=("run", "keep ratio", "accuracy", "low", "high", "no answer found", "chains"),
+    rows=rows,
+  )
+
+
+def _shares(answers: Sequence[Mapping[str, object]]) -> tuple[float, float, float, float]:
+  """Accuracy with its bounds, and the share that says nothing."""
+  right = wilson(sum(bool(answer["correct"]) for answer in answers), len(answers))
+  unanswered = sum(answer["value"] is None for answer in answers) / len(answers)
+  return right.share, right.low, right.high, unanswered

@@ -1,0 +1,198 @@
+"""Large products in the dtype of one operand, forwards and backwards."""
+
+import dataclasses
+import functools
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Master:
+  """A weight of which products see a rounded copy, made where they need it.
+
+  Rounded layer by layer, stacked weights are sliced in float32, and so are their gradients, which
+  are never rounded at all; a rounded copy of the whole model is never there.
+
+  Attributes:
+    weight: float32, of any shape.
+    dtype: of the products.
+  """
+
+  weight: Any  # an array; but trees of other leaves (shapes, shardings) are made of it too
+  dtype: Any = dataclasses.field(metadata={"static": True})
+
+  def __getitem__(self, index: Any) -> "Master":
+    """The whole: modules read a parameter as `parameter[...]`."""
+    if index is not Ellipsis:
+      raise TypeError(f"a Master is read as a whole, with [...], not [{index}]")
+    return self
+
+  def rounded(self) -> Array:
+    """What products see."""
+    return self.weight.astype(self.dtype)
+
+
+def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
+  """An einsum with operands in the dtype of `weight` and the result in float32.
+
+  float32 is multiplied in full on every backend (GPUs and TPUs would round the operands by
+  default). Beside bfloat16 the gradient of the result is rounded too, as x is: left to itself, JAX
+  would multiply it in float32 with what was bfloat16, at a fraction of the speed, and twice for
+  each product forwards. In float32 the gradients are written out too, because the one that autodiff
+  makes for a weight is a transposed product, for which XLA's CPU backend is a third slower.
+
+  Args:
+    subscripts: of `jnp.einsum`, with lower-case letters; no axis is summed within one operand.
+    x: rounded to the dtype of `weight`.
+    weight: whose dtype counts; a `Master` is rounded, and its gradient is not.
+  """
+  dtype = jnp.dtype(weight.dtype)
+  array: Array = weight.weight if isinstance(weight, Master) else weight
+  ellipsis = "ABCDEFGH"[: x.ndim - len(subscripts.split(",")[0].replace("...", ""))]
+  return _rounded(subscripts.replace("...", ellipsis), dtype, x, array)
+
+
+def _einsum(subscripts: str, a: Array, b: Array) -> Array:
+  subscripts, a, b = _summed_flat(subscripts, a, b)
+  return jnp.einsum(
+    subscripts, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+  )
+
+
+def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array]:
+  """The same einsum with its summed axes as one, where a ends and b begins with them.
+
+  `...tnh,nhd->...td` becomes `...tn,nd->...td`. XLA's CPU backend would transpose both operands.
+  """
+  of_a, of_b = subscripts.split("->")[0].split(",")
+  result = subscripts.split("->")[1]
+  count = sum(axis not in result for axis in of_b)
+  summed = of_b[:count]
+  if count < 2 or not of_a.endswith(summed) or any(axis in result for axis in summed):
+    return subscripts, a, b
+  a = a.reshape(*a.shape[: a.ndim - count], -1)
+  b = b.reshape(-1, *b.shape[count:])
+  one = summed[0]
+  return f"{of_a[:-count]}{one},{one}{of_b[count:]}->{result}", a, b
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rounded(subscripts: str, dtype: Any, x: Array, weight: Array) -> Array:
+  return _einsum(subscripts, x.astype(dtype), weight.astype(dtype))
+
+
+def _forward(subscripts: str, dtype: Any, x: Any, weight: Any) -> tuple[Array, Any]:
+  """The product, and what the gradients need: x only if the weight has one.
+
+  The weight is kept as it came, so that in a scan over layers nothing of it is kept twice.
+  """
+  rounded = x.value.astype(dtype)
+  kept = as_bits(rounded) if weight.perturbed else None  # a scan stacks what is kept
+  like = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
+  return _einsum(subscripts, rounded, weight.value.astype(dtype)), (kept, weight.value, like)
+
+
+def _backward(
+  subscripts: str, dtype: Any, kept: Any, cotangent: Any
+) -> tuple[Array | None, Array | None]:
+  x, weight, like = kept
+  if isinstance(cotangent, SymbolicZero):
+    return None, None
+  operands, result = subscripts.split("->")
+  of_x, of_weight = operands.split(",")
+  rounded = cotangent.astype(dtype)
+  d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype)).astype(like.dtype)
+  if x is None:
+    return d_x, None
+  return d_x, _einsum(f"{of_x},{result}->{of_weight}", from_bits(x), rounded).astype(weight.dtype)
+
+
+_rounded.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+  """The weight `weight + scale * a b`, of which the product is never made.
+
+  Attributes:
+    weight: as it was; axes in and out.
+    a: [..., in, rank].
+    b: [..., rank, out].
+    scale: of the change.
+  """
+
+  weight: Any  # arrays; but trees of other leaves (shapes, shardings) are made of it too
+  a: Any
+  b: Any
+  scale: float = dataclasses.field(metadata={"static": True})
+
+  def __getitem__(self, index: Any) -> "LowRank":
+    """The whole: modules read a parameter as `parameter[...]`."""
+    if index is not Ellipsis:
+      raise TypeError(f"a LowRank weight is read as a whole, with [...], not [{index}]")
+    return self
+
+  @property
+  def dtype(self):
+    """Of the weight."""
+    return self.weight.dtype
+
+
+def factor_subscripts(subscripts: str, rank: str = "r") -> tuple[str, str]:
+  """The two products that stand for one with a low-rank weight.
+
+  `...td,dnh->...tnh` is `...td,dr->...tr` and then `...tr,rnh->...tnh`.
+
+  Args:
+    subscripts: of an einsum of an input and a weight whose axes begin with those summed over.
+    rank: a letter that it does not have.
+  """
+  inputs, result = subscripts.split("->")
+  x, weight = inputs.split(",")
+  axes_in = "".join(axis for axis in weight if axis not in result)
+  axes_out = "".join(axis for axis in weight if axis in result)
+  assert rank not in subscripts, subscripts
+  inner = "".join(axis for axis in x if axis not in axes_in) + rank
+  return f"{x},{axes_in}{rank}->{inner}", f"{inner},{rank}{axes_out}->{result}"
+
+
+T = TypeVar("T")
+
+
+def as_bits(tree: T) -> T:
+  """The tree with its bfloat16 arrays, of any shapes, as uint16 on a CPU.
+
+  Raises:
+    TypeError: while tracing, where something is differentiated with respect to one of them.
+  """
+  if jax.default_backend() != "cpu":
+    return tree
+  return jax.tree.map(lambda x: _bits(x) if x.dtype == jnp.bfloat16 else x, tree)
+
+
+def from_bits(tree: T) -> T:
+  """Undoes `as_bits` on a tree that had no uint16 before."""
+
+  def undo(x: Array) -> Array:
+    return jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+
+  return jax.tree.map(undo, tree)
+
+
+@jax.custom_jvp
+def _bits(x: Array) -> Array:
+  return jax.lax.bitcast_convert_type(x, jnp.uint16)
+
+
+@_bits.defjvp
+def _no_gradient(primals, tangents):
+  raise TypeError(
+    "a gradient with respect to bfloat16 weights; train float32 ones, as a `Master` where products "
+    "are to be in bfloat16"
+  )

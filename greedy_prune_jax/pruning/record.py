@@ -1,0 +1,79 @@
+"""The record that a prune run writes for a finished chain."""
+
+import dataclasses
+from typing import cast
+
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
+from greedy_prune_jax.chains.segments import (
+  decode_kept,
+  token_texts,
+)
+from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
+from greedy_prune_jax.pruning.tasks import (
+  Task,
+)
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.search.audit import audit_report, screen_report
+
+
+def _pruned_chain(
+  task: Task, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
+) -> PrunedChain:
+  path, ids = task.path, task.path.segments.reasoning
+  pruned = PrunedChain(
+    chain=task.chain,
+    pruner=settings.pruner,
+    objective=settings.objective,
+    ranking=settings.ranking,
+    search=settings.search if settings.ranking == GREEDY else "none",
+    unit=settings.unit,
+    unit_sizes=path.unit_sizes,
+    reasoning_ids=tuple(ids.tolist()),
+    reasoning_tokens=tuple(token_texts(tokenizer, task.chain.reasoning)),
+    deletion_order=tuple(path.deleted),
+    nll={name: tuple(values) for name, values in path.nll.items()},
+    pruned={},
+    positions_scored=path.positions_scored,
+    seconds=round(path.seconds, 3),
+    trust=_trust(task, settings),
+  )
+  texts = {}
+  for ratio in settings.keep_ratios:
+    kept = pruned.kept_positions(num_kept(len(ids), ratio))
+    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
+  return dataclasses.replace(pruned, pruned=texts)
+
+
+def _trust(task: Task, settings: PruneSettings) -> Record | None:
+  """How far to trust a screened search; None for other rankings and searches."""
+  if settings.ranking != GREEDY or settings.search != SCREENED:
+    return None
+  report = screen_report(task.path)
+  if task.audit is not None and task.audit.finite:
+    report["audit"] = audit_report(task.path, task.audit, cast(Objective, settings.objective))
+  return report
+
+
+def _metrics(pruned: PrunedChain) -> Record:
+  deletions = len(pruned.deletions)
+  return {
+    "id": pruned.chain.id,
+    "reasoning_tokens": len(pruned.reasoning_ids),
+    "deletions": deletions,
+    "seconds_per_deletion": pruned.seconds / max(deletions, 1),
+    "positions_per_second": pruned.positions_scored / max(pruned.seconds, 1e-9),
+    **{f"nll_{name}_first": values[0] for name, values in pruned.nll.items()},
+    **{f"nll_{name}_last": values[-1] for name, values in pruned.nll.items()},
+  }
+
+
+def _not_finite(task: Task, settings: PruneSettings) -> str:
+  """Why a chain is left out on which the search met a NLL that is not finite."""
+  return (
+    f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "
+    f"in {settings.dtype}, {settings.pruner} overflows on this text or has weights that are not "
+    f"finite; try another dtype or pruner"
+  )

@@ -1,0 +1,173 @@
+"""The chains of a prune run, each with the deletions known so far."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+from absl import logging
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.question_sets import is_generated
+from greedy_prune_jax.chains.reading import BadChain, read_chains
+from greedy_prune_jax.chains.segments import (
+  Segments,
+  check_length,
+  segment,
+  token_texts,
+)
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.pruning.settings import PruneSettings, num_kept
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.search.host import PrunePath
+from greedy_prune_jax.search.skill_steps import SKILL_STEP, skill_step_sizes
+from greedy_prune_jax.search.units import unit_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A chain, and what is known of its deletion order.
+
+  Attributes:
+    chain: the input.
+    path: of the run's search or ranking.
+    audit: of the exact search beside it; None for a chain that is not audited.
+  """
+
+  chain: Chain
+  path: PrunePath
+  audit: PrunePath | None = None
+
+
+def _audit_id(chain: Chain) -> str:
+  """Under which the workdir knows the exact search of an audit until it is finished."""
+  return f"audit of {chain.id}"
+
+
+def _check_texts(tasks: Sequence[Task], workdir: Workdir) -> None:
+  """A UserError if a chain's text is no longer that which an earlier run finished."""
+  by_id = {task.chain.id: task for task in tasks}
+  for record in workdir.output("pruned").records():
+    task = by_id.get(record["id"])
+    if task is None:
+      continue
+    now = dataclasses.replace(task.chain, extra={})
+    then = dataclasses.replace(Chain.from_record(record), extra={})
+    sizes = record.get("unit_sizes")
+    if now != then or task.path.unit_sizes != (sizes and tuple(sizes)):
+      raise UserError(_other_text(now))
+
+
+def _other_text(chain: Chain) -> str:
+  return (
+    f"chain {chain.id} has another text, or other units, than when this workdir was begun; go on "
+    f"with the old ones, or choose another workdir"
+  )
+
+
+def check_any(
+  tasks: Sequence[Task], settings: PruneSettings, workdir: Workdir | None = None
+) -> None:
+  """Raises a UserError if there is nothing to prune, which says what has left chains out."""
+  if tasks:
+    return
+  limit = settings.max_reasoning_tokens
+  shorter = f" of at most max_reasoning_tokens={limit} tokens" if limit else ""
+  skipped = workdir and workdir.path / "skipped.jsonl"
+  more = f"; see {skipped}" if skipped and skipped.exists() else ""
+  raise UserError(f"{settings.chains} has no chain{shorter} that can be pruned{more}")
+
+
+def read_tasks(
+  settings: PruneSettings,
+  tokenizer: PreTrainedTokenizerFast,
+  found: Mapping[str, Record],
+  skip: Callable[[BadChain], None] | None,
+) -> Iterator[Task]:
+  """The first chains whose reasoning is not longer than wanted, as many as wanted.
+
+  Args:
+    settings: of the run.
+    tokenizer: the pruner's.
+    found: what an earlier run had found, by chain id.
+    skip: called with every chain that cannot be used; None to let the error out.
+  """
+  template = load_chat_template(settings.chat_template, tokenizer)
+  limit = settings.max_reasoning_tokens
+  wanted = settings.num_chains
+  if limit:  # some are left out; the generator, which has no end, is looked through so far
+    wanted = 100 * wanted if is_generated(settings.chains) else 0
+  chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
+  segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
+
+  sizes_of = _unit_sizes(settings)
+
+  def start(chain: Chain, parts: Segments) -> Task | None:
+    try:
+      sizes = sizes_of(chain, token_texts(tokenizer, chain.reasoning))
+    except UserError as error:
+      if skip is None:
+        raise
+      skip(BadChain(place="", id=chain.id, reason=str(error)))
+      return None
+    marks = tuple(num_kept(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
+
+    def path(path_id: str) -> PrunePath:
+      state = dict(found.get(path_id, {}))
+      path = PrunePath(parts, floor=min(marks), unit_sizes=sizes, marks=marks)
+      if state and state.pop("digest", path.digest) != path.digest:
+        raise UserError(_other_text(chain))
+      return dataclasses.replace(path, **state)
+
+    return Task(chain, path(chain.id), path(_audit_id(chain)))
+
+  tasks = (
+    start(chain, parts) for chain, parts in segmented if not limit or len(parts.reasoning) <= limit
+  )
+  return itertools.islice((task for task in tasks if task), settings.num_chains or None)
+
+
+def _unit_sizes(
+  settings: PruneSettings,
+) -> Callable[[Chain, Sequence[str]], tuple[int, ...] | None]:
+  """What gives the units of a chain, from it and the texts of its tokens."""
+  if settings.unit == SKILL_STEP:
+    return skill_step_sizes(settings.steps)
+  return lambda _, tokens: unit_sizes(settings.unit, tokens)
+
+
+def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
+  """What to do with a chain that cannot be used: record it, or None to let the error out."""
+  if settings.on_bad_chain == "error":
+    return None
+
+  def skip(bad: BadChain) -> None:
+    logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
+    if jax.process_index() == 0:  # all processes see all chains
+      workdir.write_skipped(dataclasses.asdict(bad))
+
+  return skip
+
+
+def usable_tasks(
+  tasks: Sequence[Task],
+  settings: PruneSettings,
+  max_positions: int,
+  skip: Callable[[BadChain], None] | None,
+) -> list[Task]:
+  """The tasks that the model can do, the first `settings.audit` of them with an audit."""
+  usable = []
+  for task in tasks:
+    try:
+      check_length(task.path.segments, task.chain, max_positions)
+    except UserError as error:
+      if skip is None:
+        raise
+      skip(BadChain(place="", id=task.chain.id, reason=str(error)))
+    else:
+      audit = task.audit if len(usable) < settings.audit else None
+      usable.append(dataclasses.replace(task, audit=audit))
+  return usable

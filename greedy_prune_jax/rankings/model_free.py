@@ -1,0 +1,68 @@
+"""Rankings that read no likelihoods: what an informed one has to beat."""
+
+import hashlib
+import unicodedata
+
+import numpy as np
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.rankings.interface import (
+  Ranked,
+  Ranking,
+  RankingInput,
+  RankingSettings,
+  by_importance,
+)
+
+# Operators of plain text that Unicode does not count as mathematical symbols.
+_OPERATORS = frozenset("-*/^%$€£")
+
+
+def random(model: Model, settings: RankingSettings) -> Ranking:
+  """Units leave in a random order, drawn from the seed and the chain's id.
+
+  A chain's order so depends neither on the other chains nor on where it stands among them.
+  """
+
+  def rank(chain: RankingInput) -> Ranked:
+    return Ranked(by_importance(_draw(chain, settings.seed)))
+
+  return rank
+
+
+def keep_first(model: Model, settings: RankingSettings) -> Ranking:
+  """The last tokens leave first: truncation, as if the model had been stopped."""
+  return lambda chain: Ranked(list(range(len(chain.tokens)))[::-1])
+
+
+def keep_last(model: Model, settings: RankingSettings) -> Ranking:
+  """The first tokens leave first, so that what stands nearest to the answer stays."""
+  return lambda chain: Ranked(list(range(len(chain.tokens))))
+
+
+def numbers_first(model: Model, settings: RankingSettings) -> Ranking:
+  """Numbers and operators stay longest; within either group the order is random.
+
+  The rule is of the texts alone (see `is_numeric`): numbers in words count as words.
+  """
+
+  def rank(chain: RankingInput) -> Ranked:
+    numeric = np.array([is_numeric(token) for token in chain.tokens])
+    return Ranked(by_importance(numeric + _draw(chain, settings.seed)))  # drawn from [0, 1)
+
+  return rank
+
+
+def is_numeric(token: str) -> bool:
+  """Whether a token holds a digit or nothing but operators: ` 42`, `$` and ` +=`, but not `)=`."""
+  signs = token.strip()
+  return any(character.isdigit() for character in signs) or (
+    bool(signs) and all(c in _OPERATORS or unicodedata.category(c) == "Sm" for c in signs)
+  )
+
+
+def _draw(chain: RankingInput, seed: int) -> np.ndarray:
+  """A number in [0, 1) for each token, the same for all of a unit."""
+  sizes = chain.unit_sizes or (1,) * len(chain.tokens)
+  digest = hashlib.sha256(chain.chain_id.encode()).digest()
+  return np.repeat(np.random.default_rng([seed, *digest]).random(len(sizes)), sizes)

@@ -1,0 +1,75 @@
+"""Rankings by what one forward pass of the pruner says about each reasoning token."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.rankings.interface import (
+  Ranked,
+  Ranking,
+  RankingInput,
+  RankingSettings,
+  by_importance,
+)
+from greedy_prune_jax.scoring.features import STATISTICS, extract_features
+
+
+def surprisal(model: Model, settings: RankingSettings) -> Ranking:
+  """The most predictable token leaves first.
+
+  Source: self-information as in Selective Context, arXiv 2310.06201. There it is averaged over the
+  tokens of phrases, which leave whole, and the text stands alone; here tokens leave one by one, and
+  are predicted from the question and the reasoning before them.
+  """
+
+  def rank(chain: RankingInput) -> Ranked:
+    [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
+    return Ranked(by_importance(values), len(chain.segments))
+
+  return rank
+
+
+def attention(model: Model, settings: RankingSettings) -> Ranking:
+  """The token that later positions attend to least leaves first.
+
+  A token's importance is the mean probability that the positions behind it, reasoning and answer,
+  give it, over the chosen layers and heads; of one pass over the whole chain.
+
+  Source: accumulated attention as in H2O, arXiv 2306.14048, which evicts from a running cache.
+  There it is a sum, which grows with the number of later positions and so favours early tokens;
+  here it is a mean over them, the question's tokens are not ranked, and nothing is updated between
+  deletions.
+  """
+  config = model.config
+  layers = _chosen("attention_layers", settings.attention_layers, config.num_layers)
+  heads = _chosen("attention_heads", settings.attention_heads, config.num_heads)
+
+  def rank(chain: RankingInput) -> Ranked:
+    [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
+    received = _from_later(features[:, layers][:, :, heads], len(chain.segments.answer))
+    return Ranked(by_importance(received.mean(axis=(1, 2))), len(chain.segments))
+
+  return rank
+
+
+def _from_later(
+  features: Float[np.ndarray, "N L H S"], num_answer: int
+) -> Float[np.ndarray, "N L H"]:
+  """Mean attention from all positions behind each token, from the means over both segments."""
+  num_later = np.arange(len(features))[::-1][:, None, None]  # reasoning tokens behind each
+  answer = features[..., STATISTICS.index("from answer, mean")]
+  later = features[..., STATISTICS.index("from later reasoning, mean")]
+  return (answer * num_answer + later * num_later) / (num_answer + num_later)
+
+
+def _chosen(name: str, wanted: Sequence[int], count: int) -> list[int]:
+  """Indices to take; all where none are wanted."""
+  if outside := [index for index in wanted if not -count <= index < count]:
+    raise UserError(
+      f"{name}={tuple(wanted)} has {outside[0]}; the pruner has {count}, so expected numbers from "
+      f"0 to {count - 1}, or from -{count} to -1 counted from the last"
+    )
+  return [index % count for index in wanted] or list(range(count))

@@ -1,0 +1,85 @@
+"""Rankings of whole units, such as steps, by the measures of others who delete steps."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from greedy_prune_jax.chains.chain import unit_starts
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.rankings.interface import (
+  Ranked,
+  Ranking,
+  RankingInput,
+  RankingSettings,
+  by_importance,
+)
+from greedy_prune_jax.scoring.features import extract_features
+from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once, texts_without
+
+_BLOCK_POSITIONS = 2048  # that go through the model at once
+
+
+def step_surprisal(model: Model, settings: RankingSettings) -> Ranking:
+  """The unit whose first token is most predictable leaves first.
+
+  Source: ASAP, arXiv 2508.05988, which takes the surprisal of a step's first token for how much is
+  decided there. There a model first marks what is to stay, and steps leave down to a budget of
+  tokens; here this measure alone orders all units, to any keep ratio.
+  """
+
+  def rank(chain: RankingInput) -> Ranked:
+    [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
+    starts = unit_starts(_sizes(chain))
+    return Ranked(_by_units(values[starts], chain), len(chain.segments))
+
+  return rank
+
+
+def answer_perplexity(model: Model, settings: RankingSettings) -> Ranking:
+  """The unit whose removal raises the answer's perplexity least, or lowers it most, leaves first.
+
+  Each unit is removed from the whole chain alone; nothing is scored again after a deletion, which
+  is what greedy search with the objective `answer` does.
+
+  Source: LIMOPro, arXiv 2505.19187. There steps are classified first, and only those that check,
+  correct, or try another way may leave; here every unit may.
+  """
+
+  def rank(chain: RankingInput) -> Ranked:
+    nlls, positions = _answer_nlls_without(model, chain)
+    return Ranked(_by_units(nlls, chain), positions)
+
+  return rank
+
+
+def _answer_nlls_without(model: Model, chain: RankingInput) -> tuple[Float[np.ndarray, " U"], int]:
+  """NLL of the answer, nats per token, without each unit; and the positions run for it.
+
+  Its order is that of perplexity, its exponential, and of any change against the whole chain's.
+  """
+  segments, sizes = chain.segments, _sizes(chain)
+  gone = [range(start, start + size) for start, size in zip(unit_starts(sizes), sizes, strict=True)]
+  prompts, max_length = start_prompt(model, segments)
+  longest = len(segments.reasoning) - min(sizes) + len(segments.answer)
+  count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
+  found = []
+  for start in range(0, len(gone), count):
+    block = gone[start : start + count]
+    block += [block[-1]] * (count - len(block))  # blocks of one size
+    texts = texts_without(model, segments, block)
+    nlls = score_texts(model.graph, model.params, prompts, texts, max_length=max_length)
+    found.append(np.asarray(jax.device_get(nlls.answer)))
+  behind = len(segments.reasoning) + len(segments.answer) - 1
+  positions = len(segments.prompt) + len(gone) * behind - len(segments.reasoning)
+  return np.concatenate(found)[: len(gone)], positions
+
+
+def _sizes(chain: RankingInput) -> Sequence[int]:
+  return chain.unit_sizes or (1,) * len(chain.tokens)
+
+
+def _by_units(importance: Float[np.ndarray, " U"], chain: RankingInput) -> list[int]:
+  """Positions, those of the least important unit first; of equals, the lower unit."""
+  return by_importance(np.repeat(importance, _sizes(chain)))

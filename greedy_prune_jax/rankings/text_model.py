@@ -1,0 +1,145 @@
+"""Ranking by a text model that is asked to compress the reasoning."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from greedy_prune_jax.chains.chain import ratio_key
+from greedy_prune_jax.chains.kept_text import nearest_positions
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.parallel import mesh_of
+from greedy_prune_jax.rankings.interface import (
+  Ranked,
+  Ranking,
+  RankingInput,
+  RankingSettings,
+  UnrankedError,
+  by_importance,
+)
+from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.load import load_teacher
+from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher, WritingSettings
+
+FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
+_MAX_NEW_TOKENS = 2048
+
+_SYSTEM = (
+  "You shorten worked solutions by deleting words, symbols and numbers that are not needed to "
+  "reach the answer. Copy what you keep exactly, in its order. Do not add, change or explain "
+  "anything."
+)
+
+
+def text_model(model: Model, settings: RankingSettings) -> Ranking:
+  """A text model is asked for compressions to every keep ratio; what few of them keep leaves first.
+
+  Replies are read as choices of the reasoning's words (see `nearest_positions`): what a model adds
+  or rephrases is passed over. A token's importance is the number of compressions that keep it; of
+  equals, the lower position leaves first, so that each keep ratio is met exactly whatever the model
+  achieved. That ratio is stored beside each reply, in the workdir's `compressions`, where a run
+  that is started again finds what it has asked.
+
+  Source: prompting a model to compress is a baseline of TokenSkip, arXiv 2502.12067, which gives
+  the model's text to the student as it is; here its choice of words ranks tokens.
+
+  Raises:
+    UserError: the model cannot be used.
+    UnrankedError: of `rank`: it gives no reply on a chain, or one that does not end by itself.
+  """
+  folder = settings.folder
+  if folder is None:
+    raise ValueError("RankingSettings.folder is None; text_model stores replies there")
+  stored = _read(folder / FOLDER)
+  opened: list[Teacher] = []
+
+  def open_teacher() -> Teacher:
+    if not opened:
+      writing = WritingSettings(max_new_tokens=_MAX_NEW_TOKENS)
+      endpoint = settings.endpoint or EndpointSettings()
+      mesh = mesh_of(model.params)
+      opened.append(load_teacher(settings.text_model, writing, endpoint, mesh=mesh))
+    return opened[0]
+
+  def rank(chain: RankingInput) -> Ranked:
+    _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)
+    kept_by = np.zeros(len(chain.tokens), np.int64)
+    for ratio in filter(None, settings.keep_ratios):
+      kept_by[nearest_positions(chain.tokens, stored[_key(chain, ratio)]["text"])] += 1
+    return Ranked(by_importance(kept_by))
+
+  return rank
+
+
+def _key(chain: RankingInput, ratio: float) -> str:
+  return f"{chain.chain_id}@{ratio_key(ratio)}"
+
+
+def _read(folder: Path) -> dict[str, Record]:
+  """All replies that were stored, by the ids of their prompts."""
+  files = sorted(folder.glob("*.jsonl"))
+  return {record["id"]: record for path in files for record in read_records(path, drop_torn=True)}
+
+
+def _ask(
+  chain: RankingInput,
+  ratios: Sequence[float],
+  stored: dict[str, Record],
+  open_teacher: Callable[[], Teacher],
+  folder: Path,
+) -> None:
+  """Asks for the compressions of a chain that are not stored yet, and stores them."""
+  keys = {_key(chain, ratio): ratio for ratio in ratios if ratio > 0}  # to nothing, none can
+  asked = {key: ratio for key, ratio in keys.items() if key not in stored}
+  if not asked:
+    return
+  prompts = [
+    Prompt(id=key, question=write_request(chain, ratio), system=_SYSTEM)
+    for key, ratio in asked.items()
+  ]
+  failed = ""
+  with JsonlWriter(folder / f"process-{jax.process_index():05d}.jsonl") as writer:
+    for reply in open_teacher().write(prompts):
+      if reply.finish_reason != "stop":
+        failed = _why_not(reply)
+        continue
+      kept = nearest_positions(chain.tokens, reply.text)
+      stored[reply.id] = {
+        "id": reply.id,
+        "chain": chain.chain_id,
+        "asked": asked[reply.id],
+        "achieved": len(kept) / len(chain.tokens),
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+      }
+      writer.write(stored[reply.id])
+  if failed:
+    raise UnrankedError(f"the text model did not compress chain {chain.chain_id}: {failed}")
+
+
+def _why_not(reply: Reply) -> str:
+  """Why a reply is no compression of a whole chain."""
+  if reply.error is not None:
+    return reply.error
+  if reply.finish_reason == "length":
+    return (
+      f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, so what comes later would seem to be "
+      f"left out; take shorter chains (max_reasoning_tokens), or a model that does not think first"
+    )
+  return (
+    f"its reply ended with {reply.finish_reason!r}, not by itself, so what comes later would seem "
+    f"to be left out"
+  )
+
+
+def write_request(chain: RankingInput, ratio: float) -> str:
+  """The request for a compression of a chain's reasoning to a share of its words."""
+  reasoning = "".join(chain.tokens)
+  num_words = len(reasoning.split())
+  return (
+    f"Shorten this solution to {ratio:.0%} of its length: about {round(num_words * ratio)} of its "
+    f"{num_words} words. Write the shortened solution and nothing else.\n\n{reasoning.strip()}"
+  )

@@ -1,0 +1,183 @@
+"""Confidence intervals of accuracies and of their differences, over questions and seeds.
+
+Both are drawn from many that might have been: the questions of a test, and the seeds of trainings.
+All students of a comparison answer the same questions, so values come as a table [S, Q] of S seeds
+by Q questions (S = 1 where there is one student), and what they have in common drops out of
+differences.
+"""
+
+import math
+import statistics
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+LEVEL = 0.95
+
+
+class Spread(NamedTuple):
+  """How well a mean is known.
+
+  Attributes:
+    mean: over seeds and questions.
+    stderr: its standard error; NaN where a single question cannot tell.
+    freedom: degrees of freedom of the error.
+  """
+
+  mean: float
+  stderr: float
+  freedom: float
+
+  def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of the mean."""
+    reach = quantile(self.freedom, level) * self.stderr
+    return self.mean - reach, self.mean + reach
+
+
+def crossed_spread(values: Float[np.ndarray, "S Q"]) -> Spread:
+  """The mean of a table whose rows (seeds) and columns (questions) are both drawn at random.
+
+  The variance of the mean is that of a two-way layout with random effects, from its mean squares;
+  components that come out below zero count as zero. Degrees of freedom by Satterthwaite's
+  approximation. With one seed, how much seeds matter is unknown, and not in the error.
+
+  Args:
+    values: one value a seed and question.
+
+  Source: Searle, Casella and McCulloch 1992, Variance components, chapter 4.
+  """
+  seeds, questions = values.shape
+  mean = float(values.mean())
+  if questions == 1:
+    return Spread(mean, math.nan, math.nan)
+  by_question = values.mean(axis=0)
+  if seeds == 1:
+    return Spread(mean, float(by_question.std(ddof=1)) / math.sqrt(questions), questions - 1)
+  by_seed = values.mean(axis=1)
+  residual = values - by_seed[:, None] - by_question[None, :] + mean
+  ms_seed = questions * float(by_seed.var(ddof=1))
+  ms_question = seeds * float(by_question.var(ddof=1))
+  ms_rest = float((residual**2).sum()) / ((seeds - 1) * (questions - 1))
+  squares = [(ms_rest, (seeds - 1) * (questions - 1), 1)]
+  # Squares that are equal, as those of a table with one right answer, may differ by rounding.
+  least = ms_rest * (1 + 1e-9)
+  for square, freedom in ((ms_seed, seeds - 1), (ms_question, questions - 1)):
+    if square > least:  # this component is above zero: its square takes the place of the rest's
+      squares += [(square, freedom, 1), (ms_rest, (seeds - 1) * (questions - 1), -1)]
+  return Spread(mean, *_error(squares, seeds * questions))
+
+
+def _error(squares: list[tuple[float, int, int]], total: int) -> tuple[float, float]:
+  """Standard error and degrees of freedom of a sum of mean squares with signs, over `total`."""
+  signs: dict[tuple[float, int], int] = {}
+  for square, freedom, sign in squares:
+    signs[square, freedom] = signs.get((square, freedom), 0) + sign
+  variance = sum(sign * square for (square, _), sign in signs.items())
+  if variance <= 0:
+    return 0.0, float(max(freedom for _, freedom in signs))
+  doubt = sum((sign * square) ** 2 / freedom for (square, freedom), sign in signs.items())
+  return math.sqrt(variance / total), variance**2 / doubt
+
+
+class Proportion(NamedTuple):
+  """A share and the bounds of its confidence interval, all from 0 to 1."""
+
+  share: float
+  low: float
+  high: float
+
+
+def accuracy_interval(
+  correct: Float[np.ndarray, "S Q"], level: float = LEVEL, *, most_trials: int | None = None
+) -> Proportion:
+  """Mean of values from 0 to 1 with Wilson's interval for as many trials as it is worth.
+
+  The trials are those that would give the standard error of `crossed_spread`, fewer where that
+  error is itself not well known, as of few seeds. For them two questions are added, of which every
+  seed gets one right and the other wrong: where next to nothing is right, or wrong, the table does
+  not tell what answers to one question have in common. Of a single seed with one answer a question
+  it is Wilson's interval itself.
+
+  Args:
+    correct: shares of right answers, or 0 and 1, a seed and question.
+    level: of confidence.
+    most_trials: how many answers there are; the size of the table if each is one.
+
+  Source: the effective sample size of Korn and Graubard 1998, Confidence intervals for proportions
+  with small expected number of positive counts estimated from survey data, in Wilson's interval.
+  """
+  seeds, questions = correct.shape
+  added = np.broadcast_to(np.array([1.0, 0.0]), (seeds, 2))
+  share, stderr, freedom = crossed_spread(np.concatenate([correct, added], axis=1))
+  trials = share * (1 - share) / stderr**2 * questions / (questions + 1)
+  trials *= min(1.0, quantile(questions + 1, level) / quantile(freedom, level)) ** 2
+  return score_interval(
+    float(correct.mean()), min(trials, most_trials or correct.size), quantile(math.inf, level)
+  )
+
+
+class Difference(NamedTuple):
+  """A difference of accuracies with the bounds of its interval, from -1 to 1."""
+
+  difference: float
+  low: float
+  high: float
+
+
+def paired_difference(
+  one: Float[np.ndarray, "S Q"], other: Float[np.ndarray, "S Q"], level: float = LEVEL
+) -> Difference:
+  """Accuracy of one minus that of the other, on the same questions, seed by seed.
+
+  Two questions are added for the interval, of which each side alone gets one right, so that sides
+  that never differed on few questions are not called equal. For single students this is Bonett and
+  Price's interval with Student's quantile; for several seeds the same in `crossed_spread`.
+
+  Source: Bonett and Price 2012, Adjusted Wald confidence interval for a difference of binomial
+  proportions based on paired data.
+  """
+  differences = one - other
+  added = np.broadcast_to(np.array([1.0, -1.0]), (len(differences), 2))
+  low, high = crossed_spread(np.concatenate([differences, added], axis=1)).interval(level)
+  return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0))
+
+
+def quantile(freedom: float, level: float) -> float:
+  """Student's two-sided quantile; the normal one for infinitely many degrees of freedom."""
+  return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
+def wilson(num_right: int, total: int, level: float = 0.95) -> Proportion:
+  """The share `num_right / total` with Wilson's score interval.
+
+  Unlike resampling, it does not call a share of 0 or 1 certain, whatever the number of trials.
+
+  Args:
+    num_right: of independent trials; of chains, say, that each give one answer.
+    total: number of trials, at least 1.
+    level: coverage of the interval.
+
+  Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+  """
+  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+  return score_interval(num_right / total, total, z)
+
+
+def score_interval(share: float, trials: float, z: float) -> Proportion:
+  """Wilson's interval of a share, for a number of trials that need not be whole.
+
+  Args:
+    share: from 0 to 1.
+    trials: how many independent ones the share is worth.
+    z: quantile of the standardised error.
+  """
+  centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+  reach = (
+    z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+  )
+  # Rounding must not put a bound beyond what it bounds.
+  return Proportion(
+    share, min(max(centre - reach, 0.0), share), max(min(centre + reach, 1.0), share)
+  )

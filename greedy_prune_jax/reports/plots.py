@@ -1,0 +1,42 @@
+"""Plots as files: PNG, SVG and the numbers behind them."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from greedy_prune_jax.runs.jsonl import explain_os_errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """A drawn figure.
+
+  Attributes:
+    name: of the files, without ending.
+    caption: what is shown, and on how many chains.
+    figure: matplotlib's.
+  """
+
+  name: str
+  caption: str
+  figure: Figure
+
+  def svg(self) -> str:
+    """The figure as an SVG document."""
+    buffer = io.StringIO()
+    self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def write_plot(folder: Path, plot: Plot) -> None:
+  """Writes `NAME.png` and `NAME.svg`.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  with explain_os_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, bbox_inches="tight")
+    (folder / f"{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")

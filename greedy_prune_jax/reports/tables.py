@@ -1,0 +1,86 @@
+"""Tables of the report, and their CSV and JSON forms."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.runs.jsonl import explain_os_errors
+
+Cell = str | int | float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows under named columns.
+
+  Attributes:
+    name: of the files, without ending.
+    caption: what is shown, and on how many chains.
+    columns: their heads.
+    rows: one cell a column; None where there is nothing to say.
+  """
+
+  name: str
+  caption: str
+  columns: Sequence[str]
+  rows: Sequence[Sequence[Cell]]
+
+  def __post_init__(self):
+    for row in self.rows:
+      if len(row) != len(self.columns):
+        raise ValueError(f"table {self.name}: {len(row)} cells under {len(self.columns)} columns")
+
+
+def interval_cells(
+  interval: Interval, *index: int
+) -> tuple[float | None, float | None, float | None]:
+  """Estimate, low and high at an index, as cells; NaN becomes None."""
+  values = (float(bound[index]) for bound in interval)
+  low_to_high = [None if math.isnan(value) else value for value in values]
+  return low_to_high[0], low_to_high[1], low_to_high[2]
+
+
+def write_table(folder: Path, table: Table) -> None:
+  """Writes `NAME.csv`, and `NAME.json`: a caption and a list of objects.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  with explain_os_errors(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
+      csv.writer(file).writerows([table.columns, *table.rows])
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    (folder / f"{table.name}.json").write_text(
+      json.dumps({"caption": table.caption, "rows": rows}, indent=1, ensure_ascii=False) + "\n",
+      encoding="utf-8",
+    )
+
+
+def format_cell(cell: Cell) -> str:
+  """A cell as the report shows it."""
+  if cell is None:
+    return "\N{EN DASH}"
+  return f"{cell:.3g}" if isinstance(cell, float) and abs(cell) < 1000 else str(cell)
+
+
+def format_table(table: Table) -> str:
+  """The table as lines to print, in columns that are aligned on the right."""
+  rows = [list(table.columns), *([format_cell(cell) for cell in row] for row in table.rows)]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = (
+    "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+  )
+  return "\n".join([table.caption, *lines])
+
+
+def markdown_table(table: Table) -> str:
+  """The table in Markdown, under its caption; numbers are aligned on the right."""
+  kinds = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
+  rows = [list(table.columns), ["---" if text else "--:" for text in kinds]]
+  rows += [[format_cell(cell).replace("|", "\\|") for cell in row] for row in table.rows]
+  return "\n".join([f"{table.caption}\n", *(f"| {' | '.join(row)} |" for row in rows)])

@@ -1,0 +1,89 @@
+"""The config that a workdir's outputs were made with."""
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.jsonl import explain_os_errors, sync_folder
+
+_ABSENT = "(absent)"
+
+
+def write_or_check_config(
+  path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+  """Writes the config of a new run, or refuses one that its earlier outputs do not fit.
+
+  Args:
+    path: the file, which holds the config of the latest run.
+    config: nested mappings of what JSON can hold.
+    may_change: dotted keys (`batch_size`, `log.every`) that do not decide what is computed.
+
+  Raises:
+    UserError: a key that may not change did; the message names all such keys and their values. Or
+      the file cannot be read or written.
+  """
+  new = json.loads(json.dumps(config))  # tuples become lists, as they will be when read back
+  if path.exists():
+    old = _read(path)
+    differences = _differences(_flat(old), _flat(new))
+    refused = {key: values for key, values in differences.items() if key not in may_change}
+    if refused:
+      lines = [f"  {key}: was {was}, is {now}" for key, (was, now) in refused.items()]
+      raise UserError(
+        "\n".join(
+          [
+            f"{path.parent} belongs to another config. These keys differ:",
+            *lines,
+            "Go on with the old values, or choose another workdir.",
+          ]
+        )
+      )
+    if not differences:
+      return
+  _replace(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+  try:
+    config = json.loads(path.read_bytes())
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read the config of this workdir, {path}: {error}") from error
+  if not isinstance(config, dict):
+    raise UserError(f"{path} is not a config: expected a JSON object")
+  return config
+
+
+def _replace(path: Path, text: str) -> None:
+  """Writes a file such that at any moment the old or the new one is there, whole."""
+  new = path.with_name(path.name + ".new")
+  with explain_os_errors(path):
+    with new.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested mappings as one with dotted keys."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:
+  keys = [*old, *(key for key in new if key not in old)]
+  shown = {
+    key: tuple(json.dumps(config[key]) if key in config else _ABSENT for config in (old, new))
+    for key in keys
+  }
+  return {key: (was, now) for key, (was, now) in shown.items() if was != now}

@@ -1,0 +1,250 @@
+"""The folder of a run: its config, its outputs, and what lets a killed run go on."""
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.jsonl import (
+  JsonlWriter,
+  encode_line,
+  explain_os_errors,
+  read_lines,
+  read_records,
+)
+from greedy_prune_jax.runs.lock import hold_locks
+from greedy_prune_jax.runs.records import Record, get_text
+
+
+class FinishedItems:
+  """A folder of finished items of one kind, a record with an `id` a line."""
+
+  def __init__(self, folder: Path, writer: JsonlWriter):
+    """Reads which items are finished.
+
+    Args:
+      folder: where every process has a file.
+      writer: of this process's.
+    """
+    self._folder = folder
+    self._writer = writer
+    self._ids = {get_text(record, "id") for record in _records_in(folder)}
+
+  @property
+  def ids(self) -> frozenset[str]:
+    """Of the finished items: all that there were at the opening, and this process's since."""
+    return frozenset(self._ids)
+
+  def records(self) -> Iterator[Record]:
+    """Every finished item, of all processes."""
+    return _records_in(self._folder)
+
+  def write(self, record: Record) -> None:
+    """Stores a finished item; it is on disk when this returns.
+
+    Raises:
+      ValueError: its id is finished already.
+      UserError: the disk is full or gone; everything stored before is whole.
+    """
+    item_id = get_text(record, "id")
+    if item_id in self._ids:
+      raise ValueError(f"{item_id} is finished already")
+    self._writer.write(record)
+    self._ids.add(item_id)
+
+
+class Workdir:
+  """A folder that one run at a time writes to, by one or more processes.
+
+  What is in it, for a job whose `output` is `pruned`; each process writes files of its own:
+
+      config.json                      the resolved config of the latest run
+      metrics.jsonl                    process 0's log
+      skipped.jsonl                    inputs that were left out, and why (what process 1 left out
+                                       is in skipped-00001.jsonl)
+      pruned/process-00000.jsonl       finished items, one record with an `id` a line
+      unfinished/process-00000.jsonl   partial results; gone when the run is complete
+      unfinished/keep-00000            empty: process 0 has ended with something left to do
+      locks/process-00000              locked while the process runs
+
+  Use it as a context manager; the lock is held from construction to exit.
+  """
+
+  def __init__(
+    self,
+    path: str | Path,
+    config: Mapping[str, Any],
+    *,
+    output: str,
+    further_outputs: Sequence[str] = (),
+    may_change: Collection[str] = (),
+    process_index: int = 0,
+    num_processes: int = 1,
+  ):
+    """Makes or reopens the folder.
+
+    In a run of several processes none may finish an item before all have come out of here.
+
+    Args:
+      path: the folder; made if it does not exist.
+      config: the resolved config: nested mappings of what JSON can hold.
+      output: name of the folder of finished items.
+      further_outputs: names of further ones, of a job with several stages; see `output`.
+      may_change: dotted keys of `config` that a later run may set differently.
+      process_index: of this process.
+      num_processes: of this run; an earlier run in the same folder may have had another number.
+
+    Raises:
+      UserError: the folder cannot be written, another run is writing to it, or what it holds was
+        made with another config; the message says which keys differ.
+    """
+    self.path = Path(path)
+    self._process_index = process_index
+    self._own_name = f"process-{process_index:05d}.jsonl"
+    self._outputs = {name: self.path / name for name in (output, *further_outputs)}
+    self._unfinished = self.path / "unfinished"
+    own_suffix = f"-{process_index:05d}" if process_index else ""
+    self._skipped = self.path / f"skipped{own_suffix}.jsonl"
+    self._skipped_writer: JsonlWriter | None = None
+    self._open = contextlib.ExitStack()  # files and locks
+    with contextlib.ExitStack() as undo:
+      undo.push(self._open)
+      hold_locks(self.path / "locks", process_index, num_processes, self._open)
+      if process_index == 0:
+        self._check_config(config, may_change)
+        self._repair_files_of_others(num_processes)
+        for kept in self._unfinished.glob("keep-*"):  # by an earlier run
+          kept.unlink()
+        self._metrics_writer = self._writer(self.path / "metrics.jsonl")
+      finished = {
+        name: FinishedItems(folder, self._writer(folder / self._own_name))
+        for name, folder in self._outputs.items()
+      }
+      self._unfinished_writer = self._writer(self._unfinished / self._own_name)
+      undo.pop_all()
+    self._finished, self._main = finished, finished[output]
+
+  def __enter__(self) -> "Workdir":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._open.close()
+
+  def output(self, name: str) -> FinishedItems:
+    """The finished items of one of the outputs."""
+    return self._finished[name]
+
+  @property
+  def finished_ids(self) -> frozenset[str]:
+    """`FinishedItems.ids` of the first output."""
+    return self._main.ids
+
+  def write_finished(self, record: Record) -> None:
+    """`FinishedItems.write` to the first output."""
+    self._main.write(record)
+
+  def write_unfinished(self, item_id: str, progress: int, state: Record) -> None:
+    """Stores what was found so far about an item, from which a later run can go on.
+
+    Args:
+      item_id: the item.
+      progress: how far it has come, such as the number of deletions; the furthest state counts.
+      state: what is needed to go on.
+
+    Raises:
+      UserError: see `FinishedItems.write`.
+    """
+    self._unfinished_writer.write({"id": item_id, "progress": progress, "state": state})
+
+  def load_unfinished(self) -> dict[str, Record]:
+    """The furthest state of every item that is begun but not finished, by id, of all processes."""
+    furthest: dict[str, Record] = {}
+    for record in _records_in(self._unfinished):
+      known = furthest.get(record["id"])
+      if known is None or record["progress"] >= known["progress"]:
+        furthest[record["id"]] = record
+    return {
+      item_id: record["state"]
+      for item_id, record in furthest.items()
+      if item_id not in self._main.ids
+    }
+
+  def write_skipped(self, record: Record) -> None:
+    """Records an input that was left out and why, unless an earlier run already did.
+
+    Where every process sees the same input, let only one of them call this.
+    """
+    line = encode_line(record)
+    if self._skipped_writer is None:  # opened late: a run that skips nothing has no such file
+      self._skipped_writer = self._writer(self._skipped)
+      self._skipped_lines = {line for _, line in read_lines(self._skipped)}
+    if line not in self._skipped_lines:
+      self._skipped_writer.write(record)
+      self._skipped_lines.add(line)
+
+  def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+    """Adds a line to the log, with the time in seconds since 1970; only process 0 has a log.
+
+    NaN and infinity, which JSON cannot hold, become null.
+    """
+    if self._process_index == 0:
+      finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metrics.items()
+      }
+      self._metrics_writer.write({"time": round(time.time(), 3)} | finite)
+
+  def keep_unfinished(self) -> None:
+    """Says that this process leaves something that a later run can go on with."""
+    path = self._unfinished / f"keep-{self._process_index:05d}"
+    with explain_os_errors(path):
+      path.touch()
+
+  def remove_unfinished(self) -> None:
+    """Removes all partial results, unless a process keeps them: for the end of all processes."""
+    if self._process_index == 0 and not any(self._unfinished.glob("keep-*")):
+      with explain_os_errors(self._unfinished):
+        shutil.rmtree(self._unfinished)
+
+  def _writer(self, path: Path) -> JsonlWriter:
+    return self._open.enter_context(JsonlWriter(path))
+
+  def _check_config(self, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+    path = self.path / "config.json"
+    # Empty files may be those that this run's other processes have just made.
+    has_results = any(
+      file.stat().st_size for folder in self._outputs.values() for file in folder.glob("*.jsonl")
+    )
+    if has_results and not path.exists():
+      raise UserError(
+        f"{self.path} holds results but no config.json, so nobody knows how they were made; choose "
+        f"another workdir"
+      )
+    if not self._holds_anything():  # an earlier run failed at once: its config binds nobody
+      path.unlink(missing_ok=True)
+    write_or_check_config(path, config, may_change)
+
+  def _holds_anything(self) -> bool:
+    """Whether there is a file with something in it, but for the config and the locks."""
+    files = (path for path in self.path.rglob("*") if path.is_file())
+    own = ("config.json", "config.json.new")
+    return any(
+      path.stat().st_size and path.parent.name != "locks" and path.name not in own for path in files
+    )
+
+  def _repair_files_of_others(self, num_processes: int) -> None:
+    """Cuts torn lines off the files of an earlier run's processes that this run does not have."""
+    for folder in (*self._outputs.values(), self._unfinished):
+      for path in folder.glob("process-*.jsonl"):
+        if int(path.stem.removeprefix("process-")) >= num_processes:
+          JsonlWriter(path).close()
+
+
+def _records_in(folder: Path) -> Iterator[Record]:
+  for path in sorted(folder.glob("process-*.jsonl")):
+    yield from read_records(path, drop_torn=True)

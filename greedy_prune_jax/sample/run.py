@@ -1,0 +1,137 @@
+"""The `sample` run: questions in, judged samples and the chains kept of them out.
+
+Every question is answered a number of times; the first sample that reaches the gold answer is kept
+as the question's chain (rejection sampling). A workdir of this run holds:
+
+    samples/process-00000.jsonl   a question a line, with all its samples and their verdicts
+    chains/process-00000.jsonl    the chains kept: what `prune` takes; written when a run ends
+    unfinished/...                replies to questions that have not had all of theirs yet
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from greedy_prune_jax.chains.answers import AnswerForm
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.question_sets import Question
+from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.sample.settings import SampleSettings
+from greedy_prune_jax.teachers.asking import judged_sample, load_asked
+from greedy_prune_jax.teachers.load import load_teacher
+from greedy_prune_jax.teachers.replies import collect_replies
+from greedy_prune_jax.teachers.teacher import Reply, Teacher
+
+OUTPUT = "samples"
+
+
+def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
+  """Has every question answered that the workdir has not finished yet.
+
+  Args:
+    settings: of the run.
+    workdir: opened with `output=OUTPUT`; takes the records.
+
+  Returns:
+    How many samples there is no reply for; see `collect_replies`.
+
+  Raises:
+    UserError: something that the settings name cannot be used. What was answered is on disk.
+  """
+  asked = load_asked(
+    settings.questions,
+    split=settings.split,
+    num_questions=settings.num_questions,
+    num_shots=settings.num_shots,
+    seed=settings.seed,
+    instruction=settings.instruction,
+  )
+  mine = asked.questions[jax.process_index() :: jax.process_count()]
+  todo = {question.id: question for question in mine if question.id not in workdir.finished_ids}
+
+  def finish(question_id: str, replies: Sequence[Reply]) -> None:
+    workdir.write_finished(_samples_record(todo[question_id], replies, settings, asked.form))
+
+  groups = {
+    question.id: [asked.prompt(question, index) for index in range(settings.num_samples)]
+    for question in todo.values()
+  }
+  open_teacher = functools.partial(_open_teacher, settings, workdir.path)
+  try:
+    return collect_replies(groups, workdir, open_teacher, finish)
+  finally:  # whatever stopped it
+    _write_chains(workdir.path)
+
+
+def _open_teacher(settings: SampleSettings, folder: Path) -> Teacher:
+  return load_teacher(
+    settings.teacher,
+    settings.writing,
+    settings.endpoint,
+    chat_template=settings.chat_template,
+    dtype=settings.dtype,
+    batch_size=settings.batch_size,
+    mesh=make_mesh(settings.mesh),
+    folder=folder,
+  )
+
+
+def _samples_record(
+  question: Question, replies: Sequence[Reply], settings: SampleSettings, form: AnswerForm
+) -> Record:
+  return {
+    "id": question.id,
+    "question": question.question,
+    "system": question.system,
+    "target": question.target,
+    "extra": dict(question.extra),
+    "teacher": settings.teacher_name,
+    "samples": [judged_sample(reply, form, question.target) for reply in replies],
+  }
+
+
+def _write_chains(workdir: Path) -> None:
+  """Adds to `chains/` what `samples/` has and it lacks; each process does its share of files.
+
+  What a run that was killed had not added so comes with the next.
+  """
+  sources = sorted((workdir / OUTPUT).glob("*.jsonl"))[jax.process_index() :: jax.process_count()]
+  folder = workdir / "chains"
+  with JsonlWriter(folder / f"process-{jax.process_index():05d}.jsonl") as writer:
+    there = {
+      record["id"]
+      for path in folder.glob("*.jsonl")
+      for record in read_records(path, drop_torn=True)
+    }
+    for record in (record for path in sources for record in read_records(path, drop_torn=True)):
+      chain = first_correct(record)
+      if chain is not None and chain.id not in there:
+        writer.write(chain.to_record())
+
+
+def first_correct(record: Record) -> Chain | None:
+  """The chain that is kept of a question's samples.
+
+  That is the first that reached the answer in the ordinary way: with reasoning before it, and with
+  an end of its own.
+  """
+  for index, sample in enumerate(record["samples"]):
+    if not sample["correct"] or sample["finish_reason"] != "stop":
+      continue
+    if not sample["reasoning"].strip():
+      continue
+    return Chain(
+      id=record["id"],
+      question=record["question"],
+      reasoning=sample["reasoning"],
+      answer=sample["answer"],
+      system=record["system"],
+      target=record["target"],
+      extra=record["extra"] | {"teacher": record["teacher"], "sample": index},
+    )
+  return None

@@ -1,0 +1,128 @@
+"""What a `sample` run says about its teacher: accuracy, pass@k, lengths, and samples to read."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from greedy_prune_jax.reports.printing import indented
+from greedy_prune_jax.runs.jsonl import explain_os_errors, read_records
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.sample.run import first_correct
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+  """Figures over all samples of a run.
+
+  Attributes:
+    questions: how many.
+    samples: how many in all.
+    accuracy: share of samples that are right.
+    accuracy_stderr: its standard error over questions, whose samples are not independent; None for
+      fewer than two questions.
+    pass_at: for k = 1, 2, 4, ... and the number of samples a question has: how likely at least one
+      of k samples of a question is right, without bias (Chen et al. 2021, arXiv 2107.03374).
+    chains: questions of which a chain was kept.
+    unparsed: share of samples in which no answer was found.
+    cut_off: share of samples that reached `max_new_tokens` (or the end of the context).
+    mean_tokens: of a sample; None where the teacher does not tell.
+    median_tokens: likewise.
+  """
+
+  questions: int
+  samples: int
+  accuracy: float
+  accuracy_stderr: float | None
+  pass_at: dict[str, float]
+  chains: int
+  unparsed: float
+  cut_off: float
+  mean_tokens: float | None
+  median_tokens: float | None
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+  """The figures of a run.
+
+  Args:
+    records: a question each, with its samples; at least one.
+  """
+  samples = [sample for record in records for sample in record["samples"]]
+  right = [sum(s["correct"] for s in record["samples"]) for record in records]
+  counts = [len(record["samples"]) for record in records]
+  means = [r / n for r, n in zip(right, counts, strict=True)]
+  tokens = [s["num_tokens"] for s in samples if s["num_tokens"] is not None]
+  least = min(counts)
+  ks = sorted({*(2**i for i in range(least.bit_length()) if 2**i <= least), least})
+  return Summary(
+    questions=len(records),
+    samples=len(samples),
+    accuracy=sum(right) / len(samples),
+    accuracy_stderr=statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None,
+    pass_at={
+      str(k): statistics.fmean(pass_at_k(n, r, k) for n, r in zip(counts, right, strict=True))
+      for k in ks
+    },
+    chains=sum(first_correct(record) is not None for record in records),
+    unparsed=statistics.fmean(s["value"] is None for s in samples),
+    cut_off=statistics.fmean(s["finish_reason"] == "length" for s in samples),
+    mean_tokens=statistics.fmean(tokens) if tokens else None,
+    median_tokens=statistics.median(tokens) if tokens else None,
+  )
+
+
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+  """How likely k of the samples, drawn without putting back, have a right one among them."""
+  return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+def read_samples(workdir: Path) -> list[Record]:
+  """The questions of a `sample` run's workdir, with their samples."""
+  files = sorted((workdir / "samples").glob("*.jsonl"))
+  return [record for path in files for record in read_records(path, drop_torn=True)]
+
+
+def write_summary(workdir: Path, summary: Summary) -> None:
+  """Writes `summary.json`.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  path = workdir / "summary.json"
+  with explain_os_errors(path):
+    path.write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def format_summary(summary: Summary) -> str:
+  """The summary as lines to print."""
+  error = summary.accuracy_stderr
+  passes = ", ".join(f"pass@{k} {value:.1%}" for k, value in summary.pass_at.items())
+  lines = [
+    f"{summary.questions} questions, {summary.samples} samples",
+    f"accuracy {summary.accuracy:.1%}"
+    + ("" if error is None else f" (standard error {error:.1%})"),
+    passes,
+    f"chains kept {summary.chains}",
+    f"no answer found in {summary.unparsed:.1%}, cut off {summary.cut_off:.1%}",
+  ]
+  if summary.mean_tokens is not None:
+    lines.append(
+      f"tokens a sample: mean {summary.mean_tokens:.0f}, median {summary.median_tokens:.0f}"
+    )
+  return "\n".join(lines)
+
+
+def format_samples(record: Record, most: int) -> str:
+  """A question and its first samples beside their verdicts, to be read by eye."""
+  lines = [f"=== {record['id']} (target {record['target']})", *indented(record["question"])]
+  for index, sample in enumerate(record["samples"][:most]):
+    verdict = "right" if sample["correct"] else "wrong"
+    if sample["value"] is None:
+      verdict = "no answer found"
+    said = "" if sample["value"] is None else f", says {sample['value']!r}"
+    lines.append(f"-- sample {index}: {verdict}{said} ({sample['finish_reason']})")
+    lines += indented(sample["text"])
+  return "\n".join(lines)

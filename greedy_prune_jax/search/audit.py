@@ -1,0 +1,100 @@
+"""How far to trust a screened search: what it saw of its own errors, and exact search beside it."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from scipy.stats import kendalltau, spearmanr
+
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.search.host import PrunePath
+
+
+def prune_ranks(path: PrunePath) -> Int[np.ndarray, " N"]:
+  """Prune rank of each reasoning token: the number of tokens deleted before it.
+
+  Tokens that are left share the highest, those of a unit the rank of its first.
+  """
+  sizes = path.unit_sizes or (1,) * len(path.segments.reasoning)
+  unit_of = np.repeat(np.arange(len(sizes)), sizes)
+  ranks = np.full(len(unit_of), len(path.deleted))
+  for rank, position in reversed(list(enumerate(path.deleted))):
+    ranks[unit_of == unit_of[position]] = rank
+  return ranks
+
+
+def screen_report(path: PrunePath) -> Record:
+  """What a screened search saw: shortlists, and the error of their estimates.
+
+  Returns:
+    `scored_per_step`: units that were scored exactly. `error`: root mean square of estimate less
+    exact score over all of them, nats per token.
+  """
+  tally = path.tally
+  return {
+    "scored_per_step": tally["num_scored"] / max(tally["steps"], 1),
+    "error": math.sqrt(tally["squared_error"] / max(tally["num_scored"], 1)),
+  }
+
+
+def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) -> Record:
+  """A checked screened search beside the exact search of the same chain.
+
+  Args:
+    screened: searched with `Settings.check`.
+    exact: of the same segments, units and floor.
+    objective: of both.
+
+  Returns:
+    `regret`: mean NLL along the screened path over that along the exact one, less 1, at numbers of
+    deletions where both are known. `spearman`, `kendall`: correlation of the prune ranks.
+    `same_winner`: share of the screened steps that deleted the unit that exact search would have
+    deleted there. `lost_per_step`: nats per token by which the others were worse, over all steps.
+    `positions_exact`: token positions that exact search ran.
+  """
+  nlls = [
+    pair
+    for pair in zip(screened.nll[objective], exact.nll[objective], strict=False)
+    if None not in pair
+  ]
+  ours, best = (statistics.fmean(values) for values in zip(*nlls, strict=True))
+  ranks = prune_ranks(screened), prune_ranks(exact)
+  steps = max(screened.tally["steps"], 1)
+  return {
+    "regret": ours / best - 1,
+    "spearman": _correlation(spearmanr(*ranks)),
+    "kendall": _correlation(kendalltau(*ranks)),
+    "same_winner": 1 - screened.tally["missed"] / steps,
+    "lost_per_step": screened.tally["lost"] / steps,
+    "positions_exact": exact.positions_scored,
+  }
+
+
+def format_trust(records: Sequence[Mapping[str, Any]]) -> str:
+  """The reports of a run's chains, `trust` of their records, as a few lines to read."""
+  lines = [
+    f"screened search on {len(records)} chains: {_mean(records, 'scored_per_step'):.1f} exact "
+    f"scores a step; estimates were off by {_mean(records, 'error'):.4f} nats per token"
+  ]
+  audits = [record["audit"] for record in records if "audit" in record]
+  if audits:
+    lines.append(
+      f"beside exact search on {len(audits)} of them: NLL regret {_mean(audits, 'regret'):.2%}, "
+      f"Spearman {_mean(audits, 'spearman'):.3f}, Kendall {_mean(audits, 'kendall'):.3f} of the "
+      f"ranks, the exact winner deleted in {_mean(audits, 'same_winner'):.0%} of the steps"
+    )
+  return "\n".join(lines)
+
+
+def _correlation(result: Any) -> float | None:
+  """None where ranks do not vary."""
+  return None if math.isnan(result.statistic) else float(result.statistic)
+
+
+def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float:
+  values = [record[key] for record in records if record[key] is not None]
+  return statistics.fmean(values) if values else math.nan

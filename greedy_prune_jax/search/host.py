@@ -1,0 +1,310 @@
+"""The host's side of greedy search: a batch of chains, from where they are down to the end.
+
+The device runs one length bucket at a time (`greedy.prune_steps`); between two buckets, and at
+least every so often, the host takes over what was found, so that it can be shown and stored.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.rope import angles_length
+from greedy_prune_jax.parallel import DATA, axis_size, place_batch
+from greedy_prune_jax.scoring.exact import Sizes
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.scoring.packing import Text, row_width
+from greedy_prune_jax.scoring.scorer import Attention, Prompt
+from greedy_prune_jax.scoring.screened import Screen, Screening, fresh_screen
+from greedy_prune_jax.search import buckets
+from greedy_prune_jax.search.greedy import Steps, prune_steps, start_chains
+from greedy_prune_jax.search.screening import ScreenSettings, plan_screening, screened_positions
+
+
+@dataclasses.dataclass
+class PrunePath:
+  """What the search has found on one chain so far; grows as the search goes on.
+
+  Attributes:
+    segments: the chain's tokens.
+    floor: reasoning tokens at which the search ends.
+    unit_sizes: tokens of each unit of the whole reasoning, in order; None: every token is one.
+    deleted: original reasoning positions, first deleted first.
+    nll: `joint`, `answer`, `reasoning`: mean NLLs in nats per token; item k after k deletions of a
+      unit. None stands for the NLL of no tokens. Empty until the first step.
+    positions_scored: token positions that have gone through the model.
+    seconds: wall time, a batch's shared evenly among its running chains.
+    known: `Screen` of the units that are left, as a screened search goes on from it.
+    tally: `Tally` of all calls, but for positions.
+    marks: numbers of tokens left at which the NLL is wanted even where several units are deleted
+      from one scoring; the NLLs between scorings are not known.
+    finite: False once a NLL was NaN or infinite; the search on this chain has stopped.
+  """
+
+  segments: Segments
+  floor: int
+  unit_sizes: tuple[int, ...] | None = None
+  deleted: list[int] = dataclasses.field(default_factory=list)
+  nll: dict[str, list[float | None]] = dataclasses.field(
+    default_factory=lambda: {"joint": [], "answer": [], "reasoning": []}
+  )
+  positions_scored: int = 0
+  seconds: float = 0.0
+  known: dict[str, Any] | None = None
+  tally: dict[str, float] = dataclasses.field(default_factory=dict)
+  marks: tuple[int, ...] = ()
+  finite: bool = True
+
+  @property
+  def num_deletions(self) -> int:
+    """Units that were deleted."""
+    return max(len(self.nll["joint"]) - 1, 0)
+
+  @property
+  def digest(self) -> str:
+    """Of the whole chain's tokens and units: what was found holds for no other."""
+    parts = (self.segments.prompt, self.segments.reasoning, self.segments.answer)
+    listed = [[int(token) for token in part] for part in parts]
+    text = json.dumps([*listed, self.unit_sizes and list(self.unit_sizes)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+  @property
+  def kept(self) -> list[int]:
+    """Original positions of the reasoning tokens that are left."""
+    gone = set(self.deleted)
+    return [i for i in range(len(self.segments.reasoning)) if i not in gone]
+
+  @property
+  def kept_units(self) -> list[list[int]]:
+    """Original positions of the tokens of each unit that is left."""
+    sizes = self.unit_sizes or (1,) * len(self.segments.reasoning)
+    stops = np.cumsum(sizes)
+    gone = set(self.deleted)
+    units = (list(range(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True))
+    return [unit for unit in units if unit[0] not in gone]
+
+  @property
+  def finished(self) -> bool:
+    """Whether the search has nothing left to do on this chain."""
+    left = len(self.segments.reasoning) - len(self.deleted)
+    return bool(self.nll["joint"]) and (left <= self.floor or not self.finite)
+
+
+class Settings(NamedTuple):
+  """What a search is to do, and how."""
+
+  objective: Objective
+  block_positions: int  # positions that go through the model at once, over the whole batch
+  seconds_between_reports: float = 30.0
+  attention: Attention = "xla"  # how packed rows attend
+  screen: ScreenSettings | None = None  # None: every candidate is scored exactly
+  check: bool = False  # see `prune_steps`
+  deletions_per_step: int = 1  # units that are deleted from one scoring
+
+
+def prune_paths(
+  model: Model,
+  paths: Sequence[PrunePath],
+  settings: Settings,
+  report: Callable[[], None] = lambda: None,
+) -> None:
+  """Searches on every path of one batch until it is finished; extends the paths in place.
+
+  Args:
+    model: the pruner.
+    paths: fresh ones, or with what an earlier run had found. Chains of like length waste least.
+    settings: the search.
+    report: called each time that the paths have grown.
+  """
+  paths = _filled_up(paths, axis_size(model.params, DATA))
+  plan = _BatchPlan(model, paths, settings)
+  prompts = plan.start_prompts()
+  speed = None  # positions per second of the last call
+  while not all(path.finished for path in paths):
+    started = time.monotonic()
+    sizes, floors, pauses = plan.next_bucket(speed)
+    steps = prune_steps(
+      model.graph,
+      model.frozen,
+      prompts,
+      plan.current_texts(sizes),
+      plan.known(sizes),
+      *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
+      sizes=sizes,
+      objective=settings.objective,
+      screening=plan.screening(sizes),
+      check=settings.check,
+      most_deletions=settings.deletions_per_step,
+    )
+    before = sum(path.positions_scored for path in paths)
+    running = [path for path in paths if not path.finished]
+    _extend(paths, jax.device_get(steps), keep_known=settings.screen is not None)
+    elapsed = time.monotonic() - started
+    for path in running:
+      path.seconds += elapsed / len(running)
+    speed = (sum(path.positions_scored for path in paths) - before) / elapsed
+    report()
+
+
+def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
+  """The paths, and as many finished ones as make their number a multiple."""
+  whole = len(paths[0].segments.reasoning)
+  nothing_left = dataclasses.replace(paths[0], floor=whole, deleted=[], nll={"joint": [0.0]})
+  return [*paths, *[nothing_left] * (-len(paths) % multiple)]
+
+
+class _BatchPlan:
+  """Sizes and arrays of a batch at each of its stages."""
+
+  def __init__(self, model: Model, paths: Sequence[PrunePath], settings: Settings):
+    self.model, self.paths, self.settings = model, paths, settings
+    self.num_prompt = max(len(path.segments.prompt) for path in paths)
+    longest = max(len(path.segments) for path in paths)
+    self.max_length = angles_length(model.config, longest)
+
+  def place(self, arrays: Any) -> Any:
+    """Puts arrays with an axis of chains beside the model."""
+    return place_batch(arrays, self.model.params)
+
+  def start_prompts(self) -> Prompt:
+    """Runs the prompts, once; the cache has no room for texts yet."""
+    ids = np.zeros((len(self.paths), buckets.prompt_capacity(self.num_prompt)))
+    lengths = [len(path.segments.prompt) for path in self.paths]
+    for row, path in zip(ids, self.paths, strict=True):
+      row[: len(path.segments.prompt)] = path.segments.prompt
+    return start_chains(
+      self.model.graph,
+      self.model.frozen,
+      *self.place((ids.astype(np.int32), np.asarray(lengths, np.int32))),
+      max_length=self.max_length,
+    )
+
+  def _needed_width(self, path: PrunePath, num_reasoning: int) -> int:
+    return row_width(num_reasoning, len(path.segments.answer))
+
+  def next_bucket(self, speed: float | None) -> tuple[Sizes, list[int], list[int]]:
+    """The program for the longest unfinished chain, and how far down each chain goes in it.
+
+    Returns:
+      sizes; the reasoning tokens at which each chain is through with the bucket; and those, not
+      fewer, at which it comes back to the host, which makes no difference to what is found.
+    """
+    lengths = [len(path.kept) for path in self.paths]
+    units = [None if path.unit_sizes is None else len(path.kept_units) for path in self.paths]
+    needed = [
+      0 if path.finished else self._needed_width(path, n)
+      for path, n in zip(self.paths, lengths, strict=True)
+    ]
+    finest = buckets.finest_width(screened=self.settings.screen is not None)
+    width = buckets.bucket_width(max(needed), finest)
+    budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
+    budget /= sum(not path.finished for path in self.paths)
+    floors, pauses = [], []
+    for path, n, num_units in zip(self.paths, lengths, units, strict=True):
+      floor = n if path.finished else path.floor
+      if self.settings.deletions_per_step > 1:
+        floor = max([floor, *(mark for mark in path.marks if mark < n)])
+      floors.append(min(floor, n))
+      through = buckets.bucket_floor(width, len(path.segments.answer), finest)
+      bucket = max(floors[-1], through)
+      size = max(n // (num_units or n or 1), 1)  # of a unit, on average
+      cost = self._cost_of_deletion(path, size)
+      pauses.append(buckets.affordable_floor(n, min(bucket, n), budget, cost, size))
+    sizes = buckets.plan_sizes(
+      width=width,
+      num_prompt=self.num_prompt,
+      num_answers=[len(path.segments.answer) for path in self.paths],
+      block_positions=self.settings.block_positions,
+      objective=self.settings.objective,
+      max_length=self.max_length,
+      token_units=all(path.unit_sizes is None for path in self.paths),
+      attention=self.settings.attention,
+      num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
+      finest=finest,
+    )
+    return sizes, floors, pauses
+
+  def _cost_of_deletion(self, path: PrunePath, size: int) -> Callable[[int], float]:
+    """Positions of a step at so many reasoning tokens, about, over its deletions."""
+    screen, answer = self.settings.screen, len(path.segments.answer)
+    deletions = self.settings.deletions_per_step
+
+    def positions(num_reasoning: int) -> float:
+      if screen is None:
+        units = None if path.unit_sizes is None else [size] * (num_reasoning // size)
+        step = buckets.step_positions(num_reasoning, answer, units)
+      else:
+        tail = answer if self.settings.objective == "answer" else 0
+        step = screened_positions(num_reasoning, answer, screen, tail, deletions)
+      return step / deletions
+
+    return positions
+
+  def screening(self, sizes: Sizes) -> Screening | None:
+    """How a bucket's program screens; None for an exact search."""
+    if self.settings.screen is None:
+      return None
+    positions = self.settings.block_positions / len(self.paths)
+    return plan_screening(self.settings.screen, sizes, positions, self.settings.deletions_per_step)
+
+  def known(self, sizes: Sizes) -> Screen:
+    """What is known of the units of each chain, in arrays of the bucket's sizes."""
+    screens = fresh_screen((len(self.paths), sizes.text))
+    for row, path in enumerate(self.paths):
+      if path.known is not None and not path.finished:
+        for name, known in path.known.items():
+          place = (row, slice(len(known))) if isinstance(known, list) else row
+          screens[name][place] = known
+    return Screen(**self.place(screens))
+
+  def current_texts(self, sizes: Sizes) -> Text:
+    """The chains as they stand, in arrays of the bucket's sizes."""
+    ids = np.zeros((len(self.paths), sizes.text), np.int32)
+    unit_sizes = np.zeros_like(ids)
+    counts = np.zeros((3, len(self.paths)), np.int32)  # reasoning, answer, units
+    for row, path in enumerate(self.paths):
+      kept, units = path.kept, path.kept_units
+      text = np.concatenate([path.segments.reasoning[kept], path.segments.answer])
+      if path.finished:  # it may be longer than the bucket of those that are not
+        text, units = text[: sizes.text], units[: sizes.text]
+      ids[row, : len(text)] = text
+      unit_sizes[row, : len(units)] = [len(unit) for unit in units]
+      counts[:, row] = len(kept), len(path.segments.answer), len(units)
+    return Text(*self.place((ids, counts[0], counts[1], unit_sizes, counts[2])))
+
+
+def _extend(paths: Sequence[PrunePath], steps: Steps, *, keep_known: bool) -> None:
+  """Adds what one call found to each path that was still running."""
+  for row, path in enumerate(paths):
+    if path.finished:
+      continue
+    if not path.nll["joint"]:
+      path.positions_scored += len(path.segments.prompt)
+    count = int(steps.num_deleted[row])
+    units = path.kept_units
+    for unit in steps.deleted[row, :count].tolist():
+      path.deleted.extend(units.pop(unit))
+    for name, values in steps.nll._asdict().items():
+      known = path.nll[name]
+      # Item 0 of a call is the chain as the call found it: known already, but for the first call.
+      fresh = values[row, : count + 1][1 if known else 0 :]
+      known.extend(float(x) if np.isfinite(x) else None for x in fresh)
+    path.finite = bool(steps.finite[row])
+    for name, values in steps.tally._asdict().items():
+      of_steps = values[row, :count].tolist() if values.ndim > 1 else [values[row].item()]
+      path.tally[name] = sum(of_steps, path.tally.get(name, 0))
+    path.positions_scored += int(path.tally.pop("positions"))
+    if not path.finished:  # the call's last pass told nothing that the next call's first will not
+      path.positions_scored -= sum(map(len, units)) + len(path.segments.answer) - 1
+    if keep_known:
+      path.known = {
+        name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
+        for name, x in steps.screen._asdict().items()
+      }

@@ -1,0 +1,53 @@
+"""From what a config calls a teacher to the teacher."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.teachers.endpoint_settings import ENDPOINT, EndpointSettings
+from greedy_prune_jax.teachers.local import LocalTeacher
+from greedy_prune_jax.teachers.openai_batches import OpenAIBatchTeacher
+from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
+from greedy_prune_jax.teachers.teacher import Teacher, WritingSettings
+
+
+def load_teacher(
+  name: str,
+  writing: WritingSettings,
+  endpoint: EndpointSettings,
+  *,
+  chat_template: str = "tokenizer",
+  dtype: str = "float32",
+  batch_size: int = 0,
+  mesh: Mesh | None = None,
+  folder: Path | None = None,
+) -> Teacher:
+  """The teacher of that name.
+
+  Args:
+    name: `openai` for an OpenAI-compatible endpoint, else a model (see `load_model`).
+    writing: how it is to write.
+    endpoint: of `openai`.
+    chat_template: of a model; see `load_chat_template`.
+    dtype: of a model's weights.
+    batch_size: a model's most replies at once; 0: chosen from the devices' memory.
+    mesh: that a model runs on; None: the default device.
+    folder: of the run, where batches are noted; None where replies are wanted a few at a time, for
+      which no batch is made.
+
+  Raises:
+    UserError: there is no such model, or it cannot be used.
+  """
+  if name == ENDPOINT and endpoint.batch:
+    if folder is None:
+      raise UserError(
+        f"endpoint.batch={endpoint.batch}: this job asks for a few replies at a time, and a batch "
+        "may take a day each time; set endpoint.batch=0"
+      )
+    return OpenAIBatchTeacher(endpoint, writing, folder)
+  if name == ENDPOINT:
+    return OpenAITeacher(endpoint, writing)
+  return LocalTeacher.load(
+    name, writing, chat_template=chat_template, dtype=dtype, batch_size=batch_size, mesh=mesh
+  )

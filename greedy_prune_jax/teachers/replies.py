@@ -1,0 +1,68 @@
+"""Replies stored as they come, so that a run that is started again asks nothing twice."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from absl import logging
+from tqdm import tqdm
+
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher
+
+
+def collect_replies(
+  groups: Mapping[str, Sequence[Prompt]],
+  workdir: Workdir,
+  open_teacher: Callable[[], Teacher],
+  finish: Callable[[str, list[Reply]], None],
+) -> int:
+  """Gets the replies to groups of prompts, and finishes each group as soon as it has all of its.
+
+  Args:
+    groups: prompts by the id of the item that they belong to.
+    workdir: knows what earlier runs have got, and takes each reply as it comes.
+    open_teacher: called only if there is something left to ask.
+    finish: called with an item's id and its replies, in its prompts' order; is to store the item.
+
+  Returns:
+    How many prompts there is no reply to; each is in the log and in `skipped.jsonl`. Their items
+    stay unfinished, and the next run asks for them again.
+  """
+  group_of = {prompt.id: item_id for item_id, prompts in groups.items() for prompt in prompts}
+  stored = workdir.load_unfinished()
+  replies = {
+    prompt_id: Reply.from_record(stored[prompt_id]) for prompt_id in group_of if prompt_id in stored
+  }
+
+  def finish_if_whole(item_id: str) -> None:
+    prompts = groups[item_id]
+    if all(prompt.id in replies for prompt in prompts):
+      finish(item_id, [replies.pop(prompt.id) for prompt in prompts])
+
+  missing = [p for prompts in groups.values() for p in prompts if p.id not in replies]
+  failed = 0
+  for item_id in groups:
+    finish_if_whole(item_id)
+  for reply in _shown(open_teacher, missing):
+    if reply.error is not None:
+      failed += 1
+      logging.warning("no reply for %s: %s", reply.id, reply.error)
+      workdir.write_skipped({"place": "", "id": reply.id, "reason": reply.error})
+      continue
+    workdir.write_unfinished(reply.id, 1, reply.to_record())
+    replies[reply.id] = reply
+    finish_if_whole(group_of[reply.id])
+  return failed
+
+
+def _shown(open_teacher: Callable[[], Teacher], prompts: Sequence[Prompt]) -> Iterator[Reply]:
+  """The replies, with a progress bar that shows the tokens written a second."""
+  if not prompts:
+    return
+  teacher, tokens = open_teacher(), 0
+  with tqdm(total=len(prompts), unit="reply", smoothing=0.1) as bar:
+    for reply in teacher.write(prompts):
+      tokens += reply.num_tokens or 0
+      elapsed = bar.format_dict["elapsed"]
+      bar.set_postfix_str(f"{tokens / elapsed if elapsed else 0.0:.0f} tokens/s", refresh=False)
+      bar.update()
+      yield reply

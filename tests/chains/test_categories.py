@@ -1,0 +1,180 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from greedy_prune_jax.analysis.agreement import compare_labels
+from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
+from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, parse_reply, write_prompt
+from greedy_prune_jax.chains import categories
+from greedy_prune_jax.chains.categories import Category, make_annotator, token_spans
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.jsonl import JsonlWriter
+from tests.helpers.planted import pruned_chain
+
+ALL = list(Category)
+
+
+def test_kappas_are_those_of_scikit_learn():
+  rng = np.random.default_rng(0)
+  first = [tuple(ALL[i] for i in rng.integers(5, size=50)) for _ in range(4)]
+  second = [
+    tuple(a if rng.random() < 0.6 else ALL[rng.integers(5)] for a in chain) for chain in first
+  ]
+  agreement = compare_labels(first, second)
+  flat_first, flat_second = sum(first, ()), sum(second, ())
+  np.testing.assert_allclose(agreement.kappa, cohen_kappa_score(flat_first, flat_second))
+  for category in ALL[:5]:
+    expected = cohen_kappa_score(
+      [a == category for a in flat_first], [b == category for b in flat_second]
+    )
+    np.testing.assert_allclose(agreement.kappa_of[category], expected)
+  assert agreement.kappa_of[ALL[5]] is None  # neither used it
+  assert agreement.confusion[0].sum() == flat_first.count(ALL[0])
+
+
+def test_unlabelled_tokens_are_counted_and_left_out():
+  agreement = compare_labels([(ALL[0], None, ALL[1])], [(ALL[0], ALL[1], ALL[1])])
+  assert (agreement.num_tokens, agreement.num_unlabelled, agreement.accuracy) == (2, 1, 1.0)
+  with pytest.raises(ValueError, match="none of the 1 tokens"):
+    compare_labels([(None,)], [(ALL[0],)])
+  with pytest.raises(ValueError, match="same tokens"):
+    compare_labels([(ALL[0],)], [(ALL[0], ALL[0])])
+
+
+def test_label_files_hold_the_published_viewers_form(tmp_path):
+  chain = pruned_chain(["a", " b", "\u2028<c>"], [2, 0])
+  path = tmp_path / "labels.jsonl"
+  with JsonlWriter(path) as writer:
+    writer.write(labels_to_record(chain, (ALL[0], None, ALL[5])))
+  record = json.loads(path.read_text())
+  assert record["reason_tokens_json"][2] == {
+    "token_position": 2,
+    "token_text": "\u2028<c>",
+    "deleted_step": 1,
+    "category": "FUNCTION",
+  }
+  assert [token["deleted_step"] for token in record["reason_tokens_json"]] == [2, None, 1]
+  assert labels_of_chains([chain], read_labels(path)) == [(ALL[0], None, ALL[5])]
+  with pytest.raises(UserError, match="no labels for chain c/1"):
+    labels_of_chains([pruned_chain(["a"], [], "c/1")], read_labels(path))
+  with pytest.raises(UserError, match="one tokenizer only"):
+    labels_of_chains([pruned_chain(["a", " b\u2028<c>"], [])], read_labels(path))
+
+
+@pytest.mark.parametrize(
+  ("token", "message"),
+  [
+    ({"token_position": 1, "token_text": "a", "category": None}, "must be 0 to 0"),
+    ({"token_position": 0, "token_text": "a", "category": "VERB"}, "unknown category 'VERB'"),
+    ({"token_position": 0, "category": None}, 'lacks the key "token_text"'),
+  ],
+)
+def test_a_bad_label_file_names_the_line(tmp_path, token, message):
+  path = tmp_path / "labels.jsonl"
+  path.write_text(json.dumps({"id": "c", "reason_tokens_json": [token]}) + "\n")
+  with pytest.raises(UserError, match=f"labels.jsonl, line 1: .*{message}"):
+    read_labels(path)
+
+
+def test_tokens_of_a_unit_have_one_step():
+  chain = pruned_chain(["a", " b", "c"], [1, 2], unit_sizes=(1, 2))
+  record = labels_to_record(chain, (None,) * 3)
+  assert [token["deleted_step"] for token in record["reason_tokens_json"]] == [None, 1, 1]
+
+
+def test_annotators_register_by_name(monkeypatch):
+  monkeypatch.setattr(categories, "_ANNOTATORS", dict(categories._ANNOTATORS))
+
+  @categories.register_annotator("all_function")
+  class AllFunction:
+    def annotate(self, chains):
+      return [(Category.FUNCTION,) * len(tokens) for tokens in chains]
+
+  assert make_annotator("all_function").annotate([["a", "b"]]) == [(Category.FUNCTION,) * 2]
+  with pytest.raises(
+    UserError, match="unknown annotator 'spacy'; known are all_function, model, rules"
+  ):
+    make_annotator("spacy")
+  with pytest.raises(ValueError, match="exists already"):
+    categories.register_annotator("all_function")(AllFunction)
+
+
+def test_token_spans_follow_one_another():
+  assert token_spans(["ab", "", " c"]) == [(0, 2), (2, 2), (2, 4)]
+  assert token_spans([]) == []
+
+
+class ScriptedModel:
+  """Answers from a list of replies, in order, and keeps the prompts."""
+
+  def __init__(self, replies):
+    self.replies, self.prompts = list(replies), []
+
+  def complete(self, prompts, schema):
+    assert schema["required"] == ["labels"]
+    self.prompts += prompts
+    return [self.replies.pop(0) for _ in prompts]
+
+
+def reply(*pairs):
+  return json.dumps({"labels": [{"position": p, "category": c} for p, c in pairs]})
+
+
+def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
+  model = ScriptedModel(
+    [
+      # First round: chain 0 positions 0 and 1 (in any order), its position 2, chain 1.
+      reply((1, "FUNCTION"), (0, "SYMBOLIC_MATH")),
+      "not JSON",
+      "{}",
+      # Second round, of what failed.
+      reply((2, "META_DISCOURSE")),
+      reply((0, "FUNCTION"), (0, "FUNCTION")),
+      # Third round.
+      "[]",
+    ]
+  )
+  path = tmp_path / "replies.jsonl"
+  annotator = ModelAnnotator(model, tokens_per_prompt=2, max_attempts=3, replies_path=path)
+  labels = annotator.annotate([["7", " is", " so"], ["x"]])
+  assert labels == [
+    (Category.SYMBOLIC_MATH, Category.FUNCTION, Category.META_DISCOURSE),
+    (None,),
+  ]
+  assert (annotator.num_unlabelled, annotator.num_retries) == (1, 3)
+  stored = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [entry["prompt"] for entry in stored] == model.prompts
+  assert ["could not be used" in prompt for prompt in model.prompts] == [False] * 3 + [True] * 3
+
+
+def test_a_chain_without_a_reply_may_be_asked_about_again():
+  model = ScriptedModel([reply((0, "FUNCTION")), None, None, None])
+  annotator = ModelAnnotator(model)
+  assert annotator.annotate([["a"], ["b"]]) == [(Category.FUNCTION,), None]
+  assert not any("could not be used" in prompt for prompt in model.prompts)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "[1]",
+    reply((0, "FUNCTION")),
+    reply((0, "FUNCTION"), (1, "FUNCTION"), (1, "FUNCTION")),
+    reply((0, "FUNCTION"), (1, "FUNCTION"), (2, "FUNCTION")),
+    reply((0, "FUNCTION"), (1, "VERB")),
+    reply((0, "FUNCTION"), ([1], "FUNCTION")),
+  ],
+)
+def test_a_reply_answers_for_each_position_exactly_once(text):
+  with pytest.raises(UserError):
+    parse_reply(text, 0, 2)
+
+
+def test_the_prompt_shows_the_text_and_only_the_positions_asked_about():
+  prompt = write_prompt(["one", " two", " three"], 1, 3)
+  assert "one two three" in prompt
+  assert '"position": 1, "token": " two"' in prompt
+  assert '"position": 0' not in prompt

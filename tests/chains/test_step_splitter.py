@@ -1,0 +1,51 @@
+"""Steps by rules, and how borders are compared."""
+
+import pytest
+
+from greedy_prune_jax.chains.step_splitter import split_steps
+from greedy_prune_jax.drp.summary import compare_borders
+
+CASES = {
+  "a sentence with an equation ends a step, and takes those before it along": [
+    "Tom has 3 apples. He buys 4 more. 3 + 4 = 7 apples. ",
+    "He eats 2. 7 - 2 = 5.",
+  ],
+  "lines with equations": ["a = 3\n", "b = 4\n", "a + b = 7"],
+  "clauses behind an equation": ["3 + 4 = 7, ", "so he has 7 * 2 = 14; ", "then 14 - 1 = 13."],
+  "a clause without an equation before it is none": ["Tom, who sings, so they say, has 3 + 4 = 7."],
+  "connectives": [
+    "We add. ",
+    "Then we stop. ",
+    "So it is done. ",
+    "Wait, no. ",
+    "Let me check it.",
+  ],
+  "connectives begin with the word alone": ["We add. Sofia thenceforth adds."],
+  "paragraphs": ["We add. It helps.\n\n", "We stop."],
+  "abbreviations, initials and numbers of a list end no sentence": [
+    "Mr. A. Smith has $3.50, i.e. more.\n1. He pays 1.2 = 1.2 dollars.\n",
+    "2. He goes.",
+  ],
+  "TeX": ["It is $x = \\frac{1}{2}.$ ", "Therefore $y = 3.$"],
+  "white space at the end": ["It is so.\n\n"],
+  "nothing": [""],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps(case):
+  assert split_steps("".join(CASES[case])) == CASES[case]
+
+
+def test_borders_within_and_white_space_aside():
+  pairs = [
+    (["a b ", "c ", "d"], ["a b", " c d"]),  # one of two
+    (["e ", "f"], ["e f"]),  # none of one
+    (["g h", " i"], ["g ", "h ", "i"]),
+  ]
+  found = compare_borders(pairs)
+  assert found == (2, 4, 3)
+  assert found.f1 == pytest.approx(2 * 2 / 7)
+  assert compare_borders([(["a"], ["a"])]).f1 is None
+  with pytest.raises(ValueError, match="not of one text"):
+    compare_borders([(["a"], ["ab"])])

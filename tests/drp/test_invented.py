@@ -1,0 +1,57 @@
+"""Numbers that nobody gave a chain."""
+
+from fractions import Fraction
+
+import pytest
+
+from greedy_prune_jax.drp.invented import evaluate, invented_numbers
+
+GIVEN = "Tom has 3 boxes of 14 eggs, 20% broke, each box cost $1,200."
+
+
+@pytest.mark.parametrize(
+  ("text", "invented"),
+  [
+    ("He has 3 boxes, 1200 each.", []),
+    ("He has 50, and 50 again, and 7.5.", ["50", "7.5"]),
+    ("3 * 14 = 42 eggs.", []),
+    ("3 * 14 = 43 eggs.", ["43"]),
+    ("3 boxes x 14 eggs = 42", []),
+    ("$3 \\times 14 = 42$, \\frac{14}{3} \\approx 4.67", []),
+    ("3 * 14 = 42 and 42 - 3 = 39", []),
+    ("14 / 3 = 4", ["4"]),  # a whole number is exact
+    ("14 / 3 = 4.7", []),
+    ("It is 42 = 3 * 14.", []),
+    ("20% of 1200 = 240, or 0.2 of it, or 0.3", ["0.3"]),
+    ("3^2 = 9", []),
+    ("3² = 9, so 9 cm²", []),
+    ("3² = 8", ["8"]),
+    ("4 = 4", ["4"]),
+    ("1. Three boxes\n2) of 14", []),
+    ("Step 5: 3 + 14 = 17", []),
+    ("3 + 14\n= 17", ["17"]),  # lines stand alone
+  ],
+)
+def test_invented(text, invented):
+  assert invented_numbers(text, GIVEN) == invented
+
+
+@pytest.mark.parametrize(
+  ("expression", "value"),
+  [
+    ("1 + 2 * 3", Fraction(7)),
+    ("(1 + 2) * -3", Fraction(-9)),
+    ("0.1 + 0.2", Fraction(3, 10)),
+    ("50% * 8", Fraction(4)),
+    ("2 ** 10", Fraction(1024)),
+    ("5", None),
+    ("1 / 0", None),
+    ("9 ** 9 ** 9", None),
+    ("1 +", None),
+    ("1 // 2", None),
+    ("f(1) + 1", None),
+    ("'a' * 9", None),
+  ],
+)
+def test_evaluate(expression, value):
+  assert evaluate(expression) == value

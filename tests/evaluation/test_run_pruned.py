@@ -1,0 +1,236 @@
+"""Answers from pruned reasoning: who is asked what, how replies are judged, and what is counted."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+import transformers
+
+from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.expected import expected_answer
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation import run_pruned as pruned_chains
+from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
+from greedy_prune_jax.evaluation.run_pruned import accuracy_table, read_answers, run_pruned_chains
+from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.teachers.teacher import Reply
+from tests.helpers.planted import pruned_chain
+from tests.helpers.tiny_runs import make_model
+
+# Of chain i: the whole reasoning, and what is left at a half.
+TOKENS = ["Two", " and", " two", " is", " four", ".\n"]
+
+
+def chain(i, **changes):
+  pruned = pruned_chain(TOKENS, [1, 3, 0], f"c/{i}", question=f"Sum {i}?", answer='{"answer": "4"}')
+  whole = dataclasses.replace(pruned.chain, target="4", **changes)
+  return dataclasses.replace(pruned, chain=whole, pruned={"0.5": " two four.\n"})
+
+
+def write_run(folder, chains):
+  with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
+    for pruned in chains:
+      writer.write(pruned.to_record())
+  (folder / "config.json").write_text("{}")
+
+
+def config_of(*pruned, **changes):
+  return {
+    "pruned": pruned,
+    "num_chains": 0,
+    "model": "scripted",
+    "chat_template": "tokenizer",
+    "dtype": "float32",
+    "begin_answer": True,
+    "max_new_tokens": 8,
+    "batch_size": 0,
+    "mesh": {"data": 1, "model": 1},
+    "compilation_cache": False,
+  } | changes
+
+
+class ScriptedTeacher:
+  """Says `reply_of(prompt)`, or that it cannot where that is None."""
+
+  def __init__(self, reply_of):
+    self.reply_of, self.asked = reply_of, []
+
+  def write(self, prompts):
+    for prompt in prompts:
+      self.asked.append(prompt)
+      text = self.reply_of(prompt)
+      if text is None:
+        yield Reply.failed(prompt, "it is too long")
+      else:
+        yield Reply(id=prompt.id, text=text, finish_reason="stop", num_tokens=1)
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+  """Runs with a scripted teacher; returns the failures and the records by id."""
+
+  def evaluate(teacher, config, name="out"):
+    monkeypatch.setattr(pruned_chains.LocalTeacher, "load", lambda *_, **__: teacher)
+    with Workdir(tmp_path / name, config, output=pruned_chains.OUTPUT) as workdir:
+      failed = run_pruned_chains(EvaluatePrunedSettings.from_config(config), workdir)
+    return failed, {record["id"]: record for record in read_answers(tmp_path / name)}
+
+  return evaluate
+
+
+def test_every_text_is_asked_with_the_answer_begun(evaluate, tmp_path):
+  write_run(tmp_path / "joint", [chain(0, system="Be brief.")])
+  teacher = ScriptedTeacher(lambda prompt: '4"}' if "and" in prompt.reply_start[0] else '5"}')
+  failed, records = evaluate(teacher, config_of(str(tmp_path / "joint")))
+  assert failed == 0
+  asked = [(p.question, p.system, p.reply_start) for p in teacher.asked]
+  assert asked == [
+    ("Sum 0?", "Be brief.", ("Two and two is four.\n", '{"answer": "')),
+    ("Sum 0?", "Be brief.", (" two four.\n", '{"answer": "')),
+  ]
+  record = records["joint/c/0"]
+  assert (record["run"], record["ranking"], record["chain"]) == ("joint", "greedy", "c/0")
+  assert record["answers"]["1.0"] | {"finish_reason": ""} == {
+    "text": '{"answer": "4"}',
+    "value": "4",
+    "correct": True,
+    "finish_reason": "",
+  }
+  assert (record["answers"]["0.5"]["value"], record["answers"]["0.5"]["correct"]) == ("5", False)
+
+
+@pytest.mark.parametrize(
+  ("begin", "reply", "value"),
+  [
+    (True, '4"}\n\nQuestion: 3 + 4?\n{"answer": "7"}', "4"),  # the first answer counts
+    (True, '"}', None),
+    (False, 'So {"answer": "5"}, no, {"answer": "4"}', "4"),  # the last one does
+    (False, "I do not know.", None),
+  ],
+)
+def test_which_answer_counts(evaluate, tmp_path, begin, reply, value):
+  write_run(tmp_path / "joint", [chain(0)])
+  teacher = ScriptedTeacher(lambda _: reply)
+  _, records = evaluate(teacher, config_of(str(tmp_path / "joint"), begin_answer=begin))
+  assert (teacher.asked[0].reply_start[-1] == '{"answer": "') == begin
+  answer = records["joint/c/0"]["answers"]["1.0"]
+  assert (answer["value"], answer["correct"]) == (value, value == "4")
+
+
+def test_a_run_that_goes_on_asks_nothing_twice(evaluate, tmp_path):
+  write_run(tmp_path / "joint", [chain(i) for i in range(3)])
+  config = config_of(str(tmp_path / "joint"))
+  refused = {"joint/c/1@0.5", "joint/c/2@1.0"}
+  first = ScriptedTeacher(lambda prompt: None if prompt.id in refused else '4"}')
+  failed, records = evaluate(first, config)
+  assert (failed, list(records)) == (2, ["joint/c/0"])
+  second = ScriptedTeacher(lambda _: '4"}')
+  failed, records = evaluate(second, config)
+  assert (failed, len(records)) == (0, 3)
+  assert {prompt.id for prompt in second.asked} == refused
+  evaluate(None, config)  # nothing is asked, so nobody is needed
+
+
+def test_accuracy_of_each_run_at_each_ratio(evaluate, tmp_path):
+  for run in ("a", "b"):
+    write_run(tmp_path / run, [chain(i) for i in range(4)])
+
+  def reply(prompt):
+    # Run b's halves: one right, two wrong, one that says nothing. All else is right.
+    if prompt.id.startswith("b/") and prompt.id.endswith("@0.5"):
+      return {"b/c/0@0.5": '4"}', "b/c/3@0.5": '"}'}.get(prompt.id, '9"}')
+    return '4"}'
+
+  config = config_of(f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", num_chains=4)
+  _, records = evaluate(ScriptedTeacher(reply), config)
+  rows = accuracy_table(list(records.values())).rows
+  assert [row[:3] for row in rows] == [
+    *[("a", 1.0, 1.0), ("a", 0.5, 1.0), ("b", 1.0, 1.0), ("b", 0.5, 0.25)]
+  ]
+  # Wilson's interval of 1 in 4.
+  assert rows[3][3:] == (
+    pytest.approx(0.04559, abs=1e-5),
+    pytest.approx(0.69936, abs=1e-5),
+    0.25,
+    4,
+  )
+
+
+@pytest.mark.parametrize(
+  ("answer", "target", "form", "lead"),
+  [
+    ('{"answer": "72"}', "72", NUMBER, '{"answer": "'),
+    ("#### 72", "72", NUMBER, "####"),
+    ("Thus, the final answer is: \\boxed{72}", None, BOXED, "Thus, the final answer is: \\boxed{"),
+    ("The answer is (B).", "B", LETTER, "The answer is ("),
+    ("Thus, the final answer is: B", None, LETTER, "Thus, the final answer is:"),
+    # A number as well, but it is the letter that is right.
+    ("The answer is (B) 17 m.", "B", LETTER, "The answer is ("),
+    # Where nothing is right, the first form that fits.
+    ("The answer is (B) 17 m.", "3", NUMBER, "The answer is"),
+  ],
+)
+def test_how_answers_are_begun(answer, target, form, lead):
+  expected = expected_answer(
+    Chain(id="c", question="q", reasoning="r", answer=answer, target=target)
+  )
+  assert expected.form is form
+  assert expected.lead == lead
+  assert expected.target == (target or {BOXED: "72", LETTER: "B"}[form])
+
+
+def test_answers_of_no_known_form_are_refused():
+  with pytest.raises(UserError, match=r"chain c: no answer is found in its answer 'Yes\.'"):
+    expected_answer(Chain(id="c", question="q", reasoning="r", answer="Yes."))
+
+
+def test_answers_are_those_of_transformers(tmp_path):
+  make_model(tmp_path / "model")
+  write_run(tmp_path / "joint", [chain(i) for i in range(2)])
+  config = config_of(str(tmp_path / "joint"), model=str(tmp_path / "model"))
+  with Workdir(tmp_path / "out", config, output=pruned_chains.OUTPUT) as workdir:
+    assert run_pruned_chains(EvaluatePrunedSettings.from_config(config), workdir) == 0
+
+  model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+  stops = [tokenizer.convert_tokens_to_ids(token) for token in ("</s>", "<|end|>")]
+  for record in read_answers(tmp_path / "out"):
+    question = f"Sum {record['chain'][-1]}?"
+    for ratio, text in (("1.0", "".join(TOKENS)), ("0.5", " two four.\n")):
+      parts = (f"<|start|>user\n{question}<|end|>\n<|start|>assistant\n", text + '{"answer": "')
+      ids = [i for part in parts for i in tokenizer(part, add_special_tokens=False)["input_ids"]]
+      out = model.generate(
+        torch.tensor([ids]), do_sample=False, max_new_tokens=8, eos_token_id=stops, pad_token_id=0
+      )
+      expected = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+      assert record["answers"][ratio]["text"] == '{"answer": "' + expected
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"pruned": ()}, "pruned is empty; expected workdirs of prune runs"),
+    ({"pruned": ("runs/x", "other/x")}, "two runs of one name; name them apart, as NAME=DIR"),
+    ({"max_new_tokens": 0}, "max_new_tokens=0; expected 1 or more"),
+    ({"dtype": "float16"}, "dtype='float16'; expected one of float32, bfloat16"),
+    ({"begin_answer": 1}, "begin_answer=1; expected True or False; see configs/evaluate_pruned.py"),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(change, message):
+  with pytest.raises(UserError, match=message):
+    EvaluatePrunedSettings.from_config(config_of("runs/x") | change)
+
+
+def test_names_of_runs():
+  settings = EvaluatePrunedSettings.from_config(config_of("runs/x", "y=runs/x"))
+  assert {name: str(path) for name, path in settings.runs.items()} == {"x": "runs/x", "y": "runs/x"}
+
+
+def test_chains_are_the_first_by_id(evaluate, tmp_path):
+  write_run(tmp_path / "joint", [chain(i) for i in (2, 0, 1)])
+  teacher = ScriptedTeacher(lambda _: json.dumps("4"))
+  _, records = evaluate(teacher, config_of(str(tmp_path / "joint"), num_chains=2))
+  assert list(records) == ["joint/c/0", "joint/c/1"]

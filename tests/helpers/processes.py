@@ -1,0 +1,77 @@
+"""Jobs as processes of their own, for tests of their exit status, output and death.
+
+They are forked from a server that has imported all that the prune job imports (and this module,
+which is why it imports nothing else), so that each costs a second instead of five.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A job's process, begun; what it prints goes to files."""
+
+  process: multiprocessing.process.BaseProcess
+  folder: Path
+
+  @property
+  def stdout(self) -> str:
+    return (self.folder / "stdout").read_text()
+
+  @property
+  def stderr(self) -> str:
+    return (self.folder / "stderr").read_text()
+
+  def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(self.process.pid, number)
+
+  def wait(self) -> int:
+    """Its exit status; minus the signal if one ended it."""
+    self.process.join(300)
+    assert self.process.exitcode is not None
+    return self.process.exitcode
+
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+  ["greedy_prune_jax.jobs.entry", "greedy_prune_jax.pruning.run", "tests.helpers.processes"]
+)
+
+
+def start(
+  folder: Path, *argv: str, job: str = "prune", most_bytes: int | None = None, **env: str
+) -> Job:
+  """Starts `python -m greedy_prune_jax.jobs.JOB ARGV` and returns at once.
+
+  Args:
+    folder: where its stdout and stderr go.
+    *argv: its arguments.
+    job: which one.
+    most_bytes: to which any file may grow, as on a disk that is full.
+    **env: environment variables to set.
+  """
+  folder.mkdir(exist_ok=True)
+  process = _SERVER.Process(target=_run, args=(folder, job, argv, most_bytes, env))
+  process.start()
+  return Job(process, folder)
+
+
+def _run(
+  folder: Path, job: str, argv: tuple[str, ...], most_bytes: int | None, env: dict[str, str]
+) -> None:
+  for number, name in ((1, "stdout"), (2, "stderr")):
+    os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+  os.environ.update(env)
+  os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+  if most_bytes is not None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+  sys.argv = [f"{job}.py", *argv]
+  runpy.run_module(f"greedy_prune_jax.jobs.{job}", run_name="__main__", alter_sys=True)

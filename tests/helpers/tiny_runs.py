@@ -1,0 +1,60 @@
+"""What makes a run of the prune job take seconds: a tiny random model, a few short chains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.reference import tiny_config, tiny_model
+from tests.helpers.tokenizers_for_tests import byte_level
+
+TEMPLATE = (
+  "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+CHAINS = [
+  {
+    "id": f"chain {i}",
+    "question": "How many clips did Natalia sell?",
+    "reasoning": reasoning,
+    "answer": '{"answer": "7"}',
+  }
+  for i, reasoning in enumerate(
+    ["3 + 4 = 7 clips.\n", "Step by step: 24 and 48, so 7.\n", "She sold 7 in May.\n"]
+  )
+]
+CONTEXT = 192
+
+
+def make_model(folder: Path, chat_template: str | None = TEMPLATE, **switches: Any):
+  """Writes a model with one layer and its tokenizer; returns both as transformers has them."""
+  tokenizer = byte_level(chat_template)
+  sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
+  model = tiny_model(tiny_config("llama", **(sizes | switches)))
+  model.save_pretrained(folder)
+  tokenizer.save_pretrained(folder)
+  return model, tokenizer
+
+
+def write_chains(path: Path, lines: list[dict | str] | None = None) -> Path:
+  """Writes chains, one a line; strings are written as they are."""
+  lines = CHAINS if lines is None else lines
+  path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+  return path
+
+
+def records(workdir: Path) -> dict[str, dict]:
+  """What a run has found, by chain id, without the times that it took; no id may come twice."""
+  lines = [
+    json.loads(line)
+    for path in sorted((workdir / "pruned").glob("*.jsonl"))
+    for line in path.read_text().splitlines()
+  ]
+  found = {line["id"]: line for line in lines}
+  assert len(found) == len(lines)
+  for line in lines:
+    assert line.pop("seconds") >= 0
+  return found
+
+
+def skipped(workdir: Path) -> list[dict]:
+  return [json.loads(line) for line in (workdir / "skipped.jsonl").read_text().splitlines()]

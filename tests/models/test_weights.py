@@ -1,0 +1,49 @@
+"""Frozen weights: the same numbers as with others, and no silent gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from greedy_prune_jax.models.decoder import Decoder, Model, thaw
+from greedy_prune_jax.models.forward import forward_hidden, forward_logits
+from greedy_prune_jax.models.weights import as_bits, from_bits
+from greedy_prune_jax.scoring.likelihood import target_log_probs
+from tests.helpers.tiny_student import CONFIG
+
+IDS = jnp.arange(1, 14)
+
+
+def tiny_model(dtype=jnp.bfloat16) -> Model:
+  return Model.from_decoder(Decoder(CONFIG, nnx.Rngs(0), dtype))
+
+
+def test_arrays_come_back_as_they_were():
+  tree = {"bf16": jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16), "f32": jnp.ones(3)}
+  bits = as_bits(tree)
+  assert bits["bf16"].dtype == (jnp.uint16 if jax.default_backend() == "cpu" else jnp.bfloat16)
+  back = from_bits(bits)
+  assert back["f32"] is tree["f32"]
+  assert back["bf16"].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.asarray(back["bf16"], np.float32), [1.5, -0.0, np.nan])
+
+
+def test_a_frozen_model_is_made_once_and_gives_the_same_numbers():
+  model = tiny_model()
+  assert model.frozen is model.frozen
+  logits = jax.jit(lambda params: forward_logits(thaw(model.graph, params), IDS))
+  np.testing.assert_array_equal(logits(model.frozen), logits(model.params))
+
+
+def test_a_gradient_by_frozen_weights_is_an_error():
+  model = tiny_model()
+
+  def loss(params):
+    decoder = nnx.merge(model.graph, params)
+    states, _, _ = forward_hidden(decoder, IDS)
+    return target_log_probs(decoder, states, IDS[:, None]).sum()
+
+  if jax.default_backend() == "cpu":
+    with pytest.raises(TypeError, match="train float32 ones"):
+      jax.grad(loss)(model.params)

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.config import write_or_check_config
+
+CONFIG = {"pruner": "tiny", "keep_ratios": (0.9, 0.5), "log": {"every": 10, "where": None}}
+
+
+def changed(**log):
+  return CONFIG | {"log": CONFIG["log"] | log}
+
+
+def test_config_is_written_and_the_same_one_accepted(tmp_path):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, CONFIG)
+  written = path.read_bytes()
+  assert json.loads(written) == CONFIG | {"keep_ratios": [0.9, 0.5]}
+  write_or_check_config(path, CONFIG | {"keep_ratios": [0.9, 0.5]})
+  assert path.read_bytes() == written
+  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_every_key_that_differs_is_named_with_both_values(tmp_path):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, CONFIG)
+  new = changed(where="x") | {"keep_ratios": (0.9,), "extra": True}
+  del new["pruner"]
+  with pytest.raises(UserError) as error:
+    write_or_check_config(path, new, may_change={"log.every"})
+  assert str(error.value).splitlines()[1:-1] == [
+    '  pruner: was "tiny", is (absent)',
+    "  keep_ratios: was [0.9, 0.5], is [0.9]",
+    '  log.where: was null, is "x"',
+    "  extra: was (absent), is true",
+  ]
+  assert json.loads(path.read_bytes())["pruner"] == "tiny"
+
+
+def test_true_is_not_1(tmp_path):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, {"flag": 1})
+  with pytest.raises(UserError, match="flag: was 1, is true"):
+    write_or_check_config(path, {"flag": True})
+
+
+def test_keys_that_may_change_are_updated(tmp_path):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, CONFIG)
+  write_or_check_config(path, changed(every=5), may_change={"log.every"})
+  assert json.loads(path.read_bytes())["log"]["every"] == 5
+  with pytest.raises(UserError, match=r"log.every: was 5, is 10"):
+    write_or_check_config(path, CONFIG)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_config_that_is_none_is_named(tmp_path, content):
+  path = tmp_path / "config.json"
+  path.write_text(content)
+  with pytest.raises(UserError, match=r"config.json"):
+    write_or_check_config(path, CONFIG)

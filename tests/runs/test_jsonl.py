@@ -1,0 +1,108 @@
+import errno
+import json
+import os
+
+import pytest
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, parse_line, read_lines
+
+
+def test_written_lines_read_back(tmp_path):
+  path = tmp_path / "new" / "records.jsonl"
+  records = [{"text": "π \u2028 \n", "n": 1}, {"text": "", "nested": {"a": [None, 0.1]}}]
+  with JsonlWriter(path) as writer:
+    for record in records:
+      writer.write(record)
+  with JsonlWriter(path) as writer:
+    writer.write({"text": "later"})
+  assert [parse_line(line) for _, line in read_lines(path)] == [*records, {"text": "later"}]
+  assert path.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize("torn", [b'{"b', b'{"b": "' + b"x" * 200_000, b'{"b": 2}'])
+@pytest.mark.parametrize("whole", [b"", b'{"a": 1}\n', b'{"a": 1}\n{"a": 2}\n'])
+def test_a_torn_last_line_is_cut_off_on_opening(tmp_path, whole, torn):
+  path = tmp_path / "records.jsonl"
+  path.write_bytes(whole + torn)
+  assert b"".join(line for _, line in read_lines(path, drop_torn=True)) == whole
+  JsonlWriter(path).close()
+  assert path.read_bytes() == whole
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+  path = tmp_path / "records.jsonl"
+  real_write = os.write
+
+  def write_a_part_then_fail(fd, data):
+    if len(data) > 10:
+      return real_write(fd, data[:10])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with JsonlWriter(path) as writer:
+    writer.write({"a": 1})
+    monkeypatch.setattr(os, "write", write_a_part_then_fail)
+    with pytest.raises(UserError, match=r"cannot write .*records.jsonl: No space left on device"):
+      writer.write({"a": "a longer record"})
+    monkeypatch.setattr(os, "write", real_write)
+    assert path.read_bytes() == b'{"a": 1}\n'
+    writer.write({"a": 2})
+  assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+  real_write = os.write
+  monkeypatch.setattr(os, "write", lambda fd, data: real_write(fd, data[:3]))
+  with JsonlWriter(tmp_path / "records.jsonl") as writer:
+    writer.write({"a": "a longer record"})
+  assert (tmp_path / "records.jsonl").read_bytes() == b'{"a": "a longer record"}\n'
+
+
+def test_nan_is_refused_and_nothing_is_written(tmp_path):
+  with (
+    JsonlWriter(tmp_path / "records.jsonl") as writer,
+    pytest.raises(ValueError, match="JSON compliant"),
+  ):
+    writer.write({"nll": float("nan")})
+  assert (tmp_path / "records.jsonl").read_bytes() == b""
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"cannot write .*file/records.jsonl: .*Choose a workdir"):
+    JsonlWriter(tmp_path / "file" / "records.jsonl")
+
+
+def test_reading_names_a_missing_file(tmp_path):
+  with pytest.raises(UserError, match=r"cannot read .*none.jsonl: No such file"):
+    list(read_lines(tmp_path / "none.jsonl"))
+
+
+def test_lines_are_numbered_as_an_editor_does(tmp_path):
+  path = tmp_path / "records.jsonl"
+  path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n  \n{"a": 2}')
+  numbers, lines = zip(*read_lines(path), strict=True)
+  assert numbers == (1, 4)
+  assert [parse_line(line) for line in lines] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+  ("line", "reason"),
+  [
+    (b'{"a": 1', "is not JSON"),
+    (b'{"a": NaN}', "NaN is no JSON number"),
+    (b"[1, 2]", "is a JSON list; expected an object"),
+    (b'{"a": "\xff"}', "is not UTF-8 text .byte 7"),
+    (b'{"a": "\\uD83D"}', "half of a surrogate pair"),
+    (b"[" * 100_000, "nested too deeply"),
+  ],
+)
+def test_lines_that_are_no_object_are_explained(line, reason):
+  with pytest.raises(UserError, match=reason):
+    parse_line(line)
+
+
+def test_a_whole_surrogate_pair_is_one_character():
+  record = parse_line(b'{"a": "\\ud83d\\ude00"}')
+  assert record == {"a": "\N{GRINNING FACE}"}
+  assert json.loads(encode_line(record)) == record

@@ -1,0 +1,185 @@
+"""Searches on meshes of 8 simulated devices against one device."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from greedy_prune_jax.rankings.follow import follow_ranking
+from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
+from greedy_prune_jax.rankings.registry import RANKINGS
+from greedy_prune_jax.search import capacity
+from greedy_prune_jax.search import host as search
+from greedy_prune_jax.search.capacity import choose_batching
+from greedy_prune_jax.search.greedy import prune_steps
+from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from tests.helpers.full_passes import random_segments
+from tests.helpers.reference import tiny_config, tiny_model
+
+MESHES = ((8, 1), (4, 2), (2, 4), (1, 8))
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 64}
+# Five chains: no mesh of several rows is filled by them.
+SHAPES = ((9, 9, 4), (3, 11, 1), (17, 2, 6), (1, 5, 3), (5, 7, 3))
+BLOCK_POSITIONS = 64
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """A tiny model by family and mesh; () for one device."""
+
+  @functools.cache
+  def folder(family):
+    path = tmp_path_factory.mktemp(family)
+    tiny_model(tiny_config(family, num_hidden_layers=2, **HEADS)).save_pretrained(path)
+    return path
+
+  @functools.cache
+  def load(mesh=(), family="llama"):
+    choose = None
+    if mesh:
+      choose = weight_shardings(make_mesh(MeshSettings(data=mesh[0], model=mesh[1])))
+    return load_huggingface(folder(family), jnp.float32, shardings=choose)
+
+  return load
+
+
+def _paths(floor=0, shapes=SHAPES):
+  return [
+    PrunePath(random_segments(seed, HEADS["vocab_size"], shape), floor=floor)
+    for seed, shape in enumerate(shapes)
+  ]
+
+
+def _searched(model, objective, **kwargs):
+  paths = _paths(**kwargs)
+  prune_paths(model, paths, Settings(objective=objective, block_positions=BLOCK_POSITIONS))
+  return paths
+
+
+def _assert_same(paths, expected):
+  assert len(paths) == len(expected)
+  for path, other in zip(paths, expected, strict=True):
+    assert path.deleted == other.deleted
+    assert path.positions_scored == other.positions_scored
+    for name, values in other.nll.items():
+      np.testing.assert_allclose(
+        np.array(path.nll[name], float), np.array(values, float), rtol=0, atol=1e-5
+      )
+
+
+@pytest.fixture(scope="module")
+def on_one_device(models):
+  return functools.cache(lambda objective: _searched(models(), objective))
+
+
+@pytest.mark.parametrize(
+  ("mesh", "objective"), [*((mesh, "joint") for mesh in MESHES), ((4, 2), "answer")]
+)
+def test_any_mesh_finds_what_one_device_finds(models, on_one_device, mesh, objective):
+  expected = on_one_device(objective)
+  programs = prune_steps._cache_size()
+  _assert_same(_searched(models(mesh), objective), expected)
+  assert prune_steps._cache_size() - programs == 2  # rows of 16 slots, and of 8
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text"])
+def test_every_kind_of_parameter_can_be_shared(models, family):
+  shapes = ((9, 4, 2), (3, 3, 2))  # of one length bucket
+  one = _searched(models((), family), "joint", shapes=shapes)
+  _assert_same(_searched(models((2, 4), family), "joint", shapes=shapes), one)
+
+
+def test_a_search_on_a_mesh_goes_on_where_one_device_was(models, on_one_device):
+  paths = _paths(floor=7)
+  prune_paths(models(), paths, Settings(objective="joint", block_positions=BLOCK_POSITIONS))
+  paths = [dataclasses.replace(path, floor=0) for path in paths]
+  prune_paths(models((8, 1)), paths, Settings(objective="joint", block_positions=BLOCK_POSITIONS))
+  for path, whole in zip(paths, on_one_device("joint"), strict=True):
+    assert path.deleted == whole.deleted
+
+
+@pytest.mark.parametrize("name", ["surprisal", "gradient", "attention"])
+def test_rankings_on_a_mesh(models, name):
+  found = []
+  for mesh in ((), (4, 2)):
+    (path,) = _paths(shapes=SHAPES[:1])
+    ranking = RANKINGS[name](models(mesh), RankingSettings(objective="joint"))
+    chain = RankingInput("a chain", path.segments, ("x",) * SHAPES[0][1])
+    follow_ranking(models(mesh), path, ranking, chain, Settings("joint", BLOCK_POSITIONS))
+    found.append(path)
+  _assert_same(found[1:], found[:1])
+
+
+def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
+  """Kind and result of each collective operation of a compiled search."""
+  paths = search._filled_up(_paths(), rows)
+  plan = search._BatchPlan(model, paths, Settings("joint", BLOCK_POSITIONS))
+  sizes, floors, pauses = plan.next_bucket(None)
+  lowered = prune_steps.lower(
+    model.graph,
+    model.params,
+    plan.start_prompts(),
+    plan.current_texts(sizes),
+    plan.known(sizes),
+    *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
+    sizes=sizes,
+    objective="joint",
+  )
+  kinds = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
+  pattern = re.compile(rf"= (\S+|\(.*?\)) ({kinds})(?:-start)?\(")
+  return [(kind, result) for result, kind in pattern.findall(lowered.compile().as_text())]
+
+
+def test_chains_side_by_side_ask_each_other_only_whether_they_are_done(models):
+  found = _collectives(models((8, 1)), 8)
+  assert found
+  assert {kind for kind, _ in found} == {"all-reduce"}
+  assert {result for _, result in found} == {"pred[]", "s32[]"}
+
+
+def test_shared_weights_are_never_put_together(models):
+  found = _collectives(models((2, 4)), 2)
+  # Sums of what heads, feed-forward and vocabulary contribute; no weight or logit travels.
+  assert {kind for kind, _ in found} == {"all-reduce"}
+  width, vocabulary = models().config.model_dim, HEADS["vocab_size"]
+  shapes = [
+    [int(size) for size in shape.split(",") if size]
+    for _, result in found
+    for shape in re.findall(r"\[([\d,]*)\]", result)
+  ]
+  assert any(shape[-1:] == [width] for shape in shapes)
+  assert not any(vocabulary in shape for shape in shapes)
+
+
+@pytest.mark.parametrize(("mesh", "batch", "positions"), [((), 3, 1), ((4, 1), 12, 4)])
+def test_a_batch_fills_every_row_of_the_mesh(models, monkeypatch, mesh, batch, positions):
+  model = models(mesh) if mesh else models()
+  segments = [path.segments for path in _paths()] * 10
+  slots = capacity._slots(segments)
+  one = capacity._chain_bytes(model.config, slots, 4, 1)
+  monkeypatch.setattr(capacity, "_free_bytes", lambda model: 2 * 3.5 * one)
+  batches, block_positions = choose_batching(segments, model, 0)
+  assert sorted(i for indices in batches for i in indices) == list(range(50))
+  assert {len(indices) for indices in batches[:-1]} == {batch}
+  _, of_one = choose_batching(segments, models(), 0)
+  assert block_positions == positions * of_one
+  assert of_one >= slots.width
+
+
+def test_a_device_that_holds_a_share_of_the_weights_takes_more_chains(models, monkeypatch):
+  segments = [path.segments for path in _paths()] * 10
+  monkeypatch.setattr(capacity, "_free_bytes", lambda model: 4e6)
+  sizes = [len(choose_batching(segments, models(mesh), 0)[0][0]) for mesh in ((), (1, 8))]
+  assert sizes[0] < sizes[1]
+
+
+def test_weights_of_one_device_are_where_they_were(models):
+  assert jax.tree.leaves(models().params)[0].devices() == {jax.devices()[0]}
+  assert weight_shardings(make_mesh(MeshSettings(data=1, model=1))) is None

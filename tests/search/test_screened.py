@@ -1,0 +1,438 @@
+"""Screened search against exact search, and its estimates against what they stand for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from greedy_prune_jax.models.attention import attend_masked
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.pruning.progress import search_positions
+from greedy_prune_jax.scoring.exact import score_deletions, score_listed
+from greedy_prune_jax.scoring.packing import unit_spans
+from greedy_prune_jax.scoring.scorer import (
+  BASE_AXES,
+  PROMPT_AXES,
+  run_base,
+  with_room,
+)
+from greedy_prune_jax.scoring.screened import (
+  STALE,
+  Screen,
+  _estimate,
+  _run_windows,
+  after_deletion,
+  estimated_nll,
+  fresh_screen,
+  screen_deletions,
+  with_estimates,
+)
+from greedy_prune_jax.search.greedy import delete_unit, prune_steps
+from greedy_prune_jax.search.host import PrunePath, Settings, _BatchPlan, prune_paths
+from greedy_prune_jax.search.screening import ScreenSettings, plan_screening
+from tests.helpers.full_passes import random_segments
+from tests.helpers.reference import tiny_config, tiny_model
+
+# Windows that reach the end, shortlists that hold everything: nothing is estimated then.
+EVERYTHING = ScreenSettings(window=64, shortlist=64, rounds=1, doubt=0.0)
+SMALL = ScreenSettings(window=2, shortlist=2, rounds=2, doubt=1.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("llama")
+  tiny_model(tiny_config("llama")).save_pretrained(folder)
+  return load_huggingface(folder, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("gemma")
+  tiny_model(tiny_config("gemma3_text")).save_pretrained(folder)
+  return load_huggingface(folder, jnp.float32)
+
+
+def _path(model, seed=0, shape=(9, 16, 4), floor=6, **fields):
+  return PrunePath(random_segments(seed, model.config.vocab_size, shape), floor=floor, **fields)
+
+
+def _search(model, paths, objective, **settings):
+  prune_paths(model, paths, Settings(objective=objective, block_positions=64, **settings))
+
+
+def _assert_same(path, other):
+  assert path.deleted == other.deleted
+  for name in ("joint", "answer"):
+    np.testing.assert_allclose(path.nll[name], other.nll[name], atol=1e-5)
+
+
+class _Step:
+  """One step of some chains: what the scorer is given."""
+
+  def __init__(self, model, path, objective, *others):
+    plan = _BatchPlan(model, [path, *others], Settings(objective, 64))
+    self.sizes, *_ = plan.next_bucket(None)
+    self.decoder = model.decoder
+    self.prompts = with_room(plan.start_prompts(), self.sizes.prefix)
+    self.texts = plan.current_texts(self.sizes)
+    run = jax.vmap(
+      lambda p, t: run_base(self.decoder, p, t), in_axes=(PROMPT_AXES, 0), out_axes=BASE_AXES
+    )
+    self.bases = run(self.prompts, self.texts)
+    self.of_all = (self.decoder, self.prompts, self.texts, self.bases)
+
+  def one(self):
+    """Text and base of the first chain, without the axis of chains."""
+    kv = type(self.bases.prefix)(*(x[:, 0] for x in self.bases.prefix))
+    base = self.bases._replace(
+      prefix=kv, log_probs=self.bases.log_probs[0], skip_log_probs=self.bases.skip_log_probs[0]
+    )
+    return jax.tree.map(lambda x: x[0], self.texts), base
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
+def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
+  step = _Step(model, _path(model, unit_sizes=unit_sizes), objective)
+  scored = {"sizes": step.sizes, "objective": objective}
+  every = score_deletions(*step.of_all, jnp.ones(1, bool), **scored)[0]
+  listed = jnp.asarray([[5, -1, 0, 3, 4]])
+  some, _ = score_listed(*step.of_all, listed, **scored, block_rows=2, near=0)
+  at = np.asarray([5, 0, 3, 4])
+  np.testing.assert_allclose(some[0, at], every[at], atol=1e-5)
+  assert np.isinf(np.delete(np.asarray(some[0]), at)).all()
+
+
+def test_a_window_holds_the_first_changes_of_the_exact_score(model):
+  step = _Step(model, _path(model), "joint")
+  units = jnp.asarray([0, 5, 11, 15])
+  _, sums = score_listed(
+    *step.of_all, units[None], sizes=step.sizes, objective="joint", block_rows=2, near=3
+  )
+  text, base = step.one()
+  near, positions = _run_windows(
+    step.decoder,
+    step.prompts.length[0],
+    text,
+    base,
+    units,
+    sizes=step.sizes,
+    window=3,
+    objective="joint",
+  )
+  assert np.abs(near).min() > 1e-3
+  np.testing.assert_allclose(near, sums.near[0, units], atol=1e-5)
+  assert positions == 4 * 3  # behind the last token stand three of the answer's four
+  # With a window of everything it is all that deletions change behind the first target.
+  _, sums = score_listed(
+    *step.of_all, units[None], sizes=step.sizes, objective="joint", block_rows=2, near=64
+  )
+  _, stops = unit_spans(text)
+  behind = [base.log_probs[int(stop) + 1 : 20].sum() for stop in stops[units]]
+  np.testing.assert_allclose(
+    sums.near[0, units] + jnp.asarray(behind), sums.total[0, units], atol=1e-4
+  )
+
+
+@pytest.mark.parametrize("name", ["model", "gemma"])
+def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
+  """Against one plain pass over text, window and tail with the mask and the positions in full."""
+  model, window = request.getfixturevalue(name), 2
+  path = _path(model)
+  step = _Step(model, path, "answer")
+  text, base = step.one()
+  segments = path.segments
+  prompt, n, answer = len(segments.prompt), 16, segments.answer
+  whole = np.concatenate([segments.prompt, segments.reasoning, answer])
+  for unit in (0, 4, 12, 13, 15):
+    sources = list(range(unit + 1, min(unit + 1 + window, n + 3)))
+    sources += list(range(max(unit + 1 + window, n - 1), n + 3))
+    middle = range(unit + 1 + window, n - 1)
+    moved = [s < unit + 1 + window or not len(middle) for s in sources]
+    ids = np.concatenate([whole, whole[prompt + np.asarray(sources)]])
+    positions = np.concatenate(
+      [np.arange(len(whole)), [prompt + s - m for s, m in zip(sources, moved, strict=True)]]
+    )
+    sees = np.tril(np.ones((len(ids), len(ids)), bool))
+    for row, source in enumerate(sources, start=len(whole)):
+      sees[row, prompt + unit : len(whole)] = False
+      if source >= unit + 1 + window:
+        sees[row, [prompt + j for j in middle]] = True
+
+    def attend(q, k, v, width, _, sees=sees, positions=positions):
+      near = positions[:, None] - positions[None, :] < width
+      return attend_masked(q, k, v, jnp.asarray(sees & near), None)[0], None
+
+    decoder = model.decoder
+    hidden, _ = decoder.run_layers(decoder.embed(jnp.asarray(ids)), jnp.asarray(positions), attend)
+    log_probs = jax.nn.log_softmax(decoder.logits(hidden))
+    scored = [(len(whole) + i, s + 1) for i, s in enumerate(sources) if s + 1 >= n]
+    change = sum(
+      log_probs[row, whole[prompt + target]] - base.log_probs[target] for row, target in scored
+    )
+    near, _ = _run_windows(
+      step.decoder,
+      step.prompts.length[0],
+      text,
+      base,
+      jnp.asarray([unit]),
+      sizes=step.sizes,
+      window=window,
+      objective="answer",
+    )
+    np.testing.assert_allclose(near[0], change, atol=2e-5)
+
+
+def _four_scored(step, objective):
+  """What the first screening finds, with exact scores of four candidates."""
+  screens = Screen(**jax.tree.map(jnp.asarray, fresh_screen((1, step.sizes.text))))
+  screening = plan_screening(dataclasses.replace(SMALL, shortlist=4, rounds=1), step.sizes, 64, 1)
+  return screen_deletions(
+    *step.of_all,
+    screens,
+    jnp.ones(1, bool),
+    sizes=step.sizes,
+    screening=screening,
+    objective=objective,
+  )
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_estimates_take_over_what_exact_scores_found(model, objective):
+  step = _Step(model, _path(model), objective)
+  found = _four_scored(step, objective)
+  text, base = step.one()
+  nll, screen = found.nll[0], jax.tree.map(lambda x: x[0], found.screen)
+  scored = np.flatnonzero(np.isfinite(nll))
+  assert len(scored) == found.num_scored[0] == 4
+  # Of a unit that was scored, the estimate is its exact score from now on.
+  estimates = estimated_nll(text, base, screen, objective=objective)
+  np.testing.assert_allclose(estimates[scored], nll[scored], atol=1e-5)
+  # For the others, what those four had in common beyond their windows counts in full.
+  far = np.asarray(screen.far)[scored]
+  assert np.abs(far).max() > 1e-3
+  np.testing.assert_allclose(screen.typical, far.mean(), rtol=1e-5)
+  nothing = screen._replace(weight=jnp.zeros_like(screen.weight), typical=jnp.float32(0))
+  without = estimated_nll(text, base, nothing, objective=objective)
+  others = np.setdiff1d(np.flatnonzero(np.isfinite(without)), scored)
+  count = 4 if objective == "answer" else 16 - 1 + 4
+  difference = estimates[others] - without[others]
+  np.testing.assert_allclose(difference, -far.mean() / count, rtol=1e-3)
+
+
+def test_a_chain_is_estimated_no_further_because_another_needs_it(model):
+  step = _Step(model, _path(model), "joint", _path(model, 1))
+  fresh = fresh_screen((2, step.sizes.text))
+  fresh["age"][0] = np.arange(step.sizes.text)  # nothing of the first is stale, all of the second
+  screens, _ = _estimate(
+    *step.of_all,
+    Screen(**jax.tree.map(jnp.asarray, fresh)),
+    jnp.ones(2, bool),
+    sizes=step.sizes,
+    screening=plan_screening(SMALL, step.sizes, 64, 1),
+    objective="joint",
+  )
+  ages = np.asarray(screens.age)[:, :16]
+  assert np.isin(ages[1], (0, STALE)).all()
+  assert (ages[1] == 0).sum() == 14  # but for two equal neighbours, which are no candidates
+  np.testing.assert_array_equal(np.flatnonzero(ages[0] == 0), [0, *range(8, 16)])  # one block
+
+
+def test_what_is_known_moves_with_the_units(model):
+  text, _ = _Step(model, _path(model), "joint").one()
+  size = text.token_ids.shape[0]
+  known = jnp.arange(size, dtype=jnp.float32)
+  screen = Screen(known, 10 * known, known / 100, jnp.zeros(size, int), known[3], known[5])
+  left = delete_unit(text, jnp.int32(6))
+  moved = after_deletion(left, screen, jnp.int32(6), jnp.int32(6), reach=2)
+  units = [*range(6), *range(7, 16)]
+  np.testing.assert_array_equal(moved.near[:15], np.asarray(units, float))
+  np.testing.assert_array_equal(moved.far[:15], 10 * np.asarray(units, float))
+  np.testing.assert_allclose(moved.weight[:15], 0.9 * np.asarray(units) / 100, rtol=1e-6)
+  # A window of two behind tokens 3 to 5 holds the gap, and two tokens stand close behind it.
+  stale = np.flatnonzero(np.asarray(moved.age[:15]) == STALE)
+  np.testing.assert_array_equal(stale, [3, 4, 5, 6, 7])
+  assert set(np.delete(np.asarray(moved.age[:15]), stale)) == {1}
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
+def test_a_shortlist_of_everything_is_exact_search(model, objective, unit_sizes):
+  paths = [_path(model, unit_sizes=unit_sizes) for _ in range(2)]
+  _search(model, paths[:1], objective)
+  _search(model, paths[1:], objective, screen=EVERYTHING)
+  _assert_same(*paths)
+  # Nothing was estimated but by rounding: all windows reach the end.
+  root = (paths[1].tally["squared_error"] / paths[1].tally["num_scored"]) ** 0.5
+  assert root < 1e-5
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_a_check_finds_what_exact_search_would_have_chosen(model, objective):
+  def searched(seed, **settings):
+    path = _path(model, seed, floor=8)
+    _search(model, [path], objective, **settings)
+    return path
+
+  missed = 0
+  for seed in range(3):
+    checked = searched(seed, screen=SMALL, check=True)
+    _assert_same(searched(seed, screen=SMALL), checked)
+    exact = searched(seed)
+    same = next((i for i in range(8) if checked.deleted[i] != exact.deleted[i]), 8)
+    # Until a winner is missed the paths are one; then the exact one is better, for a step.
+    assert (checked.tally["missed"] > 0) == (same < 8)
+    assert (checked.tally["lost"] > 0) == (same < 8)
+    if same < 8:
+      assert exact.nll[objective][same + 1] < checked.nll[objective][same + 1]
+    missed += checked.tally["missed"]
+    assert checked.tally["steps"] == 8
+    assert checked.tally["num_scored"] <= 8 * 4
+  assert missed  # else this test tells nothing
+
+
+def test_doubt_widens_the_shortlist(model):
+  scored = []
+  for rounds, doubt in ((1, 0.0), (3, 0.0), (3, 1e3)):
+    path = _path(model, floor=12)
+    settings = dataclasses.replace(SMALL, rounds=rounds, doubt=doubt)
+    _search(model, [path], "joint", screen=settings)
+    scored.append(path.tally["num_scored"])
+  assert scored[0] == 4 * 2
+  assert scored[0] <= scored[1] < scored[2] <= 4 * 6
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_a_batch_finds_what_its_chains_find_alone(model, objective):
+  shapes = [((9, 14, 4), 8), ((3, 12, 1), 7), ((12, 2, 6), 0)]
+  together, alone = (
+    [_path(model, i, shape, floor) for i, (shape, floor) in enumerate(shapes)] for _ in range(2)
+  )
+  _search(model, together, objective, screen=SMALL)
+  for path in alone:
+    _search(model, [path], objective, screen=SMALL)
+  for path, other in zip(together, alone, strict=True):
+    _assert_same(path, other)
+
+
+@pytest.mark.parametrize("deletions", [1, 3])
+def test_a_search_that_comes_back_often_or_stops_finds_the_same(model, deletions):
+  settings = {"screen": SMALL, "deletions_per_step": deletions}
+  whole = _path(model, 5, (9, 20, 4), floor=4, marks=(11,))
+  _search(model, [whole], "joint", **settings)
+  often = _path(model, 5, (9, 20, 4), floor=4, marks=(11,))
+  _search(model, [often], "joint", **settings, seconds_between_reports=0.0)
+
+  stopped = _path(model, 5, (9, 20, 4), floor=11, marks=(11,))
+  _search(model, [stopped], "joint", **settings)
+  fields = ("deleted", "nll", "positions_scored", "known", "tally")
+  found = {name: getattr(stopped, name) for name in fields}
+  resumed = _path(model, 5, (9, 20, 4), floor=4, marks=(11,), **found)
+  _search(model, [resumed], "joint", **settings)
+  for path in (often, resumed):
+    assert path.deleted == whole.deleted
+    assert path.nll == whole.nll
+    assert path.tally == whole.tally
+
+
+@pytest.mark.parametrize("screen", [None, SMALL])
+def test_several_deletions_from_one_scoring(model, screen):
+  path = _path(model, 2, (9, 20, 4), floor=8, marks=(13, 8))
+  _search(model, [path], "joint", deletions_per_step=3, screen=screen)
+  assert sorted(path.deleted + path.kept) == list(range(20))
+  assert len(path.deleted) == 12
+  known = [i for i, nll in enumerate(path.nll["joint"]) if nll is not None]
+  # NLLs are known where a scoring began, and where they were asked for: 13 and 8 tokens left.
+  assert {0, 7, 12} <= set(known)
+  assert len(known) < 13
+  if screen is None:  # a shortlist may hold too few that are not neighbours
+    assert known == [0, 3, 6, 7, 10, 12]
+  # They are those of the texts that were left.
+  other = _path(model, 2, (9, 20, 4), floor=13, deleted=path.deleted[:7])
+  _search(model, [other], "joint")
+  np.testing.assert_allclose(other.nll["joint"][0], path.nll["joint"][7], atol=1e-5)
+  for start, stop in ((0, 3), (3, 6)):
+    left = [i for i in range(20) if i not in path.deleted[:start]]
+    places = sorted(left.index(position) for position in path.deleted[start:stop])
+    assert min(np.diff(places)) > 1  # none next to another
+
+
+def test_estimates_choose_what_no_exact_score_was_made_for(model):
+  # The first of a step's deletions has an exact score; the others only if per_deletion says so.
+  screen = dataclasses.replace(SMALL, rounds=1, per_deletion=0.0)
+  path = _path(model, 2, (9, 20, 4), floor=8)
+  _search(model, [path], "joint", deletions_per_step=4, screen=screen)
+  assert path.tally["num_scored"] == 3 * SMALL.shortlist
+  assert sorted(path.deleted + path.kept) == list(range(20))
+  assert len(path.deleted) == 12
+  assert [i for i, nll in enumerate(path.nll["joint"]) if nll is not None] == [0, 4, 8, 12]
+  # Where windows reach the end an estimate misses nothing, and exact scores choose the same.
+  near = [dataclasses.replace(EVERYTHING, shortlist=1, per_deletion=0.0), EVERYTHING, None]
+  paths = [_path(model, 2, (9, 20, 4), floor=8) for _ in near]
+  for path, screen in zip(paths, near, strict=True):
+    _search(model, [path], "joint", deletions_per_step=4, screen=screen)
+  _assert_same_known(paths[0], paths[1])
+  _assert_same_known(paths[0], paths[2])
+
+
+def test_no_estimate_goes_before_the_best_exact_score(model):
+  step = _Step(model, _path(model), "joint")
+  found = _four_scored(step, "joint")
+  # Had the exact scores come out higher, all estimates would be lower than the best of them.
+  found = found._replace(nll=found.nll + 10)
+  scores = with_estimates(step.texts, step.bases, found, objective="joint")[0]
+  best = int(found.nll[0].argmin())
+  assert int(scores.argmin()) == best
+  text, base = step.one()
+  screen = jax.tree.map(lambda x: x[0], found.screen)
+  estimates = estimated_nll(text, base, screen, objective="joint")
+  expected = np.where(np.isinf(found.nll[0]), estimates, found.nll[0])
+  np.testing.assert_array_equal(np.delete(scores, best), np.delete(expected, best))
+  assert scores[best] < expected.min()
+
+
+def _assert_same_known(path, other):
+  assert path.deleted == other.deleted
+  for name in ("joint", "answer"):
+    theirs = np.array(other.nll[name], float)  # None: NaN
+    np.testing.assert_allclose(np.array(path.nll[name], float), theirs, atol=1e-5)
+
+
+def test_the_first_of_several_deletions_is_the_best(model):
+  paths = [_path(model, 3, floor=13) for _ in range(2)]
+  for path, count in zip(paths, (1, 3), strict=True):
+    _search(model, [path], "joint", deletions_per_step=count)
+  assert paths[0].deleted[0] == paths[1].deleted[0]
+
+
+def test_one_program_for_each_length_bucket(model):
+  prune_steps.clear_cache()
+  for seed in range(2):
+    path = _path(model, seed, (9, 40, 4), floor=0)
+    _search(model, [path], "answer", screen=SMALL, seconds_between_reports=0.0)
+  assert prune_steps._cache_size() == 2  # rows of 64 and 32 slots
+
+
+def test_positions_are_counted(model):
+  path = _path(model, 6, (7, 6, 3), floor=5)
+  _search(model, [path], "joint", screen=ScreenSettings(window=1, shortlist=1, rounds=1, doubt=0.0))
+  windows = 6  # one position behind each token
+  text, left = 6 + 3 - 1, 5 + 3 - 1
+  suffix = 6 - 1 - path.deleted[0] + 3 - 1
+  repeated = 2  # of three equal neighbours two are no candidates of their own
+  assert path.positions_scored == 7 + text + windows - repeated + suffix + left
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("deletions", [1, 3])
+def test_the_expected_positions_are_near_those_counted(model, objective, deletions):
+  # In one round, since how often a winner is in doubt is not known beforehand.
+  screen = ScreenSettings(window=3, shortlist=4, rounds=1, doubt=0.0)
+  settings = {"screen": screen, "deletions_per_step": deletions}
+  paths = [_path(model, seed, shape=(9, 44, 4), floor=12) for seed in range(4)]
+  _search(model, paths, objective, **settings)
+  search = Settings(objective=objective, block_positions=64, **settings)
+  counted = sum(path.positions_scored for path in paths)
+  assert counted == pytest.approx(sum(search_positions(p, search) for p in paths), rel=0.1)
