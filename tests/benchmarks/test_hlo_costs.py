@@ -1,0 +1,79 @@
+"""Costs read from compiled programs, against costs known by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.hlo_costs import ArrayShape, read_costs
+
+N, LAYERS = 64, 7
+
+
+def hlo(function, *shapes, dtype=jnp.float32):
+  arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+  return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def scanned(x, weights):
+  return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]
+
+
+def test_a_scan_counts_every_layer():
+  costs = read_costs(hlo(scanned, (N, N), (LAYERS, N, N)))
+  assert costs.flops == LAYERS * 2 * N**3
+  assert not costs.unknown_loops
+  # Each layer reads its slice of the weights, and not all of them.
+  assert LAYERS * 3 * N * N * 4 <= costs.num_bytes <= LAYERS * 12 * N * N * 4
+
+
+def test_a_loop_without_a_bound_is_asked_for_and_reported():
+  def halved(x, w):
+    return jax.lax.while_loop(lambda x: x[0, 0] > 1, lambda x: x @ w, x)
+
+  text = hlo(halved, (N, N), (N, N))
+  once = read_costs(text)
+  assert once.flops == 2 * N**3
+  assert len(once.unknown_loops) == 1
+  told = read_costs(text, lambda source, depth: 5 if depth == 0 and "while" in source else None)
+  assert told.flops == 5 * 2 * N**3
+  assert not told.unknown_loops
+
+
+def test_a_contraction_over_two_axes():
+  costs = read_costs(
+    hlo(lambda a, b: jnp.einsum("btnh,nhd->btd", a, b), (2, 8, 4, 16), (4, 16, 32))
+  )
+  assert costs.flops == 2 * (2 * 8) * (4 * 16) * 32
+
+
+def test_collectives_of_a_sharded_product():
+  mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+  spec = jax.sharding.NamedSharding
+  p = jax.sharding.PartitionSpec
+  a = jax.ShapeDtypeStruct((N, N), jnp.float32, sharding=spec(mesh, p(None, "model")))
+  b = jax.ShapeDtypeStruct((N, N), jnp.float32, sharding=spec(mesh, p("model", None)))
+  product = jax.jit(lambda a, b: a @ b, out_shardings=spec(mesh, p()))
+  costs = read_costs(product.lower(a, b).compile().as_text())
+  assert costs.flops == 2 * N**3 / 8
+  assert costs.collectives() == {("all-reduce", "f32"): (1.0, N * N * 4.0)}
+
+
+def test_the_roof_takes_the_slower_of_products_and_memory():
+  costs = read_costs(hlo(lambda a, b: a @ b, (N, N), (N, N)))
+  assert costs.roof_seconds(1e12, 1e30) == pytest.approx(2 * N**3 / 1e12)
+  assert costs.roof_seconds(1e30, 1e9) == pytest.approx(costs.num_bytes / 1e9)
+  assert costs.best_share(1e12, 1e30) == pytest.approx(1.0)
+
+
+def test_bytes_by_cause_leave_nothing_out():
+  costs = read_costs(hlo(scanned, (N, N), (LAYERS, N, N)))
+  causes = costs.bytes_by_cause([("layers", "tanh|dot_general|while"), ("copies", "^copy")])
+  assert sum(causes.values()) == pytest.approx(costs.num_bytes)
+  assert causes["layers"] > 0.5 * costs.num_bytes
+
+
+def test_tiles_pad_and_vector_memory_is_free():
+  tiled = ArrayShape("bf16", (3, 100), "1,0:T(8,128)(2,1)")
+  assert tiled.num_bytes == 8 * 128 * 2
+  assert ArrayShape("bf16", (3, 100), "1,0:T(8,128)(2,1)S(1)").num_bytes == 0
+  assert ArrayShape("s4", (4, 2), "1,0").num_bytes == 4
