@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from greedy_prune_jax.chains.answers import split_response
-from greedy_prune_jax.chains.question_sets import QUESTION_SETS, load_questions
+from greedy_prune_jax.chains.answers import NUMBER, split_response
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS, QuestionSet, load_questions
+from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.rows import HubSplit
 from greedy_prune_jax.errors import UserError
 
@@ -232,3 +233,22 @@ def test_two_rows_of_one_id(tmp_path):
   rows = [row | {"id": "same"} for row in GSM8K[:2]]
   with pytest.raises(UserError, match=r"rows.jsonl, line [12]: another row has the id 'same'"):
     load_questions(f"gsm8k:{write_jsonl(tmp_path / 'rows.jsonl', *rows)}")
+
+
+def test_a_set_is_added_in_one_place(tmp_path, monkeypatch):
+  """One entry of the registry, and its questions, its chains and its errors are known by name."""
+
+  def parse(row):
+    return {"question": row["ask"], "target": row["gold"], "rationale": row["why"]}
+
+  monkeypatch.setitem(QUESTION_SETS, "toy", QuestionSet(form=NUMBER, parse=parse))
+  path = write_jsonl(tmp_path / "rows.jsonl", {"ask": "1 + 1?", "gold": "2", "why": "It is 2.\n"})
+  (question,) = load_questions(f"toy:{path}")
+  assert (question.question, question.target) == ("1 + 1?", "2")
+  assert question.system == NUMBER.instruction
+  (chain,) = read_chains(f"toy:{path}")
+  assert (chain.reasoning, chain.answer, chain.target) == ("It is 2.\n", '{"answer": "2"}', "2")
+  with pytest.raises(UserError, match=r"one of .*toy"):
+    load_questions("tiy")
+  with pytest.raises(UserError, match="toy has no train split"):
+    load_questions("toy")

@@ -1,0 +1,100 @@
+"""README and docs: links lead somewhere, commands name what exists, figures were measured."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+COMMANDS = [*PAGES, *sorted(ROOT.glob("configs/*.py"))]
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+JOBS = {path.stem for path in ROOT.glob("greedy_prune_jax/jobs/*.py")} - {"__init__", "entry"}
+
+
+def without_code(text: str) -> str:
+  return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def links(text: str) -> list[str]:
+  return re.findall(r"\]\(([^)\s]+)\)", without_code(text))
+
+
+def anchors(text: str) -> set[str]:
+  """Anchors of headings as GitHub makes them (of headings that occur once)."""
+  headings = re.findall(r"^#+ (.+)$", without_code(text), flags=re.MULTILINE)
+  return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(path: Path) -> list[str]:
+  dead = []
+  for link in links(path.read_text()):
+    if link.startswith(("http://", "https://", "mailto:")):
+      continue
+    name, _, anchor = link.partition("#")
+    target = path.parent / name if name else path
+    if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+      dead.append(link)
+  return dead
+
+
+def section(text: str, title: str) -> str:
+  return re.split(r"^## ", text.split(f"\n## {title}\n")[1], flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+  assert dead_links(ROOT / name) == []
+
+
+def test_dead_links_are_found(tmp_path):
+  page = tmp_path / "page.md"
+  (tmp_path / "other.md").write_text("# Other things, here\n")
+  page.write_text(
+    "# A\n[a](#a) [b](other.md#other-things-here) [c](https://example.org/x)\n"
+    "[d](none.md) [e](#none) [f](other.md#none) ![g](none.png)\n```\n[h](code.md)\n```\n"
+  )
+  assert dead_links(page) == ["none.md", "#none", "other.md#none", "none.png"]
+
+
+def test_every_page_of_docs_can_be_reached_from_readme():
+  reached, todo = set(), [ROOT / "README.md"]
+  while todo:
+    page = todo.pop()
+    reached.add(page)
+    paths = [(page.parent / link.partition("#")[0]).resolve() for link in links(page.read_text())]
+    todo += [path for path in paths if path.suffix == ".md" and path not in reached]
+  assert set(ROOT.glob("docs/*.md")) <= reached
+
+
+def test_every_job_has_a_line_in_readme():
+  table = section((ROOT / "README.md").read_text(), "Jobs")
+  assert set(re.findall(r"^\| \[`(\w+)`\]\(docs/", table, flags=re.MULTILINE)) == JOBS
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_commands_name_what_exists(path):
+  text = path.read_text()
+  for config in re.findall(r"--config=(configs/(?!FILE)\w+\.py)", text):
+    assert (ROOT / config).exists(), config
+  for module in re.findall(r"-m (greedy_prune_jax\.[\w.]+|benchmarks\.\w+)", text):
+    if module != "greedy_prune_jax.jobs.JOB":
+      assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_that_are_named_exist(name):
+  folders = "greedy_prune_jax|tests|configs|benchmarks|launch|docs|examples"
+  for named in re.findall(rf"`((?:{folders})/[\w./-]*)`", (ROOT / name).read_text()):
+    assert (ROOT / named).exists(), named
+
+
+@pytest.mark.parametrize("title", ["Results", "Why it is fast"])
+def test_figures_of_readme_stand_among_the_measurements(title):
+  """A figure has a decimal, a thousands separator or a percent sign."""
+  figure = r"(?<![\w.,])\d+(?:,\d{3})+|(?<![\w.,])\d+\.\d+%?|(?<![\w.,])\d+%"
+  figures = re.findall(figure, section((ROOT / "README.md").read_text(), title))
+  measured = (ROOT / "docs" / "measured.md").read_text()
+  known = {found.replace(",", "") for found in re.findall(figure + r"|\d+", measured)}
+  assert len(figures) > 5
+  assert [found for found in figures if found.replace(",", "") not in known] == []
