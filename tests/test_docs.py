@@ -86,7 +86,7 @@ def test_commands_name_what_exists(path):
 def test_paths_that_are_named_exist(name):
   folders = "greedy_prune_jax|tests|configs|benchmarks|launch|docs|examples"
   for named in re.findall(rf"`((?:{folders})/[\w./-]*)`", (ROOT / name).read_text()):
-    assert (ROOT / named).exists(), named
+    assert "NAME" in named or (ROOT / named).exists(), named
 
 
 @pytest.mark.parametrize("title", ["Results", "Why it is fast"])
