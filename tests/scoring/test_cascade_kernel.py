@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.models.attention import attend_masked
-from greedy_prune_jax.scoring.cascade_kernel import BLOCK, attend_cascade
+from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 
 KV_HEADS, GROUPS, HEAD_DIM = 2, 3, 16
 
@@ -64,13 +64,16 @@ def _reference(inputs, window, softcap):
   [
     (2, 24, 40, 2**30, None),  # less than a block of anything
     (2, 150, 300, 2**30, None),  # several blocks of each
-    (1, 64, 2 * BLOCK, 7, 5.0),  # a window shorter than a segment, and a soft cap
+    (1, 64, 256, 7, 5.0),  # a window shorter than a segment, and a soft cap
     (3, 8, 1, 2**30, None),
   ],
 )
-def test_it_is_attention(rows, width, prefix, window, softcap):
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_it_is_attention(rows, width, prefix, window, softcap, platform):
   inputs = _inputs(rows, width, prefix, jnp.float32)
-  found = attend_cascade(*inputs, jnp.int32(window), softcap=softcap, platform="cpu")
+  found = attend_cascade(
+    *inputs, jnp.int32(window), softcap=softcap, platform=platform, interpret=True
+  )
   assert found.shape == inputs[0].shape
   np.testing.assert_allclose(found, _reference(inputs, window, softcap), atol=1e-5)
 
