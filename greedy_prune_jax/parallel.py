@@ -16,7 +16,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -29,6 +29,8 @@ from jax.sharding import PartitionSpec as P
 from greedy_prune_jax.errors import UserError
 
 DATA, MODEL = "data", "model"
+
+T = TypeVar("T")
 _FULLY = "fully"  # in a rule: along `data` where parameters are fully sharded, else not split
 
 # Parameter path -> how the parameter lies on the mesh; the first pattern that fits the whole path
@@ -263,6 +265,11 @@ def start_processes(
       f"process needs --coordinator=HOST:PORT (of process 0), --num_processes=N and "
       f"--process_id=I, from 0"
     ) from error
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+  """This process's share of what all processes of a run have to do."""
+  return items[jax.process_index() :: jax.process_count()]
 
 
 def meet(name: str) -> None:

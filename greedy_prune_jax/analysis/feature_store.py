@@ -22,7 +22,9 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import DATA, axis_size
-from greedy_prune_jax.runs.jsonl import JsonlWriter, explain_os_errors, read_records
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 
 DTYPES = ("float16", "float32")
@@ -88,8 +90,8 @@ def build_store(
     "statistics": list(STATISTICS),
     "dtype": dtype,
   }
+  make_folder(folder)
   with explain_os_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
     _start_or_check(folder, index)
     attention = np.lib.format.open_memmap(folder / "attention.npy", mode="r+")
     surprisal = np.lib.format.open_memmap(folder / "surprisal.npy", mode="r+")
@@ -117,7 +119,7 @@ def open_store(folder: Path) -> FeatureStore:
     UserError: there is none.
   """
   try:
-    index = json.loads((folder / "index.json").read_bytes())
+    index = read_json(folder / "index.json")
     arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("attention", "surprisal")]
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read the attention features in {folder}: {error}") from error
@@ -136,7 +138,7 @@ def _hash(chains: Sequence[Segments]) -> str:
 def _start_or_check(folder: Path, index: dict[str, Any]) -> None:
   path = folder / "index.json"
   if path.exists():
-    if json.loads(path.read_bytes()) != index:
+    if read_json(path) != index:
       raise UserError(
         f"{folder} holds attention features of other chains, by another pruner or of another form; "
         "remove it, or choose another workdir"
@@ -149,7 +151,7 @@ def _start_or_check(folder: Path, index: dict[str, Any]) -> None:
     ("surprisal", "float32", (tokens,)),
   ):
     np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=sizes).flush()
-  path.write_text(json.dumps(index) + "\n")  # last: with it the store exists
+  replace_file(path, json.dumps(index) + "\n")  # last: with it the store exists
 
 
 def _batches(

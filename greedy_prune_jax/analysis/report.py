@@ -8,7 +8,7 @@ from pathlib import Path
 from greedy_prune_jax.analysis.viewer import render
 from greedy_prune_jax.reports.plots import Plot, write_plot
 from greedy_prune_jax.reports.tables import Table, format_cell, write_table
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import replace_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,7 @@ def write_report(
     format_cell=format_cell,
     image=_image,
   )
-  with explain_os_errors(folder):
-    (folder / "report.html").write_text(page, encoding="utf-8")
+  replace_file(folder / "report.html", page)
 
 
 def _image(plot: Plot) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from greedy_prune_jax.analysis.regression_report import regression_section, run_
 from greedy_prune_jax.analysis.report import Section, write_report
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
 from greedy_prune_jax.analysis.viewer import write_viewer
+from greedy_prune_jax.chains import category_rules  # noqa: F401  registers the annotator `rules`
 from greedy_prune_jax.chains.categories import Annotator, Labels, make_annotator
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
@@ -36,6 +36,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ranking
+from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.teacher import TeacherModel
@@ -132,7 +133,7 @@ def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
       "fold; prune more, or leave regression out of parts"
     )
   config = path / "config.json"
-  return Source(name, path, json.loads(config.read_bytes()) if config.is_file() else {}, chains)
+  return Source(name, path, read_json(config) if config.is_file() else {}, chains)
 
 
 def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:

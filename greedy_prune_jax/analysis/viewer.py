@@ -9,7 +9,7 @@ import jinja2
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.chains.categories import GUIDE, Category
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import replace_file
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -23,9 +23,7 @@ def write_viewer(path: Path, runs: Sequence[LabelledRun]) -> None:
   Raises:
     UserError: the place cannot be written.
   """
-  page = render("viewer.html.j2", data=viewer_data(runs))
-  with explain_os_errors(path):
-    path.write_text(page, encoding="utf-8")
+  replace_file(path, render("viewer.html.j2", data=viewer_data(runs)))
 
 
 def render(template: str, **values: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
-from greedy_prune_jax.runs.jsonl import read_records
+from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 
 DECOMPOSED = "decomposed"  # folder of a drp run's steps
@@ -99,11 +99,10 @@ def read_finished(workdir: Path, output: str) -> dict[str, Record]:
   Raises:
     UserError: there are none.
   """
-  files = sorted((workdir / output).glob("*.jsonl"))
-  found = {r["id"]: r for path in files for r in read_records(path, drop_torn=True)}
-  if not found:
+  records = {record["id"]: record for record in read_output(workdir, output)}
+  if not records:
     raise UserError(
       f"{workdir} holds no chain that a stage of the job drp has finished; looked for "
       f"{output}/*.jsonl"
     )
-  return found
+  return records

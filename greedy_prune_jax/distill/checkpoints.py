@@ -18,7 +18,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext, Preservati
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
 from greedy_prune_jax.parallel import place
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

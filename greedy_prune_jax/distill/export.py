@@ -1,7 +1,6 @@
 """A student out of its checkpoint: as a model of ours, a Hugging Face folder, a PEFT adapter."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.distill.checkpoints import Checkpoints
@@ -29,7 +28,8 @@ from greedy_prune_jax.models.pretrained import (
   load_tokenizer,
 )
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.json_reader import read_json
 
 EXPORT, ADAPTER = "export", "adapter"
 
@@ -41,10 +41,7 @@ def settings_of(workdir: Path) -> DistillSettings:
     UserError: the folder is not one of such a run.
   """
   path = workdir / "config.json"
-  try:
-    config = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read as the config of a distill run: {error}") from error
+  config = read_json(path)
   as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
   try:
     return DistillSettings.from_config(as_tuples)
@@ -137,7 +134,7 @@ def save_adapter(
   Raises:
     UserError: the base cannot be found.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  make_folder(folder)
   tensors, modules = {}, list(config.targets)
   layers = "model.layers"
   if is_multimodal(base):  # its image part has modules of the same names
@@ -151,11 +148,9 @@ def save_adapter(
       prefix = f"base_model.model.{layers}.{layer}.{module}.{target}"
       tensors[f"{prefix}.lora_A.weight"] = _transposed(a[layer], axes_in(name))
       tensors[f"{prefix}.lora_B.weight"] = _transposed(b[layer], 1)
-  new = folder / "adapter_model.safetensors.tmp"
-  save_file(tensors, new, metadata={"format": "pt"})
-  os.replace(new, folder / "adapter_model.safetensors")
+  replace_file(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
   text = json.dumps(_adapter_config(config, base, modules), indent=2) + "\n"
-  (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+  replace_file(folder / "adapter_config.json", text)
 
 
 _MODULES = {

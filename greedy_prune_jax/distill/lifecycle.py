@@ -11,8 +11,9 @@ import jax
 
 from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
 
+_ENDED = "ended.json"
 TERMINATED = 128 + signal.SIGTERM  # the status by which shells know a program that was terminated
 
 
@@ -37,9 +38,6 @@ def terminated() -> Iterator[Callable[[int], bool]]:
     signal.signal(signal.SIGTERM, before)
 
 
-_NAME = "ended.json"
-
-
 def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
   """Marks a run as over, after everything else that it writes.
 
@@ -48,16 +46,12 @@ def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
     step: at which it ended.
     best_step: of its best validation loss, if it had validations.
   """
-  path = workdir / _NAME
-  new = path.with_name(_NAME + ".new")
-  with explain_os_errors(path):
-    new.write_text(json.dumps({"step": step, "best_step": best_step}) + "\n", encoding="utf-8")
-    new.replace(path)
+  replace_file(workdir / _ENDED, json.dumps({"step": step, "best_step": best_step}) + "\n")
 
 
 def has_ended(workdir: Path) -> bool:
   """Whether a run is over, and not only stopped."""
-  return (workdir / _NAME).exists()
+  return (workdir / _ENDED).exists()
 
 
 def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -72,8 +66,8 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """
   path, metrics = workdir / "config.json", workdir / "metrics.jsonl"
   begun = metrics.exists() and metrics.stat().st_size
+  make_folder(workdir)
   with explain_os_errors(path):
-    workdir.mkdir(parents=True, exist_ok=True)
     if not begun and not any((workdir / "checkpoints").glob("[0-9]*")):
       path.unlink(missing_ok=True)  # an earlier run failed at once: its config binds nobody
   write_or_check_config(path, config, MAY_CHANGE)

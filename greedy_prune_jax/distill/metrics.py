@@ -1,7 +1,6 @@
 """What a run measures: to `metrics.jsonl`, to TensorBoard, and how much of the hardware is used."""
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from tensorboardX import SummaryWriter
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
 from greedy_prune_jax.distill.packing import Batch
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, explain_os_errors, read_records
+from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
 
 
 class MetricsLog:
@@ -55,10 +55,7 @@ def _drop_later(path: Path, step: int) -> None:
   records = list(read_records(path, drop_torn=True))
   kept = [record for record in records if record["step"] <= step]
   if len(kept) < len(records):
-    new = path.with_name(path.name + ".new")
-    with explain_os_errors(new):
-      new.write_bytes(b"".join(map(encode_line, kept)))
-      os.replace(new, path)
+    replace_file(path, b"".join(map(encode_line, kept)))
 
 
 def step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float:

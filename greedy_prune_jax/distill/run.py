@@ -47,7 +47,8 @@ from greedy_prune_jax.parallel import (
   refuse_processes,
   weight_shardings,
 )
-from greedy_prune_jax.runs.jsonl import JsonlWriter, explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.jsonl import JsonlWriter
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,7 @@ A line of `decomposed`, `edited` or `written` holds
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from greedy_prune_jax.chains.chain import Chain
@@ -99,8 +98,3 @@ def new_text(record: Record, stage: Stage) -> str:
     return fields.get_text(record, "text")
   assert stage is EDIT
   return edited_text(steps_of(record), edits_of(record))
-
-
-def stage_files(workdir: Path, stage: Stage) -> Iterator[Path]:
-  """The files of a stage's records."""
-  yield from sorted((workdir / stage.output).glob("process-*.jsonl"))

@@ -22,12 +22,13 @@ from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.step_splitter import split_steps
 from greedy_prune_jax.chains.steps import Step, read_finished
 from greedy_prune_jax.drp.asking import ask_teacher
-from greedy_prune_jax.drp.records import RULES, finished_record, new_chain, passed_on, stage_files
+from greedy_prune_jax.drp.records import RULES, finished_record, new_chain, passed_on
 from greedy_prune_jax.drp.settings import DrpSettings
 from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Item, Stage
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.parallel import make_mesh
-from greedy_prune_jax.runs.jsonl import encode_line, explain_os_errors, read_records
+from greedy_prune_jax.parallel import make_mesh, own_share
+from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.jsonl import encode_line, output_files, read_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.load import load_teacher
@@ -53,7 +54,7 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
   """
   items = read_items(settings, workdir)
   open_teacher = functools.cache(functools.partial(_open_teacher, settings, workdir.path))
-  own = dict(list(items.items())[jax.process_index() :: jax.process_count()])
+  own = dict(own_share(list(items.items())))
   failed = 0
   try:
     for stage in settings.chosen_stages:
@@ -170,14 +171,12 @@ def _write_chains(workdir: Path, stage: Stage, on_failure: str) -> None:
 
   A file is there whole or as it was before.
   """
-  folder, files = workdir / "chains", list(stage_files(workdir, stage))
+  folder, files = workdir / "chains", output_files(workdir, stage.output)
   with explain_os_errors(folder):
     folder.mkdir(exist_ok=True)
-    for path in files[jax.process_index() :: jax.process_count()]:
+    for path in own_share(files):
       lines = map(encode_line, _chain_records(path, stage, on_failure))
-      new = folder / f"{path.name}.new"
-      new.write_bytes(b"".join(lines))
-      new.replace(folder / path.name)
+      replace_file(folder / path.name, b"".join(lines))
     if jax.process_index() == 0:
       for path in folder.glob("process-*.jsonl"):
         if path.name not in {file.name for file in files}:

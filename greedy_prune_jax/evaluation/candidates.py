@@ -7,7 +7,6 @@ nothing is said), `best`, `all`, or a step's number.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.teachers.local import LocalTeacher
 
 _LAST, _BEST, _ALL = "last", "best", "all"
@@ -112,10 +112,10 @@ def _parse_entry(text: str) -> Entry:
 def _is_student(place: str) -> bool:
   """Whether a folder's config.json is that of a distill run, and not that of a model."""
   try:
-    config = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    config = read_json(Path(place) / "config.json")
+  except UserError:
     return False
-  return isinstance(config, dict) and {"student", "chains"} <= set(config)
+  return {"student", "chains"} <= set(config)
 
 
 def check_told(entries: Sequence[Entry], settings: EvaluateSettings) -> None:

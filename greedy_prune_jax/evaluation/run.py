@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax
 from absl import logging
 from transformers import PreTrainedTokenizerFast
 
@@ -33,8 +32,8 @@ from greedy_prune_jax.evaluation.candidates import (
 )
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
-from greedy_prune_jax.parallel import refuse_processes
-from greedy_prune_jax.runs.jsonl import read_records
+from greedy_prune_jax.parallel import own_share, refuse_processes
+from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.asking import Asked, judged_sample, load_asked
@@ -80,8 +79,7 @@ def run_evaluate(
     num_shots=settings.num_shots,
     seed=settings.seed,
   )
-  own = asked.questions[jax.process_index() :: jax.process_count()]
-  asked = dataclasses.replace(asked, questions=own)
+  asked = dataclasses.replace(asked, questions=own_share(asked.questions))
   seen: set[Candidate] = set()
   failed, last_new = 0, time.monotonic()
   while True:
@@ -246,8 +244,7 @@ def _record(
 
 def read_evaluation(workdir: Path) -> list[Record]:
   """The records of an `evaluate` run's workdir."""
-  files = sorted((workdir / OUTPUT).glob("*.jsonl"))
-  return [record for path in files for record in read_records(path, drop_torn=True)]
+  return list(read_output(workdir, OUTPUT))
 
 
 def by_run(records: Sequence[Record]) -> Mapping[str, list[Record]]:

@@ -13,17 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from greedy_prune_jax.chains.answers import AnswerForm, split_response
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
-from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.parallel import make_mesh, own_share
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.tables import Table
-from greedy_prune_jax.runs.jsonl import read_records
+from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.local import LocalTeacher
@@ -56,7 +54,7 @@ def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int
     UserError: something that the settings name cannot be used. What was answered is on disk.
   """
   items = dict(_items(settings))
-  own = list(items)[jax.process_index() :: jax.process_count()]
+  own = own_share(list(items))
   groups = {
     item_id: items[item_id].prompts for item_id in own if item_id not in workdir.finished_ids
   }
@@ -141,8 +139,7 @@ def _last_value(text: str, form: AnswerForm) -> str | None:
 
 def read_answers(workdir: Path) -> list[Record]:
   """The records of an `evaluate_pruned` run's workdir."""
-  files = sorted((workdir / OUTPUT).glob("*.jsonl"))
-  return [record for path in files for record in read_records(path, drop_torn=True)]
+  return list(read_output(workdir, OUTPUT))
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:

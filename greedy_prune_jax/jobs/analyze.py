@@ -13,7 +13,7 @@ from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
 from greedy_prune_jax.jobs.entry import define_flags, run_job
 from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import make_folder
 from greedy_prune_jax.runs.lock import hold_locks
 
 
@@ -22,8 +22,7 @@ def analyze(config: Mapping[str, Any], workdir: str) -> None:
   refuse_processes("analyze runs as one process; leave --distributed out")
   settings = AnalyzeSettings.from_config(config)
   folder, pruned = Path(workdir), flags.FLAGS.pruned
-  with explain_os_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
+  make_folder(folder)
   resolved = {**config, "pruned": [str(Path(path).resolve()) for path in pruned]}
   check_config = partial(write_or_check_config, folder / "config.json", resolved, MAY_CHANGE)
   with contextlib.ExitStack() as held:

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float, Shaped
 
+from greedy_prune_jax.chains import category_rules  # noqa: F401  registers the annotator `rules`
 from greedy_prune_jax.chains.categories import Annotator, Category, Labels, make_annotator
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError

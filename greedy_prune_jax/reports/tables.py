@@ -2,13 +2,15 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from greedy_prune_jax.reports.bootstrap import Interval
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import make_folder, replace_file
 
 Cell = str | int | float | None
 
@@ -50,15 +52,23 @@ def write_table(folder: Path, table: Table) -> None:
   Raises:
     UserError: the folder cannot be written.
   """
-  with explain_os_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
-      csv.writer(file).writerows([table.columns, *table.rows])
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    (folder / f"{table.name}.json").write_text(
-      json.dumps({"caption": table.caption, "rows": rows}, indent=1, ensure_ascii=False) + "\n",
-      encoding="utf-8",
-    )
+  make_folder(folder)
+  lines = io.StringIO(newline="")
+  csv.writer(lines).writerows([[_csv_cell(x) for x in row] for row in (table.columns, *table.rows)])
+  replace_file(folder / f"{table.name}.csv", lines.getvalue())
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  text = json.dumps({"caption": table.caption, "rows": rows}, indent=1, ensure_ascii=False)
+  replace_file(folder / f"{table.name}.json", text + "\n")
+
+
+def _csv_cell(cell: Cell) -> Cell:
+  """The cell, a text such that no spreadsheet takes it for a formula and runs it.
+
+  The apostrophe is what spreadsheets themselves mark a text with.
+  """
+  if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
+    return cell
+  return cell if re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", cell) else f"'{cell}"
 
 
 def format_cell(cell: Cell) -> str:

@@ -1,13 +1,13 @@
 """The config that a workdir's outputs were made with."""
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import explain_os_errors, sync_folder
+from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.json_reader import read_json
 
 _ABSENT = "(absent)"
 
@@ -28,7 +28,7 @@ def write_or_check_config(
   """
   new = json.loads(json.dumps(config))  # tuples become lists, as they will be when read back
   if path.exists():
-    old = _read(path)
+    old = read_json(path)
     differences = _differences(_flat(old), _flat(new))
     refused = {key: values for key, values in differences.items() if key not in may_change}
     if refused:
@@ -44,29 +44,7 @@ def write_or_check_config(
       )
     if not differences:
       return
-  _replace(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-  try:
-    config = json.loads(path.read_bytes())
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read the config of this workdir, {path}: {error}") from error
-  if not isinstance(config, dict):
-    raise UserError(f"{path} is not a config: expected a JSON object")
-  return config
-
-
-def _replace(path: Path, text: str) -> None:
-  """Writes a file such that at any moment the old or the new one is there, whole."""
-  new = path.with_name(path.name + ".new")
-  with explain_os_errors(path):
-    with new.open("w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
+  replace_file(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

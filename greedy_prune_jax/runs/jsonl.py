@@ -1,14 +1,16 @@
 """JSON lines: read with their numbers at hand, appended whole or not at all."""
 
 import contextlib
-import errno
+import itertools
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, open_file, sync_folder
+from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
+from greedy_prune_jax.runs.records import Record, get_text
 
 
 def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -20,54 +22,37 @@ def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, by
       a killed run left of a record.
 
   Raises:
-    UserError: the file cannot be read.
+    UserError: the file cannot be read, or a line is longer than `MOST_BYTES`.
   """
-  try:
-    with path.open("rb") as file:
-      for number, line in enumerate(file, start=1):
-        if line.strip() and not (drop_torn and not line.endswith(b"\n")):
-          yield number, line
-  except OSError as error:
-    raise UserError(f"cannot read {path}: {error.strerror}") from error
+  with open_file(path) as file:
+    for number in itertools.count(1):
+      line = file.readline(MOST_BYTES + 1)
+      if not line:
+        return
+      if len(line) > MOST_BYTES:
+        raise UserError(f"{path}, line {number}: has more than {MOST_BYTES} bytes")
+      if line.strip() and not (drop_torn and not line.endswith(b"\n")):
+        yield number, line
 
 
 def parse_line(line: bytes) -> Record:
-  """The object on one line.
-
-  Raises:
-    UserError: it is not UTF-8, not JSON, not an object, or its text cannot be encoded again.
-  """
-  try:
-    record = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-  except UnicodeDecodeError as error:
-    raise UserError(f"is not UTF-8 text (byte {error.start} of the line)") from error
-  except ValueError as error:
-    raise UserError(f"is not JSON ({error}); expected one object a line") from error
-  except RecursionError as error:
-    raise UserError("is JSON nested too deeply; expected one object a line") from error
-  if not isinstance(record, dict):
-    raise UserError(f"is a JSON {type(record).__name__}; expected an object, {{...}}")
-  if b"\\ud" in line.lower():  # the only way to write half of a surrogate pair
-    try:
-      encode_line(record)
-    except UnicodeEncodeError as error:
-      raise UserError("has half of a surrogate pair (\\ud800 to \\udfff alone)") from error
-  return record
-
-
-def _refuse_constant(name: str) -> None:
-  raise ValueError(f"{name} is no JSON number")
+  """The object on one line; see `parse_json` for the errors."""
+  return as_object(parse_json(line))
 
 
 def read_records(path: Path, *, drop_torn: bool = False) -> Iterator[Record]:
-  """Yields the object of every line.
+  """The object of every line, one at a time.
 
   Raises:
     UserError: the file cannot be read, or a line is not an object; the message names the line.
   """
+  return (record for _, record in _numbered_records(path, drop_torn=drop_torn))
+
+
+def _numbered_records(path: Path, *, drop_torn: bool) -> Iterator[tuple[int, Record]]:
   for number, line in read_lines(path, drop_torn=drop_torn):
     try:
-      yield parse_line(line)
+      yield number, parse_line(line)
     except UserError as error:
       raise UserError(f"{path}, line {number}: {error}") from error
 
@@ -75,6 +60,34 @@ def read_records(path: Path, *, drop_torn: bool = False) -> Iterator[Record]:
 def encode_line(record: Record) -> bytes:
   """The record as one line of UTF-8 JSON; ValueError for NaN and infinity, which JSON lacks."""
   return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def output_files(workdir: Path, output: str) -> list[Path]:
+  """The files of one of a workdir's outputs, one a process."""
+  return sorted((workdir / output).glob("process-*.jsonl"))
+
+
+def read_output(workdir: Path, output: str) -> Iterator[Record]:
+  """Yields every finished item of one of a workdir's outputs, of all processes.
+
+  Raises:
+    UserError: a line is not an object with an id, or has the id of another; the message names it.
+  """
+  places: dict[str, str] = {}  # of each id
+  for path in output_files(workdir, output):
+    for number, record in _numbered_records(path, drop_torn=True):
+      place = f"{path}, line {number}"
+      try:
+        item_id = get_text(record, "id")
+      except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+      if item_id in places:
+        raise UserError(
+          f'{place}: repeats the id "{item_id}" of {places[item_id]}; a run writes each once. '
+          f"Remove one of the two lines"
+        )
+      places[item_id] = place
+      yield record
 
 
 class JsonlWriter:
@@ -91,8 +104,8 @@ class JsonlWriter:
       UserError: the place cannot be written.
     """
     self.path = path
+    make_folder(path.parent)
     with explain_os_errors(path):
-      path.parent.mkdir(parents=True, exist_ok=True)
       self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
       cut_torn_line(self._fd)
       sync_folder(path.parent)  # else a power cut could lose the file's name
@@ -102,8 +115,10 @@ class JsonlWriter:
 
     Raises:
       UserError: the disk is full, or the file can no longer be written; it ends as it did before.
+        Or it was deleted, or its folder: what is written to it would be lost with it.
     """
     line = encode_line(record)
+    self.check_there()
     end = os.fstat(self._fd).st_size
     with explain_os_errors(self.path):
       try:
@@ -115,6 +130,20 @@ class JsonlWriter:
         with contextlib.suppress(OSError):  # what caused it matters more
           os.ftruncate(self._fd, end)
         raise
+
+  def check_there(self) -> None:
+    """A UserError where the file was moved or deleted since it was opened."""
+    own = os.fstat(self._fd)
+    try:
+      now = os.stat(self.path)
+      there = (now.st_dev, now.st_ino) == (own.st_dev, own.st_ino)
+    except OSError:
+      there = False
+    if not there:
+      raise UserError(
+        f"{self.path} is gone: it was deleted or moved while this run wrote to it. Put its folder "
+        f"back and run the same command again, or choose another workdir"
+      )
 
   def close(self) -> None:
     """Closes the file; no write may follow."""
@@ -141,27 +170,3 @@ def cut_torn_line(fd: int, block: int = 1 << 16) -> None:
   if end < size:
     os.ftruncate(fd, end)
     os.fsync(fd)
-
-
-def sync_folder(folder: Path) -> None:
-  """Waits until the folder's list of files is on disk."""
-  fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
-
-
-@contextlib.contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-  """Turns an OSError at a place that is written to into a UserError that says what to do."""
-  try:
-    yield
-  except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      advice = (
-        "What was written before is whole; free some space and run the same command again to go on."
-      )
-    else:
-      advice = "Choose a workdir in a folder that you can write to."
-    raise UserError(f"cannot write {path}: {error.strerror}. {advice}") from error

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
 
@@ -36,8 +36,7 @@ def hold_locks(
     LockedError: another run holds one of them.
     UserError: they cannot be written.
   """
-  with explain_os_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
+  make_folder(folder)
   paths = [folder / f"process-{process_index:05d}"]
   if process_index == 0:
     paths += [path for path in sorted(folder.glob("process-*")) if _index(path) >= num_processes]

@@ -1,6 +1,8 @@
 """The folder of a run: its config, its outputs, and what lets a killed run go on."""
 
 import contextlib
+import hashlib
+import json
 import math
 import shutil
 import time
@@ -10,15 +12,17 @@ from typing import Any
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.files import explain_os_errors
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
-  explain_os_errors,
+  output_files,
+  parse_line,
   read_lines,
-  read_records,
+  read_output,
 )
 from greedy_prune_jax.runs.lock import hold_locks
-from greedy_prune_jax.runs.records import Record, get_text
+from greedy_prune_jax.runs.records import Record, get, get_text
 
 
 class FinishedItems:
@@ -33,7 +37,7 @@ class FinishedItems:
     """
     self._folder = folder
     self._writer = writer
-    self._ids = {get_text(record, "id") for record in _records_in(folder)}
+    self._ids = {record["id"] for record in self.records()}
 
   @property
   def ids(self) -> frozenset[str]:
@@ -42,7 +46,7 @@ class FinishedItems:
 
   def records(self) -> Iterator[Record]:
     """Every finished item, of all processes."""
-    return _records_in(self._folder)
+    return read_output(self._folder.parent, self._folder.name)
 
   def write(self, record: Record) -> None:
     """Stores a finished item; it is on disk when this returns.
@@ -159,12 +163,17 @@ class Workdir:
     Raises:
       UserError: see `FinishedItems.write`.
     """
-    self._unfinished_writer.write({"id": item_id, "progress": progress, "state": state})
+    record = {"id": item_id, "progress": progress, "state": state}
+    self._unfinished_writer.write(record | {_CHECK: _checksum(record)})
 
   def load_unfinished(self) -> dict[str, Record]:
-    """The furthest state of every item that is begun but not finished, by id, of all processes."""
+    """The furthest state of every item that is begun but not finished, by id, of all processes.
+
+    Raises:
+      UserError: a record is not as it was written; the message names its line.
+    """
     furthest: dict[str, Record] = {}
-    for record in _records_in(self._unfinished):
+    for record in self._unfinished_records():
       known = furthest.get(record["id"])
       if known is None or record["progress"] >= known["progress"]:
         furthest[record["id"]] = record
@@ -173,6 +182,19 @@ class Workdir:
       for item_id, record in furthest.items()
       if item_id not in self._main.ids
     }
+
+  def _unfinished_records(self) -> Iterator[Record]:
+    for path in output_files(self.path, self._unfinished.name):
+      for number, line in read_lines(path, drop_torn=True):
+        try:
+          record = parse_line(line)
+          if get(record, _CHECK, str) != _checksum(record):
+            raise UserError(f'was changed since it was written: its "{_CHECK}" does not fit')
+        except UserError as error:
+          raise UserError(
+            f"{path}, line {number}: {error}. Remove the line: what it holds is computed again"
+          ) from error
+        yield record
 
   def write_skipped(self, record: Record) -> None:
     """Records an input that was left out and why, unless an earlier run already did.
@@ -240,11 +262,14 @@ class Workdir:
   def _repair_files_of_others(self, num_processes: int) -> None:
     """Cuts torn lines off the files of an earlier run's processes that this run does not have."""
     for folder in (*self._outputs.values(), self._unfinished):
-      for path in folder.glob("process-*.jsonl"):
+      for path in output_files(self.path, folder.name):
         if int(path.stem.removeprefix("process-")) >= num_processes:
           JsonlWriter(path).close()
 
 
-def _records_in(folder: Path) -> Iterator[Record]:
-  for path in sorted(folder.glob("process-*.jsonl")):
-    yield from read_records(path, drop_torn=True)
+_CHECK = "check"  # key of a partial result's checksum: a changed likelihood shows in nothing else
+
+
+def _checksum(record: Record) -> str:
+  checked = {key: value for key, value in record.items() if key != _CHECK}
+  return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,8 +17,8 @@ import jax
 from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.question_sets import Question
-from greedy_prune_jax.parallel import make_mesh
-from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.parallel import make_mesh, own_share
+from greedy_prune_jax.runs.jsonl import JsonlWriter, output_files, read_output, read_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
@@ -51,8 +51,8 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     seed=settings.seed,
     instruction=settings.instruction,
   )
-  mine = asked.questions[jax.process_index() :: jax.process_count()]
-  todo = {question.id: question for question in mine if question.id not in workdir.finished_ids}
+  own = own_share(asked.questions)
+  todo = {question.id: question for question in own if question.id not in workdir.finished_ids}
 
   def finish(question_id: str, replies: Sequence[Reply]) -> None:
     workdir.write_finished(_samples_record(todo[question_id], replies, settings, asked.form))
@@ -100,14 +100,9 @@ def _write_chains(workdir: Path) -> None:
 
   What a run that was killed had not added so comes with the next.
   """
-  sources = sorted((workdir / OUTPUT).glob("*.jsonl"))[jax.process_index() :: jax.process_count()]
-  folder = workdir / "chains"
-  with JsonlWriter(folder / f"process-{jax.process_index():05d}.jsonl") as writer:
-    there = {
-      record["id"]
-      for path in folder.glob("*.jsonl")
-      for record in read_records(path, drop_torn=True)
-    }
+  sources = own_share(output_files(workdir, OUTPUT))
+  with JsonlWriter(workdir / "chains" / f"process-{jax.process_index():05d}.jsonl") as writer:
+    there = {record["id"] for record in read_output(workdir, "chains")}
     for record in (record for path in sources for record in read_records(path, drop_torn=True)):
       chain = first_correct(record)
       if chain is not None and chain.id not in there:

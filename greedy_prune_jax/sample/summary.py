@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from greedy_prune_jax.reports.printing import indented
-from greedy_prune_jax.runs.jsonl import explain_os_errors, read_records
+from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.sample.run import first_correct
+from greedy_prune_jax.sample.run import OUTPUT, first_correct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,7 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
 
 def read_samples(workdir: Path) -> list[Record]:
   """The questions of a `sample` run's workdir, with their samples."""
-  files = sorted((workdir / "samples").glob("*.jsonl"))
-  return [record for path in files for record in read_records(path, drop_torn=True)]
+  return list(read_output(workdir, OUTPUT))
 
 
 def write_summary(workdir: Path, summary: Summary) -> None:
@@ -91,9 +91,7 @@ def write_summary(workdir: Path, summary: Summary) -> None:
   Raises:
     UserError: it cannot be written.
   """
-  path = workdir / "summary.json"
-  with explain_os_errors(path):
-    path.write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n", encoding="utf-8")
+  replace_file(workdir / "summary.json", json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
 
 
 def format_summary(summary: Summary) -> str:

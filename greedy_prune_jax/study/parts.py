@@ -19,9 +19,10 @@ from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.records import Record, get
 
 
 class StoppedError(Exception):
@@ -117,7 +118,7 @@ def is_done(part: Part, folder: Path) -> bool:
 def seconds_spent(parts: Sequence[Part], folder: Path) -> float:
   """Process time of the parts that are done: the last attempt of each."""
   done = (_place(part, folder) / "done.json" for part in parts if is_done(part, folder))
-  return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in done)
+  return sum(get(read_json(path), "seconds", float, int) for path in done)
 
 
 @contextlib.contextmanager
@@ -150,11 +151,7 @@ def _run(part: Part, place: Path) -> None:
     "finished": round(time.time(), 1),
     "host": socket.gethostname(),
   }
-  path = place / "done.json"
-  with explain_os_errors(path):
-    new = path.with_name("done.json.new")
-    new.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    new.replace(path)
+  replace_file(place / "done.json", json.dumps(record) + "\n")
 
 
 def _place(part: Part, folder: Path) -> Path:

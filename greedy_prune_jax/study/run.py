@@ -16,7 +16,7 @@ from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.study.parts import Part, Result, is_done, run_parts, seconds_spent
 from greedy_prune_jax.study.plan import cells, plan
@@ -104,9 +104,7 @@ def _write_results(
   tables = study_table(answers), differences_table(answers, settings.reference)
   for table in tables:
     write_table(folder, table)
-  path = folder / "study.md"
-  with explain_os_errors(path):
-    path.write_text("\n\n".join(map(markdown_table, tables)) + "\n", encoding="utf-8")
+  replace_file(folder / "study.md", "\n\n".join(map(markdown_table, tables)) + "\n")
   write_plot(folder, plot_study(answers))
   return tables
 

@@ -26,7 +26,8 @@ from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
-from greedy_prune_jax.runs.jsonl import encode_line, explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.jsonl import encode_line
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.study.parts import StoppedError
 from greedy_prune_jax.study.settings import StudySettings
@@ -56,11 +57,8 @@ def make_chains(settings: StudySettings, path: Path) -> None:
       f"{settings.chains} has {len(chains)} chains{limit} whose questions are in no test; expected "
       f"num_chains={settings.num_chains}"
     )
-  new = path.with_name(path.name + ".new")
-  with explain_os_errors(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new.write_bytes(b"".join(encode_line(chain.to_record()) for chain in chains))
-    new.replace(path)
+  make_folder(path.parent)
+  replace_file(path, b"".join(encode_line(chain.to_record()) for chain in chains))
 
 
 def _test_questions(settings: StudySettings) -> set[str]:

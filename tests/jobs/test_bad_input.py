@@ -187,7 +187,7 @@ def test_models(start, shared, tmp_path, damage, message):
 
 GOOD = CHAINS[0]
 BAD_LINES = [
-  ('{"id": "x", ', r"is not JSON \(.*\); expected one object a line"),
+  ('{"id": "x", ', r"is not JSON \(.*\); expected an object"),
   ("[1]", "is a JSON list; expected an object"),
   ({key: GOOD[key] for key in GOOD if key != "answer"}, 'lacks the key "answer" .its keys: id, q'),
   (GOOD | {"question": "  "}, '"question" is empty'),

@@ -5,7 +5,13 @@ import os
 import pytest
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, parse_line, read_lines
+from greedy_prune_jax.runs.jsonl import (
+  JsonlWriter,
+  encode_line,
+  parse_line,
+  read_lines,
+  read_output,
+)
 
 
 def test_written_lines_read_back(tmp_path):
@@ -69,7 +75,7 @@ def test_nan_is_refused_and_nothing_is_written(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match=r"cannot write .*file/records.jsonl: .*Choose a workdir"):
+  with pytest.raises(UserError, match=r"cannot write .*file: .*Choose a workdir"):
     JsonlWriter(tmp_path / "file" / "records.jsonl")
 
 
@@ -94,7 +100,7 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
     (b"[1, 2]", "is a JSON list; expected an object"),
     (b'{"a": "\xff"}', "is not UTF-8 text .byte 7"),
     (b'{"a": "\\uD83D"}', "half of a surrogate pair"),
-    (b"[" * 100_000, "nested too deeply"),
+    (b"[" * 100_000, "nested more than 100 deep"),
   ],
 )
 def test_lines_that_are_no_object_are_explained(line, reason):
@@ -106,3 +112,35 @@ def test_a_whole_surrogate_pair_is_one_character():
   record = parse_line(b'{"a": "\\ud83d\\ude00"}')
   assert record == {"a": "\N{GRINNING FACE}"}
   assert json.loads(encode_line(record)) == record
+
+
+@pytest.mark.parametrize("gone", ["file", "folder", "moved"])
+def test_a_file_that_is_gone_is_noticed_when_it_is_next_written(tmp_path, gone):
+  folder = tmp_path / "run"
+  with JsonlWriter(folder / "records.jsonl") as writer:
+    writer.write({"a": 1})
+    if gone == "moved":
+      folder.rename(tmp_path / "elsewhere")
+    else:
+      (folder / "records.jsonl").unlink()
+    if gone == "folder":
+      folder.rmdir()
+    with pytest.raises(UserError, match=r"records.jsonl is gone: it was deleted or moved"):
+      writer.write({"a": 2})
+  assert folder.exists() == (gone == "file")
+
+
+def test_an_id_that_an_output_has_twice_is_named_with_both_places(tmp_path):
+  for name, ids in (("process-00000", "ab"), ("process-00001", "cb")):
+    with JsonlWriter(tmp_path / "pruned" / f"{name}.jsonl") as writer:
+      for item_id in ids:
+        writer.write({"id": item_id})
+  with pytest.raises(UserError, match=r'00001.jsonl, line 2: repeats the id "b" of .*, line 2'):
+    list(read_output(tmp_path, "pruned"))
+
+
+def test_an_output_without_an_id_is_named(tmp_path):
+  (tmp_path / "pruned").mkdir()
+  (tmp_path / "pruned" / "process-00000.jsonl").write_bytes(b'{"id": "a"}\n{"key": 1}\n')
+  with pytest.raises(UserError, match=r'00000.jsonl, line 2: lacks the key "id"'):
+    list(read_output(tmp_path, "pruned"))

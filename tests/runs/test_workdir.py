@@ -252,3 +252,20 @@ def test_a_full_disk_is_explained_and_what_was_written_is_whole(tmp_path):
     assert all(json.loads(line) for line in file.read_text().splitlines())
   finish_job(path)
   assert len(records_of(path)) == 40
+
+
+@pytest.mark.parametrize(
+  ("old", "new"), [("0.25", "0.26"), ("[3, 1]", "[1, 3]"), ('"x"', '"y"'), ('"check"', '"ckeck"')]
+)
+def test_a_partial_result_that_was_changed_is_named(tmp_path, old, new):
+  with Workdir(tmp_path, {}, output="pruned") as run:
+    run.write_unfinished("x", 1, {"deleted": [3], "nll": [0.5]})
+    run.write_unfinished("x", 2, {"deleted": [3, 1], "nll": [0.5, 0.25]})
+  path = tmp_path / "unfinished" / "process-00000.jsonl"
+  lines = path.read_text().splitlines()
+  path.write_text("\n".join([lines[0], lines[1].replace(old, new)]) + "\n")
+  with (
+    Workdir(tmp_path, {}, output="pruned") as run,
+    pytest.raises(UserError, match=r"process-00000.jsonl, line 2: .*Remove the line"),
+  ):
+    run.load_unfinished()

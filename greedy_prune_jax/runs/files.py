@@ -1,0 +1,109 @@
+"""Files of users and runs: only regular ones are read, every new one is whole or not there."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from greedy_prune_jax.errors import UserError
+
+_KINDS = {
+  stat.S_IFDIR: "a folder",
+  stat.S_IFIFO: "a named pipe",
+  stat.S_IFCHR: "a device",
+  stat.S_IFBLK: "a device",
+  stat.S_IFSOCK: "a socket",
+}
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+  """Opens a regular file for reading.
+
+  Raises:
+    UserError: the file cannot be read, or is a folder, a pipe or a device: their reading may never
+      end.
+  """
+  try:
+    # Without O_NONBLOCK a pipe that nobody writes to would be waited for here.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+  except ValueError as error:  # the name has a NUL
+    raise UserError(f"cannot read {str(path)!r}: {error}") from error
+  kind = stat.S_IFMT(os.fstat(fd).st_mode)
+  if kind != stat.S_IFREG:
+    os.close(fd)
+    raise UserError(f"cannot read {path}: it is {_KINDS.get(kind, 'no regular file')}")
+  try:
+    with open(fd, "rb") as file:
+      yield file
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+  """The content of a regular file of at most `most_bytes` bytes; else a UserError."""
+  with open_file(path) as file:
+    content = file.read(most_bytes + 1)
+  if len(content) > most_bytes:
+    raise UserError(f"{path} has more than {most_bytes} bytes, the most that are read of it")
+  return content
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+  """Writes a file such that at any moment the old or the new one is there, whole.
+
+  The folder must exist: one that was deleted under a run must not come back with this file alone.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  new = path.with_name(path.name + ".new")
+  with explain_os_errors(path):
+    try:
+      with new.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+      new.replace(path)
+      sync_folder(path.parent)
+    except OSError:
+      with contextlib.suppress(OSError):  # half a file takes room on a full disk
+        new.unlink(missing_ok=True)
+      raise
+
+
+def make_folder(path: Path) -> None:
+  """Makes a folder and those above it, where they are not there; a UserError if that fails."""
+  with explain_os_errors(path):
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+  """Waits until the folder's list of files is on disk."""
+  fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def explain_os_errors(path: Path) -> Iterator[None]:
+  """Turns an OSError at a place that is written to into a UserError that says what to do."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      advice = (
+        "What was written before is whole; free some space and run the same command again to go on."
+      )
+    elif error.errno == errno.ENAMETOOLONG:
+      advice = "Choose a shorter name: file systems take names of up to 255 bytes."
+    else:
+      advice = "Choose a workdir in a folder that you can write to."
+    raise UserError(f"cannot write {path}: {error.strerror or error}. {advice}") from error

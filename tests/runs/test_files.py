@@ -1,0 +1,69 @@
+import errno
+import os
+
+import pytest
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import open_file, read_bytes, replace_file
+
+
+def test_a_replaced_file_is_whole_and_nothing_else_is_left(tmp_path):
+  path = tmp_path / "a.json"
+  replace_file(path, "one")
+  replace_file(path, b"two")
+  assert path.read_bytes() == b"two"
+  assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_of_a_new_one(tmp_path, monkeypatch):
+  path = tmp_path / "a.json"
+  replace_file(path, "old")
+
+  def fail(fd):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, "fsync", fail)
+  with pytest.raises(UserError, match=r"cannot write .*a.json: No space left .*free some space"):
+    replace_file(path, "new")
+  assert path.read_text() == "old"
+  assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_deleted_folder_does_not_come_back(tmp_path):
+  with pytest.raises(UserError, match="cannot write"):
+    replace_file(tmp_path / "gone" / "a.json", "x")
+  assert not (tmp_path / "gone").exists()
+
+
+def test_a_name_that_no_file_system_takes_is_explained(tmp_path):
+  with pytest.raises(UserError, match=r"File name too long\. Choose a shorter name"):
+    replace_file(tmp_path / ("n" * 300), "x")
+
+
+@pytest.mark.parametrize(
+  ("make", "kind"),
+  [
+    (lambda path: os.mkfifo(path), "it is a named pipe"),
+    (lambda path: path.mkdir(), "it is a folder"),
+    (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
+    (lambda path: None, "No such file"),
+  ],
+)
+def test_what_is_no_regular_file_is_refused_by_what_it_is(tmp_path, make, kind):
+  path = tmp_path / "x"
+  make(path)
+  with pytest.raises(UserError, match=kind), open_file(path):
+    pass
+
+
+def test_a_name_with_a_nul_is_refused(tmp_path):
+  with pytest.raises(UserError, match="null byte"), open_file(tmp_path / "a\0b"):
+    pass
+
+
+def test_no_more_is_read_than_allowed(tmp_path):
+  path = tmp_path / "x"
+  path.write_bytes(b"12345")
+  assert read_bytes(path, 5) == b"12345"
+  with pytest.raises(UserError, match="more than 4 bytes"):
+    read_bytes(path, 4)
