@@ -12,6 +12,8 @@ weights are trained (set a learning rate about ten times higher then).
 
 from ml_collections import config_dict
 
+from greedy_prune_jax.chains.formats import ColumnSettings
+
 
 def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
@@ -19,6 +21,8 @@ def get_config() -> config_dict.ConfigDict:
 
   # What is learned.
   config.chains = "runs/prune"  # a prune workdir; any chains file if keep_ratios are 1 and 0 only
+  # A file's own names of question, response, ...: see ColumnSettings for each.
+  config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
   config.num_chains = 0  # so many, the first by their ids; 0: all
   config.num_validation = 0  # chains held out; which ones depends on their ids and the seed alone
   config.keep_ratios = (0.5,)  # 1: all of the reasoning, 0: answer only; several: drawn each epoch

@@ -15,6 +15,7 @@ same command again after a kill and it goes on from where it was: nothing is ask
 
 from ml_collections import config_dict
 
+from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
 
@@ -23,7 +24,10 @@ def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
 
   # What is shortened.
-  config.chains = "gsm_symbolic"  # a JSONL file, a folder, a workdir, or a question set's name
+  # A file, a folder, a workdir, a split on the hub (hf:ORG/NAME:SPLIT), or a question set's name.
+  config.chains = "gsm_symbolic"
+  # A file's own names of question, response, ...: see ColumnSettings for each.
+  config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
   config.num_chains = 4  # 0: all that there are
   config.seed = 0  # of a question set's order, and of every reply's randomness
 

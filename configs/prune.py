@@ -13,6 +13,7 @@ import dataclasses
 
 from ml_collections import config_dict
 
+from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.search.screening import ScreenSettings
 from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 
@@ -22,7 +23,10 @@ def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
 
   # What is pruned.
-  config.chains = "gsm_symbolic"  # a JSONL file, a folder, a workdir, or a question set's name
+  # A file, a folder, a workdir, a split on the hub (hf:ORG/NAME:SPLIT), or a question set's name.
+  config.chains = "gsm_symbolic"
+  # A file's own names of question, response, ...: see ColumnSettings for each.
+  config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
   config.num_chains = 4  # 0: all that there are
   config.seed = 0  # order of a question set; files are read in their own order
   config.max_reasoning_tokens = 0  # leave longer reasonings out, uncounted; 0: no limit

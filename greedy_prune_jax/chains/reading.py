@@ -1,4 +1,4 @@
-"""Chains from files and question sets, in any of the forms that we know."""
+"""Chains from files, datasets on the hub and question sets, in any of the forms that we know."""
 
 import dataclasses
 import functools
@@ -8,12 +8,17 @@ from pathlib import Path
 
 from greedy_prune_jax.chains import question_sets as datasets
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question
-from greedy_prune_jax.chains.rows import Row
+from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, draft_of_question
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS
+from greedy_prune_jax.chains.sources import HUB, Row, file_rows, open_rows
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.jsonl import parse_line, read_lines
 from greedy_prune_jax.runs.records import Record
+
+# From a row and its default id to the name of its form and its chains.
+Parse = Callable[[Record, str], tuple[str, list[Chain]]]
+
+_SHOWN = 60  # characters of each end of a text that `describe_first` shows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,19 +42,21 @@ def read_chains(
   num_chains: int = 0,
   seed: int = 0,
   split: str = "train",
+  columns: ColumnSettings | None = None,
   on_bad: Callable[[BadChain], None] | None = None,
 ) -> Iterator[Chain]:
   """Yields the chains that `source` means, one at a time.
 
   Args:
-    source: a JSONL file whose lines are chains (design section 4), records of the published pruner,
-      or rows of GSM8K; a folder of such files; the workdir of an earlier job, of which `chains` or
-      `pruned` is read; or a question set with worked solutions, `NAME` or `NAME:PATH` (see
-      `datasets.load_rows`).
+    source: a file of chains (JSONL, JSON or Parquet, also .gz or .zst) whose rows are of one of
+      `FORMATS`; a folder of such files; a split on the hub, `hf:ORG/NAME[:CONFIG]:SPLIT`; the
+      workdir of an earlier job, of which `chains` or `pruned` is read; or a question set with
+      worked solutions, `NAME` or `NAME:PATH` (see `question_sets.load_rows`).
     num_chains: stop after so many good ones; 0 for all. Files are read in their order, question
       sets in the order that `seed` gives.
     seed: of a question set's order.
     split: of a question set.
+    columns: names that the rows have for a chain's parts; None: those of a form that we know.
     on_bad: called with every chain that cannot be used, which is then left out.
 
   Raises:
@@ -58,21 +65,66 @@ def read_chains(
   """
   if num_chains < 0:
     raise UserError(f"num_chains={num_chains}; expected a number from 0 (all) on")
-  if (named := datasets.split_source(source)) is not None:
-    name, _ = named
-    if not QUESTION_SETS[name].has_rationales:
-      raise UserError(
-        f"{name} has no worked solutions to prune; pass a file of chains that a model wrote on its "
-        f"questions"
-      )
-    # A generator makes no bad rows, so it can be asked for exactly as many as are wanted.
-    num_rows = num_chains if datasets.is_generated(source) else 0
-    _, rows = datasets.load_rows(source, split=split, num_rows=num_rows, seed=seed)
-    parse = functools.partial(_chain_of_row, name)
-  else:
-    rows, parse = _file_rows(*_chain_files(source)), chain_of_record
-  chains = _good_chains(source, iter(rows), parse, on_bad)
-  return itertools.islice(chains, num_chains or None)
+  rows, parse = _rows_and_parser(source, num_chains, seed, split, columns)
+  return itertools.islice(_good_chains(source, rows, parse, on_bad), num_chains or None)
+
+
+def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> str:
+  """The first row of a source as it is understood: its form, and the parts of its first chain.
+
+  Raises:
+    UserError: see `read_chains`.
+  """
+  rows, parse = _rows_and_parser(source, 1, seed, "train", columns)
+  row = next(iter(rows), None)
+  if row is None:
+    raise UserError(f"{source} is empty; expected chains")
+  try:
+    form, chains = parse(row.record(), row.id)
+  except UserError as error:
+    raise UserError(f"{row.place}: {error}") from error
+  shown = {key: value for key, value in chains[0].to_record().items() if isinstance(value, str)}
+  others = [key for key in chains[0].to_record() if key not in shown]
+  lines = [f"first row ({row.place}) as it is understood", f"{'form':>18}  {form}"]
+  lines += [f"{key:>18}  {_ends(value)}" for key, value in shown.items()]
+  if others:
+    lines.append(f"{'carried along':>18}  {', '.join(others)}")
+  if len(chains) > 1:
+    lines.append(f"{'further chains':>18}  {', '.join(chain.id for chain in chains[1:])}")
+  return "\n".join(lines)
+
+
+def _ends(text: str) -> str:
+  """The two ends of a text, on one line."""
+  if len(text) <= 2 * _SHOWN:
+    return repr(text)
+  return f"{text[:_SHOWN]!r} ... {text[-_SHOWN:]!r} ({len(text):,} characters)"
+
+
+def _rows_and_parser(
+  source: str, num_chains: int, seed: int, split: str, columns: ColumnSettings | None
+) -> tuple[Iterable[Row], Parse]:
+  """The rows of a source, and what makes chains of each."""
+  if (named := datasets.split_source(source)) is None:
+    parse = functools.partial(chains_of_row, columns=columns)
+    return _chain_rows(source), parse
+  name, _ = named
+  if not QUESTION_SETS[name].has_rationales:
+    raise UserError(
+      f"{name} has no worked solutions to prune; pass a file of chains that a model wrote on its "
+      f"questions"
+    )
+  # A generator makes no bad rows, so it can be asked for exactly as many as are wanted.
+  num_rows = num_chains if datasets.is_generated(source) else 0
+  _, rows = datasets.load_rows(source, split=split, num_rows=num_rows, seed=seed)
+  return rows, functools.partial(_solution, name)
+
+
+def _solution(name: str, row: Record, default_id: str) -> tuple[str, list[Chain]]:
+  """The worked solution in a row of a question set."""
+  question = datasets.parse_question(name, row, default_id)
+  draft = draft_of_question(question, QUESTION_SETS[name].form.write(question.target))
+  return name, [draft.chain(question.id)]
 
 
 def read_pruned(source: str | Path) -> Iterator[PrunedChain]:
@@ -81,7 +133,10 @@ def read_pruned(source: str | Path) -> Iterator[PrunedChain]:
   Raises:
     UserError: there are none (at once), or a line is not a pruned chain; the message names it.
   """
-  files, _ = _chain_files(str(source))
+  path = Path(source)
+  files = [path] if path.is_file() else _workdir_files(path) or sorted(path.glob("*.jsonl"))
+  if not files:
+    raise UserError(f"{source} holds no pruned chains; expected the workdir of a prune run")
   return (
     _pruned_of_line(file, *line) for file in files for line in read_lines(file, drop_torn=True)
   )
@@ -97,109 +152,72 @@ def _pruned_of_line(file: Path, number: int, line: bytes) -> PrunedChain:
 def _good_chains(
   source: str,
   rows: Iterable[Row],
-  parse: Callable[[Record, str], Chain],
+  parse: Parse,
   on_bad: Callable[[BadChain], None] | None,
 ) -> Iterator[Chain]:
-  """Chains of the rows that have one, each id once."""
+  """Chains of the rows that have some, each id once."""
   places: dict[str, str] = {}  # of each id that was seen
   row = None
   for row in rows:
-    chain_id = None
+    row_id = None
     try:
       record = row.record()
-      chain_id = str(record.get("id", row.id))
-      chain = parse(record, row.id)
-      if chain.id in places:
-        raise UserError(f'repeats the id "{chain.id}" of {places[chain.id]}')
+      row_id = str(record.get("id", row.id))
+      chains = _with_own_ids(*parse(record, row.id), places)
     except UserError as error:
       if on_bad is None:
         raise UserError(f"{row.place}: {error}") from error
-      on_bad(BadChain(place=row.place, id=chain_id, reason=str(error)))
+      on_bad(BadChain(place=row.place, id=row_id, reason=str(error)))
       continue
-    places[chain.id] = row.place
-    yield chain
+    places.update(dict.fromkeys((chain.id for chain in chains), row.place))
+    yield from chains
   if row is None:
     raise UserError(f"{source} is empty; expected chains")
 
 
-def _chain_files(source: str) -> tuple[list[Path], bool]:
-  """The JSONL files that `source` means, and whether a job of ours wrote them."""
+def _with_own_ids(form: str, chains: list[Chain], places: dict[str, str]) -> list[Chain]:
+  """The chains of a row under ids that no earlier chain has.
+
+  Published sets give one id to several chains of a question: the second is called `ID/2`. A chain
+  of our own form is known by its id in every output, so there a repeated one is an error.
+  """
+  own = []
+  for chain in chains:
+    if form == OWN and chain.id in places:
+      raise UserError(f'repeats the id "{chain.id}" of {places[chain.id]}')
+    ids = itertools.chain([chain.id], (f"{chain.id}/{number}" for number in itertools.count(2)))
+    own.append(dataclasses.replace(chain, id=next(i for i in ids if i not in places)))
+  return own
+
+
+def _chain_rows(source: str) -> Iterator[Row]:
+  """Rows of chains that `source`, which is no question set, means."""
   path = Path(source)
-  if path.is_file():
-    return [path], False
+  if source.startswith(HUB) or path.is_file():
+    return open_rows(source)
   if not path.is_dir():
     raise UserError(
-      f"{source} does not exist; expected a JSONL file of chains, a folder of them, a workdir, or "
-      f"one of {', '.join(name for name, s in QUESTION_SETS.items() if s.has_rationales)}"
+      f"{source} does not exist; expected a file of chains, a folder of them, a workdir, a split "
+      f"on the hub as {HUB}ORG/NAME:SPLIT, or one of "
+      f"{', '.join(name for name, s in QUESTION_SETS.items() if s.has_rationales)}"
     )
-  is_workdir = (path / "config.json").is_file()
-  folders = [path / "chains", path / "pruned"] if is_workdir else [path]
+  if files := _workdir_files(path):
+    return (row for file in files for row in file_rows(file, drop_torn=True))
+  return open_rows(source)
+
+
+def _workdir_files(path: Path) -> list[Path]:
+  """The files of chains in a workdir; none where the folder is no workdir.
+
+  Raises:
+    UserError: it is a workdir and has none.
+  """
+  if not (path / "config.json").is_file():
+    return []
+  folders = [path / "chains", path / "pruned"]
   for folder in folders:
     if files := sorted(folder.glob("*.jsonl")):
-      return files, is_workdir
+      return files
   raise UserError(
-    f"{source} holds no chains; looked for {' and '.join(f'{f}/*.jsonl' for f in folders)}"
-  )
-
-
-def _file_rows(files: list[Path], drop_torn: bool) -> Iterator[Row]:
-  for file in files:
-    for number, line in read_lines(file, drop_torn=drop_torn):
-      yield Row(f"{file.stem}/{number - 1}", f"{file}, line {number}", line)
-
-
-def chain_of_record(record: Record, default_id: str) -> Chain:
-  """The chain in a record of any form that we know; `default_id` is used where it has no id.
-
-  Raises:
-    UserError: a key is missing, not a string, or empty; the message names it.
-  """
-  record = record if "id" in record else {"id": default_id} | record
-  if "response_reason" in record or "user_prompt" in record:
-    return Chain.from_record(_from_published(record))
-  if "reasoning" not in record and "####" in str(record.get("answer")):
-    return _chain_of_row("gsm8k", record, default_id)
-  return Chain.from_record(record)
-
-
-# The published pruner's keys and ours.
-_PUBLISHED_KEYS = {
-  "system_prompt": "system",
-  "user_prompt": "question",
-  "response_reason": "reasoning",
-  "response_answer": "answer",
-}
-
-
-def _from_published(record: Record) -> Record:
-  """A record of the published pruner under our keys; an error still names the record's own."""
-  for key in ("user_prompt", "response_reason", "response_answer"):
-    fields.get_text(record, key)
-  fields.get_optional_text(record, "system_prompt")
-  record = record | {"id": str(record["id"])}  # numbered, where it has an id at all
-  renamed = {key: value for key, value in record.items() if key not in _PUBLISHED_KEYS.values()}
-  return {_PUBLISHED_KEYS.get(key, key): value for key, value in renamed.items()}
-
-
-def _chain_of_row(name: str, row: Record, default_id: str) -> Chain:
-  question = datasets.parse_question(name, row, default_id)
-  return chain_of_question(question, QUESTION_SETS[name].form.write(question.target))
-
-
-def chain_of_question(question: Question, answer: str) -> Chain:
-  """The chain whose reasoning is the question's worked solution, ending in one newline.
-
-  Raises:
-    UserError: the question has no worked solution.
-  """
-  if question.rationale is None:
-    raise UserError(f"{question.id} has no worked solution")
-  return Chain(
-    id=question.id,
-    question=question.question,
-    reasoning=question.rationale.rstrip() + "\n",
-    answer=answer,
-    system=question.system,
-    target=question.target,
-    extra=question.extra,
+    f"{path} holds no chains; looked for {' and '.join(f'{f}/*.jsonl' for f in folders)}"
   )

@@ -1,14 +1,12 @@
 """Rows of question sets as they come from the hub, from local files, or from a generator."""
 
-import dataclasses
 import random
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from greedy_prune_jax.chains.sources import Row, file_rows, is_lines
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import parse_line, read_lines
-from greedy_prune_jax.runs.records import Record
 
 # Distance between the generator seeds of two of our seeds. reasoning-gym draws item i of seed s
 # from s + i, so that neighbouring seeds would share nearly all of their random streams.
@@ -21,25 +19,6 @@ class HubSplit(NamedTuple):
   id: str
   config: str | None
   split: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One row, not yet looked at.
-
-  Attributes:
-    id: what a question from this row is called if the row does not say.
-    place: where it is, for messages.
-    content: an object, or a line of JSON that should hold one.
-  """
-
-  id: str
-  place: str
-  content: Record | bytes
-
-  def record(self) -> Record:
-    """The row's object; a UserError where its line is not one."""
-    return parse_line(self.content) if isinstance(self.content, bytes) else self.content
 
 
 def shuffled(rows: list[Row], num_rows: int, seed: int) -> list[Row]:
@@ -69,7 +48,7 @@ def from_hub(hub: HubSplit, name: str, split: str) -> list[Row]:
 
 
 def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
-  """Rows of a local copy: a .jsonl file, another file, or a folder that `datasets` can read.
+  """Rows of a local copy: JSON lines, another file, or a folder that `datasets` can read.
 
   Args:
     path: the file or folder.
@@ -83,11 +62,8 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
     raise UserError(
       f"{path} does not exist; expected a JSONL or Parquet file or a dataset's folder"
     )
-  if path.suffix == ".jsonl":
-    return [
-      Row(f"{path.stem}/{number - 1}", f"{path}, line {number}", line)
-      for number, line in read_lines(path)
-    ]
+  if is_lines(path):
+    return list(file_rows(path))
   import datasets  # see from_hub
 
   hub = hub or HubSplit(str(path), None, split)

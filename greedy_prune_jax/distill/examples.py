@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
+from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
@@ -90,7 +91,12 @@ class ExampleForm:
 
 
 def read_texts(
-  source: str, keep_ratios: Sequence[float], *, num_chains: int = 0, seed: int = 0
+  source: str,
+  keep_ratios: Sequence[float],
+  *,
+  num_chains: int = 0,
+  seed: int = 0,
+  columns: ColumnSettings | None = None,
 ) -> list[tuple[Chain, dict[float, str]]]:
   """Chains by id, and the reasoning of each at every keep ratio.
 
@@ -101,6 +107,7 @@ def read_texts(
     num_chains: how many; 0 for all. Of a question set the first in its order, else the first by
       id: in files they stand as they happened to be finished.
     seed: of a question set's order.
+    columns: see `read_chains`.
 
   Raises:
     UserError: nothing usable at `source`, or it was not pruned as far as a keep ratio asks.
@@ -109,7 +116,7 @@ def read_texts(
     wanted = num_chains if split_source(source) is not None else 0
     texts = (
       (chain, {ratio: chain.reasoning if ratio else "" for ratio in keep_ratios})
-      for chain in read_chains(source, num_chains=wanted, seed=seed)
+      for chain in read_chains(source, num_chains=wanted, seed=seed, columns=columns)
     )
   else:
     texts = (

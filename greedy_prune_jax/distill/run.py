@@ -162,6 +162,7 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
       settings.form.keep_ratios,
       num_chains=settings.num_chains,
       seed=settings.seed,
+      columns=settings.columns,
     ),
     dataclasses.replace(settings.form, max_length=longest),
     tokenizer,

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
 from greedy_prune_jax.distill.examples import ExampleForm
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
@@ -34,6 +35,7 @@ class DistillSettings(JobSettings):
   config_file = "configs/distill.py"
 
   chains: str
+  columns: ColumnSettings
   num_chains: int
   num_validation: int
   keep_ratios: tuple[float, ...]

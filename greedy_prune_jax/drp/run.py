@@ -80,7 +80,11 @@ def read_items(settings: DrpSettings, workdir: Workdir) -> dict[str, Item]:
   on_bad = skip if settings.on_bad_chain == "skip" else None
   items = {}
   for chain in read_chains(
-    settings.chains, num_chains=settings.num_chains, seed=settings.seed, on_bad=on_bad
+    settings.chains,
+    num_chains=settings.num_chains,
+    seed=settings.seed,
+    columns=settings.columns,
+    on_bad=on_bad,
   ):
     try:
       items[chain.id] = Item.of(chain)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 
+from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.drp.asking import Asking
 from greedy_prune_jax.drp.records import ON_FAILURE, RULES
 from greedy_prune_jax.drp.stages import DECOMPOSE, STAGES, Stage
@@ -37,6 +38,7 @@ class DrpSettings(JobSettings):
   config_file = "configs/drp.py"
 
   chains: str
+  columns: ColumnSettings
   num_chains: int
   seed: int
   stages: tuple[str, ...]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from greedy_prune_jax.chains.reading import describe_first
 from greedy_prune_jax.drp import summary
 from greedy_prune_jax.drp.estimate import expect, token_counter
 from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
@@ -31,6 +32,8 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
   first = jax.process_index() == 0
   if settings.dry_run:
     if first:
+      row = describe_first(settings.chains, settings.columns, seed=settings.seed)
+      print_result(row + "\n")
       with Workdir(workdir, config, **_WORKDIR) as run:
         _say_expected(settings, run)
     return

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.reading import describe_first, read_pruned
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.pruning.estimate import estimate_run
@@ -29,6 +29,8 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
   settings = PruneSettings.from_config(config)
   if settings.dry_run:
     if jax.process_index() == 0:
+      first = describe_first(settings.chains, settings.columns, seed=settings.seed)
+      print_result(first + "\n")
       print_result(estimate_run(settings))
     return
   failed = run_in_workdir(

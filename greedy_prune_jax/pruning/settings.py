@@ -5,6 +5,7 @@ from typing import cast
 
 from greedy_prune_jax.accelerators import ACCELERATORS
 from greedy_prune_jax.chains.chain import ratio_key
+from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.rankings.interface import RankingSettings
@@ -73,6 +74,7 @@ class PruneSettings(JobSettings):
   config_file = "configs/prune.py"
 
   chains: str
+  columns: ColumnSettings
   num_chains: int
   seed: int
   max_reasoning_tokens: int

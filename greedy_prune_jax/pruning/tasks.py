@@ -100,7 +100,13 @@ def read_tasks(
   wanted = settings.num_chains
   if limit:  # some are left out; the generator, which has no end, is looked through so far
     wanted = 100 * wanted if is_generated(settings.chains) else 0
-  chains = read_chains(settings.chains, num_chains=wanted, seed=settings.seed, on_bad=skip)
+  chains = read_chains(
+    settings.chains,
+    num_chains=wanted,
+    seed=settings.seed,
+    columns=settings.columns,
+    on_bad=skip,
+  )
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
 
   sizes_of = _unit_sizes(settings)

@@ -100,9 +100,12 @@ BAD = [
   ("[]", "is a JSON list"),
   (json.dumps(OWN | {"question": ""}), '"question" is empty'),
   (json.dumps(OWN | {"reasoning": 5}), '"reasoning" must be a string, not a whole number'),
-  (json.dumps({"question": "q", "answer": "7"}), 'lacks the key "reasoning"'),
-  (json.dumps(PUBLISHED | {"response_answer": None}), '"response_answer" must be a string'),
-  (json.dumps({"user_prompt": "q"}), 'lacks the key "response_reason"'),
+  (json.dumps({"question": "q", "answer": "7"}), 'no "#### NUMBER"'),
+  (json.dumps(PUBLISHED | {"response_answer": 5}), '"response_answer" must be a string'),
+  (
+    json.dumps({"user_prompt": "q"}),
+    "is of no known form .its keys: user_prompt.; of the form pruner it lacks 'response_reason'",
+  ),
   (json.dumps({"question": "q", "answer": "so ####"}), 'no "#### NUMBER"'),
   (json.dumps(OWN), 'repeats the id "a" of .*x.jsonl, line 1'),
 ]
@@ -140,6 +143,9 @@ def test_sources_with_nothing_in_them(tmp_path):
   with pytest.raises(UserError, match=r"none.jsonl does not exist; expected .*gsm8k, math"):
     read_chains(str(tmp_path / "none.jsonl"))
   with pytest.raises(UserError, match=r"holds no chains; looked for .*\*.jsonl"):
+    read_chains(str(tmp_path))
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(UserError, match=r"holds no chains; looked for .*pruned/\*.jsonl"):
     read_chains(str(tmp_path))
   with pytest.raises(UserError, match=r"x.jsonl is empty"):
     list(read_chains(write_jsonl(tmp_path / "x.jsonl", "\n")))

@@ -106,7 +106,7 @@ def test_help_is_no_error(start):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"chains": "nowhere.jsonl"}, "nowhere.jsonl does not exist; expected a JSONL file of chains,"),
+    ({"chains": "nowhere.jsonl"}, "nowhere.jsonl does not exist; expected a file of chains,"),
     ({"chains": "mmlu_pro"}, "mmlu_pro has no worked solutions to prune; pass a file of chains"),
     (
       {"pruner": "/nowhere/model"},
@@ -189,7 +189,10 @@ GOOD = CHAINS[0]
 BAD_LINES = [
   ('{"id": "x", ', r"is not JSON \(.*\); expected an object"),
   ("[1]", "is a JSON list; expected an object"),
-  ({key: GOOD[key] for key in GOOD if key != "answer"}, 'lacks the key "answer" .its keys: id, q'),
+  (
+    {key: GOOD[key] for key in GOOD if key != "answer"},
+    "is of no known form .its keys: id, question, reasoning.; of the form chain it lacks 'answer'",
+  ),
   (GOOD | {"question": "  "}, '"question" is empty'),
   (GOOD | {"reasoning": ["a"]}, '"reasoning" must be a string, not a list'),
   (GOOD | {"id": 7}, '"id" must be a string, not a whole number'),

@@ -1,0 +1,441 @@
+r"""The formats in which chains are published; a new one is one record of `FORMATS`.
+
+A row is known by its keys. Where the keys of several formats are there, the one that asks for all
+of them is meant, or one that says which others its rows may look like; else the row is refused, and
+the settings `columns` say what is meant.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from greedy_prune_jax.chains import formats_chat as chat
+from greedy_prune_jax.chains import formats_steps as steps
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, rest, split_reply
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question, parse_question
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
+
+OWN = "chain"  # the name of our own form: design section 4
+
+_SHOWN_KEYS = 20  # of a row, in messages
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+  """One form of rows.
+
+  Attributes:
+    name: as `columns.format` and messages call it.
+    keys: what a row of it has, none of them null.
+    parse: from a row to its chains; a UserError names the key that is wrong.
+    over: formats whose keys such a row may have as well.
+    example: a row.
+  """
+
+  name: str
+  keys: tuple[str, ...]
+  parse: Callable[[Record], Iterable[Draft]]
+  over: tuple[str, ...] = ()
+  example: Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnSettings:
+  """The group `columns` of a config: the names that a file has for a chain's parts.
+
+  Attributes:
+    format: the format that rows are of, where they look like several.
+    id: key of the id; empty: the row's place in its file.
+    system: of the system prompt.
+    question: of the question. Once it is named, nothing is taken from keys that are not.
+    response: of the reply, if reasoning and answer are one text; see `split_reply`.
+    thinking: of the thinking, if it has no tags; the answer is then under `answer`.
+    reasoning: of a reasoning without tags, which `answer` follows.
+    answer: of the text that follows the reasoning.
+    target: of the gold answer.
+  """
+
+  format: str = ""
+  id: str = ""
+  system: str = ""
+  question: str = ""
+  response: str = ""
+  thinking: str = ""
+  reasoning: str = ""
+  answer: str = ""
+  target: str = ""
+
+  def __post_init__(self):
+    if self.format and self.format not in FORMATS:
+      raise UserError(f"columns.format={self.format!r}; expected one of {', '.join(FORMATS)}")
+    named = {key for key, value in dataclasses.asdict(self).items() if value}
+    if self.format and named != {"format"}:
+      raise UserError(f"columns.format={self.format} knows its keys; leave the others empty")
+    parts = named & {"response", "thinking", "reasoning", "answer"}
+    known = ({"response"}, {"thinking", "answer"}, {"reasoning", "answer"})
+    if named - {"format"} and ("question" not in named or parts not in known):
+      raise UserError(
+        f"columns names {', '.join(sorted(named))}; expected columns.question, and with it "
+        f"columns.response, or columns.answer with columns.reasoning or columns.thinking"
+      )
+
+  @classmethod
+  def defaults(cls) -> dict[str, Any]:
+    """The group as a config file has it."""
+    return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def chains_of_row(
+  row: Record, row_id: str, columns: "ColumnSettings | None" = None
+) -> tuple[str, list[Chain]]:
+  """The name of a row's format, and its chains, one or several.
+
+  Args:
+    row: an object of a file or a dataset.
+    row_id: what its chain is called where the row has no id.
+    columns: names of the chain's parts, if the row's form is not known.
+
+  Raises:
+    UserError: the row is of no format, or of two; or a key has not what it should, which the
+      message names.
+  """
+  columns = columns or ColumnSettings()
+  if columns.question:
+    row_id = _row_id(row, columns.id or "id", row_id)
+    return "columns", [_mapped(row, columns).chain(row_id)]
+  name = columns.format or find_format(row)
+  if name == OWN and "id" in row:
+    fields.get_text(row, "id")  # a number would be another id in our outputs
+  row_id = _row_id(row, next((key for key in ("id", "uuid") if row.get(key)), "id"), row_id)
+  return name, [draft.chain(row_id) for draft in FORMATS[name].parse(row)]
+
+
+def find_format(row: Record) -> str:
+  """The name of the format that a row is of.
+
+  Raises:
+    UserError: it is of none or of several; the message says what to set.
+  """
+  keys = {key for key, value in row.items() if value is not None}
+  found = [format for format in FORMATS.values() if keys.issuperset(format.keys)]
+  names = [format.name for format in found if not _covered(format, found)]
+  if len(names) == 1:
+    return names[0]
+  if names:
+    raise UserError(
+      f"looks like {' and '.join(names)} at once ({_shown(row)}); say which with "
+      f"--config.columns.format=NAME, or name its parts, such as --config.columns.question=KEY and "
+      f"--config.columns.response=KEY"
+    )
+  nearest = max(FORMATS.values(), key=lambda f: (len(keys & set(f.keys)), -len(f.keys)))
+  lacking = [key for key in nearest.keys if key not in keys]
+  hint = f"; of the form {nearest.name} it lacks {', '.join(map(repr, lacking))}"
+  raise UserError(
+    f"is of no known form ({_shown(row)}){hint if keys & set(nearest.keys) else ''}. Name its "
+    f"parts with --config.columns.question=KEY and --config.columns.response=KEY, or "
+    f"columns.reasoning and columns.answer"
+  )
+
+
+def _covered(format: Format, found: Collection[Format]) -> bool:
+  """Tells whether another of the formats found explains this one's keys."""
+  return any(
+    format.name in other.over or set(other.keys) > set(format.keys)
+    for other in found
+    if other is not format and other.name not in format.over
+  )
+
+
+def _shown(row: Record) -> str:
+  keys = list(row)
+  more = f", and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+  return f"its keys: {', '.join(keys[:_SHOWN_KEYS]) or 'none'}{more}"
+
+
+def _row_id(row: Record, key: str, default: str) -> str:
+  """The row's id as a text; `default` where it has none."""
+  if row.get(key) in (None, ""):
+    return default
+  return str(fields.get(row, key, str, int))
+
+
+def _mapped(row: Record, columns: ColumnSettings) -> Draft:
+  """The chain in a row whose parts the settings name."""
+  if columns.reasoning:
+    reasoning, answer = (fields.get_text(row, k) for k in (columns.reasoning, columns.answer))
+    reasoning += "" if reasoning[-1].isspace() else "\n"
+  elif columns.thinking:
+    thinking, answer = (fields.get_text(row, k) for k in (columns.thinking, columns.answer))
+    reasoning, answer = split_reply(join_thinking(thinking, answer))
+  else:
+    reasoning, answer = split_reply(fields.get_text(row, columns.response))
+  named = dataclasses.asdict(columns).values()
+  return Draft(
+    question=fields.get_text(row, columns.question),
+    reasoning=reasoning,
+    answer=answer,
+    system=fields.get_optional_text(row, columns.system) if columns.system else None,
+    target=gold(row, columns.target) if columns.target else None,
+    extra=rest(row, *named),
+  )
+
+
+def _parse_own(row: Record) -> Iterator[Draft]:
+  chain = Chain.from_record(row | {"id": "-"})
+  yield _draft_of(chain.question, chain.reasoning, chain.answer, chain)
+
+
+def _parse_pruner(row: Record) -> Iterator[Draft]:
+  """A record of the published pruner."""
+  used = ("system_prompt", "user_prompt", "response_reason", "response_answer")
+  question, reasoning, answer = (fields.get_text(row, key) for key in used[1:])
+  yield Draft(
+    question=question,
+    reasoning=reasoning,
+    answer=answer,
+    system=fields.get_optional_text(row, "system_prompt"),
+    target=fields.get_optional_text(row, "target"),
+    extra=rest(row, *used),
+  )
+
+
+def _draft_of(question: str, reasoning: str, answer: str, known: Chain | Question) -> Draft:
+  return Draft(
+    question=question,
+    reasoning=reasoning,
+    answer=answer,
+    system=known.system,
+    target=known.target,
+    extra=known.extra,
+  )
+
+
+def draft_of_question(question: Question, answer: str) -> Draft:
+  """The chain whose reasoning is the question's worked solution, ending in one newline.
+
+  Raises:
+    UserError: the question has no worked solution.
+  """
+  if question.rationale is None:
+    raise UserError("has no worked solution")
+  return _draft_of(question.question, question.rationale.rstrip() + "\n", answer, question)
+
+
+def _parse_gsm8k(row: Record) -> Iterator[Draft]:
+  question = parse_question("gsm8k", row, "-")
+  yield draft_of_question(question, QUESTION_SETS["gsm8k"].form.write(question.target))
+
+
+def _parse_mmlu_pro(row: Record) -> Iterator[Draft]:
+  """A row of MMLU-Pro with a worked solution, as the validation split has them."""
+  question = parse_question("mmlu_pro", row, "-")
+  worked = fields.get_text(row, "cot_content").strip().removeprefix("A:").lstrip()
+  yield _draft_of(question.question, *split_reply(worked), question)
+
+
+def _parse_limo(row: Record) -> Iterator[Draft]:
+  """A row of LIMO, whose solutions are a model's."""
+  reasoning, answer = split_reply(fields.get_text(row, "solution"))
+  yield Draft(
+    question=fields.get_text(row, "question"),
+    reasoning=reasoning,
+    answer=answer,
+    target=gold(row, "answer"),
+    extra=rest(row, "question", "solution", "answer"),
+  )
+
+
+_THOUGHT = "<think>\nSix sevens.\n</think>\n\nThe answer is \\boxed{42}."
+
+FORMATS = {
+  format.name: format
+  for format in (
+    Format(
+      name=OWN,
+      keys=("question", "reasoning", "answer"),
+      parse=_parse_own,
+      over=("messages", "sharegpt", "s1k", "s1k_first", "limo", "mmlu_pro"),
+      example={"id": "a", "question": "6 * 7?", "reasoning": "Six sevens.\n", "answer": "So 42."},
+    ),
+    Format(
+      name="pruner",
+      keys=("user_prompt", "response_reason", "response_answer"),
+      parse=_parse_pruner,
+      example={
+        "user_prompt": "6 * 7?",
+        "response_reason": "Six sevens.\n",
+        "response_answer": '{"answer": "42"}',
+      },
+    ),
+    Format(
+      name="gsm8k",
+      keys=("question", "answer"),
+      parse=_parse_gsm8k,
+      example={"question": "6 * 7?", "answer": "Six sevens are <<6*7=42>>42.\n#### 42"},
+    ),
+    Format(
+      name="messages",
+      keys=("messages",),
+      parse=chat.parse_messages,
+      example={
+        "messages": [
+          {"role": "user", "content": "6 * 7?"},
+          {"role": "assistant", "reasoning_content": "Six sevens.", "content": "It is 42."},
+        ]
+      },
+    ),
+    Format(
+      name="sharegpt",
+      keys=("conversations",),
+      parse=chat.parse_sharegpt,
+      example={
+        "conversations": [
+          {"from": "human", "value": "6 * 7?"},
+          {"from": "gpt", "value": _THOUGHT},
+        ]
+      },
+    ),
+    Format(
+      name="input_output",  # AceReason-1.1-SFT, Nemotron's post-training sets
+      keys=("input", "output"),
+      parse=chat.parse_pair("input", "output"),
+      example={"input": "6 * 7?", "output": _THOUGHT, "category": "math"},
+    ),
+    Format(
+      name="prompt_response",
+      keys=("prompt", "response"),
+      parse=chat.parse_pair("prompt", "response"),
+      example={"prompt": "6 * 7?", "response": _THOUGHT},
+    ),
+    Format(
+      name="prompt_completion",  # TRL's
+      keys=("prompt", "completion"),
+      parse=chat.parse_pair("prompt", "completion"),
+      example={"prompt": [{"role": "user", "content": "6 * 7?"}], "completion": _THOUGHT},
+    ),
+    Format(
+      name="alpaca",
+      keys=("instruction", "output"),
+      parse=chat.parse_alpaca,
+      over=("input_output",),
+      example={"instruction": "Multiply.", "input": "6 and 7", "output": _THOUGHT},
+    ),
+    Format(
+      name="openmath",  # OpenMathReasoning, OpenMathInstruct
+      keys=("problem", "generated_solution"),
+      parse=chat.parse_pair("problem", "generated_solution"),
+      example={
+        "problem": "6 * 7?",
+        "generated_solution": _THOUGHT,
+        "expected_answer": "42",
+        "inference_mode": "cot",
+      },
+    ),
+    Format(
+      name="s1k",  # s1K-1.1; its other model's chains: columns.thinking=gemini_thinking_trajectory
+      keys=("question", "deepseek_thinking_trajectory", "deepseek_attempt"),
+      parse=steps.parse_s1k("deepseek_thinking_trajectory", "deepseek_attempt"),
+      example={
+        "question": "6 * 7?",
+        "solution": "42",
+        "deepseek_thinking_trajectory": "Six sevens.",
+        "deepseek_attempt": "It is \\boxed{42}.",
+      },
+    ),
+    Format(
+      name="s1k_first",
+      keys=("question", "thinking_trajectories", "attempt"),
+      parse=steps.parse_s1k("thinking_trajectories", "attempt"),
+      example={
+        "question": "6 * 7?",
+        "thinking_trajectories": ["Six sevens."],
+        "attempt": "It is \\boxed{42}.",
+      },
+    ),
+    Format(
+      name="openr1",
+      keys=("problem", "generations", "correctness_math_verify"),
+      parse=steps.parse_openr1,
+      over=("messages",),
+      example={
+        "problem": "6 * 7?",
+        "solution": "Known by heart: 42.",
+        "answer": "42",
+        "uuid": "u",
+        "generations": [_THOUGHT, "<think>\nSix and seven.\n</think>\n\nIt is \\boxed{13}."],
+        "correctness_math_verify": [True, False],
+        "is_reasoning_complete": [True, True],
+        "messages": [{"role": "user", "content": "6 * 7?"}],
+      },
+    ),
+    Format(
+      name="limo",
+      keys=("question", "solution", "answer"),
+      parse=_parse_limo,
+      example={"question": "6 * 7?", "solution": "Six sevens.\n\n\\boxed{42}", "answer": "42"},
+    ),
+    Format(
+      name="mmlu_pro",
+      keys=("question", "options", "answer", "cot_content"),
+      parse=_parse_mmlu_pro,
+      example={
+        "question_id": 1,
+        "question": "6 * 7?",
+        "options": ["42", "13"],
+        "answer": "A",
+        "cot_content": "A: Let's think step by step. Six sevens. The answer is (A).",
+      },
+    ),
+    Format(
+      name="prm800k",
+      keys=("question", "label", "labeler"),
+      parse=steps.parse_prm800k,
+      example={
+        "labeler": "l",
+        "question": {"problem": "6 * 7?", "ground_truth_answer": "42"},
+        "label": {
+          "steps": [
+            {"completions": [{"text": "Six sevens.", "rating": 1}], "chosen_completion": 0},
+            {"completions": [{"text": "So 42.\n\n# Answer\n\n42", "rating": 1}]},
+          ]
+        },
+      },
+    ),
+    Format(
+      name="processbench",
+      keys=("problem", "steps", "label"),
+      parse=steps.parse_processbench,
+      example={"problem": "6 * 7?", "steps": ["Six sevens.", "It is \\boxed{42}."], "label": -1},
+    ),
+    Format(
+      name="thought_anchors",  # a folder of three files
+      keys=("problem.json", "base_solution.json"),
+      parse=steps.parse_thought_anchors,
+      example={
+        "problem.json": {"problem": "6 * 7?", "gt_answer": "42"},
+        "base_solution.json": {
+          "prompt": "Problem: 6 * 7? Solution: \n<think>\n",
+          "solution": "Six sevens.\n</think>\n\nIt is \\boxed{42}.",
+          "is_correct": True,
+        },
+        "chunks_labeled.json": [{"chunk": "Six sevens.", "counterfactual_importance_kl": 0.5}],
+      },
+    ),
+    Format(
+      name="s3_cot",
+      keys=("instruction", "chain_0.0"),
+      parse=steps.parse_s3_cot,
+      example={
+        "instruction": "6 * 7?",
+        "gold_answer": "42",
+        "chain_0.0": "Six sevens are forty-two.\nIt is \\boxed{42}.",
+        "chain_-0.5": "Sevens.\nIt is \\boxed{42}.",
+        "ratios_0.0": 1.0,
+        "ratios_-0.5": 0.5,
+      },
+    ),
+  )
+}

@@ -1,0 +1,135 @@
+"""A chain as a row of somebody's dataset gives it, and the cutting of replies into its parts."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, split_response
+from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
+from greedy_prune_jax.chains.numbers import canonical_number
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
+
+# Opening and closing tags of thinking.
+_TAGS = (
+  ("<think>", "</think>"),
+  ("<|begin_of_thought|>", "<|end_of_thought|>"),
+  ("[THINK]", "[/THINK]"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+  """A chain that has no id yet.
+
+  Attributes:
+    question: see `Chain`, as for the others.
+    reasoning: the text to prune, with the opening tag where it is thinking.
+    answer: what follows it, with the closing tag.
+    system: system prompt, or None.
+    target: gold answer, or None.
+    part: distinguishes it from the row's other chains; empty where the row has one.
+    extra: further keys to carry along.
+  """
+
+  question: str
+  reasoning: str
+  answer: str
+  system: str | None = None
+  target: str | None = None
+  part: str = ""
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def chain(self, row_id: str) -> Chain:
+    """The chain, under its row's id and, behind a slash, its part.
+
+    Raises:
+      UserError: question, reasoning or answer is blank; the message names it.
+    """
+    values = {key: getattr(self, key) for key in ("question", "reasoning", "answer")}
+    for key in values:
+      fields.get_text(values, key)
+    return Chain(
+      id=f"{row_id}/{self.part}" if self.part else row_id,
+      **values,
+      system=self.system,
+      target=self.target,
+      extra=self.extra,
+    )
+
+
+def split_reply(text: str) -> tuple[str, str]:
+  r"""Reasoning and answer of a reply; joined they are the reply.
+
+  Thinking between tags is the reasoning, and the answer begins with the white space before the
+  closing tag. Without tags the answer begins at the last answer marker (`\boxed{...}`, `####`,
+  `The answer is`), and where there is none it is the last paragraph.
+
+  Raises:
+    UserError: the thinking never ends, or nothing stands before the answer.
+  """
+  for opening, closing in _TAGS:
+    thinking, tag, _ = text.partition(closing)
+    if not tag and text.lstrip().startswith(opening):
+      raise UserError(f"is cut off: {opening} has no {closing} behind it")
+    if tag:
+      return _parts(text, len(thinking.rstrip()), thinking.replace(opening, "").strip())
+  for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
+    if (found := split_response(text, form)) is not None and found.reasoning.strip():
+      return found.reasoning, found.answer
+  text = text.rstrip()
+  start = max(text.rfind("\n\n") + 2 if "\n\n" in text else text.rfind("\n") + 1, 0)
+  return _parts(text, start, text[:start].strip())
+
+
+def _parts(text: str, start: int, reasoning: str) -> tuple[str, str]:
+  """The text cut at `start`; a UserError if `reasoning`, what counts before it, is empty."""
+  if not reasoning:
+    raise UserError(f"has no reasoning before its answer: {text[:60]!r}")
+  return text[:start], text[start:]
+
+
+def join_thinking(thinking: str, answer: str) -> str:
+  """The reply of a model whose thinking and answer come apart, with tags."""
+  return f"<think>\n{thinking.strip()}\n</think>\n\n{answer.strip()}"
+
+
+def reply_of(thinking: str | None, text: str) -> tuple[str, str]:
+  """Reasoning and answer of a reply that may come with its thinking apart.
+
+  Raises:
+    UserError: there is no answer, or other thinking in the text.
+  """
+  if thinking is None:
+    return split_reply(text)
+  if not text.strip():
+    raise UserError("has thinking and no answer behind it")
+  if any(closing in text for _, closing in _TAGS):
+    inner = text[: split_at(text)]
+    if thinking.strip() not in inner:
+      raise UserError("has thinking in its text and other thinking beside it")
+    return split_reply(text)
+  return split_reply(join_thinking(thinking, text))
+
+
+def split_at(text: str) -> int:
+  """Length of the reasoning in a reply."""
+  return len(split_reply(text)[0])
+
+
+def rest(row: Record, *used: str) -> Record:
+  """The row's other keys, without those that a chain's record has for itself."""
+  return {key: value for key, value in row.items() if key not in used and key not in RECORD_KEYS}
+
+
+def gold(row: Record, *keys: str) -> str | None:
+  """The gold answer at the first of the keys that has one; None where none has."""
+  for key in keys:
+    if row.get(key) is None:
+      continue
+    value = fields.get(row, key, str, int, float)
+    text = value.strip() if isinstance(value, str) else canonical_number(str(value))
+    if text and text.lower() not in ("n/a", "none"):
+      return text
+  return None

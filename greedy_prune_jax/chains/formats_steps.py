@@ -1,0 +1,184 @@
+"""Rows whose chains come with labels: of steps, of sentences, or of generations."""
+
+from collections.abc import Iterator
+
+from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, rest, split_reply
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.records import Record
+
+
+def parse_openr1(row: Record) -> Iterator[Draft]:
+  """A row of OpenR1-Math: those of its generations that math-verify found right.
+
+  Source: open-r1/OpenR1-Math-220k, whose `solution` is a human's, and is not read here.
+  """
+  generations = fields.get_items(row, "generations", str)
+  verified = fields.get_items(row, "correctness_math_verify", bool, type(None))
+  complete = (True,) * len(generations)
+  if row.get("is_reasoning_complete") is not None:
+    complete = fields.get_items(row, "is_reasoning_complete", bool, type(None))
+  if not len(generations) == len(verified) == len(complete):
+    raise UserError(
+      f'"generations" has {len(generations)} items, "correctness_math_verify" {len(verified)} and '
+      f'"is_reasoning_complete" {len(complete)}; they must have as many'
+    )
+  chosen = [i for i in range(len(generations)) if verified[i] and complete[i]]
+  if not chosen:
+    raise UserError(
+      f"none of its {len(generations)} generations is verified; its human solution is read with "
+      f"--config.columns.question=problem --config.columns.response=solution"
+    )
+  used = ("problem", "solution", "answer", "generations", "messages", "uuid")
+  labels = [key for key in row if key.startswith(("correctness_", "is_reasoning_complete"))]
+  for i in chosen:
+    reasoning, answer = split_reply(generations[i])
+    yield Draft(
+      question=fields.get_text(row, "problem"),
+      reasoning=reasoning,
+      answer=answer,
+      target=gold(row, "answer"),
+      part=str(i),
+      extra=rest(row, *used, *labels, "finish_reasons", "llama_verification"),
+    )
+
+
+def parse_prm800k(row: Record) -> Iterator[Draft]:
+  """A row of PRM800K: a solution in steps, each with a rating (1, 0, -1) or None.
+
+  In phase 2 the solution is whole and rated up to its first error; in phase 1 it is made of the
+  steps that the labeler chose.
+  """
+  question = fields.get(row, "question", dict)
+  labelled = fields.get_items(fields.get(row, "label", dict), "steps", dict)
+  steps, ratings = [], []
+  for step in labelled:
+    text, rating = _chosen_step(step)
+    steps.append(text)
+    ratings.append(rating)
+  whole = question.get("pre_generated_steps")
+  if whole is not None:
+    steps = list(fields.get_items(question, "pre_generated_steps", str))
+    ratings = [*ratings[: len(steps)], *[None] * (len(steps) - len(ratings))]
+  yield _stepwise(
+    steps,
+    question=fields.get_text(question, "problem"),
+    target=gold(question, "ground_truth_answer"),
+    extra=rest(row, "question", "label") | {"step_labels": ratings},
+  )
+
+
+def _chosen_step(step: Record) -> tuple[str, int | None]:
+  """Text and rating of the step that the labeler chose, or wrote."""
+  if (written := step.get("human_completion")) is not None:
+    return fields.get_text(written, "text") if isinstance(written, dict) else written, None
+  completions = fields.get_items(step, "completions", dict)
+  chosen = step.get("chosen_completion") or 0  # none: all were bad, and the solution ends
+  if type(chosen) is not int or not 0 <= chosen < len(completions):
+    raise UserError(f'"chosen_completion" is {chosen!r} of {len(completions)} completions')
+  rating = completions[chosen].get("rating")
+  if rating is not None and type(rating) is not int:
+    raise UserError(f'"rating" is {rating!r}; expected -1, 0, 1 or null')
+  return fields.get_text(completions[chosen], "text"), rating
+
+
+def parse_processbench(row: Record) -> Iterator[Draft]:
+  """A row of ProcessBench: steps, and in `label` the first wrong one, from 0 on; -1: none."""
+  steps = list(fields.get_items(row, "steps", str))
+  label = fields.get(row, "label", int)
+  if not -1 <= label < len(steps):
+    raise UserError(f'"label" is {label}; expected -1 to {len(steps) - 1}')
+  yield _stepwise(
+    steps,
+    question=fields.get_text(row, "problem"),
+    target=None,
+    extra=rest(row, "problem", "steps", "label") | {"first_wrong_step": label},
+  )
+
+
+def _stepwise(steps: list[str], *, question: str, target: str | None, extra: Record) -> Draft:
+  """A draft of steps, a paragraph each; `steps` in `extra` are what the labels are about."""
+  if not steps:
+    raise UserError("has no steps")
+  text = "\n\n".join(steps)
+  before, mark, last = text.rpartition("\n\n# Answer\n\n")  # PRM800K's solutions end so
+  reasoning, answer = (before, mark + last) if before.strip() else split_reply(text)
+  return Draft(
+    question=question,
+    reasoning=reasoning,
+    answer=answer,
+    target=target,
+    extra=extra | {"steps": steps},
+  )
+
+
+def parse_thought_anchors(row: Record) -> Iterator[Draft]:
+  """A problem's folder of thought-anchors: the chain, and its chunks with their importances.
+
+  Source: Thought Anchors, arXiv 2506.19143. The row has the folder's files under their names.
+  """
+  solution = fields.get(row, "base_solution.json", dict)
+  problem = fields.get(row, "problem.json", dict)
+  prompt = fields.get_text(solution, "prompt")
+  asked, tag, _ = prompt.rpartition("<think>")
+  thinks = "<think>\n" if tag else ""
+  reasoning, answer = split_reply(thinks + fields.get_text(solution, "solution"))
+  extra = rest(problem, "problem", "gt_solution", "gt_answer") | rest(
+    solution, "prompt", "solution", "full_cot", "answer"
+  )
+  if "chunks_labeled.json" in row:
+    extra["chunks"] = list(fields.get_items(row, "chunks_labeled.json", dict))
+  yield Draft(
+    question=(asked if tag else prompt).strip(),
+    reasoning=reasoning,
+    answer=answer,
+    target=gold(problem, "gt_answer"),
+    extra=extra,
+  )
+
+
+def parse_s3_cot(row: Record) -> Iterator[Draft]:
+  """A row of S3-CoT: chains of several lengths on one question, `chain_0.0`, `chain_-0.1`, ...
+
+  Source: yrdu/S3-CoT-Self-Sampled-Data; the number is the strength of steering.
+  """
+  strengths = [key.removeprefix("chain_") for key in row if key.startswith("chain_")]
+  of_chains = [key for key in row if key.rpartition("_")[2] in strengths]
+  for strength in strengths:
+    if fields.get_optional_text(row, f"chain_{strength}") is None:
+      continue
+    reasoning, answer = split_reply(fields.get_text(row, f"chain_{strength}"))
+    yield Draft(
+      question=fields.get_text(row, "instruction"),
+      reasoning=reasoning,
+      answer=answer,
+      target=gold(row, "gold_answer"),
+      part=strength,
+      extra=rest(row, "instruction", "gold_answer", *of_chains)
+      | {
+        key.rpartition("_")[0]: row[key]
+        for key in of_chains
+        if key.endswith(f"_{strength}") and not key.startswith("chain_")
+      },
+    )
+
+
+def parse_s1k(thinking: str, attempt: str):
+  """What parses a row of s1K, whose thinking and answer have keys of their own."""
+
+  def parse(row: Record) -> Iterator[Draft]:
+    thoughts = row.get(thinking)
+    if isinstance(thoughts, list):  # s1K's first version has a list of one
+      thoughts = "".join(fields.get_items(row, thinking, str))
+    thoughts = fields.get_text({thinking: thoughts}, thinking)
+    reasoning, answer = split_reply(join_thinking(thoughts, fields.get_text(row, attempt)))
+    others = [k for k in row if k.endswith(("thinking_trajectory", "thinking_trajectories"))]
+    others += [k for k in row if k.endswith(("attempt", "_grade", "_grade_reason"))]
+    yield Draft(
+      question=fields.get_text(row, "question"),
+      reasoning=reasoning,
+      answer=answer,
+      extra=rest(row, "question", "solution", "cot", *others),
+    )
+
+  return parse

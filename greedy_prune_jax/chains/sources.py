@@ -1,0 +1,281 @@
+"""Rows of chains from files, compressed or not, from folders, and from splits on the hub.
+
+Rows come one at a time: no more of a file is in memory than a line or a batch of rows, but for
+`.json`, which has no lines.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import open_file
+from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
+from greedy_prune_jax.runs.jsonl import parse_line
+from greedy_prune_jax.runs.records import Record
+
+HUB = "hf:"
+
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_LINES = (".jsonl", ".ndjson")
+_SUFFIXES = (*_LINES, ".json", ".parquet")
+_BATCH_ROWS = 64  # of a Parquet file, at once in memory
+# Files that lie beside rows in the folders of datasets and runs.
+_NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+# A problem's folder of thought-anchors, with the file that it may lack.
+_ANCHORS = ("problem.json", "base_solution.json", "chunks_labeled.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row, not yet looked at.
+
+  Attributes:
+    id: what a question from this row is called if the row does not say.
+    place: where it is, for messages.
+    content: an object, a line of JSON that should hold one, or what reads one.
+  """
+
+  id: str
+  place: str
+  content: Record | bytes | Callable[[], Record]
+
+  def record(self) -> Record:
+    """The row's object; a UserError where it cannot be read, or its line is not one."""
+    if isinstance(self.content, bytes):
+      return parse_line(self.content)
+    return self.content() if callable(self.content) else self.content
+
+
+def open_rows(source: str) -> Iterator[Row]:
+  """Rows of `hf:ORG/NAME[:CONFIG]:SPLIT`, of a file, or of a folder of files.
+
+  Raises:
+    UserError: there is no such source (at once), or it cannot be read (when it is reached).
+  """
+  if source.startswith(HUB):
+    return _hub_rows(*split_hub(source))
+  path = Path(source)
+  if not path.is_dir():
+    return file_rows(path)
+  if anchors := sorted({file.parent for file in path.rglob(_ANCHORS[1])}):
+    return (_anchor_row(folder, path) for folder in anchors)
+  files = data_files(path)
+  return (row for file in files for row in file_rows(file, str(_id_prefix(file, path))))
+
+
+def split_hub(source: str) -> tuple[str, str | None, str]:
+  """Id, configuration and split of `hf:ORG/NAME[:CONFIG]:SPLIT`.
+
+  Raises:
+    UserError: it is not of this form.
+  """
+  parts = source.removeprefix(HUB).split(":")
+  if len(parts) not in (2, 3) or not all(parts) or parts[0].count("/") > 1:
+    raise UserError(
+      f"{source} is no split on the hub; expected hf:ORG/NAME:SPLIT or hf:ORG/NAME:CONFIG:SPLIT"
+    )
+  return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+
+
+def data_files(folder: Path) -> list[Path]:
+  """Files of rows in a folder, by name; where it has none itself, those of the folders in it.
+
+  Raises:
+    UserError: there are none.
+  """
+  for paths in (folder.glob("*"), folder.rglob("*")):
+    files = [path for path in sorted(paths) if _kind(path) in _SUFFIXES and path.is_file()]
+    if files := [f for f in files if f.name not in _NO_ROWS and not f.name.startswith(".")]:
+      return files
+  raise UserError(
+    f"{folder} holds no chains; looked for {', '.join(f'*{suffix}' for suffix in _SUFFIXES)}, each "
+    f"also with {' or '.join(_CODECS)} behind, in it and in its folders"
+  )
+
+
+def is_lines(path: Path) -> bool:
+  """Tells whether a file is of JSON lines, compressed or not, by its name."""
+  return _kind(path) in _LINES
+
+
+def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterator[Row]:
+  """Rows of one file, whose suffix says what it is.
+
+  Args:
+    path: the file.
+    name: a row's id is this, a slash, and the row's number, or its line's, from 0 on; empty: the
+      file's name without suffixes.
+    drop_torn: see `read_lines`.
+
+  Raises:
+    UserError: the file cannot be read, or a line is longer than `MOST_BYTES`.
+  """
+  kind, name = _kind(path), name or _stem(path)
+  if kind == ".parquet":
+    return _parquet_rows(path, name)
+  if kind == ".json":
+    return _json_rows(path, name)
+  return _line_rows(path, name, drop_torn)
+
+
+def _kind(path: Path) -> str:
+  """The file's suffix, without that of a compression."""
+  return (path.with_suffix("") if path.suffix in _CODECS else path).suffix
+
+
+def _stem(path: Path) -> str:
+  return (path.with_suffix("") if path.suffix in _CODECS else path).stem
+
+
+def _id_prefix(file: Path, folder: Path) -> Path:
+  return file.relative_to(folder).parent / _stem(file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+  """The file's bytes, decompressed."""
+  with open_file(path) as file:
+    if path.suffix not in _CODECS:
+      yield file
+      return
+    import pyarrow  # half a second that most runs need not spend
+
+    codec = _CODECS[path.suffix]
+    # Unlike Python's own readers, Arrow's goes on behind a frame and says when one is cut off.
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), codec)
+    with io.BufferedReader(cast(Any, stream)) as inner:
+      try:
+        yield inner
+      except OSError as error:
+        raise UserError(f"cannot decompress {path}: {error}") from error
+
+
+def _line_rows(path: Path, name: str, drop_torn: bool) -> Iterator[Row]:
+  with _opened(path) as file:
+    for number in itertools.count():
+      line = file.readline(MOST_BYTES + 1)
+      if not line:
+        return
+      if len(line) > MOST_BYTES:
+        raise UserError(
+          f"{path}, line {number + 1}: has more than {MOST_BYTES} bytes; expected one object a line"
+        )
+      if line.strip() and not (drop_torn and not line.endswith(b"\n")):
+        yield Row(f"{name}/{number}", f"{path}, line {number + 1}", line)
+
+
+def _json_rows(path: Path, name: str) -> Iterator[Row]:
+  """Rows of a JSON file: a list of objects, one object, or JSON lines under another name."""
+  with _opened(path) as file:
+    first = file.readline(MOST_BYTES + 1)
+    content = first + file.read(max(MOST_BYTES - len(first), 0) + 1)
+  if len(content) > MOST_BYTES:
+    raise UserError(f"{path}: has more than {MOST_BYTES} bytes; write it as JSONL")
+  if len(first) < len(content) and _is_object(first):
+    yield from _line_rows(path, name, drop_torn=False)
+    return
+  try:
+    value = parse_json(content) if content.strip() else []
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+  if not isinstance(value, list):
+    yield Row(name, str(path), as_object(value))
+    return
+  for number, item in enumerate(value):
+    place = f"{path}, item {number + 1}"
+    if not isinstance(item, dict):
+      raise UserError(f"{place}: is a JSON {type(item).__name__}; expected an object, {{...}}")
+    yield Row(f"{name}/{number}", place, item)
+
+
+def _is_object(line: bytes) -> bool:
+  try:
+    return isinstance(parse_json(line), dict)
+  except UserError:
+    return False
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
+  import pyarrow
+  import pyarrow.parquet
+
+  numbers = itertools.count()
+  try:
+    with _opened(path) as file:
+      # Behind a compression the file cannot be jumped about in, as Parquet's readers do.
+      source = io.BytesIO(file.read()) if path.suffix in _CODECS else file
+      for batch in pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS):
+        for row in batch.to_pylist():
+          number = next(numbers)
+          yield Row(f"{name}/{number}", f"{path}, row {number + 1}", as_json(row))
+  except (pyarrow.ArrowException, OSError) as error:
+    raise UserError(f"cannot read {path} as Parquet: {error}") from error
+
+
+def _hub_rows(dataset: str, config: str | None, split: str) -> Iterator[Row]:
+  import datasets  # imports pandas and pyarrow: a second that most runs need not spend
+
+  name = dataset.rpartition("/")[2]
+  rows = iter(())
+  for number in itertools.count():
+    try:
+      if number == 0:
+        rows = iter(datasets.load_dataset(dataset, config, split=split, streaming=True))
+      row = next(rows)
+    except StopIteration:
+      return
+    except Exception as error:  # of four libraries, and there is one thing to say
+      raise UserError(
+        f"cannot read {dataset} ({f'{config}, ' if config else ''}{split}): looked for it on the "
+        f"Hugging Face hub and got: {error}. Without a network, pass a copy: a JSONL, JSON or "
+        f"Parquet file, or a folder of them"
+      ) from error
+    yield Row(f"{name}/{split}/{number}", f"{dataset}, {split}, row {number}", as_json(row))
+
+
+def _anchor_row(problem: Path, folder: Path) -> Row:
+  """A problem's folder of thought-anchors as one row, its files under their names."""
+  row_id = problem.name if problem == folder else str(problem.relative_to(folder))
+
+  def read() -> Record:
+    record = {}
+    for name in _ANCHORS:
+      if (problem / name).exists() or name != _ANCHORS[-1]:
+        record[name] = _whole_json(problem / name)
+    return record
+
+  return Row(row_id, str(problem), read)
+
+
+def _whole_json(path: Path) -> Any:
+  with open_file(path) as file:
+    content = file.read(MOST_BYTES + 1)
+  if len(content) > MOST_BYTES:
+    raise UserError(f"{path} has more than {MOST_BYTES} bytes")
+  try:
+    return parse_json(content)
+  except UserError as error:
+    raise UserError(f"{path.name} {error}") from error
+
+
+def as_json(value: Any) -> Any:
+  """A value of a dataset as JSON can hold it: dates as texts, NaN as null, bytes left out."""
+  if isinstance(value, dict):
+    kept = {key: item for key, item in value.items() if not isinstance(item, bytes)}
+    return {str(key): as_json(item) for key, item in kept.items()}
+  if isinstance(value, list | tuple):
+    return [as_json(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if value is None or isinstance(value, str | bool | int | float):
+    return value
+  if isinstance(value, datetime.date | datetime.time):
+    return value.isoformat()
+  return str(value)

@@ -1,0 +1,271 @@
+"""Each format's rows become chains; `FORMATS` has an example of each, made up here."""
+
+import contextlib
+import copy
+
+import pytest
+
+from greedy_prune_jax.chains.formats import FORMATS, ColumnSettings, chains_of_row
+from greedy_prune_jax.chains.formats_draft import split_reply
+from greedy_prune_jax.chains.reading import describe_first, read_chains
+from greedy_prune_jax.errors import UserError
+from tests.chains.test_reading import OWN, write_jsonl
+from tests.helpers.real_chains import DATA
+
+THOUGHT = "<think>\nSix sevens.\n</think>\n\nThe answer is \\boxed{42}."
+REAL = DATA / "thinking_chains"
+
+
+def chains(row, **columns):
+  return chains_of_row(row, "rows/0", ColumnSettings(**columns))[1]
+
+
+def chain(row, **columns):
+  (one,) = chains(row, **columns)
+  return one
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_example_is_known_and_read(name):
+  row = copy.deepcopy(FORMATS[name].example)
+  found, read = chains_of_row(row, "rows/0")
+  assert found == name
+  assert row == FORMATS[name].example  # reading changes nothing
+  for one in read:
+    assert "6 * 7" in one.question or "6 and 7" in one.question
+    assert "even" in one.reasoning
+    assert any(value in one.answer for value in ("42", "(A)"))
+    assert one.target in ("42", "A", None)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("wrong", [5, [], {}, "", [{}], [None], {"steps": 5}, [[]]], ids=repr)
+def test_a_wrong_value_at_any_key_is_named_or_harmless(name, wrong):
+  for key in FORMATS[name].example:
+    row = FORMATS[name].example | {key: wrong}
+    with contextlib.suppress(UserError):  # and no other error
+      chains_of_row(row, "rows/0")
+
+
+@pytest.mark.parametrize(
+  ("text", "parts"),
+  [
+    (THOUGHT, ("<think>\nSix sevens.", "\n</think>\n\nThe answer is \\boxed{42}.")),
+    ("Six sevens.\n</think>\n42", ("Six sevens.", "\n</think>\n42")),
+    (
+      "<|begin_of_thought|>\n\nSix.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>42<|end|>",
+      ("<|begin_of_thought|>\n\nSix.", "\n\n<|end_of_thought|>\n\n<|begin_of_solution|>42<|end|>"),
+    ),
+    ("[THINK]Six.[/THINK]42", ("[THINK]Six.", "[/THINK]42")),
+    ("Six sevens.\nSo $\\boxed{42}$.", ("Six sevens.\nSo ", "$\\boxed{42}$.")),
+    ("Six sevens.\n#### 42", ("Six sevens.\n", "#### 42")),
+    ("Six sevens.\n\nThat makes\nforty-two.", ("Six sevens.\n\n", "That makes\nforty-two.")),
+    ("Six sevens.\nForty-two.", ("Six sevens.\n", "Forty-two.")),
+  ],
+)
+def test_a_reply_is_cut_before_its_answer(text, parts):
+  assert split_reply(text) == parts
+  assert "".join(parts) == text
+
+
+@pytest.mark.parametrize(
+  ("text", "reason"),
+  [
+    ("<think>\nSix sevens", "is cut off: <think> has no </think>"),
+    ("<think>\n\n</think>\n\n42", "has no reasoning before its answer"),
+    ("42", "has no reasoning before its answer: '42'"),
+  ],
+)
+def test_a_reply_without_reasoning_or_end_is_refused(text, reason):
+  with pytest.raises(UserError, match=reason):
+    split_reply(text)
+
+
+def talk(reply, *before):
+  return {"messages": [*before, {"role": "user", "content": "6 * 7?"}, reply], "source": "s"}
+
+
+@pytest.mark.parametrize(
+  "reply",
+  [
+    {"content": THOUGHT},
+    *({"content": "The answer is \\boxed{42}.", key: "Six sevens.\n"} for key in (
+      "reasoning_content", "reasoning", "thinking")),
+    {"content": THOUGHT, "reasoning_content": "Six sevens."},
+    {"content": [
+      {"type": "thinking", "thinking": "Six sevens."},
+      {"type": "text", "text": "The answer is \\boxed{42}."},
+    ]},
+    {"content": "The answer is \\boxed{42}.", "thinking": "Six sevens.", "reasoning": None},
+  ],
+)  # fmt: skip
+def test_thinking_in_messages_is_found_wherever_it_is(reply):
+  row = talk({"role": "assistant"} | reply, {"role": "system", "content": "Be brief."})
+  one = chain(row)
+  assert one.reasoning + one.answer == THOUGHT
+  assert one.answer.startswith("\n</think>")
+  assert (one.question, one.system, one.extra) == ("6 * 7?", "Be brief.", {"source": "s"})
+
+
+@pytest.mark.parametrize(
+  ("row", "reason"),
+  [
+    (talk({"role": "user", "content": "and?"}), "has the turns user, user; expected one of a user"),
+    (talk({"role": "tool", "content": "x"}), "has the role 'tool'"),
+    (talk({"role": "assistant", "content": 5}), '"content" must be a string'),
+    (
+      talk({"role": "assistant", "content": THOUGHT, "reasoning": "Other."}),
+      "other thinking beside it",
+    ),
+    (
+      talk({"role": "assistant", "content": "42", "reasoning": "a", "thinking": "b"}),
+      "several thinkings, which differ",
+    ),
+    (talk({"role": "assistant", "content": "", "reasoning": "a"}), "no answer behind it"),
+    ({"messages": []}, '"messages" is empty'),
+  ],
+)
+def test_conversations_that_are_no_chain_are_refused(row, reason):
+  with pytest.raises(UserError, match=reason):
+    chain(row)
+
+
+def test_sharegpt_takes_the_rows_system_prompt():
+  row = FORMATS["sharegpt"].example | {"system": "Think well."}
+  assert chain(row).system == "Think well."
+  row["conversations"][0]["from"] = "user"
+  row["conversations"][1]["from"] = "assistant"
+  assert chain(row).question == "6 * 7?"
+
+
+def test_openr1_gives_the_verified_generations_and_never_the_human_solution():
+  row = FORMATS["openr1"].example
+  wrong, right = row["generations"][1], row["generations"][0]
+  row = row | {
+    "generations": [wrong, right, right, right],
+    "correctness_math_verify": [False, True, None, True],
+    "is_reasoning_complete": [True, True, True, False],
+  }
+  one = chain(row)
+  assert (one.id, one.target) == ("u/1", "42")
+  assert one.reasoning + one.answer == right
+  assert "Known by heart" not in str(one)
+  with pytest.raises(UserError, match="none of its 4 generations is verified"):
+    chain(row | {"correctness_math_verify": [False] * 4})
+  with pytest.raises(UserError, match='"correctness_math_verify" 1 and'):
+    chain(row | {"correctness_math_verify": [True]})
+  human = chain(row | {"solution": "By heart.\n\\boxed{42}"}, question="problem",
+                response="solution", target="answer")  # fmt: skip
+  assert (human.reasoning, human.answer) == ("By heart.\n", "\\boxed{42}")
+
+
+def test_step_labels_stay_with_their_steps():
+  steps = [
+    {"completions": [{"text": "No.", "rating": -1}, {"text": "Six sevens.", "rating": 1}],
+     "chosen_completion": 1},
+    {"completions": [{"text": "x", "rating": 0}], "human_completion": {"text": "So."}},
+    {"completions": [{"text": "42\n\n# Answer\n\n42", "rating": 1}], "chosen_completion": None},
+  ]  # fmt: skip
+  row = FORMATS["prm800k"].example | {"label": {"steps": steps}}
+  one = chain(row)
+  assert one.extra["steps"] == ["Six sevens.", "So.", "42\n\n# Answer\n\n42"]
+  assert one.extra["step_labels"] == [1, None, 1]
+  assert (one.reasoning, one.answer) == ("Six sevens.\n\nSo.\n\n42", "\n\n# Answer\n\n42")
+  question = row["question"] | {"pre_generated_steps": ["a", "b", "c", "d \\boxed{1}"]}
+  second = chain(row | {"question": question})
+  assert second.extra["steps"] == ["a", "b", "c", "d \\boxed{1}"]
+  assert second.extra["step_labels"] == [1, None, 1, None]
+  assert chain(FORMATS["processbench"].example).extra["first_wrong_step"] == -1
+  with pytest.raises(UserError, match='"label" is 2; expected -1 to 1'):
+    chain(FORMATS["processbench"].example | {"label": 2})
+
+
+def test_lengths_of_one_question_are_chains_of_their_own():
+  long, short = chains(FORMATS["s3_cot"].example)
+  assert (long.id, short.id) == ("rows/0/0.0", "rows/0/-0.5")
+  assert (long.extra, short.extra) == ({"ratios": 1.0}, {"ratios": 0.5})
+  assert len(short.reasoning) < len(long.reasoning)
+
+
+def test_rows_that_share_an_id_get_ids_of_their_own(tmp_path):
+  rows = [FORMATS["openmath"].example | {"id": "q"} for _ in range(3)]
+  path = write_jsonl(tmp_path / "x.jsonl", *rows)
+  assert [one.id for one in read_chains(path)] == ["q", "q/2", "q/3"]
+
+
+def test_a_row_of_two_forms_is_refused_until_one_is_named():
+  row = FORMATS["sharegpt"].example | talk({"role": "assistant", "content": "a\nb"})
+  with pytest.raises(UserError, match=r"looks like messages and sharegpt .*columns.format=NAME"):
+    chain(row)
+  assert chain(row, format="messages").answer == "b"
+  assert chain(row, format="sharegpt").answer.endswith("{42}.")
+  assert chain(row | OWN) == chain(OWN | row)  # our own form is never in doubt
+  assert chain(row | OWN).reasoning == OWN["reasoning"]
+
+
+def test_a_row_of_no_form_is_refused_with_its_keys():
+  with pytest.raises(
+    UserError, match=r"no known form \(its keys: q, r\)\. Name .*columns.question"
+  ):
+    chain({"q": "6 * 7?", "r": THOUGHT})
+  many = {f"k{i}": i for i in range(100)}
+  with pytest.raises(UserError, match=r"k19, and 80 more"):
+    chain(many)
+
+
+def test_columns_name_what_nobody_knows():
+  row = {"q": "6 * 7?", "r": THOUGHT, "gold": 42.0, "sys": "Be brief.", "key": 7, "level": 2}
+  one = chain(row, question="q", response="r", target="gold", system="sys", id="key")
+  assert (one.id, one.target, one.system, one.extra) == ("7", "42", "Be brief.", {"level": 2})
+  assert one.reasoning + one.answer == THOUGHT
+  apart = {"q": "6 * 7?", "t": "Six sevens.", "a": "The answer is \\boxed{42}."}
+  assert chain(apart, question="q", thinking="t", answer="a").reasoning == one.reasoning
+  plain = chain(apart, question="q", reasoning="t", answer="a")
+  assert plain.reasoning + plain.answer == "Six sevens.\nThe answer is \\boxed{42}."
+  with pytest.raises(UserError, match='lacks the key "r"'):
+    chain(apart, question="q", response="r")
+
+
+@pytest.mark.parametrize(
+  ("columns", "reason"),
+  [
+    ({"response": "r"}, "columns names response; expected columns.question"),
+    ({"question": "q"}, "and with it columns.response"),
+    ({"question": "q", "reasoning": "r"}, "columns.answer with columns.reasoning"),
+    ({"question": "q", "response": "r", "answer": "a"}, "names answer, question, response"),
+    ({"format": "sft"}, "columns.format='sft'; expected one of chain, pruner"),
+    ({"format": "limo", "question": "q"}, "knows its keys"),
+  ],
+)
+def test_columns_that_make_no_chain_are_refused(columns, reason):
+  with pytest.raises(UserError, match=reason):
+    ColumnSettings(**columns)
+
+
+def test_the_first_row_is_shown_as_it_is_understood(tmp_path):
+  rows = [FORMATS["s3_cot"].example | {"level": 2, "gold_answer": "4" * 500}]
+  text = describe_first(write_jsonl(tmp_path / "x.jsonl", *rows), ColumnSettings())
+  assert "x.jsonl, line 1) as it is understood" in text
+  assert "form  s3_cot" in text
+  assert "'6 * 7?'" in text
+  assert "(500 characters)" in text
+  assert "carried along  level, ratios" in text
+  assert "further chains  x/0/-0.5" in text
+  with pytest.raises(UserError, match=r"x.jsonl, line 1: lacks the key"):
+    describe_first(str(tmp_path / "x.jsonl"), ColumnSettings(question="q", response="r"))
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs the real thinking chains")
+def test_the_real_thinking_chains_are_read_whole():
+  read = list(read_chains(str(REAL)))
+  assert len({one.id for one in read}) == 32
+  for one in read:
+    assert one.reasoning.startswith("<think>\n")
+    assert one.answer.startswith("\n</think>")
+    assert "boxed" in one.answer
+    chunks = "".join(chunk["chunk"] for chunk in one.extra["chunks"])
+    squeezed = ("".join(text.split()) for text in (one.reasoning.removeprefix("<think>"), chunks))
+    reasoning, joined = squeezed
+    assert joined.startswith(reasoning[:200])
+    assert one.target is not None
+    assert type(one.extra["is_correct"]) is bool
