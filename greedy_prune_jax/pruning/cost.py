@@ -8,6 +8,7 @@ from jaxtyping import Float
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.pruning.progress import exact_positions, search_positions
 from greedy_prune_jax.rankings.follow import path_lengths, path_positions
+from greedy_prune_jax.rankings.registry import RANKINGS, ChainSizes
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.search.host import PrunePath, Settings
 
@@ -87,31 +88,21 @@ def ranking_work(
 ) -> Work:
   """A ranking's own passes, and the NLLs of the texts along the path that it gives.
 
-  What other models do for it (`llmlingua`, `text_model`) is not counted.
+  `Ranking.other_models` are not counted.
   """
-  prompt = len(path.segments.prompt)
-  texts = np.asarray(path_lengths(path, deletions_per_step)) + len(path.segments.answer) - 1
+  prompt, reasoning, answer = map(
+    len, (path.segments.prompt, path.segments.reasoning, path.segments.answer)
+  )
+  texts = np.asarray(path_lengths(path, deletions_per_step)) + answer - 1
   flops = _flops(config, texts.sum(), texts.sum(), _seen(prompt, texts).sum())
   flops += _prompt_flops(config, prompt)
-  whole = len(path.segments)
-  passes = _FORWARD_PASSES.get(ranking, 0)
-  flops += passes * _flops(config, whole, whole, _seen(0, whole))
-  positions = path_positions(path, deletions_per_step) + (whole if passes else 0)
-  if ranking == "answer_perplexity":  # the prompt, and the text without each unit
-    num_reasoning = len(path.segments.reasoning)
-    units = len(path.unit_sizes or path.segments.reasoning)
-    mean = num_reasoning - num_reasoning / units + len(path.segments.answer) - 1
-    flops += _prompt_flops(config, prompt)
-    flops += units * _flops(config, mean, mean, _seen(prompt, mean))
-    positions += prompt + round(units * mean)
+  positions = path_positions(path, deletions_per_step)
+  sizes = ChainSizes(prompt, reasoning, answer, len(path.unit_sizes or path.segments.reasoning))
+  for run in RANKINGS[ranking].model_runs(sizes):
+    once = _flops(config, run.length, run.scored, _seen(run.start, run.length))
+    flops += run.num_texts * run.forward_passes * once
+    positions += round(run.num_texts * run.length)
   return Work(positions, flops)
-
-
-# Over the whole chain; a backward pass is about two forward ones.
-_FORWARD_PASSES = {
-  **dict.fromkeys(("surprisal", "step_surprisal", "attention", "attention_regression"), 1),
-  "gradient": 3,
-}
 
 
 def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:

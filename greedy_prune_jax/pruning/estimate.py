@@ -21,6 +21,7 @@ from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import search_settings, widest_estimates
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 from greedy_prune_jax.pruning.tasks import Task, check_any, read_tasks, usable_tasks
+from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.capacity import batch_bytes, free_bytes, plan_batching
 
 
@@ -145,6 +146,8 @@ def _format(
   how = f"search {settings.search}, objective {settings.objective}"
   if settings.ranking != GREEDY:
     how = f"ranking {settings.ranking}"
+    if others := RANKINGS[settings.ranking].other_models:
+      how += f" (without {others}, which is not counted)"
   rows = [
     ("chains", f"{len(tasks)}, with {min(lengths)} to {max(lengths)} reasoning tokens"),
     ("pruner", f"{settings.pruner}, {settings.dtype}; {how}, unit {settings.unit}"),

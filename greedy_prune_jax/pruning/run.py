@@ -33,7 +33,7 @@ from greedy_prune_jax.pruning.tasks import (
   usable_tasks,
 )
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
-from greedy_prune_jax.rankings.interface import Ranking, RankingInput, UnrankedError
+from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, UnrankedError
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.scoring.objectives import Objective
@@ -89,8 +89,8 @@ def _search(
   ranking, batch_size = None, settings.batch_size
   if settings.ranking != GREEDY:
     # Chains follow a ranking one by one: the texts along one path fill the device.
-    told = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
-    ranking, batch_size = RANKINGS[settings.ranking](model, told), 1
+    ranking_settings = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
+    ranking, batch_size = RANKINGS[settings.ranking].make(model, ranking_settings), 1
   batches, block_positions = choose_batching(
     segments, model, batch_size, estimates=widest_estimates(settings, segments)
   )
@@ -155,7 +155,7 @@ def _follow(
   tasks: Sequence[Task],
   model: Model,
   tokenizer: PreTrainedTokenizerFast,
-  ranking: Ranking,
+  ranking: RankTokens,
   search: Settings,
   report: Callable[[], None],
 ) -> dict[str, str]:

@@ -37,17 +37,6 @@ _MAY_CHANGE = (
   *ENDPOINT_MAY_CHANGE,
 )
 
-# Rankings that need something named, and by which setting.
-_NEEDED = (
-  (
-    "attention_regression",
-    "attention_regression",
-    "the file of a regression, which the job analyze writes",
-  ),
-  ("llmlingua", "llmlingua_model", "the name of a classifier of LLMLingua-2"),
-  ("text_model", "text_model", "the name of a model, or openai for one at an endpoint"),
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings:
@@ -121,7 +110,6 @@ class PruneSettings(JobSettings):
       raise UserError(
         f"steps={self.steps!r} is read by unit={SKILL_STEP} alone, not {self.unit}; set steps=''"
       )
-    check_choice("ranking", self.ranking, (GREEDY, *RANKINGS))
     check_choice("dtype", self.dtype, DTYPES)
     check_choice("attention", self.attention, ATTENTIONS)
     check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
@@ -149,19 +137,27 @@ class PruneSettings(JobSettings):
       )
 
   def _check_ranking(self) -> None:
+    if self.ranking not in (GREEDY, *RANKINGS):
+      known = [f"  {name}: {ranking.about}" for name, ranking in RANKINGS.items()]
+      raise UserError(
+        "\n".join([f"ranking={self.ranking!r}; expected {GREEDY} (search), or one of", *known])
+      )
     for name in ("attention_layers", "attention_heads"):
       value = getattr(self, name)
-      if value and self.ranking != "attention":
-        raise UserError(f"{name}={value} is read by ranking=attention alone, not {self.ranking}")
       if not all(type(index) is int for index in value):
         raise UserError(f"{name}={value}; expected whole numbers, such as (0, -1)")
-    for ranking, name, needed in _NEEDED:
-      value = getattr(self, name)
-      if (self.ranking == ranking) != bool(value):
-        raise UserError(
-          f"ranking={self.ranking}, {name}={value!r}: the ranking {ranking}, and no other, needs "
-          f"{needed}"
-        )
+    for ranking, record in RANKINGS.items():
+      for name in record.options:
+        if getattr(self, name) and self.ranking != ranking:
+          raise UserError(
+            f"{name}={getattr(self, name)} is read by ranking={ranking} alone, not {self.ranking}"
+          )
+      for name, meaning in record.needs.items():
+        if bool(getattr(self, name)) != (self.ranking == ranking):
+          raise UserError(
+            f"ranking={self.ranking}, {name}={getattr(self, name)!r}: the ranking {ranking}, and "
+            f"no other, needs {meaning}"
+          )
 
   @property
   def ranking_settings(self) -> RankingSettings:
@@ -171,7 +167,7 @@ class PruneSettings(JobSettings):
       seed=self.ranking_seed,
       attention_layers=self.attention_layers,
       attention_heads=self.attention_heads,
-      regression=self.attention_regression,
+      attention_regression=self.attention_regression,
       llmlingua_model=self.llmlingua_model,
       text_model=self.text_model,
       endpoint=self.endpoint,

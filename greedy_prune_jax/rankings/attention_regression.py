@@ -16,7 +16,12 @@ from greedy_prune_jax.chains.categories import Annotator, Category, Labels, make
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.rankings.interface import Ranked, Ranking, RankingInput, RankingSettings
+from greedy_prune_jax.rankings.interface import (
+  RankedTokens,
+  RankingInput,
+  RankingSettings,
+  RankTokens,
+)
 from greedy_prune_jax.runs.jsonl import explain_os_errors
 from greedy_prune_jax.scoring.features import ENTROPY, STATISTICS, extract_features
 
@@ -251,7 +256,7 @@ def load_ranking(path: Path) -> AttentionRanking:
     ) from error
 
 
-def attention_regression(model: Model, settings: RankingSettings) -> Ranking:
+def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
   """The token of the lowest predicted prune rank leaves first.
 
   The ranks that greedy search gave to tokens of other chains, regressed on the attention that they
@@ -260,11 +265,11 @@ def attention_regression(model: Model, settings: RankingSettings) -> Ranking:
   Raises:
     UserError: the regression cannot be read, or is of a model of another shape.
   """
-  fitted = load_ranking(Path(settings.regression))
+  fitted = load_ranking(Path(settings.attention_regression))
   annotator = make_annotator(fitted.annotator)
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     [order] = deletion_orders(fitted, model, annotator, [chain.segments], [chain.tokens])
-    return Ranked(order, len(chain.segments))
+    return RankedTokens(order, len(chain.segments))
 
   return rank

@@ -9,7 +9,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.rankings.interface import Ranking, RankingInput, order_of_units
+from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, order_of_units
 from greedy_prune_jax.scoring.objectives import ChainNLL
 from greedy_prune_jax.scoring.packing import Text
 from greedy_prune_jax.search.host import PrunePath, Settings
@@ -41,7 +41,7 @@ def path_positions(path: PrunePath, deletions_per_step: int = 1) -> int:
 def follow_ranking(
   model: Model,
   path: PrunePath,
-  ranking: Ranking,
+  ranking: RankTokens,
   chain: RankingInput,
   settings: Settings,
   report: Callable[[], None] = lambda: None,

@@ -12,10 +12,10 @@ from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.rankings.interface import (
-  Ranked,
-  Ranking,
+  RankedTokens,
   RankingInput,
   RankingSettings,
+  RankTokens,
   by_importance,
 )
 from greedy_prune_jax.scoring.likelihood import target_log_probs
@@ -25,7 +25,7 @@ from greedy_prune_jax.search import buckets
 _LENGTH_MULTIPLE = 64  # texts are padded to multiples of this, so that few programs are compiled
 
 
-def gradient(model: Model, settings: RankingSettings) -> Ranking:
+def gradient(model: Model, settings: RankingSettings) -> RankTokens:
   """The token whose hiding would lower the objective most, or raise it least, leaves first.
 
   Each reasoning token has a gate g that multiplies the attention that all positions pay to it, in
@@ -38,7 +38,7 @@ def gradient(model: Model, settings: RankingSettings) -> Ranking:
   not be predicted.
   """
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     prompt, reasoning, answer = map(
       len, (chain.segments.prompt, chain.segments.reasoning, chain.segments.answer)
     )
@@ -55,7 +55,7 @@ def gradient(model: Model, settings: RankingSettings) -> Ranking:
       objective=settings.objective,
       max_length=angles_length(model.config, length),
     )
-    return Ranked(by_importance(-np.asarray(found)[prompt : prompt + reasoning]), length)
+    return RankedTokens(by_importance(-np.asarray(found)[prompt : prompt + reasoning]), length)
 
   return rank
 

@@ -1,4 +1,4 @@
-"""What every ranking is: a chain in, the order in which its reasoning tokens leave out."""
+"""Rankings: a chain goes in, the order in which its reasoning tokens leave comes out."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ class RankingInput(NamedTuple):
   unit_sizes: tuple[int, ...] | None = None  # tokens of each unit, as in `PrunePath`
 
 
-class Ranked(NamedTuple):
-  """What a ranking makes of a chain."""
+class RankedTokens(NamedTuple):
+  """The order in which a chain's reasoning tokens leave, by a ranking."""
 
   order: list[int]  # all N reasoning positions, first deleted first
   positions_scored: int = 0  # token positions that went through the model for it
 
 
-Ranking = Callable[[RankingInput], Ranked]
+RankTokens = Callable[[RankingInput], RankedTokens]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class RankingSettings:
     seed: of the rankings that draw at random.
     attention_layers: that `attention` reads, negative ones counted from the last; empty: all.
     attention_heads: likewise, of each of those layers.
-    regression: file of the fitted regression of `attention_regression`.
+    attention_regression: file of the fitted regression that the ranking of this name reads.
     llmlingua_model: the classifier of `llmlingua`.
     text_model: the teacher that compresses for `text_model`.
     endpoint: of that teacher, if it is at one.
@@ -59,7 +59,7 @@ class RankingSettings:
   seed: int = 0
   attention_layers: tuple[int, ...] = ()
   attention_heads: tuple[int, ...] = ()
-  regression: str = ""
+  attention_regression: str = ""
   llmlingua_model: str = ""
   text_model: str = ""
   endpoint: EndpointSettings | None = None

@@ -9,10 +9,10 @@ from jaxtyping import Float, Shaped
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
-  Ranked,
-  Ranking,
+  RankedTokens,
   RankingInput,
   RankingSettings,
+  RankTokens,
   by_importance,
 )
 
@@ -21,7 +21,7 @@ _KINDS = ("bert-base-multilingual-cased", "xlm-roberta-large")
 _CHUNK_ENDS = (".", "\n")  # where the package prefers to cut long texts
 
 
-def llmlingua(model: Model, settings: RankingSettings) -> Ranking:
+def llmlingua(model: Model, settings: RankingSettings) -> RankTokens:
   """The word that the classifier is least likely to keep leaves first; the pruner has no say.
 
   Source: LLMLingua-2, arXiv 2403.12968, as TokenSkip (arXiv 2502.12067) compresses chains: the
@@ -37,9 +37,9 @@ def llmlingua(model: Model, settings: RankingSettings) -> Ranking:
   """
   compressor = load_compressor(settings.llmlingua_model)
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     probs = character_probs(compressor, "".join(chain.tokens))
-    return Ranked(by_importance(token_means(probs, chain.tokens)))
+    return RankedTokens(by_importance(token_means(probs, chain.tokens)))
 
   return rank
 

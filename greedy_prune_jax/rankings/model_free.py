@@ -7,10 +7,10 @@ import numpy as np
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
-  Ranked,
-  Ranking,
+  RankedTokens,
   RankingInput,
   RankingSettings,
+  RankTokens,
   by_importance,
 )
 
@@ -18,37 +18,37 @@ from greedy_prune_jax.rankings.interface import (
 _OPERATORS = frozenset("-*/^%$€£")
 
 
-def random(model: Model, settings: RankingSettings) -> Ranking:
+def random(model: Model, settings: RankingSettings) -> RankTokens:
   """Units leave in a random order, drawn from the seed and the chain's id.
 
   A chain's order so depends neither on the other chains nor on where it stands among them.
   """
 
-  def rank(chain: RankingInput) -> Ranked:
-    return Ranked(by_importance(_draw(chain, settings.seed)))
+  def rank(chain: RankingInput) -> RankedTokens:
+    return RankedTokens(by_importance(_draw(chain, settings.seed)))
 
   return rank
 
 
-def keep_first(model: Model, settings: RankingSettings) -> Ranking:
+def keep_first(model: Model, settings: RankingSettings) -> RankTokens:
   """The last tokens leave first: truncation, as if the model had been stopped."""
-  return lambda chain: Ranked(list(range(len(chain.tokens)))[::-1])
+  return lambda chain: RankedTokens(list(range(len(chain.tokens)))[::-1])
 
 
-def keep_last(model: Model, settings: RankingSettings) -> Ranking:
+def keep_last(model: Model, settings: RankingSettings) -> RankTokens:
   """The first tokens leave first, so that what stands nearest to the answer stays."""
-  return lambda chain: Ranked(list(range(len(chain.tokens))))
+  return lambda chain: RankedTokens(list(range(len(chain.tokens))))
 
 
-def numbers_first(model: Model, settings: RankingSettings) -> Ranking:
+def numbers_first(model: Model, settings: RankingSettings) -> RankTokens:
   """Numbers and operators stay longest; within either group the order is random.
 
   The rule is of the texts alone (see `is_numeric`): numbers in words count as words.
   """
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     numeric = np.array([is_numeric(token) for token in chain.tokens])
-    return Ranked(by_importance(numeric + _draw(chain, settings.seed)))  # drawn from [0, 1)
+    return RankedTokens(by_importance(numeric + _draw(chain, settings.seed)))  # drawn from [0, 1)
 
   return rank
 

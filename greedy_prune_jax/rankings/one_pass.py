@@ -8,16 +8,16 @@ from jaxtyping import Float
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
-  Ranked,
-  Ranking,
+  RankedTokens,
   RankingInput,
   RankingSettings,
+  RankTokens,
   by_importance,
 )
 from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 
 
-def surprisal(model: Model, settings: RankingSettings) -> Ranking:
+def surprisal(model: Model, settings: RankingSettings) -> RankTokens:
   """The most predictable token leaves first.
 
   Source: self-information as in Selective Context, arXiv 2310.06201. There it is averaged over the
@@ -25,14 +25,14 @@ def surprisal(model: Model, settings: RankingSettings) -> Ranking:
   are predicted from the question and the reasoning before them.
   """
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
-    return Ranked(by_importance(values), len(chain.segments))
+    return RankedTokens(by_importance(values), len(chain.segments))
 
   return rank
 
 
-def attention(model: Model, settings: RankingSettings) -> Ranking:
+def attention(model: Model, settings: RankingSettings) -> RankTokens:
   """The token that later positions attend to least leaves first.
 
   A token's importance is the mean probability that the positions behind it, reasoning and answer,
@@ -47,10 +47,10 @@ def attention(model: Model, settings: RankingSettings) -> Ranking:
   layers = _chosen("attention_layers", settings.attention_layers, config.num_layers)
   heads = _chosen("attention_heads", settings.attention_heads, config.num_heads)
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
     received = _from_later(features[:, layers][:, :, heads], len(chain.segments.answer))
-    return Ranked(by_importance(received.mean(axis=(1, 2))), len(chain.segments))
+    return RankedTokens(by_importance(received.mean(axis=(1, 2))), len(chain.segments))
 
   return rank
 

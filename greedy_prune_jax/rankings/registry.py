@@ -1,23 +1,165 @@
-"""Rankings by name."""
+"""The rankings by name: one record each, with all that is to be known before one is made."""
 
-from collections.abc import Callable
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.rankings import attention_regression as regression
-from greedy_prune_jax.rankings import gradient, llmlingua, model_free, one_pass, steps, text_model
-from greedy_prune_jax.rankings.interface import Ranking, RankingSettings
+from greedy_prune_jax.rankings.interface import RankingSettings, RankTokens
 
-RANKINGS: dict[str, Callable[[Model, RankingSettings], Ranking]] = {
-  "random": model_free.random,
-  "keep_first": model_free.keep_first,
-  "keep_last": model_free.keep_last,
-  "numbers_first": model_free.numbers_first,
-  "surprisal": one_pass.surprisal,
-  "attention": one_pass.attention,
-  "gradient": gradient.gradient,
-  "attention_regression": regression.attention_regression,
-  "llmlingua": llmlingua.llmlingua,
-  "step_surprisal": steps.step_surprisal,
-  "answer_perplexity": steps.answer_perplexity,
-  "text_model": text_model.text_model,
+Maker = Callable[[Model, RankingSettings], RankTokens]
+
+
+class ChainSizes(NamedTuple):
+  """Tokens of a chain's segments, and units of its reasoning."""
+
+  prompt: int
+  reasoning: int
+  answer: int
+  units: int
+
+
+class ModelRun(NamedTuple):
+  """Texts of one length that go through the pruner.
+
+  Attributes:
+    length: token positions of each.
+    scored: positions of each at which the LM head is applied.
+    start: positions before each whose keys and values are cached.
+    num_texts: so many such texts.
+    forward_passes: through each; a backward pass takes the time of about two.
+  """
+
+  length: float
+  scored: float
+  start: int = 0
+  num_texts: int = 1
+  forward_passes: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranking:
+  """An order to delete tokens in, other than that of greedy search.
+
+  Attributes:
+    about: which tokens leave first.
+    maker: the function that makes it, or its `module.function` below `greedy_prune_jax.rankings`,
+      imported when the ranking is made.
+    model_runs: of the pruner, to order the tokens of one chain; NLLs along the order come on top.
+    needs: settings of `RankingSettings` that it cannot do without and no other ranking reads, and
+      the meaning of each.
+    options: settings that it may be given and no other ranking reads.
+    other_models: that run for it, which no estimate counts.
+  """
+
+  about: str
+  maker: str | Maker
+  model_runs: Callable[[ChainSizes], list[ModelRun]]
+  needs: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+  options: tuple[str, ...] = ()
+  other_models: str = ""
+
+  def make(self, model: Model, settings: RankingSettings) -> RankTokens:
+    """The function that orders the tokens of a chain.
+
+    Raises:
+      UserError: the ranking cannot be made with this pruner or these settings.
+    """
+    if not isinstance(self.maker, str):
+      return self.maker(model, settings)
+    module, _, function = self.maker.rpartition(".")
+    module = importlib.import_module(f"greedy_prune_jax.rankings.{module}")
+    return getattr(module, function)(model, settings)
+
+
+def no_runs(sizes: ChainSizes) -> list[ModelRun]:
+  """Of a ranking that does without the pruner."""
+  return []
+
+
+def whole_chain(sizes: ChainSizes) -> list[ModelRun]:
+  """One forward pass over the chain."""
+  length = sizes.prompt + sizes.reasoning + sizes.answer
+  return [ModelRun(length, length)]
+
+
+def whole_chain_and_back(sizes: ChainSizes) -> list[ModelRun]:
+  """A forward and a backward pass over the chain."""
+  return [run._replace(forward_passes=3) for run in whole_chain(sizes)]
+
+
+def without_each_unit(sizes: ChainSizes) -> list[ModelRun]:
+  """The prompt, and the chain without each of its units."""
+  length = sizes.reasoning - sizes.reasoning / sizes.units + sizes.answer - 1
+  return [ModelRun(sizes.prompt, 1), ModelRun(length, length, sizes.prompt, sizes.units)]
+
+
+RANKINGS: dict[str, Ranking] = {
+  "random": Ranking(
+    about="drawn at random, from ranking_seed and the chain's id",
+    maker="model_free.random",
+    model_runs=no_runs,
+  ),
+  "keep_first": Ranking(
+    about="the last first: truncation",
+    maker="model_free.keep_first",
+    model_runs=no_runs,
+  ),
+  "keep_last": Ranking(
+    about="the first first: the end stays",
+    maker="model_free.keep_last",
+    model_runs=no_runs,
+  ),
+  "numbers_first": Ranking(
+    about="at random, numbers and operators last",
+    maker="model_free.numbers_first",
+    model_runs=no_runs,
+  ),
+  "surprisal": Ranking(
+    about="the most predictable first",
+    maker="one_pass.surprisal",
+    model_runs=whole_chain,
+  ),
+  "attention": Ranking(
+    about="the least attended to by later positions first",
+    maker="one_pass.attention",
+    model_runs=whole_chain,
+    options=("attention_layers", "attention_heads"),
+  ),
+  "gradient": Ranking(
+    about="the least needed by the gradient of the objective in its attention gate first",
+    maker="gradient.gradient",
+    model_runs=whole_chain_and_back,
+  ),
+  "attention_regression": Ranking(
+    about="by the regression of prune ranks on attention that the job analyze fits",
+    maker="attention_regression.attention_regression",
+    model_runs=whole_chain,
+    needs={"attention_regression": "the file of a regression, which the job analyze writes"},
+  ),
+  "llmlingua": Ranking(
+    about="the least likely to be kept by LLMLingua-2's classifier first",
+    maker="llmlingua.llmlingua",
+    model_runs=no_runs,
+    needs={"llmlingua_model": "the name of a classifier of LLMLingua-2"},
+    other_models="the classifier",
+  ),
+  "step_surprisal": Ranking(
+    about="units by the surprisal of their first token, as ASAP",
+    maker="steps.step_surprisal",
+    model_runs=whole_chain,
+  ),
+  "answer_perplexity": Ranking(
+    about="units by the answer's perplexity without each, as LIMOPro",
+    maker="steps.answer_perplexity",
+    model_runs=without_each_unit,
+  ),
+  "text_model": Ranking(
+    about="what the fewest of a text model's compressions keep first",
+    maker="text_model.text_model",
+    model_runs=no_runs,
+    needs={"text_model": "the name of a model, or openai for one at an endpoint"},
+    other_models="the text model",
+  ),
 }

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
-  Ranked,
-  Ranking,
+  RankedTokens,
   RankingInput,
   RankingSettings,
+  RankTokens,
   by_importance,
 )
 from greedy_prune_jax.scoring.features import extract_features
@@ -21,7 +21,7 @@ from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_on
 _BLOCK_POSITIONS = 2048  # that go through the model at once
 
 
-def step_surprisal(model: Model, settings: RankingSettings) -> Ranking:
+def step_surprisal(model: Model, settings: RankingSettings) -> RankTokens:
   """The unit whose first token is most predictable leaves first.
 
   Source: ASAP, arXiv 2508.05988, which takes the surprisal of a step's first token for how much is
@@ -29,15 +29,15 @@ def step_surprisal(model: Model, settings: RankingSettings) -> Ranking:
   tokens; here this measure alone orders all units, to any keep ratio.
   """
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
     starts = unit_starts(_sizes(chain))
-    return Ranked(_by_units(values[starts], chain), len(chain.segments))
+    return RankedTokens(_by_units(values[starts], chain), len(chain.segments))
 
   return rank
 
 
-def answer_perplexity(model: Model, settings: RankingSettings) -> Ranking:
+def answer_perplexity(model: Model, settings: RankingSettings) -> RankTokens:
   """The unit whose removal raises the answer's perplexity least, or lowers it most, leaves first.
 
   Each unit is removed from the whole chain alone; nothing is scored again after a deletion, which
@@ -47,9 +47,9 @@ def answer_perplexity(model: Model, settings: RankingSettings) -> Ranking:
   correct, or try another way may leave; here every unit may.
   """
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     nlls, positions = _answer_nlls_without(model, chain)
-    return Ranked(_by_units(nlls, chain), positions)
+    return RankedTokens(_by_units(nlls, chain), positions)
 
   return rank
 

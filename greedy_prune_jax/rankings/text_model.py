@@ -11,10 +11,10 @@ from greedy_prune_jax.chains.kept_text import nearest_positions
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import mesh_of
 from greedy_prune_jax.rankings.interface import (
-  Ranked,
-  Ranking,
+  RankedTokens,
   RankingInput,
   RankingSettings,
+  RankTokens,
   UnrankedError,
   by_importance,
 )
@@ -34,7 +34,7 @@ _SYSTEM = (
 )
 
 
-def text_model(model: Model, settings: RankingSettings) -> Ranking:
+def text_model(model: Model, settings: RankingSettings) -> RankTokens:
   """A text model is asked for compressions to every keep ratio; what few of them keep leaves first.
 
   Replies are read as choices of the reasoning's words (see `nearest_positions`): what a model adds
@@ -64,12 +64,12 @@ def text_model(model: Model, settings: RankingSettings) -> Ranking:
       opened.append(load_teacher(settings.text_model, writing, endpoint, mesh=mesh))
     return opened[0]
 
-  def rank(chain: RankingInput) -> Ranked:
+  def rank(chain: RankingInput) -> RankedTokens:
     _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)
     kept_by = np.zeros(len(chain.tokens), np.int64)
     for ratio in filter(None, settings.keep_ratios):
       kept_by[nearest_positions(chain.tokens, stored[_key(chain, ratio)]["text"])] += 1
-    return Ranked(by_importance(kept_by))
+    return RankedTokens(by_importance(kept_by))
 
   return rank
 

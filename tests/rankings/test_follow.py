@@ -10,7 +10,7 @@ from flax import nnx
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
-from greedy_prune_jax.rankings.interface import Ranked, RankingInput, order_of_units
+from greedy_prune_jax.rankings.interface import RankedTokens, RankingInput, order_of_units
 from greedy_prune_jax.search.host import PrunePath, Settings
 from greedy_prune_jax.search.texts import score_texts, texts_at_once
 from tests.helpers.full_passes import full_pass_nlls, random_segments
@@ -31,7 +31,7 @@ def models(tmp_path_factory):
 
 def follow(model, path, order=ORDER, settings=SETTINGS, report=lambda: None):
   chain = RankingInput("c", path.segments, ("",) * len(path.segments.reasoning))
-  follow_ranking(model, path, lambda _: Ranked(list(order), 100), chain, settings, report)
+  follow_ranking(model, path, lambda _: RankedTokens(list(order), 100), chain, settings, report)
 
 
 @pytest.mark.parametrize("floor", [0, 5])

@@ -37,7 +37,7 @@ def text_of(chain):
 
 
 def order_of(name, model, chain, **settings):
-  return RANKINGS[name](model, RankingSettings(**settings))(chain).order
+  return RANKINGS[name].make(model, RankingSettings(**settings))(chain).order
 
 
 def assert_order(order, importance):
@@ -116,9 +116,9 @@ def test_attention_is_that_of_transformers(models, chain, layers, heads):
 
 def test_attention_names_the_layer_that_there_is_not(models):
   with pytest.raises(UserError, match=r"attention_layers=\(0, 3\) has 3; the pruner has 3"):
-    RANKINGS["attention"](models[1], RankingSettings(attention_layers=(0, 3)))
+    RANKINGS["attention"].make(models[1], RankingSettings(attention_layers=(0, 3)))
   with pytest.raises(UserError, match=r"attention_heads=\(-5,\) has -5; the pruner has 4"):
-    RANKINGS["attention"](models[1], RankingSettings(attention_heads=(-5,)))
+    RANKINGS["attention"].make(models[1], RankingSettings(attention_heads=(-5,)))
 
 
 def gated_nlls(reference, ids, place, gate):

@@ -50,7 +50,7 @@ def test_the_step_whose_first_token_is_most_predictable_leaves_first(models, cha
   log_probs = torch.tensor(logits[0]).log_softmax(-1).numpy()
   places = PROMPT + np.array(STARTS)
   expected = by_units(-log_probs[places - 1, ids[places]])
-  ranked = RANKINGS["step_surprisal"](model, RankingSettings())(chain)
+  ranked = RANKINGS["step_surprisal"].make(model, RankingSettings())(chain)
   assert ranked.order == expected
 
 
@@ -63,7 +63,7 @@ def test_the_step_that_the_answer_misses_least_leaves_first(models, chain, monke
     kept = np.delete(chain.segments.reasoning, range(start, start + size))
     _, answer = full_pass_nlls(reference, chain.segments, kept[None])
     nlls.append(answer[0])
-  ranked = RANKINGS["answer_perplexity"](model, RankingSettings())(chain)
+  ranked = RANKINGS["answer_perplexity"].make(model, RankingSettings())(chain)
   assert ranked.order == by_units(np.array(nlls))
   # The prompt once, and each text but for its last token.
   assert ranked.positions_scored == PROMPT + sum(REASONING - size + ANSWER - 1 for size in SIZES)
@@ -71,9 +71,9 @@ def test_the_step_that_the_answer_misses_least_leaves_first(models, chain, monke
 
 def test_of_single_tokens_every_one_is_a_unit(models, chain):
   model, alone = models[1], chain._replace(unit_sizes=None)
-  surprisal = RANKINGS["surprisal"](model, RankingSettings())(alone)
-  assert RANKINGS["step_surprisal"](model, RankingSettings())(alone).order == surprisal.order
-  order = RANKINGS["answer_perplexity"](model, RankingSettings())(alone).order
+  surprisal = RANKINGS["surprisal"].make(model, RankingSettings())(alone)
+  assert RANKINGS["step_surprisal"].make(model, RankingSettings())(alone).order == surprisal.order
+  order = RANKINGS["answer_perplexity"].make(model, RankingSettings())(alone).order
   assert sorted(order) == list(range(REASONING))
 
 

@@ -130,7 +130,9 @@ def test_token_means_are_of_the_characters_that_have_a_value():
 
 
 def test_llmlingua_orders_tokens_by_their_words(compressor, classifier, model, chain):
-  order = RANKINGS["llmlingua"](model, RankingSettings(llmlingua_model=classifier))(chain).order
+  order = (
+    RANKINGS["llmlingua"].make(model, RankingSettings(llmlingua_model=classifier))(chain).order
+  )
   assert sorted(order) == list(range(len(TOKENS)))
   assert order[0] == len(TOKENS) - 1  # the newline
   means = token_means(character_probs(compressor, TEXT), TOKENS)
@@ -179,7 +181,7 @@ def respond(request, count):
 def test_what_few_compressions_keep_leaves_first(model, chain, tmp_path):
   pytest.importorskip("openai")
   with serving(respond) as server:
-    ranked = RANKINGS["text_model"](model, settings_of(server, tmp_path))(chain)
+    ranked = RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
   both, one = {0, 2, 3, 4, 5}, {1, 6, 7, 8}
   none = set(range(len(TOKENS))) - both - one
   assert ranked.order == sorted(none) + sorted(one) + sorted(both)
@@ -195,7 +197,9 @@ def test_what_few_compressions_keep_leaves_first(model, chain, tmp_path):
 def test_nothing_is_asked_twice(model, chain, tmp_path):
   pytest.importorskip("openai")
   with serving(respond) as server:
-    orders = [RANKINGS["text_model"](model, settings_of(server, tmp_path))(chain) for _ in range(2)]
+    orders = [
+      RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain) for _ in range(2)
+    ]
   assert orders[0] == orders[1]
   assert len(server.requests) == 2
 
@@ -207,7 +211,7 @@ def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
       with pytest.raises(
         UserError, match=r"did not compress chain c/0: its reply was cut off after 2048 tokens"
       ):
-        RANKINGS["text_model"](model, settings_of(server, tmp_path))(chain)
+        RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
 
 
 def test_a_chain_that_is_not_compressed_is_named(model, chain, tmp_path):
@@ -216,4 +220,4 @@ def test_a_chain_that_is_not_compressed_is_named(model, chain, tmp_path):
     serving(lambda *_: refusal(400, "too long")) as server,
     pytest.raises(UserError, match=r"the text model did not compress chain c/0: 400: .*too long"),
   ):
-    RANKINGS["text_model"](model, settings_of(server, tmp_path))(chain)
+    RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)

@@ -110,7 +110,7 @@ def test_rankings_on_a_mesh(models, name):
   found = []
   for mesh in ((), (4, 2)):
     (path,) = _paths(shapes=SHAPES[:1])
-    ranking = RANKINGS[name](models(mesh), RankingSettings(objective="joint"))
+    ranking = RANKINGS[name].make(models(mesh), RankingSettings(objective="joint"))
     chain = RankingInput("a chain", path.segments, ("x",) * SHAPES[0][1])
     follow_ranking(models(mesh), path, ranking, chain, Settings("joint", BLOCK_POSITIONS))
     found.append(path)
