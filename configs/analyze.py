@@ -11,7 +11,7 @@ and it goes on.
 
 from ml_collections import config_dict
 
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 
 def get_config() -> config_dict.ConfigDict:

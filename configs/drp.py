@@ -16,7 +16,7 @@ same command again after a kill and it goes on from where it was: nothing is ask
 from ml_collections import config_dict
 
 from greedy_prune_jax.chains.formats import ColumnSettings
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 
 def get_config() -> config_dict.ConfigDict:

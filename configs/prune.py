@@ -15,7 +15,7 @@ from ml_collections import config_dict
 
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.search.screening import ScreenSettings
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -11,7 +11,7 @@ kill and it goes on from where it was: no sample is asked for twice.
 
 from ml_collections import config_dict
 
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 
 def get_config() -> config_dict.ConfigDict:

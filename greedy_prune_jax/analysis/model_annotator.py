@@ -16,8 +16,8 @@ from greedy_prune_jax.chains.categories import (
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.structured import read_object
-from greedy_prune_jax.teachers.teacher import WritingSettings
 
 MODEL = "model"  # the annotator's name
 WRITING = WritingSettings(max_new_tokens=8192)  # some 25 a label, of up to 200 at once

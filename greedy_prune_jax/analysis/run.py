@@ -39,7 +39,7 @@ from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ran
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.load import load_teacher
-from greedy_prune_jax.teachers.teacher import TeacherModel
+from greedy_prune_jax.teachers.replies import TeacherModel
 
 _LABELLED_AT_ONCE = 16  # chains; a model's labels of more would be lost with a kill
 

@@ -8,8 +8,8 @@ from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, REGRESSORS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.runs.settings import DTYPES, JobSettings
-from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 PARTS = ("patterns", "agreement", "regression", "viewer")
 

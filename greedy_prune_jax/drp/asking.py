@@ -4,24 +4,25 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from greedy_prune_jax.drp.checks import RefusedReplyError
+from greedy_prune_jax.drp.items import Item
 from greedy_prune_jax.drp.prompts import write_prompt
 from greedy_prune_jax.drp.records import finished_record
-from greedy_prune_jax.drp.refusal import RefusedReplyError
-from greedy_prune_jax.drp.stages import Item, Stage
+from greedy_prune_jax.drp.stages import Stage
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.structured import mend_object
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 
 
-class Asking(NamedTuple):
-  """How stages ask.
+class QuerySettings(NamedTuple):
+  """How stages ask the teacher.
 
   Attributes:
     teacher: its name, for the records.
-    max_attempts: how often a chain is asked about, the first time included.
+    max_attempts: most prompts about a chain, the first included.
     seed: of the replies' randomness.
   """
 
@@ -30,8 +31,8 @@ class Asking(NamedTuple):
   seed: int
 
 
-class _Waiting(NamedTuple):
-  """A chain that is to be asked about: what was refused so far, and the tokens that it took."""
+class _Pending(NamedTuple):
+  """A chain without an accepted reply, with its refusals so far and the tokens that they took."""
 
   item: Item
   refused: tuple[Record, ...] = ()
@@ -41,7 +42,7 @@ class _Waiting(NamedTuple):
 def ask_teacher(
   stage: Stage,
   items: Mapping[str, Item],
-  asking: Asking,
+  query: QuerySettings,
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
 ) -> int:
@@ -52,51 +53,50 @@ def ask_teacher(
   comes, and a run that is started again checks the stored ones as if they had just come.
 
   Args:
-    stage: what is asked.
+    stage: the stage.
     items: chains by id.
-    asking: how.
+    query: how to ask.
     workdir: has an output for the stage.
     open_teacher: called only if there is something left to ask.
 
   Returns:
-    How many chains there is no reply on; they have no record, and the next run asks again.
+    Number of chains without a reply; they have no record, and the next run asks again.
   """
-  output, no_reply = workdir.output(stage.output), 0
-  waiting = {item_id: _Waiting(item) for item_id, item in items.items()}
-  for attempt in range(asking.max_attempts):
-    again: dict[str, _Waiting] = {}
+  no_reply = 0
+  pending = {item_id: _Pending(item) for item_id, item in items.items()}
 
-    def finish(
-      item_id: str,
-      replies: list[Reply],
-      waiting: Mapping[str, _Waiting] = waiting,
-      again: dict[str, _Waiting] = again,
-    ) -> None:
-      (reply,), asked = replies, waiting[item_id]
-      num_tokens = asked.num_tokens + (reply.num_tokens or 0)
-      try:
-        results = read_reply(stage, asked.item, reply)
-      except RefusedReplyError as error:
-        refused = {"reason": error.reason, "complaint": error.complaint}
-        again[item_id] = _Waiting(asked.item, (*asked.refused, refused), num_tokens)
-      else:
-        output.write(
-          finished_record(
-            stage, asked.item, asking.teacher, results, refused=asked.refused, num_tokens=num_tokens
-          )
-        )
+  def store(chain: _Pending, results: Record | None) -> None:
+    record = finished_record(
+      stage,
+      chain.item,
+      query.teacher,
+      results,
+      refused=chain.refused,
+      num_tokens=chain.num_tokens,
+    )
+    workdir.output(stage.output).write(record)
 
+  def finish(item_id: str, replies: list[Reply]) -> None:
+    (reply,) = replies
+    chain = pending.pop(item_id)
+    chain = chain._replace(num_tokens=chain.num_tokens + (reply.num_tokens or 0))
+    try:
+      results = read_reply(stage, chain.item, reply)
+    except RefusedReplyError as error:
+      refused = {"reason": error.reason, "complaint": error.complaint}
+      again[item_id] = chain._replace(refused=(*chain.refused, refused))
+    else:
+      store(chain, results)
+
+  for attempt in range(query.max_attempts):
+    again: dict[str, _Pending] = {}
     groups = {
-      item_id: [_prompt(stage, asked, attempt, asking.seed)] for item_id, asked in waiting.items()
+      item_id: [_prompt(stage, chain, attempt, query.seed)] for item_id, chain in pending.items()
     }
     no_reply += collect_replies(groups, workdir, open_teacher, finish)
-    waiting = again
-  for asked in waiting.values():
-    output.write(
-      finished_record(
-        stage, asked.item, asking.teacher, None, refused=asked.refused, num_tokens=asked.num_tokens
-      )
-    )
+    pending = again
+  for chain in pending.values():
+    store(chain, None)
   return no_reply
 
 
@@ -109,23 +109,23 @@ def read_reply(stage: Stage, item: Item, reply: Reply) -> Record:
   if reply.finish_reason == "length":
     raise RefusedReplyError("cut_off", "it was too long and was cut off; be brief")
   try:
-    found = mend_object(reply.text, stage.schema["required"])
+    object_ = mend_object(reply.text, stage.schema["required"])
   except UserError as error:
     raise RefusedReplyError("not_json", str(error)) from error
   try:
-    return stage.read(item, found)
+    return stage.read(item, object_)
   except UserError as error:
     raise RefusedReplyError("bad_form", str(error)) from error
 
 
-def _prompt(stage: Stage, asked: _Waiting, attempt: int, seed: int) -> Prompt:
-  prompt_id = f"{stage.name}/{asked.item.chain.id}#{attempt}"
+def _prompt(stage: Stage, chain: _Pending, attempt: int, seed: int) -> ChatPrompt:
+  prompt_id = f"{stage.name}/{chain.item.chain.id}#{attempt}"
   # A hash, so that it depends on nothing but the prompt.
   digest = hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()
-  complaint = asked.refused[-1]["complaint"] if asked.refused else ""
-  return Prompt(
+  complaint = chain.refused[-1]["complaint"] if chain.refused else ""
+  return ChatPrompt(
     id=prompt_id,
-    question=write_prompt(stage.name, stage.values(asked.item), complaint),
+    question=write_prompt(stage.name, stage.values(chain.item), complaint),
     seed=int.from_bytes(digest[:4], "big"),
     schema=stage.schema,
   )

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.steps import SHORTEN, Edit
+from greedy_prune_jax.drp.items import Item, rule_steps
 from greedy_prune_jax.drp.prompts import write_prompt
 from greedy_prune_jax.drp.records import RULES
-from greedy_prune_jax.drp.run import items_to_do, rule_steps
+from greedy_prune_jax.drp.run import items_to_do
 from greedy_prune_jax.drp.settings import DrpSettings
-from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Item, Stage
+from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Stage
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.endpoint_settings import ENDPOINT
+from greedy_prune_jax.teachers.settings import ENDPOINT
 
 # Of a chain that DRP shortened: 328 of 917 tokens, on GSM8K (arXiv 2505.13975).
 _SHORTENED = 0.36
@@ -26,8 +27,8 @@ _TYPICAL_SKILL = "multiplication"
 CountTokens = Callable[[str], int]
 
 
-class Expected(NamedTuple):
-  """What a stage will ask for if every first reply passes.
+class StageCost(NamedTuple):
+  """Requests and tokens that a stage will take if every first reply passes.
 
   Attributes:
     stage: its name.
@@ -42,10 +43,10 @@ class Expected(NamedTuple):
   written: int
 
 
-def expect(
+def estimate_cost(
   settings: DrpSettings, items: Mapping[str, Item], workdir: Workdir, count_tokens: CountTokens
-) -> list[Expected]:
-  """What is left to ask for in each stage of a run.
+) -> list[StageCost]:
+  """Requests and tokens that are left to each stage of a run.
 
   Where a stage before has not come to a chain, its result is guessed: steps by rules, each of them
   shortened like DRP's chains in its paper. Chains at which a stage has failed ask for nothing.
@@ -56,7 +57,7 @@ def expect(
     workdir: may hold some of the results.
     count_tokens: of a text.
   """
-  found, alive = [], dict.fromkeys(items, True)
+  costs, alive = [], dict.fromkeys(items, True)
   guessed = dict(items)
   for stage in settings.chosen_stages:
     requests = read = written = 0
@@ -79,8 +80,8 @@ def expect(
       read += count_tokens(write_prompt(stage.name, stage.values(item)))
       written += count_tokens(json.dumps(reply, ensure_ascii=False))
       guessed[item_id] = item
-    found.append(Expected(stage.name, requests, read, written))
-  return found
+    costs.append(StageCost(stage.name, requests, read, written))
+  return costs
 
 
 def _guess(stage: Stage, item: Item) -> tuple[Item, Record]:

@@ -1,4 +1,4 @@
-"""The prompts of the stages: files beside this one, filled in, and named by a hash."""
+"""Prompts of the stages, filled in from the files beside this one, and the skills they name."""
 
 import functools
 import hashlib
@@ -8,37 +8,10 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from greedy_prune_jax.drp import prompts as skills
-
 _FOLDER = importlib.resources.files("greedy_prune_jax.drp") / "prompts"
 _DIGITS = 12  # of a version
 
-
-def write_prompt(stage: str, values: Mapping[str, str], complaint: str = "") -> str:
-  """A stage's prompt.
-
-  Args:
-    stage: names the file.
-    values: of the file's placeholders.
-    complaint: what was wrong with the reply before, or empty.
-  """
-  prompt = string.Template(_read(stage)).substitute({"skills": skills.guide(), **values})
-  if complaint:
-    prompt += string.Template(_read("again")).substitute(complaint=complaint)
-  return prompt.strip()
-
-
-def version(stage: str, schema: Mapping[str, Any]) -> str:
-  """A hash of all that a stage asks but for the chain: files, skills and the reply's schema."""
-  parts = [_read(stage), _read("again"), skills.guide(), json.dumps(schema, sort_keys=True)]
-  return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGITS]
-
-
-@functools.cache
-def _read(name: str) -> str:
-  return (_FOLDER / f"{name}.txt").read_text(encoding="utf-8")
-
-
+# Skills by name, with the guide that a teacher reads.
 SKILLS: Mapping[str, str] = {
   "reading a quantity": "takes a number or a fact from the question",
   "planning": "says what is to be found, or how",
@@ -65,12 +38,37 @@ SKILLS: Mapping[str, str] = {
 }
 
 
+def write_prompt(stage: str, values: Mapping[str, str], complaint: str = "") -> str:
+  """A stage's prompt.
+
+  Args:
+    stage: names the file.
+    values: of the file's placeholders.
+    complaint: what was wrong with the reply before, or empty.
+  """
+  prompt = string.Template(_read(stage)).substitute({"skills": _guide(), **values})
+  if complaint:
+    prompt += string.Template(_read("again")).substitute(complaint=complaint)
+  return prompt.strip()
+
+
+def version(stage: str, schema: Mapping[str, Any]) -> str:
+  """A hash of all that a stage asks but for the chain: files, skills and the reply's schema."""
+  parts = [_read(stage), _read("again"), _guide(), json.dumps(schema, sort_keys=True)]
+  return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_DIGITS]
+
+
 def skill_of(text: str) -> str | None:
   """The skill that a text names, whatever its case and its joints (`Unit_conversion`)."""
   name = " ".join(text.lower().replace("_", " ").replace("-", " ").split())
   return name if name in SKILLS else None
 
 
-def guide() -> str:
+@functools.cache
+def _read(name: str) -> str:
+  return (_FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def _guide() -> str:
   """The skills as lines of a prompt."""
   return "\n".join(f"- {name}: {meaning}" for name, meaning in SKILLS.items())

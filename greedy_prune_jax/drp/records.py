@@ -1,4 +1,4 @@
-"""What the stages store of a chain, and the chain that comes of it.
+"""The records that stages store of a chain, and the new chain made of one.
 
 A line of `decomposed`, `edited` or `written` holds
 
@@ -20,7 +20,8 @@ from typing import Any
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.steps import edited_text, edits_of, steps_of
 from greedy_prune_jax.chains.thinking import split_thinking
-from greedy_prune_jax.drp.stages import EDIT, WRITE, Item, Stage
+from greedy_prune_jax.drp.items import Item
+from greedy_prune_jax.drp.stages import EDIT, WRITE, Stage
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
@@ -81,14 +82,14 @@ def new_chain(record: Record, stage: Stage, on_failure: str) -> Chain | None:
   failed = record["failed"]
   if failed and on_failure == LEAVE_OUT:
     return None
-  told: dict[str, Any] = {"failed": failed, "made_by": record["made_by"]}
+  about: dict[str, Any] = {"failed": failed, "made_by": record["made_by"]}
   reasoning = chain.reasoning
   if not failed:
     before, _, after = split_thinking(reasoning)
     reasoning = before + new_text(record, stage) + after
-    told["invented"] = record.get("invented")
+    about["invented"] = record.get("invented")
   return dataclasses.replace(
-    chain, reasoning=reasoning, extra={**chain.extra, "drp": {"stage": stage.name, **told}}
+    chain, reasoning=reasoning, extra={**chain.extra, "drp": {"stage": stage.name, **about}}
   )
 
 

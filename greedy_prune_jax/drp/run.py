@@ -4,8 +4,8 @@ Source: distilled reasoning pruning, arXiv 2505.13975: a teacher that answers br
 into steps of one skill each, prunes them, and puts the rest together in the chain's own style. The
 prompts are ours, and so are the checks. A workdir of this run holds
 
-    decomposed, edited, written   a chain a line, what each stage found; see `records`
-    chains                        what `distill` takes, from the last stage that was run
+    decomposed, edited, written   results of each stage, a chain a line; see `records`
+    chains                        new chains of the last stage that was run, input of `distill`
     unfinished                    replies on chains that a stage is not through with
     summary.json, skills.csv, ...  see `summary`
 """
@@ -19,19 +19,19 @@ import jax
 from absl import logging
 
 from greedy_prune_jax.chains.reading import BadChain, read_chains
-from greedy_prune_jax.chains.step_splitter import split_steps
-from greedy_prune_jax.chains.steps import Step, read_finished
+from greedy_prune_jax.chains.steps import read_finished
 from greedy_prune_jax.drp.asking import ask_teacher
+from greedy_prune_jax.drp.items import Item, rule_steps
 from greedy_prune_jax.drp.records import RULES, finished_record, new_chain, passed_on
 from greedy_prune_jax.drp.settings import DrpSettings
-from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Item, Stage
+from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Stage
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.parallel import make_mesh, own_share
+from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.files import explain_os_errors, replace_file
 from greedy_prune_jax.runs.jsonl import encode_line, output_files, read_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.load import load_teacher
+from greedy_prune_jax.teachers.load import load_job_teacher
 from greedy_prune_jax.teachers.teacher import Teacher
 
 OUTPUTS = tuple(stage.output for stage in (DECOMPOSE, EDIT, WRITE))  # of the workdir
@@ -53,7 +53,7 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
       answered is on disk.
   """
   items = read_items(settings, workdir)
-  open_teacher = functools.cache(functools.partial(_open_teacher, settings, workdir.path))
+  open_teacher = functools.cache(functools.partial(load_job_teacher, settings, workdir.path))
   own = dict(own_share(list(items.items())))
   failed = 0
   try:
@@ -100,7 +100,7 @@ def read_items(settings: DrpSettings, workdir: Workdir) -> dict[str, Item]:
 def items_to_do(
   stage: Stage, items: Mapping[str, Item], settings: DrpSettings, workdir: Workdir
 ) -> Iterator[tuple[Item, Record | None]]:
-  """The chains that a stage is not through with, and what the stage before has stored of each.
+  """The chains that a stage is not through with, each with its record of the stage before.
 
   The record is None where the stage before has not come to the chain yet.
 
@@ -139,7 +139,7 @@ def _run_stage(
     for item in todo.values():
       output.write(finished_record(stage, item, RULES, rule_steps(item)))
     return 0
-  return ask_teacher(stage, todo, settings.asking, workdir, open_teacher)
+  return ask_teacher(stage, todo, settings.query, workdir, open_teacher)
 
 
 def _check_asked(stage: Stage, item: Item, settings: DrpSettings) -> None:
@@ -150,24 +150,6 @@ def _check_asked(stage: Stage, item: Item, settings: DrpSettings) -> None:
       f"chain {item.chain.id}: the stage {stage.name} needs what {before.name} finds, and nothing "
       f"is stored of it; run {before.name} first, or name a workdir that has it by stored"
     )
-
-
-def rule_steps(item: Item) -> Record:
-  """The steps of a chain's thinking by rules, as `decompose` stores them."""
-  return {"steps": [Step(text, None).to_record() for text in split_steps(item.thinking.text)]}
-
-
-def _open_teacher(settings: DrpSettings, folder: Path) -> Teacher:
-  return load_teacher(
-    settings.teacher,
-    settings.writing,
-    settings.endpoint,
-    chat_template=settings.chat_template,
-    dtype=settings.dtype,
-    batch_size=settings.batch_size,
-    mesh=make_mesh(settings.mesh),
-    folder=folder,
-  )
 
 
 def _write_chains(workdir: Path, stage: Stage, on_failure: str) -> None:

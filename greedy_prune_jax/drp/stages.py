@@ -1,16 +1,13 @@
-"""The three stages: what each asks a teacher, and what it takes from a reply that passes.
+"""The three stages: the prompt of each, its schema, and the checks that its replies must pass.
 
 A stage is data: its name, its schema, and two pure functions of an item. `asking` runs it.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from greedy_prune_jax.chains.answers import AnswerForm, split_response
-from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.expected import expected_answer
+from greedy_prune_jax.chains.answers import split_response
 from greedy_prune_jax.chains.steps import (
   ACTIONS,
   DECOMPOSED,
@@ -21,87 +18,14 @@ from greedy_prune_jax.chains.steps import (
   Step,
   edited_text,
   edited_texts,
-  edits_of,
-  steps_of,
 )
-from greedy_prune_jax.chains.thinking import Thinking, split_thinking
 from greedy_prune_jax.drp import prompts
-from greedy_prune_jax.drp.align import align
+from greedy_prune_jax.drp.checks import RefusedReplyError, align, check_written
 from greedy_prune_jax.drp.invented import invented_numbers
+from greedy_prune_jax.drp.items import Item
 from greedy_prune_jax.drp.prompts import SKILLS, skill_of
-from greedy_prune_jax.drp.refusal import RefusedReplyError
-from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
-
-# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times; \neq.
-_CONTROL = re.compile(
-  r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])"
-  r"|\n(?=(?:eq|abla|otin|leq|geq|subseteq|ewline)(?![a-z]))"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-  """A chain, and what the stages before have made of it.
-
-  Attributes:
-    chain: the input.
-    thinking: the part of its reasoning that is split, edited and written anew.
-    form: in which its answer is written.
-    value: what its answer says, which the new chain's must too.
-    steps: of `decompose`.
-    edits: of `edit`.
-    made_by: of each stage that it is through, who was asked, and by which prompt.
-  """
-
-  chain: Chain
-  thinking: Thinking
-  form: AnswerForm
-  value: str
-  steps: tuple[Step, ...] = ()
-  edits: tuple[Edit, ...] = ()
-  made_by: Mapping[str, Record] = dataclasses.field(default_factory=dict, hash=False)
-
-  @classmethod
-  def of(cls, chain: Chain) -> "Item":
-    """An item that no stage has seen.
-
-    Raises:
-      UserError: the chain has nothing to split, or its answer is of no form that we know.
-    """
-    thinking = split_thinking(chain.reasoning)
-    if not thinking.text:
-      raise UserError(f"chain {chain.id}: nothing stands between its <think> tags")
-    form = expected_answer(chain).form
-    split = split_response(chain.answer, form)
-    assert split is not None  # its form was found by it
-    return cls(chain, thinking, form, split.value)
-
-  def with_results(self, record: Record) -> "Item":
-    """The item, with what a stage's record holds.
-
-    Raises:
-      UserError: the record does not fit the chain.
-    """
-    steps = steps_of(record)
-    if "".join(step.text for step in steps) != self.thinking.text:
-      raise UserError(
-        f"chain {self.chain.id}: the steps that are stored for it are not those of its reasoning; "
-        "expected steps of the same chain"
-      )
-    return dataclasses.replace(
-      self,
-      steps=tuple(steps),
-      edits=tuple(edits_of(record)) if "edits" in record else (),
-      made_by=fields.get(record, "made_by", dict),
-    )
-
-  @property
-  def results(self) -> Record:
-    """What the stages before have found, as a record holds it."""
-    found: Record = {"steps": [step.to_record() for step in self.steps]} if self.steps else {}
-    return found | ({"edits": [edit.to_record() for edit in self.edits]} if self.edits else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +36,7 @@ class Stage:
     name: also of its prompt's file.
     output: the workdir's folder of its results.
     schema: JSON schema of its reply.
-    values: what its prompt's placeholders stand for.
+    values: values of its prompt's placeholders.
     read: from an item and a reply's object to the keys that the stage adds to a record.
   """
 
@@ -145,17 +69,12 @@ def _list(items: Any) -> dict[str, Any]:
 _TEXT = {"type": "string"}
 
 
-def _objects(found: Record, key: str) -> tuple[Record, ...]:
-  """The list of objects at a key of a reply; what else is there is refused."""
-  return fields.get_items(found, key, dict)
-
-
 # Decompose.
 
 
-def _read_steps(item: Item, found: Record) -> Record:
+def _read_steps(item: Item, reply: Record) -> Record:
   copies, skills = [], []
-  for index, step in enumerate(_objects(found, "steps"), start=1):
+  for index, step in enumerate(fields.get_items(reply, "steps", dict), start=1):
     copy, name = fields.get(step, "text", str), fields.get(step, "skill", str)
     skill = skill_of(name)
     if skill is None:
@@ -196,8 +115,8 @@ def _numbered(item: Item) -> str:
   )
 
 
-def _read_edits(item: Item, found: Record) -> Record:
-  edits = [_read_edit(item.steps, edit) for edit in _objects(found, "edits")]
+def _read_edits(item: Item, reply: Record) -> Record:
+  edits = [_read_edit(item.steps, edit) for edit in fields.get_items(reply, "edits", dict)]
   covered = [index for edit in edits for index in edit.steps]
   if covered != list(range(len(item.steps))):
     raise RefusedReplyError(
@@ -210,9 +129,9 @@ def _read_edits(item: Item, found: Record) -> Record:
   return {"edits": [edit.to_record() for edit in edits]}
 
 
-def _read_edit(steps: Sequence[Step], found: Record) -> Edit:
-  numbers = fields.get_items(found, "steps", int)
-  action, text = fields.get(found, "action", str).strip().lower(), fields.get(found, "text", str)
+def _read_edit(steps: Sequence[Step], reply: Record) -> Edit:
+  numbers = fields.get_items(reply, "steps", int)
+  action, text = fields.get(reply, "action", str).strip().lower(), fields.get(reply, "text", str)
   name = f"the edit of step {', '.join(map(str, numbers))}"
   if action not in ACTIONS:
     raise RefusedReplyError(
@@ -230,27 +149,12 @@ def _read_edit(steps: Sequence[Step], found: Record) -> Edit:
   if action in (KEEP, DELETE):
     return Edit(indices, action)
   old = "".join(steps[i].text for i in indices).strip()
-  _check_written(text, name)
+  check_written(text, name)
   if len(text.strip()) >= len(old):
     raise RefusedReplyError(
       "not_shorter", f"{name}: its new text is not shorter than the {len(old)} characters before"
     )
   return Edit(indices, action, text.strip())
-
-
-def _check_written(text: str, name: str) -> None:
-  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's (`\\times`).
-
-  Of those in `\\n`, the few that begin no line of prose or of a formula (`\\neq`, not `\\nu`).
-  """
-  if not text.strip():
-    raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
-  if found := _CONTROL.search(text):
-    raise RefusedReplyError(
-      "bad_form",
-      f"{name}: its text has the control character {found[0]!r}; in JSON a backslash is written "
-      "as two",
-    )
 
 
 EDIT = Stage(
@@ -273,9 +177,9 @@ EDIT = Stage(
 # Write.
 
 
-def _read_chain(item: Item, found: Record) -> Record:
-  written = fields.get(found, "chain", str)
-  _check_written(written, "the chain")
+def _read_chain(item: Item, reply: Record) -> Record:
+  written = fields.get(reply, "chain", str)
+  check_written(written, "the chain")
   split = split_response(written, item.form)
   if split is None:
     raise RefusedReplyError(

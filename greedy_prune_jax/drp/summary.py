@@ -1,10 +1,10 @@
-"""What a `drp` run says of its stages, its teacher and its chains, as tables."""
+"""The summary of a `drp` run: tables of its stages, skills and lengths, and chains to read."""
 
 import collections
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from greedy_prune_jax.chains.step_splitter import split_steps
 from greedy_prune_jax.chains.steps import (
@@ -16,7 +16,7 @@ from greedy_prune_jax.chains.steps import (
   steps_of,
 )
 from greedy_prune_jax.chains.thinking import split_thinking
-from greedy_prune_jax.drp.estimate import Expected
+from greedy_prune_jax.drp.estimate import StageCost
 from greedy_prune_jax.drp.records import RULES, new_text
 from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Stage
 from greedy_prune_jax.errors import UserError
@@ -30,11 +30,11 @@ _NO_SKILL = "(not said)"
 Records = Mapping[str, Sequence[Record]]  # of each stage that was run
 
 
-def expected_table(expected: Sequence[Expected], num_chains: int, max_attempts: int) -> Table:
-  """What is left to ask for, in each stage and in all."""
-  rows = [(*stage, _per_chain(stage.read + stage.written, stage.requests)) for stage in expected]
-  requests = sum(stage.requests for stage in expected)
-  read, written = sum(stage.read for stage in expected), sum(stage.written for stage in expected)
+def cost_table(costs: Sequence[StageCost], num_chains: int, max_attempts: int) -> Table:
+  """Requests and tokens that are left, in each stage and in all."""
+  rows = [(*stage, _per_chain(stage.read + stage.written, stage.requests)) for stage in costs]
+  requests = sum(stage.requests for stage in costs)
+  read, written = sum(stage.read for stage in costs), sum(stage.written for stage in costs)
   total = ("all", requests, read, written, _per_chain(read + written, num_chains))
   most = f"; up to {max_attempts} times as much if none does" if max_attempts > 1 else ""
   return Table(
@@ -51,46 +51,35 @@ def _per_chain(tokens: int, chains: int) -> float | None:
 
 def read_all(workdir: Path) -> Records:
   """The records of every stage that the workdir has any of."""
-  found = {}
+  records = {}
   for name, stage in STAGES.items():
     try:
-      found[name] = list(read_finished(workdir, stage.output).values())
+      records[name] = list(read_finished(workdir, stage.output).values())
     except UserError:
       continue
-  return found
+  return records
 
 
-def tables(records: Records, on_failure: str) -> list[Table]:
-  """All that there is to say; of stages that were not run, nothing."""
-  found = [_stages_table(records), _reasons_table(records, on_failure)]
-  if _by_teacher(records):
-    found.append(_borders_table(_by_teacher(records)))
+def make_tables(records: Records, on_failure: str) -> list[Table]:
+  """All tables that the records of the stages give."""
+  tables = [_stages_table(records), _reasons_table(records, on_failure)]
+  if by_teacher := _by_teacher(records):
+    tables.append(_borders_table(by_teacher))
   if EDIT.name in records:
-    found.append(_skills_table(_passed(records[EDIT.name])))
-  if chains := [
-    _chains_row(stage, _passed(records[stage.name]))
-    for stage in (EDIT, WRITE)
-    if stage.name in records and _passed(records[stage.name])
-  ]:
-    found.append(
-      Table(
-        name="lengths",
-        caption="Thinking before and after, in characters, of the chains that passed.",
-        columns=("stage", "chains", "before", "after", "kept", "invented numbers", "in chains"),
-        rows=chains,
-      )
-    )
-  return found
+    tables.append(_skills_table(_passed(records[EDIT.name])))
+  if (table := _lengths_table(records)).rows:
+    tables.append(table)
+  return tables
 
 
-def write_summary(workdir: Path, found: Sequence[Table]) -> None:
+def write_summary(workdir: Path, tables: Sequence[Table]) -> None:
   """Writes each table as a file, and all of them to `summary.json`.
 
   Raises:
     UserError: a file cannot be written.
   """
   whole = {}
-  for table in found:
+  for table in tables:
     write_table(workdir / "tables", table)
     whole[table.name] = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
   path = workdir / "summary.json"
@@ -98,9 +87,9 @@ def write_summary(workdir: Path, found: Sequence[Table]) -> None:
     path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def format_tables(found: Sequence[Table]) -> str:
+def format_tables(tables: Sequence[Table]) -> str:
   """The tables as text to print."""
-  return "\n\n".join(format_table(table) for table in found if table.rows)
+  return "\n\n".join(format_table(table) for table in tables if table.rows)
 
 
 def _passed(records: Sequence[Record]) -> list[Record]:
@@ -168,14 +157,41 @@ def _reasons_table(records: Records, on_failure: str) -> Table:
 
 
 def _borders_table(records: Sequence[Record]) -> Table:
-  pairs = [([step.text for step in steps_of(record)], record) for record in records]
-  found = compare_borders((split_steps("".join(texts)), texts) for texts, _ in pairs)
+  rules, teacher, common = compare_borders(
+    (split_steps("".join(texts)), texts)
+    for texts in ([step.text for step in steps_of(record)] for record in records)
+  )
+  f1 = 2 * common / (rules + teacher) if rules + teacher else None
   return Table(
     name="borders",
     caption="Borders between steps: those by rules against the teacher's.",
     columns=("chains", "by rules", "by the teacher", "common", "F1"),
-    rows=[(len(pairs), found.ours, found.theirs, found.common, found.f1)],
+    rows=[(len(records), rules, teacher, common, f1)],
   )
+
+
+def compare_borders(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[int, int, int]:
+  """Counts the inner borders of texts that are split in two ways; white space does not count.
+
+  Args:
+    pairs: of each text its parts by the one way and by the other.
+
+  Returns:
+    Borders by the one way, by the other, and by both.
+  """
+  one_way = other_way = common = 0
+  for one, other in pairs:
+    left, right = _borders(one), _borders(other)
+    one_way += len(left)
+    other_way += len(right)
+    common += len(left & right)
+  return one_way, other_way, common
+
+
+def _borders(parts: Sequence[str]) -> set[int]:
+  """Inner borders, each as the number of characters before it that are no white space."""
+  ends = list(itertools.accumulate(len("".join(part.split())) for part in parts))
+  return set(ends[:-1]) - {0, ends[-1]}
 
 
 def _skills_table(records: Sequence[Record]) -> Table:
@@ -212,7 +228,17 @@ def _skills_table(records: Sequence[Record]) -> Table:
   )
 
 
-def _chains_row(stage: Stage, records: Sequence[Record]) -> tuple:
+def _lengths_table(records: Records) -> Table:
+  passed = [(stage, _passed(records.get(stage.name, ()))) for stage in (EDIT, WRITE)]
+  return Table(
+    name="lengths",
+    caption="Thinking before and after, in characters, of the chains that passed.",
+    columns=("stage", "chains", "before", "after", "kept", "invented numbers", "in chains"),
+    rows=[_lengths_row(stage, of_stage) for stage, of_stage in passed if of_stage],
+  )
+
+
+def _lengths_row(stage: Stage, records: Sequence[Record]) -> tuple:
   before = sum(len(split_thinking(record["chain"]["reasoning"]).text) for record in records)
   after = sum(len(new_text(record, stage)) for record in records)
   invented: list[int | None] = [None, None]
@@ -245,51 +271,3 @@ def format_edited(record: Record) -> str:
     invented = ", ".join(record["invented"]) or "none"
     lines += [f"-- written (invented numbers: {invented})", *indented(record["text"])]
   return "\n".join(lines)
-
-
-class Agreement(NamedTuple):
-  """Borders of two ways to split the same texts; those at a text's ends do not count.
-
-  Attributes:
-    common: borders that both have.
-    ours: borders of the one.
-    theirs: borders of the other.
-  """
-
-  common: int
-  ours: int
-  theirs: int
-
-  @property
-  def f1(self) -> float | None:
-    """The harmonic mean of precision and recall; None where neither has a border."""
-    total = self.ours + self.theirs
-    return 2 * self.common / total if total else None
-
-
-def compare_borders(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> Agreement:
-  """Borders over all texts, each given as its parts by either way.
-
-  White space beside a border belongs to neither side.
-
-  Raises:
-    ValueError: two lists are not of the same text.
-  """
-  common = ours = theirs = 0
-  for one, other in pairs:
-    (left, left_length), (right, right_length) = _borders(one), _borders(other)
-    if left_length != right_length:
-      raise ValueError(f"parts of {left_length} and of {right_length} characters: not of one text")
-    common += len(left & right)
-    ours += len(left)
-    theirs += len(right)
-  return Agreement(common, ours, theirs)
-
-
-def _borders(parts: Sequence[str]) -> tuple[set[int], int]:
-  """Inner borders as numbers of characters before them, and the text's length, in those too."""
-  borders, end = set(), 0
-  for part in parts:
-    borders.add(end)
-    end += len("".join(part.split()))
-  return borders - {0, end}, end

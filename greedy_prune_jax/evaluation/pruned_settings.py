@@ -6,7 +6,7 @@ from pathlib import Path
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
-from greedy_prune_jax.teachers.teacher import WritingSettings
+from greedy_prune_jax.teachers.settings import WritingSettings
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")

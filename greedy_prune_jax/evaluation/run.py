@@ -36,9 +36,9 @@ from greedy_prune_jax.parallel import own_share, refuse_processes
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.asking import Asked, judged_sample, load_asked
+from greedy_prune_jax.teachers.questions import PromptSet, judged_sample, load_prompt_set
 from greedy_prune_jax.teachers.replies import collect_replies
-from greedy_prune_jax.teachers.teacher import Prompt, Reply
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 OUTPUT = "answers"
 
@@ -72,7 +72,7 @@ def run_evaluate(
     (record["model"], record["step"]): record.get("weights")
     for record in read_evaluation(workdir.path)
   }
-  asked = load_asked(
+  asked = load_prompt_set(
     settings.questions,
     split=settings.split,
     num_questions=settings.num_questions,
@@ -139,7 +139,7 @@ def _check_weights(candidate: Candidate, now: str | None, then: str | None) -> N
 def _evaluate(
   candidate: Candidate,
   weights: str | None,
-  asked: Asked,
+  asked: PromptSet,
   settings: EvaluateSettings,
   workdir: Workdir,
 ) -> int:
@@ -191,9 +191,9 @@ def _prompts(
   question: Question,
   keep_ratio: float | None,
   candidate: Candidate,
-  asked: Asked,
+  asked: PromptSet,
   num_samples: int,
-) -> list[Prompt]:
+) -> list[ChatPrompt]:
   """What the samples of a question are asked with; all models draw by the same seeds."""
   prompts = [asked.prompt(question, index) for index in range(num_samples)]
   text = question.question

@@ -26,7 +26,7 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.replies import collect_replies
-from greedy_prune_jax.teachers.teacher import Prompt, Reply
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 OUTPUT = "answers"
 
@@ -37,7 +37,7 @@ class _Item(NamedTuple):
   run: str
   pruned: PrunedChain
   expected: Expected
-  prompts: list[Prompt]  # one a keep ratio, as in `texts_of`
+  prompts: list[ChatPrompt]  # one a keep ratio, as in `texts_of`
 
 
 def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int:
@@ -83,7 +83,7 @@ def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
       expected = expected_answer(pruned.chain)
       lead = expected.lead if settings.begin_answer else ""
       prompts = [
-        Prompt(
+        ChatPrompt(
           id=f"{item_id}@{ratio}",
           question=pruned.chain.question,
           system=pruned.chain.system,

@@ -6,7 +6,7 @@ from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
-from greedy_prune_jax.teachers.teacher import WritingSettings, check_writing
+from greedy_prune_jax.teachers.settings import WritingSettings, check_writing
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = (

@@ -11,7 +11,7 @@ import jax
 
 from greedy_prune_jax.chains.reading import describe_first
 from greedy_prune_jax.drp import summary
-from greedy_prune_jax.drp.estimate import expect, token_counter
+from greedy_prune_jax.drp.estimate import estimate_cost, token_counter
 from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
 from greedy_prune_jax.drp.settings import MAY_CHANGE, DrpSettings
 from greedy_prune_jax.drp.summary import format_edited
@@ -35,12 +35,12 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
       row = describe_first(settings.chains, settings.columns, seed=settings.seed)
       print_result(row + "\n")
       with Workdir(workdir, config, **_WORKDIR) as run:
-        _say_expected(settings, run)
+        _print_cost(settings, run)
     return
 
   def work(run: Workdir) -> int:
     if first and settings.asks:
-      _say_expected(settings, run)
+      _print_cost(settings, run)
     try:
       return run_drp(settings, run)
     except BaseException:  # a teacher that gave out half-way has done half
@@ -58,15 +58,15 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
     )
 
 
-def _say_expected(settings: DrpSettings, run: Workdir) -> None:
+def _print_cost(settings: DrpSettings, run: Workdir) -> None:
   """Prints the numbers of requests and tokens to come, and whether the budget allows them."""
   items = read_items(settings, run)
-  expected = expect(settings, items, run, token_counter(settings))
-  table = summary.expected_table(expected, len(items), settings.max_attempts)
+  costs = estimate_cost(settings, items, run, token_counter(settings))
+  table = summary.cost_table(costs, len(items), settings.max_attempts)
   print_result(summary.format_tables([table]))
   endpoint = settings.endpoint
-  tokens = sum(stage.read + stage.written for stage in expected)
-  requests = sum(stage.requests for stage in expected)
+  tokens = sum(stage.read + stage.written for stage in costs)
+  requests = sum(stage.requests for stage in costs)
   for name, needed in (("max_requests", requests), ("max_tokens", tokens)):
     if 0 < getattr(endpoint, name) < needed:
       print_result(f"endpoint.{name}={getattr(endpoint, name)} will not be enough for this")
@@ -81,9 +81,9 @@ def _sum_up(workdir: Path, settings: DrpSettings) -> None:
   furthest = list(records.values())[-1]
   for record in furthest[: settings.show_chains]:
     print_result(format_edited(record) + "\n")
-  found = summary.tables(records, settings.on_failure)
-  summary.write_summary(workdir, found)
-  print_result(summary.format_tables(found))
+  tables = summary.make_tables(records, settings.on_failure)
+  summary.write_summary(workdir, tables)
+  print_result(summary.format_tables(tables))
 
 
 if __name__ == "__main__":

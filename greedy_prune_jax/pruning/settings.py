@@ -22,8 +22,8 @@ from greedy_prune_jax.scoring.scorer import ATTENTIONS
 from greedy_prune_jax.search.screening import ScreenSettings
 from greedy_prune_jax.search.skill_steps import SKILL_STEP
 from greedy_prune_jax.search.units import UNITS
-from greedy_prune_jax.teachers.endpoint_settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 GREEDY = "greedy"  # the ranking that is a search
 SCREENED = "screened"

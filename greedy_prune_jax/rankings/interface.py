@@ -12,7 +12,7 @@ from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
 
 class UnrankedError(UserError):

@@ -20,9 +20,9 @@ from greedy_prune_jax.rankings.interface import (
 )
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.load import load_teacher
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher, WritingSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 
 FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
 _MAX_NEW_TOKENS = 2048
@@ -97,7 +97,7 @@ def _ask(
   if not asked:
     return
   prompts = [
-    Prompt(id=key, question=write_request(chain, ratio), system=_SYSTEM)
+    ChatPrompt(id=key, question=write_request(chain, ratio), system=_SYSTEM)
     for key, ratio in asked.items()
   ]
   failed = ""

@@ -17,15 +17,15 @@ import jax
 from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.question_sets import Question
-from greedy_prune_jax.parallel import make_mesh, own_share
+from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.jsonl import JsonlWriter, output_files, read_output, read_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
-from greedy_prune_jax.teachers.asking import judged_sample, load_asked
-from greedy_prune_jax.teachers.load import load_teacher
+from greedy_prune_jax.teachers.load import load_job_teacher
+from greedy_prune_jax.teachers.questions import judged_sample, load_prompt_set
 from greedy_prune_jax.teachers.replies import collect_replies
-from greedy_prune_jax.teachers.teacher import Reply, Teacher
+from greedy_prune_jax.teachers.teacher import Reply
 
 OUTPUT = "samples"
 
@@ -43,7 +43,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
   Raises:
     UserError: something that the settings name cannot be used. What was answered is on disk.
   """
-  asked = load_asked(
+  prompt_set = load_prompt_set(
     settings.questions,
     split=settings.split,
     num_questions=settings.num_questions,
@@ -51,34 +51,21 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     seed=settings.seed,
     instruction=settings.instruction,
   )
-  own = own_share(asked.questions)
+  own = own_share(prompt_set.questions)
   todo = {question.id: question for question in own if question.id not in workdir.finished_ids}
 
   def finish(question_id: str, replies: Sequence[Reply]) -> None:
-    workdir.write_finished(_samples_record(todo[question_id], replies, settings, asked.form))
+    workdir.write_finished(_samples_record(todo[question_id], replies, settings, prompt_set.form))
 
   groups = {
-    question.id: [asked.prompt(question, index) for index in range(settings.num_samples)]
+    question.id: [prompt_set.prompt(question, index) for index in range(settings.num_samples)]
     for question in todo.values()
   }
-  open_teacher = functools.partial(_open_teacher, settings, workdir.path)
+  open_teacher = functools.partial(load_job_teacher, settings, workdir.path)
   try:
     return collect_replies(groups, workdir, open_teacher, finish)
   finally:  # whatever stopped it
     _write_chains(workdir.path)
-
-
-def _open_teacher(settings: SampleSettings, folder: Path) -> Teacher:
-  return load_teacher(
-    settings.teacher,
-    settings.writing,
-    settings.endpoint,
-    chat_template=settings.chat_template,
-    dtype=settings.dtype,
-    batch_size=settings.batch_size,
-    mesh=make_mesh(settings.mesh),
-    folder=folder,
-  )
 
 
 def _samples_record(

@@ -8,9 +8,9 @@ import threading
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.teachers.endpoint_settings import STRUCTURED, EndpointSettings
+from greedy_prune_jax.teachers.settings import STRUCTURED, EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.structured import schema_in_words
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 # Tokens of a chat template's marks, and of a system text that some put in by themselves.
 _CHAT_OVERHEAD = 100
@@ -33,7 +33,7 @@ class Dialect:
   structured: str
   limit_name: str = "max_tokens"
 
-  def arguments(self, prompt: Prompt, model: str, settings: WritingSettings) -> dict[str, Any]:
+  def arguments(self, prompt: ChatPrompt, model: str, settings: WritingSettings) -> dict[str, Any]:
     """The arguments of a chat completion; what an endpoint need not know is left out."""
     request: dict[str, Any] = {}
     if prompt.schema is not None and self.structured == "json_schema":
@@ -61,7 +61,7 @@ class Dialect:
       request["stop"] = list(settings.stop_strings)
     return request
 
-  def after_refusal(self, prompt: Prompt, status: int, message: str) -> "Dialect | None":
+  def after_refusal(self, prompt: ChatPrompt, status: int, message: str) -> "Dialect | None":
     """What to try where a prompt was refused in this one; None where nothing is left to try."""
     if status not in (400, 422):
       return None
@@ -73,7 +73,7 @@ class Dialect:
       return dataclasses.replace(self, structured=weaker)
     return None
 
-  def after_success(self, prompt: Prompt, worked: "Dialect") -> "Dialect":
+  def after_success(self, prompt: ChatPrompt, worked: "Dialect") -> "Dialect":
     """What the next prompts are asked in, after one was answered in another dialect."""
     return (
       worked
@@ -100,7 +100,7 @@ def is_hopeless(status: int, code: str | None) -> bool:
   return status in _HOPELESS or code == _NO_MONEY
 
 
-def reply_of(prompt: Prompt, completion: Any) -> Reply:
+def reply_of(prompt: ChatPrompt, completion: Any) -> Reply:
   """The reply in a chat completion.
 
   Raises:

@@ -5,11 +5,31 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.teachers.endpoint_settings import ENDPOINT, EndpointSettings
+from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.openai_batches import OpenAIBatchTeacher
 from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
-from greedy_prune_jax.teachers.teacher import Teacher, WritingSettings
+from greedy_prune_jax.teachers.settings import (
+  ENDPOINT,
+  EndpointSettings,
+  TeacherJobSettings,
+  WritingSettings,
+)
+from greedy_prune_jax.teachers.teacher import Teacher
+
+
+def load_job_teacher(settings: TeacherJobSettings, folder: Path) -> Teacher:
+  """The teacher of a job, which notes its batches in the run's folder; see `load_teacher`."""
+  return load_teacher(
+    settings.teacher,
+    settings.writing,
+    settings.endpoint,
+    chat_template=settings.chat_template,
+    dtype=settings.dtype,
+    batch_size=settings.batch_size,
+    mesh=make_mesh(settings.mesh),
+    folder=folder,
+  )
 
 
 def load_teacher(

@@ -16,8 +16,9 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
+from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.structured import schema_in_words
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 _CPU_ROWS = 32  # more make a product little faster and the cache slower
 _MOST_ROWS = 256  # of each device of `data`
@@ -82,7 +83,7 @@ class LocalTeacher:
       batch_size=batch_size,
     )
 
-  def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+  def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
     context = self._model.config.max_positions
     asked, requests = [], []
@@ -112,7 +113,7 @@ class LocalTeacher:
         num_tokens=len(sample.token_ids),
       )
 
-  def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+  def _prompt_ids(self, prompt: ChatPrompt) -> tuple[int, ...]:
     """The prompt and the parts of the beginning reply, each tokenised apart as by `segment`."""
     text = self._template.prompt(prompt.question, prompt.system)
     parts = [encode(self._tokenizer, text) for text in (text, *prompt.reply_start[:1])]

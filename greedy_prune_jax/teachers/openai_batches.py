@@ -33,8 +33,8 @@ from greedy_prune_jax.teachers.endpoint import (
   most_tokens,
   reply_of,
 )
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 FOLDER = "batches"  # of a run's folder
 _ENDED = ("completed", "failed", "expired", "cancelled")
@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 class _Asked:
   """A prompt without a reply yet."""
 
-  prompt: Prompt
+  prompt: ChatPrompt
   dialect: Dialect
   attempts: int = 0
   most: int | None = None  # tokens that the budget holds for it; None: not asked by this run
@@ -81,7 +81,7 @@ class OpenAIBatchTeacher:
     self._dialect = Dialect(endpoint.structured)
     self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
 
-  def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+  def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """See `Teacher`; prompts that a batch leaves without a reply go into another.
 
     Where the endpoint refuses all requests for good, all batches are read before that is raised:
@@ -101,7 +101,7 @@ class OpenAIBatchTeacher:
         if refusal:
           raise refusal
 
-  def _key(self, prompt: Prompt) -> str:
+  def _key(self, prompt: ChatPrompt) -> str:
     """Names a request to the endpoint: by all that decides its reply, so that it can be found."""
     parts = [dataclasses.asdict(x) for x in (prompt, self._settings)]
     text = json.dumps([self._endpoint.model, *parts], sort_keys=True)

@@ -17,8 +17,8 @@ from greedy_prune_jax.teachers.endpoint import (
   most_tokens,
   reply_of,
 )
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, WritingSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 _MOST_FAILURES = 5  # questions in a row without a reply after which no more are asked
 _LONGEST_WAIT = 120.0  # seconds between two attempts
@@ -43,7 +43,7 @@ class OpenAITeacher:
     self._dialect = Dialect(endpoint.structured)
     self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
 
-  def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+  def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """See `Teacher`; replies that are under way when it gives up are still yielded."""
     halt, failed = _Halt(), set[int]()
     with concurrent.futures.ThreadPoolExecutor(self._endpoint.concurrency) as pool:
@@ -70,7 +70,7 @@ class OpenAITeacher:
   def _place(self) -> str:
     return f"{self._endpoint.model} at {self._client.base_url}"
 
-  def _reply(self, prompt: Prompt, halt: "_Halt") -> Reply | None:
+  def _reply(self, prompt: ChatPrompt, halt: "_Halt") -> Reply | None:
     """Asks until there is a reply; None where all asking was halted. Runs in a thread."""
     if prompt.reply_start:
       return Reply.failed(prompt, "an endpoint cannot go on with a reply that is begun for it")
@@ -97,7 +97,7 @@ class OpenAITeacher:
         return Reply.failed(prompt, reason)
     return Reply.failed(prompt, f"{reason} ({self._endpoint.max_attempts} attempts)")
 
-  def _attempt(self, prompt: Prompt) -> Reply:
+  def _attempt(self, prompt: ChatPrompt) -> Reply:
     """One reply, asked for in a way that the endpoint does not refuse."""
     dialect: Dialect | None = self._dialect
     while True:
@@ -111,7 +111,7 @@ class OpenAITeacher:
         self._dialect = self._dialect.after_success(prompt, dialect)
         return reply
 
-  def _ask(self, prompt: Prompt, dialect: Dialect) -> Reply:
+  def _ask(self, prompt: ChatPrompt, dialect: Dialect) -> Reply:
     """One request.
 
     Raises:
@@ -143,7 +143,7 @@ class OpenAITeacher:
       self.budget.settle(most, used)
 
 
-def _questions_around(place: int, failed: Set[int], prompts: Sequence[Prompt]) -> int:
+def _questions_around(place: int, failed: Set[int], prompts: Sequence[ChatPrompt]) -> int:
   """How many questions the failed prompts without a gap around one ask.
 
   Prompts next to each other, and not those that happened to fail one after the other: a refusal

@@ -1,16 +1,17 @@
-"""Replies stored as they come, so that a run that is started again asks nothing twice."""
+"""Replies gathered from a teacher: stored as they come, or put back in the prompts' order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 from tqdm import tqdm
 
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.teacher import Prompt, Reply, Teacher
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 
 
 def collect_replies(
-  groups: Mapping[str, Sequence[Prompt]],
+  groups: Mapping[str, Sequence[ChatPrompt]],
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
   finish: Callable[[str, list[Reply]], None],
@@ -54,7 +55,7 @@ def collect_replies(
   return failed
 
 
-def _shown(open_teacher: Callable[[], Teacher], prompts: Sequence[Prompt]) -> Iterator[Reply]:
+def _shown(open_teacher: Callable[[], Teacher], prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
   """The replies, with a progress bar that shows the tokens written a second."""
   if not prompts:
     return
@@ -66,3 +67,29 @@ def _shown(open_teacher: Callable[[], Teacher], prompts: Sequence[Prompt]) -> It
       bar.set_postfix_str(f"{tokens / elapsed if elapsed else 0.0:.0f} tokens/s", refresh=False)
       bar.update()
       yield reply
+
+
+class TeacherModel:
+  """Answers prompts in their order; a teacher is opened when the first comes."""
+
+  def __init__(self, open_teacher: Callable[[], Teacher]):
+    """Takes what opens the teacher, at most once."""
+    self._open_teacher = open_teacher
+    self._teacher: Teacher | None = None
+
+  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> list[str | None]:
+    """One reply a prompt; None, and why in the log, where there is none.
+
+    Raises:
+      UserError: there is no such teacher, or it answers nothing.
+    """
+    self._teacher = self._teacher or self._open_teacher()
+    asked = [
+      ChatPrompt(id=str(i), question=prompt, schema=schema) for i, prompt in enumerate(prompts)
+    ]
+    replies: dict[str, str | None] = {}
+    for reply in self._teacher.write(asked):
+      if reply.error is not None:
+        logging.warning("no reply to a prompt: %s", reply.error)
+      replies[reply.id] = reply.text if reply.error is None else None
+    return [replies[prompt.id] for prompt in asked]

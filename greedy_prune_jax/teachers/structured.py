@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.teachers.teacher import Prompt
+from greedy_prune_jax.teachers.teacher import ChatPrompt
 
 _SHOWN = 60  # characters of a reply that a message quotes
 
 
-def schema_in_words(prompt: Prompt) -> Prompt:
+def schema_in_words(prompt: ChatPrompt) -> ChatPrompt:
   """The prompt, asking in its system text for what its schema says."""
   if prompt.schema is None:
     return prompt

@@ -1,18 +1,15 @@
 """What all teachers share: prompts in, replies out as they come."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from absl import logging
-
-from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompt:
+class ChatPrompt:
   """What one reply is asked for.
 
   Attributes:
@@ -54,7 +51,7 @@ class Reply:
   error: str | None = None
 
   @classmethod
-  def failed(cls, prompt: Prompt, error: str) -> "Reply":
+  def failed(cls, prompt: ChatPrompt, error: str) -> "Reply":
     """No reply, and why."""
     return cls(id=prompt.id, text="", finish_reason="failed", error=error)
 
@@ -74,25 +71,11 @@ class Reply:
     return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WritingSettings:
-  """How a teacher writes; see `greedy_prune_jax.models.sampler.Request` for each.
-
-  An endpoint that knows no `top_k` is not told of 0, which is all.
-  """
-
-  max_new_tokens: int
-  temperature: float = 0.0
-  top_p: float = 1.0
-  top_k: int = 0
-  stop_strings: tuple[str, ...] = ()
-
-
 @runtime_checkable
 class Teacher(Protocol):
   """Whoever answers prompts with texts."""
 
-  def write(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+  def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """Yields one reply a prompt, in the order in which they are finished.
 
     A prompt that cannot be answered gets a reply that says so (`Reply.failed`).
@@ -101,37 +84,3 @@ class Teacher(Protocol):
       UserError: none of the prompts can be answered, or no more of them.
     """
     ...
-
-
-class TeacherModel:
-  """Answers prompts in their order; a teacher is opened when the first comes."""
-
-  def __init__(self, open_teacher: Callable[[], Teacher]):
-    """Takes what opens the teacher, at most once."""
-    self._open_teacher = open_teacher
-    self._teacher: Teacher | None = None
-
-  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> list[str | None]:
-    """One reply a prompt; None, and why in the log, where there is none.
-
-    Raises:
-      UserError: there is no such teacher, or it answers nothing.
-    """
-    self._teacher = self._teacher or self._open_teacher()
-    asked = [Prompt(id=str(i), question=prompt, schema=schema) for i, prompt in enumerate(prompts)]
-    replies: dict[str, str | None] = {}
-    for reply in self._teacher.write(asked):
-      if reply.error is not None:
-        logging.warning("no reply to a prompt: %s", reply.error)
-      replies[reply.id] = reply.text if reply.error is None else None
-    return [replies[prompt.id] for prompt in asked]
-
-
-def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
-  """A UserError where no teacher could write like this."""
-  if not temperature >= 0:
-    raise UserError(f"temperature={temperature}; expected 0 or more")
-  if not 0 < top_p <= 1:
-    raise UserError(f"top_p={top_p}; expected a number above 0, up to 1 (all tokens)")
-  if not all(isinstance(stop, str) and stop for stop in stop_strings):
-    raise UserError(f"stop_strings={stop_strings}; expected a tuple of strings, none empty")

@@ -10,7 +10,7 @@ from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of
 from greedy_prune_jax.runs.jsonl import JsonlWriter
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers.chat_server import completion, serving
 from tests.helpers.planted import on_mesh, pruned_chain, random_segments, tiny_model
 

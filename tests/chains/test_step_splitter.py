@@ -3,7 +3,6 @@
 import pytest
 
 from greedy_prune_jax.chains.step_splitter import split_steps
-from greedy_prune_jax.drp.summary import compare_borders
 
 CASES = {
   "a sentence with an equation ends a step, and takes those before it along": [
@@ -35,17 +34,3 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_steps(case):
   assert split_steps("".join(CASES[case])) == CASES[case]
-
-
-def test_borders_within_and_white_space_aside():
-  pairs = [
-    (["a b ", "c ", "d"], ["a b", " c d"]),  # one of two
-    (["e ", "f"], ["e f"]),  # none of one
-    (["g h", " i"], ["g ", "h ", "i"]),
-  ]
-  found = compare_borders(pairs)
-  assert found == (2, 4, 3)
-  assert found.f1 == pytest.approx(2 * 2 / 7)
-  assert compare_borders([(["a"], ["a"])]).f1 is None
-  with pytest.raises(ValueError, match="not of one text"):
-    compare_borders([(["a"], ["ab"])])

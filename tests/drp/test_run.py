@@ -7,12 +7,12 @@ import pytest
 from configs.drp import get_config
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.drp import summary
-from greedy_prune_jax.drp.estimate import expect, token_counter
+from greedy_prune_jax.drp.estimate import estimate_cost, token_counter
 from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
 from greedy_prune_jax.drp.settings import MAY_CHANGE, DrpSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers import teacher_forms as forms
 from tests.helpers.chat_server import completion, refusal, serving
 
@@ -64,7 +64,8 @@ def drp(workdir, tmp_path):
 
 def table(records, name):
   found = {
-    t.name: t for t in summary.tables({k: list(v.values()) for k, v in records.items()}, "keep")
+    t.name: t
+    for t in summary.make_tables({k: list(v.values()) for k, v in records.items()}, "keep")
   }
   return [dict(zip(found[name].columns, row, strict=True)) for row in found[name].rows]
 
@@ -277,7 +278,7 @@ def test_what_is_expected_is_what_is_asked_for(make_config, workdir, drp):
 
     def expected():
       with workdir(config) as run:
-        return expect(settings, read_items(settings, run), run, token_counter(settings))
+        return estimate_cost(settings, read_items(settings, run), run, token_counter(settings))
 
     before = expected()
     drp(make_config(server, stages=("decompose",)))

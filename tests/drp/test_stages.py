@@ -7,10 +7,11 @@ import pytest
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.drp import prompts
 from greedy_prune_jax.drp.asking import read_reply
+from greedy_prune_jax.drp.checks import RefusedReplyError
+from greedy_prune_jax.drp.items import Item
 from greedy_prune_jax.drp.prompts import SKILLS
 from greedy_prune_jax.drp.records import finished_record, new_chain
-from greedy_prune_jax.drp.refusal import RefusedReplyError
-from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Item
+from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers import teacher_forms as forms

@@ -12,7 +12,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
 from greedy_prune_jax.rankings.llmlingua import character_probs, load_compressor, token_means
 from greedy_prune_jax.rankings.registry import RANKINGS
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers.chat_server import completion, refusal, serving
 from tests.helpers.planted import random_segments, tiny_model
 

@@ -15,7 +15,7 @@ from greedy_prune_jax.sample import run as rejection
 from greedy_prune_jax.sample.run import run_sample
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.sample.summary import pass_at_k, read_samples, summarise
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers.tiny_runs import make_model
 
@@ -86,7 +86,7 @@ def config(tmp_path):
 @pytest.fixture
 def sample(config, tmp_path, monkeypatch):
   def sample(teacher, name="run"):
-    monkeypatch.setattr(rejection, "load_teacher", lambda *_, **__: teacher)
+    monkeypatch.setattr(rejection, "load_job_teacher", lambda *_: teacher)
     with Workdir(tmp_path / name, config, output=rejection.OUTPUT) as workdir:
       return run_sample(SampleSettings.from_config(config), workdir)
 

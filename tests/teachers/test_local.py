@@ -12,9 +12,9 @@ from greedy_prune_jax.parallel import (
   weight_shardings,
 )
 from greedy_prune_jax.teachers import local
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.load import load_teacher
-from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt
 from tests.helpers.planted import on_mesh, tiny_model
 from tests.helpers.tiny_runs import TEMPLATE, make_model
 from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
@@ -63,7 +63,7 @@ def test_a_reply_is_begun_in_the_tokens_that_pruning_scored(tmp_path, make_token
   # Without the newline that stood between them, tokens of the whole text could span the border.
   chain = Chain(id="c", question="Why?", reasoning="She had in th", answer="in the end")
   parts = segment(chain, teacher._tokenizer, teacher._template)
-  begun = Prompt(id="c", question="Why?", reply_start=(chain.reasoning, chain.answer))
+  begun = ChatPrompt(id="c", question="Why?", reply_start=(chain.reasoning, chain.answer))
   ids = list(teacher._prompt_ids(begun))
   expected = [*parts.prompt, *parts.reasoning, *parts.answer]
   assert ids == expected[: len(ids)]

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.openai_batches import OpenAIBatchTeacher
-from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt
 from tests.helpers.chat_server import Answer, completion, refusal, serving
 
 pytest.importorskip("openai")
@@ -23,7 +23,7 @@ def make_teacher(server, folder, **endpoint):
 
 
 def prompts(count, **changes):
-  return [Prompt(id=f"p{i}", question=f"question {i}", **changes) for i in range(count)]
+  return [ChatPrompt(id=f"p{i}", question=f"question {i}", **changes) for i in range(count)]
 
 
 def write(teacher, asked):
@@ -205,7 +205,7 @@ def test_a_run_goes_on_once_it_may_ask_again(tmp_path):
 def test_texts_may_hold_other_ends_of_lines(tmp_path):
   text = "one\u2028two\u0085three\r\nfour"
   with serving(lambda *_: completion(text)) as server:
-    (reply,) = make_teacher(server, tmp_path).write([Prompt(id="p", question=text)])
+    (reply,) = make_teacher(server, tmp_path).write([ChatPrompt(id="p", question=text)])
   assert reply.text == text
   assert server.questions() == [text]
 

@@ -15,9 +15,9 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.run import OUTPUT, run_sample
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.teachers.endpoint import Budget
-from greedy_prune_jax.teachers.endpoint_settings import EndpointSettings
 from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
-from greedy_prune_jax.teachers.teacher import Prompt, WritingSettings
+from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt
 from tests.helpers.chat_server import Answer, completion, refusal, serving
 
 pytest.importorskip("openai")
@@ -32,7 +32,7 @@ def make_teacher(server, writing=None, **endpoint):
 
 
 def prompts(count, **changes):
-  return [Prompt(id=f"p{i}", question=f"question {i}", **changes) for i in range(count)]
+  return [ChatPrompt(id=f"p{i}", question=f"question {i}", **changes) for i in range(count)]
 
 
 def write(teacher, asked):
@@ -46,7 +46,7 @@ def test_what_is_sent_and_what_comes_back(monkeypatch):
   )
   with serving(lambda *_: completion("It is 4.", "length")) as server:
     teacher = make_teacher(server, writing, api_key_env="MY_KEY")
-    (reply,) = teacher.write([Prompt(id="p", question="2 + 2?", system="Be brief.", seed=7)])
+    (reply,) = teacher.write([ChatPrompt(id="p", question="2 + 2?", system="Be brief.", seed=7)])
   assert (reply.id, reply.text, reply.finish_reason, reply.num_tokens, reply.error) == (
     *("p", "It is 4.", "length", 5, None),
   )
@@ -105,7 +105,7 @@ def test_what_may_pass_is_tried_again(failure):
 
     tired = make_teacher(server, max_attempts=2)
     server._respond = lambda *_: FAILURES[failure]
-    (reply,) = tired.write([Prompt(id="x", question="x")])
+    (reply,) = tired.write([ChatPrompt(id="x", question="x")])
   assert "(2 attempts)" in reply.error
   assert server.questions().count("x") == 2
 

@@ -2,7 +2,7 @@ import pytest
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.structured import mend_object, read_object, schema_in_words
-from greedy_prune_jax.teachers.teacher import Prompt
+from greedy_prune_jax.teachers.teacher import ChatPrompt
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def test_a_reply_without_one_is_quoted(text):
 
 
 def test_a_schema_is_put_into_words_beside_what_was_asked():
-  prompt = Prompt(id="p", question="q", schema={"type": "object"})
+  prompt = ChatPrompt(id="p", question="q", schema={"type": "object"})
   assert schema_in_words(prompt).system.endswith('\n{"type": "object"}')
-  assert schema_in_words(Prompt(id="p", question="q")).system is None
+  assert schema_in_words(ChatPrompt(id="p", question="q")).system is None
 
 
 def test_half_of_a_surrogate_pair_is_refused():

@@ -2,8 +2,7 @@
 
 import pytest
 
-from greedy_prune_jax.drp.align import align
-from greedy_prune_jax.drp.refusal import RefusedReplyError
+from greedy_prune_jax.drp.checks import RefusedReplyError, align
 from tests.helpers.teacher_forms import REASONING, STEPS
 
 TEXTS = [text for text, _ in STEPS]

@@ -1,9 +1,28 @@
-"""From the texts of steps, as a teacher copied them, to parts of the original text."""
+"""Checks of a teacher's replies: the reasons for which one is refused, and the check of its texts.
+
+Steps are copies of parts of the chain, which `align` finds in it again; a new text must hold no
+characters that JSON's escapes have made of TeX's backslashes.
+"""
 
 import itertools
+import re
 from collections.abc import Sequence
 
-from greedy_prune_jax.drp.refusal import RefusedReplyError
+# Names by which refused replies are counted.
+REASONS = (
+  "cut_off",  # longer than max_new_tokens
+  "not_json",
+  "bad_form",  # JSON, but not of the form asked for
+  "unknown_skill",
+  "unknown_action",
+  "text_left_out",  # steps that skip a part of the chain
+  "text_changed",  # steps that are not the chain's text
+  "steps_not_covered",  # edits that skip, repeat or reorder steps
+  "not_shorter",  # a new text that is no shorter than what it replaces
+  "nothing_left",
+  "no_answer",
+  "answer_changed",
+)
 
 _MOST_IN_A_PLACE = 3  # characters that may be wrong together: a word or a number is no slip
 _MOST_SHARE = 0.02  # of all characters
@@ -17,6 +36,27 @@ _SAME = str.maketrans(
     **dict.fromkeys("\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{NON-BREAKING HYPHEN}", "-"),
   }
 )
+
+# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times; \neq.
+_CONTROL = re.compile(
+  r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])"
+  r"|\n(?=(?:eq|abla|otin|leq|geq|subseteq|ewline)(?![a-z]))"
+)
+
+
+class RefusedReplyError(Exception):
+  """A reply fails a check.
+
+  Attributes:
+    reason: one of `REASONS`.
+    complaint: what was wrong, as the teacher is told.
+  """
+
+  def __init__(self, reason: str, complaint: str):
+    super().__init__(f"{reason}: {complaint}")
+    assert reason in REASONS
+    self.reason = reason
+    self.complaint = complaint
 
 
 def align(text: str, copies: Sequence[str]) -> list[str]:
@@ -39,7 +79,7 @@ def align(text: str, copies: Sequence[str]) -> list[str]:
   ours, places = _signs(text)
   theirs = [_signs(copy)[0] for copy in copies]
   opcodes = [tuple(op) for op in Levenshtein.opcodes(ours, "".join(theirs))]
-  _check(text, places, "".join(theirs), opcodes)
+  _check_slips(text, places, "".join(theirs), opcodes)
   starts, end = [0], 0
   for copy in theirs[:-1]:
     end += len(copy)
@@ -55,7 +95,7 @@ def _signs(text: str) -> tuple[str, list[int]]:
   return "".join(text[i] for i in places).translate(_SAME), places
 
 
-def _check(text: str, places: list[int], theirs: str, opcodes: Sequence[tuple]) -> None:
+def _check_slips(text: str, places: list[int], theirs: str, opcodes: Sequence[tuple]) -> None:
   """A RefusedReplyError where more is wrong than slips; it quotes the longest place."""
   ours = _signs(text)[0]
   wrong = _wrong_places(opcodes)
@@ -116,3 +156,18 @@ def _quoted(text: str, *, end: bool = False) -> str:
   if len(text) > _SHOWN:
     text = f"...{text[-_SHOWN:]}" if end else f"{text[:_SHOWN]}..."
   return f'"{text}"'
+
+
+def check_written(text: str, name: str) -> None:
+  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's (`\\times`).
+
+  Of those in `\\n`, the few that begin no line of prose or of a formula (`\\neq`, not `\\nu`).
+  """
+  if not text.strip():
+    raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
+  if found := _CONTROL.search(text):
+    raise RefusedReplyError(
+      "bad_form",
+      f"{name}: its text has the control character {found[0]!r}; in JSON a backslash is written "
+      "as two",
+    )

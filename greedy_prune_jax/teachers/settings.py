@@ -1,10 +1,11 @@
-"""Where an OpenAI-compatible endpoint is, and how it is asked; a group of several jobs' configs."""
+"""The settings of jobs that a teacher writes for: who it is, where it is, and how it writes."""
 
 import dataclasses
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.settings import check_choice, check_least
+from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
 
 ENDPOINT = "openai"  # the name of the teacher that is at an endpoint
 STRUCTURED = ("json_schema", "json_object", "words")
@@ -61,9 +62,74 @@ class EndpointSettings:
     return dataclasses.asdict(cls())
 
 
-# What a later run in the same workdir may set differently, as dotted keys: not who answers.
+# Settings that a later run in the same workdir may change, as dotted keys: not who answers.
 MAY_CHANGE = tuple(
   f"endpoint.{field.name}"
   for field in dataclasses.fields(EndpointSettings)
   if field.name not in ("model", "structured")
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WritingSettings:
+  """How a teacher writes; see `greedy_prune_jax.models.sampler.Request` for each."""
+
+  max_new_tokens: int
+  temperature: float = 0.0
+  top_p: float = 1.0
+  top_k: int = 0
+  stop_strings: tuple[str, ...] = ()
+
+
+def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
+  """Raises a UserError where no teacher could write like this."""
+  if not temperature >= 0:
+    raise UserError(f"temperature={temperature}; expected 0 or more")
+  if not 0 < top_p <= 1:
+    raise UserError(f"top_p={top_p}; expected a number above 0, up to 1 (all tokens)")
+  if not all(isinstance(stop, str) and stop for stop in stop_strings):
+    raise UserError(f"stop_strings={stop_strings}; expected a tuple of strings, none empty")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherJobSettings(JobSettings):
+  """Base of the settings of jobs with a teacher; the jobs' config files explain each key."""
+
+  teacher: str
+  chat_template: str
+  dtype: str
+  endpoint: EndpointSettings
+  temperature: float
+  top_p: float
+  top_k: int
+  max_new_tokens: int
+  batch_size: int
+  mesh: MeshSettings
+  compilation_cache: bool
+
+  def __post_init__(self):
+    check_choice("dtype", self.dtype, DTYPES)
+    check_least(self, 0, "top_k", "batch_size")
+    check_least(self, 1, "max_new_tokens")
+    check_writing(self.temperature, self.top_p, self.writing.stop_strings)
+
+  def check_model_is_named(self) -> None:
+    """Raises a UserError where the teacher is at an endpoint and has no name there."""
+    if self.teacher == ENDPOINT and not self.endpoint.model:
+      raise UserError("teacher=openai needs endpoint.model, the model's name at the endpoint")
+
+  @property
+  def teacher_name(self) -> str:
+    """The model that writes, also where an endpoint runs it."""
+    return self.endpoint.model if self.teacher == ENDPOINT else self.teacher
+
+  @property
+  def writing(self) -> WritingSettings:
+    """How the teacher is to write; stop strings are a setting of some jobs alone."""
+    return WritingSettings(
+      max_new_tokens=self.max_new_tokens,
+      temperature=self.temperature,
+      top_p=self.top_p,
+      top_k=self.top_k,
+      stop_strings=getattr(self, "stop_strings", ()),
+    )

@@ -1,0 +1,105 @@
+"""Questions as prompts in the form of their set, and replies judged against the gold answers."""
+
+import dataclasses
+import hashlib
+
+from greedy_prune_jax.chains.answers import AnswerForm, split_response
+from greedy_prune_jax.chains.question_sets import (
+  QUESTION_SETS,
+  Question,
+  load_questions,
+  split_source,
+)
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSet:
+  """The questions of a run with all that their prompts have in common.
+
+  Attributes:
+    questions: in the order that the seed gives.
+    form: of their answers.
+    system_suffix: text behind each question's system text: a further instruction, worked solutions
+      of other questions; or empty.
+    seed: of every sample's randomness.
+  """
+
+  questions: list[Question]
+  form: AnswerForm
+  system_suffix: str
+  seed: int
+
+  def prompt(self, question: Question, index: int) -> ChatPrompt:
+    """The prompt of a question's sample number `index`; its id is `QUESTION#INDEX`."""
+    sample_id = f"{question.id}#{index}"
+    # A hash, so that it depends on nothing but the sample: not on how many questions there are.
+    digest = hashlib.sha256(f"{self.seed}/{sample_id}".encode()).digest()
+    return ChatPrompt(
+      id=sample_id,
+      question=question.question,
+      system=question.system + self.system_suffix,
+      seed=int.from_bytes(digest[:4], "big"),
+    )
+
+
+def load_prompt_set(
+  source: str, *, split: str, num_questions: int, num_shots: int, seed: int, instruction: str = ""
+) -> PromptSet:
+  """Loads a question set; its first `num_shots` questions become worked solutions.
+
+  Args:
+    source: `NAME` or `NAME:PATH`; see `question_sets.load_questions`.
+    split: `train` or `test`.
+    num_questions: number of questions to answer; 0 for all.
+    num_shots: number of other questions that every prompt shows with their solutions.
+    seed: of the order, and of every sample's randomness.
+    instruction: text behind the set's own system text; or empty.
+
+  Raises:
+    UserError: the questions cannot be read, none is left to ask, or one to be shown has no worked
+      solution.
+  """
+  questions = load_questions(
+    source,
+    split=split,
+    num_questions=num_questions and num_shots + num_questions,  # 0 is all
+    seed=seed,
+  )
+  if len(questions) <= num_shots:
+    raise UserError(
+      f"num_shots={num_shots}, and {source} has {len(questions)} questions; none is left to ask"
+    )
+  name_and_path = split_source(source)
+  assert name_and_path is not None  # its questions were loaded
+  form = QUESTION_SETS[name_and_path[0]].form
+  suffix = f"\n\n{instruction}" if instruction else ""
+  suffix += "".join(_example(shot, form) for shot in questions[:num_shots])
+  return PromptSet(questions[num_shots:], form, suffix, seed)
+
+
+def _example(question: Question, form: AnswerForm) -> str:
+  """A worked solution in the form of `chat_template=plain`."""
+  if question.rationale is None:
+    raise UserError(f"{question.id} has no worked solution to show; set num_shots=0")
+  answer = form.write(question.target)
+  return f"\n\nQuestion: {question.question}\nAnswer:\n{question.rationale.rstrip()}\n{answer}"
+
+
+def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
+  """A reply taken apart and checked against the gold answer, as `sample` and `evaluate` store it.
+
+  A reply in which no answer is found is wrong; its `reasoning`, `answer` and `value` are None.
+  """
+  split = split_response(reply.text, form)
+  return {
+    "text": reply.text,
+    "reasoning": split and split.reasoning,
+    "answer": split and split.answer,
+    "value": split and split.value,
+    "correct": split is not None and form.is_right(split.value, target),
+    "finish_reason": reply.finish_reason,
+    "num_tokens": reply.num_tokens,
+  }
