@@ -27,6 +27,7 @@ def get_config() -> config_dict.ConfigDict:
   config.chains = "gsm_symbolic"
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
+  config.chains_ratio = 1.0  # of a prune workdir: go on from what it left at this keep ratio
   config.num_chains = 4  # 0: all that there are
   config.seed = 0  # order of a question set; files are read in their own order
   config.max_reasoning_tokens = 0  # leave longer reasonings out, uncounted; 0: no limit

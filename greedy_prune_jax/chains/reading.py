@@ -36,6 +36,9 @@ class BadChain:
   reason: str
 
 
+OnBad = Callable[[BadChain], None]
+
+
 def read_chains(
   source: str,
   *,
@@ -43,7 +46,7 @@ def read_chains(
   seed: int = 0,
   split: str = "train",
   columns: ColumnSettings | None = None,
-  on_bad: Callable[[BadChain], None] | None = None,
+  on_bad: OnBad | None = None,
 ) -> Iterator[Chain]:
   """Yields the chains that `source` means, one at a time.
 
@@ -153,7 +156,7 @@ def _good_chains(
   source: str,
   rows: Iterable[Row],
   parse: Parse,
-  on_bad: Callable[[BadChain], None] | None,
+  on_bad: OnBad | None,
 ) -> Iterator[Chain]:
   """Chains of the rows that have some, each id once."""
   places: dict[str, str] = {}  # of each id that was seen

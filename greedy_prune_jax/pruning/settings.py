@@ -64,6 +64,7 @@ class PruneSettings(JobSettings):
 
   chains: str
   columns: ColumnSettings
+  chains_ratio: float
   num_chains: int
   seed: int
   max_reasoning_tokens: int
@@ -115,6 +116,11 @@ class PruneSettings(JobSettings):
     check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
     check_least(self, 0, "num_chains", "max_reasoning_tokens", "ranking_seed", "batch_size")
     check_least(self, 0, "show_chains", "audit")
+    if not 0 < self.chains_ratio <= 1:
+      raise UserError(
+        f"chains_ratio={self.chains_ratio}; expected 1, or the keep ratio, above 0, at which the "
+        f"chains of a prune workdir are pruned again"
+      )
     check_least(self, 1, "deletions_per_step")
     self._check_search()
     self._check_ranking()

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.kept_chains import read_kept
 from greedy_prune_jax.chains.question_sets import is_generated
 from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.segments import (
@@ -100,13 +101,16 @@ def read_tasks(
   wanted = settings.num_chains
   if limit:  # some are left out; the generator, which has no end, is looked through so far
     wanted = 100 * wanted if is_generated(settings.chains) else 0
-  chains = read_chains(
-    settings.chains,
-    num_chains=wanted,
-    seed=settings.seed,
-    columns=settings.columns,
-    on_bad=skip,
-  )
+  if settings.chains_ratio < 1:
+    chains = read_kept(settings.chains, settings.chains_ratio, num_chains=wanted, on_bad=skip)
+  else:
+    chains = read_chains(
+      settings.chains,
+      num_chains=wanted,
+      seed=settings.seed,
+      columns=settings.columns,
+      on_bad=skip,
+    )
   segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
 
   sizes_of = _unit_sizes(settings)

@@ -113,3 +113,17 @@ def test_other_rankings_delete_units_too(run, chains, tmp_path):
       if ranking == "keep_first":
         assert record["deletion_order"][-1] == record["unit_sizes"][0] - 1
         assert record["reasoning"].startswith(record["pruned"]["0.5"])
+
+
+def test_a_run_goes_on_from_what_another_left(run, tmp_path):
+  run(unit="word", keep_ratios=0.6)
+  run(chains=tmp_path / "run", chains_ratio=0.6, workdir="again", keep_ratios=0.5, num_chains=2)
+  first, second = (records(tmp_path / name) for name in ("run", "again"))
+  assert len(second) == 2
+  for chain_id, record in second.items():
+    assert record["reasoning"] == first[chain_id]["pruned"]["0.6"]
+    told = record["pruned_from"]
+    assert told["reasoning"] == first[chain_id]["reasoning"]
+    kept = "".join(told["reasoning"][start:end] for start, end in told["kept_spans"])
+    assert kept == record["reasoning"] == "".join(record["reasoning_tokens"])
+    assert len(record["deletion_order"]) == -(-len(record["reasoning_ids"]) // 2)

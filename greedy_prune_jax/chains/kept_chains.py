@@ -1,0 +1,119 @@
+"""Pruned chains that go on: what is left of a chain as a chain of its own, to prune again.
+
+Its record says under `pruned_from` what its positions are relative to: the first run's reasoning,
+and which of its characters are left. A chain that is pruned a third time still tells of the first.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
+from greedy_prune_jax.chains.reading import BadChain, OnBad, read_pruned
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import records as fields
+
+KEY = "pruned_from"
+
+Span = tuple[int, int]  # characters from the first up to, and without, the second
+
+
+def read_kept(
+  source: str, keep_ratio: float, *, num_chains: int = 0, on_bad: OnBad | None = None
+) -> Iterator[Chain]:
+  """Yields what a prune run left of its chains at a keep ratio.
+
+  Args:
+    source: its workdir, or one of its files.
+    keep_ratio: one that the run went down to, asked for then or not.
+    num_chains: stop after so many good ones; 0 for all.
+    on_bad: called with every chain of which too little is left, which is then left out.
+
+  Raises:
+    UserError: there are no pruned chains, or, without `on_bad`, one was not pruned so far.
+  """
+
+  def kept() -> Iterator[Chain]:
+    for pruned in read_pruned(source):
+      try:
+        yield kept_chain(pruned, keep_ratio, source)
+      except UserError as error:
+        if on_bad is None:
+          raise
+        on_bad(BadChain(place=source, id=pruned.chain.id, reason=str(error)))
+
+  return itertools.islice(kept(), num_chains or None)
+
+
+def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
+  """What is left of a chain at a keep ratio.
+
+  Raises:
+    UserError: the chain was not pruned so far, or nothing is left of it.
+  """
+  chain, num_tokens = pruned.chain, len(pruned.reasoning_ids)
+  try:
+    positions = pruned.kept_positions(int(num_tokens * keep_ratio))
+  except ValueError as error:
+    raise UserError(
+      f"chain {chain.id} was not pruned to {keep_ratio}: {len(pruned.deletion_order)} of its "
+      f"{num_tokens} reasoning tokens were deleted"
+    ) from error
+  spans = _joined(_token_spans(pruned.reasoning_tokens, positions))
+  reasoning = "".join(chain.reasoning[start:end] for start, end in spans)
+  if not reasoning.strip():
+    raise UserError(f"chain {chain.id}: nothing of its reasoning is left at {keep_ratio}")
+  before = chain.extra.get(KEY)
+  whole, spans = (chain.reasoning, spans) if before is None else _first(before, spans)
+  told = {
+    "runs": [
+      *(before["runs"] if before else []),
+      {
+        "source": source,
+        "keep_ratio": keep_ratio,
+        "pruner": pruned.pruner,
+        "objective": pruned.objective,
+        "ranking": pruned.ranking,
+        "unit": pruned.unit,
+      },
+    ],
+    "reasoning": whole,
+    "kept_spans": [list(span) for span in spans],
+  }
+  return dataclasses.replace(chain, reasoning=reasoning, extra=dict(chain.extra) | {KEY: told})
+
+
+def _token_spans(tokens: Sequence[str], positions: Sequence[int]) -> list[Span]:
+  ends = list(itertools.accumulate(map(len, tokens)))
+  return [(ends[i] - len(tokens[i]), ends[i]) for i in positions]
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+  """The spans without empty ones, those that touch as one."""
+  joined: list[Span] = []
+  for start, end in spans:
+    if joined and joined[-1][1] == start:
+      joined[-1] = (joined[-1][0], end)
+    elif end > start:
+      joined.append((start, end))
+  return joined
+
+
+def _first(before: dict, spans: Sequence[Span]) -> tuple[str, list[Span]]:
+  """The first run's reasoning, and where in it spans of what it left are.
+
+  Raises:
+    UserError: what an earlier run told is not of the form that `kept_chain` writes.
+  """
+  whole = fields.get_text(before, "reasoning")
+  found, offset = [], 0  # of the earlier span in what was left
+  for kept in fields.get_items(before, "kept_spans", list):
+    if len(kept) != 2 or not all(type(x) is int for x in kept):
+      raise UserError(f'"kept_spans" has {kept!r}; expected a first and a last character')
+    length = kept[1] - kept[0]
+    for start, end in spans:
+      start, end = max(start - offset, 0), min(end - offset, length)
+      if start < end:
+        found.append((kept[0] + start, kept[0] + end))
+    offset += length
+  return whole, _joined(sorted(found))

@@ -1,0 +1,69 @@
+import dataclasses
+
+import pytest
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
+from greedy_prune_jax.chains.kept_chains import kept_chain, read_kept
+from greedy_prune_jax.errors import UserError
+from tests.chains.test_reading import OWN, RESULTS, write_jsonl
+
+TOKENS = ("One ", "two ", "", "\N{GRINNING FACE} ", "four ", "five")
+
+
+def pruned(chain, tokens, order, unit="token"):
+  results = RESULTS | {
+    "reasoning_ids": list(range(len(tokens))),
+    "reasoning_tokens": list(tokens),
+    "deletion_order": list(order),
+    "unit": unit,
+  }
+  return PrunedChain.from_record(chain.to_record() | results)
+
+
+@pytest.fixture
+def first():
+  return pruned(Chain(**OWN | {"reasoning": "".join(TOKENS)}), TOKENS, (1, 4, 0), "sentence")
+
+
+def told(chain):
+  """What is left, found anew from what the record tells."""
+  source = chain.extra["pruned_from"]
+  return "".join(source["reasoning"][start:end] for start, end in source["kept_spans"])
+
+
+def test_what_is_left_is_a_chain_that_tells_what_it_is_left_of(first):
+  chain = kept_chain(first, 0.7, "runs/first")
+  assert chain.reasoning == "One \N{GRINNING FACE} five" == told(chain)
+  source = chain.extra["pruned_from"]
+  assert source["reasoning"] == first.chain.reasoning
+  assert source["kept_spans"] == [[0, 4], [8, 10], [15, 19]]
+  (run,) = source["runs"]
+  assert (run["source"], run["keep_ratio"], run["unit"]) == ("runs/first", 0.7, "sentence")
+  assert dataclasses.replace(chain, reasoning="", extra={}) == dataclasses.replace(
+    first.chain, reasoning=""
+  )
+
+
+def test_a_chain_that_is_pruned_again_tells_of_the_first(first):
+  second = kept_chain(first, 0.7, "runs/first")  # "One (emoji) five"
+  again = pruned(second, ("On", "e \N{GRINNING FACE}", " fi", "ve"), (0, 2))
+  third = kept_chain(again, 0.5, "runs/second")
+  assert third.reasoning == "e \N{GRINNING FACE}ve" == told(third)
+  source = third.extra["pruned_from"]
+  assert source["reasoning"] == first.chain.reasoning
+  assert [run["source"] for run in source["runs"]] == ["runs/first", "runs/second"]
+  assert source["kept_spans"] == [[2, 4], [8, 9], [17, 19]]
+
+
+def test_too_little_is_named_or_left_out(first, tmp_path):
+  with pytest.raises(UserError, match=r"was not pruned to 0.4: 3 of its 6 reasoning tokens"):
+    kept_chain(first, 0.4, "x")
+  blank = pruned(Chain(**OWN | {"reasoning": "One \n"}), ("One ", "\n"), (0,))
+  with pytest.raises(UserError, match="nothing of its reasoning is left at 0.5"):
+    kept_chain(blank, 0.5, "x")
+  path = write_jsonl(tmp_path / "x.jsonl", blank.to_record(), first.to_record() | {"id": "b"})
+  bad = []
+  assert [chain.id for chain in read_kept(path, 0.5, on_bad=bad.append)] == ["b"]
+  assert [one.id for one in bad] == ["a"]
+  with pytest.raises(UserError, match="nothing of its reasoning"):
+    list(read_kept(path, 0.5))
