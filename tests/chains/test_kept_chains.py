@@ -59,7 +59,7 @@ def test_too_little_is_named_or_left_out(first, tmp_path):
   with pytest.raises(UserError, match=r"was not pruned to 0.4: 3 of its 6 reasoning tokens"):
     kept_chain(first, 0.4, "x")
   blank = pruned(Chain(**OWN | {"reasoning": "One \n"}), ("One ", "\n"), (0,))
-  with pytest.raises(UserError, match="nothing of its reasoning is left at 0.5"):
+  with pytest.raises(UserError, match=r"nothing of its reasoning is left at 0\.5"):
     kept_chain(blank, 0.5, "x")
   path = write_jsonl(tmp_path / "x.jsonl", blank.to_record(), first.to_record() | {"id": "b"})
   bad = []
