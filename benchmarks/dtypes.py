@@ -1,4 +1,4 @@
-"""What bfloat16 weights cost and gain against float32, on the same chains in one sitting.
+"""Compares bfloat16 weights with float32 ones, on the same chains in one sitting.
 
     python -m benchmarks.dtypes --chains=FILE[,FILE...] [--num_chains=3] [--max_reasoning_tokens=40]
 

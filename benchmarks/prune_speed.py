@@ -97,7 +97,7 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-  """What our search did, in a process of its own."""
+  """Measures of our search, from a process of its own."""
 
   deleted: list[int]
   seconds: float
@@ -133,7 +133,7 @@ def load_published(folder: str, segments: Segments) -> dict[str, Published]:
 
 
 def same_tokens(name: str, published: Published, segments: Segments, objective: Objective) -> str:
-  """Whether both sides delete the same tokens in float32."""
+  """Tells whether both sides delete the same tokens in float32."""
   if not _CHECKED.value:
     return "-"
   found = ours(name, "float32", segments, objective, _CHECKED.value)

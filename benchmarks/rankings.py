@@ -93,7 +93,7 @@ def read_run(workdir: str) -> Run:
 
 
 def ranking_name(ranking: str, objective: str) -> str:
-  """What a run is called; the objective is named where it decides the order."""
+  """Names a run; the objective is named where it decides the order."""
   return f"{ranking} {objective}" if ranking in _USES_OBJECTIVE else ranking
 
 
@@ -146,7 +146,7 @@ def make_table(
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-  """Whether the answer is reached, 1 or 0, at each keep ratio: [B, R] a run."""
+  """Right answers, 1 or 0, at each keep ratio: [B, R] a run."""
 
   ratios: list[float]
   right: list[Float[np.ndarray, "B R"]]
@@ -159,7 +159,7 @@ class Accuracy:
 
 
 def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accuracy:
-  """What an evaluation says about the chains compared.
+  """Reads an evaluation's verdicts on the chains compared.
 
   Raises:
     UserError: it lacks a run or a chain, or its runs have no keep ratio in common.

@@ -73,7 +73,7 @@ def _cut(ids: list[int], stop_ids: list[int]) -> list[int]:
 
 
 def timed(write: Callable[[], Texts]) -> tuple[Texts, float]:
-  """What was written, and in how many seconds."""
+  """Texts that were written, and the seconds that it took."""
   started = time.perf_counter()
   return write(), time.perf_counter() - started
 

@@ -39,11 +39,11 @@ class OurStep:
   """Our step, ready to run again and again on one batch.
 
   Attributes:
-    model: where training begins.
+    model: the model to train.
     batch: the batch.
-    lora: what is trained; None: all weights.
-    dtype: of the products.
-    remat: see `distill.loss.REMAT`.
+    lora: the matrices to train; None: all weights.
+    dtype: products' dtype.
+    remat: one of `distill.loss.REMAT`.
   """
 
   model: Model

@@ -1,4 +1,4 @@
-"""What both sides of `train_speed` agree on, and how their processes are spoken with.
+"""Shared part of both sides of `train_speed`: the task, and messages between processes.
 
 A side is a process that reads JSON lines: first what to train (`Task`), which it answers when it
 is ready, then one line for each step, answered by its loss and its time (`Step`).
@@ -17,15 +17,15 @@ LEARNING_RATE, BETAS, MAX_GRAD_NORM = 1e-4, (0.9, 0.95), 1.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-  """What to train, and on what.
+  """Training to time: the model and its examples.
 
   Attributes:
     model: a Hugging Face folder.
     adapter: a folder with a PEFT adapter to begin with; empty: all weights are trained.
-    lora_rank: of the adapter; 0 without one.
-    lora_alpha: likewise.
-    dtype: of the products; what is trained is kept in float32.
-    examples: of the batch that every step trains on: token ids, and how many are the prompt.
+    lora_rank: the adapter's rank; 0 without one.
+    lora_alpha: the adapter's alpha.
+    dtype: products' dtype; trained weights are kept in float32.
+    examples: every step's batch: token ids, and the number of prompt tokens.
   """
 
   model: str
@@ -38,7 +38,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """What a step found: the loss before it, nats per token, and the seconds that it took."""
+  """Measures of a step: the loss before it, nats per token, and its seconds."""
 
   loss: float
   seconds: float

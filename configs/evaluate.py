@@ -1,4 +1,4 @@
-"""How many questions do students and other models get right, and with how many tokens?
+"""Measures accuracy and generated tokens of students and other models on a question set.
 
     python -m greedy_prune_jax.jobs.evaluate --config=configs/evaluate.py --workdir=runs/evaluate \
       --config.models="('runs/student@all','smollm2-135m-instruct')" --config.questions=gsm8k

@@ -1,4 +1,4 @@
-"""What devices can do: peaks and memory of known accelerators; the peak of others, measured."""
+"""Peak FLOP/s and memory of known accelerators; the peak of others, measured."""
 
 import time
 from functools import partial
@@ -12,9 +12,9 @@ class Accelerator(NamedTuple):
   """One device as JAX counts them.
 
   Attributes:
-    kinds: what JAX calls it (`device_kind`), or the beginning of that.
+    kinds: JAX's names of it (`device_kind`), or their beginnings.
     peak_flops: FLOP/s of dense bfloat16 products, as the maker states it.
-    memory: bytes.
+    memory: its size in bytes.
   """
 
   kinds: tuple[str, ...]

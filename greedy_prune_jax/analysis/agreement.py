@@ -1,4 +1,4 @@
-"""How far two annotators agree: Cohen's kappa, overall and per category, and who confused what."""
+"""Agreement of two annotators: Cohen's kappa, overall and per category, and their confusions."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ class Agreement:
   """Agreement between two annotators over the tokens that both labelled.
 
   Attributes:
-    num_tokens: how many those are.
+    num_tokens: their number.
     num_unlabelled: tokens that one of the two (or both) left unlabelled; they count nowhere else.
     accuracy: share of equal labels.
     kappa: Cohen's kappa over all categories; None where it is undefined (both gave one label only).
-    kappa_of: for each category, kappa of "it or another"; None where neither used it.
+    kappa_of: kappa of "it or another" by category; None where neither used it.
     confusion: [first's category, second's category], counts in the order of `Category`.
   """
 

@@ -35,10 +35,10 @@ class FeatureStore:
   """Features of the reasoning tokens of several chains.
 
   Attributes:
-    ids: of the chains, in the order of their rows.
+    ids: chain ids, in the order of their rows.
     starts: row of each chain's first token; one more entry ends the last chain.
-    attention: see `STATISTICS`; memory-mapped.
-    surprisal: in nats; memory-mapped.
+    attention: the statistics named in `STATISTICS`; memory-mapped.
+    surprisal: nats of each token; memory-mapped.
   """
 
   ids: tuple[str, ...]
@@ -64,12 +64,12 @@ def build_store(
   """Extracts the features of all chains, or of those that an earlier call did not come to.
 
   Args:
-    folder: of the store.
+    folder: the store's folder.
     model: reads the chains, on the devices that its parameters lie on.
-    ids: of the chains.
+    ids: chain ids.
     chains: their tokens.
     pruner: the model's name.
-    dtype: of the stored attention: `float16` or `float32`.
+    dtype: the stored attention's, `float16` or `float32`.
     batch_positions: token positions that go through the model at once, about, over all devices.
 
   Raises:

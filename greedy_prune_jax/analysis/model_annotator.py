@@ -69,7 +69,7 @@ class ModelAnnotator:
   Attributes:
     model: answers the prompts.
     tokens_per_prompt: longer chains are asked about in parts, each with the whole text in view.
-    max_attempts: how often a part is asked for; then its tokens stay unlabelled.
+    max_attempts: number of requests for a part, after which its tokens stay unlabelled.
     replies_path: every prompt and reply is appended here, or None.
     num_unlabelled: tokens left unlabelled so far.
     num_retries: prompts that had to be asked again so far.
@@ -158,10 +158,10 @@ def write_prompt(tokens: Sequence[str], start: int, stop: int, complaint: str = 
   """The request for the categories of `tokens[start:stop]`.
 
   Args:
-    tokens: of the whole chain; their text is shown for context.
+    tokens: the whole chain's tokens; their text is shown for context.
     start: position of the first token asked about.
     stop: position after the last.
-    complaint: what was wrong with the reply before, or empty.
+    complaint: the fault of the reply before, or empty.
   """
   guide = "\n".join(f"- {category}: {meaning}" for category, meaning in GUIDE.items())
   listed = json.dumps(

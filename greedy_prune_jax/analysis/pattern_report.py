@@ -18,7 +18,7 @@ _BOUNDS = "Bands and bars are 95% intervals from resampled chains."
 
 
 def pattern_section(runs: Sequence[LabelledRun]) -> Section:
-  """Which category leaves when, run lengths and the effect of position, runs side by side."""
+  """Lays out when each category leaves, run lengths and effects of position, runs side by side."""
   names = [run.name for run in runs]
   on = ", ".join(f"{len(run.chains)} chains of {run.name}" for run in runs)
   shares = patterns.share_grid([chain for run in runs for chain in run.chains])
@@ -63,7 +63,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
 
 
 def _statement(run: LabelledRun) -> str:
-  """Whether symbols and numbers stay, and grammar and talk about the reasoning go first."""
+  """States whether symbols and numbers stay, and grammar and talk about the reasoning go first."""
   order = list(Category)
   symbolic = order.index(Category.SYMBOLIC_MATH)
   findings = []

@@ -1,4 +1,4 @@
-"""What leaves when: survival and rank by category, runs of deletions, place in the chain.
+"""Patterns of deletion: survival and rank by category, runs of deletions, place in the chain.
 
 Every statistic is a ratio of sums over chains; its interval comes from resampling chains.
 """
@@ -27,8 +27,8 @@ class LabelledRun:
   """The pruned chains of one workdir with the labels of their tokens.
 
   Attributes:
-    name: what the report calls the run.
-    chains: at least one.
+    name: the run's name in the report.
+    chains: pruned chains, at least one.
     labels: one entry a chain.
   """
 
@@ -59,7 +59,7 @@ def normalised_ranks(chain: PrunedChain) -> Float[np.ndarray, "N"]:
 
 
 def tokens_gone_before(chain: PrunedChain) -> Int[np.ndarray, "N"]:
-  """How many tokens had left when each token's unit did; N for tokens that never left.
+  """Counts the tokens that had left when each token's unit did; N for tokens that never left.
 
   As soon as n tokens are to be gone, those with less than n before them are.
   """
@@ -72,7 +72,7 @@ def tokens_gone_before(chain: PrunedChain) -> Int[np.ndarray, "N"]:
 
 
 def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
-  """Which tokens are of each category, in the order of `Category`."""
+  """Masks the tokens of each category, in the order of `Category`."""
   return np.array([[label == category for label in labels] for category in Category])
 
 
@@ -151,7 +151,7 @@ def run_lengths(
 
   Args:
     run: the chains.
-    shares: of tokens deleted.
+    shares: shares of tokens deleted, 0 to 1.
 
   Returns:
     Deleted tokens per run of neighbouring deleted positions, [S], NaN where nothing is deleted; and

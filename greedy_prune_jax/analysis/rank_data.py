@@ -24,14 +24,14 @@ class RankData:
   """The reasoning tokens of all chains of a run, one a row.
 
   Attributes:
-    name: of the run.
-    pruner: of its chains.
-    ids: of its chains.
+    name: the run's name.
+    pruner: the model that pruned its chains.
+    ids: chain ids.
     num_kept: tokens of each chain that were never deleted.
     chain: number of each row's chain.
     rank: normalised prune rank, 0 left first.
-    controls: see `CONTROL_NAMES`.
-    attention: see `attention_columns`.
+    controls: the features named in `CONTROL_NAMES`.
+    attention: the columns of `attention_columns`.
     shape: layers, heads, statistics of `attention`.
   """
 
@@ -89,7 +89,7 @@ def pooled_attention(
   """Attention features that models of different shapes share.
 
   Args:
-    attention: of every layer and head, see `attention_columns`.
+    attention: statistics of every layer and head, see `attention_columns`.
     shape: its layers, heads, statistics.
 
   Returns:

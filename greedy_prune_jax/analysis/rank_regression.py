@@ -100,12 +100,12 @@ def row_folds(data: RankData, fold_of: dict[str, int]) -> Int[np.ndarray, " T"]:
 
 
 def knows_late(data: RankData, share: float) -> bool:
-  """Whether every chain was pruned so far that the last `share` of its tokens are told apart."""
+  """Tells whether every chain was pruned into the last `share` of its tokens."""
   return bool((data.num_kept <= np.floor(np.bincount(data.chain) * share)).all())
 
 
 def is_late(data: RankData, share: float) -> Bool[np.ndarray, " T"]:
-  """Whether each token is among the last `share` of its chain's tokens to leave.
+  """Marks the tokens among the last `share` of their chain's to leave.
 
   Means nothing where `knows_late` is False.
   """
@@ -128,7 +128,7 @@ def predict_unseen(
   Args:
     train: fitted to.
     test: predicted; may be `train` itself.
-    fold_of: from `assign_folds` of both.
+    fold_of: folds of both, from `assign_folds`.
     feature_set: a name in `FEATURE_SETS`.
     regressor: `ridge` or `trees`.
     late_share: predict `is_late` of this share instead of the normalised rank.
@@ -147,12 +147,12 @@ def predict_unseen(
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """How good predictions are, each with an interval from resampled chains (arrays of no axis).
+  """Scores of predictions, each with an interval from resampled chains (arrays of no axis).
 
   Attributes:
     r2: 1 - squared error / squared distance to the mean over all tokens; below 0 if worse than it.
     spearman: mean over chains of the rank correlation within the chain.
-    kendall: the same, Kendall's tau-b.
+    kendall: mean Kendall's tau-b within chains.
     auc: mean over chains of the share of (late, early) pairs in the right order; NaN for ranks.
   """
 

@@ -138,8 +138,8 @@ def regression_section(
   Args:
     runs: the data.
     rankings: fitted to each.
-    rows: from `run_tasks`.
-    late_share: that they were made with.
+    rows: scores from `run_tasks`.
+    late_share: the share of tokens that the scores count as late.
   """
   within = [row for row in rows if row["fitted to"] == row["tested on"]]
   on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
@@ -184,7 +184,7 @@ def regression_section(
 
 
 def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> list[str]:
-  """What attention adds to the controls in each run, by ridge."""
+  """States the gain of attention over the controls in each run, by ridge."""
   found = []
   for run in runs:
     by_set = {

@@ -36,7 +36,7 @@ def write_report(
   Args:
     folder: receives all of them, the latter in `plots` and `tables`.
     provenance: heads and, under each, names and values: configs, versions, devices.
-    sections: in their order.
+    sections: the report's sections, in their order.
 
   Raises:
     UserError: the folder cannot be written.

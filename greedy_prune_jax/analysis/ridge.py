@@ -67,7 +67,7 @@ def fit_ridge(
 
   Args:
     features: one row a token.
-    target: what is predicted.
+    target: values to predict.
     folds: number of each row's fold, from 0; all rows of a chain in one.
     strengths: tried, relative to the variance of a standardised feature.
   """

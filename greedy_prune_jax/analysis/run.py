@@ -49,9 +49,9 @@ class Source:
   """A pruned workdir.
 
   Attributes:
-    name: what the report calls it; also the name of its files.
-    path: of the workdir.
-    config: that it was pruned with; empty where there is none.
+    name: its name in the report and of its files.
+    path: the workdir.
+    config: the prune run's config; empty where there is none.
     chains: its records.
   """
 
@@ -73,9 +73,9 @@ def run_analysis(
   stopped goes on from them.
 
   Args:
-    settings: of the run.
+    settings: this run's settings.
     pruned: workdirs of prune.
-    workdir: of this run.
+    workdir: this run's workdir.
     check_config: called before anything is stored, and not if what is named cannot be used, so that
       a command with a slip in it binds nobody to it.
 

@@ -30,7 +30,7 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnalyzeSettings(JobSettings):
-  """What `configs/analyze.py` sets; see there for what each setting means."""
+  """Settings of `configs/analyze.py`, which explains each."""
 
   config_file = "configs/analyze.py"
 

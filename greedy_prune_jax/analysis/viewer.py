@@ -35,7 +35,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def viewer_data(runs: Sequence[LabelledRun]) -> dict[str, Any]:
-  """What the page shows; categories of tokens are indices into `categories`, or None."""
+  """Makes the page's data; categories of tokens are indices into `categories`, or None."""
   return {
     "categories": [{"name": str(name), "meaning": meaning} for name, meaning in GUIDE.items()],
     "runs": [_run_data(run) for run in runs],

@@ -27,7 +27,7 @@ _MULTIPLE = 32
 
 
 class Seen(NamedTuple):
-  """What decides which positions see which; all int32."""
+  """Numbers that decide which positions see which; all int32."""
 
   segments: Int[Array, "R W"]
   positions: Int[Array, "R W"]
@@ -122,7 +122,7 @@ def _scores(
 
 
 def _blocks(width: int) -> list[tuple[int, int]]:
-  """Where blocks of queries start and stop."""
+  """Starts and stops of blocks of queries."""
   size = max(_BLOCK, -(-width // (_MOST_BLOCKS * _MULTIPLE)) * _MULTIPLE)
   return [(start, min(start + size, width)) for start in range(0, width, size)]
 

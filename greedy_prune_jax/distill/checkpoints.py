@@ -23,14 +23,14 @@ from greedy_prune_jax.runs.files import explain_os_errors
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress:
-  """How far a run is, beside its weights.
+  """A run's progress, stored beside its weights.
 
   Attributes:
     data: the position of the input, as Grain gives it.
-    best_step: of the best validation loss; None before there was one.
+    best_step: step of the best validation loss; None before there was one.
     best_loss: nats per token.
     stalled: validations since without a better one.
-    examples: what the run trains on, as `fingerprint` has it; None in checkpoints from before it.
+    examples: the training data's `fingerprint`; None in checkpoints from before it.
   """
 
   data: Any
@@ -73,11 +73,11 @@ class Checkpoints:
     """Opens the folder.
 
     Args:
-      workdir: of the run.
-      num_last: how many to keep, beside the best.
-      read_only: whether a run may be writing them.
-      alone: whether this process opens and reads them by itself; else all processes of the run do,
-        and wait for each other.
+      workdir: the run's workdir.
+      num_last: number of latest checkpoints to keep, beside the best.
+      read_only: True where another run may be writing them.
+      alone: True where this process opens and reads them by itself; else all processes of the run
+        do, and wait for each other.
     """
     folder = checkpoints_folder(workdir)
     self._kept = _LastAndBest(num_last)
@@ -112,8 +112,8 @@ class Checkpoints:
     """Begins to write a checkpoint; the state may be donated as soon as this returns.
 
     Args:
-      state: of the run.
-      progress: of the run, this step's validation included.
+      state: the run's weights and optimizer state.
+      progress: the run's progress, this step's validation included.
 
     Raises:
       UserError: this one, or the one before, cannot be written.
@@ -170,7 +170,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def checkpoints_folder(workdir: Path) -> Path:
-  """Where a run keeps its checkpoints, each in a folder named by its step."""
+  """Folder of a run's checkpoints, each in a folder named by its step."""
   return workdir.resolve() / "checkpoints"
 
 

@@ -26,7 +26,7 @@ class Example:
   Attributes:
     id: the chain's and, behind an @, the keep ratio.
     token_ids: prompt, reasoning and answer, in the student's tokens.
-    num_prompt: how many of them are the prompt, on which there is no loss.
+    num_prompt: number of prompt tokens, on which there is no loss.
   """
 
   id: str
@@ -52,10 +52,10 @@ class TooLong:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSet:
-  """What a run trains on and what it is checked with.
+  """Examples to train on, and to validate with.
 
   Attributes:
-    train: of each chain its examples, one for each keep ratio; every epoch sees one of them.
+    train: examples by chain, one for each keep ratio; every epoch sees one of them.
     validation: examples of held-out chains.
     too_long: examples that were left out.
   """
@@ -76,11 +76,11 @@ class ExampleSet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleForm:
-  """How a chain becomes an example.
+  """Form in which a chain becomes an example.
 
   Attributes:
-    keep_ratios: of the reasoning that the student sees: 1 is all of it, 0 none.
-    ratio_form: how the keep ratio is told in the question, as a text with `{question}` and
+    keep_ratios: shares of the reasoning that the student sees: 1 is all, 0 none.
+    ratio_form: form of the keep ratio in the question, a text with `{question}` and
       `{ratio}` (the form of TokenSkip, arXiv 2502.12067); empty: it is not told.
     max_length: most tokens of an example.
   """
@@ -103,10 +103,10 @@ def read_texts(
   Args:
     source: the workdir of a `prune` run, one of its files, or, where the only ratios are 1 and 0,
       anything that `read_chains` knows.
-    keep_ratios: which reasonings are wanted.
-    num_chains: how many; 0 for all. Of a question set the first in its order, else the first by
+    keep_ratios: shares of the reasoning to read.
+    num_chains: number of chains; 0 for all. A question set's first in its order, else the first by
       id: in files they stand as they happened to be finished.
-    seed: of a question set's order.
+    seed: seed of a question set's order.
     columns: see `read_chains`.
 
   Raises:
@@ -186,8 +186,8 @@ def make_examples(
   chains, pruned in other ways, hold out the same; nor does the order of files matter.
 
   Args:
-    texts: from `read_texts`.
-    form: of the examples.
+    texts: texts from `read_texts`.
+    form: the examples' form.
     tokenizer: the student's.
     template: the student's.
     num_validation: chains to hold out.

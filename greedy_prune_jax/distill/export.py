@@ -60,11 +60,11 @@ def load_student(
   """A student as it was at a checkpoint, LoRA merged.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint.
-    settings: of the run.
-    mesh: where to put it, whatever mesh it was trained on; None: on the default device.
-    fully_sharded: how it is to lie there, however it was trained; see `parallel`.
+    workdir: the run's workdir.
+    step: the checkpoint's step.
+    settings: the run's settings.
+    mesh: devices to put it on, whatever it was trained on; None: the default device.
+    fully_sharded: True to split weights over `data` there, however it was trained.
 
   Returns:
     The model, and LoRA's matrices by themselves; none if all weights were trained.
@@ -126,10 +126,10 @@ def save_adapter(
   """Writes LoRA's matrices in the form that PEFT reads.
 
   Args:
-    matrices: from `init_lora`, trained.
-    config: of LoRA.
+    matrices: trained matrices of `init_lora`.
+    config: LoRA's config.
     base: the model that they belong to, as PEFT is to find it.
-    folder: where to; made if need be.
+    folder: folder to write, made if need be.
 
   Raises:
     UserError: the base cannot be found.

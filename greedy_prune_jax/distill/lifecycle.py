@@ -42,15 +42,15 @@ def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
   """Marks a run as over, after everything else that it writes.
 
   Args:
-    workdir: of the run.
-    step: at which it ended.
-    best_step: of its best validation loss, if it had validations.
+    workdir: the run's workdir.
+    step: its last step.
+    best_step: step of its best validation loss, if it had validations.
   """
   replace_file(workdir / _ENDED, json.dumps({"step": step, "best_step": best_step}) + "\n")
 
 
 def has_ended(workdir: Path) -> bool:
-  """Whether a run is over, and not only stopped."""
+  """Tells whether a run is over, and not only stopped."""
   return (workdir / _ENDED).exists()
 
 
@@ -58,8 +58,9 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """Writes a training's config, or refuses one that what was trained before does not fit.
 
   Args:
-    workdir: of the run, made if need be; the caller sees to it that nobody else writes there.
-    config: of the run.
+    workdir: the run's workdir, made if need be; the caller sees to it that nobody else writes
+      there.
+    config: the run's config.
 
   Raises:
     UserError: the workdir belongs to another config, or cannot be written.

@@ -32,7 +32,7 @@ TARGETS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-  """Which weights are adapted, and how.
+  """Weights that LoRA adapts, with its rank and scale.
 
   Attributes:
     rank: r, of the change.
@@ -46,7 +46,7 @@ class LoraConfig:
 
   @property
   def scale(self) -> float:
-    """What the product of the matrices is multiplied with."""
+    """Factor of the matrices' product."""
     return self.alpha / self.rank
 
 
@@ -55,8 +55,8 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
 
   Args:
     params: the student's weights, or their shapes.
-    config: of LoRA.
-    seed: of `a`.
+    config: LoRA's config.
+    seed: seed of `a`'s values.
   """
   matrices = {}
   for at, target in enumerate(sorted(config.targets)):
@@ -72,7 +72,7 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
 
 
 def axes_in(name: str) -> int:
-  """How many axes of a weight (one layer of it) are summed over: those stored last."""
+  """Number of axes of a weight (one layer of it) that are summed over: those stored last."""
   return len(LAYOUTS[name].stored[-1])
 
 

@@ -76,7 +76,7 @@ def completion_nll(
     decoder: the model.
     rows: the examples.
     remat: one of `REMAT`.
-    train_head: whether the head's gradient is wanted; without, it is zero.
+    train_head: True to compute the head's gradient; zero otherwise.
     mesh: whose axis `data` the rows lie along; None: all is on one device.
   """
   hidden = packed_hidden(decoder, rows, remat, mesh)

@@ -1,4 +1,4 @@
-"""What a run measures: to `metrics.jsonl`, to TensorBoard, and how much of the hardware is used."""
+"""Metrics of a run, to `metrics.jsonl` and TensorBoard, with its share of the hardware's peak."""
 
 import math
 import time

@@ -13,17 +13,17 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """How weights are updated.
+  """Rule by which weights are updated.
 
   Attributes:
     name: one of `OPTIMIZERS`. Adafactor keeps row and column sums where AdamW keeps two numbers a
       weight.
-    learning_rate: at its highest.
+    learning_rate: highest learning rate.
     schedule: `cosine`: down to `final_fraction` of it, which a step after the last would have;
       `constant`: it stays.
     warmup_steps: over which it rises from nearly 0.
-    steps: of the run.
-    final_fraction: see `schedule`.
+    steps: number of steps of the run.
+    final_fraction: last learning rate over the highest; see `schedule`.
     weight_decay: a step takes this times the learning rate off every matrix.
     b1: decay of AdamW's mean.
     b2: decay of AdamW's mean square.

@@ -41,12 +41,12 @@ class PackedRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """What one step trains on.
+  """Packed examples of one step.
 
   Attributes:
     rows: the arrays.
-    ids: of the examples.
-    num_tokens: in the examples together.
+    ids: example ids.
+    num_tokens: sum of the examples' tokens.
     num_scored: tokens that the loss is on.
   """
 
@@ -63,9 +63,9 @@ def row_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) ->
   1024. Wider rows waste less, but attention takes work with their square.
 
   Args:
-    lengths: of all examples, in tokens.
+    lengths: tokens of every example.
     batch_size: examples that are packed together: of one part.
-    row_multiple: see `pack_batch`.
+    row_multiple: divisor of a part's rows, as in `pack_batch`.
   """
   narrowest = -(-max(lengths) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
   widest = max(narrowest, min(4 * narrowest, 1024))

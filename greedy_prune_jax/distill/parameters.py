@@ -28,7 +28,7 @@ def unflat_params(like: nnx.State, values: Mapping[str, Any]) -> nnx.State:
 
   Args:
     like: has the structure (its own values do not matter).
-    values: of every parameter.
+    values: every parameter's value.
   """
   flat = {
     path: leaf.replace(values[parameter_name(path)]) for path, leaf in nnx.to_flat_state(like)
@@ -42,12 +42,12 @@ def with_params(model: Model, values: Mapping[str, Any]) -> Model:
 
 
 def is_norm(name: str) -> bool:
-  """Whether a parameter is a norm's scale, which is float32 whatever the weights are."""
+  """Tells whether a parameter is a norm's scale, which is float32 whatever the weights are."""
   return name.endswith(".scale")
 
 
 def decays(name: str) -> bool:
-  """Whether weight decay is for a parameter: for matrices, not for norms and biases."""
+  """Tells whether weight decay applies to a parameter: to matrices, not to norms and biases."""
   return not is_norm(name) and not name.endswith("_bias")
 
 
@@ -60,8 +60,8 @@ def masters(values: Params, dtype: Any) -> dict[str, Array | Master]:
   """Parameters as a decoder that computes in `dtype` is trained with; norms and biases as they are.
 
   Args:
-    values: what is trained, float32.
-    dtype: of products.
+    values: trained parameters, float32.
+    dtype: products' dtype.
   """
   if jnp.dtype(dtype) == jnp.float32:
     return dict(values)

@@ -53,14 +53,14 @@ from greedy_prune_jax.runs.jsonl import JsonlWriter
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a run ended.
+  """End of a run.
 
   Attributes:
     step: steps done.
-    steps: of the whole run.
-    loss: of the last step run now, nats per token; None if none was.
-    progress: with the best validation.
-    stopped: whether it was asked to stop before its end.
+    steps: number of steps of the whole run.
+    loss: loss of the last step run now, nats per token; None if none was.
+    progress: the run's progress, with the best validation.
+    stopped: True where it was asked to stop before its end.
     exported: the Hugging Face folder, if one was written.
   """
 
@@ -78,8 +78,8 @@ def run_distill(
   """Trains from the last checkpoint, or from the start, to the end.
 
   Args:
-    settings: of the run.
-    workdir: of the run; the caller sees to it that nobody else writes there.
+    settings: the run's settings.
+    workdir: the run's workdir; the caller sees to it that nobody else writes there.
     should_stop: asked after each step, which it is given; if it is time, the run saves and returns.
 
   Raises:
@@ -207,7 +207,7 @@ def _load_dtype(settings: DistillSettings):
 
 
 def _divide(model: Model, settings: DistillSettings, mesh: Mesh | None) -> tuple[Params, Params]:
-  """What is trained, and what is frozen."""
+  """Divides parameters into trained and frozen ones."""
   weights = flat_params(model.params)
   if settings.lora is None:
     return weights, {}

@@ -30,7 +30,7 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillSettings(JobSettings):
-  """What `configs/distill.py` sets; see there for what each setting means."""
+  """Settings of `configs/distill.py`, which explains each."""
 
   config_file = "configs/distill.py"
 
@@ -121,7 +121,7 @@ class DistillSettings(JobSettings):
 
   @property
   def form(self) -> ExampleForm:
-    """How chains become examples."""
+    """Form in which chains become examples."""
     return ExampleForm(
       keep_ratios=tuple(float(ratio) for ratio in self.keep_ratios),
       ratio_form=self.ratio_form,

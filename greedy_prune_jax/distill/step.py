@@ -24,7 +24,7 @@ from greedy_prune_jax.parallel import place
 
 
 class TrainState(NamedTuple):
-  """What a step replaces, and checkpoints hold."""
+  """State that a step replaces and checkpoints hold."""
 
   step: Array  # [] int32, steps done
   trained: Params  # all weights, or LoRA's matrices
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-  """What a step found; all float32 []."""
+  """Measures of a step; all float32 []."""
 
   loss: Array  # mean NLL of the completions' tokens, nats, before the update
   grad_norm: Array  # over all that is trained, before clipping
@@ -45,14 +45,14 @@ Evaluate = Callable[[Params, Params, PackedRows], Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-  """What a student's weights are put together from.
+  """Parts that a student's weights are put together from.
 
   Attributes:
     model: its shape; the values of its parameters are not looked at.
-    lora: which matrices are trained; None: all weights are.
-    compute_dtype: of large products; what is trained may be float32 beside it.
-    remat: see `loss.REMAT`.
-    mesh: on which parameters and rows lie; None: on one device.
+    lora: the matrices to train; None: all weights are trained.
+    compute_dtype: large products' dtype; trained weights may be float32 beside it.
+    remat: one of `loss.REMAT`.
+    mesh: devices of parameters and rows; None: one device.
   """
 
   model: Model
@@ -88,7 +88,7 @@ def init_state(
 
 
 def _optimizer_shardings(trained: Params, shapes: optax.OptState, mesh: Mesh) -> optax.OptState:
-  """Where an optimiser's state goes: beside each parameter what has its shape and is kept for it.
+  """Shardings of an optimiser's state: that of the parameter whose shape it has and is kept for.
 
   All else (counters, Adafactor's sums over rows and columns) is small and goes to every device.
   """

@@ -31,8 +31,8 @@ class Entry:
   """An entry of the setting `models`.
 
   Attributes:
-    name: of its rows in tables.
-    place: see `load_model`, or a workdir.
+    name: its name in tables.
+    place: a model as `load_model` takes it, or a workdir.
     which: checkpoints of a workdir; empty for a model.
   """
 
@@ -42,7 +42,7 @@ class Entry:
 
   @property
   def is_student(self) -> bool:
-    """Whether its place is the workdir of a distill run."""
+    """True where its place is the workdir of a distill run."""
     return bool(self.which)
 
 
@@ -51,10 +51,10 @@ class Candidate:
   """One model as it is asked.
 
   Attributes:
-    entry: where it comes from.
-    step: of the checkpoint; None for a model.
+    entry: the entry that it comes from.
+    step: the checkpoint's step; None for a model.
     told: keep ratios that it is told, one after the other; (None,) where it is told none.
-    ratio_form: in which it is told them.
+    ratio_form: the form in which it is told keep ratios.
     base: whose tokenizer it has.
   """
 
@@ -75,7 +75,7 @@ class Candidate:
       return None
 
   def run(self, keep_ratio: float | None) -> str:
-    """What its answers at a told keep ratio are called."""
+    """Names its answers at a told keep ratio."""
     step = "" if self.step is None else f"@{self.step}"
     return f"{self.entry.name}{step}" + ("" if keep_ratio is None else f", keep {keep_ratio:g}")
 
@@ -110,7 +110,7 @@ def _parse_entry(text: str) -> Entry:
 
 
 def _is_student(place: str) -> bool:
-  """Whether a folder's config.json is that of a distill run, and not that of a model."""
+  """Tells whether a folder's config.json is that of a distill run, and not that of a model."""
   try:
     config = read_json(Path(place) / "config.json")
   except UserError:
@@ -133,7 +133,7 @@ def _ratio_form(entry: Entry, settings: EvaluateSettings) -> str:
 
 
 def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candidate]:
-  """What an entry stands for at this moment.
+  """Lists the candidates that an entry stands for at this moment.
 
   Of a run that is followed that is every checkpoint, and may be nothing yet.
 

@@ -14,7 +14,7 @@ MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluatePrunedSettings(JobSettings):
-  """What `configs/evaluate_pruned.py` sets; see there for what each setting means."""
+  """Settings of `configs/evaluate_pruned.py`, which explains each."""
 
   config_file = "configs/evaluate_pruned.py"
 

@@ -54,7 +54,7 @@ def run_evaluate(
   or none had a new one for `idle_minutes`.
 
   Args:
-    settings: of the run.
+    settings: the run's settings.
     workdir: opened with `output=OUTPUT`; takes the records.
     after_each: called when a model is through.
 
@@ -176,7 +176,7 @@ def _evaluate(
 
 
 def _is_there(candidate: Candidate) -> bool:
-  """Whether a checkpoint is still there: a training that goes on keeps only some."""
+  """Tells whether a checkpoint is still there: a training that goes on keeps only some."""
   if candidate.step in saved_steps(Path(candidate.entry.place)):
     return True
   logging.warning(
@@ -194,7 +194,7 @@ def _prompts(
   asked: PromptSet,
   num_samples: int,
 ) -> list[ChatPrompt]:
-  """What the samples of a question are asked with; all models draw by the same seeds."""
+  """Prompts of a question's samples; all models draw by the same seeds."""
   prompts = [asked.prompt(question, index) for index in range(num_samples)]
   text = question.question
   if keep_ratio is not None:

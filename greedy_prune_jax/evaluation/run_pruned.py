@@ -44,7 +44,7 @@ def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int
   """Has the answer written from every pruned text that the workdir has none of yet.
 
   Args:
-    settings: of the run.
+    settings: the run's settings.
     workdir: opened with `output=OUTPUT`; takes the records.
 
   Returns:
@@ -75,7 +75,7 @@ def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int
 
 
 def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
-  """What there is to evaluate, by ids that are unique over all runs."""
+  """Texts to evaluate, by ids that are unique over all runs."""
   for run, folder in settings.runs.items():
     chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
     for pruned in chains[: settings.num_chains or None]:
@@ -124,7 +124,7 @@ def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) ->
 
 
 def _first_value(text: str, form: AnswerForm) -> str | None:
-  """What the answer at the beginning of a text says: what a base model adds behind does not count.
+  """Value of the answer that a text begins with; a base model may add more behind it.
 
   None where it says nothing.
   """

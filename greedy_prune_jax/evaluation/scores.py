@@ -1,4 +1,4 @@
-"""What an `evaluate` run says about its models: accuracy, generated tokens, and pairs of models."""
+"""Scores of models in an `evaluate` run: accuracy, generated tokens, and pairs of models."""
 
 import dataclasses
 import itertools
@@ -25,13 +25,13 @@ class Score:
   """Figures of one model, over all its answers.
 
   Attributes:
-    questions: how many.
+    questions: number of questions.
     accuracy: share of samples that are right, with its 95% interval over questions, see
       `accuracy_interval`: Wilson's for one sample a question.
     stderr: its standard error over questions; None for one question.
-    mean_tokens: of the generated reasoning.
+    mean_tokens: mean tokens of the generated reasoning.
     stderr_tokens: standard error of that, over questions; None for one question.
-    median_tokens: of the generated reasoning.
+    median_tokens: median tokens of the generated reasoning.
     cut_off: share of samples that reached `max_new_tokens`.
     unparsed: share of samples in which no answer was found.
   """

@@ -17,7 +17,7 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(JobSettings):
-  """What `configs/evaluate.py` sets; see there for what each setting means."""
+  """Settings of `configs/evaluate.py`, which explains each."""
 
   config_file = "configs/evaluate.py"
 
@@ -70,6 +70,6 @@ class EvaluateSettings(JobSettings):
 
   @property
   def writing(self) -> WritingSettings:
-    """How models are to write."""
+    """Settings of the models' writing."""
     names = (field.name for field in dataclasses.fields(WritingSettings))
     return WritingSettings(**{name: getattr(self, name) for name in names})

@@ -41,7 +41,7 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
 
 
 def describe(outcome: Outcome) -> str:
-  """How a run ended, in lines to print."""
+  """Describes the end of a run, in lines to print."""
   lines = [f"step {outcome.step} of {outcome.steps}"]
   if outcome.loss is not None:
     lines.append(f"loss of the last step: {outcome.loss:.4f} nats per token")

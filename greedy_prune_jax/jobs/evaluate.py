@@ -37,7 +37,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
   quiet_orbax()
 
   def report() -> None:
-    """What there is so far, for those who look at a run that follows a training."""
+    """Reports the results so far, for those who look at a run that follows a training."""
     if first and settings.follow:
       print_result(format_table(_write_tables(folder, settings.compare_with)[0]))
 

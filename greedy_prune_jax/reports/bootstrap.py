@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 def resample_weights(
   num_chains: int, *, num_samples: int = 2000, seed: int = 0
 ) -> Float[np.ndarray, "R B"]:
-  """How often each of B chains is drawn in each of R bootstrap samples of B chains."""
+  """Counts of each of B chains in each of R bootstrap samples of B chains."""
   if num_chains < 1:
     raise ValueError("num_chains=0: there is nothing to resample")
   rng = np.random.default_rng(seed)
@@ -42,9 +42,9 @@ def bootstrap_ratio(
 
   Args:
     numerators: one array a chain.
-    denominators: of the same shape.
+    denominators: denominators of the same shape.
     num_samples: bootstrap samples.
-    seed: of the resampling; equal seeds resample equally, so that intervals can be compared.
+    seed: seed of the resampling; equal seeds resample equally, so that intervals can be compared.
     level: coverage of the interval.
 
   Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentiles).

@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 
 class Spread(NamedTuple):
-  """How well a mean is known.
+  """Uncertainty of a mean.
 
   Attributes:
     mean: over seeds and questions.
@@ -102,8 +102,8 @@ def accuracy_interval(
 
   Args:
     correct: shares of right answers, or 0 and 1, a seed and question.
-    level: of confidence.
-    most_trials: how many answers there are; the size of the table if each is one.
+    level: confidence level, 0 to 1.
+    most_trials: number of answers; the size of the table if each is one.
 
   Source: the effective sample size of Korn and Graubard 1998, Confidence intervals for proportions
   with small expected number of positive counts estimated from survey data, in Wilson's interval.
@@ -155,7 +155,7 @@ def wilson(num_right: int, total: int, level: float = 0.95) -> Proportion:
   Unlike resampling, it does not call a share of 0 or 1 certain, whatever the number of trials.
 
   Args:
-    num_right: of independent trials; of chains, say, that each give one answer.
+    num_right: number of right ones among independent trials, such as chains with one answer each.
     total: number of trials, at least 1.
     level: coverage of the interval.
 
@@ -169,8 +169,8 @@ def score_interval(share: float, trials: float, z: float) -> Proportion:
   """Wilson's interval of a share, for a number of trials that need not be whole.
 
   Args:
-    share: from 0 to 1.
-    trials: how many independent ones the share is worth.
+    share: observed share, 0 to 1.
+    trials: number of independent trials that the share is worth.
     z: quantile of the standardised error.
   """
   centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)

@@ -14,8 +14,8 @@ class Plot:
   """A drawn figure.
 
   Attributes:
-    name: of the files, without ending.
-    caption: what is shown, and on how many chains.
+    name: the files' name, without ending.
+    caption: description, with the number of chains.
     figure: matplotlib's.
   """
 

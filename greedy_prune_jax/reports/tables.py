@@ -20,8 +20,8 @@ class Table:
   """Rows under named columns.
 
   Attributes:
-    name: of the files, without ending.
-    caption: what is shown, and on how many chains.
+    name: the files' name, without ending.
+    caption: description, with the number of chains.
     columns: their heads.
     rows: one cell a column; None where there is nothing to say.
   """

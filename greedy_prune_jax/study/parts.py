@@ -36,7 +36,7 @@ class Part:
   Attributes:
     name: unique; may have slashes.
     needs: names of parts that must be done before, each earlier in the list.
-    config: what its results depend on; if it changes, what is done is not used.
+    config: settings that its results depend on; results of other settings are not used.
     may_change: dotted keys of the config that do not matter.
     run: does it, or goes on with what a process that died has left, if that fits the config. A
       `UserError` says that it cannot be done; `StoppedError` that this process has to end.
@@ -51,7 +51,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """How a share of the work ended.
+  """End of a share of the work.
 
   Attributes:
     failed: why parts could not be done, by their names; parts that need these are not among them.
@@ -72,9 +72,9 @@ def run_parts(
   """Works until every part is done, by this process or another, or cannot be.
 
   Args:
-    parts: those that others need come first.
-    folder: of the study.
-    poll_seconds: how long to wait where other processes hold all that can be done.
+    parts: the work's parts, those that others need first.
+    folder: the study's folder.
+    poll_seconds: seconds to wait where other processes hold all that can be done.
     after_each: called when this process has done a part.
 
   Raises:
@@ -111,7 +111,7 @@ def run_parts(
 
 
 def is_done(part: Part, folder: Path) -> bool:
-  """Whether a part is done."""
+  """Tells whether a part is done."""
   return (_place(part, folder) / "done.json").exists()
 
 

@@ -28,7 +28,7 @@ class Cell:
   Attributes:
     student: a key of `students`.
     arm: a key of `arms`, `edited` or `ready`, or one of the two ends.
-    keep_ratio: of the reasoning that it is trained on; 1 for edited and ready chains.
+    keep_ratio: share of the reasoning that it is trained on; 1 for edited and ready chains.
   """
 
   student: str
@@ -36,7 +36,7 @@ class Cell:
   keep_ratio: float
 
   def folder(self, seed: int) -> str:
-    """Where its student of a seed is, and what that part is called."""
+    """Folder of its student of a seed, and name of that part."""
     return f"students/{self.student}/{self.arm}/keep-{self.keep_ratio:g}/seed-{seed}"
 
 

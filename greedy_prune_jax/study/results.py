@@ -1,4 +1,4 @@
-"""What the students of a study answered, as tables with intervals over questions and seeds."""
+"""Answers of a study's students, as tables with intervals over questions and seeds."""
 
 import dataclasses
 import itertools
@@ -26,12 +26,12 @@ from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-  """What the students of one cell, a seed each, answered in one test.
+  """Answers of one cell's students, a seed each, in one test.
 
   Attributes:
-    cell: of the study.
+    cell: the students' cell.
     test: its name.
-    seeds: of those that are done.
+    seeds: seeds of the students that are done.
     correct: share of right samples, by seed and question.
     tokens: generated reasoning tokens, likewise.
     cut_off: share of samples that were cut off.
@@ -64,9 +64,9 @@ def read_answers(folder: Path, cell: Cell, seeds: Sequence[int], test: str) -> A
   """The answers of a cell's students.
 
   Args:
-    folder: of the study.
-    cell: of it.
-    seeds: of the students that are done.
+    folder: the study's folder.
+    cell: the students' cell.
+    seeds: seeds of the students that are done.
     test: name of the test.
 
   Returns:

@@ -26,14 +26,14 @@ from greedy_prune_jax.study.settings import StudySettings
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a study stands.
+  """Progress of a study.
 
   Attributes:
-    tables: of all students that are done; empty if none is.
-    done: how many parts are done, by whomever.
-    parts: how many there are.
+    tables: tables of all students that are done; empty if none is.
+    done: number of parts done, by any process.
+    parts: number of parts.
     hours: process time that those took.
-    result: of this process's share.
+    result: end of this process's share.
   """
 
   tables: tuple[Table, ...]
@@ -82,7 +82,7 @@ def _check_plots() -> None:
 
 
 def _answers(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Answers]:
-  """What there is, test by test, in the order of the cells."""
+  """Reads the answers so far, test by test, in the order of the cells."""
   done = {part.name for part in parts if is_done(part, folder)}
   found = (
     read_answers(folder, cell, [s for s in settings.seeds if cell.folder(s) in done], test)

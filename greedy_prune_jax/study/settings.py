@@ -31,7 +31,7 @@ _OWN = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudySettings(JobSettings):
-  """What a `configs/study_*.py` sets; see `configs/study_cpu.py` for what each setting means."""
+  """Settings of `configs/study_*.py`; `configs/study_cpu.py` explains each."""
 
   config_file = "configs/study_cpu.py"
 

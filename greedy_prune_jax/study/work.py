@@ -1,4 +1,4 @@
-"""What the parts of a study do: the runs of the other jobs, one after the other."""
+"""Work of a study's parts: the runs of the other jobs, one after the other."""
 
 import itertools
 import shutil
