@@ -24,7 +24,8 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.scoring.objectives import OBJECTIVES
 from greedy_prune_jax.search.audit import prune_ranks
 from greedy_prune_jax.search.capacity import choose_batching
-from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _NUM = flags.DEFINE_integer("num_chains", 3, "How many chains.")
@@ -50,8 +51,8 @@ def main(_) -> None:
     for objective in OBJECTIVES:
       paths = {}
       for dtype, model in models.items():
-        path = paths[dtype] = PrunePath(parts, floor=len(parts.reasoning) // 2)
-        prune_paths(model, [path], Settings(objective, block_positions))
+        start = PrunePath(parts, floor=len(parts.reasoning) // 2)
+        [paths[dtype]] = prune_paths(model, [start], SearchSettings(objective, block_positions))
       one, other = paths.values()
       same = np.asarray(one.deleted) == np.asarray(other.deleted)
       parted = len(same) if same.all() else int(same.argmin())

@@ -4,6 +4,7 @@ Reads a JSON object from standard input (model, dtype, objective, deletions, and
 ids as prompt, reasoning, answer) and writes one to standard output.
 """
 
+import dataclasses
 import json
 import resource
 import sys
@@ -16,20 +17,23 @@ from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.search.capacity import choose_batching
-from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 
 
 def delete(
-  model: Model, segments: Segments, deletions: int, settings: Settings
+  model: Model, segments: Segments, deletions: int, settings: SearchSettings
 ) -> dict[str, object]:
   """Deletes from the whole text, whose own pass is neither timed nor counted."""
-  path = PrunePath(segments, floor=len(segments.reasoning))
-  prune_paths(model, [path], settings)
-  positions, path.seconds = path.positions_scored, 0.0
-  path.floor -= deletions
-  prune_paths(model, [path], settings)
-  scored = path.positions_scored - positions
-  return {"deleted": path.deleted, "seconds": path.seconds, "positions": scored}
+  whole = PrunePath(segments, floor=len(segments.reasoning))
+  [whole] = prune_paths(model, [whole], settings)
+  start = dataclasses.replace(whole, floor=whole.floor - deletions)
+  [path] = prune_paths(model, [start], settings)
+  return {
+    "deleted": path.deleted,
+    "seconds": path.seconds - whole.seconds,
+    "positions": path.positions_scored - whole.positions_scored,
+  }
 
 
 def main() -> None:
@@ -39,7 +43,7 @@ def main() -> None:
   model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
   segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
   _, block_positions = choose_batching([segments], model, 1)
-  settings = Settings(objective=asked["objective"], block_positions=block_positions)
+  settings = SearchSettings(objective=asked["objective"], block_positions=block_positions)
   delete(model, segments, asked["deletions"], settings)  # compiles, in every bucket
   found = delete(model, segments, asked["deletions"], settings)
   found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -30,7 +30,8 @@ from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.audit import screen_report
 from greedy_prune_jax.search.capacity import choose_batching
-from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screening import ScreenSettings
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
@@ -46,13 +47,13 @@ _HEADER = """\
 
 
 def searched(
-  model: Model, segments: Segments, deletions: int, settings: Settings
+  model: Model, segments: Segments, deletions: int, settings: SearchSettings
 ) -> tuple[PrunePath, float]:
   """A path of so many deletions, and the seconds that they took once everything was compiled."""
-  paths = [PrunePath(segments, floor=len(segments.reasoning) - deletions) for _ in range(2)]
-  for path in paths:  # the first time compiles
-    prune_paths(model, [path], settings)
-  return paths[1], paths[1].seconds
+  start = PrunePath(segments, floor=len(segments.reasoning) - deletions)
+  prune_paths(model, [start], settings)  # compiles
+  [path] = prune_paths(model, [start], settings)
+  return path, path.seconds
 
 
 def main(_) -> None:
@@ -69,7 +70,7 @@ def main(_) -> None:
       n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
       _, block_positions = choose_batching([segments], model, 1)
       # One call for all deletions: coming back to the host is no part of the search.
-      settings = Settings(cast(Objective, objective), block_positions, 1e9)
+      settings = SearchSettings(cast(Objective, objective), block_positions, 1e9)
       screen = settings._replace(screen=ScreenSettings())
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
       positions = buckets.step_positions(n, a, None)

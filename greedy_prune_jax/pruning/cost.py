@@ -10,7 +10,8 @@ from greedy_prune_jax.pruning.progress import exact_positions, search_positions
 from greedy_prune_jax.rankings.follow import path_lengths, path_positions
 from greedy_prune_jax.rankings.registry import RANKINGS, ChainSizes
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.search.host import PrunePath, Settings
+from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.path import PrunePath
 
 
 class Work(NamedTuple):
@@ -109,7 +110,7 @@ def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
   return _flops(config, num_prompt, 1, _seen(0, num_prompt))
 
 
-def search_work(config: ModelConfig, path: PrunePath, search: Settings) -> Work:
+def search_work(config: ModelConfig, path: PrunePath, search: SearchSettings) -> Work:
   """What greedy search takes on a chain; about, where it is screened or deletes several at once.
 
   How many shortlists a screened search scores is known only afterwards; `screened_positions` says

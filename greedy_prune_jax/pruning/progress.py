@@ -2,13 +2,14 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from tqdm import tqdm
 
 from greedy_prune_jax.search import buckets
-from greedy_prune_jax.search.host import PrunePath, Settings
+from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screening import screened_positions
 
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
@@ -34,7 +35,7 @@ def exact_positions(path: PrunePath) -> int:
   return round(positions)
 
 
-def search_positions(path: PrunePath, settings: Settings) -> int:
+def search_positions(path: PrunePath, settings: SearchSettings) -> int:
   """Positions that a search runs on a chain, about where it is screened."""
   if settings.screen is None and settings.deletions_per_step == 1:
     return exact_positions(path)
@@ -65,31 +66,31 @@ class Progress:
 
   def __init__(
     self,
-    paths: Sequence[PrunePath],
+    paths: Mapping[str, PrunePath],
     num_finished: int,
     expected_positions: Callable[[PrunePath], int] = exact_positions,
   ):
     """Starts the bar.
 
     Args:
-      paths: all that are to be finished.
+      paths: all that are to be finished, by chain id.
       num_finished: chains that were finished before.
       expected_positions: token positions that a path takes, from the whole chain to its floor.
     """
-    self._paths = paths
+    self._paths = dict(paths)
     self._num_finished = num_finished
-    self._deletions_before = sum(path.num_deletions for path in paths)
-    positions_before = sum(path.positions_scored for path in paths)
-    self._expected = [expected_positions(path) for path in paths]
+    self._deletions_before = sum(path.num_deletions for path in paths.values())
+    positions_before = sum(path.positions_scored for path in paths.values())
+    self._expected = {name: expected_positions(path) for name, path in paths.items()}
     self._bar = tqdm(
       initial=positions_before,
-      total=max(sum(self._expected), positions_before),
+      total=max(sum(self._expected.values()), positions_before),
       unit="pos",
       unit_scale=True,
       miniters=1,
       mininterval=0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
     )
-    self.update()
+    self.update({})
 
   def __enter__(self) -> "Progress":
     return self
@@ -97,20 +98,22 @@ class Progress:
   def __exit__(self, *_) -> None:
     self._bar.close()
 
-  def update(self) -> None:
-    """Counts what the paths have gained."""
-    finished = sum(path.finished for path in self._paths)
-    deletions = sum(path.num_deletions for path in self._paths) - self._deletions_before
+  def update(self, longer: Mapping[str, PrunePath]) -> None:
+    """Counts the gain of paths that have grown; those of other ids (audits) do not count."""
+    self._paths |= {name: path for name, path in longer.items() if name in self._paths}
+    paths = self._paths.values()
+    deletions = sum(path.num_deletions for path in paths) - self._deletions_before
     rate = deletions / max(self._bar.format_dict["elapsed"], 1e-3)
-    num_chains = self._num_finished + len(self._paths)
-    self._bar.set_description(f"{self._num_finished + finished}/{num_chains} chains", refresh=False)
+    finished = self._num_finished + sum(path.finished for path in paths)
+    num_chains = self._num_finished + len(paths)
+    self._bar.set_description(f"{finished}/{num_chains} chains", refresh=False)
     self._bar.set_postfix_str(f"{rate:.2f} deletions/s", refresh=False)
     # A chain that stopped early, where a likelihood was not finite, has no work left.
     self._bar.total = sum(
-      path.positions_scored if path.finished else expected
-      for path, expected in zip(self._paths, self._expected, strict=True)
+      path.positions_scored if path.finished else self._expected[name]
+      for name, path in self._paths.items()
     )
-    self._bar.update(sum(path.positions_scored for path in self._paths) - self._bar.n)
+    self._bar.update(sum(path.positions_scored for path in paths) - self._bar.n)
 
   @contextlib.contextmanager
   def set_aside(self) -> Iterator[None]:

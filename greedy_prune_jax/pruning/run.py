@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -39,7 +39,8 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.scorer import Attention
 from greedy_prune_jax.search.capacity import choose_batching
-from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screening import estimate_positions
 
 
@@ -96,7 +97,7 @@ def _search(
   )
   search = search_settings(settings, block_positions)
   finished = workdir.finished_ids
-  left = [task.path for task in tasks if task.chain.id not in finished]
+  left = {task.chain.id: task.path for task in tasks if task.chain.id not in finished}
   failed = []
   positions = partial(search_positions, settings=search)
   if ranking:
@@ -108,16 +109,23 @@ def _search(
       if not todo:
         continue
       unranked: Mapping[str, str] = {}
-      report = _reporter({task.chain.id: task.path for task in todo}, workdir, progress)
+      report = _Reporter({task.chain.id: task.path for task in todo}, workdir, progress)
       if ranking:
-        unranked = _follow(todo, model, tokenizer, ranking, search, report)
+        paths, unranked = _follow(todo, model, tokenizer, ranking, search, report)
       else:
-        prune_paths(model, [task.path for task in todo], search._replace(check=audited), report)
-      audits = {_audit_id(task.chain): task.audit for task in todo if task.audit is not None}
-      if audits:
+        of_search = search._replace(check=audited)
+        paths = prune_paths(model, [task.path for task in todo], of_search, report)
+      audits: Sequence[PrunePath | None] = [None] * len(todo)
+      if audited:
+        wanted = {_audit_id(task.chain): task.audit for task in todo if task.audit is not None}
         exact = search._replace(screen=None)
-        prune_paths(model, [*audits.values()], exact, _reporter(audits, workdir, progress))
-      for task in todo:
+        report = _Reporter(wanted, workdir, progress)
+        audits = prune_paths(model, [*wanted.values()], exact, report)
+      done = [
+        dataclasses.replace(task, path=path, audit=audit)
+        for task, path, audit in zip(todo, paths, audits, strict=True)
+      ]
+      for task in done:
         chain_id = task.chain.id
         reason = _not_finite(task, settings) if not task.path.finite else unranked.get(chain_id)
         if reason is None:
@@ -140,9 +148,9 @@ def widest_estimates(settings: PruneSettings, segments: Sequence[Segments]) -> i
   return estimate_positions(settings.screen, tail)
 
 
-def search_settings(settings: PruneSettings, block_positions: int) -> Settings:
+def search_settings(settings: PruneSettings, block_positions: int) -> SearchSettings:
   """What the search is told; `block_positions` go through the model at once."""
-  return Settings(
+  return SearchSettings(
     objective=cast(Objective, settings.objective),
     block_positions=block_positions,
     attention=cast(Attention, settings.attention),
@@ -156,42 +164,43 @@ def _follow(
   model: Model,
   tokenizer: PreTrainedTokenizerFast,
   ranking: RankTokens,
-  search: Settings,
-  report: Callable[[], None],
-) -> dict[str, str]:
-  """Deletes in the order of a ranking other than greedy search; why it could not, by chain id."""
-  unranked = {}
+  search: SearchSettings,
+  report: "_Reporter",
+) -> tuple[list[PrunePath], dict[str, str]]:
+  """Paths in the order of a ranking other than greedy search; and why it gave none, by chain id."""
+  paths, unranked = [], {}
   for task in tasks:
+    chain_id, path = task.chain.id, task.path
     tokens = tuple(token_texts(tokenizer, task.chain.reasoning))
-    chain = RankingInput(task.chain.id, task.path.segments, tokens, task.path.unit_sizes)
+    chain = RankingInput(chain_id, path.segments, tokens, path.unit_sizes)
     try:
-      follow_ranking(model, task.path, ranking, chain, search, report)
+      path = follow_ranking(model, path, ranking, chain, search, partial(report.one, chain_id))
     except UnrankedError as error:
-      unranked[task.chain.id] = str(error)
-  return unranked
+      unranked[chain_id] = str(error)
+    paths.append(path)
+  return paths, unranked
 
 
-def _reporter(
-  paths: Mapping[str, PrunePath], workdir: Workdir, progress: Progress
-) -> Callable[[], None]:
-  """Stores and shows what the search has found each time that it comes back to the host.
+class _Reporter:
+  """Stores and shows longer paths each time that a search comes back to the host."""
 
-  Args:
-    paths: by the id under which the workdir keeps what was found.
-    workdir: of the run.
-    progress: of the run.
-  """
-  stored = {path_id: len(path.deleted) for path_id, path in paths.items()}
+  def __init__(self, paths: Mapping[str, PrunePath], workdir: Workdir, progress: Progress):
+    """Takes the paths as they are, by the id under which the workdir keeps them unfinished."""
+    self._stored = {path_id: len(path.deleted) for path_id, path in paths.items()}
+    self._workdir, self._progress = workdir, progress
 
-  def report() -> None:
-    for path_id, path in paths.items():
-      if len(path.deleted) > stored[path_id] and path.finite:
-        stored[path_id] = len(path.deleted)
-        state = {key: getattr(path, key) for key in (*_STATE, "digest")}
-        workdir.write_unfinished(path_id, stored[path_id], state)
-    progress.update()
+  def __call__(self, paths: Sequence[PrunePath]) -> None:
+    """Stores all paths of the batch, in the order of the ids."""
+    for path_id, path in zip(self._stored, paths, strict=True):
+      self.one(path_id, path)
 
-  return report
+  def one(self, path_id: str, path: PrunePath) -> None:
+    """Stores one path, if it has grown."""
+    if len(path.deleted) > self._stored[path_id] and path.finite:
+      self._stored[path_id] = len(path.deleted)
+      state = {key: getattr(path, key) for key in (*_STATE, "digest")}
+      self._workdir.write_unfinished(path_id, self._stored[path_id], state)
+    self._progress.update({path_id: path})
 
 
 # Of a path, to go on from.

@@ -23,7 +23,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.settings import PruneSettings, num_kept
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.search.host import PrunePath
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.skill_steps import SKILL_STEP, skill_step_sizes
 from greedy_prune_jax.search.units import unit_sizes
 

@@ -1,5 +1,6 @@
 """The likelihoods along a given deletion order: those that greedy search records along its own."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, order_of_units
 from greedy_prune_jax.scoring.objectives import ChainNLL
 from greedy_prune_jax.scoring.packing import Text
-from greedy_prune_jax.search.host import PrunePath, Settings
+from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once, texts_without
 
 
@@ -43,10 +45,10 @@ def follow_ranking(
   path: PrunePath,
   ranking: RankTokens,
   chain: RankingInput,
-  settings: Settings,
-  report: Callable[[], None] = lambda: None,
-) -> None:
-  """Deletes in the order that a ranking gives, down to the path's floor; extends it in place.
+  settings: SearchSettings,
+  report: Callable[[PrunePath], None] = lambda path: None,
+) -> PrunePath:
+  """Deletes in the order that a ranking gives, down to the path's floor; returns the longer path.
 
   Args:
     model: the pruner.
@@ -55,20 +57,21 @@ def follow_ranking(
     chain: what it ranks; the path's.
     settings: of the run; the objective is the ranking's business. Where `deletions_per_step` is
       more than one, the NLLs after the deletions between are not known.
-    report: called each time that the path has grown for a while, and at its end.
+    report: gets the longer path every so often, and at its end.
   """
   if path.finished:
-    return
+    return path
   started = time.monotonic()
   ranked = ranking(chain)
   if not path.nll["joint"]:
-    path.positions_scored += ranked.positions_scored + len(path.segments.prompt)
+    positions = ranked.positions_scored + len(path.segments.prompt)
+    path = dataclasses.replace(path, positions_scored=path.positions_scored + positions)
   # What was deleted stays so, also where rounding on another device gives another order.
   known = set(path.deleted)
   whole = ranked.order
   if path.unit_sizes is not None:
     whole = order_of_units(whole, path.unit_sizes)
-  order = path.deleted + [position for position in whole if position not in known]
+  order = [*path.deleted] + [position for position in whole if position not in known]
   num_gone = _gone_after_deletions(path, order)
   to_score = _to_score(path, num_gone, settings.deletions_per_step)
   prompts, max_length = start_prompt(model, path.segments)
@@ -77,12 +80,13 @@ def follow_ranking(
     gone = [num_gone[k] for k in left]
     texts = _next_texts(model, path, order, gone, settings.block_positions)
     found = score_texts(model.graph, model.params, prompts, texts, max_length=max_length)
-    _extend(path, order, left, gone, jax.device_get(found))
+    path = _extended(path, order, left, gone, jax.device_get(found))
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:
-      path.seconds += elapsed
+      path = dataclasses.replace(path, seconds=path.seconds + elapsed)
       started = time.monotonic()
-      report()
+      report(path)
+  return path
 
 
 def _gone_after_deletions(path: PrunePath, order: Sequence[int]) -> list[int]:
@@ -134,30 +138,39 @@ def _next_texts(
   return texts_without(model, path.segments, gone)
 
 
-def _extend(
+def _extended(
   path: PrunePath,
   order: Sequence[int],
   deletions: Sequence[int],
   num_gone: Sequence[int],
-  found: ChainNLL,
-) -> None:
-  """Adds the NLLs of one block of texts, up to the path's end or the first that is not finite.
+  scores: ChainNLL,
+) -> PrunePath:
+  """A path with the NLLs of one block of texts, up to its end or the first that is not finite.
 
   Args:
-    path: grows.
+    path: as it was.
     order: all reasoning positions, first deleted first.
     deletions: units gone from each text of the block, and from those behind it.
-    num_gone: tokens gone, likewise.
-    found: of the block's texts.
+    num_gone: tokens gone from the same texts.
+    scores: of the block's texts.
   """
+  nll = {name: list(values) for name, values in path.nll.items()}
   num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
-  for row, (deleted, gone) in enumerate(zip(deletions[: len(found.joint)], num_gone, strict=False)):
-    path.deleted[:] = order[:gone]
-    path.positions_scored += num_reasoning - gone + num_answer - 1
-    path.finite = bool(np.isfinite(found.joint[row]))
-    for name, values in found._asdict().items():
-      known = path.nll[name]
-      known += [None] * (deleted - len(known))  # between texts that were scored
-      known.append(float(values[row]) if np.isfinite(values[row]) else None)
-    if not path.finite:
+  positions, gone, finite = path.positions_scored, len(path.deleted), True
+  for row, (deleted, gone) in enumerate(
+    zip(deletions[: len(scores.joint)], num_gone, strict=False)
+  ):
+    positions += num_reasoning - gone + num_answer - 1
+    finite = bool(np.isfinite(scores.joint[row]))
+    for name, values in scores._asdict().items():
+      nll[name] += [None] * (deleted - len(nll[name]))  # between texts that were scored
+      nll[name].append(float(values[row]) if np.isfinite(values[row]) else None)
+    if not finite:
       break
+  return dataclasses.replace(
+    path,
+    deleted=tuple(order[:gone]),
+    nll={name: tuple(values) for name, values in nll.items()},
+    positions_scored=positions,
+    finite=finite,
+  )

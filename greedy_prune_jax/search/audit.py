@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.search.host import PrunePath
+from greedy_prune_jax.search.path import PrunePath
 
 
 def prune_ranks(path: PrunePath) -> Int[np.ndarray, " N"]:

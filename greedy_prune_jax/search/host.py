@@ -5,8 +5,7 @@ least every so often, the host takes over what was found, so that it can be show
 """
 
 import dataclasses
-import hashlib
-import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
@@ -25,79 +23,11 @@ from greedy_prune_jax.scoring.scorer import Attention, Prompt
 from greedy_prune_jax.scoring.screened import Screen, Screening, fresh_screen
 from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.greedy import Steps, prune_steps, start_chains
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screening import ScreenSettings, plan_screening, screened_positions
 
 
-@dataclasses.dataclass
-class PrunePath:
-  """What the search has found on one chain so far; grows as the search goes on.
-
-  Attributes:
-    segments: the chain's tokens.
-    floor: reasoning tokens at which the search ends.
-    unit_sizes: tokens of each unit of the whole reasoning, in order; None: every token is one.
-    deleted: original reasoning positions, first deleted first.
-    nll: `joint`, `answer`, `reasoning`: mean NLLs in nats per token; item k after k deletions of a
-      unit. None stands for the NLL of no tokens. Empty until the first step.
-    positions_scored: token positions that have gone through the model.
-    seconds: wall time, a batch's shared evenly among its running chains.
-    known: `Screen` of the units that are left, as a screened search goes on from it.
-    tally: `Tally` of all calls, but for positions.
-    marks: numbers of tokens left at which the NLL is wanted even where several units are deleted
-      from one scoring; the NLLs between scorings are not known.
-    finite: False once a NLL was NaN or infinite; the search on this chain has stopped.
-  """
-
-  segments: Segments
-  floor: int
-  unit_sizes: tuple[int, ...] | None = None
-  deleted: list[int] = dataclasses.field(default_factory=list)
-  nll: dict[str, list[float | None]] = dataclasses.field(
-    default_factory=lambda: {"joint": [], "answer": [], "reasoning": []}
-  )
-  positions_scored: int = 0
-  seconds: float = 0.0
-  known: dict[str, Any] | None = None
-  tally: dict[str, float] = dataclasses.field(default_factory=dict)
-  marks: tuple[int, ...] = ()
-  finite: bool = True
-
-  @property
-  def num_deletions(self) -> int:
-    """Units that were deleted."""
-    return max(len(self.nll["joint"]) - 1, 0)
-
-  @property
-  def digest(self) -> str:
-    """Of the whole chain's tokens and units: what was found holds for no other."""
-    parts = (self.segments.prompt, self.segments.reasoning, self.segments.answer)
-    listed = [[int(token) for token in part] for part in parts]
-    text = json.dumps([*listed, self.unit_sizes and list(self.unit_sizes)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-  @property
-  def kept(self) -> list[int]:
-    """Original positions of the reasoning tokens that are left."""
-    gone = set(self.deleted)
-    return [i for i in range(len(self.segments.reasoning)) if i not in gone]
-
-  @property
-  def kept_units(self) -> list[list[int]]:
-    """Original positions of the tokens of each unit that is left."""
-    sizes = self.unit_sizes or (1,) * len(self.segments.reasoning)
-    stops = np.cumsum(sizes)
-    gone = set(self.deleted)
-    units = (list(range(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True))
-    return [unit for unit in units if unit[0] not in gone]
-
-  @property
-  def finished(self) -> bool:
-    """Whether the search has nothing left to do on this chain."""
-    left = len(self.segments.reasoning) - len(self.deleted)
-    return bool(self.nll["joint"]) and (left <= self.floor or not self.finite)
-
-
-class Settings(NamedTuple):
+class SearchSettings(NamedTuple):
   """What a search is to do, and how."""
 
   objective: Objective
@@ -112,23 +42,27 @@ class Settings(NamedTuple):
 def prune_paths(
   model: Model,
   paths: Sequence[PrunePath],
-  settings: Settings,
-  report: Callable[[], None] = lambda: None,
-) -> None:
-  """Searches on every path of one batch until it is finished; extends the paths in place.
+  settings: SearchSettings,
+  report: Callable[[Sequence[PrunePath]], None] = lambda paths: None,
+) -> list[PrunePath]:
+  """Searches on every path of one batch until it is finished.
 
   Args:
     model: the pruner.
-    paths: fresh ones, or with what an earlier run had found. Chains of like length waste least.
+    paths: fresh ones, or those of an interrupted run. Chains of like length waste least.
     settings: the search.
-    report: called each time that the paths have grown.
+    report: gets the longer paths, in the order of `paths`, each time that they have grown.
+
+  Returns:
+    The finished paths, in the order of `paths`.
   """
-  paths = _filled_up(paths, axis_size(model.params, DATA))
-  plan = _BatchPlan(model, paths, settings)
-  prompts = plan.start_prompts()
-  speed = None  # positions per second of the last call
-  while not all(path.finished for path in paths):
+  count = len(paths)
+  current = _filled_up(paths, axis_size(model.params, DATA))
+  prompts, speed = None, None  # speed: positions per second of the last call
+  while not all(path.finished for path in current):
     started = time.monotonic()
+    plan = _BatchPlan(model, current, settings)
+    prompts = plan.start_prompts() if prompts is None else prompts
     sizes, floors, pauses = plan.next_bucket(speed)
     steps = prune_steps(
       model.graph,
@@ -143,27 +77,38 @@ def prune_paths(
       check=settings.check,
       most_deletions=settings.deletions_per_step,
     )
-    before = sum(path.positions_scored for path in paths)
-    running = [path for path in paths if not path.finished]
-    _extend(paths, jax.device_get(steps), keep_known=settings.screen is not None)
+    steps = jax.device_get(steps)
     elapsed = time.monotonic() - started
-    for path in running:
-      path.seconds += elapsed / len(running)
-    speed = (sum(path.positions_scored for path in paths) - before) / elapsed
-    report()
+    num_running = sum(not path.finished for path in current)
+    longer = [
+      path
+      if path.finished
+      else _extended(
+        path, steps, row, elapsed / num_running, keep_known=settings.screen is not None
+      )
+      for row, path in enumerate(current)
+    ]
+    speed = (_positions(longer) - _positions(current)) / elapsed
+    current = longer
+    report(current[:count])
+  return current[:count]
+
+
+def _positions(paths: Sequence[PrunePath]) -> int:
+  return sum(path.positions_scored for path in paths)
 
 
 def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
   """The paths, and as many finished ones as make their number a multiple."""
   whole = len(paths[0].segments.reasoning)
-  nothing_left = dataclasses.replace(paths[0], floor=whole, deleted=[], nll={"joint": [0.0]})
+  nothing_left = dataclasses.replace(paths[0], floor=whole, deleted=(), nll={"joint": (0.0,)})
   return [*paths, *[nothing_left] * (-len(paths) % multiple)]
 
 
 class _BatchPlan:
   """Sizes and arrays of a batch at each of its stages."""
 
-  def __init__(self, model: Model, paths: Sequence[PrunePath], settings: Settings):
+  def __init__(self, model: Model, paths: Sequence[PrunePath], settings: SearchSettings):
     self.model, self.paths, self.settings = model, paths, settings
     self.num_prompt = max(len(path.segments.prompt) for path in paths)
     longest = max(len(path.segments) for path in paths)
@@ -280,31 +225,45 @@ class _BatchPlan:
     return Text(*self.place((ids, counts[0], counts[1], unit_sizes, counts[2])))
 
 
-def _extend(paths: Sequence[PrunePath], steps: Steps, *, keep_known: bool) -> None:
-  """Adds what one call found to each path that was still running."""
-  for row, path in enumerate(paths):
-    if path.finished:
-      continue
-    if not path.nll["joint"]:
-      path.positions_scored += len(path.segments.prompt)
-    count = int(steps.num_deleted[row])
-    units = path.kept_units
-    for unit in steps.deleted[row, :count].tolist():
-      path.deleted.extend(units.pop(unit))
-    for name, values in steps.nll._asdict().items():
-      known = path.nll[name]
-      # Item 0 of a call is the chain as the call found it: known already, but for the first call.
-      fresh = values[row, : count + 1][1 if known else 0 :]
-      known.extend(float(x) if np.isfinite(x) else None for x in fresh)
-    path.finite = bool(steps.finite[row])
-    for name, values in steps.tally._asdict().items():
-      of_steps = values[row, :count].tolist() if values.ndim > 1 else [values[row].item()]
-      path.tally[name] = sum(of_steps, path.tally.get(name, 0))
-    path.positions_scored += int(path.tally.pop("positions"))
-    if not path.finished:  # the call's last pass told nothing that the next call's first will not
-      path.positions_scored -= sum(map(len, units)) + len(path.segments.answer) - 1
-    if keep_known:
-      path.known = {
-        name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
-        for name, x in steps.screen._asdict().items()
-      }
+def _extended(
+  path: PrunePath, steps: Steps, row: int, seconds: float, *, keep_known: bool
+) -> PrunePath:
+  """A path with the deletions of one call behind its own; `row` is its place in the batch."""
+  count = int(steps.num_deleted[row])
+  units, deleted = path.kept_units, list(path.deleted)
+  for unit in steps.deleted[row, :count].tolist():
+    deleted.extend(units.pop(unit))
+  # Item 0 of a call is the chain as the call began: known already, but for the first call.
+  first = 1 if path.nll["joint"] else 0
+  nll = {
+    name: (*path.nll[name], *map(_finite_or_none, values[row, first : count + 1].tolist()))
+    for name, values in steps.nll._asdict().items()
+  }
+  tally = dict(path.tally)
+  for name, values in steps.tally._asdict().items():
+    of_steps = values[row, :count].tolist() if values.ndim > 1 else [values[row].item()]
+    tally[name] = sum(of_steps, tally.get(name, 0))
+  longer = dataclasses.replace(
+    path,
+    deleted=tuple(deleted),
+    nll=nll,
+    tally=tally,
+    finite=bool(steps.finite[row]),
+    seconds=path.seconds + seconds,
+  )
+  positions = int(tally.pop("positions")) + (0 if first else len(path.segments.prompt))
+  if not longer.finished:  # the first pass of the next call repeats the last of this one
+    positions -= sum(map(len, units)) + len(path.segments.answer) - 1
+  known = None
+  if keep_known:
+    known = {
+      name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
+      for name, x in steps.screen._asdict().items()
+    }
+  return dataclasses.replace(
+    longer, positions_scored=path.positions_scored + positions, known=known
+  )
+
+
+def _finite_or_none(value: float) -> float | None:
+  return value if math.isfinite(value) else None

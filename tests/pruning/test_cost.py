@@ -11,7 +11,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import exact_work, ranking_work, step_flops
 from greedy_prune_jax.pruning.estimate import weight_bytes
-from greedy_prune_jax.search.host import PrunePath
+from greedy_prune_jax.search.path import PrunePath
 from tests.helpers.planted import tiny_model as planted_model
 from tests.helpers.reference import tiny_config, tiny_model
 

@@ -11,12 +11,13 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
 from greedy_prune_jax.rankings.interface import RankedTokens, RankingInput, order_of_units
-from greedy_prune_jax.search.host import PrunePath, Settings
+from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.texts import score_texts, texts_at_once
 from tests.helpers.full_passes import full_pass_nlls, random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
-SETTINGS = Settings(objective="joint", block_positions=48)  # 3 texts of 16 positions at once
+SETTINGS = SearchSettings(objective="joint", block_positions=48)  # 3 texts of 16 positions at once
 ORDER = [3, 11, 0, 7, 8, 2, 10, 1, 5, 9, 4, 6]
 
 
@@ -29,9 +30,11 @@ def models(tmp_path_factory):
   return reference.float(), load_huggingface(folder, jnp.float32)
 
 
-def follow(model, path, order=ORDER, settings=SETTINGS, report=lambda: None):
+def follow(model, path, order=ORDER, settings=SETTINGS, report=lambda path: None):
   chain = RankingInput("c", path.segments, ("",) * len(path.segments.reasoning))
-  follow_ranking(model, path, lambda _: RankedTokens(list(order), 100), chain, settings, report)
+  return follow_ranking(
+    model, path, lambda _: RankedTokens(list(order), 100), chain, settings, report
+  )
 
 
 @pytest.mark.parametrize("floor", [0, 5])
@@ -39,9 +42,9 @@ def test_a_path_equals_full_passes(models, floor):
   reference, model = models
   segments = random_segments(0, model.config.vocab_size, (9, 12, 4))
   path = PrunePath(segments, floor)
-  follow(model, path)
+  path = follow(model, path)
   assert path.finished
-  assert path.deleted == ORDER[: 12 - floor]
+  assert path.deleted == tuple(ORDER[: 12 - floor])
   for k in range(12 - floor + 1):
     kept = np.delete(segments.reasoning, ORDER[:k])
     joint, answer = full_pass_nlls(reference, segments, kept[None])
@@ -69,9 +72,9 @@ def test_texts_between_steps_are_not_scored(models, every, marks, sizes, scored)
   _, model = models
   segments = random_segments(0, model.config.vocab_size, (9, 12, 4))
   whole, path = (PrunePath(segments, 2, sizes, marks=marks) for _ in range(2))
-  follow(model, whole)
+  whole = follow(model, whole)
   expected = path_positions(path, every)
-  follow(model, path, settings=SETTINGS._replace(deletions_per_step=every))
+  path = follow(model, path, settings=SETTINGS._replace(deletions_per_step=every))
   assert path.deleted == whole.deleted
   for name, values in whole.nll.items():
     assert len(path.nll[name]) == len(values)
@@ -88,12 +91,12 @@ def test_a_path_with_texts_between_goes_on_where_it_stopped(models):
   segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
   settings = SETTINGS._replace(deletions_per_step=2, block_positions=40)
   whole = PrunePath(segments, 2, marks=(7,))
-  follow(model, whole, settings=settings)
+  whole = follow(model, whole, settings=settings)
   states = stops(model, segments, settings=settings, marks=(7,))
   assert len(states) > 2
   for state in states:
     path = PrunePath(segments, 2, marks=(7,), **state)
-    follow(model, path, settings=settings)
+    path = follow(model, path, settings=settings)
     assert path.deleted == whole.deleted
     assert path.positions_scored == whole.positions_scored
     assert [value is None for value in path.nll["joint"]] == [
@@ -113,8 +116,8 @@ def test_units_leave_in_the_order_of_their_mean_ranks(models):
   segments = random_segments(0, model.config.vocab_size, (9, 12, 4))
   path = PrunePath(segments, 2, SIZES)
   expected = path_positions(path)
-  follow(model, path)
-  assert path.deleted == UNIT_ORDER[:11]
+  path = follow(model, path)
+  assert path.deleted == tuple(UNIT_ORDER[:11])
   assert path.num_deletions == 4
   gone = [0, 2, 7, 8, 11]
   for k, num_gone in enumerate(gone):
@@ -130,11 +133,11 @@ def test_a_path_of_units_that_goes_on_equals_one_that_never_stopped(models):
   _, model = models
   segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
   whole = PrunePath(segments, 0, SIZES)
-  follow(model, whole)
+  whole = follow(model, whole)
   states = stops(model, segments, 0, SIZES)
   assert [len(state["deleted"]) for state in states] == [7, 12]
   path = PrunePath(segments, 0, SIZES, **states[0])
-  follow(model, path)
+  path = follow(model, path)
   assert path.deleted == whole.deleted
   assert path.positions_scored == whole.positions_scored
   np.testing.assert_allclose(path.nll["joint"], whole.nll["joint"], atol=1e-6)
@@ -144,8 +147,8 @@ def stops(model, segments, floor=2, unit_sizes=None, settings=SETTINGS, marks=()
   """What there is to go on from, each time that the path reports."""
   path, found = PrunePath(segments, floor, unit_sizes, marks=marks), []
 
-  def report():
-    state = dataclasses.asdict(path)
+  def report(longer):
+    state = dataclasses.asdict(longer)
     found.append({name: state[name] for name in ("deleted", "nll", "positions_scored", "seconds")})
 
   follow(model, path, settings=settings._replace(seconds_between_reports=-1.0), report=report)
@@ -156,12 +159,12 @@ def test_a_path_that_goes_on_equals_one_that_never_stopped(models):
   _, model = models
   segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
   whole = PrunePath(segments, 2)
-  follow(model, whole)
+  whole = follow(model, whole)
   states = stops(model, segments)
   assert [len(state["deleted"]) for state in states] == [2, 5, 8, 10]
   for state in states:
     path = PrunePath(segments, 2, **state)
-    follow(model, path)
+    path = follow(model, path)
     assert path.deleted == whole.deleted
     assert path.positions_scored == whole.positions_scored
     for name, values in whole.nll.items():
@@ -172,8 +175,8 @@ def test_what_was_deleted_stays_deleted_if_another_device_ranks_otherwise(models
   reference, model = models
   segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
   path = PrunePath(segments, 2, **stops(model, segments)[1])
-  follow(model, path, sorted(ORDER))
-  assert path.deleted == ORDER[:5] + sorted(ORDER[5:])[:5]
+  path = follow(model, path, sorted(ORDER))
+  assert path.deleted == tuple(ORDER[:5] + sorted(ORDER[5:])[:5])
   kept = segments.reasoning[path.kept]
   joint, _ = full_pass_nlls(reference, segments, kept[None])
   np.testing.assert_allclose(path.nll["joint"][-1], joint[0], atol=2e-5)
@@ -186,10 +189,10 @@ def test_a_nan_stops_a_path_where_it_is(models):
   decoder.embedding[...] = decoder.embedding[...].at[broken].set(jnp.nan)
   path = PrunePath(random_segments(2, broken, (5, 12, 3)), 2)
   path.segments.reasoning[4] = broken
-  follow(Model.from_decoder(decoder), path)
+  path = follow(Model.from_decoder(decoder), path)
   assert not path.finite
   assert path.finished
-  assert path.deleted == []
+  assert path.deleted == ()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.search.audit import audit_report, format_trust, prune_ranks, screen_report
-from greedy_prune_jax.search.host import PrunePath
+from greedy_prune_jax.search.path import PrunePath
 
 
 def _path(deleted, joint, unit_sizes=None, **fields):

@@ -13,7 +13,8 @@ from greedy_prune_jax.pruning.progress import exact_positions
 from greedy_prune_jax.scoring import scorer
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.search.greedy import prune_steps
-from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 from tests.helpers.full_passes import full_pass_search, random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -36,12 +37,12 @@ def models(tmp_path_factory):
 
 def _search(model, paths, objective, **settings):
   settings = {"block_positions": 64} | settings
-  prune_paths(model, paths, Settings(objective=objective, **settings))
+  return prune_paths(model, paths, SearchSettings(objective=objective, **settings))
 
 
 def _assert_equal(path, expected):
   assert min(expected.gaps) > 1e-5  # else the order would hang on rounding
-  assert path.deleted == expected.deleted
+  assert list(path.deleted) == expected.deleted
   np.testing.assert_allclose(path.nll["joint"], expected.joint, atol=2e-5)
   np.testing.assert_allclose(path.nll["answer"], expected.answer, atol=2e-5)
 
@@ -52,7 +53,7 @@ def test_search_equals_full_passes(models, family, objective):
   reference, model = models(family)
   segments = random_segments(0, model.config.vocab_size, (9, 14, 4))
   path = PrunePath(segments, floor=9)
-  _search(model, [path], objective)
+  [path] = _search(model, [path], objective)
   _assert_equal(path, full_pass_search(reference, segments, objective, floor=9))
 
 
@@ -62,7 +63,7 @@ def test_a_batch_of_unequal_chains_equals_full_passes(models, objective):
   shapes = [(9, 23, 4), (3, 14, 1), (17, 2, 6), (1, 5, 3)]
   chains = [random_segments(i, model.config.vocab_size, shape) for i, shape in enumerate(shapes)]
   paths = [PrunePath(segments, floor=0) for segments in chains]
-  _search(model, paths, objective)
+  paths = _search(model, paths, objective)
   for path, segments in zip(paths, chains, strict=True):
     _assert_equal(path, full_pass_search(reference, segments, objective, floor=0))
 
@@ -72,7 +73,7 @@ def test_a_chain_that_is_through_may_be_longer_than_those_that_are_not(models):
   shapes, floors = [(9, 40, 4), (9, 23, 4)], [38, 5]
   chains = [random_segments(i, model.config.vocab_size, shape) for i, shape in enumerate(shapes)]
   paths = [PrunePath(*chain) for chain in zip(chains, floors, strict=True)]
-  _search(model, paths, "joint")
+  paths = _search(model, paths, "joint")
   for path, segments, floor in zip(paths, chains, floors, strict=True):
     _assert_equal(path, full_pass_search(reference, segments, "joint", floor=floor))
 
@@ -83,7 +84,7 @@ def test_units_of_several_tokens_equal_full_passes(models, objective):
   segments = random_segments(3, model.config.vocab_size, (9, 16, 4))
   unit_sizes = (2, 1, 5, 1, 1, 3, 2, 1)
   path = PrunePath(segments, floor=2, unit_sizes=unit_sizes)
-  _search(model, [path], objective)
+  [path] = _search(model, [path], objective)
   _assert_equal(path, full_pass_search(reference, segments, objective, 2, unit_sizes))
 
 
@@ -93,7 +94,7 @@ def test_a_unit_that_is_all_there_is_can_be_deleted(models, objective):
   segments = random_segments(4, model.config.vocab_size, (9, 7, 4))
   for unit_sizes in ((7,), (3, 4)):
     path = PrunePath(segments, floor=1, unit_sizes=unit_sizes)
-    _search(model, [path], objective)
+    [path] = _search(model, [path], objective)
     _assert_equal(path, full_pass_search(reference, segments, objective, 1, unit_sizes))
     assert len(path.deleted) == 7
     assert path.num_deletions == len(unit_sizes)
@@ -106,7 +107,7 @@ def test_the_expected_positions_are_those_that_are_run(models):
   for unit_sizes in (None, (1,) * 12, (3,) * 4):
     path = PrunePath(segments, floor=5, unit_sizes=unit_sizes)
     expected = exact_positions(path)
-    _search(model, [path], "joint")
+    [path] = _search(model, [path], "joint")
     assert path.positions_scored == expected
 
 
@@ -121,9 +122,8 @@ def test_the_attention_kernel_finds_the_same(models, monkeypatch, family, object
   )
   _, model = models(family)  # gemma2 has windows and a soft cap
   segments = random_segments(7, model.config.vocab_size, (9, 12, 3))
-  paths = [PrunePath(segments, floor=6, unit_sizes=unit_sizes) for _ in range(2)]
-  for path, attention in zip(paths, ("xla", "pallas"), strict=True):
-    _search(model, [path], objective, attention=attention)
+  path = PrunePath(segments, floor=6, unit_sizes=unit_sizes)
+  paths = [_search(model, [path], objective, attention=name)[0] for name in ("xla", "pallas")]
   assert traced
   assert paths[1].deleted == paths[0].deleted
   np.testing.assert_allclose(paths[1].nll["joint"], paths[0].nll["joint"], atol=1e-5)
@@ -135,23 +135,23 @@ def test_the_lower_of_two_equal_neighbours_goes(models):
   segments = random_segments(0, model.config.vocab_size, (4, 6, 2))
   segments.reasoning[:] = segments.reasoning[0]
   path = PrunePath(segments, floor=0)
-  _search(model, [path], "joint")
-  assert path.deleted == [0, 1, 2, 3, 4, 5]
+  [path] = _search(model, [path], "joint")
+  assert path.deleted == (0, 1, 2, 3, 4, 5)
 
 
 def test_a_search_that_goes_on_equals_one_that_never_stopped(models):
   _, model = models()
   segments = random_segments(5, model.config.vocab_size, (9, 20, 4))
   whole = PrunePath(segments, floor=4)
-  _search(model, [whole], "joint")
+  [whole] = _search(model, [whole], "joint")
 
   first = PrunePath(segments, floor=13)
-  _search(model, [first], "joint")
+  [first] = _search(model, [first], "joint")
   positions = first.positions_scored
   second = PrunePath(
     segments, floor=4, deleted=first.deleted, nll=first.nll, positions_scored=positions
   )
-  _search(model, [second], "joint")
+  [second] = _search(model, [second], "joint")
   assert second.deleted == whole.deleted
   np.testing.assert_allclose(second.nll["joint"], whole.nll["joint"], atol=1e-6)
   assert len(second.nll["answer"]) == len(whole.nll["answer"]) == 17
@@ -160,7 +160,7 @@ def test_a_search_that_goes_on_equals_one_that_never_stopped(models):
 def test_positions_are_those_of_texts_and_suffixes(models):
   _, model = models()
   path = PrunePath(random_segments(6, model.config.vocab_size, (7, 4, 3)), floor=2)
-  _search(model, [path], "joint")
+  [path] = _search(model, [path], "joint")
   # The prompt; with 4 tokens the text (6 of 7 run) and suffixes of 5, 4, 3, 2; with 3 likewise;
   # the text that is left.
   assert path.positions_scored == 7 + (6 + 5 + 4 + 3 + 2) + (5 + 4 + 3 + 2) + 4
@@ -174,12 +174,12 @@ def test_a_nan_stops_its_chain_alone(models):
   decoder = nnx.clone(model.decoder)  # which shares its weights with the model of other tests
   decoder.embedding[...] = decoder.embedding[...].at[broken].set(jnp.nan)
   paths = [PrunePath(segments, floor=2) for segments in chains]
-  _search(Model.from_decoder(decoder), paths, "joint")
+  paths = _search(Model.from_decoder(decoder), paths, "joint")
   assert paths[0].finite
   assert len(paths[0].deleted) == 7
   assert not paths[1].finite
   assert paths[1].finished
-  assert paths[1].deleted == []
+  assert paths[1].deleted == ()
 
 
 def test_one_program_for_each_length_bucket(models):

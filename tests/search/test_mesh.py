@@ -19,7 +19,8 @@ from greedy_prune_jax.search import capacity
 from greedy_prune_jax.search import host as search
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.greedy import prune_steps
-from greedy_prune_jax.search.host import PrunePath, Settings, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -58,9 +59,7 @@ def _paths(floor=0, shapes=SHAPES):
 
 
 def _searched(model, objective, **kwargs):
-  paths = _paths(**kwargs)
-  prune_paths(model, paths, Settings(objective=objective, block_positions=BLOCK_POSITIONS))
-  return paths
+  return prune_paths(model, _paths(**kwargs), SearchSettings(objective, BLOCK_POSITIONS))
 
 
 def _assert_same(paths, expected):
@@ -98,9 +97,9 @@ def test_every_kind_of_parameter_can_be_shared(models, family):
 
 def test_a_search_on_a_mesh_goes_on_where_one_device_was(models, on_one_device):
   paths = _paths(floor=7)
-  prune_paths(models(), paths, Settings(objective="joint", block_positions=BLOCK_POSITIONS))
+  paths = prune_paths(models(), paths, SearchSettings("joint", BLOCK_POSITIONS))
   paths = [dataclasses.replace(path, floor=0) for path in paths]
-  prune_paths(models((8, 1)), paths, Settings(objective="joint", block_positions=BLOCK_POSITIONS))
+  paths = prune_paths(models((8, 1)), paths, SearchSettings("joint", BLOCK_POSITIONS))
   for path, whole in zip(paths, on_one_device("joint"), strict=True):
     assert path.deleted == whole.deleted
 
@@ -112,15 +111,15 @@ def test_rankings_on_a_mesh(models, name):
     (path,) = _paths(shapes=SHAPES[:1])
     ranking = RANKINGS[name].make(models(mesh), RankingSettings(objective="joint"))
     chain = RankingInput("a chain", path.segments, ("x",) * SHAPES[0][1])
-    follow_ranking(models(mesh), path, ranking, chain, Settings("joint", BLOCK_POSITIONS))
-    found.append(path)
+    settings = SearchSettings("joint", BLOCK_POSITIONS)
+    found.append(follow_ranking(models(mesh), path, ranking, chain, settings))
   _assert_same(found[1:], found[:1])
 
 
 def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
   """Kind and result of each collective operation of a compiled search."""
   paths = search._filled_up(_paths(), rows)
-  plan = search._BatchPlan(model, paths, Settings("joint", BLOCK_POSITIONS))
+  plan = search._BatchPlan(model, paths, SearchSettings("joint", BLOCK_POSITIONS))
   sizes, floors, pauses = plan.next_bucket(None)
   lowered = prune_steps.lower(
     model.graph,

@@ -30,7 +30,8 @@ from greedy_prune_jax.scoring.screened import (
   with_estimates,
 )
 from greedy_prune_jax.search.greedy import delete_unit, prune_steps
-from greedy_prune_jax.search.host import PrunePath, Settings, _BatchPlan, prune_paths
+from greedy_prune_jax.search.host import SearchSettings, _BatchPlan, prune_paths
+from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screening import ScreenSettings, plan_screening
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
@@ -59,7 +60,8 @@ def _path(model, seed=0, shape=(9, 16, 4), floor=6, **fields):
 
 
 def _search(model, paths, objective, **settings):
-  prune_paths(model, paths, Settings(objective=objective, block_positions=64, **settings))
+  settings = SearchSettings(objective=objective, block_positions=64, **settings)
+  return prune_paths(model, paths, settings)
 
 
 def _assert_same(path, other):
@@ -72,7 +74,7 @@ class _Step:
   """One step of some chains: what the scorer is given."""
 
   def __init__(self, model, path, objective, *others):
-    plan = _BatchPlan(model, [path, *others], Settings(objective, 64))
+    plan = _BatchPlan(model, [path, *others], SearchSettings(objective, 64))
     self.sizes, *_ = plan.next_bucket(None)
     self.decoder = model.decoder
     self.prompts = with_room(plan.start_prompts(), self.sizes.prefix)
@@ -261,8 +263,9 @@ def test_what_is_known_moves_with_the_units(model):
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
 def test_a_shortlist_of_everything_is_exact_search(model, objective, unit_sizes):
   paths = [_path(model, unit_sizes=unit_sizes) for _ in range(2)]
-  _search(model, paths[:1], objective)
-  _search(model, paths[1:], objective, screen=EVERYTHING)
+  [exact] = _search(model, paths[:1], objective)
+  [screened] = _search(model, paths[1:], objective, screen=EVERYTHING)
+  paths = [exact, screened]
   _assert_same(*paths)
   # Nothing was estimated but by rounding: all windows reach the end.
   root = (paths[1].tally["squared_error"] / paths[1].tally["num_scored"]) ** 0.5
@@ -273,7 +276,7 @@ def test_a_shortlist_of_everything_is_exact_search(model, objective, unit_sizes)
 def test_a_check_finds_what_exact_search_would_have_chosen(model, objective):
   def searched(seed, **settings):
     path = _path(model, seed, floor=8)
-    _search(model, [path], objective, **settings)
+    [path] = _search(model, [path], objective, **settings)
     return path
 
   missed = 0
@@ -298,7 +301,7 @@ def test_doubt_widens_the_shortlist(model):
   for rounds, doubt in ((1, 0.0), (3, 0.0), (3, 1e3)):
     path = _path(model, floor=12)
     settings = dataclasses.replace(SMALL, rounds=rounds, doubt=doubt)
-    _search(model, [path], "joint", screen=settings)
+    [path] = _search(model, [path], "joint", screen=settings)
     scored.append(path.tally["num_scored"])
   assert scored[0] == 4 * 2
   assert scored[0] <= scored[1] < scored[2] <= 4 * 6
@@ -310,9 +313,8 @@ def test_a_batch_finds_what_its_chains_find_alone(model, objective):
   together, alone = (
     [_path(model, i, shape, floor) for i, (shape, floor) in enumerate(shapes)] for _ in range(2)
   )
-  _search(model, together, objective, screen=SMALL)
-  for path in alone:
-    _search(model, [path], objective, screen=SMALL)
+  together = _search(model, together, objective, screen=SMALL)
+  alone = [_search(model, [path], objective, screen=SMALL)[0] for path in alone]
   for path, other in zip(together, alone, strict=True):
     _assert_same(path, other)
 
@@ -321,16 +323,16 @@ def test_a_batch_finds_what_its_chains_find_alone(model, objective):
 def test_a_search_that_comes_back_often_or_stops_finds_the_same(model, deletions):
   settings = {"screen": SMALL, "deletions_per_step": deletions}
   whole = _path(model, 5, (9, 20, 4), floor=4, marks=(11,))
-  _search(model, [whole], "joint", **settings)
+  [whole] = _search(model, [whole], "joint", **settings)
   often = _path(model, 5, (9, 20, 4), floor=4, marks=(11,))
-  _search(model, [often], "joint", **settings, seconds_between_reports=0.0)
+  [often] = _search(model, [often], "joint", **settings, seconds_between_reports=0.0)
 
   stopped = _path(model, 5, (9, 20, 4), floor=11, marks=(11,))
-  _search(model, [stopped], "joint", **settings)
+  [stopped] = _search(model, [stopped], "joint", **settings)
   fields = ("deleted", "nll", "positions_scored", "known", "tally")
   found = {name: getattr(stopped, name) for name in fields}
   resumed = _path(model, 5, (9, 20, 4), floor=4, marks=(11,), **found)
-  _search(model, [resumed], "joint", **settings)
+  [resumed] = _search(model, [resumed], "joint", **settings)
   for path in (often, resumed):
     assert path.deleted == whole.deleted
     assert path.nll == whole.nll
@@ -340,8 +342,8 @@ def test_a_search_that_comes_back_often_or_stops_finds_the_same(model, deletions
 @pytest.mark.parametrize("screen", [None, SMALL])
 def test_several_deletions_from_one_scoring(model, screen):
   path = _path(model, 2, (9, 20, 4), floor=8, marks=(13, 8))
-  _search(model, [path], "joint", deletions_per_step=3, screen=screen)
-  assert sorted(path.deleted + path.kept) == list(range(20))
+  [path] = _search(model, [path], "joint", deletions_per_step=3, screen=screen)
+  assert sorted([*path.deleted, *path.kept]) == list(range(20))
   assert len(path.deleted) == 12
   known = [i for i, nll in enumerate(path.nll["joint"]) if nll is not None]
   # NLLs are known where a scoring began, and where they were asked for: 13 and 8 tokens left.
@@ -351,7 +353,7 @@ def test_several_deletions_from_one_scoring(model, screen):
     assert known == [0, 3, 6, 7, 10, 12]
   # They are those of the texts that were left.
   other = _path(model, 2, (9, 20, 4), floor=13, deleted=path.deleted[:7])
-  _search(model, [other], "joint")
+  [other] = _search(model, [other], "joint")
   np.testing.assert_allclose(other.nll["joint"][0], path.nll["joint"][7], atol=1e-5)
   for start, stop in ((0, 3), (3, 6)):
     left = [i for i in range(20) if i not in path.deleted[:start]]
@@ -363,16 +365,15 @@ def test_estimates_choose_what_no_exact_score_was_made_for(model):
   # The first of a step's deletions has an exact score; the others only if per_deletion says so.
   screen = dataclasses.replace(SMALL, rounds=1, per_deletion=0.0)
   path = _path(model, 2, (9, 20, 4), floor=8)
-  _search(model, [path], "joint", deletions_per_step=4, screen=screen)
+  [path] = _search(model, [path], "joint", deletions_per_step=4, screen=screen)
   assert path.tally["num_scored"] == 3 * SMALL.shortlist
-  assert sorted(path.deleted + path.kept) == list(range(20))
+  assert sorted([*path.deleted, *path.kept]) == list(range(20))
   assert len(path.deleted) == 12
   assert [i for i, nll in enumerate(path.nll["joint"]) if nll is not None] == [0, 4, 8, 12]
   # Where windows reach the end an estimate misses nothing, and exact scores choose the same.
   near = [dataclasses.replace(EVERYTHING, shortlist=1, per_deletion=0.0), EVERYTHING, None]
-  paths = [_path(model, 2, (9, 20, 4), floor=8) for _ in near]
-  for path, screen in zip(paths, near, strict=True):
-    _search(model, [path], "joint", deletions_per_step=4, screen=screen)
+  path = _path(model, 2, (9, 20, 4), floor=8)
+  paths = [_search(model, [path], "joint", deletions_per_step=4, screen=x)[0] for x in near]
   _assert_same_known(paths[0], paths[1])
   _assert_same_known(paths[0], paths[2])
 
@@ -401,9 +402,8 @@ def _assert_same_known(path, other):
 
 
 def test_the_first_of_several_deletions_is_the_best(model):
-  paths = [_path(model, 3, floor=13) for _ in range(2)]
-  for path, count in zip(paths, (1, 3), strict=True):
-    _search(model, [path], "joint", deletions_per_step=count)
+  path = _path(model, 3, floor=13)
+  paths = [_search(model, [path], "joint", deletions_per_step=count)[0] for count in (1, 3)]
   assert paths[0].deleted[0] == paths[1].deleted[0]
 
 
@@ -417,7 +417,8 @@ def test_one_program_for_each_length_bucket(model):
 
 def test_positions_are_counted(model):
   path = _path(model, 6, (7, 6, 3), floor=5)
-  _search(model, [path], "joint", screen=ScreenSettings(window=1, shortlist=1, rounds=1, doubt=0.0))
+  screen = ScreenSettings(window=1, shortlist=1, rounds=1, doubt=0.0)
+  [path] = _search(model, [path], "joint", screen=screen)
   windows = 6  # one position behind each token
   text, left = 6 + 3 - 1, 5 + 3 - 1
   suffix = 6 - 1 - path.deleted[0] + 3 - 1
@@ -432,7 +433,7 @@ def test_the_expected_positions_are_near_those_counted(model, objective, deletio
   screen = ScreenSettings(window=3, shortlist=4, rounds=1, doubt=0.0)
   settings = {"screen": screen, "deletions_per_step": deletions}
   paths = [_path(model, seed, shape=(9, 44, 4), floor=12) for seed in range(4)]
-  _search(model, paths, objective, **settings)
-  search = Settings(objective=objective, block_positions=64, **settings)
+  paths = _search(model, paths, objective, **settings)
+  search = SearchSettings(objective=objective, block_positions=64, **settings)
   counted = sum(path.positions_scored for path in paths)
   assert counted == pytest.approx(sum(search_positions(p, search) for p in paths), rel=0.1)

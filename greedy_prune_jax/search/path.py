@@ -1,0 +1,80 @@
+"""The state of a search on one chain, as a value: what was deleted so far, and what that cost."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from greedy_prune_jax.chains.segments import Segments
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunePath:
+  """Deletions of one chain so far, and their NLLs; a search returns a longer path.
+
+  Attributes:
+    segments: the chain's tokens.
+    floor: reasoning tokens at which the search ends.
+    unit_sizes: tokens of each unit of the whole reasoning, in order; None: every token is one.
+    deleted: original reasoning positions, first deleted first.
+    nll: `joint`, `answer`, `reasoning`: mean NLLs in nats per token; item k after k deletions of a
+      unit. None stands for the NLL of no tokens. Empty until the first step.
+    positions_scored: token positions that have gone through the model.
+    seconds: wall time, a batch's shared evenly among its running chains.
+    known: `Screen` of the units that are left, as a screened search goes on from it.
+    tally: `Tally` of all calls, but for positions.
+    marks: numbers of tokens left at which the NLL is wanted even where several units are deleted
+      from one scoring; the NLLs between scorings are not known.
+    finite: False once a NLL was NaN or infinite; the search on this chain has stopped.
+  """
+
+  segments: Segments
+  floor: int
+  unit_sizes: tuple[int, ...] | None = None
+  deleted: Sequence[int] = ()
+  nll: Mapping[str, Sequence[float | None]] = dataclasses.field(
+    default_factory=lambda: {"joint": (), "answer": (), "reasoning": ()}
+  )
+  positions_scored: int = 0
+  seconds: float = 0.0
+  known: Mapping[str, Any] | None = None
+  tally: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  marks: tuple[int, ...] = ()
+  finite: bool = True
+
+  @property
+  def num_deletions(self) -> int:
+    """Units that were deleted."""
+    return max(len(self.nll["joint"]) - 1, 0)
+
+  @property
+  def digest(self) -> str:
+    """Of the whole chain's tokens and units: what was found holds for no other."""
+    parts = (self.segments.prompt, self.segments.reasoning, self.segments.answer)
+    listed = [[int(token) for token in part] for part in parts]
+    text = json.dumps([*listed, self.unit_sizes and list(self.unit_sizes)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+  @property
+  def kept(self) -> list[int]:
+    """Original positions of the reasoning tokens that are left."""
+    gone = set(self.deleted)
+    return [i for i in range(len(self.segments.reasoning)) if i not in gone]
+
+  @property
+  def kept_units(self) -> list[list[int]]:
+    """Original positions of the tokens of each unit that is left."""
+    sizes = self.unit_sizes or (1,) * len(self.segments.reasoning)
+    stops = np.cumsum(sizes)
+    gone = set(self.deleted)
+    units = (list(range(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True))
+    return [unit for unit in units if unit[0] not in gone]
+
+  @property
+  def finished(self) -> bool:
+    """Whether the search has nothing left to do on this chain."""
+    left = len(self.segments.reasoning) - len(self.deleted)
+    return bool(self.nll["joint"]) and (left <= self.floor or not self.finite)
