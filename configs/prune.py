@@ -56,6 +56,11 @@ def get_config() -> config_dict.ConfigDict:
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
   # int(N * r) of N reasoning tokens stay; longer units leave until no more than that are left.
   config.keep_ratios = (0.9, 0.7, 0.5)
+  # As few tokens as hold a bound, no fewer than the lowest keep ratio, into budgets.jsonl: nll:+0.1
+  # (so much may the objective's NLL rise), answer:0.9 (the answer's probability), right (the pruner
+  # still writes the right answer). Several behind commas; a finished run answers new ones.
+  config.budget = ""
+  config.budget_new_tokens = 64  # most that the pruner writes for `right`; more behind thinking
 
   # How it runs; none of these changes a result.
   config.attention = "xla"  # or pallas: a kernel, for one device a process, not timed yet

@@ -1,6 +1,7 @@
 """A chain as a row of somebody's dataset gives it, and the cutting of replies into its parts."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ _TAGS = (
   ("<|begin_of_thought|>", "<|end_of_thought|>"),
   ("[THINK]", "[/THINK]"),
 )
+CLOSING_TAG = "|".join(re.escape(closing) for _, closing in _TAGS)  # as a pattern
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.pruning.budget import parse_budgets
 from greedy_prune_jax.rankings.interface import RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.runs.settings import (
@@ -33,6 +34,7 @@ SEARCHES = ("exact", SCREENED)
 _MAY_CHANGE = (
   *("attention", "batch_size", "mesh.data", "mesh.model"),
   *("on_bad_chain", "show_chains", "compilation_cache", "dry_run"),
+  *("budget", "budget_new_tokens"),
   *("plan.device", "plan.num_devices", "plan.peak_flops", "plan.utilisation"),
   *ENDPOINT_MAY_CHANGE,
 )
@@ -87,6 +89,8 @@ class PruneSettings(JobSettings):
   text_model: str
   endpoint: EndpointSettings
   keep_ratios: tuple[float, ...]
+  budget: str
+  budget_new_tokens: int
   attention: str
   batch_size: int
   mesh: MeshSettings
@@ -121,7 +125,8 @@ class PruneSettings(JobSettings):
         f"chains_ratio={self.chains_ratio}; expected 1, or the keep ratio, above 0, at which the "
         f"chains of a prune workdir are pruned again"
       )
-    check_least(self, 1, "deletions_per_step")
+    check_least(self, 1, "deletions_per_step", "budget_new_tokens")
+    parse_budgets(self.budget)
     self._check_search()
     self._check_ranking()
     if not self.keep_ratios:

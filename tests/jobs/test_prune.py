@@ -301,3 +301,23 @@ def test_the_command_itself_where_its_output_has_no_place(shared, tmp_path):
   *_, last = job.stderr.splitlines()
   assert last.startswith("error: cannot write to standard output: No space left on device.")
   assert len(records(tmp_path / "run")) == 1
+
+
+def test_a_finished_run_answers_new_budgets_without_scoring(run, tmp_path, shared):
+  run(keep_ratios=0.0)
+  before = {path: path.read_bytes() for path in (tmp_path / "run" / "pruned").iterdir()}
+  again = run(keep_ratios=0.0, budget="nll:+0.5,answer:0.0001,right", show_chains=0)
+  assert {path: path.read_bytes() for path in (tmp_path / "run" / "pruned").iterdir()} == before
+  lines = [json.loads(x) for x in (tmp_path / "run" / "budgets.jsonl").read_text().splitlines()]
+  found = records(tmp_path / "run")
+  assert len(lines) == 3 * len(found)
+  for line in lines:
+    record = found[line["id"]]
+    nll, n = record["nll"]["joint"], len(record["reasoning_ids"])
+    assert line["tokens"] == n - line["deletions"]
+    assert line["nll"]["joint"] == nll[line["deletions"]]
+    if line["budget"] == "nll:+0.5":
+      assert line["holds"]
+      assert line["nll"]["joint"] <= nll[0] + 0.5
+      assert all(value > nll[0] + 0.5 for value in nll[line["deletions"] + 1 :])
+  assert "tokens left per chain by budget" in again.stdout

@@ -1,0 +1,120 @@
+"""Answers the budgets of a finished run: nothing is scored again, but `right` is asked for."""
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from greedy_prune_jax.chains.answers import split_response
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.expected import Expected, expected_answer
+from greedy_prune_jax.chains.formats_draft import CLOSING_TAG
+from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.segments import decode_kept, segment
+from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.pruning.budget import (
+  Spent,
+  format_budgets,
+  furthest_right,
+  kept_after,
+  most_deletions,
+  parse_budgets,
+  write_budgets,
+)
+from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.teachers.local import LocalTeacher
+from greedy_prune_jax.teachers.settings import WritingSettings
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Teacher
+
+
+def run_budgets(settings: PruneSettings, workdir: Path) -> str:
+  """Writes how far each budget lets each chain of a workdir be pruned, and tells it in a table.
+
+  Raises:
+    UserError: the workdir holds no pruned chains, or, for `right`, a chain has no answer that we
+      can tell right from wrong, or the pruner cannot be loaded.
+  """
+  tokenizer = load_tokenizer(settings.pruner)
+  template = load_chat_template(settings.chat_template, tokenizer)
+  chains = sorted(read_pruned(workdir), key=lambda pruned: pruned.chain.id)
+  spent = []
+  for budget in parse_budgets(settings.budget):
+    if budget.kind == "right":
+      teacher = LocalTeacher.load(
+        settings.pruner,
+        WritingSettings(max_new_tokens=settings.budget_new_tokens),
+        chat_template=settings.chat_template,
+        dtype=settings.dtype,
+        mesh=make_mesh(settings.mesh),
+      )
+      decode = functools.partial(decode_kept, tokenizer)
+      furthest = right_deletions(chains, teacher, decode)
+      spent += [Spent(budget.name, pruned, furthest[pruned.chain.id]) for pruned in chains]
+      continue
+    for pruned in chains:
+      num_answer = len(segment(pruned.chain, tokenizer, template).answer)
+      spent.append(Spent(budget.name, pruned, most_deletions(pruned, budget, num_answer)))
+  write_budgets(workdir, spent, tokenizer)
+  return format_budgets(spent)
+
+
+def right_deletions(
+  chains: list[PrunedChain], teacher: Teacher, decode: Callable[..., str]
+) -> dict[str, int | None]:
+  """The furthest deletion of each chain from which a teacher still writes the right answer.
+
+  Args:
+    chains: the chains; those without a gold answer are to reach their own.
+    teacher: writes on from what is left.
+    decode: text of a reasoning's kept positions, from its ids and them.
+  """
+  by_id = {pruned.chain.id: pruned for pruned in chains}
+  expected = {key: expected_answer(pruned.chain) for key, pruned in by_id.items()}
+
+  def is_right(deletions: dict[str, int]) -> dict[str, bool]:
+    prompts = [
+      _prompt(by_id[key], expected[key], decode, number) for key, number in deletions.items()
+    ]
+    replies = {reply.id: reply for reply in teacher.write(prompts)}
+    return {key: _says_right(by_id[key], expected[key], replies[key].text) for key in deletions}
+
+  return furthest_right({key: len(pruned.deletions) for key, pruned in by_id.items()}, is_right)
+
+
+def _prompt(
+  pruned: PrunedChain, expected: Expected, decode: Callable[..., str], deletions: int
+) -> ChatPrompt:
+  """Asks for the answer that follows what is left after some deletions."""
+  text = decode(pruned.reasoning_ids, kept_after(pruned, deletions))
+  return ChatPrompt(
+    id=pruned.chain.id,
+    question=pruned.chain.question,
+    system=pruned.chain.system,
+    reply_start=tuple(filter(None, (text, _lead(pruned, expected)))),
+  )
+
+
+def _lead(pruned: PrunedChain, expected: Expected) -> str:
+  """What the answer begins with: behind thinking its closing tag, else the words before its value.
+
+  Behind thinking the words would tell too much: a model sums up there what it has found.
+  """
+  closing = _closing(pruned)
+  return closing if closing else expected.lead
+
+
+def _closing(pruned: PrunedChain) -> str:
+  found = re.match(rf"\s*(?:{CLOSING_TAG})\s*", pruned.chain.answer)
+  return found[0] if found else ""
+
+
+def _says_right(pruned: PrunedChain, expected: Expected, written: str) -> bool:
+  form = expected.form
+  if _closing(pruned):
+    split = split_response(written, form)
+    return split is not None and form.is_right(split.value, expected.target)
+  marker = form.marker.match(expected.lead + written)
+  value = marker and form.read(marker)
+  return bool(value) and form.is_right(str(value), expected.target)
