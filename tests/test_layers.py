@@ -10,7 +10,7 @@ ROOT = Path(greedy_prune_jax.__file__).parent
 
 # From the ground up. A folder imports folders of the lines above its own, and nothing else.
 LAYERS = (
-  ("errors", "accelerators"),
+  ("errors", "accelerators", "torch_free"),
   ("parallel",),
   ("runs",),
   ("chains",),

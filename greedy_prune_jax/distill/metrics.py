@@ -1,18 +1,19 @@
 """Metrics of a run, to `metrics.jsonl` and TensorBoard, with its share of the hardware's peak."""
 
+import importlib
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
 from greedy_prune_jax.distill.packing import Batch
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.runs.files import explain_os_errors, replace_file
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
+from greedy_prune_jax.torch_free import import_without_torch
 
 
 class MetricsLog:
@@ -26,8 +27,9 @@ class MetricsLog:
     path = workdir / "metrics.jsonl"
     _drop_later(path, step)
     self._lines = JsonlWriter(path)
+    boards = import_without_torch(lambda: importlib.import_module("tensorboardX"))
     with explain_os_errors(workdir):
-      self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+      self._board = boards.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
   def __enter__(self) -> "MetricsLog":
     return self

@@ -1,9 +1,25 @@
 """The shape and the switches of a decoder, independent of the file that it was read from."""
 
 import dataclasses
+import math
+import reprlib
+from typing import Any
 
 # A layer with this window attends to everything: no supported context reaches it.
 FULL_ATTENTION = 2**30
+
+# Sizes of a model and their largest values. Larger ones are mistakes or damage, and memory would
+# run out before anything else could tell.
+SIZES: dict[str, int] = {
+  "vocab_size": 2**24,
+  "model_dim": 2**20,
+  "num_layers": 2**12,
+  "num_heads": 2**14,
+  "num_kv_heads": 2**14,
+  "head_dim": 2**14,
+  "mlp_dim": 2**22,
+  "max_positions": 2**31,
+}
 
 # What each kind of rope must be given beside `theta`.
 ROPE_KINDS: dict[str, tuple[str, ...]] = {
@@ -15,6 +31,34 @@ ROPE_KINDS: dict[str, tuple[str, ...]] = {
   "llama3": ("factor", "original_max_positions", "low_freq_factor", "high_freq_factor"),
   "proportional": (),
 }
+
+
+class FieldError(ValueError):
+  """A field of a config has an impossible value; readers say it in the words of their file."""
+
+  def __init__(self, field: str, value: Any, expected: str):
+    super().__init__(f"{field}={reprlib.repr(value)}; expected {expected}")
+    self.field, self.shown, self.expected = field, reprlib.repr(value), expected
+
+
+def check_size(field: str, value: Any) -> None:
+  """Raises FieldError unless a value is a possible one for a key of `SIZES`."""
+  if type(value) is not int or not 1 <= value <= SIZES[field]:
+    raise FieldError(field, value, f"a whole number from 1 to {SIZES[field]}")
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_positive(config: Any, *fields: str) -> None:
+  for field in fields:
+    value = getattr(config, field)
+    for number in value if isinstance(value, tuple) else (value,):
+      if number is None:
+        continue
+      if not _is_number(number) or not 0 < number < math.inf:
+        raise FieldError(field, number, "a number above 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,10 +87,22 @@ class RopeConfig:
 
   def __post_init__(self):
     if self.kind not in ROPE_KINDS:
-      raise ValueError(f"unknown rope kind {self.kind!r}; known are {', '.join(ROPE_KINDS)}")
+      raise FieldError("kind", self.kind, f"one of {', '.join(ROPE_KINDS)}")
     for name in ROPE_KINDS[self.kind]:
       if not getattr(self, name):
-        raise ValueError(f"rope kind {self.kind!r} needs {name}")
+        raise FieldError(name, getattr(self, name), f"a value: rope kind {self.kind} needs one")
+    _check_positive(self, "theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast")
+    _check_positive(self, "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+    _check_positive(self, "short_factor", "long_factor", "rotated_fraction")
+    if "original_max_positions" in ROPE_KINDS[self.kind]:
+      check_size("max_positions", self.original_max_positions)
+    if self.rotated_fraction > 1:
+      raise FieldError("rotated_fraction", self.rotated_fraction, "a number up to 1")
+    if self.kind in ("yarn", "longrope", "llama3") and self.theta <= 1:
+      raise FieldError("theta", self.theta, "a number above 1")
+    if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+      expected = f"a number above low_freq_factor={self.low_freq_factor}"
+      raise FieldError("high_freq_factor", self.high_freq_factor, expected)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +113,7 @@ class ModelConfig:
   width of the feed-forward hidden layer, `vocab_size` V, `num_layers` L.
   """
 
-  family: str  # the Hugging Face model_type: llama, mistral, qwen2, qwen3, gemma2, gemma3_text
+  family: str  # a name of `families.FAMILIES`
   vocab_size: int
   model_dim: int
   num_layers: int
@@ -86,14 +142,30 @@ class ModelConfig:
   logit_softcap: float | None = None
 
   def __post_init__(self):
+    for field in SIZES:
+      check_size(field, getattr(self, field))
+    _check_positive(self, "norm_eps", "attention_scale", "attention_softcap", "logit_softcap")
+    for field in dataclasses.fields(self):
+      if field.type is bool and type(getattr(self, field.name)) is not bool:
+        raise FieldError(field.name, getattr(self, field.name), "true or false")
     for name in ("layer_rope", "layer_window"):
       value = getattr(self, name)
       if value and len(value) != self.num_layers:
-        raise ValueError(f"{name} has {len(value)} entries for {self.num_layers} layers")
+        raise FieldError(name, value, f"{self.num_layers} entries, one a layer")
+    for window in self.layer_window:
+      if type(window) is not int or not 1 <= window <= FULL_ATTENTION:
+        raise FieldError("layer_window", window, f"a whole number from 1 to {FULL_ATTENTION}")
     if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}"
-      )
+      expected = f"a divisor of num_heads={self.num_heads}"
+      raise FieldError("num_kv_heads", self.num_kv_heads, expected)
+    if self.head_dim % 2:
+      raise FieldError("head_dim", self.head_dim, "an even number: rope rotates pairs")
+    for rope in self.ropes:
+      for name in ("short_factor", "long_factor"):
+        factors = getattr(rope, name)
+        if factors and len(factors) != self.head_dim // 2:
+          expected = f"{self.head_dim // 2} numbers, one a pair of the head width {self.head_dim}"
+          raise FieldError(name, list(factors), expected)
 
   @property
   def rope_of_layers(self) -> tuple[int, ...]:

@@ -1,16 +1,72 @@
-"""Model configs from the `config.json` of Hugging Face transformers.
+"""Model configs from the `config.json` of Hugging Face transformers, and back.
 
-Files of transformers 4 and 5 are read. Where a switch would change the result and is not supported,
-an error says so; a key that transformers itself does not look at is ignored.
+transformers itself reads the file, in its forms of versions 4 and 5, and fills in what it lacks.
+Where a switch would change the result and is not supported, an error says so; a key that
+transformers does not look at is ignored.
 """
 
+import dataclasses
+import functools
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.import_utils import is_torch_available
+
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import FULL_ATTENTION, ROPE_KINDS, ModelConfig, RopeConfig
+from greedy_prune_jax.models.config import (
+  FULL_ATTENTION,
+  ROPE_KINDS,
+  SIZES,
+  FieldError,
+  ModelConfig,
+  RopeConfig,
+  check_size,
+)
+from greedy_prune_jax.models.families import FAMILIES, WRAPPERS, Family
+from greedy_prune_jax.torch_free import import_without_torch
+
+# Entries of `layer_types`.
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+# `hidden_act` or `hidden_activation` -> ModelConfig.activation.
+ACTIVATIONS = {
+  "silu": "silu",
+  "swish": "silu",
+  "gelu": "gelu",
+  "gelu_pytorch_tanh": "gelu_tanh",
+  "gelu_new": "gelu_tanh",
+}
+
+# Fields of RopeConfig whose keys in `rope_parameters` have another name.
+_ROPE_KEYS = {
+  "kind": "rope_type",
+  "theta": "rope_theta",
+  "rotated_fraction": "partial_rotary_factor",
+  "original_max_positions": "original_max_position_embeddings",
+}
+ROPE_FIELDS = {_ROPE_KEYS.get(f.name, f.name): f.name for f in dataclasses.fields(RopeConfig)}
+
+# Keys for which null is a value of its own; elsewhere it counts as missing.
+_NULLABLE = (
+  "num_key_value_heads",
+  "sliding_window",
+  "attn_logit_softcapping",
+  "final_logit_softcapping",
+)
+
+_FLOATS = (str(float), "float", "float | None")  # types of fields that may be written as 1 for 1.0
+
+# Keys that every class of transformers honours, and we do not -> the only value that may be given
+# beside null, and the reason.
+_REFUSED = {
+  "quantization_config": (None, "only float checkpoints (or a GGUF file) can be read"),
+  "use_bidirectional_attention": (False, "only causal attention is supported"),
+  "is_causal": (True, "only causal attention is supported"),
+  "per_layer_config": (None, "layers of different shapes are not supported"),
+}
 
 
 def read_hf_config(path: str | Path) -> ModelConfig:
@@ -23,283 +79,251 @@ def read_hf_config(path: str | Path) -> ModelConfig:
 
 
 def is_multimodal_config(path: str | Path) -> bool:
-  """Whether a `config.json` is that of a multimodal model, of which we take the text model.
+  """Tells whether a `config.json` is that of a multimodal model, of which we take the text model.
 
   Raises:
     UserError: the file cannot be read.
   """
-  return _read(path).get("model_type") == "gemma3"
+  return _read(path).get("model_type") in WRAPPERS
 
 
 def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
   """The model that the contents of a `config.json` describe.
 
   Args:
-    values: the file's contents. Of a multimodal Gemma 3, the text model is taken.
+    values: the file's contents. Of a multimodal model the text model is taken.
     where: the file, for messages.
 
   Raises:
     UserError: architecture or a switch is not supported, or keys contradict each other.
   """
-  if values.get("model_type") == "gemma3" and isinstance(values.get("text_config"), dict):
-    outer = {"quantization_config": values.get("quantization_config")}
-    tied = {"tie_word_embeddings": values.get("tie_word_embeddings")}  # the inner one says nothing
-    values = {**outer, **values["text_config"], **tied, "model_type": "gemma3_text"}
-  keys = _Keys(values, where)
-  family = keys.family
-  gemma = family.startswith("gemma")
-  keys.refuse("quantization_config", "only float checkpoints (or a GGUF file) can be read")
-  keys.refuse("use_bidirectional_attention", "only causal attention is supported")
-  if family == "gemma3_text":
-    keys.refuse("attn_logit_softcapping", "transformers gives it no meaning for this family")
-  num_heads = keys["num_attention_heads"]
-  windows = _windows(keys)
-  sliding = [window != FULL_ATTENTION for window in windows]
+  values = _text_model(values)
+  family = _family(values, where)
+  for key, (allowed, reason) in _REFUSED.items():
+    if values.get(key) is not None and values[key] is not allowed:
+      raise UserError(f"{where}: {key}={values[key]!r} is not supported: {reason}.")
+  for key, reason in family.refused.items():
+    if values.get(key):
+      raise UserError(f"{where}: {key}={values[key]!r} is not supported: {reason}.")
+  keys = {field: key for key, field in ROPE_FIELDS.items()}
+  keys |= {**family.hf_keys, "layer_window": "sliding_window"}
   try:
-    return ModelConfig(
-      family=family,
-      vocab_size=keys["vocab_size"],
-      model_dim=keys["hidden_size"],
-      num_layers=keys["num_hidden_layers"],
-      num_heads=num_heads,
-      num_kv_heads=keys.nullable("num_key_value_heads") or num_heads,
-      head_dim=keys.nullable("head_dim") or keys["hidden_size"] // num_heads,
-      mlp_dim=keys["intermediate_size"],
-      max_positions=keys["max_position_embeddings"],
-      norm_eps=keys["rms_norm_eps"],
-      tied_head=keys["tie_word_embeddings"],
-      ropes=_ropes(keys),
-      layer_rope=tuple(map(int, sliding)) if family == "gemma3_text" and any(sliding) else (),
-      layer_window=windows if any(sliding) else (),
-      activation=_activation(keys, "hidden_activation" if gemma else "hidden_act"),
-      qkv_bias=family == "qwen2" or (family != "mistral" and keys["attention_bias"]),
-      out_bias=family not in ("mistral", "qwen2") and keys["attention_bias"],
-      mlp_bias=family == "llama" and keys["mlp_bias"],
-      qk_norm=family in ("qwen3", "gemma3_text"),
-      post_norms=gemma,
-      unit_offset_norm=gemma,
-      scale_embedding=gemma,
-      attention_scale=keys["query_pre_attn_scalar"] ** -0.5 if gemma else None,
-      attention_softcap=keys.nullable("attn_logit_softcapping") if gemma else None,
-      logit_softcap=keys.nullable("final_logit_softcapping") if gemma else None,
-    )
-  except UserError:
-    raise
-  except (TypeError, ValueError, ZeroDivisionError) as error:
-    raise UserError(f"{where}: not a usable config of a {family} model: {error}") from error
+    return _model_config(family, _by_transformers(family, values))
+  except FieldError as error:
+    key = keys.get(error.field, error.field)
+    raise UserError(f"{where}: {key}={error.shown}; expected {error.expected}.") from error
+  except Exception as error:  # transformers raises of every kind
+    said = " ".join(str(error).split())
+    raise UserError(f"{where}: not a usable config of a {family.name} model: {said}") from error
+
+
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+  """The contents of a config.json that transformers 4 and 5 and their kin read.
+
+  Raises:
+    ValueError: the family's config.json has no words for this model.
+  """
+  family = FAMILIES[config.family]
+  values: dict[str, Any] = {"architectures": [family.hf_class], "model_type": family.name}
+  for field, key in family.hf_keys.items():
+    value = getattr(config, field)
+    if field == "activation":
+      value = next(name for name, ours in ACTIVATIONS.items() if ours == value)
+    if key == "query_pre_attn_scalar":
+      value = config.query_scale**-2
+      value = round(value) if abs(value - round(value)) < 1e-6 else value
+    values[key] = value
+  values |= _window_keys(config) | _rope_keys(config)
+  try:
+    again = config_from_hf(values)
+  except UserError as error:
+    raise ValueError(f"a {family.name} config.json has no words for {config}: {error}") from error
+  if again != config:
+    raise ValueError(f"a {family.name} config.json has no words for {config}")
+  return values
 
 
 def _read(path: str | Path) -> dict[str, Any]:
   try:
     values = json.loads(Path(path).read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path}: cannot be read as a model's config.json: {error}") from error
   if not isinstance(values, dict):
     raise UserError(f"{path}: expected one JSON object, got {type(values).__name__}")
   return values
 
 
-class _Keys:
-  """The keys of a config.json over the defaults of its family."""
-
-  def __init__(self, values: Mapping[str, Any], where: str):
-    self.where = where
-    self.family = str(values.get("model_type"))
-    if self.family not in DEFAULTS:
-      raise UserError(
-        f"{where}: model_type {values.get('model_type')!r} is not supported; "
-        f"supported are {', '.join(DEFAULTS)} (and the text model of gemma3)."
-      )
-    self._values = values
-    self._defaults = DEFAULTS[self.family]
-
-  def __getitem__(self, key: str) -> Any:
-    """The value; null counts as missing."""
-    value = self._values.get(key)
-    return self._defaults[key] if value is None else value
-
-  def nullable(self, key: str) -> Any:
-    """The value, of a key for which null has a meaning of its own."""
-    return self._values.get(key, self._defaults.get(key))
-
-  def refuse(self, key: str, reason: str) -> None:
-    """Raises if a switch is on that is not supported."""
-    if self._values.get(key):
-      raise self.error(f"{key}={self._values[key]!r} is not supported: {reason}.")
-
-  def error(self, message: str) -> UserError:
-    """An error that names the file."""
-    return UserError(f"{self.where}: {message}")
+def _text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The config of the text model, where there are others beside it."""
+  wrapped = WRAPPERS.get(str(values.get("model_type")))
+  if wrapped is None or not isinstance(values.get("text_config"), dict):
+    return values
+  outer = {"quantization_config": values.get("quantization_config")}
+  tied = {"tie_word_embeddings": values.get("tie_word_embeddings")}  # the inner one says nothing
+  return {**outer, **values["text_config"], **tied, "model_type": wrapped.name}
 
 
-def _activation(keys: _Keys, key: str) -> str:
-  name = keys[key]
-  if name not in ACTIVATIONS:
-    raise keys.error(f"{key}={name!r} is not supported; supported are {', '.join(ACTIVATIONS)}.")
-  return ACTIVATIONS[name]
+def _family(values: Mapping[str, Any], where: str) -> Family:
+  name = values.get("model_type")
+  if name == "mistral" and values.get("layer_types") is not None:
+    name = "ministral"  # so it is for transformers' AutoConfig
+  if not isinstance(name, str) or name not in FAMILIES or name not in _config_classes():
+    raise UserError(
+      f"{where}: model_type {name!r} is not supported; supported are {', '.join(FAMILIES)} "
+      f"(and the text models of {', '.join(WRAPPERS)})."
+    )
+  return FAMILIES[name]
 
 
-def _windows(keys: _Keys) -> tuple[int, ...]:
+@functools.cache
+def _config_classes() -> dict[str, Any]:
+  """transformers' config class of each family that it knows."""
+
+  def load() -> dict[str, Any]:
+    ask_again()
+    auto = importlib.import_module("transformers.models.auto.configuration_auto")
+    return {name: auto.CONFIG_MAPPING[name] for name in FAMILIES if name in auto.CONFIG_MAPPING}
+
+  ask_again = getattr(is_torch_available, "cache_clear", lambda: None)  # it remembers its answer
+  try:
+    return import_without_torch(load, forget="transformers")
+  finally:
+    ask_again()
+
+
+def _by_transformers(family: Family, values: Mapping[str, Any]) -> Any:
+  """The file as an object of transformers' class, which checks types and fills in defaults."""
+  for field, key in family.hf_keys.items():
+    if field in SIZES and values.get(key) is not None:
+      check_size(field, values[key])  # before transformers makes lists of so many layers
+  given: dict[str, Any] = {k: v for k, v in values.items() if v is not None or k in _NULLABLE}
+  for key in ("model_type", "dtype", "torch_dtype"):  # the last two would import PyTorch
+    given.pop(key, None)
+  for key in ("rope_parameters", "rope_scaling"):
+    if isinstance(rope := given.get(key), Mapping):
+      given[key] = _named_by_version_5(rope)
+  config_class = _config_classes()[family.name]
+  for field in dataclasses.fields(config_class):
+    value = given.get(field.name)
+    if type(value) is int and str(field.type) in _FLOATS:
+      given[field.name] = float(value)
+  return config_class(**given)
+
+
+def _named_by_version_5(rope: Mapping[str, Any]) -> dict[str, Any]:
+  """A copy of rope parameters with the key `rope_type` in place of the older `type`."""
+  rope = {k: dict(v) if isinstance(v, Mapping) else v for k, v in rope.items()}
+  if "type" in rope:
+    rope.setdefault("rope_type", rope.pop("type"))
+  return rope
+
+
+def _model_config(family: Family, theirs: Any) -> ModelConfig:
+  fields: dict[str, Any] = {
+    field: getattr(theirs, key, None) for field, key in family.hf_keys.items()
+  }
+  if fields["head_dim"] is None:
+    fields["head_dim"] = fields["model_dim"] // fields["num_heads"]
+  activation = fields["activation"]
+  if activation not in ACTIVATIONS:
+    raise FieldError("activation", activation, f"one of {', '.join(ACTIVATIONS)}")
+  fields["activation"] = ACTIVATIONS[activation]
+  if family.hf_keys.get("attention_scale") == "query_pre_attn_scalar":
+    if not fields["attention_scale"] > 0:
+      raise FieldError("attention_scale", fields["attention_scale"], "a number above 0")
+    fields["attention_scale"] = fields["attention_scale"] ** -0.5
+  windows = _windows(theirs, fields["num_layers"])
+  sliding = tuple(int(window != FULL_ATTENTION) for window in windows)
+  return ModelConfig(
+    **fields,
+    **family.switches,
+    family=family.name,
+    ropes=_ropes(family, theirs),
+    layer_rope=sliding if family.rope_by_kind and any(sliding) else (),
+    layer_window=windows if any(sliding) else (),
+  )
+
+
+def _windows(theirs: Any, num_layers: int) -> tuple[int, ...]:
   """For each layer, how many tokens it attends to."""
-  num_layers = keys["num_hidden_layers"]
-  window: int = keys.nullable("sliding_window") or 0
-  if keys.family.startswith("qwen") and not keys["use_sliding_window"]:
-    window = 0
-  if keys.family == "llama":
-    kinds = [FULL] * num_layers
-  elif keys.family == "mistral":
-    kinds = [SLIDING if window else FULL] * num_layers
-  elif (kinds := keys.nullable("layer_types")) is not None:
-    if unknown := set(kinds) - {SLIDING, FULL}:
-      raise keys.error(f"layer_types {sorted(unknown)} are not supported; {SLIDING}, {FULL} are.")
-    if len(kinds) != num_layers:
-      raise keys.error(f"layer_types has {len(kinds)} entries for {num_layers} layers.")
-  elif keys.family.startswith("gemma"):
-    pattern = 2 if keys.family == "gemma2" else keys["sliding_window_pattern"]
-    kinds = [SLIDING if (layer + 1) % pattern else FULL for layer in range(num_layers)]
-  else:
-    first = keys["max_window_layers"] if window else num_layers
-    kinds = [SLIDING if layer >= first else FULL for layer in range(num_layers)]
+  honoured = {field.name for field in dataclasses.fields(theirs)}
+  window: Any = theirs.sliding_window if "sliding_window" in honoured else None
+  kinds = [SLIDING if window else FULL] * num_layers
+  if "layer_types" in honoured:
+    kinds = theirs.layer_types
+  if unknown := set(kinds) - {SLIDING, FULL}:
+    raise FieldError("layer_types", sorted(unknown), f"{SLIDING} and {FULL} alone")
   if SLIDING in kinds and not window:
-    raise keys.error("layer_types has sliding layers, but there is no sliding_window.")
+    expected = "a number of tokens: layer_types has sliding layers"
+    raise FieldError("sliding_window", window, expected)
   return tuple(window if kind == SLIDING else FULL_ATTENTION for kind in kinds)
 
 
-def _ropes(keys: _Keys) -> tuple[RopeConfig, ...]:
-  """One rope, or for Gemma 3 that of the full layers and that of the sliding ones."""
-  parameters = keys.nullable("rope_parameters") or {}
-  scaling = keys.nullable("rope_scaling") or {}
-  if keys.family == "gemma3_text":
-    full = {"rope_theta": keys["rope_theta"], **(parameters.get(FULL) or {}), **scaling}
-    local = {"rope_theta": keys["rope_local_base_freq"], **(parameters.get(SLIDING) or {})}
-    return _rope(keys, full), _rope(keys, local)
+def _ropes(family: Family, theirs: Any) -> tuple[RopeConfig, ...]:
+  """One rope, or that of the full layers and that of the sliding ones."""
+  parameters = theirs.rope_parameters
+  if family.rope_by_kind:
+    return tuple(_rope(theirs, parameters[kind]) for kind in (FULL, SLIDING))
   if {SLIDING, FULL} & parameters.keys():
-    raise keys.error("rope_parameters per layer type are supported for gemma3_text only.")
-  return (_rope(keys, {"rope_theta": keys["rope_theta"], **(scaling or parameters)}),)
+    nested = sorted({SLIDING, FULL} & parameters.keys())
+    raise FieldError("rope_parameters", nested, "one set for all layers in this family")
+  return (_rope(theirs, parameters),)
 
 
-def _rope(keys: _Keys, parameters: Mapping[str, Any]) -> RopeConfig:
+def _rope(theirs: Any, parameters: Mapping[str, Any]) -> RopeConfig:
   given = {ROPE_FIELDS[k]: v for k, v in parameters.items() if k in ROPE_FIELDS and v is not None}
-  kind = given.setdefault("kind", parameters.get("type") or "default")
+  kind = given.get("kind", "default")
   if kind not in ROPE_KINDS:
-    raise keys.error(f"rope_type {kind!r} is not supported; supported are {', '.join(ROPE_KINDS)}.")
-  fraction = given.setdefault("rotated_fraction", keys.nullable("partial_rotary_factor") or 1.0)
-  if fraction != 1.0 and kind != "proportional":
-    raise keys.error(f"partial_rotary_factor={fraction} is not supported for rope_type {kind!r}.")
-  if "original_max_positions" in ROPE_KINDS[kind]:
-    context = keys["max_position_embeddings"]
-    if original := keys.nullable("original_max_position_embeddings"):
-      given["original_max_positions"] = original
-    original = given.setdefault("original_max_positions", context)
-    if kind in ("yarn", "longrope"):
-      given.setdefault("factor", context / original)
-  if missing := [k for k, f in ROPE_FIELDS.items() if f in ROPE_KINDS[kind] and f not in given]:
-    raise keys.error(f"rope_type {kind!r} needs {', '.join(missing)}.")
+    raise FieldError("kind", kind, f"one of {', '.join(ROPE_KINDS)}")
+  for name in ("mscale", "mscale_all_dim", "beta_fast", "beta_slow"):
+    if not given.get(name, 1):  # as missing to transformers
+      del given[name]
   for name in ("short_factor", "long_factor"):
     if name in given:
       given[name] = tuple(given[name])
+  if kind != "proportional" and given.get("rotated_fraction", 1.0) != 1.0:
+    expected = f"no such key: rope_type {kind} rotates whole heads here"
+    raise FieldError("rotated_fraction", given["rotated_fraction"], expected)
+  if kind in ("yarn", "longrope"):
+    original = given.get("original_max_positions")
+    check_size("max_positions", original)
+    given.setdefault("factor", theirs.max_position_embeddings / original)
   return RopeConfig(**given)
 
 
-_COMMON = {
-  "hidden_size": 4096,
-  "num_hidden_layers": 32,
-  "num_attention_heads": 32,
-  "hidden_act": "silu",
-  "rms_norm_eps": 1e-6,
-  "rope_theta": 10_000.0,
-  "tie_word_embeddings": False,
-  "attention_bias": False,
-  "mlp_bias": False,
-}
-_LLAMA = _COMMON | {
-  "vocab_size": 32_000,
-  "intermediate_size": 11_008,
-  "max_position_embeddings": 2048,
-}
-_MISTRAL = _COMMON | {
-  "vocab_size": 32_000,
-  "intermediate_size": 14_336,
-  "num_key_value_heads": 8,
-  "max_position_embeddings": 131_072,
-  "sliding_window": 4096,
-}
-_QWEN2 = _COMMON | {
-  "vocab_size": 151_936,
-  "intermediate_size": 22_016,
-  "num_key_value_heads": 32,
-  "max_position_embeddings": 32_768,
-  "use_sliding_window": False,
-  "sliding_window": 4096,
-  "max_window_layers": 28,
-}
-_GEMMA2 = _COMMON | {
-  "vocab_size": 256_000,
-  "hidden_size": 2304,
-  "intermediate_size": 9216,
-  "num_hidden_layers": 26,
-  "num_attention_heads": 8,
-  "num_key_value_heads": 4,
-  "head_dim": 256,
-  "hidden_activation": "gelu_pytorch_tanh",
-  "max_position_embeddings": 8192,
-  "tie_word_embeddings": True,
-  "query_pre_attn_scalar": 256,
-  "sliding_window": 4096,
-  "final_logit_softcapping": 30.0,
-  "attn_logit_softcapping": 50.0,
-}
-_GEMMA3 = _GEMMA2 | {
-  "vocab_size": 262_208,
-  "max_position_embeddings": 131_072,
-  "rope_theta": 1_000_000.0,
-  "rope_local_base_freq": 10_000.0,
-  "sliding_window_pattern": 6,
-  "final_logit_softcapping": None,
-  "attn_logit_softcapping": None,
-}
+def _window_keys(config: ModelConfig) -> dict[str, Any]:
+  honoured = {field.name for field in dataclasses.fields(_config_classes()[config.family])}
+  windows = set(config.window_of_layers) - {FULL_ATTENTION}
+  window = windows.pop() if len(windows) == 1 else None
+  keys = {
+    "sliding_window": window,
+    "use_sliding_window": window is not None,
+    "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
+  }
+  return {key: value for key, value in keys.items() if key in honoured}
 
-# What transformers 5.23 takes for a key that a config.json lacks.
-DEFAULTS: dict[str, dict[str, Any]] = {
-  "llama": _LLAMA,
-  "mistral": _MISTRAL,
-  "qwen2": _QWEN2,
-  "qwen3": _QWEN2 | {"head_dim": 128},
-  "gemma2": _GEMMA2,
-  "gemma3_text": _GEMMA3,
-}
 
-# `hidden_act` or `hidden_activation` -> ModelConfig.activation.
-ACTIVATIONS = {
-  "silu": "silu",
-  "swish": "silu",
-  "gelu": "gelu",
-  "gelu_pytorch_tanh": "gelu_tanh",
-  "gelu_new": "gelu_tanh",
-}
+def _rope_keys(config: ModelConfig) -> dict[str, Any]:
+  """Both the `rope_parameters` of transformers 5 and the keys of transformers 4."""
+  first = _rope_parameters(config.ropes[0])
+  scaling = {key: value for key, value in first.items() if key != "rope_theta"}
+  keys = {
+    "rope_theta": config.ropes[0].theta,
+    "rope_scaling": None if config.ropes[0].kind == "default" else scaling,
+    "rope_parameters": first,
+  }
+  if FAMILIES[config.family].rope_by_kind:
+    second = _rope_parameters(config.ropes[1])
+    keys["rope_local_base_freq"] = config.ropes[1].theta
+    keys["rope_parameters"] = {FULL: first, SLIDING: second}
+  return keys
 
-# Keys of `rope_parameters` -> fields of RopeConfig.
-ROPE_FIELDS = {
-  "rope_type": "kind",
-  "rope_theta": "theta",
-  "partial_rotary_factor": "rotated_fraction",
-  "original_max_position_embeddings": "original_max_positions",
-} | {
-  name: name
-  for name in (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-    "truncate",
-    "short_factor",
-    "long_factor",
-  )
-}
 
-# Entries of `layer_types`.
-SLIDING, FULL = "sliding_attention", "full_attention"
+def _rope_parameters(rope: RopeConfig) -> dict[str, Any]:
+  needed = ("kind", "theta", *ROPE_KINDS[rope.kind])
+  parameters = {key: getattr(rope, field) for key, field in ROPE_FIELDS.items()}
+  return {
+    key: list(value) if isinstance(value, tuple) else value
+    for key, value in parameters.items()
+    if ROPE_FIELDS[key] in needed or value != getattr(RopeConfig(), ROPE_FIELDS[key])
+  }

@@ -13,26 +13,10 @@ from flax import nnx
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.models.config import FULL_ATTENTION, ROPE_KINDS, ModelConfig, RopeConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.hf_config import (
-  ACTIVATIONS,
-  FULL,
-  ROPE_FIELDS,
-  SLIDING,
-  config_from_hf,
-)
-from greedy_prune_jax.models.huggingface import tensor_names
+from greedy_prune_jax.models.families import FAMILIES
+from greedy_prune_jax.models.hf_config import config_to_hf
 from greedy_prune_jax.models.parameters import LAYOUTS, parameter_name
-
-_CLASSES = {
-  "llama": "LlamaForCausalLM",
-  "mistral": "MistralForCausalLM",
-  "qwen2": "Qwen2ForCausalLM",
-  "qwen3": "Qwen3ForCausalLM",
-  "gemma2": "Gemma2ForCausalLM",
-  "gemma3_text": "Gemma3ForCausalLM",
-}
 
 
 def save_huggingface(
@@ -77,86 +61,6 @@ def save_huggingface(
   _write_tokenizer(tokenizer, folder)
 
 
-def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-  """The contents of a config.json that transformers 4 and 5 and their kin read.
-
-  Raises:
-    ValueError: the family's config.json has no words for this model.
-  """
-  if config.family not in _CLASSES:
-    raise ValueError(f"no Hugging Face class for family {config.family!r}")
-  gemma = config.family.startswith("gemma")
-  activation = next(name for name, ours in ACTIVATIONS.items() if ours == config.activation)
-  values = {
-    "architectures": [_CLASSES[config.family]],
-    "model_type": config.family,
-    "vocab_size": config.vocab_size,
-    "hidden_size": config.model_dim,
-    "num_hidden_layers": config.num_layers,
-    "num_attention_heads": config.num_heads,
-    "num_key_value_heads": config.num_kv_heads,
-    "head_dim": config.head_dim,
-    "intermediate_size": config.mlp_dim,
-    "max_position_embeddings": config.max_positions,
-    "rms_norm_eps": config.norm_eps,
-    "tie_word_embeddings": config.tied_head,
-    "attention_bias": config.qkv_bias and config.out_bias,
-    "mlp_bias": config.mlp_bias,
-    "hidden_activation" if gemma else "hidden_act": activation,
-    **_window_keys(config),
-    **_rope_keys(config),
-  }
-  if gemma:
-    scale = config.query_scale**-2
-    values |= {
-      "query_pre_attn_scalar": round(scale) if abs(scale - round(scale)) < 1e-6 else scale,
-      "attn_logit_softcapping": config.attention_softcap,
-      "final_logit_softcapping": config.logit_softcap,
-    }
-  if config_from_hf(values) != config:
-    raise ValueError(f"a {config.family} config.json has no words for {config}")
-  return values
-
-
-def _window_keys(config: ModelConfig) -> dict[str, Any]:
-  windows = set(config.window_of_layers) - {FULL_ATTENTION}
-  window = windows.pop() if len(windows) == 1 else None
-  keys: dict[str, Any] = {"sliding_window": window}
-  if config.family in ("qwen2", "qwen3"):
-    keys["use_sliding_window"] = window is not None
-  if config.family not in ("llama", "mistral"):
-    keys["layer_types"] = [
-      FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers
-    ]
-  return keys
-
-
-def _rope_keys(config: ModelConfig) -> dict[str, Any]:
-  """Both the `rope_parameters` of transformers 5 and the keys of transformers 4."""
-  first = _rope_parameters(config.ropes[0])
-  scaling = {key: value for key, value in first.items() if key != "rope_theta"}
-  keys = {
-    "rope_theta": config.ropes[0].theta,
-    "rope_scaling": None if config.ropes[0].kind == "default" else scaling,
-    "rope_parameters": first,
-  }
-  if config.family == "gemma3_text":
-    second = _rope_parameters(config.ropes[1])
-    keys["rope_local_base_freq"] = config.ropes[1].theta
-    keys["rope_parameters"] = {FULL: first, SLIDING: second}
-  return keys
-
-
-def _rope_parameters(rope: RopeConfig) -> dict[str, Any]:
-  needed = ("kind", "theta", *ROPE_KINDS[rope.kind])
-  parameters = {key: getattr(rope, field) for key, field in ROPE_FIELDS.items()}
-  return {
-    key: value
-    for key, value in parameters.items()
-    if ROPE_FIELDS[key] in needed or value != getattr(RopeConfig(), ROPE_FIELDS[key])
-  }
-
-
 def _write_weights(model: Model, folder: Path, dtype: jnp.dtype, shard_bytes: int) -> None:
   """Writes all tensors, a shard at a time, so that no second copy of the model is held."""
   shards: list[list[str]] = []
@@ -197,7 +101,7 @@ def _name_shards(folder: Path, shards: list[list[str]], total: int) -> None:
 
 def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
   """Name and value of every tensor, as PyTorch's linear layers lay it out."""
-  names = tensor_names(model.config)
+  names = FAMILIES[model.config.family].hf_tensors()
   for path, variable in nnx.to_flat_state(model.params):
     key = parameter_name(path)
     layout, name = LAYOUTS[key], names[key]

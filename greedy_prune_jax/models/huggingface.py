@@ -9,8 +9,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
 
@@ -50,42 +50,11 @@ def load_huggingface(
   """
   config = read_hf_config(Path(folder) / "config.json")
   checkpoint = _Checkpoint(Path(folder))
-  names = tensor_names(config, checkpoint.prefix)
+  prefix = checkpoint.prefix
+  names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
   return read_model(config, checkpoint, names, dtype, shardings)
-
-
-def tensor_names(config: ModelConfig, prefix: str = "model.") -> dict[str, str]:
-  """Decoder parameter -> tensor, `{layer}` standing for the layer's number."""
-  layer = prefix + "layers.{layer}."
-  attention, mlp = layer + "self_attn.", layer + "mlp."
-  before_mlp = "pre_feedforward" if config.post_norms else "post_attention"
-  return {
-    "embedding": prefix + "embed_tokens.weight",
-    "head": _PREFIXES[prefix] + "lm_head.weight",
-    "final_norm.scale": prefix + "norm.weight",
-    "layers.attention_norm.scale": layer + "input_layernorm.weight",
-    "layers.post_attention_norm.scale": layer + "post_attention_layernorm.weight",
-    "layers.mlp_norm.scale": f"{layer}{before_mlp}_layernorm.weight",
-    "layers.post_mlp_norm.scale": layer + "post_feedforward_layernorm.weight",
-    "layers.attention.q": attention + "q_proj.weight",
-    "layers.attention.k": attention + "k_proj.weight",
-    "layers.attention.v": attention + "v_proj.weight",
-    "layers.attention.out": attention + "o_proj.weight",
-    "layers.attention.q_bias": attention + "q_proj.bias",
-    "layers.attention.k_bias": attention + "k_proj.bias",
-    "layers.attention.v_bias": attention + "v_proj.bias",
-    "layers.attention.out_bias": attention + "o_proj.bias",
-    "layers.attention.q_norm.scale": attention + "q_norm.weight",
-    "layers.attention.k_norm.scale": attention + "k_norm.weight",
-    "layers.mlp.gate": mlp + "gate_proj.weight",
-    "layers.mlp.up": mlp + "up_proj.weight",
-    "layers.mlp.down": mlp + "down_proj.weight",
-    "layers.mlp.gate_bias": mlp + "gate_proj.bias",
-    "layers.mlp.up_bias": mlp + "up_proj.bias",
-    "layers.mlp.down_bias": mlp + "down_proj.bias",
-  }
 
 
 class _Checkpoint(TensorSource):

@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.gguf import load_gguf
-from greedy_prune_jax.models.gguf_config import gguf_config
+from greedy_prune_jax.models.gguf import gguf_config, load_gguf
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.gguf_tokenizer import gguf_stop_ids, load_gguf_tokenizer
 from greedy_prune_jax.models.hf_config import is_multimodal_config, read_hf_config

@@ -25,6 +25,14 @@ _TINY = {
 _FAMILIES = {
   "llama": (transformers.LlamaConfig, {}),
   "mistral": (transformers.MistralConfig, {"sliding_window": WINDOW}),
+  "ministral": (
+    transformers.MinistralConfig,
+    {
+      "head_dim": 8,
+      "sliding_window": WINDOW,
+      "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+  ),
   "qwen2": (transformers.Qwen2Config, {}),
   "qwen3": (transformers.Qwen3Config, {"head_dim": 16}),
   "gemma2": (

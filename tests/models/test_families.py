@@ -87,6 +87,7 @@ SWITCHES = {
   "mistral": ("mistral", {}),
   "mistral no window": ("mistral", {"sliding_window": None}),
   "mistral head size": ("mistral", {"head_dim": 12}),
+  "ministral": ("ministral", {}),
   "qwen2": ("qwen2", {}),
   "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
   "qwen2 windows": (

@@ -16,10 +16,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION
 from greedy_prune_jax.models.forward import forward_logits
-from greedy_prune_jax.models.gguf import load_gguf
-from greedy_prune_jax.models.gguf_config import gguf_config
+from greedy_prune_jax.models.gguf import gguf_config, load_gguf
 from greedy_prune_jax.models.gguf_file import GgufFile
-from greedy_prune_jax.models.hf_export import config_to_hf
+from greedy_prune_jax.models.hf_config import config_to_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.rope import rope_frequencies
@@ -191,12 +190,15 @@ def test_gemma2_27b_scales_by_the_width_per_head(layers, scalar, tmp_path):
     ({"expert_count": 8}, "mixtures of experts are not supported"),
     ({"rope.dimension_count": 4}, "llama.rope.dimension_count=4 is not supported, only 8"),
     ({"rope.scaling.type": "longrope"}, "rope scaling 'longrope' is not supported"),
-    ({"block_count": None}, "metadata key llama.block_count should be a number, it is None"),
-    ({"feed_forward_length": [1, 2]}, "llama.feed_forward_length should be a number, it is"),
+    ({"block_count": None}, "metadata key llama.block_count should be a number.* it is None"),
+    (
+      {"feed_forward_length": [1, 2]},
+      "feed_forward_length should be a number, one for all layers",
+    ),
     ({"split.count": 2}, "one of 2 parts of a model; join them first"),
     ({"block_count": 4}, r"tensor 'blk\.3\.\w+\.weight' is missing"),
     ({"block_count": 2}, "tensor 'blk.2.attn_k.weight' has no place in the llama model"),
-    ({"attention.head_count_kv": 3}, "num_heads=4 is not a multiple of num_kv_heads=3"),
+    ({"attention.head_count_kv": 3}, "head_count_kv=3; expected a divisor of num_heads=4"),
   ],
 )
 def test_refusals_name_the_file_and_the_key(metadata, message, tmp_path):

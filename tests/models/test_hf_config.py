@@ -7,18 +7,32 @@ import transformers
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION
-from greedy_prune_jax.models.hf_config import config_from_hf, read_hf_config
-from greedy_prune_jax.models.hf_export import config_to_hf
+from greedy_prune_jax.models.hf_config import config_from_hf, config_to_hf, read_hf_config
 from tests.helpers.reference import tiny_config
 from tests.models.test_families import SWITCHES
 
 _CLASSES = {
   "llama": transformers.LlamaConfig,
   "mistral": transformers.MistralConfig,
+  "ministral": transformers.MinistralConfig,
   "qwen2": transformers.Qwen2Config,
   "qwen3": transformers.Qwen3Config,
   "gemma2": transformers.Gemma2Config,
   "gemma3_text": transformers.Gemma3TextConfig,
+}
+_LONGROPE = {
+  "rope_type": "longrope",
+  "factor": 4.0,
+  "short_factor": [1.0] * 64,
+  "long_factor": [2.0] * 64,
+  "original_max_position_embeddings": 32,
+}
+_LLAMA3 = {
+  "rope_type": "llama3",
+  "factor": 8.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 32,
 }
 _LLAMA = {"model_type": "llama", "num_hidden_layers": 2}
 
@@ -35,6 +49,20 @@ def test_null_means_default(family):
   config = config_from_hf(values)
   assert (config.num_kv_heads, config.head_dim) == (32, 128)
   assert (config.tied_head, config.activation) == (False, "silu")
+
+
+def test_whole_numbers_will_do_where_numbers_are_asked_for():
+  values = {"model_type": "gemma2", "final_logit_softcapping": 20, "rms_norm_eps": 1}
+  config = config_from_hf(values)
+  assert (config.logit_softcap, config.norm_eps) == (20, 1)
+
+
+def test_mistral_with_kinds_of_layers_is_ministral_as_for_transformers(tmp_path):
+  reference = tiny_config("ministral")
+  values = reference.to_dict() | {"model_type": "mistral"}
+  (tmp_path / "config.json").write_text(json.dumps(values, default=str))
+  assert type(transformers.AutoConfig.from_pretrained(tmp_path)) is type(reference)
+  assert read_hf_config(tmp_path / "config.json") == config_from_hf(reference.to_dict())
 
 
 def test_layers_of_gemma3():
@@ -102,32 +130,55 @@ def test_inexpressible_model_is_not_written():
     ({"model_type": "mamba"}, "model_type 'mamba' is not supported; supported are llama, mistral"),
     ({}, "model_type None is not supported"),
     ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not supported: only float"),
-    ({"hidden_act": "relu"}, "hidden_act='relu' is not supported; supported are silu, swish, gelu"),
+    ({"hidden_act": "relu"}, "hidden_act='relu'; expected one of silu, swish, gelu"),
     (
       {"rope_scaling": {"rope_type": "spiral"}},
-      "rope_type 'spiral' is not supported; supported are default, linear, dynamic, yarn",
+      "rope_type='spiral'; expected one of default, linear, dynamic, yarn",
     ),
-    ({"rope_scaling": {"type": "linear"}}, "rope_type 'linear' needs factor"),
+    ({"rope_scaling": {"type": "linear"}}, "not a usable config .*'linear': {'factor'}"),
     (
-      {"rope_scaling": {"type": "llama3", "factor": 8.0}},
-      "rope_type 'llama3' needs low_freq_factor, high_freq_factor",
+      {"rope_scaling": {"type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}},
+      "not a usable config .*'llama3': {'low_freq_factor'}",
     ),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+    ({"rope_scaling": {"type": "linear", "factor": "2"}}, "'?factor'?.* ?'2'"),
+    (
+      {"rope_scaling": _LONGROPE | {"long_factor": [1.0, 2.0]}},
+      r"long_factor=\[1.0, 2.0\]; expected 64 numbers, one a pair of the head width 128",
+    ),
+    ({"rope_scaling": _LLAMA3 | {"low_freq_factor": 4.0}}, "high_freq_factor=4.0; expected .*=4.0"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5; expected no such key: rope_type"),
     (
       {"rope_parameters": {"full_attention": {}}},
-      "per layer type are supported for gemma3_text only",
+      r"rope_parameters=\['full_attention'\]; expected one set for all layers in this family",
     ),
-    ({"num_attention_heads": 6, "num_key_value_heads": 4}, "num_heads=6 is not a multiple"),
-    ({"hidden_size": "wide"}, "not a usable config of a llama model"),
+    (
+      {"num_attention_heads": 8, "num_key_value_heads": 3},
+      "num_key_value_heads=3; expected a divisor of num_heads=8",
+    ),
+    ({"hidden_size": "wide"}, "hidden_size='wide'; expected a whole number from 1 to 1048576"),
+    ({"hidden_size": 4096.0}, "hidden_size=4096.0; expected a whole number"),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number from 1"),
+    ({"num_hidden_layers": True}, "num_hidden_layers=True; expected a whole number from 1"),
+    ({"rms_norm_eps": -1}, "rms_norm_eps=-1.0; expected a number above 0"),
+    ({"rms_norm_eps": float("inf")}, "rms_norm_eps=inf; expected a number above 0"),
+    ({"rope_theta": float("nan")}, "rope_theta=nan; expected a number above 0"),
+    ({"tie_word_embeddings": "yes"}, "'tie_word_embeddings' expected bool"),
+    ({"is_causal": False}, "is_causal=False is not supported: only causal attention"),
+    ({"per_layer_config": {"0": {"head_dim": 8}}}, "per_layer_config=.* is not supported"),
     (
       {"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2},
-      "sliding layers, but there is no sliding_window",
+      "sliding_window=None; expected a number of tokens: layer_types has sliding layers",
     ),
     (
       {"model_type": "qwen3", "layer_types": ["linear_attention"] * 2},
-      r"layer_types \['linear_attention'\] are not supported",
+      r"layer_types=\['linear_attention'\]; expected sliding_attention and full_attention alone",
     ),
-    ({"model_type": "qwen3", "layer_types": ["full_attention"]}, "1 entries for 2 layers"),
+    ({"model_type": "qwen3", "layer_types": ["full_attention"]}, r"number of `layer_types` \(1\)"),
+    (
+      {"model_type": "gemma2", "sliding_window": -3},
+      "sliding_window=-3; expected a whole number from 1",
+    ),
+    ({"model_type": "gemma2", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0; expected"),
     ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "only causal attention"),
     ({"model_type": "gemma3_text", "attn_logit_softcapping": 5.0}, "gives it no meaning"),
   ],

@@ -28,7 +28,9 @@ def tokenizer():
   )
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize(
+  "family", ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
+)
 def test_transformers_reads_back_the_same_weights(family, tokenizer, tmp_path):
   biases = {"attention_bias": True} if family in ("llama", "qwen3", "gemma2") else {}
   reference = tiny_model(tiny_config(family, **biases))

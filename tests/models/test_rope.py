@@ -120,9 +120,9 @@ def test_each_rope_of_a_model_has_its_row():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"kind": "spiral"}, "unknown rope kind 'spiral'; known are default, linear"),
-    ({"kind": "yarn"}, "rope kind 'yarn' needs original_max_positions"),
-    ({"kind": "longrope", "original_max_positions": 8}, "needs short_factor"),
+    ({"kind": "spiral"}, "kind='spiral'; expected one of default, linear"),
+    ({"kind": "yarn"}, "original_max_positions=0; expected a value: rope kind yarn needs"),
+    ({"kind": "longrope", "original_max_positions": 8}, "short_factor=.*needs one"),
   ],
 )
 def test_incomplete_ropes_are_refused(fields, message):

@@ -1,0 +1,224 @@
+"""The families of models, a record each: their switches, and their names in files.
+
+A family whose layers `decoder` computes already is added here, and nowhere else but in the tests:
+readers, the writer and messages go by these records.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# Fields of `ModelConfig` -> keys of config.json.
+HF_KEYS: dict[str, str] = {
+  "vocab_size": "vocab_size",
+  "model_dim": "hidden_size",
+  "num_layers": "num_hidden_layers",
+  "num_heads": "num_attention_heads",
+  "num_kv_heads": "num_key_value_heads",
+  "head_dim": "head_dim",
+  "mlp_dim": "intermediate_size",
+  "max_positions": "max_position_embeddings",
+  "norm_eps": "rms_norm_eps",
+  "tied_head": "tie_word_embeddings",
+  "activation": "hidden_act",
+}
+
+# Decoder parameters -> tensors of a Hugging Face folder. Those of layers stand under the layer.
+HF_TENSORS: dict[str, str] = {
+  "embedding": "embed_tokens.weight",
+  "head": "lm_head.weight",
+  "final_norm.scale": "norm.weight",
+  "layers.attention_norm.scale": "input_layernorm.weight",
+  "layers.post_attention_norm.scale": "post_attention_layernorm.weight",
+  "layers.mlp_norm.scale": "post_attention_layernorm.weight",
+  "layers.post_mlp_norm.scale": "post_feedforward_layernorm.weight",
+  "layers.attention.q": "self_attn.q_proj.weight",
+  "layers.attention.k": "self_attn.k_proj.weight",
+  "layers.attention.v": "self_attn.v_proj.weight",
+  "layers.attention.out": "self_attn.o_proj.weight",
+  "layers.attention.q_bias": "self_attn.q_proj.bias",
+  "layers.attention.k_bias": "self_attn.k_proj.bias",
+  "layers.attention.v_bias": "self_attn.v_proj.bias",
+  "layers.attention.out_bias": "self_attn.o_proj.bias",
+  "layers.attention.q_norm.scale": "self_attn.q_norm.weight",
+  "layers.attention.k_norm.scale": "self_attn.k_norm.weight",
+  "layers.mlp.gate": "mlp.gate_proj.weight",
+  "layers.mlp.up": "mlp.up_proj.weight",
+  "layers.mlp.down": "mlp.down_proj.weight",
+  "layers.mlp.gate_bias": "mlp.gate_proj.bias",
+  "layers.mlp.up_bias": "mlp.up_proj.bias",
+  "layers.mlp.down_bias": "mlp.down_proj.bias",
+}
+
+# Decoder parameters -> tensors of a GGUF file. Those of layers stand under `blk.{layer}.`.
+GGUF_TENSORS: dict[str, str] = {
+  "embedding": "token_embd.weight",
+  "head": "output.weight",
+  "final_norm.scale": "output_norm.weight",
+  "layers.attention_norm.scale": "attn_norm.weight",
+  "layers.post_attention_norm.scale": "post_attention_norm.weight",
+  "layers.mlp_norm.scale": "ffn_norm.weight",
+  "layers.post_mlp_norm.scale": "post_ffw_norm.weight",
+  "layers.attention.q": "attn_q.weight",
+  "layers.attention.k": "attn_k.weight",
+  "layers.attention.v": "attn_v.weight",
+  "layers.attention.out": "attn_output.weight",
+  "layers.attention.q_bias": "attn_q.bias",
+  "layers.attention.k_bias": "attn_k.bias",
+  "layers.attention.v_bias": "attn_v.bias",
+  "layers.attention.out_bias": "attn_output.bias",
+  "layers.attention.q_norm.scale": "attn_q_norm.weight",
+  "layers.attention.k_norm.scale": "attn_k_norm.weight",
+  "layers.mlp.gate": "ffn_gate.weight",
+  "layers.mlp.up": "ffn_up.weight",
+  "layers.mlp.down": "ffn_down.weight",
+  "layers.mlp.gate_bias": "ffn_gate.bias",
+  "layers.mlp.up_bias": "ffn_up.bias",
+  "layers.mlp.down_bias": "ffn_down.bias",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GgufNames:
+  """A family in GGUF files.
+
+  Attributes:
+    architecture: `general.architecture` of its files.
+    interleaved: whether the two halves of each query and key head are stored interleaved.
+    defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
+      `attention.sliding_window` among them, the family's layers have windows.
+    scaled_by_width: number of layers of the one model of the family that scales queries by the
+      residual stream's width per head instead of the head width: a file does not say.
+    tensors: what differs from `GGUF_TENSORS`.
+  """
+
+  architecture: str
+  interleaved: bool = False
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  scaled_by_width: int = 0
+  tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+  """One family.
+
+  Attributes:
+    name: `model_type` of config.json, and `ModelConfig.family`.
+    hf_class: the class of transformers, for `architectures` of config.json.
+    switches: fields of `ModelConfig` with one value for the whole family.
+    keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
+    tensors: what differs from `HF_TENSORS`.
+    rope_by_kind: whether layers with a window have a rope of their own, `ropes[1]`.
+    refused: keys of config.json that must not be set -> the reason.
+    wrapper: `model_type` of the multimodal model that holds this one as its `text_config`.
+    gguf: its names in GGUF files; None where there are none or they name another family.
+  """
+
+  name: str
+  hf_class: str
+  switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  rope_by_kind: bool = False
+  refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  wrapper: str = ""
+  gguf: GgufNames | None = None
+
+  @property
+  def hf_keys(self) -> dict[str, str]:
+    """Fields of `ModelConfig` -> keys of config.json."""
+    return HF_KEYS | dict(self.keys)
+
+  def hf_tensors(self, prefix: str = "model.", head_prefix: str = "") -> dict[str, str]:
+    """Decoder parameters -> tensors of a folder, `{layer}` for the layer's number.
+
+    Args:
+      prefix: of all names but the head's.
+      head_prefix: of the head's.
+    """
+    names = HF_TENSORS | dict(self.tensors)
+    prefixes = {name: prefix + "layers.{layer}." * name.startswith("layers.") for name in names}
+    prefixes["head"] = head_prefix
+    return {name: prefixes[name] + tensor for name, tensor in names.items()}
+
+  @property
+  def gguf_tensors(self) -> dict[str, str]:
+    """Decoder parameters -> tensors of a GGUF file, `{layer}` for the layer's number."""
+    names = GGUF_TENSORS | dict(self.gguf.tensors if self.gguf else {})
+    return {name: "blk.{layer}." * name.startswith("layers.") + t for name, t in names.items()}
+
+
+_ATTENTION_BIAS = {"qkv_bias": "attention_bias", "out_bias": "attention_bias"}
+
+_GEMMA_SWITCHES = {"post_norms": True, "unit_offset_norm": True, "scale_embedding": True}
+_GEMMA_KEYS = {
+  **_ATTENTION_BIAS,
+  "activation": "hidden_activation",
+  "attention_scale": "query_pre_attn_scalar",
+  "logit_softcap": "final_logit_softcapping",
+}
+_GEMMA_TENSORS = {"layers.mlp_norm.scale": "pre_feedforward_layernorm.weight"}
+
+_RECORDS = (
+  Family(
+    name="llama",
+    hf_class="LlamaForCausalLM",
+    keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
+    gguf=GgufNames(architecture="llama", interleaved=True),
+  ),
+  Family(name="mistral", hf_class="MistralForCausalLM"),  # its GGUF files say llama
+  Family(name="ministral", hf_class="MinistralForCausalLM"),
+  Family(
+    name="qwen2",
+    hf_class="Qwen2ForCausalLM",
+    switches={"qkv_bias": True},
+    gguf=GgufNames(architecture="qwen2"),
+  ),
+  Family(
+    name="qwen3",
+    hf_class="Qwen3ForCausalLM",
+    switches={"qk_norm": True},
+    keys=_ATTENTION_BIAS,
+    gguf=GgufNames(architecture="qwen3"),
+  ),
+  Family(
+    name="gemma2",
+    hf_class="Gemma2ForCausalLM",
+    switches=_GEMMA_SWITCHES,
+    keys={**_GEMMA_KEYS, "attention_softcap": "attn_logit_softcapping"},
+    tensors=_GEMMA_TENSORS,
+    gguf=GgufNames(
+      architecture="gemma2",
+      defaults={
+        "attention.sliding_window": 4096,
+        "attention.sliding_window_pattern": 2,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+      },
+      scaled_by_width=46,  # layers of the 27B model
+    ),
+  ),
+  Family(
+    name="gemma3_text",
+    hf_class="Gemma3ForCausalLM",
+    switches={**_GEMMA_SWITCHES, "qk_norm": True},
+    keys=_GEMMA_KEYS,
+    tensors=_GEMMA_TENSORS,
+    rope_by_kind=True,
+    refused={"attn_logit_softcapping": "transformers gives it no meaning for this family"},
+    wrapper="gemma3",
+    gguf=GgufNames(
+      architecture="gemma3",
+      defaults={
+        "attention.sliding_window": 0,
+        "attention.sliding_window_pattern": 6,
+        "rope.freq_base_swa": 10_000.0,
+      },
+      scaled_by_width=62,  # layers of the 27B model
+    ),
+  ),
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _RECORDS}
+GGUF_FAMILIES: dict[str, Family] = {f.gguf.architecture: f for f in _RECORDS if f.gguf}
+WRAPPERS: dict[str, Family] = {f.wrapper: f for f in _RECORDS if f.wrapper}
