@@ -12,7 +12,7 @@ question one answer that is right is kept. One request a question; the budget is
 
 from ml_collections import config_dict
 
-from configs import sample
+from greedy_prune_jax.configs import sample
 
 
 def get_config() -> config_dict.ConfigDict:

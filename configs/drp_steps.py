@@ -12,7 +12,7 @@ they leave by the measures of others.
 
 from ml_collections import config_dict
 
-from configs import prune
+from greedy_prune_jax.configs import prune
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -16,7 +16,7 @@ One table of all of them is made by `study` with configs/study_drp.py.
 
 from ml_collections import config_dict
 
-from configs import distill
+from greedy_prune_jax.configs import distill
 
 # Of each arm, what its chains are and how much of their reasoning the student sees.
 ARMS = {

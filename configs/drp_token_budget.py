@@ -13,7 +13,7 @@ of the prompt by itself.
 
 from ml_collections import config_dict
 
-from configs import sample
+from greedy_prune_jax.configs import sample
 
 
 def get_config(budget: str = "100") -> config_dict.ConfigDict:

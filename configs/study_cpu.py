@@ -21,7 +21,7 @@ with the compiled programs at hand: it shows that the parts work, no more.
 
 from ml_collections import config_dict
 
-from configs import distill, drp, evaluate, prune
+from greedy_prune_jax.configs import distill, drp, evaluate, prune
 
 # The templates with the shortest questions and worked solutions: 113 to 137 of SmolLM2's tokens,
 # 40 of which ask for the answer's form. Four are trained on: of more, few steps teach too little

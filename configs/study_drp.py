@@ -16,7 +16,7 @@ tests, so that the table sets accuracy against generated tokens. A short teacher
 
 from ml_collections import config_dict
 
-from configs import study_cpu
+from greedy_prune_jax.configs import study_cpu
 
 # Nine templates with short worked solutions, of 30 to 50 of SmolLM2's tokens, and three others.
 _TRAINED = "gsm_symbolic@26,58,43,16,72,50,6,99,75"

@@ -12,7 +12,7 @@ students do better on these) and each learn from every arm. Not run yet, so no t
 
 from ml_collections import config_dict
 
-from configs import study_cpu
+from greedy_prune_jax.configs import study_cpu
 
 _GEMMA = {"chat_template": "plain"}  # a base model, which has no chat template of its own
 _ASK_NO_PRUNER = ("random", "keep_first", "keep_last", "numbers_first")

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.jobs.command import config_names, find_config
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
 from greedy_prune_jax.runs.workdir import Workdir
 
@@ -31,7 +32,8 @@ _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 def define_flags() -> None:
   """Defines `--config` and `--workdir`; call at the top of the job's module."""
-  config_flags.DEFINE_config_file("config", None, "Config file of the run.", lock_config=True)
+  about = "Config file of the run, or the name of one that comes with the package."
+  config_flags.DEFINE_config_file("config", None, about, lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder of the run: its config, log and outputs.")
   flags.DEFINE_bool("distributed", False, "Be one of several processes that share the work.")
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; found out on SLURM and TPUs.")
@@ -112,7 +114,7 @@ def print_result(text: str) -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses flags, so that a mistake in them is one message like any other of the user's."""
   try:
-    argv = flags.FLAGS(argv)
+    argv = flags.FLAGS([_with_config_path(*pair) for pair in zip(["", *argv], argv, strict=False)])
   except Exception as error:  # the config file is a program, which can raise anything
     _fail(_explain(error))
   if argv[1:]:
@@ -125,6 +127,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
       _fail(f"--{name} says which of several processes this is; pass --distributed too")
   _check_config()
   return argv
+
+
+def _with_config_path(before: str, argument: str) -> str:
+  """An argument of the command line, behind the one before it; a config's name becomes its path."""
+  flag, equals, value = argument.partition("=")
+  if equals and flag in ("--config", "-config"):
+    return f"{flag}={find_config(value)}"
+  return find_config(argument) if before in ("--config", "-config") else argument
 
 
 def _explain(error: Exception) -> str:
@@ -152,7 +162,8 @@ def _check_config() -> None:
   except OSError as error:
     _fail(
       f"cannot read --config={name}; expected a Python file that defines get_config(), such as "
-      f"configs/prune.py ({' '.join(str(error.__cause__).split())})"
+      f"configs/prune.py, or one of {', '.join(config_names())} "
+      f"({' '.join(str(error.__cause__).split())})"
     )
   except AttributeError:
     kind = type(flags.FLAGS.config).__name__
