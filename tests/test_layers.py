@@ -20,7 +20,7 @@ LAYERS = (
   ("search",),
   ("teachers",),
   ("rankings",),
-  ("sample", "drp", "pruning", "distill", "analysis"),
+  ("sample", "drp", "pruning", "distill", "analysis", "publish"),
   ("evaluation",),
   ("study",),
   ("api",),
@@ -30,7 +30,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # A job's folder imports no other job's, but for these: students are evaluated from checkpoints.
 _CHECKPOINTS = ("checkpoints", "export", "lifecycle", "parameters")
-JOBS = ("sample", "drp", "pruning", "distill", "analysis", "evaluation")
+JOBS = ("sample", "drp", "pruning", "distill", "analysis", "evaluation", "publish")
 ALLOWED = {("evaluation", f"distill.{name}") for name in _CHECKPOINTS}
 
 NO_JAX = ("errors", "runs", "chains", "reports")

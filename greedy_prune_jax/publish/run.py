@@ -1,0 +1,209 @@
+"""The `publish` run: pruned chains in, a dataset's folder out, and on to the hub.
+
+The folder, which `datasets.load_dataset` reads, holds
+
+    README.md               the card: how the chains were made, of what, under which licence
+    data/messages.parquet   a chain at a keep ratio a row, as conversations; for SFT tools
+    data/chains.parquet     a chain a row, with its deletion order and NLLs
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+from absl import logging
+
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS, split_source
+from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.sources import HUB, split_hub
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.publish.card import Counts, write_card
+from greedy_prune_jax.publish.settings import PublishSettings
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder
+from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.records import Record
+
+UNKNOWN = "unknown"  # the hub's name for a licence that nobody told
+
+_BATCH = 64  # chains that are in memory at once
+_TEXT, _INTS, _NLLS = (
+  pyarrow.string(),
+  pyarrow.list_(pyarrow.int32()),
+  pyarrow.list_(pyarrow.float64()),
+)
+MESSAGES = pyarrow.schema(
+  {
+    "id": _TEXT,
+    "keep_ratio": pyarrow.float64(),
+    "messages": pyarrow.list_(pyarrow.struct({"role": _TEXT, "content": _TEXT})),
+  }
+)
+CHAINS = pyarrow.schema(
+  {
+    **dict.fromkeys(("id", "question", "system", "target", "reasoning", "answer"), _TEXT),
+    **dict.fromkeys(("pruner", "objective", "ranking", "search", "unit"), _TEXT),
+    "pruned": pyarrow.list_(
+      pyarrow.struct({"keep_ratio": pyarrow.float64(), "tokens": pyarrow.int32(), "text": _TEXT})
+    ),
+    "reasoning_ids": _INTS,
+    "reasoning_tokens": pyarrow.list_(_TEXT),
+    "deletion_order": _INTS,
+    "unit_sizes": _INTS,
+    "nll": pyarrow.struct(dict.fromkeys(("joint", "answer", "reasoning"), _NLLS)),
+    "extra": _TEXT,
+  }
+)
+
+
+def run_publish(settings: PublishSettings, folder: Path) -> str:
+  """Writes the dataset's folder, pushes it where that is asked for, and says what was done.
+
+  Raises:
+    UserError: there are no pruned chains, one was not pruned so far, the folder holds other things
+      or cannot be written, or the hub refuses it.
+  """
+  config = _prune_config(Path(settings.pruned))
+  _check_folder(folder)
+  make_folder(folder / "data")
+  counts = Counts()
+  _write(folder / "data" / "chains.parquet", CHAINS, _chain_rows(settings, counts))
+  _write(folder / "data" / "messages.parquet", MESSAGES, _message_rows(settings))
+  source = settings.source or str(config.get("chains", "")) or settings.pruned
+  license_name = settings.license or find_license(source)
+  title = settings.title or settings.push.rpartition("/")[2] or folder.name
+  write_card(folder, title, source, license_name, config, counts)
+  told = (
+    f"{counts.chains} chains, {counts.rows} rows of messages in {folder}; licence {license_name}"
+  )
+  return f"{told}\n{push(folder, settings.push, settings.private)}" if settings.push else told
+
+
+def _check_folder(folder: Path) -> None:
+  """A UserError if a folder holds what a dataset's folder of ours does not."""
+  if folder.exists():
+    others = sorted({path.name for path in folder.iterdir()} - {"README.md", "data"})
+    if others:
+      raise UserError(f"{folder} holds {others[0]}; expected a new folder, or an earlier dataset's")
+
+
+def _prune_config(pruned: Path) -> Record:
+  """The config of the run that pruned; empty where only a file of its chains is there."""
+  path = pruned / "config.json"
+  return read_json(path) if path.is_file() else {}
+
+
+def _write(path: Path, schema: pyarrow.Schema, rows: Iterable[Record]) -> None:
+  """Writes rows to a Parquet file that is there whole or not at all."""
+  new = path.with_name(path.name + ".new")
+  with explain_os_errors(path):
+    with pyarrow.parquet.ParquetWriter(new, schema) as writer:
+      for batch in _batches(rows):
+        writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+    os.replace(new, path)
+
+
+def _batches(rows: Iterable[Record]) -> Iterator[list[Record]]:
+  batch: list[Record] = []
+  for row in rows:
+    batch.append(row)
+    if len(batch) == _BATCH:
+      yield batch
+      batch = []
+  if batch:
+    yield batch
+
+
+def _chain_rows(settings: PublishSettings, counts: Counts) -> Iterator[Record]:
+  for pruned in read_pruned(settings.pruned):
+    texts = list(_texts(pruned, settings.keep_ratios))
+    counts.add(pruned, [(ratio, tokens) for ratio, tokens, _ in texts])
+    record = {key: value for key, value in pruned.to_record().items() if key in CHAINS.names}
+    keys = ("keep_ratio", "tokens", "text")
+    yield record | {
+      "pruned": [dict(zip(keys, text, strict=True)) for text in texts],
+      "extra": json.dumps(dict(pruned.chain.extra), ensure_ascii=False),
+    }
+  if not counts.chains:
+    raise UserError(f"{settings.pruned} holds no pruned chains")
+
+
+def _message_rows(settings: PublishSettings) -> Iterator[Record]:
+  for pruned in read_pruned(settings.pruned):
+    chain = pruned.chain
+    asked = [("system", chain.system)] if chain.system else []
+    for ratio, _, text in _texts(pruned, settings.keep_ratios):
+      turns = [*asked, ("user", chain.question), ("assistant", text + chain.answer)]
+      messages = [{"role": role, "content": content} for role, content in turns]
+      yield {"id": chain.id, "keep_ratio": ratio, "messages": messages}
+
+
+def _texts(pruned: PrunedChain, keep_ratios: Sequence[float]) -> Iterator[tuple[float, int, str]]:
+  """Keep ratio, number of tokens, and text of the reasonings that are published of a chain."""
+  stored = {float(key): text for key, text in pruned.pruned.items()}
+  for ratio in sorted(keep_ratios or stored, reverse=True):
+    total = len(pruned.reasoning_ids)
+    if ratio == 1:
+      yield 1.0, total, pruned.chain.reasoning
+      continue
+    if ratio not in stored:
+      known = ", ".join(pruned.pruned) or "no ratios"
+      raise UserError(f"chain {pruned.chain.id} has no text at keep ratio {ratio}; it has {known}")
+    yield ratio, len(pruned.kept_positions(int(total * ratio))), stored[ratio]
+
+
+def find_license(source: str) -> str:
+  """The licence of the dataset on the hub that chains are from; `unknown` where it is not told."""
+  dataset = _hub_id(source)
+  if dataset is None:
+    return UNKNOWN
+  from huggingface_hub import HfApi
+
+  try:
+    card = HfApi().dataset_info(dataset).card_data
+  except Exception as error:  # no network, no such dataset: the card then says that it is unknown
+    logging.warning("cannot look up the licence of %s: %s; pass it as license", dataset, error)
+    return UNKNOWN
+  found = card.get("license") if card is not None else None
+  return str(found[0] if isinstance(found, list) and found else found or UNKNOWN)
+
+
+def _hub_id(source: str) -> str | None:
+  """The dataset on the hub that a source of chains is; None where it is another."""
+  if source.startswith(HUB):
+    return split_hub(source)[0]
+  if (named := split_source(source)) is None:
+    return None
+  splits = QUESTION_SETS[named[0]].splits
+  return splits["train"].id if "train" in splits else None
+
+
+def push(folder: Path, repo: str, private: bool) -> str:
+  """Pushes the folder to a dataset on the hub, and says so; without a token, says what it would.
+
+  Raises:
+    UserError: the hub refuses it.
+  """
+  from huggingface_hub import HfApi, get_token
+
+  files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+  if (token := get_token()) is None:
+    sizes = ", ".join(f"{f.relative_to(folder)} ({f.stat().st_size:,} bytes)" for f in files)
+    return f"not pushed: there is no token (see `hf auth login`); {repo} would get {sizes}"
+  api = HfApi(token=token)
+  try:
+    api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+    done = api.upload_folder(
+      repo_id=repo,
+      folder_path=folder,
+      repo_type="dataset",
+      allow_patterns=["README.md", "data/*.parquet"],
+    )
+  except Exception as error:  # of the network, of the hub; there is one thing to say
+    raise UserError(
+      f"cannot push {folder} to {repo}: {error}. The folder is whole; try again"
+    ) from error
+  return f"pushed {len(files)} files to {repo}: {done}"
