@@ -26,6 +26,7 @@ from greedy_prune_jax.models.pretrained import (
   load_model,
   load_stop_ids,
   load_tokenizer,
+  portable_name,
 )
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
 from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
@@ -149,7 +150,7 @@ def save_adapter(
       tensors[f"{prefix}.lora_A.weight"] = _transposed(a[layer], axes_in(name))
       tensors[f"{prefix}.lora_B.weight"] = _transposed(b[layer], 1)
   replace_file(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-  text = json.dumps(_adapter_config(config, base, modules), indent=2) + "\n"
+  text = json.dumps(_adapter_config(config, portable_name(base), modules), indent=2) + "\n"
   replace_file(folder / "adapter_config.json", text)
 
 

@@ -68,10 +68,14 @@ def load_gguf(path: str | Path, dtype: Any, *, shardings: ChooseShardings | None
     UserError: the file is damaged, or its architecture, quantisation or one of its settings is not
       supported.
   """
+  return read_model(*open_gguf(path), dtype, shardings)
+
+
+def open_gguf(path: str | Path) -> tuple[ModelConfig, TensorSource, dict[str, str]]:
+  """A file's config, its tensors, and their names by decoder parameter; see `load_gguf`."""
   file = GgufFile(path)
   config = gguf_config(file)
-  names = FAMILIES[config.family].gguf_tensors
-  return read_model(config, _Weights(file, config), names, dtype, shardings)
+  return config, _Weights(file, config), FAMILIES[config.family].gguf_tensors
 
 
 class _Weights(TensorSource):

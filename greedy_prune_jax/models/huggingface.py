@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import read_hf_config
@@ -48,13 +49,18 @@ def load_huggingface(
     UserError: a file is missing or damaged, the model is not supported, or weights and config do
       not belong together.
   """
+  return read_model(*open_huggingface(folder), dtype, shardings)
+
+
+def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dict[str, str]]:
+  """A folder's config, its tensors and their names by parameter; see `load_huggingface`."""
   config = read_hf_config(Path(folder) / "config.json")
   checkpoint = _Checkpoint(Path(folder))
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
-  return read_model(config, checkpoint, names, dtype, shardings)
+  return config, checkpoint, names
 
 
 class _Checkpoint(TensorSource):

@@ -17,16 +17,25 @@ import huggingface_hub  # its parts are imported when first used
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.adapter import CONFIG as ADAPTER_CONFIG
+from greedy_prune_jax.models.adapter import AdaptedTensors, Adapter, is_adapter
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.gguf import gguf_config, load_gguf
+from greedy_prune_jax.models.families import FAMILIES
+from greedy_prune_jax.models.gguf import gguf_config, open_gguf
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.gguf_tokenizer import gguf_stop_ids, load_gguf_tokenizer
 from greedy_prune_jax.models.hf_config import is_multimodal_config, read_hf_config
-from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.models.parameters import ChooseShardings
+from greedy_prune_jax.models.huggingface import open_huggingface
+from greedy_prune_jax.models.parameters import ChooseShardings, read_model
 
-_CONFIG_AND_WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+_CONFIG = ("config.json", ADAPTER_CONFIG)
+_CONFIG_AND_WEIGHTS = (
+  *_CONFIG,
+  "model*.safetensors",
+  "model.safetensors.index.json",
+  "adapter_model.safetensors",
+)
 _GENERATION = "generation_config.json"
 _TOKENIZER = (
   "tokenizer.json",
@@ -42,16 +51,21 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
   """Loads a model.
 
   Args:
-    name: a folder, a GGUF file, one of `OFFLINE_MODELS`, or an id on the Hugging Face hub.
+    name: a folder, a GGUF file, one of `OFFLINE_MODELS`, or an id on the Hugging Face hub; of a
+      model, or of a LoRA adapter, which is added to the base that it names.
     dtype: of the weights in memory ("float32", "bfloat16"), whatever that of the files.
     shardings: where parameters go, given the tree of their shapes; None: the default device.
 
   Raises:
     UserError: nothing of this name can be found or fetched, or what was found cannot be used.
   """
-  place = locate(name, _CONFIG_AND_WEIGHTS)
-  load = load_huggingface if place.is_dir() else load_gguf
-  return load(place, dtype, shardings=shardings)
+  place, adapter = _locate_base(name, _CONFIG_AND_WEIGHTS)
+  config, tensors, names = open_huggingface(place) if place.is_dir() else open_gguf(place)
+  if adapter is not None:
+    in_folders = FAMILIES[config.family].hf_tensors()
+    pairs = {in_folders[parameter]: tensor for parameter, tensor in names.items()}
+    tensors = AdaptedTensors(tensors, adapter, pairs, config.num_layers)
+  return read_model(config, tensors, names, dtype, shardings)
 
 
 def load_config(name: str) -> ModelConfig:
@@ -60,17 +74,17 @@ def load_config(name: str) -> ModelConfig:
   Raises:
     UserError: see `load_model`.
   """
-  place = locate(name, ("config.json",))
+  place, _ = _locate_base(name, _CONFIG)
   return read_hf_config(place / "config.json") if place.is_dir() else gguf_config(GgufFile(place))
 
 
 def is_multimodal(name: str) -> bool:
-  """Whether we take the text model out of a multimodal one.
+  """Tells whether we take the text model out of a multimodal one.
 
   Raises:
     UserError: see `load_model`.
   """
-  place = locate(name, ("config.json",))
+  place, _ = _locate_base(name, _CONFIG)
   return place.is_dir() and is_multimodal_config(place / "config.json")
 
 
@@ -80,7 +94,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
   Raises:
     UserError: see `load_model`.
   """
-  place = locate(name, _TOKENIZER)
+  place = locate(name, (*_TOKENIZER, ADAPTER_CONFIG))
+  if place.is_dir() and not (place / "tokenizer.json").exists():
+    place, _ = _locate_base(name, (*_TOKENIZER, ADAPTER_CONFIG))
   if not place.is_dir():
     return load_gguf_tokenizer(place)
   if not (place / "tokenizer.json").exists():
@@ -104,7 +120,7 @@ def load_stop_ids(name: str) -> frozenset[int]:
   Raises:
     UserError: see `load_model`.
   """
-  place = locate(name, ("config.json", _GENERATION))
+  place, _ = _locate_base(name, (*_CONFIG, _GENERATION))
   if not place.is_dir():
     return gguf_stop_ids(GgufFile(place))
   for file in (place / _GENERATION, place / "config.json"):
@@ -126,6 +142,30 @@ def _end_ids(file: Path) -> frozenset[int]:
   return frozenset(
     id_ for id_ in (found if isinstance(found, list) else [found]) if isinstance(id_, int)
   )
+
+
+def _locate_base(name: str, patterns: tuple[str, ...]) -> tuple[Path, Adapter | None]:
+  """The place of a model, or of an adapter's base, and the adapter; see `locate`."""
+  place = locate(name, patterns)
+  if not place.is_dir() or not is_adapter(place):
+    return place, None
+  adapter = Adapter(place)
+  try:
+    base = locate(adapter.base, patterns)
+  except UserError as error:
+    path = place / ADAPTER_CONFIG
+    raise UserError(f"{path}: base_model_name_or_path cannot be loaded: {error}") from error
+  if base.is_dir() and is_adapter(base):
+    raise UserError(f"{place / ADAPTER_CONFIG}: its base {adapter.base} is an adapter itself.")
+  return base, adapter
+
+
+def portable_name(name: str) -> str:
+  """A model's name by which other programs find it from anywhere: an absolute path or a hub id."""
+  if name in HUB_IDS:
+    return HUB_IDS[name]
+  path = Path(name).expanduser()
+  return str(path.resolve()) if path.exists() else name
 
 
 def locate(name: str, patterns: tuple[str, ...]) -> Path:
@@ -216,4 +256,10 @@ def _cache_folder() -> Path:
 OFFLINE_MODELS: dict[str, Callable[[], Path]] = {
   "smollm2-135m-instruct": _smollm2,  # Q4_1, 135 million parameters
   "gemma3-270m": _gemma3,  # Q4_K_M, the base model: it has no chat template
+}
+
+# The same models on the Hugging Face hub.
+HUB_IDS = {
+  "smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct",
+  "gemma3-270m": "google/gemma-3-270m",
 }

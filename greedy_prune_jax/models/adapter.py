@@ -1,0 +1,154 @@
+"""LoRA adapters in PEFT's form, added to the weights of their base while these are read.
+
+Source: the `adapter_config.json` and `adapter_model.safetensors` of
+https://github.com/huggingface/peft
+"""
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.parameters import Index, TensorSource
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# How PEFT names the decoder's modules: alone, or as part of a multimodal model.
+_DECODER = re.compile(r"base_model\.model\.(model\.language_model|language_model\.model|model)\.")
+
+# Keys that change what an adapter does -> supported values, beside null and empty ones.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+  "peft_type": ("LORA",),
+  "task_type": ("CAUSAL_LM",),
+  "bias": ("none",),
+  "fan_in_fan_out": (False,),
+  "use_dora": (False,),
+  "lora_bias": (False,),
+  "modules_to_save": (),
+  "rank_pattern": (),
+  "alpha_pattern": (),
+  "layer_replication": (),
+  "trainable_token_indices": (),
+}
+
+
+def is_adapter(folder: Path) -> bool:
+  """Tells whether a folder holds an adapter.
+
+  Raises:
+    UserError: it holds weights of a model too, so that one cannot tell which is meant.
+  """
+  if not (folder / CONFIG).exists():
+    return False
+  if weights := sorted(folder.glob("model*.safetensors")):
+    raise UserError(
+      f"{folder / CONFIG}: a LoRA adapter beside the weights of a model, {weights[0].name}. Move "
+      "one of them to a folder of its own and pass the folder that you mean."
+    )
+  return True
+
+
+class Adapter:
+  """An adapter's matrices.
+
+  Raises:
+    UserError: a file is missing or damaged, or the adapter is of a kind that is not supported.
+  """
+
+  def __init__(self, folder: Path):
+    self._path = folder / CONFIG
+    try:
+      config = json.loads(self._path.read_text(encoding="utf-8"))
+      self.base = config["base_model_name_or_path"]
+      for key, supported in _SUPPORTED.items():
+        if config.get(key) not in supported and config.get(key):
+          raise UserError(f"{self._path}: {key}={config[key]!r} is not supported.")
+      rank, alpha = config["r"], config["lora_alpha"]
+      self._scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+      raise UserError(f"{self._path}: not a usable config of a LoRA adapter: {error!r}") from error
+    if not isinstance(self.base, str) or not self.base:
+      raise UserError(f"{self._path}: base_model_name_or_path={self.base!r}; expected a model.")
+    self.weights = folder / WEIGHTS
+    try:
+      self._tensors = load_file(self.weights)
+    except (OSError, SafetensorError) as error:
+      raise UserError(f"{self.weights}: not a readable safetensors file ({error}).") from error
+
+  def matrices(self, names: Mapping[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Tensors of the base -> factors of their change, [outputs, rank] scaled, and [rank, inputs].
+
+    Args:
+      names: tensors as the folder of a text model calls them -> as the base does.
+
+    Raises:
+      UserError: the adapter changes what the base does not have.
+    """
+    factors: dict[str, dict[str, np.ndarray]] = {}
+    for key, tensor in self._tensors.items():
+      module, _, part = key.removesuffix(".weight").rpartition(".")
+      name = _DECODER.sub("model.", module) + ".weight"
+      if part not in ("lora_A", "lora_B") or name not in names or tensor.ndim != 2:
+        raise UserError(f"{self.weights}: tensor {key!r} has no place in its base, {self.base}.")
+      factors.setdefault(names[name], {})[part] = tensor.astype(np.float32)
+    try:
+      return {name: (self._scale * of["lora_B"], of["lora_A"]) for name, of in factors.items()}
+    except KeyError as error:
+      raise UserError(f"{self.weights}: a module lacks {error}.") from error
+
+
+class AdaptedTensors(TensorSource):
+  """Tensors of a base with an adapter's changes added, in float32."""
+
+  def __init__(
+    self, base: TensorSource, adapter: Adapter, names: Mapping[str, str], num_layers: int
+  ):
+    """Checks that they belong together.
+
+    Args:
+      base: the base's tensors.
+      adapter: changes some of them.
+      names: tensors as the folder of a text model calls them -> as the base does, `{layer}` for
+        the layer's number.
+      num_layers: of the base.
+    """
+    numbered = {
+      theirs.format(layer=layer): ours.format(layer=layer)
+      for theirs, ours in names.items()
+      for layer in range(num_layers)
+    }
+    self._base, self._matrices = base, adapter.matrices(numbered)
+    for name, (b, a) in self._matrices.items():
+      if (b.shape[0], a.shape[1]) != base.shape(name) or b.shape[1] != a.shape[0]:
+        raise UserError(
+          f"{adapter.weights}: matrices of shapes {list(b.shape)} and {list(a.shape)} do not fit "
+          f"tensor {name!r} of the base, of shape {list(base.shape(name) or ())}."
+        )
+
+  @property
+  def names(self) -> Collection[str]:
+    """See `TensorSource`."""
+    return self._base.names
+
+  def shape(self, name: str) -> tuple[int, ...] | None:
+    """See `TensorSource`."""
+    return self._base.shape(name)
+
+  def where(self, name: str) -> str:
+    """See `TensorSource`."""
+    return self._base.where(name)
+
+  def read(self, name: str, index: Index) -> np.ndarray:
+    """See `TensorSource`."""
+    block = self._base.read(name, index)
+    if name not in self._matrices:
+      return block
+    (rows, columns), (b, a) = index, self._matrices[name]
+    return block.astype(np.float32) + b[rows] @ a[:, columns]
