@@ -8,6 +8,7 @@ from typing import Any
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, split_response
 from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
 from greedy_prune_jax.chains.numbers import canonical_number
+from greedy_prune_jax.chains.question_sets import clean_target
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -131,7 +132,7 @@ def gold(row: Record, *keys: str) -> str | None:
     if row.get(key) is None:
       continue
     value = fields.get(row, key, str, int, float)
-    text = value.strip() if isinstance(value, str) else canonical_number(str(value))
+    text = clean_target(value) if isinstance(value, str) else canonical_number(str(value))
     if text and text.lower() not in ("n/a", "none"):
       return text
   return None

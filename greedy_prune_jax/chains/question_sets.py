@@ -76,9 +76,10 @@ def _parse_math(row: Record) -> dict[str, Any]:
     target = answers.last_boxed(solution)
     if target is None:
       raise UserError('"solution" has no \\boxed{...} and there is no "answer"')
+    target = clean_target(target)
   else:
     answer = fields.get(row, "answer", str, int, float)
-    target = answer.strip() if isinstance(answer, str) else canonical_number(str(answer))
+    target = clean_target(answer) if isinstance(answer, str) else canonical_number(str(answer))
     if not target:
       raise UserError('"answer" is empty')
   return {
@@ -103,6 +104,11 @@ def _parse_mmlu_pro(row: Record) -> dict[str, Any]:
     "target": target,
     "extra": _rest(row, "question", "options", "answer", "answer_index", "cot_content"),
   }
+
+
+def clean_target(text: str) -> str:
+  r"""A gold answer without what ends the sentence that it stood in: `\boxed 2.` means 2."""
+  return text.strip().rstrip(".,;:").rstrip()
 
 
 def _rest(row: Record, *used: str) -> Record:

@@ -48,6 +48,10 @@ def test_gsm8k(tmp_path):
     ({"problem": "p", "solution": r"so $\boxed{\frac{1}{2}}$", "level": 5}, r"\frac{1}{2}"),
     ({"problem": "p", "solution": r"so $\boxed{0.5}$", "answer": r"\frac{1}{2}"}, r"\frac{1}{2}"),
     ({"problem": "p", "answer": "1,2,3"}, "1,2,3"),
+    ({"problem": "p", "solution": r"so \boxed 2."}, "2"),
+    ({"problem": "p", "solution": r"so $\boxed{2.}$"}, "2"),
+    ({"problem": "p", "solution": r"so \boxed{.5}, at last."}, ".5"),
+    ({"problem": "p", "answer": " 2;\n"}, "2"),
     ({"problem": "p", "answer": 142.0, "id": 7}, "142"),  # AMC
     ({"problem": "p", "answer": "033"}, "033"),  # AIME
   ],
