@@ -1,14 +1,27 @@
-r"""The forms in which answers are written: how each is asked for, written, found, and checked."""
+r"""The forms in which answers are written: how each is asked for, written, found, and checked.
+
+An answer is searched for outside the thinking alone. Every repeat in the patterns here is bounded
+and every value has a most length, so that reading a reply takes time linear in its length.
+"""
 
 import dataclasses
 import json
-import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.math_check import MATH_CHECKER
+from greedy_prune_jax.chains.letters import find_letter, only_letter, same_letter
+from greedy_prune_jax.chains.math_check import same_expression
+from greedy_prune_jax.chains.normal_text import plain_signs
 from greedy_prune_jax.chains.numbers import parse_number
+from greedy_prune_jax.chains.thinking import hide_thinking
+
+
+class Value(NamedTuple):
+  """What an answer says, such as `72`, and where in the text it begins."""
+
+  start: int
+  text: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,17 +31,22 @@ class AnswerForm:
   Attributes:
     instruction: system text that asks for step-by-step reasoning and an answer of this form.
     write: from a target (`72`) to the answer's text (`{"answer": "72"}`).
-    marker: matches what an answer begins with, up to what it says.
-    read: from a match of `marker` to what the answer says there (`72`); None or empty if it says
-      nothing, and so was no marker.
+    markers: each matches what an answer begins with, up to what it says. A later one counts only
+      where no answer is found by those before it.
+    read: from a match of a marker (but a box) to what the answer says; None if it says nothing,
+      and so was no marker.
+    read_box: from what stands in a box to what it says; None likewise.
     is_right: whether what an answer says equals a target.
+    is_target: whether a text can be a target.
   """
 
   instruction: str
   write: Callable[[str], str]
-  marker: re.Pattern[str]
-  read: Callable[[re.Match[str]], str | None]
+  markers: tuple[re.Pattern[str], ...]
+  read: Callable[[re.Match[str]], Value | None]
+  read_box: Callable[[str], str | None] = lambda inside: inside
   is_right: Callable[[str, str], bool]
+  is_target: Callable[[str], bool] = bool
 
 
 class SplitResponse(NamedTuple):
@@ -45,99 +63,224 @@ class SplitResponse(NamedTuple):
   value: str
 
 
+class Answer(NamedTuple):
+  """An answer in a text: where it begins and ends, and its value."""
+
+  start: int
+  stop: int
+  value: Value
+
+
 def split_response(response: str, form: AnswerForm) -> SplitResponse | None:
-  """Splits a response at its last answer marker; None, for unparsed, if it has none."""
-  for match in reversed(list(form.marker.finditer(response))):
-    value = form.read(match)
-    if value:
-      answer = response[match.start() :].rstrip()
-      return SplitResponse(response[: match.start()], answer, value)
+  """Splits a response at its last answer; None, for unparsed, if it has none.
+
+  Boxes that are joined by a word such as "or" are one answer of several values.
+  """
+  answer = last_answer(response, form)
+  if answer is None:
+    return None
+  start, _, value = answer
+  return SplitResponse(response[:start], response[start:].rstrip(), value.text)
+
+
+def last_answer(response: str, form: AnswerForm) -> Answer | None:
+  """The answer at which `split_response` splits."""
+  found = (find_answers(response, form, marker) for marker in form.markers)
+  return next((answers[-1] for answers in found if answers), None)
+
+
+def first_value(text: str, form: AnswerForm) -> str | None:
+  """The value of an answer with which a text begins; None if it begins with none."""
+  for marker in form.markers:
+    found = find_answers(text, form, marker)
+    if found and found[0].start == 0:
+      return found[0].value.text
   return None
 
 
+def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> list[Answer]:
+  """All answers of a response that a marker finds, in their order."""
+  text = plain_signs(hide_thinking(response))
+  closing = _closing_braces(text)
+  found: list[Answer] = []
+  for match in marker.finditer(text):
+    box = match.groupdict().get("box") is not None
+    inside = _in_box(match, closing) if box else form.read(match)
+    if box and inside is not None:
+      read = form.read_box(inside.text)
+      inside = Value(inside.start, read) if read else None
+    if inside is None or not inside.text:
+      continue
+    answer = Answer(match.start(), inside.start + len(inside.text), inside)
+    joined = _joined(found[-1], answer, text) if box and found else None
+    found.append(joined or answer)
+  return found
+
+
 def last_boxed(text: str) -> str | None:
-  r"""What the last `\boxed{...}` of a text holds; None where there is none."""
-  values = (_in_box(match) for match in reversed(list(re.finditer(_BOX, text))))
-  return next(filter(None, values), None)
+  r"""The value of a text's last `\boxed{...}`, or of the last ones that are joined."""
+  split = split_response(text, _BOXES)
+  return split and split.value
 
 
-# "Thus, the final answer is:", "Answer:", "So the correct answer is"
+_LONGEST = 2000  # characters of a boxed value
+_SENTENCE = 500  # characters behind a marker in which a value is looked for
+
+# "Thus, the final answer is:", "Answer:", "So the correct answer is", "The answers are"
 _PHRASE = (
-  r"(?i:(?:\b(?:thus|therefore|hence|so),? +)?(?:\b(?:the|my|our) +)?"
-  r"(?:\b(?:final|correct|right|best) +)*\banswer\s*(?:is|:|=):?)"
+  r"(?i:(?:\b(?:thus|therefore|hence|so),? {1,3})?(?:\b(?:the|my|our) {1,3})?"
+  r"(?:\b(?:final|correct|right|best) {1,3}){0,3}"
+  r"\banswers?(?:\s{0,8}(?:(?:is|are)\b|:|=)):?)(?!\s{1,3}not\b)"
 )
-_BOX = r"(?:\$+|\\[\[(]\s*)?\\(?:boxed|fbox)\s*(?P<box>(?=[{\w]))"
-_JSON_KEY = r"""(?:\{\s*)?["']answer["']\s*:\s*(?P<json>)"""
+_BOX = r"(?:\${1,2}|\\[\[(]\s{0,8})?\\(?:boxed|fbox)\s{0,8}(?P<box>(?=[{\w]))"
+_JSON_KEY = r"""(?i:(?:\{\s{0,8})?\\?["'](?:final[ _]?)?answer\\?["']\s{0,8}:\s{0,8}(?P<json>))"""
+_BEHIND_PHRASE = r"[\s*]{0,8}"
+# "#### Final Answer", with the answer below
+_HEADING = (
+  r"^(?:(?:\#{1,6} {0,3}[*_]{0,4}|[*_]{2,4})(?i:(?:the )?(?:(?:final|correct) )?answer)"
+  r"|(?i:(?:the )?(?:final|correct) answer))(?=[*_ ]{0,8}$)"
+)
+_OUTSIDE_BOX = rf"{_JSON_KEY}|(?P<phrase>{_PHRASE}\*{{0,2}}|{_HEADING})|\#{{4}}|^A:"
+
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"[^\s$]{1,100}")
+_JOINED_WITHIN = 60  # characters between two boxes
+_MARKUP = re.compile(r"\\(?:text|mbox|quad|qquad|[\[\]()])|[\s${}\\]")
+_NAME = re.compile(r"[A-Za-z](?:_\w{1,3})? ?= ?\Z")
+_JOINERS = frozenset(["or", "and", ",", ";", "&"])
 
 
-def _in_box(match: re.Match[str]) -> str | None:
-  r"""What stands in the braces (matched) that begin where a match ends; `\boxed 5` needs none."""
+def _closing_braces(text: str) -> dict[int, int]:
+  r"""The place of the closing brace of each opening one that has one; `\{` is none."""
+  opened, closing = [], {}
+  for match in _BRACE.finditer(text):
+    if match[0] == "{":
+      opened.append(match.start())
+    elif match[0] == "}" and opened:
+      closing[opened.pop()] = match.start()
+  return closing
+
+
+def _in_box(match: re.Match[str], closing: Mapping[int, int]) -> Value | None:
+  r"""What stands in the braces that begin where a match ends; `\boxed 5` needs none."""
   text, start = match.string, match.end()
   if text[start] != "{":
-    return re.split(r"[\s$]", text[start:], maxsplit=1)[0]
-  depth = 0
-  for position in range(start, len(text)):
-    depth += {"{": 1, "}": -1}.get(text[position], 0)
-    if depth == 0:
-      return text[start + 1 : position].strip()
-  return None  # cut off before its end
+    token = _TOKEN.match(text, start)
+    assert token is not None  # the marker saw a word's first character
+    return Value(start, re.split(r"\\[\])]|[.,;:)\]]+\Z", token[0], maxsplit=1)[0])
+  stop = closing.get(start)
+  if stop is None or stop - start > _LONGEST:
+    return None  # cut off before its end, or no answer
+  inside = text[start + 1 : stop]
+  return Value(start + 1 + len(inside) - len(inside.lstrip()), inside.strip())
 
 
-# "#### Final Answer", with the answer below
-_HEADING = r"\#{2,} *\**(?i:(?:the )?(?:(?:final|correct) )?answer)(?=[*_ ]*\n)"
-# GSM8K's mark is a heading's too: "#### Step 3", "#### 3. Add up".
-_SECTION = re.compile(r"\W*(?:(?i:step|part|case|method)\s*\d|\d+[.):]\s+[^\W\d])")
-_NUMBER_BELOW = re.compile(r"[*_ ]*\n\s*(?:\*\*)?[-+]?[$£€]?\d")
+def _joined(before: Answer, box: Answer, text: str) -> Answer | None:
+  """Two boxes as one answer of two values; None where the second corrects the first."""
+  between = text[before.stop : box.start]
+  if len(between) > _JOINED_WITHIN:
+    return None
+  words = re.sub(r"[,;&]", r" \g<0> ", _NAME.sub("", _MARKUP.sub(" ", between).strip())).split()
+  if not words or not _JOINERS.issuperset(words):
+    return None
+  values = dict.fromkeys([before.value.text, box.value.text])
+  return Answer(before.start, box.stop, Value(before.value.start, ", ".join(values)))
+
+
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 _JSON_END = re.compile(r"[}\n]|,(?!\d{3}(?!\d))")  # of a bare value, which may have thousands
 
 
-def _read_number(match: re.Match[str]) -> str | None:
-  if match["box"] is not None:
-    return _in_box(match)
-  rest = match.string[match.end() :]
+def _in_json(match: re.Match[str]) -> Value:
+  """The value of an `answer` key; the items of a list are several values."""
+  rest = _behind(match).removeprefix("\\")
+  try:
+    found, _ = _JSON.raw_decode(rest)
+  except (ValueError, RecursionError):
+    found = None
+  if isinstance(found, list):
+    return Value(match.end(), ", ".join(map(str, found)))
+  quote = rest[:1] if rest[:1] in ("'", '"') else None
+  # Not decoded: what JSON makes of \frac in single backslashes is a form feed.
+  value = rest[1:].partition(quote)[0].rstrip("\\") if quote else _JSON_END.split(rest)[0]
+  value = value.replace("\\\\", "\\")
+  return Value(match.end() + len(quote or ""), value.strip())
+
+
+def _behind(match: re.Match[str]) -> str:
+  return match.string[match.end() : match.end() + _SENTENCE]
+
+
+# GSM8K's mark is a heading's too: "#### Step 3", "#### 3. Add up".
+_SECTION = re.compile(r"\W{0,8}(?:(?i:step|part|case|method)\s{0,8}\d|\d{1,9}[.):]\s{1,8}[^\W\d])")
+_DIGIT = r"[\d\u00bc-\u00be\u2150-\u215e\u2189]"
+# A number on a line of its own below, or in display math there.
+_NUMBER_BELOW = re.compile(
+  r"[*_ ]{0,8}(?:(?:\$\$|\\\[)\s{0,8}"
+  r"|\n\s{0,8}(?:\*\*|\$\$\s{0,8}|\\\[\s{0,8}|\\\(\s{0,8})?)"
+  rf"(?=[-+]?\\?[$£€]?[-+]?\.?{_DIGIT}|\\frac)"
+)
+_CUT_OFF = re.compile(r"\\(?:boxed|fbox)")  # a box that has no end
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[.](?=\*)")
+
+
+def _read_number(match: re.Match[str]) -> Value | None:
   if match["json"] is not None:
-    quote = rest[:1] if rest[:1] in ("'", '"') else None
-    return (rest[1:].partition(quote)[0] if quote else _JSON_END.split(rest)[0]).strip()
-  if match["phrase"] is not None and _NUMBER_BELOW.match(rest):
-    rest = rest.lstrip("*_ \n")  # a heading
-  line = rest.partition("\n")[0].strip()
-  if match["phrase"] is None:
-    return line if re.search(r"\d", line) and not _SECTION.match(line) else None
-  sentence = re.split(r"[.!?](?:\s|$)", line)[0]  # what a sentence says, ends with it
-  return sentence if re.search(r"\d", sentence) else None
+    return _in_json(match)
+  rest, start = _behind(match), match.end()
+  if below := _NUMBER_BELOW.match(rest):
+    rest, start = rest[below.end() :], start + below.end()
+  line = rest.partition("\n")[0]
+  start += len(line) - len(line.lstrip())
+  line = line.strip()
+  if match["phrase"] is None or below:
+    if _SECTION.match(line):
+      return None
+  else:
+    line = _SENTENCE_END.split(line, maxsplit=1)[0]  # what a sentence says, ends with it
+  says = re.search(rf"{_DIGIT}|\\frac", line) and not _CUT_OFF.search(line)
+  return Value(start, line) if says else None
 
 
-def _read_letter(match: re.Match[str]) -> str | None:
-  if match["box"] is not None:
-    found = _BOXED_LETTER.fullmatch(_in_box(match) or "")
-    return found and found[1]
-  found = _LETTER.match(match.string, match.end())
-  return found and (found[1] or found[2])
-
-
-# A and I are words too, so more than a space must follow them; of a dash or a bracket a space is.
-_LETTER = re.compile(
-  r"""[\s*$(\["']*(?:(?i:option|choice)\s+|\\(?:text|mathrm|textbf)\{)*\(?"""
-  r"""(?:([A-J])(?=\s*(?:[)\].,:;}*$"'\u2013\u2014]|$)|\s+[-(])|([B-HJ])\b)""",
-  re.MULTILINE,
+_MATH = re.compile(
+  r"[\s*_]{0,8}(?:\$\$(?P<display>[^$]{1,500})\$\$|\$(?P<inline>[^$]{1,500})\$|"
+  r"\\\[(?P<bracket>.{1,500}?)\\\]|\\\((?P<round>.{1,500}?)\\\))",
+  re.DOTALL,
 )
-# "C", "(C)", "\text{C}", and with the option's text: "C. four", "\text{C) four}"
-_BOXED_LETTER = re.compile(
-  r"(?:\\\w+\{)?\s*\(?([A-J])(?:\)?\}?|(?:[.:)]|\s+[-(]|\s*[\u2013\u2014])\s*\S.*)", re.DOTALL
-)
+_SAYS_MATH = re.compile(r"[\d\\^=+]|^\W*\w+\W*$")
+
+
+def _read_expression(match: re.Match[str]) -> Value | None:
+  """A formula, or the rest of a sentence that has one or is a single word."""
+  if match["json"] is not None:
+    return _in_json(match)
+  rest = _behind(match)
+  if math := _MATH.match(rest):
+    kind = str(math.lastgroup)
+    behind = _SENTENCE_END.split(rest[math.end() :].partition("\n")[0], maxsplit=1)[0]
+    if not behind.strip(" *_."):
+      return Value(match.end() + math.start(kind), math[kind].strip())
+  space = re.match(r"[\s*_]{0,8}", rest)
+  assert space is not None  # it may be empty
+  line = _SENTENCE_END.split(rest[space.end() :].partition("\n")[0], maxsplit=1)[0].strip()
+  says = _SAYS_MATH.search(line) and not _CUT_OFF.search(line)
+  return Value(match.end() + space.end(), line) if says else None
+
+
+def _read_letter(match: re.Match[str]) -> Value | None:
+  if match["said"]:
+    return Value(match.start("said"), match["said"].upper())
+  if match["json"] is not None:
+    value = _in_json(match)
+    letter = only_letter(value.text)
+    return Value(value.start, letter) if letter else None
+  letter = find_letter(_behind(match))
+  return Value(match.end() + letter.start, letter.text) if letter else None
 
 
 def _same_number(value: str, target: str) -> bool:
   number = parse_number(value)
   return number is not None and number == parse_number(target)
-
-
-def _same_expression(value: str, target: str) -> bool:
-  if re.sub(r"\s", "", value) == re.sub(r"\s", "", target):
-    return True
-  if all(re.fullmatch(r"-?\d{1,18}", text) for text in (value, target)):
-    return int(value) == int(target)  # AIME writes 033
-  return MATH_CHECKER.equal(value, target)
 
 
 NUMBER = AnswerForm(
@@ -148,12 +291,16 @@ NUMBER = AnswerForm(
   write=lambda target: json.dumps({"answer": target}),
   # Beside the form that is asked for: GSM8K's, that of the solutions published with it (A:), and
   # what models write that do not follow.
-  marker=re.compile(
-    rf"(?:{_PHRASE}[\s*]*)?(?:{_JSON_KEY}|{_BOX})|(?P<phrase>{_PHRASE}\**|^{_HEADING})|####|^A:",
-    re.MULTILINE,
+  markers=(
+    re.compile(
+      rf"(?:{_PHRASE}{_BEHIND_PHRASE})?(?:{_JSON_KEY}|{_BOX})"
+      rf"|(?P<phrase>{_PHRASE}\*{{0,2}}|{_HEADING})|\#{{4}}|^A:",
+      re.MULTILINE,
+    ),
   ),
   read=_read_number,
   is_right=_same_number,
+  is_target=lambda target: parse_number(target) is not None,
 )
 BOXED = AnswerForm(
   instruction=(
@@ -161,9 +308,21 @@ BOXED = AnswerForm(
     "box: Thus, the final answer is: \\boxed{ANSWER}"
   ),
   write=lambda target: f"Thus, the final answer is: \\boxed{{{target}}}",
-  marker=re.compile(rf"(?:{_PHRASE}[\s*]*)?{_BOX}"),
-  read=_in_box,
-  is_right=_same_expression,
+  markers=(
+    re.compile(rf"(?:{_PHRASE}{_BEHIND_PHRASE})?{_BOX}"),
+    re.compile(_OUTSIDE_BOX, re.MULTILINE),
+  ),
+  read=_read_expression,
+  is_right=same_expression,
+)
+_BOXES = dataclasses.replace(BOXED, markers=BOXED.markers[:1])
+_CHOICE = (
+  r"(?i:\b(?:final|correct|right|best) {1,3}(?:option|choice|letter)"
+  r"(?:\s{0,8}(?:is\b|:|=)):?)(?!\s{1,3}not\b)"
+)
+_SAID = (
+  r"(?:(?i:\b(?:option|choice)\s{1,3}\(?(?P<said>[A-J])\b\)?)\*{0,2} is (?:the )?"
+  r"(?:correct|right|best|answer)\b)"
 )
 LETTER = AnswerForm(
   instruction=(
@@ -171,7 +330,14 @@ LETTER = AnswerForm(
     "with the letter of the right option: Thus, the final answer is: LETTER"
   ),
   write=lambda target: f"Thus, the final answer is: {target}",
-  marker=re.compile(rf"(?:{_PHRASE}[\s*]*)?{_BOX}|{_PHRASE}"),
+  markers=(
+    re.compile(
+      rf"(?:{_PHRASE}{_BEHIND_PHRASE})?(?:{_JSON_KEY}|{_BOX})|{_PHRASE}|{_CHOICE}|{_SAID}"
+      rf"|{_HEADING}|\#{{4}}",
+      re.MULTILINE,
+    ),
+  ),
   read=_read_letter,
-  is_right=operator.eq,
+  read_box=only_letter,
+  is_right=same_letter,
 )

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, AnswerForm, split_response
+from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, AnswerForm, find_answers
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.errors import UserError
 
@@ -33,8 +33,11 @@ def expected_answer(chain: Chain) -> Expected:
   Raises:
     UserError: no answer of a form that we know is found in the chain's.
   """
+  # BOXED's second marker finds what NUMBER's does, which says more.
   found = [
-    (form, split) for form in _FORMS if (split := split_response(chain.answer, form)) is not None
+    (form, answers[-1])
+    for form in _FORMS
+    if (answers := find_answers(chain.answer, form, form.markers[0]))
   ]
   if not found:
     forms = ", ".join(
@@ -44,10 +47,9 @@ def expected_answer(chain: Chain) -> Expected:
       f"chain {chain.id}: no answer is found in its answer {chain.answer!r}; expected one like "
       f"those that sample writes: {forms}"
     )
-  right = [x for x in found if chain.target and x[0].is_right(x[1].value, chain.target)]
-  form, split = (right or found)[0]
-  marker = form.marker.match(split.answer)
-  assert marker is not None  # the answer begins with it
-  lead = split.answer[: split.answer.index(split.value, marker.end())]
+  by_target = [x for x in found if chain.target and x[0].is_right(x[1].value.text, chain.target)]
+  readable = [x for x in found if x[0].is_target(x[1].value.text)]
+  form, (start, _, value) = (by_target or readable or found)[0]
+  lead = chain.answer[start : value.start]
   # A space in front of a word is a part of the word's token in most tokenizers.
-  return Expected(form, lead.rstrip(" "), chain.target or split.value)
+  return Expected(form, lead.rstrip(" "), chain.target or value.text)

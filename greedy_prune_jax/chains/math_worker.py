@@ -7,25 +7,77 @@ from within nor trusted to come to an end.
 
 import json
 import logging
+import math
 import resource
 import signal
 import sys
+from typing import Any, cast
 
 _MAX_BYTES = 4 << 30  # SymPy will work out 9**9**9 if it is asked to
 
 
-def _equal(value: str, target: str) -> bool:
-  # Without its own limits, which need signals that we use ourselves.
-  from math_verify import parse, verify
+_DIGITS = 40  # of numbers that are compared
+# 0.333333 is a third; numbers of which both or neither are decimals are equal to many more digits.
+_ROUNDED, _SAME = 1.000001e-6, 1e-12
 
-  gold, given = (parse(f"\\boxed{{{text}}}", parsing_timeout=0) for text in (target, value))
+
+def _equal(value: str, target: str) -> bool:
+  # Without its own limits, which need signals that we use ourselves; and of TeX alone: its other
+  # readers take one number out of what they cannot parse.
+  from math_verify import LatexExtractionConfig, parse, verify
+
+  gold, given = (
+    parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=0)
+    for text in (target, value)
+  )
   return verify(gold, given, timeout_seconds=0)
+
+
+def _compare_relatively() -> None:
+  """Replaces math-verify's comparison of numbers, which rounds to six decimals.
+
+  There 1.6e-19 equals 9.1e-31, since both round to 0.
+  """
+  from math_verify import grader
+  from sympy import Basic, Float
+
+  compare_matrices = grader.sympy_numeric_eq
+
+  def equal(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+    if not (isinstance(a, Basic) and isinstance(b, Basic)):
+      return compare_matrices(a, b, float_rounding, numeric_precision)
+    percents = [grader.get_pct_val(x) for x in (a, b)]
+    if all(x is not None for x in percents) or (
+      any(x is not None for x in percents) and not a.has(Float) and not b.has(Float)
+    ):
+      a, b = (grader.get_pct_val(x, x) for x in (a, b))  # 9% is what 9 is
+    one, other = (cast(Any, grader.safe_sympy_doit(x)) for x in (a, b))
+    return _close(one, other)
+
+  grader.sympy_numeric_eq = equal
+
+
+def _close(a: Any, b: Any) -> bool:
+  """Tells whether two expressions of SymPy are equal: exactly, or relatively for numbers."""
+  from sympy import Float, N, nsimplify
+
+  if a.free_symbols or b.free_symbols:
+    return bool(nsimplify(a - b, rational=True).expand() == 0)
+  tolerance = _SAME if a.has(Float) == b.has(Float) else _ROUNDED
+  try:
+    one, other, difference = (abs(complex(N(x, _DIGITS))) for x in (a, b, a - b))
+  except (TypeError, ValueError, OverflowError):
+    return False
+  if not math.isfinite(one + other):
+    return bool(a == b)
+  return difference <= tolerance * max(one, other)
 
 
 def main() -> None:
   """Answers requests until there are no more."""
   logging.disable()  # math-verify warns that the limits are ours
   resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
+  _compare_relatively()
   _equal("1", "1")  # imports SymPy, which takes seconds that no request should pay for
   print("true", flush=True)
   for line in sys.stdin:
@@ -33,7 +85,7 @@ def main() -> None:
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # SIGALRM's default ends the process
     try:
       equal = _equal(request["value"], request["target"])
-    except (MemoryError, RecursionError):
+    except (MemoryError, RecursionError, ArithmeticError, ValueError):
       equal = False
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(json.dumps(bool(equal)), flush=True)

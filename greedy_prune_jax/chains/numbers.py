@@ -1,69 +1,91 @@
 """Numbers as people and models write them in answers."""
 
+import ast
+import operator
 import re
 import unicodedata
-from decimal import Decimal
 from fractions import Fraction
 
+from greedy_prune_jax.chains.normal_text import normal_answer
+
 # `1,234.50`, `.5`, `-3`; a sign belongs to the number unless it stands between two things.
-_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|\.\d+"
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+"
+_DECIMAL = rf"(?:{_PLAIN})(?:[eE][-+]?\d{{1,4}}(?![\w.]))?"
 _SIGN = r"(?:(?<![\w)\]])[-+])?"
 _NUMBER = re.compile(
-  rf"(?P<sign>{_SIGN})\s*"
+  rf"(?P<sign>{_SIGN}\s*)"
   rf"(?:(?P<whole>\d+)\s+(?P<part>\d+/\d+)|(?P<above>{_DECIMAL})\s*/\s*(?P<below>\d+)|"
   rf"(?P<decimal>{_DECIMAL}))"
 )
-_SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-# Typography and TeX that say nothing about the value. `\frac{1}{2}` is handled beside it; a star
-# between digits multiplies.
-_NOISE = re.compile(
-  r"\\[,!;: $%]|\\(?:text|mathrm|mbox|left|right)\b|[$£€¥₹{}_`\"'\\]|,(?=\s*$)"
-  r"|(?<![\d*])\*+|\*+(?![\d*])"
+_SCALE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_POWER_OF_TEN = re.compile(
+  r"(?<=\d)\s*(?:\\times|\\cdot|[x*])\s*10\s*\^\s*(?:\{\s*([-+]?\d{1,4})\s*\}|([-+]?\d{1,4}))"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
+_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
+_WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathit|mbox|operatorname|boxed|fbox)(?![A-Za-z])")
+_SIMILAR = re.compile(r"\\(?:approx|simeq|sim|cong|equiv)(?![A-Za-z])|~=|\\=|:=")
+_OTHER_RELATION = re.compile(r"!=|=/=|/=|<>|=<|[<>]=?|\\[a-z]*(?:eq|ne|le|ge|lt|gt)\b")
+# Typography that says nothing about the value; a star between digits multiplies.
+_NOISE = re.compile(r"\\[$%#&]|[$£€¥₹{}_`\"'\\]|(?<![\d*])\*+|\*+(?![\d*])")
 _POWER_OF_UNIT = re.compile(
-  r"(?<![A-Za-z])([cdkm]?m|ft|in|yd|mi|feet|foot|inch(?:es)?|yards?|miles?|[a-z]*met(?:er|re)s?)"
-  r"\s*(?:\^\s*\{?[23]\}?|[²³])"
+  r"(?<![A-Za-z])([cdkm]?m|ft|in|yd|mi|feet|foot|inch(?:es)?|yards?|miles?|units?"
+  r"|[a-z]*met(?:er|re)s?)\s*\}?\s*\^\s*\{?[23]\}?"
 )
-_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴-⁹]+")
 # A stroke or a hyphen between letters (km/h, half-hours) is none.
-_OPERATOR = re.compile(
-  r"[+^*<>\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}]|(?<![^\W\d_])[/-]|[/-](?![^\W\d_])"
-)
+_OPERATOR = re.compile(r"[+^*<>]|(?<![^\W\d_])[/-]|[/-](?![^\W\d_])")
+_UNKNOWN = re.compile(r"\d\s*[ixyz]\b|[ixyz]\s*\^")  # 3x, 2i
+_COMPOUND = re.compile(r"(?<![\w.,-])\d+(?:\.\d+)?-[^\W\d_]+")  # 1-hour
+_NAME = re.compile(r"[^\W\d_]\w*(?:_\{?\w+\}?)?(?:\([^()]{0,40}\))?")  # x, x_1, f(2)
 # Longer texts are no answers, and Python refuses to read numbers of thousands of digits.
 _MAX_CHARACTERS = 500
 
 
 def parse_number(text: str) -> Fraction | None:
-  """The one number that a text states, exactly; None if it states none, or several.
+  r"""The one number that a text states, exactly; None if it states none, or several.
 
-  Read as one number: `1,234.50`, `$5.00`, `12 apples`, `50%` (50), `60 km/h`, `$15/hour`,
-  `72 cm^2`, `x = 3`, `2 1/2`, `\\frac{3}{4}`, `1.8 million`. Not read: `3 hours 20 minutes`,
-  `1,2`, `10 + 5`, `10^2`, `10+John's age`.
+  Read as one number: `1,234.50`, `12 500`, `$5.00`, `12 apples`, `50%` (50), `60 km/h`, `$15/hour`,
+  `72 cm^2`, `x = 3`, `4 * 5 = 20`, `2½`, `\frac{3}{4}`, `1.8 million`, `1.2e6`, `18 1-hour walks`.
+  Not read: `3 hours 20 minutes`, `x = 3, y = 5`, `3 >= 2`, `1,2`, `10 + 5`, `10^2`, `2\pi`.
   """
-  text = _SUPERSCRIPT.sub("^", _POWER_OF_UNIT.sub(r"\1", text))
-  text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
   if len(text) > _MAX_CHARACTERS:
     return None
-  text = _NOISE.sub("", _FRACTION.sub(_as_quotient, text)).rpartition("=")[2]
+  text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2]}", normal_answer(text))
+  text = _SIMILAR.sub("=", _POWER_OF_UNIT.sub(r"\1", _WRAPPER.sub(" ", text)))
+  if _OTHER_RELATION.search(text):
+    return None
+  *left, last = _FRACTION.sub(_as_quotient, text).split("=")
+  value = _single_number(last)
+  if value is None or not all(_states(part, value, last) for part in left):
+    return None
+  return value
+
+
+def _as_quotient(match: re.Match[str]) -> str:
+  above, below = (part for part in match.groups() if part)
+  return f" {above}/{below}"
+
+
+def _single_number(text: str) -> Fraction | None:
+  text = text.replace(r"^\circ", "")
+  if re.search(r"\\[A-Za-z]", text):
+    return None  # a root, a product, pi
+  text = _NOISE.sub("", text)
+  without = _COMPOUND.sub(" ", text)
+  text = without if _NUMBER.search(without) else text
   matches = list(_NUMBER.finditer(text))
-  if len(matches) != 1:
+  if len(matches) != 1 or _UNKNOWN.search(text):
     return None
   match = matches[0]
+  if match["sign"].strip() and match["sign"][-1].isspace() and text[: match.start()].strip():
+    return None  # x - 5
   behind = re.sub(r"^/(?=[^\W\d_]{2})", "", text[match.end() :])  # a rate, such as 15/hour
-  around = text[: match.start()] + " " + behind
-  if _OPERATOR.search(around):
+  if _OPERATOR.search(text[: match.start()] + " " + behind):
     return None  # part of an expression, not a number with words beside it
   value = _value(match)
   if value is None:
     return None
   scale = re.match(r"\s*(\w+)", text[match.end() :].lower())
   return value * (_SCALE.get(scale[1], 1) if scale else 1)
-
-
-def _as_quotient(match: re.Match[str]) -> str:
-  above, below = (part for part in match.groups() if part)
-  return f" {above}/{below}"
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -75,7 +97,50 @@ def _value(match: re.Match[str]) -> Fraction | None:
       value /= int(match["below"] or 1)
   except ZeroDivisionError:
     return None
-  return -value if match["sign"] == "-" else value
+  return -value if match["sign"].startswith("-") else value
+
+
+def _states(side: str, value: Fraction, written: str) -> bool:
+  """Tells whether one side of an equation is a name, or arithmetic that gives the value.
+
+  The value may be rounded as it is written.
+  """
+  side = _NOISE.sub("", re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "*", side.replace(r"\div", "/")))
+  side = _NAME.sub(" ", re.sub(r"(?<=\d)\s*x\s*(?=\d)", "*", side)).replace(",", "").strip()
+  if not re.search(r"\d", side):
+    return True
+  result = _arithmetic(side)
+  decimals = re.search(r"\.(\d+)", written)
+  tolerance = Fraction(1, 2 * 10 ** len(decimals[1])) if decimals else 0
+  return result is not None and abs(result - value) <= tolerance
+
+
+_OPERATIONS = {
+  ast.Add: operator.add,
+  ast.Sub: operator.sub,
+  ast.Mult: operator.mul,
+  ast.Div: operator.truediv,
+}
+
+
+def _arithmetic(text: str) -> Fraction | None:
+  """The value of sums, products and quotients of decimals; None for anything else."""
+  if not re.fullmatch(r"[\d.+\-*/() ]+", text) or not text.isascii():
+    return None
+
+  def value(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.Constant):
+      return Fraction(text[node.col_offset : node.end_col_offset])
+    if isinstance(node, ast.UnaryOp):
+      return -value(node.operand) if isinstance(node.op, ast.USub) else value(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+      return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
+    raise ValueError(f"{text!r} is no arithmetic")
+
+  try:
+    return value(ast.parse(text, mode="eval").body)
+  except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+    return None
 
 
 def find_numbers(text: str) -> list[tuple[str, Fraction]]:
@@ -86,7 +151,7 @@ def find_numbers(text: str) -> list[tuple[str, Fraction]]:
   text = unicodedata.normalize("NFKC", text)
   return [
     (match[0], Fraction(match[0].replace(",", "")))
-    for match in re.finditer(_DECIMAL, text)
+    for match in re.finditer(_PLAIN, text)
     if len(match[0]) <= _MAX_CHARACTERS
   ]
 
@@ -99,4 +164,7 @@ def canonical_number(text: str) -> str:
   text = text.strip()
   if not re.fullmatch(r"-?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?", text):
     return text
-  return format(Decimal(text.replace(",", "")).normalize(), "f")
+  sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+  whole, _, decimals = digits.replace(",", "").partition(".")
+  whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
+  return f"{sign}{whole}.{decimals}" if decimals else sign + whole

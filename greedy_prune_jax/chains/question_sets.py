@@ -239,10 +239,13 @@ def parse_question(name: str, row: Record, default_id: str) -> Question:
   """
   question_set = QUESTION_SETS[name]
   given_id = row.get("id")
+  parsed = question_set.parse(row)
+  if not question_set.form.is_target(parsed["target"]):
+    raise UserError(f'"answer" gives the target {parsed["target"]!r}, which is not one number')
   return Question(
     id=given_id if given_id and isinstance(given_id, str) else default_id,
     system=fields.get_optional_text(row, "system") or question_set.form.instruction,
-    **question_set.parse(row),
+    **parsed,
   )
 
 

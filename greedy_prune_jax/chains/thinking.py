@@ -1,8 +1,87 @@
-"""The span of a text in which a model thinks: `<think>...</think>`."""
+"""Thinking: the forms in which models write it, and its place in a text."""
 
+import dataclasses
+import re
 from typing import NamedTuple
 
-_OPEN, _CLOSE = "<think>", "</think>"
+
+@dataclasses.dataclass(frozen=True)
+class ThinkingForm:
+  """The tags between which a model thinks.
+
+  Attributes:
+    name: by which a setting names the form.
+    opening: text of the opening tag.
+    closing: text of the closing tag.
+  """
+
+  name: str
+  opening: str
+  closing: str
+
+
+FORMS = (
+  ThinkingForm("think", "<think>", "</think>"),
+  ThinkingForm("thinking", "<thinking>", "</thinking>"),
+  ThinkingForm("thought", "<|begin_of_thought|>", "<|end_of_thought|>"),
+  ThinkingForm("brackets", "[THINK]", "[/THINK]"),
+  ThinkingForm(
+    "harmony",
+    "<|channel|>analysis<|message|>",
+    "<|end|><|start|>assistant<|channel|>final<|message|>",
+  ),
+  ThinkingForm("start_thinking", "<|START_THINKING|>", "<|END_THINKING|>"),
+  ThinkingForm("seed", "<seed:think>", "</seed:think>"),
+  ThinkingForm("channel", "<|channel>thought", "<channel|>"),
+)
+
+# Harmony's final channel may follow in other ways than the template's; and decoded without special
+# tokens, nothing is left of its tags but their words.
+_READ_AS = {
+  "harmony": (
+    r"<\|channel\|>\s?(?:analysis|commentary)\b",
+    r"<\|channel\|>\s?final\b(?:<\|message\|>)?",
+  ),
+  "harmony_words": (r"\A(?:assistant)?analysis(?=[^\W_])", r"assistantfinal"),
+}
+_PATTERNS = {form.name: (re.escape(form.opening), re.escape(form.closing)) for form in FORMS}
+_TAG = re.compile(
+  "|".join(
+    f"(?P<{side}_{name}>{pattern})"
+    for name, pair in (_PATTERNS | _READ_AS).items()
+    for side, pattern in zip(("open", "close"), pair, strict=True)
+  ),
+  re.IGNORECASE,
+)
+
+
+def hide_thinking(text: str) -> str:
+  """The text, of its own length, with line breaks in place of all thinking and its tags.
+
+  Thinking that never ends reaches to the end of the text; before a closing tag alone, all is
+  thinking, because templates write the opening tag for the model.
+  """
+  parts, end = [], 0
+  for start, stop in _thinking_spans(text):
+    parts += [text[end:start], "\n" * (stop - start)]
+    end = stop
+  return "".join([*parts, text[end:]])
+
+
+def _thinking_spans(text: str) -> list[tuple[int, int]]:
+  spans: list[tuple[int, int]] = []
+  inside, start = None, 0
+  for match in _TAG.finditer(text):
+    side, _, name = str(match.lastgroup).partition("_")
+    if inside is None and side == "open":
+      inside, start = name, match.start()
+    elif side == "close" and inside in (None, name):
+      if inside is None:
+        spans = [(0, match.end())]
+      else:
+        spans.append((start, match.end()))
+      inside = None
+  return [*spans, (start, len(text))] if inside else spans
 
 
 class Thinking(NamedTuple):
@@ -25,9 +104,9 @@ def split_thinking(reasoning: str) -> Thinking:
   One tag alone is enough: templates write the first for the model, and a reply that is cut off
   lacks the second.
   """
-  start = reasoning.find(_OPEN)
-  start = 0 if start < 0 else start + len(_OPEN)
-  end = reasoning.find(_CLOSE, start)
+  start = reasoning.find("<think>")
+  start = 0 if start < 0 else start + len("<think>")
+  end = reasoning.find("</think>", start)
   end = len(reasoning) if end < 0 else end
   inner = reasoning[start:end]
   start += len(inner) - len(inner.lstrip())

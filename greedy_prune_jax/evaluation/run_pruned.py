@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.answers import AnswerForm, split_response
+from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
@@ -103,9 +103,10 @@ def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) ->
   form, lead, target = item.expected
   answers = {}
   for ratio, reply in zip(texts_of(item.pruned), replies, strict=True):
+    # Of a text that was begun, what a base model adds behind its first answer does not count.
     # Only what was written is searched: the reasoning may hold markers itself ("the answer = ").
     text = (lead if begun else "") + reply.text
-    value = _first_value(text, form) if begun else _last_value(text, form)
+    value = first_value(text, form) if begun else _last_value(text, form)
     answers[ratio] = {
       "text": text,
       "value": value,
@@ -121,15 +122,6 @@ def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) ->
     "target": target,
     "answers": answers,
   }
-
-
-def _first_value(text: str, form: AnswerForm) -> str | None:
-  """Value of the answer that a text begins with; a base model may add more behind it.
-
-  None where it says nothing.
-  """
-  marker = form.marker.match(text)
-  return (marker and form.read(marker)) or None
 
 
 def _last_value(text: str, form: AnswerForm) -> str | None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from greedy_prune_jax.chains.answers import split_response
+from greedy_prune_jax.chains.answers import first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.expected import Expected, expected_answer
@@ -115,6 +115,5 @@ def _says_right(pruned: PrunedChain, expected: Expected, written: str) -> bool:
   if _closing(pruned):
     split = split_response(written, form)
     return split is not None and form.is_right(split.value, expected.target)
-  marker = form.marker.match(expected.lead + written)
-  value = marker and form.read(marker)
-  return bool(value) and form.is_right(str(value), expected.target)
+  value = first_value(expected.lead + written, form)
+  return value is not None and form.is_right(value, expected.target)

@@ -125,7 +125,7 @@ def test_a_box_that_is_cut_off_is_none():
   [("033", "33", True), ("34", "33", False), ("\\text{no}", "\\text{ no}", True)],
 )
 def test_plain_integers_and_equal_texts_need_no_worker(monkeypatch, value, target, right):
-  monkeypatch.setattr("greedy_prune_jax.chains.answers.MATH_CHECKER", None)
+  monkeypatch.setattr("greedy_prune_jax.chains.math_check.MATH_CHECKER", None)
   assert BOXED.is_right(value, target) is right
 
 
@@ -189,6 +189,16 @@ def test_the_published_verdicts_on_gsm8k_solutions():
 def test_the_gold_solutions_of_math_reach_their_gold_answers():
   for row in rows_of("math500.jsonl"):
     assert BOXED.is_right(split_response(row["solution"], BOXED).value, row["answer"])
+
+
+@pytest.mark.parametrize(
+  "frame",
+  ["\\boxed{%s}", "\\boxed{%s.}", "\\boxed{%s},", "\\[\n\\boxed{%s}\n\\]", "**\\boxed{ %s ;}**"],
+)
+def test_the_gold_answers_of_math_are_right_in_every_frame(frame):
+  for row in rows_of("math500.jsonl"):
+    split = split_response(frame % row["answer"], BOXED)
+    assert BOXED.is_right(split.value, row["answer"])
 
 
 def test_chains_of_mmlu_pro_split_where_they_were_split():
