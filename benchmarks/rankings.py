@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation.run_pruned import read_answers
+from greedy_prune_jax.evaluation.pruned.run import read_pruned_answers
 from greedy_prune_jax.pruning.settings import GREEDY, num_kept
 from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import wilson
@@ -166,7 +166,7 @@ def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accu
   """
   answers: dict[tuple[str, str], Mapping[str, Record]] = {
     (ranking_name(record["ranking"], record["objective"]), record["chain"]): record["answers"]
-    for record in read_answers(Path(workdir))
+    for record in read_pruned_answers(Path(workdir))
   }
   wanted = [(run.name, i) for run in runs for i in ids]
   if missing := [key for key in wanted if key not in answers]:
@@ -184,7 +184,7 @@ def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accu
   return Accuracy(ratios, right)
 
 
-def accuracy_table(runs: Sequence[Run], accuracy: Accuracy, caption: str) -> Table:
+def pruned_accuracy_table(runs: Sequence[Run], accuracy: Accuracy, caption: str) -> Table:
   """One row a run and keep ratio; differences are to the first run, from resampled chains."""
   rows = []
   for number, run in enumerate(runs):
@@ -310,7 +310,7 @@ def compare(
   accuracy = None
   if evaluation is not None:
     accuracy = read_accuracy(evaluation, runs, ids)
-    shares = accuracy_table(
+    shares = pruned_accuracy_table(
       runs,
       accuracy,
       f"{chains}; share with the right answer, Wilson's 95% intervals; differences are to "

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.train_sides import BETAS, LEARNING_RATE, MAX_GRAD_NORM, Task, serve
+from greedy_prune_jax.distill.batches import Batch, pack_batch, packed_width
 from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora
 from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
-from greedy_prune_jax.distill.packing import Batch, pack_batch, row_width
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.distill.step import Student, init_state, make_train_step
 from greedy_prune_jax.jobs.entry import keep_compilations
@@ -73,7 +73,7 @@ class OurStep:
 def packed(examples: Sequence[tuple[list[int], int]]) -> Batch:
   """The batch as the `distill` job packs it."""
   made = [Example(f"{i}", np.asarray(ids, np.int32), n) for i, (ids, n) in enumerate(examples)]
-  return pack_batch(made, row_width([len(example) for example in made], len(made)))
+  return pack_batch(made, packed_width([len(example) for example in made], len(made)))
 
 
 def lora_config(rank: int, alpha: float) -> LoraConfig | None:

@@ -36,12 +36,12 @@ from benchmarks.train_ours import LORA_SEED, OurStep, lora_config, packed
 from benchmarks.train_sides import Side, Step, Task
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.distill.batches import Batch
 from greedy_prune_jax.distill.examples import make_example
 from greedy_prune_jax.distill.export import save_adapter
 from greedy_prune_jax.distill.lora import init_lora
 from greedy_prune_jax.distill.loss import REMAT
-from greedy_prune_jax.distill.metrics import peak_flops, step_flops
-from greedy_prune_jax.distill.packing import Batch
+from greedy_prune_jax.distill.metrics import peak_flops, train_step_flops
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.config import ModelConfig
@@ -92,7 +92,7 @@ def random_examples(config: ModelConfig, count: int, longest: int) -> Examples:
 
 def share_of_peak(config: ModelConfig, batch: Batch, seconds: float, rank: int, peak: float):
   """Of the peak in FLOP/s, which share the necessary products are."""
-  return step_flops(config, batch, all_weights=not rank) / seconds / peak
+  return train_step_flops(config, batch, all_weights=not rank) / seconds / peak
 
 
 def compare(folder: Path, model: Model, tokenizer) -> None:

@@ -101,8 +101,8 @@ def build_store(
     waiting = [i for i, chain_id in enumerate(ids) if chain_id not in finished]
     batches = _batches(waiting, chains, batch_positions, axis_size(model.params, DATA))
     for batch_size, members in tqdm(batches, desc="attention features", disable=not batches):
-      found = extract_features(model, [chains[i] for i in members], batch_size=batch_size)
-      for i, (chain_attention, chain_surprisal) in zip(members, found, strict=True):
+      features = extract_features(model, [chains[i] for i in members], batch_size=batch_size)
+      for i, (chain_attention, chain_surprisal) in zip(members, features, strict=True):
         attention[starts[i] : starts[i + 1]] = chain_attention
         surprisal[starts[i] : starts[i + 1]] = chain_surprisal
       attention.flush()
@@ -128,11 +128,11 @@ def open_store(folder: Path) -> FeatureStore:
 
 def _hash(chains: Sequence[Segments]) -> str:
   """Of all tokens, those of the prompts included, which depend on the chat template."""
-  found = hashlib.sha256()
+  digest = hashlib.sha256()
   for chain in chains:
     for ids in (chain.prompt, chain.reasoning, chain.answer):
-      found.update(ids.astype(np.int32).tobytes())
-  return found.hexdigest()[:16]
+      digest.update(ids.astype(np.int32).tobytes())
+  return digest.hexdigest()[:16]
 
 
 def _start_or_check(folder: Path, index: dict[str, Any]) -> None:

@@ -44,14 +44,14 @@ def read_labels(path: Path) -> dict[str, tuple[tuple[str, ...], Labels]]:
   Raises:
     UserError: the file cannot be read or a line is of another form; the message names the line.
   """
-  found = {}
+  labels_of = {}
   for number, line in read_lines(path):
     try:
       record = parse_line(line)
-      found[fields.get_text(record, "id")] = _parse_tokens(record)
+      labels_of[fields.get_text(record, "id")] = _parse_tokens(record)
     except UserError as error:
       raise UserError(f"{path}, line {number}: {error}") from error
-  return found
+  return labels_of
 
 
 def _parse_tokens(record: Record) -> tuple[tuple[str, ...], Labels]:
@@ -61,7 +61,7 @@ def _parse_tokens(record: Record) -> tuple[tuple[str, ...], Labels]:
   positions = [token["token_position"] for token in tokens]
   if positions != list(range(len(tokens))):
     raise UserError(
-      f'"token_position" must be 0 to {len(tokens) - 1}, each once; found {positions[:8]}...'
+      f'"token_position" must be 0 to {len(tokens) - 1}, each once; they are {positions[:8]}...'
     )
   texts = tuple(fields.get(token, "token_text", str) for token in tokens)
   names = [fields.get(token, "category", str, type(None)) for token in tokens]
@@ -76,7 +76,7 @@ def labels_of_chains(
   Raises:
     UserError: a chain has none, or they are of other tokens (another tokenizer's, say).
   """
-  found = []
+  ordered = []
   for chain in chains:
     if chain.chain.id not in stored:
       raise UserError(f"no labels for chain {chain.chain.id}; label it, or leave it out")
@@ -86,5 +86,5 @@ def labels_of_chains(
         f"the labels of chain {chain.chain.id} are of {len(texts)} other tokens than its "
         f"{len(chain.reasoning_tokens)}; labels hold for one tokenizer only"
       )
-    found.append(labels)
-  return found
+    ordered.append(labels)
+  return ordered

@@ -38,7 +38,7 @@ _KEY = ("fitted to", "tested on", "target", "regressor", "features")
 _DATA = "data"  # of a stored row: fingerprints of what was fitted to and tested on
 
 
-class Task(NamedTuple):
+class RegressionTask(NamedTuple):
   """One regression; the fields are those of `_KEY`."""
 
   train: str
@@ -48,9 +48,9 @@ class Task(NamedTuple):
   features: str
 
 
-def plan_tasks(
+def plan_regressions(
   runs: Sequence[RankData], regressors: Sequence[str], late_share: float
-) -> list[Task]:
+) -> list[RegressionTask]:
   """Every regression of the report: within each run, and by ridge from each run to each other."""
   tasks = []
   for run in runs:
@@ -58,12 +58,12 @@ def plan_tasks(
     for target in targets:
       for regressor in regressors:
         for features in FEATURE_SETS if regressor == "ridge" else _TREE_SETS:
-          tasks.append(Task(run.name, run.name, target, regressor, features))
+          tasks.append(RegressionTask(run.name, run.name, target, regressor, features))
   for train in runs:
     for test in runs:
       if train is not test and "ridge" in regressors:
         sets = _SHARED_SETS + (_HEAD_SETS if train.shape == test.shape else ())
-        tasks += [Task(train.name, test.name, "rank", "ridge", name) for name in sets]
+        tasks += [RegressionTask(train.name, test.name, "rank", "ridge", name) for name in sets]
   return tasks
 
 
@@ -81,7 +81,7 @@ def _without_late_target(runs: Sequence[RankData], late_share: float) -> list[st
   ]
 
 
-def run_tasks(
+def run_regressions(
   path: Path, runs: Sequence[RankData], regressors: Sequence[str], late_share: float
 ) -> list[dict[str, Cell]]:
   """Scores of every regression, those that an earlier call stored in `path` included.
@@ -97,12 +97,12 @@ def run_tasks(
   fold_of = assign_folds(runs)
   data_of = {
     task: f"{run_of[task.train].fingerprint} {run_of[task.test].fingerprint}"
-    for task in plan_tasks(runs, regressors, late_share)
+    for task in plan_regressions(runs, regressors, late_share)
   }
   with JsonlWriter(path) as stored:
-    known: dict[Task, dict[str, Cell]] = {}
+    known: dict[RegressionTask, dict[str, Cell]] = {}
     for record in read_records(path):
-      task = Task(*(record[key] for key in _KEY))
+      task = RegressionTask(*(record[key] for key in _KEY))
       if record.pop(_DATA, None) == data_of.get(task, ""):
         known[task] = record
     for task in tqdm([task for task in data_of if task not in known], desc="regressions"):
@@ -138,7 +138,7 @@ def regression_section(
   Args:
     runs: the data.
     rankings: fitted to each.
-    rows: scores from `run_tasks`.
+    rows: scores from `run_regressions`.
     late_share: the share of tokens that the scores count as late.
   """
   within = [row for row in rows if row["fitted to"] == row["tested on"]]
@@ -185,7 +185,7 @@ def regression_section(
 
 def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> list[str]:
   """States the gain of attention over the controls in each run, by ridge."""
-  found = []
+  sentences = []
   for run in runs:
     by_set = {
       row["features"]: row
@@ -199,8 +199,8 @@ def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> lis
       f"{by_set[name]['r2 high']:.3f})"
       for name in ("controls", "controls and shuffled attention", "controls and attention")
     ]
-    found.append(f"{run.name}, {len(run.ids)} chains, by ridge: {'; '.join(described)}.")
-  return found
+    sentences.append(f"{run.name}, {len(run.ids)} chains, by ridge: {'; '.join(described)}.")
+  return sentences
 
 
 def _score_plot(ranks, runs, metric, caption, label) -> Plot:

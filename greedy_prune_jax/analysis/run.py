@@ -21,7 +21,7 @@ from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.rank_data import collect_rank_data
 from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, fit_ranking
-from greedy_prune_jax.analysis.regression_report import regression_section, run_tasks
+from greedy_prune_jax.analysis.regression_report import regression_section, run_regressions
 from greedy_prune_jax.analysis.report import Section, write_report
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
 from greedy_prune_jax.analysis.viewer import write_viewer
@@ -69,7 +69,7 @@ def run_analysis(
 ) -> None:
   """Runs the parts that are asked for, and ends with `report.html` in `workdir`.
 
-  Labels, attention features and scores of regressions are stored as they are found; a run that was
+  Labels, attention features and scores of regressions are stored as they are made; a run that was
   stopped goes on from them.
 
   Args:
@@ -216,7 +216,7 @@ def _regression(
     save_ranking(workdir / "rankings" / source.name, ranking)
     rankings.append(ranking)
   scores = workdir / "regressions.jsonl"
-  rows = run_tasks(scores, data, settings.regressors, settings.late_share)
+  rows = run_regressions(scores, data, settings.regressors, settings.late_share)
   return regression_section(data, rankings, rows, settings.late_share)
 
 
@@ -226,8 +226,8 @@ def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_mode
   tokenizer = load_tokenizer(pruner)
   template = load_chat_template(source.config.get("chat_template", "tokenizer"), tokenizer)
   segments = [segment(chain.chain, tokenizer, template) for chain in source.chains]
-  for chain, found in zip(source.chains, segments, strict=True):
-    if not np.array_equal(found.reasoning, chain.reasoning_ids):
+  for chain, segmented in zip(source.chains, segments, strict=True):
+    if not np.array_equal(segmented.reasoning, chain.reasoning_ids):
       raise UserError(
         f"{pruner} tokenises chain {chain.chain.id} of {source.path} otherwise than when it was "
         "pruned; the pruner must be the same model"

@@ -22,7 +22,7 @@ from greedy_prune_jax.runs.files import explain_os_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainProgress:
   """A run's progress, stored beside its weights.
 
   Attributes:
@@ -39,8 +39,8 @@ class Progress:
   stalled: int = 0
   examples: str | None = None
 
-  def after(self, data: Any, step: int, loss: float | None) -> "Progress":
-    """Progress at a checkpoint, whose validation loss is None if there was no validation."""
+  def after(self, data: Any, step: int, loss: float | None) -> "TrainProgress":
+    """TrainProgress at a checkpoint, whose validation loss is None if there was no validation."""
     if loss is None:
       return dataclasses.replace(self, data=data)
     if self.best_loss is None or loss < self.best_loss:
@@ -108,7 +108,7 @@ class Checkpoints:
     """Steps of which there is a checkpoint, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, progress: Progress) -> None:
+  def save(self, state: TrainState, progress: TrainProgress) -> None:
     """Begins to write a checkpoint; the state may be donated as soon as this returns.
 
     Args:
@@ -127,7 +127,7 @@ class Checkpoints:
     with explain_os_errors(self._folder):
       self._manager.save(int(state.step), args=items, force=True)
 
-  def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
+  def restore(self, step: int, like: TrainState) -> tuple[TrainState, TrainProgress]:
     """The state and the progress of a step.
 
     Args:
@@ -145,7 +145,7 @@ class Checkpoints:
       jax.tree.structure(like.optimizer), [found["optimizer"][name] for name in leaves]
     )
     count = place(np.asarray(step, like.step.dtype), like.step.sharding)
-    return TrainState(count, found["trained"], optimizer), Progress(**found["progress"])
+    return TrainState(count, found["trained"], optimizer), TrainProgress(**found["progress"])
 
   def restore_trained(self, step: int, like: Mapping[str, Any]) -> Params:
     """The weights of a step alone, or LoRA's matrices.
@@ -157,10 +157,10 @@ class Checkpoints:
     items = ocp.args.Composite(trained=ocp.args.StandardRestore(_abstract(like)))
     return self._manager.restore(step, args=items)["trained"]
 
-  def progress(self, step: int) -> Progress:
+  def progress(self, step: int) -> TrainProgress:
     """The progress of a step."""
     items = ocp.args.Composite(progress=ocp.args.JsonRestore())
-    return Progress(**self._manager.restore(step, args=items)["progress"])
+    return TrainProgress(**self._manager.restore(step, args=items)["progress"])
 
 
 def saved_steps(workdir: Path) -> list[int]:

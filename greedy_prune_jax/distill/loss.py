@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.distill.attention import Seen, attend_packed
-from greedy_prune_jax.distill.packing import PackedRows
+from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
 from greedy_prune_jax.models.weights import Master
 from greedy_prune_jax.parallel import DATA

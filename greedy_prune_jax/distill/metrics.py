@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
-from greedy_prune_jax.distill.packing import Batch
+from greedy_prune_jax.distill.batches import Batch
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.runs.files import explain_os_errors, replace_file
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
@@ -60,7 +60,7 @@ def _drop_later(path: Path, step: int) -> None:
     replace_file(path, b"".join(map(encode_line, kept)))
 
 
-def step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float:
+def train_step_flops(config: ModelConfig, batch: Batch, *, all_weights: bool) -> float:
   """Multiplications and additions that a step cannot do without, times two as usual.
 
   Products with weights alone (attention's own are a few percent at such lengths), of tokens, not

@@ -15,15 +15,19 @@ from tqdm import tqdm
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.question_sets import split_source
-from greedy_prune_jax.distill.checkpoints import Checkpoints, Progress
+from greedy_prune_jax.distill.batches import (
+  Batch,
+  packed_width,
+  training_batches,
+  validation_batches,
+)
+from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
 from greedy_prune_jax.distill.export import export_student
-from greedy_prune_jax.distill.input import training_batches, validation_batches
 from greedy_prune_jax.distill.lifecycle import mark_ended
 from greedy_prune_jax.distill.lora import init_lora
-from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, step_flops
+from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, train_step_flops
 from greedy_prune_jax.distill.optimizer import learning_rate, make_optimizer
-from greedy_prune_jax.distill.packing import Batch, row_width
 from greedy_prune_jax.distill.parameters import Params, flat_params
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.distill.step import (
@@ -52,7 +56,7 @@ from greedy_prune_jax.runs.jsonl import JsonlWriter
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainResult:
   """End of a run.
 
   Attributes:
@@ -67,14 +71,14 @@ class Outcome:
   step: int
   steps: int
   loss: float | None
-  progress: Progress
+  progress: TrainProgress
   stopped: bool
   exported: Path | None
 
 
 def run_distill(
   settings: DistillSettings, workdir: Path, should_stop: Callable[[int], bool] = lambda _: False
-) -> Outcome:
+) -> TrainResult:
   """Trains from the last checkpoint, or from the start, to the end.
 
   Args:
@@ -103,7 +107,7 @@ def run_distill(
   data, held_out = _batches(settings, examples, mesh)
 
   with Checkpoints(workdir, num_last=settings.keep_checkpoints) as checkpoints:
-    progress = Progress(data=None, examples=examples.fingerprint)
+    progress = TrainProgress(data=None, examples=examples.fingerprint)
     del trained, model
     step = max(checkpoints.steps, default=0)
     if step:
@@ -142,7 +146,7 @@ def run_distill(
     exported = export_student(workdir, chosen or step, settings, mesh)
   if over and jax.process_index() == 0:
     mark_ended(workdir, step, progress.best_step)
-  return Outcome(step, steps, report.loss, progress, not over, exported)
+  return TrainResult(step, steps, report.loss, progress, not over, exported)
 
 
 def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> ExampleSet:
@@ -222,7 +226,7 @@ def _batches(settings: DistillSettings, examples: ExampleSet, mesh: Mesh | None)
   every = [e for group in examples.train for e in group] + list(examples.validation)
   row_multiple = 1 if mesh is None else mesh.shape[DATA]
   in_part = settings.batch_size // settings.num_parts
-  width = row_width([len(example) for example in every], in_part, row_multiple)
+  width = packed_width([len(example) for example in every], in_part, row_multiple)
   data = training_batches(
     examples.train,
     batch_size=settings.batch_size,
@@ -240,7 +244,7 @@ def _batches(settings: DistillSettings, examples: ExampleSet, mesh: Mesh | None)
   return data, held_out
 
 
-def _stalled(settings: DistillSettings, progress: Progress) -> bool:
+def _stalled(settings: DistillSettings, progress: TrainProgress) -> bool:
   return bool(settings.patience) and progress.stalled >= settings.patience
 
 
@@ -299,7 +303,7 @@ class _Reporter:
       )
     student = self._student
     peak = peak_flops(1 if student.mesh is None else student.mesh.size)
-    flops = step_flops(student.model.config, batch, all_weights=student.lora is None)
+    flops = train_step_flops(student.model.config, batch, all_weights=student.lora is None)
     self._log.write(
       step,
       {

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from greedy_prune_jax.distill import parameters
+from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.distill.lora import LoraConfig, apply_lora
 from greedy_prune_jax.distill.loss import completion_nll
-from greedy_prune_jax.distill.packing import PackedRows
 from greedy_prune_jax.distill.parameters import Params, unflat_params
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.parallel import place

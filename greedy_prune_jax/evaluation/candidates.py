@@ -53,14 +53,14 @@ class Candidate:
   Attributes:
     entry: the entry that it comes from.
     step: the checkpoint's step; None for a model.
-    told: keep ratios that it is told, one after the other; (None,) where it is told none.
+    keep_ratios: keep ratios that it is told, one after the other; (None,) where it is told none.
     ratio_form: the form in which it is told keep ratios.
     base: whose tokenizer it has.
   """
 
   entry: Entry
   step: int | None
-  told: tuple[float | None, ...]
+  keep_ratios: tuple[float | None, ...]
   ratio_form: str
   base: str
 
@@ -118,8 +118,8 @@ def _is_student(place: str) -> bool:
   return {"student", "chains"} <= set(config)
 
 
-def check_told(entries: Sequence[Entry], settings: EvaluateSettings) -> None:
-  """A UserError if keep ratios are to be told and no entry has a form in which it is told them."""
+def check_keep_ratios(entries: Sequence[Entry], settings: EvaluateSettings) -> None:
+  """A UserError if keep ratios are to be told and no entry has a form of stating them."""
   if settings.keep_ratios and not any(_ratio_form(entry, settings) for entry in entries):
     raise UserError(
       f"keep_ratios={settings.keep_ratios}, but none of models={settings.models} is told a ratio: "
@@ -141,13 +141,13 @@ def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candid
     UserError: there is no such checkpoint.
   """
   if not entry.is_student:
-    told = settings.keep_ratios if settings.ratio_form else ()
-    yield Candidate(entry, None, told or (None,), settings.ratio_form, entry.place)
+    keep_ratios = settings.keep_ratios if settings.ratio_form else ()
+    yield Candidate(entry, None, keep_ratios or (None,), settings.ratio_form, entry.place)
     return
   made = settings_of(Path(entry.place))
-  told = (settings.keep_ratios or made.keep_ratios) if made.ratio_form else ()
+  keep_ratios = (settings.keep_ratios or made.keep_ratios) if made.ratio_form else ()
   for step in _steps(entry, settings.follow):
-    yield Candidate(entry, step, told or (None,), made.ratio_form, made.student)
+    yield Candidate(entry, step, keep_ratios or (None,), made.ratio_form, made.student)
 
 
 def _steps(entry: Entry, follow: bool) -> list[int]:
@@ -225,12 +225,12 @@ def weights_digest(place: Path) -> str | None:
   files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
   if not files:
     files = sorted(path for path in place.rglob("*") if path.is_file())
-  found = hashlib.sha256()
+  digest = hashlib.sha256()
   for path in files:
     size = path.stat().st_size
-    found.update(f"{path.name if path == place else path.relative_to(place)} {size}\n".encode())
+    digest.update(f"{path.name if path == place else path.relative_to(place)} {size}\n".encode())
     with path.open("rb") as file:
       for index in range(_NUM_SAMPLES):
         file.seek(size * index // _NUM_SAMPLES)
-        found.update(file.read(_SAMPLE_BYTES))
-  return found.hexdigest()[:16]
+        digest.update(file.read(_SAMPLE_BYTES))
+  return digest.hexdigest()[:16]

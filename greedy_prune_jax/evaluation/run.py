@@ -3,7 +3,7 @@
 A workdir of this run holds
 
     answers/process-00000.jsonl    a model's samples of a question a line, with their verdicts
-    accuracy.json, accuracy.csv    a row a model, checkpoint and told keep ratio; see `scores`
+    accuracy.json, accuracy.csv    a row a model, checkpoint and stated keep ratio; see `scores`
     pairs.json, pairs.csv          each against the first, question by question
 """
 
@@ -25,7 +25,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.candidates import (
   Candidate,
   Entry,
-  check_told,
+  check_keep_ratios,
   list_candidates,
   load_candidate,
   parse_entries,
@@ -66,7 +66,7 @@ def run_evaluate(
   """
   entries = parse_entries(settings.models)
   _check_follow(settings, entries)
-  check_told(entries, settings)
+  check_keep_ratios(entries, settings)
   _check_places(entries, workdir.path)
   answered_by = {
     (record["model"], record["step"]): record.get("weights")
@@ -146,7 +146,7 @@ def _evaluate(
   """Has one model answer what it has not answered yet; how many samples have no reply."""
   items = {
     f"{candidate.run(keep_ratio)}/{question.id}": (question, keep_ratio)
-    for keep_ratio in candidate.told
+    for keep_ratio in candidate.keep_ratios
     for question in asked.questions
   }
   groups = {

@@ -78,16 +78,21 @@ def _stderr(values: Float[np.ndarray, "Q"]) -> float | None:
 
 
 def accuracy_table(runs: Mapping[str, Sequence[Record]]) -> Table:
-  """A row a run: a model, at a checkpoint, told a keep ratio."""
+  """A row a run: a model, at a checkpoint, given a keep ratio."""
   rows = []
   for run, records in runs.items():
-    found = score(records)
+    figures = score(records)
     rows.append(
       (
         run,
-        *(found.accuracy.share, found.stderr, found.accuracy.low, found.accuracy.high),
-        *(found.mean_tokens, found.stderr_tokens, found.median_tokens),
-        *(found.cut_off, found.unparsed, found.questions),
+        *(
+          figures.accuracy.share,
+          figures.stderr,
+          figures.accuracy.low,
+          figures.accuracy.high,
+        ),
+        *(figures.mean_tokens, figures.stderr_tokens, figures.median_tokens),
+        *(figures.cut_off, figures.unparsed, figures.questions),
       )
     )
   return Table(

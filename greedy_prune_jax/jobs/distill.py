@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from greedy_prune_jax.distill.lifecycle import TERMINATED, bind_config, terminated
-from greedy_prune_jax.distill.run import Outcome, run_distill
+from greedy_prune_jax.distill.run import TrainResult, run_distill
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import meet
@@ -33,25 +33,25 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
       hold_locks(folder / "locks", 0, 1, held)
       bind_config(folder, config)
     meet("the workdir is checked")
-    outcome = run_distill(settings, folder, should_stop)
+    result = run_distill(settings, folder, should_stop)
   if first:
-    print_result(describe(outcome))
-  if outcome.stopped:
+    print_result(describe(result))
+  if result.stopped:
     sys.exit(TERMINATED)
 
 
-def describe(outcome: Outcome) -> str:
+def describe(result: TrainResult) -> str:
   """Describes the end of a run, in lines to print."""
-  lines = [f"step {outcome.step} of {outcome.steps}"]
-  if outcome.loss is not None:
-    lines.append(f"loss of the last step: {outcome.loss:.4f} nats per token")
-  if outcome.progress.best_loss is not None:
-    best = outcome.progress
+  lines = [f"step {result.step} of {result.steps}"]
+  if result.loss is not None:
+    lines.append(f"loss of the last step: {result.loss:.4f} nats per token")
+  if result.progress.best_loss is not None:
+    best = result.progress
     lines.append(f"best validation loss: {best.best_loss:.4f}, at step {best.best_step}")
-  if outcome.stopped:
+  if result.stopped:
     lines.append("stopped and saved; the same command goes on from here")
-  if outcome.exported is not None:
-    lines.append(f"student: {outcome.exported}")
+  if result.exported is not None:
+    lines.append(f"student: {result.exported}")
   return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:
   """The records of other evaluations by run, which is named after its workdir too.
 
   Args:
-    compare_with: their workdirs; of several with one name the whole paths are told.
+    compare_with: their workdirs; of several with one name the whole paths are shown.
 
   Raises:
     UserError: one of them has no answers.
@@ -83,11 +83,11 @@ def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:
   runs: dict[str, list[Record]] = {}
   names = [Path(other).name for other in compare_with]
   for other, name in zip(compare_with, names, strict=True):
-    found = by_run(read_evaluation(Path(other)))
-    if not found:
+    records_of = by_run(read_evaluation(Path(other)))
+    if not records_of:
       raise UserError(f"compare_with: {other} has no answers; expected an evaluate run's workdir")
-    told = name if names.count(name) == 1 else other
-    runs |= {f"{told}: {run}": records for run, records in found.items()}
+    label = name if names.count(name) == 1 else other
+    runs |= {f"{label}: {run}": records for run, records in records_of.items()}
   return runs
 
 

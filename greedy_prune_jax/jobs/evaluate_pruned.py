@@ -10,13 +10,13 @@ from typing import Any
 import jax
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation.pruned_settings import MAY_CHANGE, EvaluatePrunedSettings
-from greedy_prune_jax.evaluation.run_pruned import (
+from greedy_prune_jax.evaluation.pruned.run import (
   OUTPUT,
-  accuracy_table,
-  read_answers,
-  run_pruned_chains,
+  pruned_accuracy_table,
+  read_pruned_answers,
+  run_evaluate_pruned,
 )
+from greedy_prune_jax.evaluation.pruned.settings import MAY_CHANGE, EvaluatePrunedSettings
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.reports.tables import format_table, write_table
 
@@ -29,15 +29,15 @@ def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
   """
   settings = EvaluatePrunedSettings.from_config(config)
   failed = run_in_workdir(
-    lambda run: run_pruned_chains(settings, run),
+    lambda run: run_evaluate_pruned(settings, run),
     workdir,
     config,
     output=OUTPUT,
     may_change=MAY_CHANGE,
   )
-  records = read_answers(Path(workdir))
+  records = read_pruned_answers(Path(workdir))
   if jax.process_index() == 0 and records:
-    table = accuracy_table(records)
+    table = pruned_accuracy_table(records)
     write_table(Path(workdir), table)
     print_result(format_table(table))
   if failed:

@@ -31,19 +31,19 @@ def study(config: Mapping[str, Any], workdir: str) -> None:
   )
   quiet_orbax()
   try:
-    outcome = run_study(settings, Path(workdir))
+    result = run_study(settings, Path(workdir))
   except StoppedError:
     print_result("stopped and saved; the same command goes on from here")
     sys.exit(TERMINATED)
-  for table in outcome.tables:
+  for table in result.tables:
     print_result(format_table(table) + "\n")
   print_result(
-    f"{outcome.done} of {outcome.parts} parts are done, in {outcome.hours:.2f} hours of their own"
+    f"{result.done} of {result.parts} parts are done, in {result.hours:.2f} hours of their own"
   )
-  if failed := outcome.result.failed:
+  if failed := result.share.failed:
     named = "\n".join(f"  {name}: {why}" for name, why in failed.items())
     raise UserError(
-      f"{len(failed)} parts cannot be done, nor {outcome.result.left} that need them; the tables "
+      f"{len(failed)} parts cannot be done, nor {result.share.left} that need them; the tables "
       f"lack them:\n{named}"
     )
 

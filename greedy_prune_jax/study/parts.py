@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class PartsResult:
   """End of a share of the work.
 
   Attributes:
@@ -68,7 +68,7 @@ def run_parts(
   *,
   poll_seconds: float,
   after_each: Callable[[], None] = lambda: None,
-) -> Result:
+) -> PartsResult:
   """Works until every part is done, by this process or another, or cannot be.
 
   Args:
@@ -107,7 +107,7 @@ def run_parts(
     left = _without_hopeless(left, failed)
     if len(left) == before:
       time.sleep(poll_seconds)
-  return Result(failed, sum(part.name not in done for part in parts) - len(failed))
+  return PartsResult(failed, sum(part.name not in done for part in parts) - len(failed))
 
 
 def is_done(part: Part, folder: Path) -> bool:

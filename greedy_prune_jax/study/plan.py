@@ -22,7 +22,7 @@ from greedy_prune_jax.study.work import edit_arm, make_chains, prune_arm, train_
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Condition:
   """A place in the study's table: one kind of student, on one arm at one keep ratio.
 
   Attributes:
@@ -40,11 +40,11 @@ class Cell:
     return f"students/{self.student}/{self.arm}/keep-{self.keep_ratio:g}/seed-{seed}"
 
 
-def cells(settings: StudySettings) -> list[Cell]:
-  """All cells, in the order of the table: the ends, the arms, edited and ready chains."""
+def conditions(settings: StudySettings) -> list[Condition]:
+  """All conditions, in the order of the table: the ends, the arms, edited and ready chains."""
   ratios = sorted(settings.keep_ratios, reverse=True)
   return [
-    Cell(student, arm, ratio)
+    Condition(student, arm, ratio)
     for student in settings.students
     for arm, ratio in (
       (NO_PRUNING, 1.0),
@@ -75,11 +75,11 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
   parts += _drp_parts(settings, folder, chains)
   turns = {ratio: turn for turn, ratio in enumerate(settings.keep_ratios)}
   parts += [
-    _student_part(settings, folder, chains, cell, seed)
+    _student_part(settings, folder, chains, condition, seed)
     for turn in range(max(len(turns), 1))  # whole chains and answers alone come in the first
     for seed in settings.seeds
-    for cell in cells(settings)
-    if turns.get(cell.keep_ratio, 0) == turn
+    for condition in conditions(settings)
+    if turns.get(condition.keep_ratio, 0) == turn
   ]
   return parts
 
@@ -120,18 +120,18 @@ def _drp_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterator[
 
 
 def _student_part(
-  settings: StudySettings, folder: Path, chains: Path, cell: Cell, seed: int
+  settings: StudySettings, folder: Path, chains: Path, condition: Condition, seed: int
 ) -> Part:
   source, needs = str(chains), "chains"
-  if cell.arm in settings.ready:
-    source = settings.ready[cell.arm]
-  elif cell.arm in settings.edited:
-    source, needs = str(folder / "drp" / cell.arm), f"drp/{cell.arm}"
-  elif cell.arm in settings.arms:
-    source, needs = str(folder / "prune" / cell.arm), f"prune/{cell.arm}"
-  name = cell.folder(seed)
-  changes = settings.students[cell.student]
-  distill = settings.distill_config(changes, source, cell.keep_ratio, seed)
+  if condition.arm in settings.ready:
+    source = settings.ready[condition.arm]
+  elif condition.arm in settings.edited:
+    source, needs = str(folder / "drp" / condition.arm), f"drp/{condition.arm}"
+  elif condition.arm in settings.arms:
+    source, needs = str(folder / "prune" / condition.arm), f"prune/{condition.arm}"
+  name = condition.folder(seed)
+  changes = settings.students[condition.student]
+  distill = settings.distill_config(changes, source, condition.keep_ratio, seed)
   student = f"student={folder / name}"
   tests = {
     test: settings.evaluate_config(changes, student) for test, changes in settings.tests.items()

@@ -23,16 +23,18 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
 
   Bars are 95% intervals over questions and seeds of the accuracy, and of the tokens.
   """
-  panels = list(dict.fromkeys((found.test, found.cell.student) for found in answers))
-  arms = list(dict.fromkeys(found.cell.arm for found in answers if found.cell.arm not in _ENDS))
+  panels = list(dict.fromkeys((cell.test, cell.condition.student) for cell in answers))
+  arms = list(
+    dict.fromkeys(cell.condition.arm for cell in answers if cell.condition.arm not in _ENDS)
+  )
   columns = min(len(panels), 2)
   rows = -(-len(panels) // columns)
   figure = Figure(figsize=(5.6 * columns, 4.2 * rows), layout="constrained")
   grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
   for axes, (test, student) in zip(grid.flat, panels, strict=False):
-    there = [found for found in answers if (found.test, found.cell.student) == (test, student)]
+    there = [cell for cell in answers if (cell.test, cell.condition.student) == (test, student)]
     for arm in (*_ENDS, *arms):
-      _draw_arm(axes, [found for found in there if found.cell.arm == arm], arm, arms)
+      _draw_arm(axes, [cell for cell in there if cell.condition.arm == arm], arm, arms)
     axes.set(title=f"{student}, {test}", xlabel="generated reasoning tokens", ylabel="accuracy")
     axes.grid(True, color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
@@ -51,12 +53,12 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
   return Plot("study", caption, figure)
 
 
-def _draw_arm(axes: Axes, found: Sequence[Answers], arm: str, arms: Sequence[str]) -> None:
-  if not found:
+def _draw_arm(axes: Axes, of_arm: Sequence[Answers], arm: str, arms: Sequence[str]) -> None:
+  if not of_arm:
     return
-  found = sorted(found, key=lambda answers: answers.cell.keep_ratio)
-  tokens = [answers.mean_tokens for answers in found]
-  accuracies = [answers.accuracy for answers in found]
+  of_arm = sorted(of_arm, key=lambda answers: answers.condition.keep_ratio)
+  tokens = [answers.mean_tokens for answers in of_arm]
+  accuracies = [answers.accuracy for answers in of_arm]
   is_end = arm in _ENDS
   index = 0 if is_end else arms.index(arm)
   axes.errorbar(

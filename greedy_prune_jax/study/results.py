@@ -17,19 +17,18 @@ from greedy_prune_jax.reports.intervals import (
   crossed_spread,
   paired_difference,
 )
-from greedy_prune_jax.reports.tables import Cell as TableCell
-from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.study.plan import Cell
+from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answers:
-  """Answers of one cell's students, a seed each, in one test.
+  """Answers of one condition's students, a seed each, in one test.
 
   Attributes:
-    cell: the students' cell.
+    condition: the students' condition.
     test: its name.
     seeds: seeds of the students that are done.
     correct: share of right samples, by seed and question.
@@ -39,7 +38,7 @@ class Answers:
     median_tokens: over all samples.
   """
 
-  cell: Cell
+  condition: Condition
   test: str
   seeds: tuple[int, ...]
   correct: Float[np.ndarray, "S Q"]
@@ -60,12 +59,14 @@ class Answers:
     return (spread.mean, *spread.interval())
 
 
-def read_answers(folder: Path, cell: Cell, seeds: Sequence[int], test: str) -> Answers | None:
-  """The answers of a cell's students.
+def read_answers(
+  folder: Path, condition: Condition, seeds: Sequence[int], test: str
+) -> Answers | None:
+  """The answers of a condition's students.
 
   Args:
     folder: the study's folder.
-    cell: the students' cell.
+    condition: the students' condition.
     seeds: seeds of the students that are done.
     test: name of the test.
 
@@ -74,14 +75,14 @@ def read_answers(folder: Path, cell: Cell, seeds: Sequence[int], test: str) -> A
   """
   if not seeds:
     return None
-  found = [_by_question(folder / cell.folder(seed) / "evaluate" / test) for seed in seeds]
-  samples = [s for records in found for record in records for s in record["samples"]]
+  by_seed = [_by_question(folder / condition.folder(seed) / "evaluate" / test) for seed in seeds]
+  samples = [s for records in by_seed for record in records for s in record["samples"]]
   return Answers(
-    cell=cell,
+    condition=condition,
     test=test,
     seeds=tuple(seeds),
-    correct=np.stack([question_means(records, "correct") for records in found]),
-    tokens=np.stack([question_means(records, "reasoning_tokens") for records in found]),
+    correct=np.stack([question_means(records, "correct") for records in by_seed]),
+    tokens=np.stack([question_means(records, "reasoning_tokens") for records in by_seed]),
     cut_off=statistics.fmean(sample["finish_reason"] == "length" for sample in samples),
     unparsed=statistics.fmean(sample["value"] is None for sample in samples),
     median_tokens=float(statistics.median(sample["reasoning_tokens"] for sample in samples)),
@@ -93,16 +94,16 @@ def _by_question(workdir: Path) -> list[Record]:
 
 
 def study_table(answers: Sequence[Answers]) -> Table:
-  """A row for the students of each cell in each test."""
+  """A row for the students of each condition in each test."""
   rows = []
-  for found in answers:
+  for cell in answers:
     rows.append(
       (
-        *(found.test, found.cell.student, found.cell.arm, found.cell.keep_ratio),
-        *found.accuracy,
-        *(_number(value) for value in found.mean_tokens),
-        *(found.median_tokens, found.cut_off, found.unparsed),
-        *(len(found.seeds), found.correct.shape[1]),
+        *(cell.test, cell.condition.student, cell.condition.arm, cell.condition.keep_ratio),
+        *cell.accuracy,
+        *(_number(value) for value in cell.mean_tokens),
+        *(cell.median_tokens, cell.cut_off, cell.unparsed),
+        *(len(cell.seeds), cell.correct.shape[1]),
       )
     )
   return Table(
@@ -125,13 +126,13 @@ def differences_table(answers: Sequence[Answers], reference: str) -> Table:
 
   Edited and ready chains, which have one length, are compared at every ratio but 0 of the others.
   """
-  rows: list[tuple[TableCell, ...]] = []
+  rows: list[tuple[Cell, ...]] = []
   for one, other in itertools.product(answers, answers):
-    if one.cell.arm != reference or other.cell.arm == reference:
+    if one.condition.arm != reference or other.condition.arm == reference:
       continue
-    if (one.test, one.cell.student) != (other.test, other.cell.student):
+    if (one.test, one.condition.student) != (other.test, other.condition.student):
       continue
-    if not _comparable(one.cell, other.cell):
+    if not _comparable(one.condition, other.condition):
       continue
     if row := _difference(one, other):
       rows.append(row)
@@ -149,13 +150,13 @@ def differences_table(answers: Sequence[Answers], reference: str) -> Table:
   )
 
 
-def _comparable(one: Cell, other: Cell) -> bool:
+def _comparable(one: Condition, other: Condition) -> bool:
   ratios = one.keep_ratio, other.keep_ratio
   whole = 1 in ratios and 0 not in ratios  # one of the two has chains of one length
   return ratios[0] == ratios[1] or whole or other.arm in (NO_PRUNING, ANSWER_ONLY)
 
 
-def _difference(one: Answers, other: Answers) -> tuple[TableCell, ...] | None:
+def _difference(one: Answers, other: Answers) -> tuple[Cell, ...] | None:
   """A row of the table of differences; None where they have no seed in common."""
   seeds = [seed for seed in one.seeds if seed in other.seeds]
   if not seeds:
@@ -164,8 +165,8 @@ def _difference(one: Answers, other: Answers) -> tuple[TableCell, ...] | None:
   theirs = [other.seeds.index(seed) for seed in seeds]
   tokens = crossed_spread(one.tokens[mine] - other.tokens[theirs])
   return (
-    *(one.test, one.cell.student, one.cell.arm, one.cell.keep_ratio),
-    *(other.cell.arm, other.cell.keep_ratio),
+    *(one.test, one.condition.student, one.condition.arm, one.condition.keep_ratio),
+    *(other.condition.arm, other.condition.keep_ratio),
     *paired_difference(one.correct[mine], other.correct[theirs]),
     *(_number(value) for value in (tokens.mean, *tokens.interval())),
     *(len(seeds), one.correct.shape[1]),

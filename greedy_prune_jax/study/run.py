@@ -18,14 +18,14 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
-from greedy_prune_jax.study.parts import Part, Result, is_done, run_parts, seconds_spent
-from greedy_prune_jax.study.plan import cells, plan
+from greedy_prune_jax.study.parts import Part, PartsResult, is_done, run_parts, seconds_spent
+from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.results import Answers, differences_table, read_answers, study_table
 from greedy_prune_jax.study.settings import StudySettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class StudyResult:
   """Progress of a study.
 
   Attributes:
@@ -33,17 +33,17 @@ class Outcome:
     done: number of parts done, by any process.
     parts: number of parts.
     hours: process time that those took.
-    result: end of this process's share.
+    share: end of this process's share.
   """
 
   tables: tuple[Table, ...]
   done: int
   parts: int
   hours: float
-  result: Result
+  share: PartsResult
 
 
-def run_study(settings: StudySettings, folder: Path) -> Outcome:
+def run_study(settings: StudySettings, folder: Path) -> StudyResult:
   """Works on a study until nothing is left to do, and writes its tables and plot.
 
   Any number of processes, on any machines that see the folder under the same path, may do so at
@@ -65,7 +65,7 @@ def run_study(settings: StudySettings, folder: Path) -> Outcome:
   )
   with _writing(folder, settings.poll_seconds):
     tables = _write_results(settings, folder, parts)
-  return Outcome(
+  return StudyResult(
     tables,
     sum(is_done(part, folder) for part in parts),
     len(parts),
@@ -82,14 +82,16 @@ def _check_plots() -> None:
 
 
 def _answers(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Answers]:
-  """Reads the answers so far, test by test, in the order of the cells."""
+  """Reads the answers so far, test by test, in the order of the conditions."""
   done = {part.name for part in parts if is_done(part, folder)}
-  found = (
-    read_answers(folder, cell, [s for s in settings.seeds if cell.folder(s) in done], test)
+  read = (
+    read_answers(
+      folder, condition, [s for s in settings.seeds if condition.folder(s) in done], test
+    )
     for test in settings.tests
-    for cell in cells(settings)
+    for condition in conditions(settings)
   )
-  return [answers for answers in found if answers is not None]
+  return [answers for answers in read if answers is not None]
 
 
 def _write_results(

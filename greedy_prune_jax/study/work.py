@@ -156,8 +156,8 @@ def train_and_test(
 def _train(config: Mapping[str, Any], folder: Path) -> None:
   settings = DistillSettings.from_config(config)
   with terminated() as should_stop:
-    outcome = run_distill(settings, folder, should_stop)
-    if outcome.stopped or should_stop(outcome.step):  # the signal may come behind the last step
+    result = run_distill(settings, folder, should_stop)
+    if result.stopped or should_stop(result.step):  # the signal may come behind the last step
       raise StoppedError
 
 

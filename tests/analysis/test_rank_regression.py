@@ -22,9 +22,9 @@ from greedy_prune_jax.analysis.rank_regression import (
   score_predictions,
 )
 from greedy_prune_jax.analysis.regression_report import (
-  plan_tasks,
+  plan_regressions,
   regression_section,
-  run_tasks,
+  run_regressions,
 )
 from greedy_prune_jax.analysis.ridge import fit_ridge
 from greedy_prune_jax.chains.categories import Category
@@ -157,7 +157,7 @@ def test_what_holds_at_a_depth_is_carried_to_a_model_of_another_shape(stored, tm
   deeper = build_store(tmp_path, model, list(store.ids), chains, pruner="tiny", dtype="float32")
   other, _ = rank_data((model, chains, deeper), early_attention)
   assert other.shape != data.shape
-  planned = [task.features for task in plan_tasks([data, other], ["ridge"], 0.25)[-6:]]
+  planned = [task.features for task in plan_regressions([data, other], ["ridge"], 0.25)[-6:]]
   assert planned == 2 * ["controls", "pooled attention", "controls and pooled attention"]
   fold_of = assign_folds([data, other])
 
@@ -223,7 +223,7 @@ def test_the_last_tokens_to_leave_are_no_target_where_more_were_never_deleted(st
   assert is_late(quarter, 0.25).sum() == quarter.num_kept.sum()
   half, counts = pruned_to(0.5)
   assert not knows_late(half, 0.25)
-  rows = run_tasks(tmp_path / "scores.jsonl", [half], ["ridge"], 0.25)
+  rows = run_regressions(tmp_path / "scores.jsonl", [half], ["ridge"], 0.25)
   assert {row["target"] for row in rows} == {"rank"}
   ranking = fit_ranking(half, counts, pruner="tiny", annotator="rules")
   section = regression_section([half], [ranking], rows, 0.25)
@@ -243,7 +243,7 @@ def test_stored_scores_are_of_the_same_data(stored, tmp_path, monkeypatch):
   second, _ = rank_data(stored, lambda i, attention: np.arange(len(attention)))
   other = dataclasses.replace(first, pruner="other")
   path = tmp_path / "scores.jsonl"
-  found = [run_tasks(path, [data], ["ridge"], 0.25) for data in (first, second, other, first)]
+  found = [run_regressions(path, [data], ["ridge"], 0.25) for data in (first, second, other, first)]
   assert [data.pruner for data in fits] == ["tiny"] * 4 + ["other"] * 2  # two targets each
   assert found[0] == found[2] == found[3]
   assert found[1][0]["r2"] > 0.9 > found[0][0]["r2"]

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from greedy_prune_jax.distill.checkpoints import Checkpoints, Progress
+from greedy_prune_jax.distill.batches import pack_batch
+from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora
 from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
-from greedy_prune_jax.distill.packing import pack_batch
 from greedy_prune_jax.distill.parameters import flat_params, with_params
 from greedy_prune_jax.distill.step import Student, init_state, make_evaluate, make_train_step
 from greedy_prune_jax.errors import UserError
@@ -138,7 +138,7 @@ def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path, lora):
     state, metrics = step(state, frozen, place_rows(batch(mesh), mesh, axis=1))
     found.append(float(metrics.loss))
     with Checkpoints(tmp_path) as checkpoints:
-      checkpoints.save(state, Progress(data=None))
+      checkpoints.save(state, TrainProgress(data=None))
   np.testing.assert_allclose(found, expected[:3, 0], rtol=2e-4)
 
 

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from greedy_prune_jax.distill.batches import (
+  pack_batch,
+  packed_width,
+  training_batches,
+  validation_batches,
+)
 from greedy_prune_jax.distill.examples import Example
-from greedy_prune_jax.distill.input import training_batches, validation_batches
-from greedy_prune_jax.distill.packing import pack_batch, row_width
 from tests.helpers.made_examples import random_examples
 
 
@@ -71,7 +75,7 @@ def test_batches_have_a_few_shapes():
 
 def test_little_is_padding():
   examples = random_examples(200, longest=100)
-  batch = pack_batch(examples, row_width([len(e) for e in examples], 200))
+  batch = pack_batch(examples, packed_width([len(e) for e in examples], 200))
   assert batch.num_tokens / batch.rows.token_ids.size > 0.8
 
 
@@ -91,8 +95,8 @@ def test_an_example_as_long_as_the_row():
     ([3000], 8, 3008),  # as wide as it must be
   ],
 )
-def test_row_width(lengths, batch_size, width):
-  assert row_width(lengths, batch_size) == width
+def test_packed_width(lengths, batch_size, width):
+  assert packed_width(lengths, batch_size) == width
 
 
 def groups(count=7):

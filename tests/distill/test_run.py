@@ -47,7 +47,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def run(base, tmp_path):
-  """Runs in a workdir of the test's folder; returns the outcome."""
+  """Runs in a workdir of the test's folder; returns the result."""
 
   def run(workdir, stop_after=None, **changes):
     folder = tmp_path / workdir
@@ -137,8 +137,8 @@ def test_a_checkpoint_from_before_examples_were_noted_is_gone_on_with(run, tmp_p
   stored = json.loads(path.read_text())
   del stored["examples"]
   path.write_text(json.dumps(stored))
-  outcome = run("run")
-  assert (outcome.step, len(outcome.progress.examples)) == (6, 64)
+  result = run("run")
+  assert (result.step, len(result.progress.examples)) == (6, 64)
 
 
 @pytest.mark.parametrize("changes", [{}, LORA])
@@ -180,21 +180,21 @@ def test_which_checkpoints_are_kept(run, tmp_path, stop_after):
   # At such a rate the loss gets worse: the first validation is the best.
   changes = {"num_validation": 2, "learning_rate": 3.0, "max_grad_norm": 0.0, "save_every": 1}
   changes |= {"keep_checkpoints": 2}
-  outcome = run("run", stop_after, **changes)
-  if outcome.stopped:
-    outcome = run("run", **changes)
-  assert outcome.progress.best_step < 5, "else it would be kept as one of the last"
+  result = run("run", stop_after, **changes)
+  if result.stopped:
+    result = run("run", **changes)
+  assert result.progress.best_step < 5, "else it would be kept as one of the last"
   with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
-    assert checkpoints.steps == sorted({outcome.progress.best_step, 5, 6})
-    assert checkpoints.progress(6) == outcome.progress
+    assert checkpoints.steps == sorted({result.progress.best_step, 5, 6})
+    assert checkpoints.progress(6) == result.progress
 
 
 def test_early_stop(run):
   changes = {"num_validation": 2, "learning_rate": 3.0, "max_grad_norm": 0.0, "save_every": 1}
-  outcome = run("run", steps=50, patience=3, **changes)
-  assert outcome.step == outcome.progress.best_step + 3 < 50
-  assert not outcome.stopped
-  assert run("run", steps=50, patience=3, **changes).step == outcome.step, "it stays stopped"
+  result = run("run", steps=50, patience=3, **changes)
+  assert result.step == result.progress.best_step + 3 < 50
+  assert not result.stopped
+  assert run("run", steps=50, patience=3, **changes).step == result.step, "it stays stopped"
 
 
 @pytest.mark.parametrize(("rate", "saved"), [(1e14, [1]), (1e39, [])])  # of the second: no update
@@ -260,9 +260,9 @@ def test_metrics(run, tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, LORA])
 def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
-  outcome = run("run", export="last", **changes)
+  result = run("run", export="last", **changes)
   ids = np.arange(20)[None] + 5
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(outcome.exported)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(result.exported)
   with torch.no_grad():
     expected = theirs(torch.tensor(ids)).logits.numpy()
   ours, _ = load_student(tmp_path / "run", 6, settings(**json_config(tmp_path / "run")))
@@ -270,7 +270,7 @@ def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
   np.testing.assert_allclose(found, expected, atol=1e-4)
   untrained = forward_logits(load_model(str(base / "model"), "float32").decoder, jnp.asarray(ids))
   assert abs(untrained - expected).max() > 0.05
-  tokenizer = transformers.AutoTokenizer.from_pretrained(outcome.exported)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(result.exported)
   chat = [{"role": "user", "content": "x"}]
   assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|start|>user\nx<|end|>\n"
 
@@ -294,14 +294,14 @@ def test_peft_reads_the_adapter(run, base, tmp_path):
 
 def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
   changes = {"batch_size": 8, "steps": 150, "save_every": 150, "schedule": "constant"}
-  outcome = run("run", **changes, learning_rate=5e-3, export="last")
-  assert outcome.loss < 0.02
-  tokenizer = load_tokenizer(str(outcome.exported))
+  result = run("run", **changes, learning_rate=5e-3, export="last")
+  assert result.loss < 0.02
+  tokenizer = load_tokenizer(str(result.exported))
   template = load_chat_template("tokenizer", tokenizer)
   chains = [chain for chain, _ in read_texts(str(base / "chains.jsonl"), (1.0,))]
   examples = [make_example(c, c.reasoning, 1.0, tokenizer, template) for c in chains]
   stop = tokenizer.convert_tokens_to_ids("<|end|>")
-  sampler = Sampler(load_model(str(outcome.exported), "float32"), tokenizer.decode, [stop])
+  sampler = Sampler(load_model(str(result.exported), "float32"), tokenizer.decode, [stop])
   requests = [
     Request(prompt_ids=tuple(e.token_ids[: e.num_prompt].tolist()), max_new_tokens=60)
     for e in examples
@@ -310,8 +310,8 @@ def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
   for at, chain in enumerate(chains):
     assert written[at].text == chain.reasoning + chain.answer
     assert written[at].finish_reason == "stop"
-  assert math.isfinite(outcome.loss)
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(outcome.exported)
+  assert math.isfinite(result.loss)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(result.exported)
   prompt = torch.tensor([requests[0].prompt_ids])
   ids = theirs.generate(prompt, do_sample=False, max_new_tokens=60)[0].tolist()
   assert ids.index(stop, prompt.shape[1]) == len(ids) - 1, "transformers stops by itself"

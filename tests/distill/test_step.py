@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from greedy_prune_jax.distill import loss as loss_module
+from greedy_prune_jax.distill.batches import pack_batch
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, apply_lora, init_lora, merge_lora
 from greedy_prune_jax.distill.loss import completion_nll
 from greedy_prune_jax.distill.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from greedy_prune_jax.distill.packing import pack_batch
 from greedy_prune_jax.distill.parameters import cast, flat_params, unflat_params, with_params
 from greedy_prune_jax.distill.step import init_state, make_evaluate, make_train_step
 from greedy_prune_jax.models.forward import forward_logits

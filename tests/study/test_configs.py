@@ -5,7 +5,7 @@ import pytest
 from configs import study_cpu, study_drp, study_gpu
 from greedy_prune_jax.chains.question_sets import load_questions
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.study.plan import cells, plan
+from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.settings import StudySettings
 
 
@@ -21,7 +21,7 @@ def test_every_part_has_settings(config, mode, tmp_path):
   if mode == "":
     assert len(settings.seeds) >= 3
     assert set(settings.keep_ratios) == {0.9, 0.7, 0.5, 0.3}
-    arms = {cell.arm for cell in cells(settings)}
+    arms = {condition.arm for condition in conditions(settings)}
     assert {"no_pruning", "answer_only", "greedy_joint", "random", "gradient"} <= arms
 
 
@@ -36,7 +36,9 @@ def test_students_of_the_first_keep_ratio_come_first_from_all_seeds(tmp_path):
   turns = [(0, arms + 2), (1, arms + 2), (0, arms), (1, arms)]
   assert seeds == [f"seed-{seed}" for seed, count in turns for _ in range(count)]
   # The table has them in another order.
-  of_random = [cell.keep_ratio for cell in cells(settings) if cell.arm == "random"]
+  of_random = [
+    condition.keep_ratio for condition in conditions(settings) if condition.arm == "random"
+  ]
   assert of_random == [0.9, 0.5]
 
 

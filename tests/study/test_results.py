@@ -5,27 +5,27 @@ import dataclasses
 import pytest
 
 from greedy_prune_jax.runs.jsonl import JsonlWriter
-from greedy_prune_jax.study.plan import Cell
+from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.plot import plot_study
 from greedy_prune_jax.study.results import differences_table, read_answers, study_table
 
 CELLS = {
   # By seed, which of 4 questions is right.
-  Cell("tiny", "no_pruning", 1.0): ["1111", "1110"],
-  Cell("tiny", "answer_only", 0.0): ["0000", "0000"],
-  Cell("tiny", "greedy", 0.5): ["1110", "1100"],
-  Cell("tiny", "greedy", 0.3): ["1000", "1000"],
-  Cell("tiny", "random", 0.5): ["1000", "0100"],
-  Cell("tiny", "random", 0.3): ["0000"],  # its second seed is not done
-  Cell("tiny", "by_hand", 1.0): ["1100", "1100"],
+  Condition("tiny", "no_pruning", 1.0): ["1111", "1110"],
+  Condition("tiny", "answer_only", 0.0): ["0000", "0000"],
+  Condition("tiny", "greedy", 0.5): ["1110", "1100"],
+  Condition("tiny", "greedy", 0.3): ["1000", "1000"],
+  Condition("tiny", "random", 0.5): ["1000", "0100"],
+  Condition("tiny", "random", 0.3): ["0000"],  # its second seed is not done
+  Condition("tiny", "by_hand", 1.0): ["1100", "1100"],
 }
 
 
 @pytest.fixture
 def answers(tmp_path):
-  for cell, seeds in CELLS.items():
+  for condition, seeds in CELLS.items():
     for seed, right in enumerate(seeds):
-      folder = tmp_path / cell.folder(seed) / "evaluate" / "sums" / "answers"
+      folder = tmp_path / condition.folder(seed) / "evaluate" / "sums" / "answers"
       with JsonlWriter(folder / "process-00000.jsonl") as writer:
         for question in ((2, 0, 3, 1), (3, 1, 0, 2))[seed]:  # as they happened to be finished
           writer.write(
@@ -36,13 +36,16 @@ def answers(tmp_path):
                 {
                   "correct": right[question] == "1",
                   "value": "1",
-                  "reasoning_tokens": int(100 * cell.keep_ratio) + question + seed,
+                  "reasoning_tokens": int(100 * condition.keep_ratio) + question + seed,
                   "finish_reason": "stop",
                 }
               ],
             }
           )
-  return [read_answers(tmp_path, cell, range(len(seeds)), "sums") for cell, seeds in CELLS.items()]
+  return [
+    read_answers(tmp_path, condition, range(len(seeds)), "sums")
+    for condition, seeds in CELLS.items()
+  ]
 
 
 def test_the_table(answers, tmp_path):
@@ -59,7 +62,7 @@ def test_the_table(answers, tmp_path):
   assert [row["seeds"] for row in rows] == [2, 2, 2, 2, 2, 1, 2]
   assert (rows[1]["low"], rows[1]["accuracy"]) == (0, 0)
   assert rows[1]["high"] == pytest.approx(0.4899, abs=1e-4), "Wilson's of 0 in 4, not in 8"
-  assert read_answers(tmp_path, Cell("tiny", "greedy", 0.9), (), "sums") is None
+  assert read_answers(tmp_path, Condition("tiny", "greedy", 0.9), (), "sums") is None
 
 
 def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
@@ -80,7 +83,7 @@ def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
 
 
 def test_a_reference_of_one_length_is_compared_at_every_ratio_but_0(answers):
-  nothing_left = dataclasses.replace(answers[3], cell=Cell("tiny", "greedy", 0.0))
+  nothing_left = dataclasses.replace(answers[3], condition=Condition("tiny", "greedy", 0.0))
   table = differences_table([*answers, nothing_left], "by_hand")
   found = [row[table.columns.index("against") :][:2] for row in table.rows]
   assert found == [

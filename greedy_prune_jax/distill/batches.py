@@ -1,4 +1,7 @@
-"""Examples packed into rows of one width, so that hardly a position is padding.
+"""Batches of examples, by Grain, packed into rows of one width so that little is padding.
+
+The order is decided by a seed, and the position in it is a small JSON object that checkpoints hold.
+Every process makes all batches; the devices take their share of each.
 
 Examples of a row see nothing of each other: attention stays within a segment and positions start
 again with each. A batch is a number of examples, not of rows: a step means the same whether chains
@@ -9,9 +12,11 @@ Axis letters: A parts of a batch (gradients are accumulated over them), R rows, 
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple, TypeVar
 
+import grain
 import numpy as np
 
 from greedy_prune_jax.distill.examples import Example
@@ -56,7 +61,65 @@ class Batch:
   num_scored: int
 
 
-def row_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) -> int:
+def training_batches(
+  examples: Sequence[tuple[Example, ...]],
+  *,
+  batch_size: int,
+  width: int,
+  seed: int,
+  num_parts: int = 1,
+  row_multiple: int = 1,
+) -> grain.DatasetIterator:
+  """Batches without end: each epoch has every chain once, in an order of its own.
+
+  Args:
+    examples: of each chain; one of them is drawn each time that the chain's turn comes.
+    batch_size: examples a batch.
+    width: see `pack_batch`.
+    seed: of the order and the draws.
+    num_parts: see `pack_batch`.
+    row_multiple: see `pack_batch`.
+
+  Returns:
+    An iterator over `Batch`, with `get_state` and `set_state`.
+  """
+  pack = functools.partial(pack_batch, width=width, num_parts=num_parts, row_multiple=row_multiple)
+  dataset = grain.MapDataset.source(_Groups(examples)).seed(seed).shuffle().repeat()
+  dataset = dataset.random_map(_draw).batch(batch_size, batch_fn=pack)
+  # Packing takes a millisecond or so: one thread that is a batch ahead hides it.
+  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+  return iter(dataset.to_iter_dataset(options))
+
+
+def validation_batches(
+  examples: Sequence[Example], *, batch_size: int, width: int, row_multiple: int = 1
+) -> list[Batch]:
+  """All examples once, the longest first, so that batches are packed well."""
+  ordered = sorted(examples, key=lambda example: (-len(example), example.id))
+  return [
+    pack_batch(ordered[at : at + batch_size], width, row_multiple=row_multiple)
+    for at in range(0, len(ordered), batch_size)
+  ]
+
+
+class _Groups:
+  """A source as Grain asks for it."""
+
+  def __init__(self, groups: Sequence[tuple[Example, ...]]):
+    self._groups = groups
+
+  def __len__(self) -> int:
+    return len(self._groups)
+
+  def __getitem__(self, index: Any) -> tuple[Example, ...]:
+    return self._groups[index]
+
+
+def _draw(group: tuple[Example, ...], rng: np.random.Generator) -> Example:
+  return group[int(rng.integers(len(group)))]
+
+
+def packed_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) -> int:
   """The widest that rows may be for batches of these examples to take the least work.
 
   Batches are drawn and packed at every width from the longest example up to four times that, or to

@@ -17,7 +17,7 @@ from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_respo
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
-from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
+from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.parallel import make_mesh, own_share
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.tables import Table
@@ -40,7 +40,7 @@ class _Item(NamedTuple):
   prompts: list[ChatPrompt]  # one a keep ratio, as in `texts_of`
 
 
-def run_pruned_chains(settings: EvaluatePrunedSettings, workdir: Workdir) -> int:
+def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> int:
   """Has the answer written from every pruned text that the workdir has none of yet.
 
   Args:
@@ -129,12 +129,12 @@ def _last_value(text: str, form: AnswerForm) -> str | None:
   return split and split.value
 
 
-def read_answers(workdir: Path) -> list[Record]:
+def read_pruned_answers(workdir: Path) -> list[Record]:
   """The records of an `evaluate_pruned` run's workdir."""
   return list(read_output(workdir, OUTPUT))
 
 
-def accuracy_table(records: Sequence[Record]) -> Table:
+def pruned_accuracy_table(records: Sequence[Record]) -> Table:
   """Accuracy of each run at each keep ratio, with 95% intervals over chains."""
   rows = []
   for run in dict.fromkeys(record["run"] for record in records):

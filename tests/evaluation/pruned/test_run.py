@@ -11,9 +11,13 @@ from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.expected import expected_answer
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation import run_pruned as pruned_chains
-from greedy_prune_jax.evaluation.pruned_settings import EvaluatePrunedSettings
-from greedy_prune_jax.evaluation.run_pruned import accuracy_table, read_answers, run_pruned_chains
+from greedy_prune_jax.evaluation.pruned import run as pruned_chains
+from greedy_prune_jax.evaluation.pruned.run import (
+  pruned_accuracy_table,
+  read_pruned_answers,
+  run_evaluate_pruned,
+)
+from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.teacher import Reply
@@ -75,8 +79,8 @@ def evaluate(tmp_path, monkeypatch):
   def evaluate(teacher, config, name="out"):
     monkeypatch.setattr(pruned_chains.LocalTeacher, "load", lambda *_, **__: teacher)
     with Workdir(tmp_path / name, config, output=pruned_chains.OUTPUT) as workdir:
-      failed = run_pruned_chains(EvaluatePrunedSettings.from_config(config), workdir)
-    return failed, {record["id"]: record for record in read_answers(tmp_path / name)}
+      failed = run_evaluate_pruned(EvaluatePrunedSettings.from_config(config), workdir)
+    return failed, {record["id"]: record for record in read_pruned_answers(tmp_path / name)}
 
   return evaluate
 
@@ -146,7 +150,7 @@ def test_accuracy_of_each_run_at_each_ratio(evaluate, tmp_path):
 
   config = config_of(f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", num_chains=4)
   _, records = evaluate(ScriptedTeacher(reply), config)
-  rows = accuracy_table(list(records.values())).rows
+  rows = pruned_accuracy_table(list(records.values())).rows
   assert [row[:3] for row in rows] == [
     *[("a", 1.0, 1.0), ("a", 0.5, 1.0), ("b", 1.0, 1.0), ("b", 0.5, 0.25)]
   ]
@@ -192,12 +196,12 @@ def test_answers_are_those_of_transformers(tmp_path):
   write_run(tmp_path / "joint", [chain(i) for i in range(2)])
   config = config_of(str(tmp_path / "joint"), model=str(tmp_path / "model"))
   with Workdir(tmp_path / "out", config, output=pruned_chains.OUTPUT) as workdir:
-    assert run_pruned_chains(EvaluatePrunedSettings.from_config(config), workdir) == 0
+    assert run_evaluate_pruned(EvaluatePrunedSettings.from_config(config), workdir) == 0
 
   model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
   stops = [tokenizer.convert_tokens_to_ids(token) for token in ("</s>", "<|end|>")]
-  for record in read_answers(tmp_path / "out"):
+  for record in read_pruned_answers(tmp_path / "out"):
     question = f"Sum {record['chain'][-1]}?"
     for ratio, text in (("1.0", "".join(TOKENS)), ("0.5", " two four.\n")):
       parts = (f"<|start|>user\n{question}<|end|>\n<|start|>assistant\n", text + '{"answer": "')
