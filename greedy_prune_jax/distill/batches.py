@@ -73,12 +73,12 @@ def training_batches(
   """Batches without end: each epoch has every chain once, in an order of its own.
 
   Args:
-    examples: of each chain; one of them is drawn each time that the chain's turn comes.
+    examples: examples by chain; one is drawn each time that the chain's turn comes.
     batch_size: examples a batch.
-    width: see `pack_batch`.
-    seed: of the order and the draws.
-    num_parts: see `pack_batch`.
-    row_multiple: see `pack_batch`.
+    width: tokens of a row.
+    seed: seed of the order and the draws.
+    num_parts: number of parts of a batch, as in `pack_batch`.
+    row_multiple: divisor of a part's rows, as in `pack_batch`.
 
   Returns:
     An iterator over `Batch`, with `get_state` and `set_state`.
