@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -21,6 +22,8 @@ class Chain:
     answer: the literal text that follows the reasoning, such as `{"answer": "72"}`.
     system: system prompt, or None.
     target: the gold answer, such as `72`, or None where nobody knows it.
+    thinking_form: name of the form of thinking (`chains.thinking.FORMS`) if the reasoning is a
+      model's thinking; the answer then begins with the white space and the closing tag.
     extra: further keys of the record (teacher, category), carried along to every output.
   """
 
@@ -30,6 +33,7 @@ class Chain:
   answer: str
   system: str | None = None
   target: str | None = None
+  thinking_form: str | None = None
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
   @classmethod
@@ -47,6 +51,7 @@ class Chain:
       **{key: fields.get_text(record, key) for key in ("id", "question", "reasoning", "answer")},
       system=fields.get_optional_text(record, "system"),
       target=fields.get_optional_text(record, "target"),
+      thinking_form=_form(record),
       extra=extra,
     )
 
@@ -59,6 +64,18 @@ class Chain:
     """The chain as one JSON object; absent optional texts are left out."""
     own = {key: getattr(self, key) for key in _CHAIN_KEYS}
     return {key: value for key, value in own.items() if value is not None} | dict(self.extra)
+
+
+def _form(record: Record) -> str | None:
+  """The form of a record's thinking; a UserError where it is none that we know."""
+  name = fields.get_optional_text(record, "thinking_form")
+  form = next((form for form in FORMS if form.name == name), None)
+  if name is not None and (form is None or form.closing not in str(record.get("answer"))):
+    known = ", ".join(form.name for form in FORMS)
+    raise UserError(
+      f'"thinking_form" is {name!r}; expected one of {known}, and its closing tag in "answer"'
+    )
+  return name
 
 
 _CHAIN_KEYS = tuple(field.name for field in dataclasses.fields(Chain) if field.name != "extra")

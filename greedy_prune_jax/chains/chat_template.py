@@ -8,6 +8,7 @@ from typing import cast
 import jinja2
 from transformers import PreTrainedTokenizerFast
 
+from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm
 from greedy_prune_jax.errors import UserError
 
 # For models that know no chat: each part on lines of its own, so that the reply starts a line.
@@ -30,7 +31,33 @@ _FIXED_DATE = (
 )
 
 # What stands for a text when a template is tried out: no template changes plain capitals.
-_SYSTEM, _QUESTION, _REPLY = "SYSTEMTEXT", "QUESTIONTEXT", "REPLYTEXT"
+_SYSTEM, _QUESTION, _REPLY, _THOUGHT = "SYSTEMTEXT", "QUESTIONTEXT", "REPLYTEXT", "THOUGHTTEXT"
+# Keys under which templates look for the thinking of a reply.
+_THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
+
+@dataclasses.dataclass(frozen=True)
+class ThinkingLayout:
+  """The texts around a reply's thinking.
+
+  Attributes:
+    form: tags of the thinking.
+    opening: text between the prompt and the thinking; empty where the prompt has the tag.
+    closing: text between the thinking and what follows it: white space and closing tag.
+    stated: True if the template writes these texts itself; else they are the usual ones.
+  """
+
+  form: ThinkingForm
+  opening: str
+  closing: str
+  stated: bool = False
+
+  @classmethod
+  def usual(cls, form: ThinkingForm, *, opened: bool = False) -> "ThinkingLayout":
+    """Tags on lines of their own, and an empty line behind; `opened`: the prompt has the first."""
+    if "channel" in form.opening:  # harmony, which has no lines
+      return cls(form, "" if opened else form.opening, form.closing)
+    return cls(form, "" if opened else f"{form.opening}\n", f"\n{form.closing}\n\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,31 +67,54 @@ class ChatTemplate:
   Attributes:
     tokenizer: renders it.
     source: the template, in Jinja.
-    thinking: passed to templates of models that can be asked to think or not; False asks for a
-      reply without a hidden part, which for some means that the prompt ends in an empty one.
     has_system_role: False if it refuses or loses a system text, which then goes before the
       question.
     tail: what it writes after the model's reply, such as `<|im_end|>` and a newline.
+    layout: texts around the thinking of its model; None if it shows none.
   """
 
   tokenizer: PreTrainedTokenizerFast
   source: str
-  thinking: bool = False
   has_system_role: bool = dataclasses.field(init=False)
   tail: str = dataclasses.field(init=False)
+  layout: ThinkingLayout | None = dataclasses.field(init=False)
+  _reply_opening: str = dataclasses.field(init=False)
 
   def __post_init__(self):
     object.__setattr__(self, "has_system_role", self._keeps_system_text())
     object.__setattr__(self, "tail", self._find_tail())
+    object.__setattr__(self, "layout", self._find_layout())
 
-  def prompt(self, question: str, system: str | None = None) -> str:
-    """The text up to where the model begins to write."""
+  @property
+  def always_thinks(self) -> bool:
+    """True if a reply without thinking cannot be asked for: the prompt ends with an open tag."""
+    return bool(self.layout) and self._ends_open(self.prompt(_QUESTION)) is not None
+
+  def layout_of(self, form_name: str | None) -> ThinkingLayout | None:
+    """The texts around thinking: the template's own, else the usual ones of the form named."""
+    if self.layout is not None or form_name is None:
+      return self.layout
+    return ThinkingLayout.usual(next(form for form in FORMS if form.name == form_name))
+
+  def prompt(
+    self, question: str, system: str | None = None, *, thinking_form: str | None = None
+  ) -> str:
+    """The text up to where the model begins to write what is scored, or written.
+
+    Args:
+      question: what is asked.
+      system: the system text, or None.
+      thinking_form: name of a form if the reply begins with thinking: its opening tag is then the
+        prompt's end. Else a model that may think is asked not to.
+    """
     messages = [{"role": "user", "content": question}]
     if system and self.has_system_role:
       messages.insert(0, {"role": "system", "content": system})
     elif system:
       messages[0]["content"] = f"{system}\n\n{question}"
-    return self._render(messages, add_generation_prompt=True)
+    layout = thinking_form and self.layout_of(thinking_form)
+    text = self._render(messages, add_generation_prompt=True, thinking=bool(layout))
+    return text + (layout.opening if layout else self._reply_opening)
 
   @property
   def stop_ids(self) -> list[int]:
@@ -75,14 +125,16 @@ class ChatTemplate:
       stops.add(tail[0])
     return sorted(stop for stop in stops if stop is not None)
 
-  def _render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+  def _render(
+    self, messages: list[dict[str, str]], *, add_generation_prompt: bool, thinking: bool = False
+  ) -> str:
     text = self.tokenizer.apply_chat_template(
       messages,
       chat_template=_FIXED_DATE + self.source,
       add_generation_prompt=add_generation_prompt,
       tokenize=False,
-      enable_thinking=self.thinking,
-      thinking=self.thinking,
+      enable_thinking=thinking,
+      thinking=thinking,
     )
     return cast(str, text)  # and not ids, because of tokenize=False
 
@@ -99,19 +151,45 @@ class ChatTemplate:
     before, found, tail = text.rpartition(_REPLY)
     if not found or _QUESTION not in before:
       raise UserError(f"it writes {text!r} for a question and a reply, and one of them is missing")
+    prompt = self._render(messages[:1], add_generation_prompt=True)
+    # Such as the channel that harmony names before a reply.
+    opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    object.__setattr__(self, "_reply_opening", opening)
     return tail
 
+  def _find_layout(self) -> ThinkingLayout | None:
+    messages = [{"role": "user", "content": _QUESTION}]
+    prompt = self._render(messages, add_generation_prompt=True, thinking=True)
+    reply = {"role": "assistant", "content": _REPLY} | dict.fromkeys(_THINKING_KEYS, _THOUGHT)
+    try:
+      text = self._render([*messages, reply], add_generation_prompt=False, thinking=True)
+    except jinja2.TemplateError:  # it takes no such reply
+      text = ""
+    before, found, after = text.partition(_THOUGHT)
+    closing, answered, _ = after.partition(_REPLY)
+    opening = before.removeprefix(prompt)
+    for form in FORMS:
+      opened = form.opening in opening or self._ends_open(prompt) == form
+      if found and answered and before.startswith(prompt) and opened and form.closing in closing:
+        return ThinkingLayout(form, opening, closing, stated=True)
+    if (form := self._ends_open(prompt)) is not None:
+      return ThinkingLayout.usual(form, opened=True)
+    shown = (form for form in FORMS if form.opening in self.source or form.closing in self.source)
+    form = next(shown, None)
+    return form and ThinkingLayout.usual(form)
 
-def load_chat_template(
-  name: str, tokenizer: PreTrainedTokenizerFast, *, thinking: bool = False
-) -> ChatTemplate:
+  def _ends_open(self, prompt: str) -> ThinkingForm | None:
+    """The form whose opening tag a prompt ends with; None if it ends otherwise."""
+    return next((form for form in FORMS if prompt.rstrip().endswith(form.opening)), None)
+
+
+def load_chat_template(name: str, tokenizer: PreTrainedTokenizerFast) -> ChatTemplate:
   """The chat template of that name, tried out.
 
   Args:
     name: `tokenizer` (the tokenizer's own), `plain` (a question-and-answer form for models that
       know no chat), or the path of a file with a Jinja template.
     tokenizer: the pruner's.
-    thinking: see `ChatTemplate`.
 
   Raises:
     UserError: there is none of that name, or it does not work.
@@ -123,7 +201,7 @@ def load_chat_template(
   else:
     source = _read_template(Path(name))
   try:
-    return ChatTemplate(tokenizer, source, thinking)
+    return ChatTemplate(tokenizer, source)
   except (jinja2.TemplateError, TypeError, UserError) as error:
     raise UserError(
       f"chat_template={name} cannot be used: {error}. Pass another, or chat_template=plain"

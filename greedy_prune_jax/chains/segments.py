@@ -32,9 +32,10 @@ class Segments:
 
 
 def segment(chain: Chain, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> Segments:
-  """Tokenises the three parts of a chain."""
+  """Tokenises the three parts of a chain, as `fit_chain` made it if it may be thinking."""
+  prompt = template.prompt(chain.question, chain.system, thinking_form=chain.thinking_form)
   return Segments(
-    prompt=encode(tokenizer, template.prompt(chain.question, chain.system)),
+    prompt=encode(tokenizer, prompt),
     reasoning=encode(tokenizer, chain.reasoning),
     answer=encode_continuation(tokenizer, chain.answer + template.tail),
   )

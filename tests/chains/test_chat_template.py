@@ -36,8 +36,8 @@ MARKS_GENERATION = CHATML.replace(
 )
 
 
-def load(source, **kwargs):
-  return load_chat_template("tokenizer", byte_level(source), **kwargs)
+def load(source):
+  return load_chat_template("tokenizer", byte_level(source))
 
 
 @pytest.mark.parametrize("source", [CHATML, TRIMS, MARKS_GENERATION])
@@ -61,8 +61,9 @@ def test_without_a_system_role_the_system_text_goes_before_the_question(source):
 
 def test_a_model_that_may_think_is_asked_not_to_unless_told():
   assert load(THINKS).prompt("Why?").endswith("<|start|>assistant\n<think>\n\n</think>\n\n")
-  assert load(THINKS, thinking=True).prompt("Why?").endswith("<|start|>assistant\n")
-  assert load(THINKS).tail == load(THINKS, thinking=True).tail == "<|end|>\n"
+  thinking = load(THINKS).prompt("Why?", thinking_form="think")
+  assert thinking.endswith("<|start|>assistant\n<think>\n")
+  assert load(THINKS).tail == "<|end|>\n"
 
 
 def test_dates_do_not_change_from_day_to_day():
