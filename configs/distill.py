@@ -33,6 +33,8 @@ def get_config() -> config_dict.ConfigDict:
   # Who learns.
   config.student = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
+  # auto: with thinking where a chain has it and the student's template a form; on, off: all, none
+  config.thinking = "auto"
   config.dtype = "float32"  # of the weights that are kept
   config.compute_dtype = "float32"  # of the products; bfloat16 on accelerators
   config.lora_rank = 0  # 0: all weights are trained

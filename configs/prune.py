@@ -35,6 +35,7 @@ def get_config() -> config_dict.ConfigDict:
   # The model that scores deletions.
   config.pruner = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
+  config.thinking = "auto"  # as each chain is; on: all reasoning is thinking; off: none is
   config.dtype = "float32"  # of the weights: float32 or bfloat16
 
   # The search.

@@ -101,5 +101,16 @@ def _cut(chain: Chain, form: ThinkingForm, text: str, start: int, end: int) -> C
 
 def after_thinking(chain: Chain) -> str:
   """The part of a thinking chain's answer behind its closing tag, without white space before it."""
-  form = next(form for form in FORMS if form.name == chain.thinking_form)
-  return chain.answer.partition(form.closing)[2].lstrip()
+  return chain.answer[len(closing_of(chain)) :]
+
+
+def closing_of(chain: Chain) -> str:
+  """The beginning of a thinking chain's answer: the closing tag and the white space around it.
+
+  Empty for a chain without thinking.
+  """
+  form = next((form for form in FORMS if form.name == chain.thinking_form), None)
+  if form is None:
+    return ""
+  visible = chain.answer.partition(form.closing)[2].lstrip()
+  return chain.answer.removesuffix(visible)

@@ -84,7 +84,8 @@ def training_batches(
     An iterator over `Batch`, with `get_state` and `set_state`.
   """
   pack = functools.partial(pack_batch, width=width, num_parts=num_parts, row_multiple=row_multiple)
-  dataset = grain.MapDataset.source(_Groups(examples)).seed(seed).shuffle().repeat()
+  # Grain's length of an endless dataset, rounded as it is divided by a batch of 1, is no length.
+  dataset = grain.MapDataset.source(_Groups(examples)).seed(seed).shuffle().repeat(2**40)
   dataset = dataset.random_map(_draw).batch(batch_size, batch_fn=pack)
   # Packing takes a millisecond or so: one thread that is a batch ahead hides it.
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)

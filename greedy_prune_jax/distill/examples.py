@@ -16,6 +16,7 @@ from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
 from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.chains.thinking_chains import AUTO, OFF, find_thinking, fit_chain
 from greedy_prune_jax.errors import UserError
 
 
@@ -83,11 +84,13 @@ class ExampleForm:
     ratio_form: form of the keep ratio in the question, a text with `{question}` and
       `{ratio}` (the form of TokenSkip, arXiv 2502.12067); empty: it is not told.
     max_length: most tokens of an example.
+    thinking: see `fit_chain`; `auto` makes visible chains for a student that has no form of it.
   """
 
   keep_ratios: tuple[float, ...]
   ratio_form: str
   max_length: int
+  thinking: str = AUTO
 
 
 def read_texts(
@@ -116,7 +119,9 @@ def read_texts(
     wanted = num_chains if split_source(source) is not None else 0
     texts = (
       (chain, {ratio: chain.reasoning if ratio else "" for ratio in keep_ratios})
-      for chain in read_chains(source, num_chains=wanted, seed=seed, columns=columns)
+      for chain in map(
+        find_thinking, read_chains(source, num_chains=wanted, seed=seed, columns=columns)
+      )
     )
   else:
     texts = (
@@ -159,10 +164,14 @@ def make_example(
   tokenizer: PreTrainedTokenizerFast,
   template: ChatTemplate,
   ratio_form: str = "",
+  thinking: str = AUTO,
 ) -> Example:
-  """A chain whose reasoning was replaced, in the student's tokens and chat template."""
+  """A chain whose reasoning was replaced, in the student's tokens, chat template and thinking."""
   question = told_question(chain.question, keep_ratio, ratio_form)
   shown = dataclasses.replace(chain, question=question, reasoning=reasoning)
+  if thinking == AUTO and template.layout is None:
+    thinking = OFF  # a student without a form of thinking learns the chain as its visible reply
+  shown = fit_chain(shown, template, thinking)
   parts = segment(shown, tokenizer, template)
   return Example(
     id=f"{chain.id}@{ratio_key(keep_ratio)}",
@@ -200,7 +209,7 @@ def make_examples(
   groups, too_long = [], []
   for chain, reasonings in chains:
     examples = [
-      make_example(chain, text, ratio, tokenizer, template, form.ratio_form)
+      make_example(chain, text, ratio, tokenizer, template, form.ratio_form, form.thinking)
       for ratio, text in reasonings.items()
     ]
     too_long += [TooLong(e.id, len(e)) for e in examples if len(e) > form.max_length]

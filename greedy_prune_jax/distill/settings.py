@@ -4,6 +4,7 @@ import dataclasses
 
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
+from greedy_prune_jax.chains.thinking_chains import MODES
 from greedy_prune_jax.distill.examples import ExampleForm
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
@@ -44,6 +45,7 @@ class DistillSettings(JobSettings):
   seed: int
   student: str
   chat_template: str
+  thinking: str
   dtype: str
   compute_dtype: str
   lora_rank: int
@@ -73,6 +75,7 @@ class DistillSettings(JobSettings):
   compilation_cache: bool
 
   def __post_init__(self):
+    check_choice("thinking", self.thinking, MODES)
     check_choice("dtype", self.dtype, DTYPES)
     check_choice("compute_dtype", self.compute_dtype, DTYPES)
     check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -126,6 +129,7 @@ class DistillSettings(JobSettings):
       keep_ratios=tuple(float(ratio) for ratio in self.keep_ratios),
       ratio_form=self.ratio_form,
       max_length=self.max_length,
+      thinking=self.thinking,
     )
 
   @property

@@ -1,7 +1,6 @@
 """Answers the budgets of a finished run: nothing is scored again, but `right` is asked for."""
 
 import functools
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +8,9 @@ from greedy_prune_jax.chains.answers import first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.expected import Expected, expected_answer
-from greedy_prune_jax.chains.formats_draft import CLOSING_TAG
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import decode_kept, segment
+from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.pruning.budget import (
@@ -88,11 +87,13 @@ def _prompt(
 ) -> ChatPrompt:
   """Asks for the answer that follows what is left after some deletions."""
   text = decode(pruned.reasoning_ids, kept_after(pruned, deletions))
+  lead, form = _lead(pruned, expected), pruned.chain.thinking_form
   return ChatPrompt(
     id=pruned.chain.id,
     question=pruned.chain.question,
     system=pruned.chain.system,
-    reply_start=tuple(filter(None, (text, _lead(pruned, expected)))),
+    reply_start=(text, lead) if form else tuple(filter(None, (text, lead))),
+    thinking_form=form,
   )
 
 
@@ -101,18 +102,13 @@ def _lead(pruned: PrunedChain, expected: Expected) -> str:
 
   Behind thinking the words would tell too much: a model sums up there what it has found.
   """
-  closing = _closing(pruned)
+  closing = closing_of(pruned.chain)
   return closing if closing else expected.lead
-
-
-def _closing(pruned: PrunedChain) -> str:
-  found = re.match(rf"\s*(?:{CLOSING_TAG})\s*", pruned.chain.answer)
-  return found[0] if found else ""
 
 
 def _says_right(pruned: PrunedChain, expected: Expected, written: str) -> bool:
   form = expected.form
-  if _closing(pruned):
+  if closing_of(pruned.chain):
     split = split_response(written, form)
     return split is not None and form.is_right(split.value, expected.target)
   value = first_value(expected.lead + written, form)

@@ -6,6 +6,7 @@ from typing import cast
 from greedy_prune_jax.accelerators import ACCELERATORS
 from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.formats import ColumnSettings
+from greedy_prune_jax.chains.thinking_chains import MODES
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.pruning.budget import parse_budgets
@@ -72,6 +73,7 @@ class PruneSettings(JobSettings):
   max_reasoning_tokens: int
   pruner: str
   chat_template: str
+  thinking: str
   dtype: str
   objective: str
   search: str
@@ -115,6 +117,7 @@ class PruneSettings(JobSettings):
       raise UserError(
         f"steps={self.steps!r} is read by unit={SKILL_STEP} alone, not {self.unit}; set steps=''"
       )
+    check_choice("thinking", self.thinking, MODES)
     check_choice("dtype", self.dtype, DTYPES)
     check_choice("attention", self.attention, ATTENTIONS)
     check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)

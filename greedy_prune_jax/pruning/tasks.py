@@ -14,11 +14,11 @@ from greedy_prune_jax.chains.kept_chains import read_kept
 from greedy_prune_jax.chains.question_sets import is_generated
 from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.segments import (
-  Segments,
   check_length,
   segment,
   token_texts,
 )
+from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.settings import PruneSettings, num_kept
 from greedy_prune_jax.runs.records import Record
@@ -111,12 +111,14 @@ def read_tasks(
       columns=settings.columns,
       on_bad=skip,
     )
-  segmented = ((chain, segment(chain, tokenizer, template)) for chain in chains)
-
   sizes_of = _unit_sizes(settings)
 
-  def start(chain: Chain, parts: Segments) -> Task | None:
+  def start(chain: Chain) -> Task | None:
     try:
+      chain = fit_chain(chain, template, settings.thinking)
+      parts = segment(chain, tokenizer, template)
+      if limit and len(parts.reasoning) > limit:
+        return None
       sizes = sizes_of(chain, token_texts(tokenizer, chain.reasoning))
     except UserError as error:
       if skip is None:
@@ -134,10 +136,8 @@ def read_tasks(
 
     return Task(chain, path(chain.id), path(_audit_id(chain)))
 
-  tasks = (
-    start(chain, parts) for chain, parts in segmented if not limit or len(parts.reasoning) <= limit
-  )
-  return itertools.islice((task for task in tasks if task), settings.num_chains or None)
+  tasks = (task for chain in chains if (task := start(chain)))
+  return itertools.islice(tasks, settings.num_chains or None)
 
 
 def _unit_sizes(

@@ -115,9 +115,13 @@ class LocalTeacher:
 
   def _prompt_ids(self, prompt: ChatPrompt) -> tuple[int, ...]:
     """The prompt and the parts of the beginning reply, each tokenised apart as by `segment`."""
-    text = self._template.prompt(prompt.question, prompt.system)
-    parts = [encode(self._tokenizer, text) for text in (text, *prompt.reply_start[:1])]
-    parts += [encode_continuation(self._tokenizer, text) for text in prompt.reply_start[1:]]
+    form, start = prompt.thinking_form, prompt.reply_start
+    text = self._template.prompt(prompt.question, prompt.system, thinking_form=form)
+    layout = form and self._template.layout_of(form)
+    if layout and len(start) > 1 and (layout.stated or layout.form.name != form):
+      start = (start[0], layout.closing)
+    parts = [encode(self._tokenizer, text) for text in (text, *start[:1])]
+    parts += [encode_continuation(self._tokenizer, text) for text in start[1:]]
     return tuple(np.concatenate(parts).tolist())
 
   def _request(self, prompt_ids: tuple[int, ...], room: int, seed: int) -> Request:

@@ -18,6 +18,8 @@ class ChatPrompt:
     system: system text, or None.
     reply_start: with what the reply begins already, in parts that no token spans, as those of
       `Segments`; the teacher goes on from there.
+    thinking_form: name of a form of thinking if the reply begins with thinking; the first part of
+      `reply_start` is then the thinking, and the second begins with the closing tag.
     seed: of the reply's randomness, from 0 to 2**32 - 1.
     schema: JSON schema that the reply should follow; an endpoint that can is held to it, others are
       asked in words. `structured.read_object` reads what they write.
@@ -27,6 +29,7 @@ class ChatPrompt:
   question: str
   system: str | None = None
   reply_start: tuple[str, ...] = ()
+  thinking_form: str | None = None
   seed: int = 0
   schema: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 

@@ -45,8 +45,7 @@ HARMONY = (
 )
 # A switch in the system text, which is the user's; earlier thinking is left out.
 NEMOTRON = (
-  _SYSTEM_AND_USER
-  + "<|start|>assistant\n{{ m.content.split('</think>')[-1].lstrip() }}<|end|>\n"
+  _SYSTEM_AND_USER + "<|start|>assistant\n{{ m.content.split('</think>')[-1].lstrip() }}<|end|>\n"
   "{% endif %}{% endfor %}"
   "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )

@@ -127,7 +127,9 @@ def test_right_asks_what_follows_the_words_before_the_value():
 def thinking_chain():
   record = pruned().to_record()
   return PrunedChain.from_record(
-    record | {"answer": "\n</think>\n\nSix sevens, so \\boxed{42}.", "target": "42"}
+    record
+    | {"answer": "\n</think>\n\nSix sevens, so \\boxed{42}."}
+    | {"target": "42", "thinking_form": "think"}
   )
 
 

@@ -17,6 +17,7 @@ from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_respo
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.parallel import make_mesh, own_share
 from greedy_prune_jax.reports.intervals import wilson
@@ -80,14 +81,16 @@ def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
     chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
     for pruned in chains[: settings.num_chains or None]:
       item_id = f"{run}/{pruned.chain.id}"
-      expected = expected_answer(pruned.chain)
-      lead = expected.lead if settings.begin_answer else ""
+      expected, form = expected_answer(pruned.chain), pruned.chain.thinking_form
+      # Behind thinking the words before the answer would tell too much: a model sums up there.
+      lead = closing_of(pruned.chain) or (expected.lead if settings.begin_answer else "")
       prompts = [
         ChatPrompt(
           id=f"{item_id}@{ratio}",
           question=pruned.chain.question,
           system=pruned.chain.system,
-          reply_start=tuple(filter(None, (text, lead))),
+          reply_start=(text, lead) if form else tuple(filter(None, (text, lead))),
+          thinking_form=form,
         )
         for ratio, text in texts_of(pruned).items()
       ]
@@ -105,8 +108,9 @@ def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) ->
   for ratio, reply in zip(texts_of(item.pruned), replies, strict=True):
     # Of a text that was begun, what a base model adds behind its first answer does not count.
     # Only what was written is searched: the reasoning may hold markers itself ("the answer = ").
-    text = (lead if begun else "") + reply.text
-    value = first_value(text, form) if begun else _last_value(text, form)
+    begins = begun and not item.pruned.chain.thinking_form
+    text = (lead if begins else "") + reply.text
+    value = first_value(text, form) if begins else _last_value(text, form)
     answers[ratio] = {
       "text": text,
       "value": value,
