@@ -1,7 +1,7 @@
 """Jobs as processes of their own, for tests of their exit status, output and death.
 
-They are forked from a server that has imported all that the prune job imports (and this module,
-which is why it imports nothing else), so that each costs a second instead of five.
+They are forked from a server that has imported all that the prune and distill jobs import (and this
+module, which is why it imports nothing else), so that each costs a second instead of five.
 """
 
 import dataclasses
@@ -41,35 +41,52 @@ class Job:
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-  ["greedy_prune_jax.jobs.entry", "greedy_prune_jax.pruning.run", "tests.helpers.processes"]
+  [
+    "greedy_prune_jax.jobs.entry",
+    "greedy_prune_jax.pruning.run",
+    "greedy_prune_jax.distill.run",
+    "tests.helpers.processes",
+  ]
 )
 
 
 def start(
-  folder: Path, *argv: str, job: str = "prune", most_bytes: int | None = None, **env: str
+  folder: Path,
+  *argv: str,
+  job: str = "prune",
+  num_devices: int = 1,
+  most_bytes: int | None = None,
+  **env: str,
 ) -> Job:
   """Starts `python -m greedy_prune_jax.jobs.JOB ARGV` and returns at once.
 
   Args:
-    folder: where its stdout and stderr go.
+    folder: folder of its stdout and stderr.
     *argv: its arguments.
-    job: which one.
-    most_bytes: to which any file may grow, as on a disk that is full.
+    job: the job's name.
+    num_devices: number of simulated devices.
+    most_bytes: size to which any file may grow, as on a disk that is full.
     **env: environment variables to set.
   """
   folder.mkdir(exist_ok=True)
-  process = _SERVER.Process(target=_run, args=(folder, job, argv, most_bytes, env))
+  process = _SERVER.Process(target=_run, args=(folder, job, argv, num_devices, most_bytes, env))
   process.start()
   return Job(process, folder)
 
 
 def _run(
-  folder: Path, job: str, argv: tuple[str, ...], most_bytes: int | None, env: dict[str, str]
+  folder: Path,
+  job: str,
+  argv: tuple[str, ...],
+  num_devices: int,
+  most_bytes: int | None,
+  env: dict[str, str],
 ) -> None:
   for number, name in ((1, "stdout"), (2, "stderr")):
     os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
   os.environ.update(env)
-  os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+  devices = f"device_count={num_devices}"
+  os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", devices)
   if most_bytes is not None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))

@@ -26,6 +26,7 @@ def start(shared, tmp_path):
     workdir="run",
     config=None,
     bare=False,
+    num_devices=1,
     most_bytes=None,
     env=(),
     **settings,
@@ -43,6 +44,7 @@ def start(shared, tmp_path):
       *flags,
       *argv,
       job=job,
+      num_devices=num_devices,
       most_bytes=most_bytes,
       **{"XDG_CACHE_HOME": str(shared / "cache"), **dict(env)},
     )

@@ -1,11 +1,8 @@
 """The distill job as a program: its flags, its death, its second life."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,56 +12,52 @@ from safetensors.numpy import load_file
 from tests.helpers.tiny_runs import make_model, write_chains
 
 
-@pytest.fixture
-def start(tmp_path):
-  make_model(tmp_path / "model", vocab_size=350)  # even, for meshes
-  write_chains(tmp_path / "chains.jsonl")
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+  """A folder with a tiny model and chains."""
+  folder = tmp_path_factory.mktemp("inputs")
+  make_model(folder / "model", vocab_size=350)  # even, for meshes
+  write_chains(folder / "chains.jsonl")
+  return folder
 
-  def start(*argv, workdir="run", num_devices=1, variables=None, **settings):
+
+@pytest.fixture
+def start(start, inputs):
+  def start_distill(*argv, **settings):
     defaults = {
-      "student": tmp_path / "model",
-      "chains": tmp_path / "chains.jsonl",
+      "student": inputs / "model",
+      "chains": inputs / "chains.jsonl",
       "keep_ratios": "(1.0,)",
       "batch_size": 2,
       "epochs": 0.0,
-      "steps": 200,
+      "steps": 120,
       "save_every": 1000,
       "mesh.data": 1,
     }
-    flags = [f"--config.{name}={value}" for name, value in (defaults | settings).items()]
-    command = [sys.executable, "-m", "greedy_prune_jax.jobs.distill"]
-    command += ["--config=configs/distill.py", f"--workdir={tmp_path / workdir}", *flags, *argv]
-    devices = f"--xla_force_host_platform_device_count={num_devices}"
-    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": devices}
-    env |= variables or {}
-    return subprocess.Popen(
-      command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return start(*argv, job="distill", **(defaults | settings))
 
-  return start
+  return start_distill
 
 
 def wait_for_lines(job, path, count):
-  while job.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= count):
+  while job.process.is_alive() and not (path.exists() and path.read_bytes().count(b"\n") >= count):
     time.sleep(0.01)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(start, tmp_path):
   job, metrics = start(), tmp_path / "run" / "metrics.jsonl"
   wait_for_lines(job, metrics, 1)
-  job.send_signal(signal.SIGTERM)
-  out, err = job.communicate()
-  assert job.returncode == 128 + signal.SIGTERM, err
-  assert "stopped and saved; the same command goes on from here" in out
+  job.kill(signal.SIGTERM)
+  assert job.wait() == 128 + signal.SIGTERM, job.stderr
+  assert "stopped and saved; the same command goes on from here" in job.stdout
   assert not (tmp_path / "run" / "export").exists()
   done = len(metrics.read_text().splitlines())
-  assert 0 < done < 200
+  assert 0 < done < 120
 
   job = start()
-  out, err = job.communicate()
-  assert job.returncode == 0, err
-  assert "step 200 of 200" in out
-  assert len(metrics.read_text().splitlines()) == 200
+  assert job.wait() == 0, job.stderr
+  assert "step 120 of 120" in job.stdout
+  assert len(metrics.read_text().splitlines()) == 120
   assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
@@ -81,15 +74,13 @@ def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(start, tmp_
   job = start(workdir="killed", **settings)
   wait_for_lines(job, tmp_path / "killed" / "metrics.jsonl", 45)
   job.kill()
-  job.communicate()
-  assert job.returncode == -signal.SIGKILL
+  assert job.wait() == -signal.SIGKILL
   done = len((tmp_path / "killed" / "metrics.jsonl").read_bytes().splitlines())
   assert 45 <= done < 120
 
   for workdir in ("killed", "whole"):
     job = start(workdir=workdir, **settings)
-    _, err = job.communicate()
-    assert job.returncode == 0, err
+    assert job.wait() == 0, job.stderr
   found = losses(tmp_path / "killed")
   assert found == losses(tmp_path / "whole")
   assert [step for step, _ in found] == list(range(1, 121))
@@ -97,18 +88,20 @@ def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(start, tmp_
 
 def test_settings_that_cannot_be(start):
   job = start(keep_ratios="(1.5,)")
-  _, err = job.communicate()
-  assert job.returncode == 1
-  assert err.endswith("a keep ratio is a number from 0 (answer only) to 1 (all of the reasoning)\n")
-  assert "Traceback" not in err
+  assert job.wait() == 1
+  assert job.stderr.endswith(
+    "a keep ratio is a number from 0 (answer only) to 1 (all of the reasoning)\n"
+  )
+  assert "Traceback" not in job.stderr
 
 
 def test_a_mesh_that_cannot_share_the_student(start):
   job = start(num_devices=4, **{"mesh.model": 4})
-  _, err = job.communicate()
-  assert job.returncode == 1
-  assert "cannot be split evenly over the mesh axis model of size 4; set mesh.model to a" in err
-  assert "Traceback" not in err
+  assert job.wait() == 1
+  assert (
+    "cannot be split evenly over the mesh axis model of size 4; set mesh.model to a" in job.stderr
+  )
+  assert "Traceback" not in job.stderr
 
 
 @pytest.fixture
@@ -127,7 +120,7 @@ def start_two(start):
       start(
         *(*flags, f"--process_id={i}"),
         num_devices=2,
-        variables={"JAX_PARTITION_INDEX": str(i)},
+        env={"JAX_PARTITION_INDEX": str(i)},
         **{"mesh.data": 0} | settings,
       )
       for i in range(2)
@@ -147,14 +140,12 @@ def start_two(start):
 def test_two_processes_train_one_student(start, start_two, tmp_path, settings):
   common = {"steps": 6, "save_every": 3, "num_validation": 1, "learning_rate": 1e-2} | settings
   jobs = start_two(workdir="two", **common)
-  told = [job.communicate() for job in jobs]
-  assert [job.returncode for job in jobs] == [0, 0], told
-  assert "step 6 of 6" in told[0][0]
-  assert "step" not in told[1][0], "one of them speaks for both"
+  assert [job.wait() for job in jobs] == [0, 0], [job.stderr for job in jobs]
+  assert "step 6 of 6" in jobs[0].stdout
+  assert "step" not in jobs[1].stdout, "one of them speaks for both"
   one = {"mesh.model": 1, "fully_sharded": False}
   job = start(workdir="one", **common | one)
-  _, err = job.communicate()
-  assert job.returncode == 0, err
+  assert job.wait() == 0, job.stderr
 
   found, expected = (lines(tmp_path / name) for name in ("two", "one"))
   assert [line["step"] for line in found] == [line["step"] for line in expected]
@@ -173,33 +164,33 @@ def test_sigterm_to_one_process_saves_all_and_a_run_of_one_goes_on(
 ):
   jobs, metrics = start_two(fully_sharded=True), tmp_path / "run" / "metrics.jsonl"
   wait_for_lines(jobs[0], metrics, 1)
-  jobs[told].send_signal(signal.SIGTERM)
-  ends = [job.communicate() for job in jobs]
-  assert [job.returncode for job in jobs] == [128 + signal.SIGTERM] * 2, ends
-  assert "stopped and saved; the same command goes on from here" in ends[0][0]
+  jobs[told].kill(signal.SIGTERM)
+  ends = [job.wait() for job in jobs]
+  assert ends == [128 + signal.SIGTERM] * 2, [job.stderr for job in jobs]
+  assert "stopped and saved; the same command goes on from here" in jobs[0].stdout
   done = len(metrics.read_text().splitlines())
-  assert 0 < done < 200
+  assert 0 < done < 120
   assert [int(x.name) for x in (tmp_path / "run/checkpoints").iterdir()] == [done]
 
   job = start()
-  out, err = job.communicate()
-  assert job.returncode == 0, err
-  assert "step 200 of 200" in out
-  assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 201))
+  assert job.wait() == 0, job.stderr
+  assert "step 120 of 120" in job.stdout
+  assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 121))
 
 
 def test_what_one_process_refuses_ends_both(start, start_two):
-  _, err = start(steps=1).communicate()
+  job = start(steps=1)
+  assert job.wait() == 0, job.stderr
   jobs = start_two(steps=2)
-  told = [job.communicate()[1] for job in jobs]
-  assert jobs[0].returncode == 1, err
-  assert "steps: was 1, is 2" in told[0]
-  assert jobs[1].returncode != 0
+  ends = [job.wait() for job in jobs]
+  assert ends[0] == 1
+  assert "steps: was 1, is 2" in jobs[0].stderr
+  assert ends[1] != 0
 
 
 def test_two_processes_must_use_all_devices(start_two):
   jobs = start_two(**{"mesh.data": 2})
-  told = [job.communicate()[1] for job in jobs]
-  assert [job.returncode for job in jobs] == [1, 1]
-  for err in told:
-    assert "mesh.data=2, mesh.model=1 takes 2 of 4 devices; where several processes train" in err
+  assert [job.wait() for job in jobs] == [1, 1]
+  message = "mesh.data=2, mesh.model=1 takes 2 of 4 devices; where several processes train"
+  for job in jobs:
+    assert message in job.stderr
