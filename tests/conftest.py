@@ -1,5 +1,6 @@
 """What all tests share: no network, 8 simulated devices, shapes checked, no silent broadcasting."""
 
+import collections
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,3 +33,12 @@ def pytest_configure(config):
   config.addinivalue_line(
     "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
   )
+  # xdist's `loadfile` begins with the files of most tests, which are not the longest; see below.
+  if hasattr(config.option, "loadscopereorder"):
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+  """Begins with the files of most slow tests: none of them is left for one process at the end."""
+  num_slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+  items.sort(key=lambda item: -num_slow[item.path])

@@ -9,7 +9,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 COMMANDS = [*PAGES, *sorted(ROOT.glob("configs/*.py"))]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
-JOBS = {path.stem for path in ROOT.glob("greedy_prune_jax/jobs/*.py")} - {"__init__", "entry"}
+JOBS = {
+  path.stem
+  for path in ROOT.glob("greedy_prune_jax/jobs/*.py")
+  if path.stem != "entry" and "run_job(" in path.read_text()
+}
 
 
 def without_code(text: str) -> str:

@@ -90,6 +90,7 @@ def scores_of(data, feature_set, **settings):
   return score_predictions(data.rank, predictions, data.chain)
 
 
+@pytest.mark.slow
 def test_ranks_made_from_one_heads_attention_give_that_head(stored):
   data, _ = rank_data(stored, planted_order)
   correlations = head_correlations(data)
@@ -105,6 +106,7 @@ def test_ranks_made_from_one_heads_attention_give_that_head(stored):
   assert abs(shuffled.spearman.estimate) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regressor", ["ridge", "trees"])
 def test_ranks_made_at_random_cannot_be_predicted_on_unseen_chains(stored, regressor):
   data, _ = rank_data(stored, random_order)
@@ -147,6 +149,7 @@ def test_what_holds_in_one_run_is_carried_to_another(stored):
   assert score_predictions(opposite.rank, predictions, opposite.chain).spearman.high < -0.7
 
 
+@pytest.mark.slow
 def test_what_holds_at_a_depth_is_carried_to_a_model_of_another_shape(stored, tmp_path):
   def early_attention(_, attention):
     return np.argsort(np.log(attention[:, : attention.shape[1] // 2, :, STATISTIC]).mean((1, 2)))
@@ -211,6 +214,7 @@ def test_the_last_tokens_to_leave(stored):
   assert scores.auc.low > 0.85
 
 
+@pytest.mark.slow
 def test_the_last_tokens_to_leave_are_no_target_where_more_were_never_deleted(stored, tmp_path):
   def pruned_to(ratio):
     def order(i, attention):

@@ -26,6 +26,7 @@ def labelled_run(name, seed):
   return LabelledRun(name, chains, labels)
 
 
+@pytest.mark.slow
 def test_the_report_folder_is_complete_and_inert(browser, tmp_path):  # noqa: F811
   runs = [labelled_run(NAME, 0), labelled_run("second", 1)]
   agreement = agreement_section(

@@ -64,6 +64,7 @@ def pruned(tmp_path, monkeypatch):
   return workdirs
 
 
+@pytest.mark.slow
 def test_one_run_ends_with_everything(pruned, tmp_path):
   out = tmp_path / "out"
   out.mkdir()
@@ -82,6 +83,7 @@ def test_one_run_ends_with_everything(pruned, tmp_path):
   assert all(abs(row["spearman"]) < 0.5 for row in transfer)  # orders are random
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_again(pruned, tmp_path, monkeypatch):
   out = tmp_path / "out"
   out.mkdir()
@@ -98,6 +100,7 @@ def test_a_second_run_does_nothing_again(pruned, tmp_path, monkeypatch):
   assert (out / "tables" / "regressions.json").read_text() == first
 
 
+@pytest.mark.slow
 def test_a_mesh_finds_what_one_device_finds(pruned, tmp_path, monkeypatch):
   found, meshes = [], []
 
@@ -127,6 +130,7 @@ def test_parts_can_be_left_out(pruned, tmp_path):
   assert '"name": "b"' in (out / "viewer.html").read_text()
 
 
+@pytest.mark.slow
 def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   out = tmp_path / "out"
   out.mkdir()

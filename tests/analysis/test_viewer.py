@@ -150,6 +150,7 @@ def test_deleted_tokens_can_be_hidden_and_chains_chosen(browser, tmp_path):  # n
   assert shown_tokens(browser) == [["a", False], [" b", False]]
 
 
+@pytest.mark.slow
 def test_two_hundred_chains_of_five_hundred_tokens_are_quick(browser, tmp_path):  # noqa: F811
   rng = np.random.default_rng(0)
   words = [" the", " sum", "7", " of", "\n", " apples"]

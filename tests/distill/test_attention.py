@@ -48,6 +48,7 @@ def result_and_gradients(attend, softcap, operands, d_out, seen):
 
 
 # Within a block, several blocks with a narrow last one, and more than there may be of 128.
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [64, 288, 1056])
 @pytest.mark.parametrize(("softcap", "window"), [(None, NO_WINDOW), (3.0, 40)])
 def test_equals_plain_attention(width, softcap, window):
@@ -59,6 +60,7 @@ def test_equals_plain_attention(width, softcap, window):
     np.testing.assert_allclose(own, other, rtol=0, atol=3e-6 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.slow
 def test_texts_of_a_row_do_not_see_each_other():
   (q, k, v), d_out, seen = made(288, NO_WINDOW)
   other = v.at[0, :96].add(1.0)  # the first text of the first row

@@ -81,6 +81,7 @@ def trained(mesh=None, num_parts=1, name="adamw", **kwargs):
   return np.asarray(found), nll, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("data", "model", "fully_sharded", "kwargs"),
   [
@@ -122,6 +123,7 @@ def test_fully_sharded_parameters_take_a_share_of_each_device():
   assert shares[True] - norms < 0.3 * (shares[False] - norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path, lora):
   expected, _, _ = trained(lora=lora)

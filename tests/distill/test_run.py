@@ -85,6 +85,7 @@ SPLIT = {"mesh": {"data": 4, "model": 2}, "fully_sharded": True}
 RUNS = ("one", "many")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, LORA | {"keep_ratios": (1.0, 0.0), "num_parts": 2}])
 def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_path, changes):
   whole = run("whole", num_validation=2, **changes)
@@ -101,6 +102,7 @@ def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_p
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, LORA])
 def test_a_run_goes_on_on_another_mesh(run, tmp_path, changes):
   run("one", num_validation=2, export="last", **changes)
@@ -118,6 +120,7 @@ def test_a_run_goes_on_on_another_mesh(run, tmp_path, changes):
   np.testing.assert_allclose(many, one, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_examples(run, base, tmp_path):
   path = tmp_path / "chains.jsonl"
   path.write_bytes((base / "chains.jsonl").read_bytes())
@@ -131,6 +134,7 @@ def test_a_run_does_not_go_on_with_other_examples(run, base, tmp_path):
   assert run("run", chains=str(path)).step == 6, "the order in files does not matter"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_examples_were_noted_is_gone_on_with(run, tmp_path):
   assert run("run", stop_after=3).stopped
   path = tmp_path / "run" / "checkpoints" / "3" / "progress" / "metadata"
@@ -141,6 +145,7 @@ def test_a_checkpoint_from_before_examples_were_noted_is_gone_on_with(run, tmp_p
   assert (result.step, len(result.progress.examples)) == (6, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, LORA])
 def test_no_weights_are_left_in_memory_when_the_student_is_exported(run, monkeypatch, changes):
   sizes = []
@@ -165,6 +170,7 @@ def weights(workdir, made):
   return jax.tree.leaves(load_student(workdir, 6, made)[0].params)
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_a_checkpoint_drops_what_it_logged_since(run, tmp_path):
   run("whole")
   run("killed", steps=6, stop_after=3)
@@ -175,6 +181,7 @@ def test_a_run_killed_after_a_checkpoint_drops_what_it_logged_since(run, tmp_pat
   assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [None, 3])
 def test_which_checkpoints_are_kept(run, tmp_path, stop_after):
   # At such a rate the loss gets worse: the first validation is the best.
@@ -189,6 +196,7 @@ def test_which_checkpoints_are_kept(run, tmp_path, stop_after):
     assert checkpoints.progress(6) == result.progress
 
 
+@pytest.mark.slow
 def test_early_stop(run):
   changes = {"num_validation": 2, "learning_rate": 3.0, "max_grad_norm": 0.0, "save_every": 1}
   result = run("run", steps=50, patience=3, **changes)
@@ -197,6 +205,7 @@ def test_early_stop(run):
   assert run("run", steps=50, patience=3, **changes).step == result.step, "it stays stopped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "saved"), [(1e14, [1]), (1e39, [])])  # of the second: no update
 def test_what_is_not_finite_stops_the_run(run, tmp_path, rate, saved):
   changes = {"max_grad_norm": 0.0, "warmup_steps": 0, "save_every": 1}
@@ -258,6 +267,7 @@ def test_metrics(run, tmp_path):
   assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, LORA])
 def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
   result = run("run", export="last", **changes)
@@ -292,6 +302,7 @@ def test_peft_reads_the_adapter(run, base, tmp_path):
   assert {name.replace(".default.", ".") for name in read} == set(stored)
 
 
+@pytest.mark.slow
 def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
   changes = {"batch_size": 8, "steps": 150, "save_every": 150, "schedule": "constant"}
   result = run("run", **changes, learning_rate=5e-3, export="last")

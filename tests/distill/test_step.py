@@ -53,6 +53,7 @@ def model(request):
   return tiny_student_model(**request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_loss_and_gradients_are_those_of_single_examples(model, remat, monkeypatch):
   monkeypatch.setattr(loss_module, "CPU_HEAD_CHUNK", 40)  # several chunks, the last one not full
@@ -65,6 +66,7 @@ def test_loss_and_gradients_are_those_of_single_examples(model, remat, monkeypat
   close(found[1], expected[1], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_loss(model):
   examples = random_examples(5)
   params = flat_params(model.params)
@@ -85,6 +87,7 @@ def updated(model, rows, lora=None, steps=2, **changes):
   return state, found
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch():
   model, examples = tiny_student_model(), random_examples(9)
   whole, metrics = updated(model, pack_batch(examples, 48).rows, name="adafactor")
@@ -93,6 +96,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
   close(whole.trained, parts.trained, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mean_is_over_tokens_and_the_norm_before_clipping():
   model, examples = tiny_student_model(), random_examples(5)
   rows = pack_batch(examples, 48).rows
@@ -104,6 +108,7 @@ def test_the_mean_is_over_tokens_and_the_norm_before_clipping():
   np.testing.assert_allclose(first.grad_norm, optax.tree.norm(gradient), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_products_with_float32_masters():
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
   params = flat_params(model.params)
@@ -117,6 +122,7 @@ def test_bfloat16_products_with_float32_masters():
     assert (rough[name] != rough[name].astype(jnp.bfloat16)).any(), f"{name} was rounded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_masters_give_the_numbers_of_rounded_weights(lora):
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
@@ -133,6 +139,7 @@ def test_masters_give_the_numbers_of_rounded_weights(lora):
   np.testing.assert_allclose(found, jax.jit(lambda: completion_nll(decoder, part))(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_lora_merged_equals_lora_applied():
   model, examples = tiny_student_model(), random_examples(5)
   rows = pack_batch(examples, 48).rows
@@ -185,6 +192,7 @@ def test_the_learning_rate_is_what_the_first_step_changes_a_weight_by(name):
     np.testing.assert_allclose(np.median(change), rate, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_weight_decay_spares_norms(name):
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows

@@ -189,6 +189,7 @@ def test_a_chain_without_a_reply_waits_for_the_next_run(make_config, drp, tmp_pa
   assert set(chains(tmp_path)) == set(records["write"]) == {f"chain {i}" for i in range(3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", range(1, 13, 2))
 def test_a_run_that_was_stopped_anywhere_goes_on_and_asks_nothing_twice(
   make_config, drp, tmp_path, most

@@ -91,6 +91,7 @@ def texts(run):
   return {question: record["samples"][0]["text"] for question, record in run.items()}
 
 
+@pytest.mark.slow
 def test_a_student_of_8_chains_writes_them_when_asked_as_it_was_trained(base, tmp_path, evaluate):
   changes = {"steps": 180, "save_every": 180, **TOLD}
   outcome = train(base, tmp_path / "student", **changes)
@@ -114,6 +115,7 @@ def test_a_student_of_8_chains_writes_them_when_asked_as_it_was_trained(base, tm
   assert [texts(run) for run in exported.values()] == [texts(whole), texts(answer_only)]
 
 
+@pytest.mark.slow
 def test_a_lora_checkpoint_is_merged(base, tmp_path, evaluate):
   outcome = train(base, tmp_path / "student", lora_rank=2, lora_alpha=8.0, learning_rate=5e-2)
   runs = evaluate(
@@ -129,6 +131,7 @@ def test_a_lora_checkpoint_is_merged(base, tmp_path, evaluate):
   assert (records["model"], records["step"], records["keep_ratio"]) == ("before", 2, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{}, {"lora_rank": 2, "lora_alpha": 8.0, "learning_rate": 5e-2}])
 def test_a_student_answers_on_any_mesh_whatever_it_was_trained_on(
   base, tmp_path, evaluate, monkeypatch, lora
@@ -156,6 +159,7 @@ def test_a_student_answers_on_any_mesh_whatever_it_was_trained_on(
   assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_following_a_training_to_its_end(base, tmp_path, evaluate, monkeypatch):
   student = tmp_path / "student"
   train(base, student, stop_after=3)  # saves at 2 and at 3
@@ -171,6 +175,7 @@ def test_following_a_training_to_its_end(base, tmp_path, evaluate, monkeypatch):
   assert slept == [6.0]
 
 
+@pytest.mark.slow
 def test_following_ends_when_nothing_comes(base, tmp_path, evaluate, monkeypatch):
   student = tmp_path / "student"
   train(base, student, stop_after=1)
@@ -179,6 +184,7 @@ def test_following_ends_when_nothing_comes(base, tmp_path, evaluate, monkeypatch
   assert list(evaluate(str(student), follow=True, idle_minutes=2.0)) == ["student@1"]
 
 
+@pytest.mark.slow
 def test_which_checkpoint(base, tmp_path):
   student = tmp_path / "student"
   train(base, student)
@@ -192,6 +198,7 @@ def test_which_checkpoint(base, tmp_path):
   assert [entry.is_student for entry in entries] == [True, True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("models", "message"),
   [
@@ -207,6 +214,7 @@ def test_checkpoints_that_are_not_there(base, tmp_path, evaluate, models, messag
     evaluate(*(model.format(tmp_path / "student") for model in models))
 
 
+@pytest.mark.slow
 def test_keep_ratios_that_nobody_is_told_are_refused(base, tmp_path, evaluate):
   train(base, tmp_path / "student")
   for model in (tmp_path / "student", base / "model"):
@@ -221,6 +229,7 @@ def test_one_name_for_two_models_is_refused(base, tmp_path, evaluate):
     evaluate(f"x={tmp_path / 'other'}", num_questions=1)
 
 
+@pytest.mark.slow
 def test_other_weights_at_a_place_are_refused(base, tmp_path, evaluate):
   make_model(tmp_path / "model", num_hidden_layers=2)
   train(base, tmp_path / "student")

@@ -24,6 +24,7 @@ def error_of(job):
   return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
@@ -220,6 +221,7 @@ def test_a_chain_of_a_bad_length_stops_the_run(start, tmp_path, line, message):
   assert re.search(message, error_of(start(chains=path)))
 
 
+@pytest.mark.slow
 def test_bad_chains_are_skipped_and_recorded(start, run, tmp_path):
   bad = [(line, message) for line, message in BAD_LINES + BAD_LENGTHS]
   # Distinct ids: a bad line is no reason to call another one a repetition.
@@ -280,6 +282,7 @@ def test_workdirs_that_cannot_be_written(start, tmp_path, place):
   assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_the_workdir_of_another_config(start, run, tmp_path):
   run(num_chains=1)
   before = records(tmp_path / "run")
@@ -294,6 +297,7 @@ def test_the_workdir_of_another_config(start, run, tmp_path):
   run(num_chains=1, **{"screen.window": 3})  # which exact search does not read
 
 
+@pytest.mark.slow
 def test_how_a_screened_search_screens_may_not_change(start, run):
   run(num_chains=1, search="screened")
   message = error_of(start(num_chains=1, search="screened", **{"screen.window": 3}))

@@ -44,6 +44,7 @@ def wait_for_lines(job, path, count):
     time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(start, tmp_path):
   job, metrics = start(), tmp_path / "run" / "metrics.jsonl"
   wait_for_lines(job, metrics, 1)
@@ -69,6 +70,7 @@ def losses(workdir):
   return [(line["step"], line["loss"]) for line in lines(workdir)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(start, tmp_path):
   settings = {"steps": 120, "save_every": 10, "export": "none", "learning_rate": 1e-3}
   job = start(workdir="killed", **settings)
@@ -86,6 +88,7 @@ def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(start, tmp_
   assert [step for step, _ in found] == list(range(1, 121))
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be(start):
   job = start(keep_ratios="(1.5,)")
   assert job.wait() == 1
@@ -95,6 +98,7 @@ def test_settings_that_cannot_be(start):
   assert "Traceback" not in job.stderr
 
 
+@pytest.mark.slow
 def test_a_mesh_that_cannot_share_the_student(start):
   job = start(num_devices=4, **{"mesh.model": 4})
   assert job.wait() == 1
@@ -129,6 +133,7 @@ def start_two(start):
   return start_two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
@@ -158,6 +163,7 @@ def test_two_processes_train_one_student(start, start_two, tmp_path, settings):
     np.testing.assert_allclose(weight, weights[1][name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [0, 1])
 def test_sigterm_to_one_process_saves_all_and_a_run_of_one_goes_on(
   start, start_two, tmp_path, told
@@ -178,6 +184,7 @@ def test_sigterm_to_one_process_saves_all_and_a_run_of_one_goes_on(
   assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 121))
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_ends_both(start, start_two):
   job = start(steps=1)
   assert job.wait() == 0, job.stderr
@@ -188,6 +195,7 @@ def test_what_one_process_refuses_ends_both(start, start_two):
   assert ends[1] != 0
 
 
+@pytest.mark.slow
 def test_two_processes_must_use_all_devices(start_two):
   jobs = start_two(**{"mesh.data": 2})
   assert [job.wait() for job in jobs] == [1, 1]

@@ -21,6 +21,7 @@ def chains(tmp_path):
   return {"chains": path, "num_chains": 0}
 
 
+@pytest.mark.slow
 def test_a_dry_run_asks_nothing_and_binds_nobody(run, tmp_path, chains):
   pytest.importorskip("openai")
   with serving(forms.good) as server:
@@ -39,6 +40,7 @@ def test_a_dry_run_asks_nothing_and_binds_nobody(run, tmp_path, chains):
   assert not (tmp_path / "run" / "unfinished").exists()
 
 
+@pytest.mark.slow
 def test_chains_without_a_reply_end_it_with_an_error(start, tmp_path, chains):
   pytest.importorskip("openai")
 
@@ -53,6 +55,7 @@ def test_chains_without_a_reply_end_it_with_an_error(start, tmp_path, chains):
   assert "decompose  bad_form " in job.stdout  # edits where steps were asked for
 
 
+@pytest.mark.slow
 def test_steps_by_rules_are_the_units_of_prune(run, tmp_path):
   path = tmp_path / "short.jsonl"
   reasoning = "3 + 4 = 7 clips.\nThen 7 - 2 = 5. So 5.\n"
@@ -86,6 +89,7 @@ def _units_gone(record):
   return gone
 
 
+@pytest.mark.slow
 def test_a_local_teacher_that_cannot_do_it_leaves_chains_as_they_are(run, tmp_path):
   pytest.importorskip("rapidfuzz")
   make_model(tmp_path / "teacher", max_position_embeddings=4096)

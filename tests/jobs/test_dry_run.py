@@ -19,6 +19,7 @@ def _number(output, name):
   return float(re.search(rf"^ *{name} +([\d.,e+-]+)", output, re.MULTILINE)[1].replace(",", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
@@ -43,6 +44,7 @@ def test_the_positions_are_those_of_the_run(dry, run, tmp_path, settings):
     assert expected == counted
 
 
+@pytest.mark.slow
 def test_no_weights_are_loaded_and_nothing_is_written(dry, shared, tmp_path):
   shutil.copytree(shared / "model", tmp_path / "model")
   (tmp_path / "model" / "model.safetensors").unlink()
@@ -70,6 +72,7 @@ def test_time_follows_from_devices_and_utilisation(dry):
   assert "64 x h100 (64 side by side, 1 share the weights)" in many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("settings", "message"),
   [

@@ -61,6 +61,7 @@ def test_a_workdir_to_compare_with_that_is_not_there_is_told_at_once(start, tmp_
   assert not _records(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, settings):
   whole = run(job="evaluate", workdir="whole", **settings)
   expected = _records(tmp_path / "whole")
@@ -101,6 +102,7 @@ def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, 
   assert pairs[1]["difference"] == 0, "it is the same model"
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_on_a_checkpoint(start, run, tmp_path, settings):
   """One of them has none, and so loads nothing."""
   student = {

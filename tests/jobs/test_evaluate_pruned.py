@@ -3,10 +3,13 @@
 import csv
 import json
 
+import pytest
+
 from tests.helpers.tiny_runs import CHAINS, make_model
 from tests.helpers.tokenizers_for_tests import byte_level
 
 
+@pytest.mark.slow
 def test_a_table_of_two_runs(run, shared, tmp_path):
   for objective in ("joint", "answer"):
     run(objective=objective, workdir=objective, keep_ratios="(0.5,0.0)", num_chains=2)
@@ -33,6 +36,7 @@ def test_a_table_of_two_runs(run, shared, tmp_path):
   assert (folder / "answers" / "process-00000.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_texts_without_an_answer_end_in_an_error(start, run, tmp_path):
   run(keep_ratios=0.0, num_chains=1)
   tokenizer = byte_level()

@@ -121,6 +121,7 @@ def test_slurm_asks_for_one_task_a_node():
   assert int(asked["gpus-per-node"]) > 0
 
 
+@pytest.mark.slow
 def test_slurm_runs_it(environment, flags, clone, tmp_path):
   port = _free_port(65536 - 4096)  # JAX derives it from the job's number
   slurm = {
@@ -153,6 +154,7 @@ def test_tpu_needs_a_slice():
   assert "the first argument is the name of the TPU pod slice" in script.stderr
 
 
+@pytest.mark.slow
 def test_tpu_runs_it(environment, flags, tmp_path):
   # On a slice JAX finds these out.
   alone = [f"--coordinator=localhost:{_free_port()}", "--num_processes=1", "--process_id=0"]
@@ -186,6 +188,7 @@ def test_the_jobset_fits_together(jobset):
   assert workdir.startswith(f"--workdir={mount['mountPath']}/")
 
 
+@pytest.mark.slow
 def test_the_jobset_runs_it(jobset, environment, flags, clone, tmp_path):
   (workers,) = jobset["spec"]["replicatedJobs"]
   (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
@@ -204,6 +207,7 @@ def test_the_jobset_runs_it(jobset, environment, flags, clone, tmp_path):
   _assert_complete(tmp_path, 2)
 
 
+@pytest.mark.slow
 def test_skypilot_runs_it(environment, flags, clone, tmp_path):
   task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
   assert task["num_nodes"] > 1

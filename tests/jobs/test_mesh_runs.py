@@ -10,6 +10,7 @@ from tests.helpers.tiny_runs import records
 SIX_DEVICES = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=6")}
 
 
+@pytest.mark.slow
 def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, tmp_path):
   run(workdir="one", show_chains=0)
   run(workdir="many", show_chains=0, env=SIX_DEVICES)

@@ -51,6 +51,7 @@ def _full_pass_nll(model, segments, kept):
   return scored.mean(), answer.mean(), reasoning.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_a_record_holds_what_full_passes_find(run, reference, tmp_path, objective):
   model, tokenizer = reference
@@ -88,6 +89,7 @@ def test_a_record_holds_what_full_passes_find(run, reference, tmp_path, objectiv
     assert record["positions_scored"] == len(segments.prompt) + sum(steps) + floor + tail
 
 
+@pytest.mark.slow
 def test_everything_can_be_deleted(run, tmp_path):
   run(keep_ratios=0, num_chains=1)
   (record,) = records(tmp_path / "run").values()
@@ -97,6 +99,7 @@ def test_everything_can_be_deleted(run, tmp_path):
   assert record["nll"]["joint"][-1] == pytest.approx(record["nll"]["answer"][-1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_a_run_prints_and_leaves(run, tmp_path):
   job = run(show_chains=2)
   assert job.stdout.count("=== chain") == 2
@@ -121,6 +124,7 @@ def test_what_a_run_prints_and_leaves(run, tmp_path):
   assert all(line["positions_per_second"] > 0 for line in metrics)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(run, tmp_path):
   run()
   file = tmp_path / "run" / "pruned" / "process-00000.jsonl"
@@ -131,6 +135,7 @@ def test_a_finished_run_is_not_run_again(run, tmp_path):
   assert again.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("line", "expected"),
   [
@@ -156,6 +161,7 @@ def test_other_forms_of_input(run, tmp_path, line, expected):
   assert {key: record[key] for key in expected} == expected
 
 
+@pytest.mark.slow
 def test_the_output_of_a_run_is_the_input_of_the_next(run, tmp_path):
   run(workdir="first")
   run(chains=tmp_path / "first", objective="answer")
@@ -164,6 +170,7 @@ def test_the_output_of_a_run_is_the_input_of_the_next(run, tmp_path):
   assert {record["objective"] for record in second.values()} == {"answer"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed"
 )
@@ -178,6 +185,7 @@ def test_generated_chains(run, tmp_path):
     assert len(record["deletion_order"]) >= 1
 
 
+@pytest.mark.slow
 def test_chat_templates(run, reference, tmp_path):
   path = tmp_path / "own.jinja"
   path.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
@@ -196,6 +204,7 @@ def test_chat_templates(run, reference, tmp_path):
   assert nlls[path] == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(run, tmp_path):
   for dtype in ("float32", "bfloat16"):
     run(dtype=dtype, workdir=dtype)
@@ -206,6 +215,7 @@ def test_bfloat16_is_near_float32(run, tmp_path):
     assert len(rounded[key]["deletion_order"]) == len(record["deletion_order"])
 
 
+@pytest.mark.slow
 def test_long_chains_can_be_left_for_later(run, tmp_path):
   run(max_reasoning_tokens=12, num_chains=2)
   assert list(records(tmp_path / "run")) == ["chain 0", "chain 2"]
@@ -221,6 +231,7 @@ def _make_a_token_unusable(folder, shared):
   model.save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_not_finite_is_named_and_the_others_go_on(start, run, shared, tmp_path):
   _make_a_token_unusable(tmp_path / "model", shared)
   lines = [CHAINS[2], *CHAINS[:2]]
@@ -257,6 +268,7 @@ def _cached(folder):
   return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept(run, tmp_path):
   cache = tmp_path / "cache"
   env = {"XDG_CACHE_HOME": str(cache)}
@@ -273,11 +285,13 @@ def test_compiled_programs_are_kept(run, tmp_path):
   assert records(tmp_path / "damaged") == records(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_cache_is_in_the_home_folder_by_default(run, tmp_path):
   run(num_chains=1, env={"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "home")})
   assert _cached(tmp_path / "home" / ".cache" / "greedy_prune_jax" / "compiled")
 
 
+@pytest.mark.slow
 def test_no_cache_where_none_is_wanted_or_none_can_be(run, tmp_path):
   cache = tmp_path / "cache"
   run(num_chains=1, compilation_cache=False, env={"XDG_CACHE_HOME": str(cache)})
@@ -287,6 +301,7 @@ def test_no_cache_where_none_is_wanted_or_none_can_be(run, tmp_path):
   assert records(tmp_path / "again") == records(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_command_itself_where_its_output_has_no_place(shared, tmp_path):
   command = [
     *(sys.executable, "-m", "greedy_prune_jax.jobs.prune", "--config=configs/prune.py"),

@@ -17,6 +17,7 @@ def asking(server):
   }
 
 
+@pytest.mark.slow
 def test_a_text_models_choice_is_what_stays(run, tmp_path):
   pytest.importorskip("openai")
   # Keeps the last word of each reasoning, whatever the ratio.
@@ -44,6 +45,7 @@ def test_a_text_models_choice_is_what_stays(run, tmp_path):
   assert all(0 < json.loads(line)["achieved"] < 0.75 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_not_compressed_is_left_out_and_the_others_are_not(start, tmp_path):
   pytest.importorskip("openai")
 

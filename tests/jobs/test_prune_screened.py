@@ -13,6 +13,7 @@ SCREENED = {
 }
 
 
+@pytest.mark.slow
 def test_records_say_how_far_to_trust_them(run, tmp_path):
   job = run(**SCREENED, audit=1)
   exact = run(workdir="exact", keep_ratios="(0.8,0.3)")
@@ -48,6 +49,7 @@ def test_settings_that_cannot_be(start, settings, message):
   assert "Traceback" not in job.stderr
 
 
+@pytest.mark.slow
 def test_several_deletions_leave_nlls_open(run, tmp_path):
   run(**SCREENED, deletions_per_step=4)
   for record in records(tmp_path / "run").values():

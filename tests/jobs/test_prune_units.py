@@ -35,6 +35,7 @@ def _segments(tokenizer, record):
   return Segments(prompt_ids, np.array(record["reasoning_ids"], np.int32), answer_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["word", "sentence"])
 def test_a_run_by_units_finds_what_full_passes_find(run, shared, chains, tmp_path, unit):
   job = run(chains=chains, unit=unit, keep_ratios="(0.75,0.3)", batch_size=2)
@@ -85,6 +86,7 @@ def _span(firsts, unit):
   return range(firsts[unit], firsts[unit + 1])
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_words_ends_as_one_that_was_not(start, run, chains, tmp_path):
   settings = {"chains": chains, "unit": "word", "keep_ratios": 0.1, "show_chains": 0}
   run(**settings, workdir="whole")
@@ -102,6 +104,7 @@ def test_a_killed_run_of_words_ends_as_one_that_was_not(start, run, chains, tmp_
   assert records(tmp_path / "killed") == whole
 
 
+@pytest.mark.slow
 def test_other_rankings_delete_units_too(run, chains, tmp_path):
   for ranking in ("keep_first", "random"):
     run(chains=chains, unit="word", ranking=ranking, keep_ratios="(0.5,0)", workdir=ranking)

@@ -35,6 +35,7 @@ def _wait_until(condition, job):
     time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
@@ -69,6 +70,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
   assert not (tmp_path / "killed" / "unfinished").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_batch_size(start, run, tmp_path, chains):
   settings = {"chains": chains, "show_chains": 0, "keep_ratios": 0.2}
   run(**settings, batch_size=1, workdir="whole")
@@ -87,6 +89,7 @@ def test_a_run_goes_on_with_another_batch_size(start, run, tmp_path, chains):
     assert record == killed[key]
 
 
+@pytest.mark.slow
 def test_what_was_found_is_not_found_again(start, run, tmp_path, chains):
   settings = {"chains": chains, "num_chains": 1, "keep_ratios": 0.2, "show_chains": 0}
   job = start(**settings)
@@ -100,6 +103,7 @@ def test_what_was_found_is_not_found_again(start, run, tmp_path, chains):
   assert not first_line.strip().startswith("chains:   0%"), first_line
 
 
+@pytest.mark.slow
 def test_ctrl_c(start, run, tmp_path, chains):
   settings = {"chains": chains, "keep_ratios": 0.2, "show_chains": 0}
   job = start(**settings)
@@ -112,6 +116,7 @@ def test_ctrl_c(start, run, tmp_path, chains):
   assert len(records(tmp_path / "run")) == NUM_CHAINS
 
 
+@pytest.mark.slow
 def test_a_full_disk(start, run, tmp_path, chains):
   settings = {"chains": chains, "keep_ratios": 0.5, "show_chains": 0}
   run(**settings, workdir="whole")
@@ -128,6 +133,7 @@ def test_a_full_disk(start, run, tmp_path, chains):
   assert records(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
 def test_a_second_run_at_the_same_time(start, run, tmp_path):
   with Workdir(tmp_path / "run", {"some": "config"}, output="pruned"):
     job = start()
@@ -138,6 +144,7 @@ def test_a_second_run_at_the_same_time(start, run, tmp_path):
   run()
 
 
+@pytest.mark.slow
 def test_a_chain_whose_text_has_changed_is_not_gone_on_with(start, run, tmp_path):
   path = write_chains(tmp_path / "chains.jsonl", [CHAINS[0], CHAINS[1]])
   settings = {"chains": path, "keep_ratios": 0.2, "show_chains": 0, "batch_size": 2}

@@ -41,6 +41,7 @@ def _replies(workdir):
   return [json.loads(x)["id"] for x in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_asks_nothing_twice(start, run, tmp_path, settings):
   whole = run(job="sample", workdir="whole", **settings)
   expected = _records(tmp_path / "whole")
@@ -68,6 +69,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(start, run, tmp_path, setti
   assert not (tmp_path / "run" / "unfinished").exists()
 
 
+@pytest.mark.slow
 def test_devices_do_not_change_a_run(run, tmp_path, settings):
   run(job="sample", workdir="one", **settings)
   devices = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}

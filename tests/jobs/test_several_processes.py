@@ -60,6 +60,7 @@ def _ids(path):
   return [json.loads(line)["id"] for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_each_process_prunes_its_share(start_all, whole, tmp_path):
   jobs = start_all(2, show_chains=1)
   for job in jobs:
@@ -74,6 +75,7 @@ def test_each_process_prunes_its_share(start_all, whole, tmp_path):
   assert jobs[1].stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_is_killed_and_another_run_of_one_process_goes_on(
   start_all, run, whole, chains, tmp_path, victim
@@ -98,6 +100,7 @@ def test_one_is_killed_and_another_run_of_one_process_goes_on(
   assert not (tmp_path / "run" / "unfinished").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_as_three(start_all, start, whole, chains, tmp_path):
   job = start(chains=chains, keep_ratios=KEEP, show_chains=0)
   finished = tmp_path / "run" / "pruned" / "process-00000.jsonl"
@@ -111,6 +114,7 @@ def test_a_run_of_one_process_goes_on_as_three(start_all, start, whole, chains, 
   assert records(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_ends_all(start_all, run, chains, tmp_path):
   run(chains=chains, keep_ratios=0.6, show_chains=0)
   jobs = start_all(2)

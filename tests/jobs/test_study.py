@@ -64,6 +64,7 @@ def _done(workdir: Path) -> set[str]:
   return {str(path.parent) for path in (workdir / "parts").rglob("done.json")}
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
   start, run, tmp_path, config
 ):
@@ -119,6 +120,7 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
   assert f"{1 + 2 + NUM_STUDENTS} of {1 + 2 + NUM_STUDENTS} parts are done" in last.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("setting", "message"),
   [

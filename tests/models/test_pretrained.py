@@ -62,6 +62,7 @@ def test_stop_ids_of_a_gguf_file(folder, tmp_path):
   assert load_stop_ids(str(tmp_path / "none.gguf")) == set()
 
 
+@pytest.mark.slow
 def test_pytorch_is_never_imported(folder):
   # In a process of its own: here, the tests' oracle has imported it.
   code = f"""

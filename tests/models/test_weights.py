@@ -29,6 +29,7 @@ def test_arrays_come_back_as_they_were():
   np.testing.assert_array_equal(np.asarray(back["bf16"], np.float32), [1.5, -0.0, np.nan])
 
 
+@pytest.mark.slow
 def test_a_frozen_model_is_made_once_and_gives_the_same_numbers():
   model = tiny_model()
   assert model.frozen is model.frozen

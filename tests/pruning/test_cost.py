@@ -33,6 +33,7 @@ def text_flops(config, start, length, scored):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("unit_sizes", [None, (1,) * N])
 def test_exact_search_is_the_sum_of_its_steps(objective, unit_sizes):

@@ -66,6 +66,7 @@ def test_random_orders_follow_from_seed_and_chain_alone(models, chain):
   assert order_of("random", models[1], chain, seed=1) == drawn[1]
 
 
+@pytest.mark.slow
 def test_random_is_uniform(models, chain):
   firsts = [
     order_of("random", models[1], chain._replace(chain_id=str(i)))[0] for i in range(140 * 14)
@@ -130,6 +131,7 @@ def gated_nlls(reference, ids, place, gate):
   return nlls(out.logits[0].log_softmax(-1).numpy(), ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_gate_gradients_are_finite_differences(models, chain, objective):
   reference, model = models

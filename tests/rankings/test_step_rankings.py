@@ -54,6 +54,7 @@ def test_the_step_whose_first_token_is_most_predictable_leaves_first(models, cha
   assert ranked.order == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 64, 4096])  # one text at once, two, and all
 def test_the_step_that_the_answer_misses_least_leaves_first(models, chain, monkeypatch, block):
   reference, model = models

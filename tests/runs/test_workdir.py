@@ -200,6 +200,7 @@ def records_of(path):
   return sorted(lines)
 
 
+@pytest.mark.slow
 def test_runs_killed_at_any_moment_end_as_one_that_was_never_killed(tmp_path):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   finish_job(whole)

@@ -59,6 +59,7 @@ def _reference(inputs, window, softcap):
   return jnp.stack(out, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("rows", "width", "prefix", "window", "softcap"),
   [

@@ -48,6 +48,7 @@ def slow_features(model, chain):
   return np.array(attention), np.array(surprisal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"layer_window": (4, 2**30), "attention_softcap": 3.0}])
 def test_features_are_those_of_the_definition_in_padded_batches(changes):
   model = tiny_model(**changes)
@@ -61,6 +62,7 @@ def test_features_are_those_of_the_definition_in_padded_batches(changes):
   assert np.ptp(found[0][0], axis=(1, 2)).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(8, 1), (4, 2), (1, 8)])
 def test_any_mesh_agrees_with_one_device(tmp_path, monkeypatch, mesh):
   model = tiny_model(num_heads=8, num_kv_heads=8)

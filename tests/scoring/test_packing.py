@@ -51,6 +51,7 @@ def _check(table, text, width):
     assert [tuple(x) for x in columns[slots.valid[row]].tolist()] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_answer", [1, 2, 5])
 @pytest.mark.parametrize("num_reasoning", [1, 2, 7, 8])
 def test_pairs_hold_every_suffix_once_without_padding(num_reasoning, num_answer):

@@ -79,6 +79,7 @@ def test_texts_and_rows_fit_their_bucket():
     assert -(-rows // sizes.block_rows) * sizes.block_rows < rows + max(2, 1024 / width)
 
 
+@pytest.mark.slow
 def test_chains_of_many_shapes_share_few_programs():
   """Neither each prompt length nor each answer length makes programs of its own."""
   rng = np.random.default_rng(0)

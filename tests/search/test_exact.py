@@ -47,6 +47,7 @@ def _assert_equal(path, expected):
   np.testing.assert_allclose(path.nll["answer"], expected.answer, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_search_equals_full_passes(models, family, objective):
@@ -57,6 +58,7 @@ def test_search_equals_full_passes(models, family, objective):
   _assert_equal(path, full_pass_search(reference, segments, objective, floor=9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_a_batch_of_unequal_chains_equals_full_passes(models, objective):
   reference, model = models()
@@ -68,6 +70,7 @@ def test_a_batch_of_unequal_chains_equals_full_passes(models, objective):
     _assert_equal(path, full_pass_search(reference, segments, objective, floor=0))
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_through_may_be_longer_than_those_that_are_not(models):
   reference, model = models()
   shapes, floors = [(9, 40, 4), (9, 23, 4)], [38, 5]
@@ -78,6 +81,7 @@ def test_a_chain_that_is_through_may_be_longer_than_those_that_are_not(models):
     _assert_equal(path, full_pass_search(reference, segments, "joint", floor=floor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_units_of_several_tokens_equal_full_passes(models, objective):
   reference, model = models()
@@ -88,6 +92,7 @@ def test_units_of_several_tokens_equal_full_passes(models, objective):
   _assert_equal(path, full_pass_search(reference, segments, objective, 2, unit_sizes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_a_unit_that_is_all_there_is_can_be_deleted(models, objective):
   reference, model = models()
@@ -111,6 +116,7 @@ def test_the_expected_positions_are_those_that_are_run(models):
     assert path.positions_scored == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "objective", "unit_sizes"),
   [("gemma2", "joint", None), ("llama", "answer", None), ("llama", "joint", (2, 1, 5, 1, 3))],
@@ -139,6 +145,7 @@ def test_the_lower_of_two_equal_neighbours_goes(models):
   assert path.deleted == (0, 1, 2, 3, 4, 5)
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_equals_one_that_never_stopped(models):
   _, model = models()
   segments = random_segments(5, model.config.vocab_size, (9, 20, 4))
@@ -166,6 +173,7 @@ def test_positions_are_those_of_texts_and_suffixes(models):
   assert path.positions_scored == 7 + (6 + 5 + 4 + 3 + 2) + (5 + 4 + 3 + 2) + 4
 
 
+@pytest.mark.slow
 def test_a_nan_stops_its_chain_alone(models):
   _, model = models()
   broken = model.config.vocab_size - 1
@@ -182,6 +190,7 @@ def test_a_nan_stops_its_chain_alone(models):
   assert paths[1].deleted == ()
 
 
+@pytest.mark.slow
 def test_one_program_for_each_length_bucket(models):
   _, model = models()
   prune_steps.clear_cache()

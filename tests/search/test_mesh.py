@@ -78,6 +78,7 @@ def on_one_device(models):
   return functools.cache(lambda objective: _searched(models(), objective))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "objective"), [*((mesh, "joint") for mesh in MESHES), ((4, 2), "answer")]
 )
@@ -88,6 +89,7 @@ def test_any_mesh_finds_what_one_device_finds(models, on_one_device, mesh, objec
   assert prune_steps._cache_size() - programs == 2  # rows of 16 slots, and of 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text"])
 def test_every_kind_of_parameter_can_be_shared(models, family):
   shapes = ((9, 4, 2), (3, 3, 2))  # of one length bucket
@@ -104,6 +106,7 @@ def test_a_search_on_a_mesh_goes_on_where_one_device_was(models, on_one_device):
     assert path.deleted == whole.deleted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["surprisal", "gradient", "attention"])
 def test_rankings_on_a_mesh(models, name):
   found = []

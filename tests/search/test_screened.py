@@ -94,6 +94,7 @@ class _Step:
     return jax.tree.map(lambda x: x[0], self.texts), base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
 def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
@@ -107,6 +108,7 @@ def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
   assert np.isinf(np.delete(np.asarray(some[0]), at)).all()
 
 
+@pytest.mark.slow
 def test_a_window_holds_the_first_changes_of_the_exact_score(model):
   step = _Step(model, _path(model), "joint")
   units = jnp.asarray([0, 5, 11, 15])
@@ -138,6 +140,7 @@ def test_a_window_holds_the_first_changes_of_the_exact_score(model):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "gemma"])
 def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
   """Against one plain pass over text, window and tail with the mask and the positions in full."""
@@ -201,6 +204,7 @@ def _four_scored(step, objective):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_estimates_take_over_what_exact_scores_found(model, objective):
   step = _Step(model, _path(model), objective)
@@ -224,6 +228,7 @@ def test_estimates_take_over_what_exact_scores_found(model, objective):
   np.testing.assert_allclose(difference, -far.mean() / count, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_chain_is_estimated_no_further_because_another_needs_it(model):
   step = _Step(model, _path(model), "joint", _path(model, 1))
   fresh = fresh_screen((2, step.sizes.text))
@@ -259,6 +264,7 @@ def test_what_is_known_moves_with_the_units(model):
   assert set(np.delete(np.asarray(moved.age[:15]), stale)) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
 def test_a_shortlist_of_everything_is_exact_search(model, objective, unit_sizes):
@@ -272,6 +278,7 @@ def test_a_shortlist_of_everything_is_exact_search(model, objective, unit_sizes)
   assert root < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_a_check_finds_what_exact_search_would_have_chosen(model, objective):
   def searched(seed, **settings):
@@ -296,6 +303,7 @@ def test_a_check_finds_what_exact_search_would_have_chosen(model, objective):
   assert missed  # else this test tells nothing
 
 
+@pytest.mark.slow
 def test_doubt_widens_the_shortlist(model):
   scored = []
   for rounds, doubt in ((1, 0.0), (3, 0.0), (3, 1e3)):
@@ -307,6 +315,7 @@ def test_doubt_widens_the_shortlist(model):
   assert scored[0] <= scored[1] < scored[2] <= 4 * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_a_batch_finds_what_its_chains_find_alone(model, objective):
   shapes = [((9, 14, 4), 8), ((3, 12, 1), 7), ((12, 2, 6), 0)]
@@ -319,6 +328,7 @@ def test_a_batch_finds_what_its_chains_find_alone(model, objective):
     _assert_same(path, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deletions", [1, 3])
 def test_a_search_that_comes_back_often_or_stops_finds_the_same(model, deletions):
   settings = {"screen": SMALL, "deletions_per_step": deletions}
@@ -339,6 +349,7 @@ def test_a_search_that_comes_back_often_or_stops_finds_the_same(model, deletions
     assert path.tally == whole.tally
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", [None, SMALL])
 def test_several_deletions_from_one_scoring(model, screen):
   path = _path(model, 2, (9, 20, 4), floor=8, marks=(13, 8))
@@ -361,6 +372,7 @@ def test_several_deletions_from_one_scoring(model, screen):
     assert min(np.diff(places)) > 1  # none next to another
 
 
+@pytest.mark.slow
 def test_estimates_choose_what_no_exact_score_was_made_for(model):
   # The first of a step's deletions has an exact score; the others only if per_deletion says so.
   screen = dataclasses.replace(SMALL, rounds=1, per_deletion=0.0)
@@ -378,6 +390,7 @@ def test_estimates_choose_what_no_exact_score_was_made_for(model):
   _assert_same_known(paths[0], paths[2])
 
 
+@pytest.mark.slow
 def test_no_estimate_goes_before_the_best_exact_score(model):
   step = _Step(model, _path(model), "joint")
   found = _four_scored(step, "joint")
@@ -407,6 +420,7 @@ def test_the_first_of_several_deletions_is_the_best(model):
   assert paths[0].deleted[0] == paths[1].deleted[0]
 
 
+@pytest.mark.slow
 def test_one_program_for_each_length_bucket(model):
   prune_steps.clear_cache()
   for seed in range(2):
@@ -426,6 +440,7 @@ def test_positions_are_counted(model):
   assert path.positions_scored == 7 + text + windows - repeated + suffix + left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("deletions", [1, 3])
 def test_the_expected_positions_are_near_those_counted(model, objective, deletions):

@@ -55,6 +55,7 @@ def _stopping_when_asked(times):
   return lambda: contextlib.nullcontext(lambda _: next(asks) >= times)
 
 
+@pytest.mark.slow
 def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp_path, monkeypatch):
   chains, folder = tmp_path / "chains.jsonl", tmp_path / "student"
   make_chains(settings, chains)
@@ -88,6 +89,7 @@ def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp
       train_and_test(*configs, folder, keep_student=False)
 
 
+@pytest.mark.slow
 def test_a_training_that_failed_at_once_can_be_mended(settings, tmp_path):
   chains, folder = tmp_path / "chains.jsonl", tmp_path / "student"
   make_chains(settings, chains)

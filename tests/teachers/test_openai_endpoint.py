@@ -93,6 +93,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_may_pass_is_tried_again(failure):
   def respond(request, count):
@@ -152,6 +153,7 @@ def test_a_question_that_is_refused_at_once_ends_nothing_however_often_it_is_ask
   assert failed == {f"p1#{i}" for i in range(8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "answer",
   [
