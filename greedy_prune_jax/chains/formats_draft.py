@@ -9,16 +9,12 @@ from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, split_respons
 from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
+from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
-# Opening and closing tags of thinking.
-_TAGS = (
-  ("<think>", "</think>"),
-  ("<|begin_of_thought|>", "<|end_of_thought|>"),
-  ("[THINK]", "[/THINK]"),
-)
+_TAGS = tuple((form.opening, form.closing) for form in FORMS)
 CLOSING_TAG = "|".join(re.escape(closing) for _, closing in _TAGS)  # as a pattern
 
 

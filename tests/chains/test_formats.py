@@ -8,6 +8,7 @@ import pytest
 from greedy_prune_jax.chains.formats import FORMATS, ColumnSettings, chains_of_row
 from greedy_prune_jax.chains.formats_draft import split_reply
 from greedy_prune_jax.chains.reading import describe_first, read_chains
+from greedy_prune_jax.chains.thinking import FORMS as FORMS_OF_THINKING
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_reading import OWN, write_jsonl
 from tests.helpers.real_chains import DATA
@@ -57,6 +58,10 @@ def test_a_wrong_value_at_any_key_is_named_or_harmless(name, wrong):
       ("<|begin_of_thought|>\n\nSix.", "\n\n<|end_of_thought|>\n\n<|begin_of_solution|>42<|end|>"),
     ),
     ("[THINK]Six.[/THINK]42", ("[THINK]Six.", "[/THINK]42")),
+    *(
+      (f"{form.opening}Six.{form.closing}42", (f"{form.opening}Six.", f"{form.closing}42"))
+      for form in FORMS_OF_THINKING
+    ),
     ("Six sevens.\nSo $\\boxed{42}$.", ("Six sevens.\nSo ", "$\\boxed{42}$.")),
     ("Six sevens.\n#### 42", ("Six sevens.\n", "#### 42")),
     ("Six sevens.\n\nThat makes\nforty-two.", ("Six sevens.\n\n", "That makes\nforty-two.")),

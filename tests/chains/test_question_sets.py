@@ -52,6 +52,7 @@ def test_gsm8k(tmp_path):
     ({"problem": "p", "solution": r"so $\boxed{2.}$"}, "2"),
     ({"problem": "p", "solution": r"so \boxed{.5}, at last."}, ".5"),
     ({"problem": "p", "answer": " 2;\n"}, "2"),
+    ({"problem": "p", "solution": r"$\boxed{3}$ or $\boxed{5}$."}, "3, 5"),
     ({"problem": "p", "answer": 142.0, "id": 7}, "142"),  # AMC
     ({"problem": "p", "answer": "033"}, "033"),  # AIME
   ],
