@@ -23,6 +23,7 @@ import numpy as np
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import (
   FULL_ATTENTION,
+  SIZES,
   FieldError,
   ModelConfig,
   RopeConfig,
@@ -53,6 +54,10 @@ _KEYS: dict[str, str] = {
   "original_max_positions": "rope.scaling.original_context_length",
   "beta_fast": "rope.scaling.yarn_beta_fast",
   "beta_slow": "rope.scaling.yarn_beta_slow",
+}
+
+_WHOLE = {
+  key for field, key in _KEYS.items() if field in (*SIZES, "layer_window", "original_max_positions")
 }
 
 
@@ -147,9 +152,10 @@ class _Metadata:
     value = self.get(key, default)
     if isinstance(value, list) and value and value.count(value[0]) == len(value):
       value = value[0]
-    if type(value) not in (int, float):
+    kinds, expected = ((int,), "a whole number") if key in _WHOLE else ((int, float), "a number")
+    if type(value) not in kinds:
       raise self.error(
-        f"metadata key {self.architecture}.{key} should be a number, one for all layers; it is "
+        f"metadata key {self.architecture}.{key} should be {expected}, one for all layers; it is "
         f"{str(value)[:100]}."
       )
     return value

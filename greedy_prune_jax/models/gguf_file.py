@@ -36,6 +36,9 @@ _SCALARS = {
   gguf.GGUFValueType.FLOAT64: "d",
 }
 
+_MAX_ALIGNMENT = 2**20  # bytes
+_MAX_AXES = 4  # of a tensor, in llama.cpp
+
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
@@ -48,6 +51,16 @@ class _Tensor:
     if isinstance(self.kind, gguf.GGMLQuantizationType):
       return self.kind.name
     return f"type {self.kind}"
+
+  @property
+  def problem(self) -> str | None:
+    """The reason why the header cannot be right about it."""
+    if not 1 <= len(self.shape) <= _MAX_AXES or not all(self.shape):
+      return f"has shape {list(self.shape)}; expected 1 to {_MAX_AXES} axes, none empty"
+    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(self.kind)]
+    if self.shape[-1] % block:
+      return f"has rows of {self.shape[-1]}; {self.kind_name} stores multiples of {block}"
+    return None
 
   @property
   def row_bytes(self) -> int:
@@ -75,12 +88,12 @@ class GgufFile(TensorSource):
       raise UserError(f"{self.path}: cannot be read as a GGUF file: {error}") from error
     try:
       self.metadata, self._tensors = _Header(self._bytes).read()
-    except (struct.error, IndexError, ValueError, ArithmeticError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
       raise UserError(
         f"{self.path}: not a readable GGUF file ({error}). It may be cut short (it has "
         f"{len(self._bytes)} bytes) or not GGUF at all: compare its size with its source's."
       ) from error
-    if self.metadata.get("split.count", 1) > 1:
+    if self.metadata.get("split.count", 1) not in (0, 1):
       raise UserError(
         f"{self.path}: one of {self.metadata['split.count']} parts of a model; "
         "join them first with llama.cpp's `llama-gguf-split --merge`."
@@ -91,6 +104,8 @@ class GgufFile(TensorSource):
           f"{self.path}: tensor {name!r} is stored as {tensor.kind_name}, which cannot be read; "
           f"supported are {', '.join(supported_types())}. Take another quantisation of this model."
         )
+      if problem := tensor.problem:
+        raise UserError(f"{self.path}: tensor {name!r} {problem}. Is the download complete?")
       if tensor.offset + tensor.num_bytes > len(self._bytes):
         raise UserError(
           f"{self.path}: cut short: tensor {name!r} ends at byte "
@@ -153,13 +168,17 @@ class _Header:
     version = self._unpack("I")
     if version not in (2, 3):
       raise ValueError(f"its version is {version}; little-endian versions 2 and 3 can be read")
-    num_tensors, num_keys = self._unpack("Q"), self._unpack("Q")
+    num_tensors, num_keys = self._count("tensors", 24), self._count("keys", 12)
     metadata = {}
     for _ in range(num_keys):
       key = self._string()
       metadata[key] = self._value(gguf.GGUFValueType(self._unpack("I")))
     entries = [self._tensor_entry() for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or not 1 <= alignment <= _MAX_ALIGNMENT:
+      raise ValueError(
+        f"general.alignment={alignment!r}; expected a whole number from 1 to {_MAX_ALIGNMENT}"
+      )
     start = -(-self._at // alignment) * alignment
     return metadata, {
       name: dataclasses.replace(tensor, offset=start + tensor.offset) for name, tensor in entries
@@ -170,10 +189,15 @@ class _Header:
     self._at += struct.calcsize(code)
     return value
 
+  def _count(self, what: str, least_bytes: int) -> int:
+    """A number of things of at least so many bytes each, for which the file must have room."""
+    count = self._unpack("Q")
+    if count * least_bytes > len(self._data) - self._at:
+      raise ValueError(f"{count} {what} are said to follow byte {self._at}")
+    return count
+
   def _string(self) -> str:
-    length = self._unpack("Q")
-    if self._at + length > len(self._data):
-      raise ValueError(f"a text of {length} bytes starts at byte {self._at}")
+    length = self._count("bytes of a text", 1)
     self._at += length
     return self._data[self._at - length : self._at].decode("utf-8", "replace")
 
@@ -182,9 +206,10 @@ class _Header:
       return self._string()
     if kind != gguf.GGUFValueType.ARRAY:
       return self._unpack(_SCALARS[kind])
-    kind, count = gguf.GGUFValueType(self._unpack("I")), self._unpack("Q")
+    kind = gguf.GGUFValueType(self._unpack("I"))
     if kind not in _SCALARS:
-      return [self._value(kind) for _ in range(count)]
+      return [self._value(kind) for _ in range(self._count("values", 8))]
+    count = self._count("values", struct.calcsize(_SCALARS[kind]))
     code = f"<{count}{_SCALARS[kind]}"
     values = list(struct.unpack_from(code, self._data, self._at))
     self._at += struct.calcsize(code)
@@ -192,7 +217,10 @@ class _Header:
 
   def _tensor_entry(self) -> tuple[str, _Tensor]:
     name = self._string()
-    shape = tuple(self._unpack("Q") for _ in range(self._unpack("I")))[::-1]
+    num_axes = self._unpack("I")
+    if num_axes > _MAX_AXES:
+      raise ValueError(f"tensor {name!r} has {num_axes} axes; expected {_MAX_AXES} at most")
+    shape = tuple(self._unpack("Q") for _ in range(num_axes))[::-1]
     kind = self._unpack("I")
     with contextlib.suppress(ValueError):
       kind = gguf.GGMLQuantizationType(kind)

@@ -73,15 +73,38 @@ def load_gguf_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
   file = GgufFile(path)
   try:
     return _build(file)
+  except UserError:
+    raise
   except KeyError as error:
     raise UserError(f"{path}: metadata key {error} of the tokenizer is missing.") from error
+  except Exception as error:  # tokenizers raises bare Exceptions
+    raise UserError(f"{path}: its metadata describes no usable tokenizer: {error}") from error
 
 
 def gguf_stop_ids(file: GgufFile) -> frozenset[int]:
   """The tokens that end a text or a turn, by a file's metadata."""
-  ids = (file.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot"))
-  size = len(file.metadata.get("tokenizer.ggml.tokens", ()))
-  return frozenset(id_ for id_ in ids if id_ is not None and 0 <= id_ < size)
+  if "tokenizer.ggml.tokens" not in file.metadata:
+    return frozenset()
+  size = len(_list(file, "tokens", str))
+  ids = (_id(file.metadata, role, size) for role in ("eos", "eot"))
+  return frozenset(id_ for id_ in ids if id_ is not None)
+
+
+def _list(file: GgufFile, key: str, kind: type, length: int | None = None) -> list[Any]:
+  """The list under a key, of one kind of value and, if said, of one length."""
+  values = file.metadata[f"tokenizer.ggml.{key}"]
+  name = f"{file.path}: metadata key tokenizer.ggml.{key}"
+  if not isinstance(values, list) or any(type(value) is not kind for value in values):
+    raise UserError(f"{name} should be a list of {kind.__name__} values.")
+  if length is not None and len(values) != length:
+    raise UserError(f"{name} has {len(values)} entries; expected {length}, one a token.")
+  return values
+
+
+def _id(metadata: dict[str, Any], role: str, size: int) -> int | None:
+  """The token of a role; converters write ids that no token has (-1, as unsigned) for none."""
+  id_ = metadata.get(f"tokenizer.ggml.{role}_token_id")
+  return id_ if type(id_) is int and 0 <= id_ < size else None
 
 
 def _build(file: GgufFile) -> PreTrainedTokenizerFast:
@@ -90,14 +113,14 @@ def _build(file: GgufFile) -> PreTrainedTokenizerFast:
   if kind == "gpt2":
     tokenizer, add_bos = _byte_level(file)
   elif kind == "llama":
-    tokenizer, add_bos = _sentencepiece(metadata), True
+    tokenizer, add_bos = _sentencepiece(file), True
   else:
     raise UserError(
       f"{file.path}: tokenizer.ggml.model {kind!r} is not supported; supported are gpt2 "
       "(byte-level) and llama (SentencePiece). Pass the model's Hugging Face folder instead."
     )
-  tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-  types = metadata["tokenizer.ggml.token_type"]
+  tokens = _list(file, "tokens", str)
+  types = _list(file, "token_type", int, len(tokens))
   for wanted in (_CONTROL, _USER_DEFINED):
     tokenizer.add_tokens(
       [
@@ -107,14 +130,13 @@ def _build(file: GgufFile) -> PreTrainedTokenizerFast:
       ]
     )
   roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-  ids = {role: metadata.get(f"tokenizer.ggml.{key}_token_id") for role, key in roles.items()}
+  ids = {role: _id(metadata, key, len(tokens)) for role, key in roles.items()}
   return PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     chat_template=metadata.get("tokenizer.chat_template"),
     add_bos_token=metadata.get("tokenizer.ggml.add_bos_token", add_bos),
     add_eos_token=metadata.get("tokenizer.ggml.add_eos_token", False),
-    # Converters write ids that no token has (-1, as unsigned) for roles that nothing plays.
-    **{role: tokens[i] for role, i in ids.items() if i is not None and 0 <= i < len(tokens)},
+    **{role: tokens[id_] for role, id_ in ids.items() if id_ is not None},
   )
 
 
@@ -127,12 +149,9 @@ def _byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
       f"{', '.join(_SPLITTINGS)}. Pass the model's Hugging Face folder instead."
     )
   splitting = _SPLITTINGS[name]
+  ids = {token: id_ for id_, token in enumerate(_list(file, "tokens", str))}
   tokenizer = Tokenizer(
-    models.BPE(
-      {token: id_ for id_, token in enumerate(file.metadata["tokenizer.ggml.tokens"])},
-      [tuple(merge.split(" ")) for merge in file.metadata["tokenizer.ggml.merges"]],
-      ignore_merges=splitting.whole_pieces,
-    )
+    models.BPE(ids, _read_merges(file, ids), ignore_merges=splitting.whole_pieces)
   )
   steps = []
   if splitting.single_digits:
@@ -149,19 +168,35 @@ def _byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
   return tokenizer, splitting.add_bos
 
 
-def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
+def _read_merges(file: GgufFile, ids: dict[str, int]) -> list[tuple[str, str]]:
+  """The pairs to merge, parted at the first space behind the first letter as in llama.cpp."""
+  pairs = []
+  for at, merge in enumerate(_list(file, "merges", str)):
+    cut = merge.find(" ", 1)
+    left, right = merge[:cut], merge[cut + 1 :]
+    if cut < 0 or not {left, right, left + right} <= ids.keys():
+      raise UserError(
+        f"{file.path}: metadata key tokenizer.ggml.merges: item {at}, {merge!r}, does not make one "
+        "token of two; is the vocabulary that of another model?"
+      )
+    pairs.append((left, right))
+  return pairs
+
+
+def _sentencepiece(file: GgufFile) -> Tokenizer:
   """SentencePiece's byte-pair encoding: the best-scored token that two neighbours make comes first.
 
   Spaces are letters of their own. Where a file's `add_space_prefix` is not false, a text gets a
   space in front (Llama 2 and the first Mistral; not Gemma).
   """
-  tokens = metadata["tokenizer.ggml.tokens"]
-  unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
+  metadata = file.metadata
+  tokens = _list(file, "tokens", str)
+  unknown = _id(metadata, "unknown", len(tokens)) or 0
   tokenizer = Tokenizer(
     models.BPE(
       {token: id_ for id_, token in enumerate(tokens)},
-      _merges(tokens, metadata["tokenizer.ggml.scores"]),
-      unk_token=tokens[unknown if 0 <= unknown < len(tokens) else 0],
+      _merges(tokens, _list(file, "scores", float, len(tokens))),
+      unk_token=tokens[unknown],
       fuse_unk=True,
       byte_fallback=True,
     )

@@ -154,6 +154,48 @@ def test_llama3_rope_comes_as_divisors(tmp_path):
   assert scale == 1
 
 
+def test_divisors_count_beside_a_linear_factor(tmp_path):
+  divisors = np.array([1.0, 2.0, 4.0, 8.0], np.float32)
+  scaling = {"rope.scaling.type": "linear", "rope.scaling.factor": 3.0}
+  frequencies = []
+  for metadata in ({}, scaling):
+    write_gguf(
+      tmp_path / "model.gguf",
+      tiny_model(tiny_config("llama")),
+      metadata=metadata,
+      tensors={"rope_freqs.weight": divisors},
+    )
+    config = gguf_config(GgufFile(tmp_path / "model.gguf"))
+    frequencies.append(rope_frequencies(config)[0][0])
+  plain = 10_000.0 ** -(np.arange(4) / 4)
+  np.testing.assert_allclose(frequencies[0], plain / divisors, rtol=1e-6)
+  np.testing.assert_allclose(frequencies[1], plain / divisors / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("metadata", "length", "message"),
+  [
+    ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, 4, "'yarn' beside a tensor"),
+    ({}, 3, r"'rope_freqs.weight' has shape \[3\]; expected \[4\]"),
+  ],
+)
+def test_divisors_that_cannot_be_applied_are_refused(metadata, length, message, tmp_path):
+  tensors = {"rope_freqs.weight": np.ones(length, np.float32)}
+  path = tmp_path / "model.gguf"
+  write_gguf(path, tiny_model(tiny_config("llama")), metadata=metadata, tensors=tensors)
+  with pytest.raises(UserError, match=message):
+    gguf_config(GgufFile(path))
+
+
+def test_one_value_for_all_layers_may_be_a_list(tmp_path):
+  write_gguf(
+    tmp_path / "model.gguf",
+    tiny_model(tiny_config("llama")),
+    metadata={"attention.head_count_kv": [2, 2, 2], "feed_forward_length": [40, 40, 40]},
+  )
+  assert load_gguf(tmp_path / "model.gguf", "float32").config.num_kv_heads == 2
+
+
 def test_yarn(tmp_path):
   rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
   reference = tiny_model(tiny_config("qwen2", rope_parameters=rope | {"rope_theta": 100.0}))
@@ -190,14 +232,18 @@ def test_gemma2_27b_scales_by_the_width_per_head(layers, scalar, tmp_path):
     ({"expert_count": 8}, "mixtures of experts are not supported"),
     ({"rope.dimension_count": 4}, "llama.rope.dimension_count=4 is not supported, only 8"),
     ({"rope.scaling.type": "longrope"}, "rope scaling 'longrope' is not supported"),
-    ({"block_count": None}, "metadata key llama.block_count should be a number.* it is None"),
+    ({"block_count": None}, "metadata key llama.block_count should be a whole number.* it is None"),
     (
       {"feed_forward_length": [1, 2]},
-      "feed_forward_length should be a number, one for all layers",
+      "feed_forward_length should be a whole number, one for all",
     ),
     ({"split.count": 2}, "one of 2 parts of a model; join them first"),
     ({"block_count": 4}, r"tensor 'blk\.3\.\w+\.weight' is missing"),
     ({"block_count": 2}, "tensor 'blk.2.attn_k.weight' has no place in the llama model"),
+    ({"attention.head_count_kv": [2, 1, 2]}, r"head_count_kv should be .* it is \[2, 1, 2\]"),
+    ({"block_count": 2**31}, "block_count=2147483648; expected a whole number from 1 to 4096"),
+    ({"general.alignment": 0}, "general.alignment=0; expected a whole number from 1"),
+    ({"rope.freq_base": float("inf")}, "rope.freq_base=inf; expected a number above 0"),
     ({"attention.head_count_kv": 3}, "head_count_kv=3; expected a divisor of num_heads=4"),
   ],
 )

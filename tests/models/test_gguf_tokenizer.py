@@ -170,6 +170,9 @@ def test_ids_that_no_token_has_are_passed_over(role, tmp_path):
   [
     ({"ggml.model": "t5"}, "tokenizer.ggml.model 't5' is not supported; supported are gpt2"),
     ({"ggml.pre": "viking"}, "tokenizer.ggml.pre 'viking' is not supported; supported are gpt-2"),
+    ({"ggml.merges": ["zz yy"]}, "ggml.merges: item 0, 'zz yy', does not make one token of two"),
+    ({"ggml.merges": ["a  t"]}, "ggml.merges: item 0, 'a  t', does not make one token of two"),
+    ({"ggml.token_type": [1, 1]}, "ggml.token_type has 2 entries; expected 367, one a token"),
     ({"ggml.merges": None}, "metadata key 'tokenizer.ggml.merges' of the tokenizer is missing"),
   ],
 )
