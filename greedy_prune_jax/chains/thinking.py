@@ -104,10 +104,14 @@ def split_thinking(reasoning: str) -> Thinking:
   One tag alone is enough: templates write the first for the model, and a reply that is cut off
   lacks the second.
   """
-  start = reasoning.find("<think>")
-  start = 0 if start < 0 else start + len("<think>")
-  end = reasoning.find("</think>", start)
-  end = len(reasoning) if end < 0 else end
+  start, end = 0, len(reasoning)
+  for form in FORMS:
+    opened, closed = reasoning.find(form.opening), reasoning.find(form.closing)
+    if opened >= 0 or closed >= 0:
+      start = opened + len(form.opening) if opened >= 0 else 0
+      closed = reasoning.find(form.closing, start)
+      end = closed if closed >= 0 else len(reasoning)
+      break
   inner = reasoning[start:end]
   start += len(inner) - len(inner.lstrip())
   end = max(start, end - (len(inner) - len(inner.rstrip())))

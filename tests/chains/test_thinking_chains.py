@@ -10,7 +10,7 @@ from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import encode, segment
-from greedy_prune_jax.chains.thinking import FORMS
+from greedy_prune_jax.chains.thinking import FORMS, split_thinking
 from greedy_prune_jax.chains.thinking_chains import find_thinking, fit_chain
 from greedy_prune_jax.errors import UserError
 from tests.helpers import thinking_templates as forms
@@ -146,6 +146,19 @@ def test_every_form_is_found_wherever_the_border_to_the_answer_is(form):
       assert found.answer == f"\n{form.closing}\n\n{SAID}"
       assert found.thinking_form == form.name
       assert find_thinking(found) == found
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_steps_are_those_of_the_thinking_in_any_form(form):
+  for reasoning in (
+    f"{form.opening}\n{THOUGHT}\n{form.closing}\n\nSo.",
+    f"{form.opening}\n{THOUGHT}",
+    f"{THOUGHT}\n{form.closing}",
+    THOUGHT,
+  ):
+    parts = split_thinking(reasoning)
+    assert parts.text == THOUGHT
+    assert "".join(parts) == reasoning
 
 
 def test_a_form_becomes_that_of_another_model():
