@@ -6,6 +6,7 @@ hub. Loading one does not import PyTorch, not even where it is installed.
 
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import tempfile
@@ -38,6 +39,7 @@ _CONFIG_AND_WEIGHTS = (
 )
 _GENERATION = "generation_config.json"
 _TOKENIZER = (
+  "config.json",
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
@@ -98,7 +100,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
   if place.is_dir() and not (place / "tokenizer.json").exists():
     place, _ = _locate_base(name, (*_TOKENIZER, ADAPTER_CONFIG))
   if not place.is_dir():
-    return load_gguf_tokenizer(place)
+    embedding = GgufFile(place).shape("token_embd.weight")
+    return _bounded(load_gguf_tokenizer(place), embedding[0] if embedding else None, name)
   if not (place / "tokenizer.json").exists():
     raise UserError(
       f"{place / 'tokenizer.json'}: there is no such file. If the model has a tokenizer in another "
@@ -106,9 +109,53 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
       "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
     )
   try:
-    return PreTrainedTokenizerFast.from_pretrained(place)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
   except Exception as error:  # tokenizers raises bare Exceptions
     raise UserError(f"{place}: its tokenizer cannot be read: {error}") from error
+  return _bounded(tokenizer, _vocab_size(place / "config.json"), name)
+
+
+def _vocab_size(path: Path) -> int | None:
+  """Rows of the embedding by a model's config.json; None where it does not say."""
+  try:
+    config = json.loads(path.read_bytes())
+    size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+  except (OSError, ValueError, RecursionError, AttributeError):
+    return None
+  return size if type(size) is int else None
+
+
+class _BoundedTokenizer(PreTrainedTokenizerFast):
+  """A tokenizer with more tokens than its model has embeddings; refuses texts with such tokens.
+
+  Having them is no fault: Gemma 3's text models lack the embedding of an image's token.
+  """
+
+  num_embeddings: int
+  model_name: str
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    encoded = super().__call__(*args, **kwargs)
+    ids = encoded["input_ids"]
+    for id_ in itertools.chain(*ids) if ids and isinstance(ids[0], list) else ids:
+      if id_ >= self.num_embeddings:
+        raise UserError(
+          f"{self.model_name}: token {self.convert_ids_to_tokens(id_)!r} has id {id_}, but the "
+          f"model's embedding has {self.num_embeddings} rows: tokens were added to the tokenizer "
+          "and not to the model. Resize the embedding (resize_token_embeddings of transformers), "
+          "or take the tokenizer that the model was trained with."
+        )
+    return encoded
+
+
+def _bounded(
+  tokenizer: PreTrainedTokenizerFast, num_embeddings: int | None, name: str
+) -> PreTrainedTokenizerFast:
+  """The tokenizer, which refuses texts with ids beyond the model's embedding, if it has such."""
+  if num_embeddings is not None and len(tokenizer) > num_embeddings:
+    tokenizer.__class__ = _BoundedTokenizer
+    tokenizer.num_embeddings, tokenizer.model_name = num_embeddings, name  # pyright: ignore
+  return tokenizer
 
 
 def load_stop_ids(name: str) -> frozenset[int]:

@@ -35,6 +35,21 @@ def test_folders_and_files(folder):
   assert load_tokenizer(str(folder))("one")["input_ids"] == [0]
 
 
+def test_tokens_beyond_the_embedding_are_refused_by_name(folder):
+  path = folder / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 2}))
+  plain = load_tokenizer(str(folder))
+  plain.add_tokens(["new"])
+  plain.save_pretrained(folder)
+  tokenizer = load_tokenizer(str(folder))
+  assert tokenizer("one", add_special_tokens=False)["input_ids"] == [0]
+  for text in ("one new", ["one", "new"]):
+    with pytest.raises(UserError, match=r"token 'new' has id 2, but the model's embedding has 2"):
+      tokenizer(text)
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 3}))
+  assert load_tokenizer(str(folder))("one new")["input_ids"][-1] == 2
+
+
 @pytest.mark.parametrize(
   ("generation", "config", "expected"),
   [
