@@ -32,7 +32,7 @@ from greedy_prune_jax.search.audit import screen_report
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screening import ScreenSettings
+from greedy_prune_jax.search.screen import ScreenSettings
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["115", "280", "1000"], "Reasoning tokens.")

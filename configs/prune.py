@@ -14,7 +14,7 @@ import dataclasses
 from ml_collections import config_dict
 
 from greedy_prune_jax.chains.formats import ColumnSettings
-from greedy_prune_jax.search.screening import ScreenSettings
+from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.teachers.settings import EndpointSettings
 
 

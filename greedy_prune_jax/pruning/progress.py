@@ -10,7 +10,7 @@ from tqdm import tqdm
 from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screening import screened_positions
+from greedy_prune_jax.search.screen import screened_positions
 
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
 

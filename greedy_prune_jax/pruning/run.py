@@ -37,11 +37,11 @@ from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, Unrank
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.scorer import Attention
+from greedy_prune_jax.scoring.scorer import AttentionKind
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screening import estimate_positions
+from greedy_prune_jax.search.screen import estimate_positions
 
 
 def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
@@ -153,7 +153,7 @@ def search_settings(settings: PruneSettings, block_positions: int) -> SearchSett
   return SearchSettings(
     objective=cast(Objective, settings.objective),
     block_positions=block_positions,
-    attention=cast(Attention, settings.attention),
+    attention=cast(AttentionKind, settings.attention),
     screen=settings.screen if settings.search == SCREENED else None,
     deletions_per_step=settings.deletions_per_step,
   )

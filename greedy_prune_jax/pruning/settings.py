@@ -21,7 +21,7 @@ from greedy_prune_jax.runs.settings import (
 )
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
-from greedy_prune_jax.search.screening import ScreenSettings
+from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.skill_steps import SKILL_STEP
 from greedy_prune_jax.search.units import UNITS
 from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE

@@ -33,8 +33,8 @@ def unit_spans(text: Text) -> tuple[Int[Array, " C"], Int[Array, " C"]]:
   return stops - text.unit_sizes, stops
 
 
-class Slots(NamedTuple):
-  """What each slot of some rows holds; every field is [R, W]."""
+class RowSlots(NamedTuple):
+  """Token, place and view of each slot of some rows; every field is [R, W]."""
 
   source: Array  # index into the text of the token that the slot feeds to the model
   position: (
@@ -51,7 +51,7 @@ def suffix_length(stop, text: Text):
   return text.num_reasoning - stop + text.num_answer - 1
 
 
-def row_width(num_reasoning: int, num_answer: int) -> int:
+def pair_width(num_reasoning: int, num_answer: int) -> int:
   """Slots that `paired_rows` needs, which is also enough for any one suffix."""
   return max(num_reasoning - 1 + 2 * (num_answer - 1), num_reasoning + num_answer - 2, 1)
 
@@ -111,7 +111,7 @@ def filled_rows(
 
 def plan_slots(
   starts: Int[Array, "R M"], stops: Int[Array, "R M"], text: Text, width: int
-) -> Slots:
+) -> RowSlots:
   """Lays the suffixes behind the deletions [start, stop) of each row one behind the other.
 
   Args:
@@ -130,7 +130,7 @@ def plan_slots(
     jnp.take_along_axis(x, segment, axis=1) for x in (starts, stops, ends, lengths)
   )
   source = jnp.where(valid, stop + slot - (end - length), 0)
-  return Slots(
+  return RowSlots(
     source=source,
     position=jnp.where(valid, source - (stop - start), 0),
     visible=jnp.where(valid, start, 0),
@@ -146,7 +146,7 @@ def plan_windows(
   text: Text,
   window: int,
   num_tail: int,
-) -> Slots:
+) -> RowSlots:
   """Lays what is estimated of each candidate into a row of its own: a window, and perhaps a tail.
 
   The window is the next tokens behind the deletion [start, stop). The tail is what predicts the
@@ -172,7 +172,7 @@ def plan_windows(
   source = jnp.where(in_window, stop + slot, tail + slot - window)
   valid = (stop >= 0) & (source < end)
   closed_up = in_window | (stop + window >= n - 1)
-  return Slots(
+  return RowSlots(
     source=jnp.where(valid, source, 0),
     position=jnp.where(valid, source - jnp.where(closed_up, stop - start, 0), 0),
     visible=jnp.where(valid, start, 0),

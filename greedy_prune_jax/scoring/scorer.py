@@ -6,7 +6,7 @@ rope of the whole chain's length, where a model's depends on it); what is saved 
 those passes share:
 
 1. The prompt runs once a chain (`start_chain`).
-2. Each step runs the current reasoning and answer once over the cached prompt (`run_base`). That
+2. Each step runs the current reasoning and answer once over the cached prompt (`run_text`). That
    gives the chain's own NLL, keys and values of every kept prefix, and, since deleting token c
    changes what follows token c - 1, the probability of token c + 1 there.
 3. Only the suffix behind each deletion is left. Suffixes are packed into rows of one width (see
@@ -17,6 +17,8 @@ those passes share:
 Objective and notation: arXiv 2601.03066. Sums are of log-probabilities in nats.
 """
 
+import dataclasses
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -28,32 +30,88 @@ from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.forward import KeyValues, forward_hidden
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.scoring.likelihood import target_log_probs
-from greedy_prune_jax.scoring.packing import Slots, Text, unit_spans
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.scoring.packing import RowSlots, Text, unit_spans
 
-Attention = Literal["xla", "pallas"]  # how packed rows attend
-ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+AttentionKind = Literal["xla", "pallas"]  # how packed rows attend
+ATTENTIONS: tuple[AttentionKind, ...] = get_args(AttentionKind)
 
 
-class Prompt(NamedTuple):
-  """What one cached pass over a prompt leaves behind."""
+class CachedPrompt(NamedTuple):
+  """Keys and values of one pass over a prompt."""
 
   length: Int[Array, ""]  # P
-  keys_values: KeyValues  # [L, S, K, H]; the prompt fills [0, P), `run_base` writes behind it
+  keys_values: KeyValues  # [L, S, K, H]; the prompt fills [0, P), `run_text` writes behind it
   last_hidden: Float[Array, " D"]  # predicts the token behind the prompt
 
 
-class Base(NamedTuple):
-  """One pass over the current text."""
+class TextPass(NamedTuple):
+  """Keys, values and log-probabilities of one pass over the current text."""
 
   prefix: KeyValues  # [L, S, K, H]: prompt, reasoning and answer
   log_probs: Float[Array, " C"]  # of text token j, given all before it
   skip_log_probs: Float[Array, " C"]  # of what follows the unit that starts at j, were it deleted
 
 
+class ChainState(NamedTuple):
+  """One chain as it stands: the parts that every scoring of its candidates shares."""
+
+  prompt: CachedPrompt
+  text: Text
+  text_pass: TextPass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """Static description of one compiled search: a length bucket, and how it scores.
+
+  Attributes:
+    width: W, slots of a row: at least `pair_width` of every text.
+    text: C, capacity for reasoning and answer.
+    prefix: S, capacity for prompt and text.
+    answer: most answer tokens of any chain; read for the objective `answer` alone.
+    block_rows: R, rows that go through the model at once.
+    objective: `joint` or `answer`.
+    max_length: longest whole chain; see `Decoder.run_layers`.
+    token_units: every unit is one token.
+    attention: how packed rows attend; the numbers are the same.
+  """
+
+  width: int
+  text: int
+  prefix: int
+  answer: int
+  block_rows: int
+  objective: Objective = "joint"
+  max_length: int | None = None
+  token_units: bool = True
+  attention: AttentionKind = "xla"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """The model and the program that score candidates."""
+
+  decoder: Decoder
+  program: Program
+
+  @property
+  def answer_only(self) -> bool:
+    """Whether the answer's likelihood alone counts."""
+    return self.program.objective == "answer"
+
+  def run_texts(self, prompts: CachedPrompt, texts: Text) -> ChainState:
+    """`run_text` for a batch of chains."""
+    run = partial(run_text, self.decoder, max_length=self.program.max_length)
+    passes = jax.vmap(run, in_axes=(PROMPT_AXES, 0), out_axes=TEXT_PASS_AXES)(prompts, texts)
+    return ChainState(prompts, texts, passes)
+
+
 # Where the batch axis stands in a batch of these, for `vmap`: layers stay in front, to be scanned.
 _KV_AXES = KeyValues._make((1, 1))
-PROMPT_AXES = Prompt._make((0, _KV_AXES, 0))
-BASE_AXES = Base._make((_KV_AXES, 0, 0))
+PROMPT_AXES = CachedPrompt._make((0, _KV_AXES, 0))
+TEXT_PASS_AXES = TextPass._make((_KV_AXES, 0, 0))
+CHAIN_AXES = ChainState._make((PROMPT_AXES, 0, TEXT_PASS_AXES))
 
 
 def start_chain(
@@ -61,7 +119,7 @@ def start_chain(
   prompt_ids: Int[Array, " T"],
   length: Int[Array, ""],
   max_length: int | None = None,
-) -> Prompt:
+) -> CachedPrompt:
   """Runs a right-padded prompt once. Its cache has room for the prompt alone; see `with_room`.
 
   Args:
@@ -71,10 +129,10 @@ def start_chain(
     max_length: see `Decoder.run_layers`.
   """
   hidden, kept, _ = forward_hidden(decoder, prompt_ids, max_length=max_length)
-  return Prompt(length, kept, hidden[length - 1])
+  return CachedPrompt(length, kept, hidden[length - 1])
 
 
-def with_room(prompts: Prompt, capacity: int) -> Prompt:
+def with_room(prompts: CachedPrompt, capacity: int) -> CachedPrompt:
   """A batch's prompts with caches of S = `capacity` positions: at least P plus the text's C."""
 
   def widen(x):
@@ -83,7 +141,9 @@ def with_room(prompts: Prompt, capacity: int) -> Prompt:
   return prompts._replace(keys_values=KeyValues(*(widen(x) for x in prompts.keys_values)))
 
 
-def run_base(decoder: Decoder, prompt: Prompt, text: Text, max_length: int | None = None) -> Base:
+def run_text(
+  decoder: Decoder, prompt: CachedPrompt, text: Text, max_length: int | None = None
+) -> TextPass:
   """Runs the current text over the cached prompt."""
   capacity, (size,) = prompt.keys_values.k.shape[1], text.token_ids.shape
   positions = prompt.length + jnp.arange(size)
@@ -103,7 +163,7 @@ def run_base(decoder: Decoder, prompt: Prompt, text: Text, max_length: int | Non
   starts, stops = unit_spans(text)
   following = text.token_ids.at[starts].set(text.token_ids[stops], mode="drop")
   log_probs = target_log_probs(decoder, before, jnp.stack([text.token_ids, following], axis=-1))
-  return Base(prefix, log_probs[:, 0], log_probs[:, 1])
+  return TextPass(prefix, log_probs[:, 0], log_probs[:, 1])
 
 
 def _attend_packed(decoder, prefix_mask, own_mask):
@@ -182,33 +242,29 @@ def _by_slot(out: Float[Array, "K R Q H"], groups: int) -> Float[Array, "R W N H
 
 
 def score_slots(
-  decoder: Decoder,
-  prompt_length: Int[Array, ""],
-  text: Text,
-  prefix: KeyValues,
-  slots: Slots,
+  scorer: Scorer,
+  chain: ChainState,
+  slots: RowSlots,
   scored: Bool[Array, "R W"],
   *,
   max_scored: int,
-  max_length: int | None = None,
-  attention: Attention = "xla",
+  attention: AttentionKind,
 ) -> Float[Array, "R W"]:
   """Log-probability of the text token behind each slot's token, given the slot's candidate.
 
   Args:
-    decoder: the scoring model.
-    prompt_length: P.
-    text: the current text.
-    prefix: keys and values of prompt, reasoning and answer, from `run_base`.
-    slots: what the rows hold.
+    scorer: model and program.
+    chain: one chain.
+    slots: layout of the rows.
     scored: slots whose output is wanted.
     max_scored: static bound on the number of scored slots; only as many meet the LM head.
-    max_length: see `Decoder.run_layers`.
-    attention: what computes it; the numbers are the same.
+    attention: as in `Program`.
 
   Returns:
     Nats; 0 in slots that are not scored.
   """
+  decoder, text, prefix = scorer.decoder, chain.text, chain.text_pass.prefix
+  prompt_length = chain.prompt.length
   rows, width = slots.source.shape
   positions = prompt_length + slots.position
   visible = prompt_length + slots.visible
@@ -230,7 +286,7 @@ def score_slots(
   else:
     attend = _attend_packed(decoder, prefix_mask, own_mask)
   x = decoder.embed(text.token_ids[slots.source])
-  hidden, _ = decoder.run_layers(x, positions, attend, prefix, max_length)
+  hidden, _ = decoder.run_layers(x, positions, attend, prefix, scorer.program.max_length)
 
   hidden = hidden.reshape(rows * width, -1)
   targets = text.token_ids[slots.source + 1].reshape(rows * width)

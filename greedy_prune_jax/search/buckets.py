@@ -11,10 +11,9 @@ import numpy as np
 
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.sizes import bucket
-from greedy_prune_jax.scoring.exact import Sizes
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.packing import num_rows, row_width
-from greedy_prune_jax.scoring.scorer import Attention
+from greedy_prune_jax.scoring.packing import num_rows, pair_width
+from greedy_prune_jax.scoring.scorer import AttentionKind, Program
 
 # A row is at most an eighth (or so many slots) wider than it needs to be, and a multiple of 8: CPUs
 # multiply odd widths at half the speed. Where rows take little time (on an accelerator, and in a
@@ -71,7 +70,7 @@ def bucket_floor(width: int, num_answer: int, finest: int = FINE) -> int:
   """Reasoning tokens at which a chain is through with a bucket: it then fits the next one below."""
   floor = narrower_bucket(width, finest)
   tokens = max(floor - 2 * (num_answer - 1) + 1, 0)
-  while tokens and row_width(tokens, num_answer) > floor:
+  while tokens and pair_width(tokens, num_answer) > floor:
     tokens -= 1
   return tokens
 
@@ -105,7 +104,7 @@ def _rounded_down(num_answer: int) -> int:
   return max(num_answer // FINE * FINE, 1)
 
 
-def plan_sizes(
+def plan_program(
   *,
   width: int,
   num_prompt: int,
@@ -114,11 +113,11 @@ def plan_sizes(
   objective: Objective,
   max_length: int | None,
   token_units: bool,
-  attention: Attention = "xla",
+  attention: AttentionKind = "xla",
   num_units: int = 0,
   finest: int = FINE,
-) -> Sizes:
-  """Sizes of the program for a bucket.
+) -> Program:
+  """The program of a bucket.
 
   Args:
     width: of the bucket.
@@ -126,9 +125,9 @@ def plan_sizes(
     num_answers: answer tokens of each chain of the batch.
     block_positions: positions that should go through the model at once, over the whole batch.
     objective: what is scored.
-    max_length: see `Sizes`.
-    token_units: see `Sizes`.
-    attention: see `Sizes`.
+    max_length: see `Program`.
+    token_units: see `Program`.
+    attention: see `Program`.
     num_units: most units of a chain, where units are not tokens.
     finest: see `bucket_width`.
   """
@@ -142,12 +141,13 @@ def plan_sizes(
     # Powers of two, so that few programs are compiled; a row holds a unit's suffix or more.
     rows = [2 ** max(num_units - 1, 1).bit_length()]
   wanted = min(block_positions / width / len(num_answers), rows[0])
-  return Sizes(
+  return Program(
     width=width,
     text=text,
     prefix=prompt_capacity(num_prompt) + text,
     answer=round_up(max(num_answers), FINE) if objective == "answer" else 0,
     block_rows=_block_rows(rows, wanted),
+    objective=objective,
     max_length=max_length,
     token_units=token_units,
     attention=attention,

@@ -12,7 +12,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
-from greedy_prune_jax.scoring.packing import row_width
+from greedy_prune_jax.scoring.packing import pair_width
 from greedy_prune_jax.search import buckets
 
 # On a CPU a scan copies each layer's weights, which many positions must pay for: on two cores
@@ -24,7 +24,7 @@ _MOST_BLOCK_POSITIONS = 32_768
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and fragmentation's
 
 
-class Slots(NamedTuple):
+class Capacity(NamedTuple):
   """Tokens that a chain's arrays have room for."""
 
   width: int  # of a row
@@ -86,16 +86,16 @@ def plan_batching(
     replicas: devices, or groups of `split`, that take chains side by side.
     split: devices that share the weights.
     estimates: positions that a screened search runs at once for each chain, whatever the block; see
-      `screening.estimate_positions`.
+      `screen.estimate_positions`.
   """
-  slots = _slots(segments)
+  capacity = _capacity(segments)
   if memory is None:  # a CPU: one chain fills its cores, so more would only take memory
     block_positions, fitting = _CPU_BLOCK_POSITIONS, 1
   else:
-    position = buckets.bytes_per_position(config, slots.prefix, slots.width, split)
-    block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, slots.width)))
-    fitting = max(1, int(memory / 2 / _chain_bytes(config, slots, itemsize, split)))
-    fitting = min(fitting, max(1, block_positions // max(slots.width, estimates)))
+    position = buckets.bytes_per_position(config, capacity.prefix, capacity.width, split)
+    block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, capacity.width)))
+    fitting = max(1, int(memory / 2 / _chain_bytes(config, capacity, itemsize, split)))
+    fitting = min(fitting, max(1, block_positions // max(capacity.width, estimates)))
   size = batch_size or fitting * replicas
   order = list(range(len(segments)))
   if size > 1:
@@ -126,29 +126,29 @@ def batch_bytes(
     itemsize: bytes of a weight.
     split: devices that share the weights.
   """
-  slots = _slots(segments)
-  rows = positions * buckets.bytes_per_position(config, slots.prefix, slots.width, split)
-  return rows + num_chains * _chain_bytes(config, slots, itemsize, split)
+  capacity = _capacity(segments)
+  rows = positions * buckets.bytes_per_position(config, capacity.prefix, capacity.width, split)
+  return rows + num_chains * _chain_bytes(config, capacity, itemsize, split)
 
 
-def _slots(segments: Sequence[Segments]) -> Slots:
+def _capacity(segments: Sequence[Segments]) -> Capacity:
   """Slots that hold every chain."""
-  widest = max(row_width(len(s.reasoning), len(s.answer)) for s in segments)
+  widest = max(pair_width(len(s.reasoning), len(s.answer)) for s in segments)
   width = buckets.bucket_width(widest, buckets.finest_width(screened=False))
   num_prompt = max(len(s.prompt) for s in segments)
-  return Slots(width, buckets.prompt_capacity(num_prompt), buckets.text_capacity(width, 1))
+  return Capacity(width, buckets.prompt_capacity(num_prompt), buckets.text_capacity(width, 1))
 
 
-def _chain_bytes(config: ModelConfig, slots: Slots, itemsize: int, split: int) -> int:
+def _chain_bytes(config: ModelConfig, capacity: Capacity, itemsize: int, split: int) -> int:
   """Memory of one chain on each of the `split` devices that heads and vocabulary are split over.
 
   Its keys and values (prompt, text, a copy in the making), its logits, and what attends where the
   prompts, and at each step the texts, of a whole batch run: scores and their softmax, in float32.
   """
   heads = config.num_kv_heads // split
-  keys_values = 3 * 2 * config.num_layers * slots.prefix * heads * config.head_dim * itemsize
+  keys_values = 3 * 2 * config.num_layers * capacity.prefix * heads * config.head_dim * itemsize
   logits = 2 * 4 * HEAD_CHUNK * config.vocab_size // split
-  pairs = max(slots.prompt**2, slots.text * slots.prefix)
+  pairs = max(capacity.prompt**2, capacity.text * capacity.prefix)
   return keys_values + logits + 2 * 4 * config.num_heads // split * pairs
 
 

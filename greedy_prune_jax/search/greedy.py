@@ -13,21 +13,21 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import thaw
-from greedy_prune_jax.scoring.exact import Sizes, score_deletions
-from greedy_prune_jax.scoring.objectives import ChainNLL, Objective, chain_nll
+from greedy_prune_jax.scoring.exact import score_deletions
+from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.packing import Text, suffix_length, unit_spans
 from greedy_prune_jax.scoring.scorer import (
-  BASE_AXES,
   PROMPT_AXES,
-  Base,
-  Prompt,
-  run_base,
+  CachedPrompt,
+  ChainState,
+  Program,
+  Scorer,
   start_chain,
   with_room,
 )
-from greedy_prune_jax.scoring.screened import (
-  Screen,
-  Screening,
+from greedy_prune_jax.scoring.shortlist import (
+  Estimates,
+  ShortlistPlan,
   after_deletion,
   screen_deletions,
   with_estimates,
@@ -53,7 +53,7 @@ class Steps(NamedTuple):
   """What one call found; chain b made `num_deleted[b]` deletions."""
 
   text: Text  # the texts that are left
-  screen: Screen  # what is known of their units
+  estimates: Estimates  # of their units, for a screened search
   num_deleted: Int[Array, " B"]
   deleted: Int[Array, "B C"]  # unit deleted at each step, numbered among the units left then
   nll: ChainNLL  # [B, C]: item k after k deletions of this call; NaN where no step began there
@@ -86,28 +86,25 @@ def start_chains(
   lengths: Int[Array, " B"],
   *,
   max_length: int | None = None,
-) -> Prompt:
+) -> CachedPrompt:
   """`start_chain` for a batch of right-padded prompts."""
   decoder = thaw(graph, params)
   start = partial(start_chain, decoder, max_length=max_length)
   return jax.vmap(start, out_axes=PROMPT_AXES)(prompt_ids, lengths)
 
 
-@partial(
-  jax.jit, static_argnames=("graph", "sizes", "objective", "screening", "check", "most_deletions")
-)
+@partial(jax.jit, static_argnames=("graph", "program", "shortlist", "check", "most_deletions"))
 def prune_steps(
   graph: nnx.GraphDef,
   params: nnx.State,
-  prompts: Prompt,
+  prompts: CachedPrompt,
   texts: Text,
-  screens: Screen,
+  estimates: Estimates,
   floors: Int[Array, " B"],
   pauses: Int[Array, " B"],
   *,
-  sizes: Sizes,
-  objective: Objective,
-  screening: Screening | None = None,
+  program: Program,
+  shortlist: ShortlistPlan | None = None,
   check: bool = False,
   most_deletions: int = 1,
 ) -> Steps:
@@ -117,61 +114,47 @@ def prune_steps(
     graph: of the scoring model.
     params: of the scoring model.
     prompts: from `start_chains`.
-    texts: the chains as they stand, [B, C] with C = `sizes.text`.
-    screens: what is known of them; read by a screened search alone.
+    texts: the chains as they stand, [B, C] with C = `program.text`.
+    estimates: of their units; read by a screened search alone.
     floors: number of reasoning tokens at or under which a chain stops.
     pauses: at or under which no further step begins.
-    sizes: static sizes; every text with more tokens than its floor must fit them.
-    objective: `joint` or `answer`.
-    screening: how a screened search finds its shortlists; None: every candidate is scored.
+    program: static sizes; every text with more tokens than its floor must fit them.
+    shortlist: how a screened search finds its shortlists; None: every candidate is scored.
     check: score every candidate beside a screened search, and count what it missed.
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """
-  decoder = thaw(graph, params)
-  prompts = with_room(prompts, sizes.prefix)
-  score = partial(score_deletions, decoder, prompts, sizes=sizes, objective=objective)
+  scorer = Scorer(thaw(graph, params), program)
+  prompts = with_room(prompts, program.prefix)
 
-  def find(state: Steps, bases: Base, running: Bool[Array, " B"]):
-    """What units are deleted by, lowest first; what is known now; and the tally."""
-    if screening is None:
-      nll = score(state.text, bases, running)
-      positions, num_scored = jax.vmap(_exact_counts)(state.text)
+  def score(state: Steps, chains: ChainState, running: Bool[Array, " B"]):
+    """Scores that units are deleted by, lowest first; the new estimates; and the tally."""
+    if shortlist is None:
+      nll = score_deletions(scorer, chains, running)
+      positions, num_scored = jax.vmap(_exact_counts)(chains.text)
       tally = _add(
         state.tally,
         positions=jnp.where(running, positions, 0),
         num_scored=jnp.where(running, num_scored, 0),
       )
-      return nll, state.screen, tally
-    found = screen_deletions(
-      decoder,
-      prompts,
-      state.text,
-      bases,
-      state.screen,
-      running,
-      sizes=sizes,
-      screening=screening,
-      objective=objective,
-    )
-    tally = _add(state.tally, positions=found.positions, num_scored=found.num_scored)
-    error = _put(tally.squared_error, state.num_deleted, found.squared_error, running)
+      return nll, state.estimates, tally
+    scores = screen_deletions(scorer, chains, state.estimates, running, shortlist)
+    tally = _add(state.tally, positions=scores.positions, num_scored=scores.num_scored)
+    error = _put(tally.squared_error, state.num_deleted, scores.squared_error, running)
     tally = tally._replace(squared_error=error)
     if check:
-      nll = score(state.text, bases, running)
+      nll = score_deletions(scorer, chains, running)
       # Both of one scoring: rows are packed differently in the other, and rounded differently.
-      of_found = jnp.take_along_axis(nll, found.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
-      lost = jnp.where(running, of_found - nll.min(axis=1), 0.0)
+      of_chosen = jnp.take_along_axis(nll, scores.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
+      lost = jnp.where(running, of_chosen - nll.min(axis=1), 0.0)
       tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
       tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
-    scores = found.nll
-    if screening.by_estimate:
-      scores = with_estimates(state.text, bases, found, objective=objective)
-    return scores, found.screen, tally
+    nll = with_estimates(scorer, chains, scores) if shortlist.by_estimate else scores.nll
+    return nll, scores.estimates, tally
 
   def step(state: Steps) -> Steps:
-    run = partial(run_base, decoder, max_length=sizes.max_length)
-    bases = jax.vmap(run, in_axes=(PROMPT_AXES, 0), out_axes=BASE_AXES)(prompts, state.text)
-    nll = jax.vmap(chain_nll)(bases.log_probs, state.text.num_reasoning, state.text.num_answer)
+    chains = scorer.run_texts(prompts, state.text)
+    log_probs = chains.text_pass.log_probs
+    nll = jax.vmap(chain_nll)(log_probs, state.text.num_reasoning, state.text.num_answer)
     pending = ~state.done
     recorded = jax.tree.map(
       lambda old, new: _put(old, state.num_deleted, new, pending), state.nll, nll
@@ -179,22 +162,22 @@ def prune_steps(
     running = pending & (state.text.num_reasoning > jnp.maximum(floors, pauses))
     running &= jnp.isfinite(nll.joint)
     # Where no chain is running (the last pass, for its NLL alone) this runs no rows.
-    scores, screen, tally = find(state, bases, running)
+    scores, estimates, tally = score(state, chains, running)
     sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
     chosen = running & sound
     ran = jnp.where(pending, state.text.num_reasoning + state.text.num_answer - 1, 0)
     state = state._replace(
-      screen=screen,
+      estimates=estimates,
       nll=recorded,
       finite=state.finite & (sound | ~pending),
       done=~chosen,
       tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
     )
-    delete = partial(_delete_best, floors=floors, reach=screening.window if screening else 0)
+    delete = partial(_delete_best, floors=floors, reach=shortlist.window if shortlist else 0)
     scores = jnp.where(chosen[:, None], scores, jnp.inf)
     return jax.lax.fori_loop(0, most_deletions, lambda _, x: delete(*x), (state, scores))[0]
 
-  state = _nothing_done(texts, screens)
+  state = _nothing_done(texts, estimates)
   return jax.lax.while_loop(lambda state: ~state.done.all(), step, state)
 
 
@@ -202,13 +185,13 @@ def prune_steps(
 _SAME_NLL = 1e-5
 
 
-def _nothing_done(texts: Text, screens: Screen) -> Steps:
+def _nothing_done(texts: Text, estimates: Estimates) -> Steps:
   batch, capacity = texts.token_ids.shape
   empty = jnp.full((batch, capacity), jnp.nan)
   zero, zeros = jnp.zeros(batch, jnp.int32), jnp.zeros((batch, capacity))
   return Steps(
     text=texts,
-    screen=screens,
+    estimates=estimates,
     num_deleted=zero,
     deleted=jnp.full((batch, capacity), -1),
     nll=ChainNLL(empty, empty, empty),
@@ -241,7 +224,7 @@ def _delete_best(
 ) -> tuple[Steps, Float[Array, "B C"]]:
   """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
 
-  A NLL that its neighbours got beside it is not theirs without it.
+  Their scores assumed that the deleted unit was present.
   """
   best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores
   lowest = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
@@ -249,7 +232,8 @@ def _delete_best(
   starts, _ = jax.vmap(unit_spans)(state.text)
   start = jnp.take_along_axis(starts, best[:, None], axis=1)[:, 0]
   text = jax.vmap(delete_unit)(state.text, best)
-  screen = jax.vmap(partial(after_deletion, reach=reach))(text, state.screen, best, start)
+  move = jax.vmap(partial(after_deletion, reach=reach))
+  estimates = move(text, state.estimates, best, start)
 
   def choose(new, old):
     return jnp.where(chosen.reshape(chosen.shape + (1,) * (new.ndim - 1)), new, old)
@@ -262,7 +246,7 @@ def _delete_best(
   )
   state = state._replace(
     text=jax.tree.map(choose, text, state.text),
-    screen=jax.tree.map(choose, screen, state.screen),
+    estimates=jax.tree.map(choose, estimates, state.estimates),
     num_deleted=state.num_deleted + chosen,
     deleted=_put(state.deleted, state.num_deleted, best, chosen),
   )

@@ -16,15 +16,14 @@ import numpy as np
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
-from greedy_prune_jax.scoring.exact import Sizes
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.packing import Text, row_width
-from greedy_prune_jax.scoring.scorer import Attention, Prompt
-from greedy_prune_jax.scoring.screened import Screen, Screening, fresh_screen
+from greedy_prune_jax.scoring.packing import Text, pair_width
+from greedy_prune_jax.scoring.scorer import AttentionKind, CachedPrompt, Program
+from greedy_prune_jax.scoring.shortlist import Estimates, ShortlistPlan, no_estimates
 from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.greedy import Steps, prune_steps, start_chains
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screening import ScreenSettings, plan_screening, screened_positions
+from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist, screened_positions
 
 
 class SearchSettings(NamedTuple):
@@ -33,7 +32,7 @@ class SearchSettings(NamedTuple):
   objective: Objective
   block_positions: int  # positions that go through the model at once, over the whole batch
   seconds_between_reports: float = 30.0
-  attention: Attention = "xla"  # how packed rows attend
+  attention: AttentionKind = "xla"  # how packed rows attend
   screen: ScreenSettings | None = None  # None: every candidate is scored exactly
   check: bool = False  # see `prune_steps`
   deletions_per_step: int = 1  # units that are deleted from one scoring
@@ -63,17 +62,16 @@ def prune_paths(
     started = time.monotonic()
     plan = _BatchPlan(model, current, settings)
     prompts = plan.start_prompts() if prompts is None else prompts
-    sizes, floors, pauses = plan.next_bucket(speed)
+    program, floors, pauses = plan.next_bucket(speed)
     steps = prune_steps(
       model.graph,
       model.frozen,
       prompts,
-      plan.current_texts(sizes),
-      plan.known(sizes),
+      plan.current_texts(program),
+      plan.estimates(program),
       *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
-      sizes=sizes,
-      objective=settings.objective,
-      screening=plan.screening(sizes),
+      program=program,
+      shortlist=plan.shortlist(program),
       check=settings.check,
       most_deletions=settings.deletions_per_step,
     )
@@ -118,7 +116,7 @@ class _BatchPlan:
     """Puts arrays with an axis of chains beside the model."""
     return place_batch(arrays, self.model.params)
 
-  def start_prompts(self) -> Prompt:
+  def start_prompts(self) -> CachedPrompt:
     """Runs the prompts, once; the cache has no room for texts yet."""
     ids = np.zeros((len(self.paths), buckets.prompt_capacity(self.num_prompt)))
     lengths = [len(path.segments.prompt) for path in self.paths]
@@ -132,14 +130,14 @@ class _BatchPlan:
     )
 
   def _needed_width(self, path: PrunePath, num_reasoning: int) -> int:
-    return row_width(num_reasoning, len(path.segments.answer))
+    return pair_width(num_reasoning, len(path.segments.answer))
 
-  def next_bucket(self, speed: float | None) -> tuple[Sizes, list[int], list[int]]:
+  def next_bucket(self, speed: float | None) -> tuple[Program, list[int], list[int]]:
     """The program for the longest unfinished chain, and how far down each chain goes in it.
 
     Returns:
-      sizes; the reasoning tokens at which each chain is through with the bucket; and those, not
-      fewer, at which it comes back to the host, which makes no difference to what is found.
+      the program; the reasoning tokens at which each chain leaves the bucket; and those, not fewer,
+      at which it returns to the host, which changes no result.
     """
     lengths = [len(path.kept) for path in self.paths]
     units = [None if path.unit_sizes is None else len(path.kept_units) for path in self.paths]
@@ -162,7 +160,7 @@ class _BatchPlan:
       size = max(n // (num_units or n or 1), 1)  # of a unit, on average
       cost = self._cost_of_deletion(path, size)
       pauses.append(buckets.affordable_floor(n, min(bucket, n), budget, cost, size))
-    sizes = buckets.plan_sizes(
+    program = buckets.plan_program(
       width=width,
       num_prompt=self.num_prompt,
       num_answers=[len(path.segments.answer) for path in self.paths],
@@ -174,7 +172,7 @@ class _BatchPlan:
       num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
       finest=finest,
     )
-    return sizes, floors, pauses
+    return program, floors, pauses
 
   def _cost_of_deletion(self, path: PrunePath, size: int) -> Callable[[int], float]:
     """Positions of a step at so many reasoning tokens, about, over its deletions."""
@@ -192,33 +190,34 @@ class _BatchPlan:
 
     return positions
 
-  def screening(self, sizes: Sizes) -> Screening | None:
+  def shortlist(self, program: Program) -> ShortlistPlan | None:
     """How a bucket's program screens; None for an exact search."""
     if self.settings.screen is None:
       return None
     positions = self.settings.block_positions / len(self.paths)
-    return plan_screening(self.settings.screen, sizes, positions, self.settings.deletions_per_step)
+    deletions = self.settings.deletions_per_step
+    return plan_shortlist(self.settings.screen, program, positions, deletions)
 
-  def known(self, sizes: Sizes) -> Screen:
-    """What is known of the units of each chain, in arrays of the bucket's sizes."""
-    screens = fresh_screen((len(self.paths), sizes.text))
+  def estimates(self, program: Program) -> Estimates:
+    """Estimates of the units of each chain, in arrays of the bucket's sizes."""
+    arrays = no_estimates((len(self.paths), program.text))
     for row, path in enumerate(self.paths):
       if path.known is not None and not path.finished:
         for name, known in path.known.items():
           place = (row, slice(len(known))) if isinstance(known, list) else row
-          screens[name][place] = known
-    return Screen(**self.place(screens))
+          arrays[name][place] = known
+    return Estimates(**self.place(arrays))
 
-  def current_texts(self, sizes: Sizes) -> Text:
+  def current_texts(self, program: Program) -> Text:
     """The chains as they stand, in arrays of the bucket's sizes."""
-    ids = np.zeros((len(self.paths), sizes.text), np.int32)
+    ids = np.zeros((len(self.paths), program.text), np.int32)
     unit_sizes = np.zeros_like(ids)
     counts = np.zeros((3, len(self.paths)), np.int32)  # reasoning, answer, units
     for row, path in enumerate(self.paths):
       kept, units = path.kept, path.kept_units
       text = np.concatenate([path.segments.reasoning[kept], path.segments.answer])
       if path.finished:  # it may be longer than the bucket of those that are not
-        text, units = text[: sizes.text], units[: sizes.text]
+        text, units = text[: program.text], units[: program.text]
       ids[row, : len(text)] = text
       unit_sizes[row, : len(units)] = [len(unit) for unit in units]
       counts[:, row] = len(kept), len(path.segments.answer), len(units)
@@ -258,7 +257,7 @@ def _extended(
   if keep_known:
     known = {
       name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
-      for name, x in steps.screen._asdict().items()
+      for name, x in steps.estimates._asdict().items()
     }
   return dataclasses.replace(
     longer, positions_scored=path.positions_scored + positions, known=known

@@ -24,7 +24,7 @@ class PrunePath:
       unit. None stands for the NLL of no tokens. Empty until the first step.
     positions_scored: token positions that have gone through the model.
     seconds: wall time, a batch's shared evenly among its running chains.
-    known: `Screen` of the units that are left, as a screened search goes on from it.
+    known: `Estimates` of the remaining units, from which a screened search continues.
     tally: `Tally` of all calls, but for positions.
     marks: numbers of tokens left at which the NLL is wanted even where several units are deleted
       from one scoring; the NLLs between scorings are not known.

@@ -16,7 +16,7 @@ from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.packing import Text
-from greedy_prune_jax.scoring.scorer import Prompt, run_base, with_room
+from greedy_prune_jax.scoring.scorer import CachedPrompt, run_text, with_room
 from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.greedy import start_chains
 
@@ -28,7 +28,7 @@ _WIDTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
 def score_texts(
   graph: nnx.GraphDef,
   params: nnx.State,
-  prompts: Prompt,
+  prompts: CachedPrompt,
   texts: Text,
   *,
   max_length: int | None = None,
@@ -45,16 +45,16 @@ def score_texts(
   decoder = nnx.merge(graph, params)
   capacity = prompts.keys_values.k.shape[2] + texts.token_ids.shape[1]
   length, cache, last_hidden = with_room(prompts, capacity)
-  prompt = Prompt(length[0], KeyValues(*(x[:, 0] for x in cache)), last_hidden[0])
+  prompt = CachedPrompt(length[0], KeyValues(*(x[:, 0] for x in cache)), last_hidden[0])
 
   def nll(text: Text) -> ChainNLL:
-    base = run_base(decoder, prompt, text, max_length)
-    return chain_nll(base.log_probs, text.num_reasoning, text.num_answer)
+    text_pass = run_text(decoder, prompt, text, max_length)
+    return chain_nll(text_pass.log_probs, text.num_reasoning, text.num_answer)
 
   return jax.vmap(nll)(texts)
 
 
-def start_prompt(model: Model, segments: Segments) -> tuple[Prompt, int | None]:
+def start_prompt(model: Model, segments: Segments) -> tuple[CachedPrompt, int | None]:
   """The cached prompt, and the `max_length` of the whole chain."""
   max_length = angles_length(model.config, len(segments))
   num_prompt = len(segments.prompt)

@@ -7,9 +7,9 @@ import pytest
 from greedy_prune_jax.scoring.packing import (
   Text,
   filled_rows,
+  pair_width,
   paired_rows,
   plan_slots,
-  row_width,
   suffix_length,
   unit_spans,
 )
@@ -60,7 +60,7 @@ def test_pairs_hold_every_suffix_once_without_padding(num_reasoning, num_answer)
   table = np.asarray(paired_rows(jnp.arange(rows + 1), text.num_units))
   assert sorted(table[table >= 0]) == list(range(num_reasoning))
   assert (table[rows:] == -1).all()
-  width = row_width(num_reasoning, num_answer)
+  width = pair_width(num_reasoning, num_answer)
   _check(table, text, width)
   lengths = num_reasoning - (table + 1) + num_answer - 1
   full = np.where(table >= 0, lengths, 0).sum(1)[: num_reasoning // 2]
@@ -71,10 +71,10 @@ def test_filled_rows_hold_every_wanted_suffix_once():
   text = _text(14, 3, [2, 1, 5, 1, 3, 1, 1])
   _, stops = unit_spans(text)
   lengths = jnp.where(jnp.arange(40) < 7, suffix_length(stops, text), -1).at[3].set(-1)
-  table, used = filled_rows(lengths, row_width(14, 3), 3)
+  table, used = filled_rows(lengths, pair_width(14, 3), 3)
   table = np.asarray(table)
   assert sorted(table[table >= 0]) == [0, 1, 2, 4, 5, 6]
   assert (table[: int(used)] >= 0).any(axis=1).all()
   assert (table[int(used) :] == -1).all()
   assert int(used) < 6
-  _check(table, text, row_width(14, 3))
+  _check(table, text, pair_width(14, 3))

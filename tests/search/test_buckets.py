@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.models.hf_config import config_from_hf
-from greedy_prune_jax.scoring.packing import num_rows, row_width
+from greedy_prune_jax.scoring.packing import num_rows, pair_width
 from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.capacity import plan_batching
-from greedy_prune_jax.search.screening import ScreenSettings, estimate_positions
+from greedy_prune_jax.search.screen import ScreenSettings, estimate_positions
 from tests.helpers.full_passes import random_segments
 
 
@@ -27,11 +27,11 @@ def test_widths_are_a_ladder_with_little_waste(finest, most):
 @pytest.mark.parametrize("num_answer", [1, 4, 30])
 def test_a_chain_leaves_a_bucket_where_the_next_one_fits(num_answer, finest):
   for tokens in range(1, 400):
-    width = buckets.bucket_width(row_width(tokens, num_answer), finest)
+    width = buckets.bucket_width(pair_width(tokens, num_answer), finest)
     floor = buckets.bucket_floor(width, num_answer, finest)
     assert floor < tokens
-    assert floor == 0 or buckets.bucket_width(row_width(floor, num_answer), finest) < width
-    assert buckets.bucket_width(row_width(floor + 1, num_answer), finest) == width
+    assert floor == 0 or buckets.bucket_width(pair_width(floor, num_answer), finest) < width
+    assert buckets.bucket_width(pair_width(floor + 1, num_answer), finest) == width
 
 
 def test_affordable_floor_makes_a_step_and_keeps_to_the_budget():
@@ -62,8 +62,8 @@ def test_step_positions_of_units_are_those_of_their_suffixes():
 
 def test_texts_and_rows_fit_their_bucket():
   for tokens, num_answer in np.random.default_rng(0).integers(1, 300, (200, 2)).tolist():
-    width = buckets.bucket_width(row_width(tokens, num_answer))
-    sizes = buckets.plan_sizes(
+    width = buckets.bucket_width(pair_width(tokens, num_answer))
+    sizes = buckets.plan_program(
       width=width,
       num_prompt=17,
       num_answers=[num_answer, num_answer + 3],
@@ -87,9 +87,9 @@ def test_chains_of_many_shapes_share_few_programs():
   programs = set()
   for tokens, num_prompt, num_answer in shapes:
     while tokens:
-      width = buckets.bucket_width(row_width(tokens, num_answer))
+      width = buckets.bucket_width(pair_width(tokens, num_answer))
       programs.add(
-        buckets.plan_sizes(
+        buckets.plan_program(
           width=width,
           num_prompt=num_prompt,
           num_answers=[num_answer],
@@ -106,9 +106,9 @@ def test_chains_of_many_shapes_share_few_programs():
 @pytest.mark.parametrize("tokens", [8, 20, 33, 60])
 def test_a_block_is_no_larger_than_what_a_short_chain_fills(tokens):
   while tokens:
-    width = buckets.bucket_width(row_width(tokens, 9))
+    width = buckets.bucket_width(pair_width(tokens, 9))
     floor = buckets.bucket_floor(width, 9)
-    sizes = buckets.plan_sizes(
+    sizes = buckets.plan_program(
       width=width,
       num_prompt=100,
       num_answers=[9],

@@ -123,16 +123,15 @@ def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
   """Kind and result of each collective operation of a compiled search."""
   paths = search._filled_up(_paths(), rows)
   plan = search._BatchPlan(model, paths, SearchSettings("joint", BLOCK_POSITIONS))
-  sizes, floors, pauses = plan.next_bucket(None)
+  program, floors, pauses = plan.next_bucket(None)
   lowered = prune_steps.lower(
     model.graph,
     model.params,
     plan.start_prompts(),
-    plan.current_texts(sizes),
-    plan.known(sizes),
+    plan.current_texts(program),
+    plan.estimates(program),
     *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
-    sizes=sizes,
-    objective="joint",
+    program=program,
   )
   kinds = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
   pattern = re.compile(rf"= (\S+|\(.*?\)) ({kinds})(?:-start)?\(")
@@ -164,15 +163,15 @@ def test_shared_weights_are_never_put_together(models):
 def test_a_batch_fills_every_row_of_the_mesh(models, monkeypatch, mesh, batch, positions):
   model = models(mesh) if mesh else models()
   segments = [path.segments for path in _paths()] * 10
-  slots = capacity._slots(segments)
-  one = capacity._chain_bytes(model.config, slots, 4, 1)
+  most = capacity._capacity(segments)
+  one = capacity._chain_bytes(model.config, most, 4, 1)
   monkeypatch.setattr(capacity, "_free_bytes", lambda model: 2 * 3.5 * one)
   batches, block_positions = choose_batching(segments, model, 0)
   assert sorted(i for indices in batches for i in indices) == list(range(50))
   assert {len(indices) for indices in batches[:-1]} == {batch}
   _, of_one = choose_batching(segments, models(), 0)
   assert block_positions == positions * of_one
-  assert of_one >= slots.width
+  assert of_one >= most.width
 
 
 def test_a_device_that_holds_a_share_of_the_weights_takes_more_chains(models, monkeypatch):

@@ -12,27 +12,22 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.pruning.progress import search_positions
 from greedy_prune_jax.scoring.exact import score_deletions, score_listed
 from greedy_prune_jax.scoring.packing import unit_spans
-from greedy_prune_jax.scoring.scorer import (
-  BASE_AXES,
-  PROMPT_AXES,
-  run_base,
-  with_room,
-)
-from greedy_prune_jax.scoring.screened import (
+from greedy_prune_jax.scoring.scorer import CHAIN_AXES, Scorer, with_room
+from greedy_prune_jax.scoring.shortlist import (
   STALE,
-  Screen,
+  Estimates,
   _estimate,
   _run_windows,
   after_deletion,
   estimated_nll,
-  fresh_screen,
+  no_estimates,
   screen_deletions,
   with_estimates,
 )
 from greedy_prune_jax.search.greedy import delete_unit, prune_steps
 from greedy_prune_jax.search.host import SearchSettings, _BatchPlan, prune_paths
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screening import ScreenSettings, plan_screening
+from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -75,23 +70,17 @@ class _Step:
 
   def __init__(self, model, path, objective, *others):
     plan = _BatchPlan(model, [path, *others], SearchSettings(objective, 64))
-    self.sizes, *_ = plan.next_bucket(None)
-    self.decoder = model.decoder
-    self.prompts = with_room(plan.start_prompts(), self.sizes.prefix)
-    self.texts = plan.current_texts(self.sizes)
-    run = jax.vmap(
-      lambda p, t: run_base(self.decoder, p, t), in_axes=(PROMPT_AXES, 0), out_axes=BASE_AXES
-    )
-    self.bases = run(self.prompts, self.texts)
-    self.of_all = (self.decoder, self.prompts, self.texts, self.bases)
+    self.program, *_ = plan.next_bucket(None)
+    self.scorer = Scorer(model.decoder, self.program)
+    prompts = with_room(plan.start_prompts(), self.program.prefix)
+    self.chains = self.scorer.run_texts(prompts, plan.current_texts(self.program))
+    self.of_all = (self.scorer, self.chains)
 
   def one(self):
-    """Text and base of the first chain, without the axis of chains."""
-    kv = type(self.bases.prefix)(*(x[:, 0] for x in self.bases.prefix))
-    base = self.bases._replace(
-      prefix=kv, log_probs=self.bases.log_probs[0], skip_log_probs=self.bases.skip_log_probs[0]
+    """The first chain, without the axis of chains."""
+    return jax.tree.map(
+      lambda x, axis: jnp.take(x, 0, axis), self.chains, jax.tree.broadcast(CHAIN_AXES, self.chains)
     )
-    return jax.tree.map(lambda x: x[0], self.texts), base
 
 
 @pytest.mark.slow
@@ -99,10 +88,9 @@ class _Step:
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
 def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
   step = _Step(model, _path(model, unit_sizes=unit_sizes), objective)
-  scored = {"sizes": step.sizes, "objective": objective}
-  every = score_deletions(*step.of_all, jnp.ones(1, bool), **scored)[0]
+  every = score_deletions(*step.of_all, jnp.ones(1, bool))[0]
   listed = jnp.asarray([[5, -1, 0, 3, 4]])
-  some, _ = score_listed(*step.of_all, listed, **scored, block_rows=2, near=0)
+  some, _ = score_listed(*step.of_all, listed, block_rows=2, window=0)
   at = np.asarray([5, 0, 3, 4])
   np.testing.assert_allclose(some[0, at], every[at], atol=1e-5)
   assert np.isinf(np.delete(np.asarray(some[0]), at)).all()
@@ -112,31 +100,18 @@ def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
 def test_a_window_holds_the_first_changes_of_the_exact_score(model):
   step = _Step(model, _path(model), "joint")
   units = jnp.asarray([0, 5, 11, 15])
-  _, sums = score_listed(
-    *step.of_all, units[None], sizes=step.sizes, objective="joint", block_rows=2, near=3
-  )
-  text, base = step.one()
-  near, positions = _run_windows(
-    step.decoder,
-    step.prompts.length[0],
-    text,
-    base,
-    units,
-    sizes=step.sizes,
-    window=3,
-    objective="joint",
-  )
+  _, sums = score_listed(*step.of_all, units[None], block_rows=2, window=3)
+  chain = step.one()
+  near, positions = _run_windows(step.scorer, chain, units, window=3)
   assert np.abs(near).min() > 1e-3
-  np.testing.assert_allclose(near, sums.near[0, units], atol=1e-5)
+  np.testing.assert_allclose(near, sums.window_change[0, units], atol=1e-5)
   assert positions == 4 * 3  # behind the last token stand three of the answer's four
   # With a window of everything it is all that deletions change behind the first target.
-  _, sums = score_listed(
-    *step.of_all, units[None], sizes=step.sizes, objective="joint", block_rows=2, near=64
-  )
-  _, stops = unit_spans(text)
-  behind = [base.log_probs[int(stop) + 1 : 20].sum() for stop in stops[units]]
+  _, sums = score_listed(*step.of_all, units[None], block_rows=2, window=64)
+  _, stops = unit_spans(chain.text)
+  behind = [chain.text_pass.log_probs[int(stop) + 1 : 20].sum() for stop in stops[units]]
   np.testing.assert_allclose(
-    sums.near[0, units] + jnp.asarray(behind), sums.total[0, units], atol=1e-4
+    sums.window_change[0, units] + jnp.asarray(behind), sums.total[0, units], atol=1e-4
   )
 
 
@@ -147,7 +122,7 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
   model, window = request.getfixturevalue(name), 2
   path = _path(model)
   step = _Step(model, path, "answer")
-  text, base = step.one()
+  chain = step.one()
   segments = path.segments
   prompt, n, answer = len(segments.prompt), 16, segments.answer
   whole = np.concatenate([segments.prompt, segments.reasoning, answer])
@@ -174,34 +149,18 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
     hidden, _ = decoder.run_layers(decoder.embed(jnp.asarray(ids)), jnp.asarray(positions), attend)
     log_probs = jax.nn.log_softmax(decoder.logits(hidden))
     scored = [(len(whole) + i, s + 1) for i, s in enumerate(sources) if s + 1 >= n]
-    change = sum(
-      log_probs[row, whole[prompt + target]] - base.log_probs[target] for row, target in scored
-    )
-    near, _ = _run_windows(
-      step.decoder,
-      step.prompts.length[0],
-      text,
-      base,
-      jnp.asarray([unit]),
-      sizes=step.sizes,
-      window=window,
-      objective="answer",
-    )
+    before = chain.text_pass.log_probs
+    change = sum(log_probs[row, whole[prompt + target]] - before[target] for row, target in scored)
+    near, _ = _run_windows(step.scorer, chain, jnp.asarray([unit]), window=window)
     np.testing.assert_allclose(near[0], change, atol=2e-5)
 
 
 def _four_scored(step, objective):
   """What the first screening finds, with exact scores of four candidates."""
-  screens = Screen(**jax.tree.map(jnp.asarray, fresh_screen((1, step.sizes.text))))
-  screening = plan_screening(dataclasses.replace(SMALL, shortlist=4, rounds=1), step.sizes, 64, 1)
-  return screen_deletions(
-    *step.of_all,
-    screens,
-    jnp.ones(1, bool),
-    sizes=step.sizes,
-    screening=screening,
-    objective=objective,
-  )
+  estimates = Estimates(**jax.tree.map(jnp.asarray, no_estimates((1, step.program.text))))
+  settings = dataclasses.replace(SMALL, shortlist=4, rounds=1)
+  plan = plan_shortlist(settings, step.program, 64, 1)
+  return screen_deletions(*step.of_all, estimates, jnp.ones(1, bool), plan)
 
 
 @pytest.mark.slow
@@ -209,19 +168,19 @@ def _four_scored(step, objective):
 def test_estimates_take_over_what_exact_scores_found(model, objective):
   step = _Step(model, _path(model), objective)
   found = _four_scored(step, objective)
-  text, base = step.one()
-  nll, screen = found.nll[0], jax.tree.map(lambda x: x[0], found.screen)
+  chain = step.one()
+  nll, known = found.nll[0], jax.tree.map(lambda x: x[0], found.estimates)
   scored = np.flatnonzero(np.isfinite(nll))
   assert len(scored) == found.num_scored[0] == 4
   # Of a unit that was scored, the estimate is its exact score from now on.
-  estimates = estimated_nll(text, base, screen, objective=objective)
+  estimates = estimated_nll(chain, known, objective=objective)
   np.testing.assert_allclose(estimates[scored], nll[scored], atol=1e-5)
   # For the others, what those four had in common beyond their windows counts in full.
-  far = np.asarray(screen.far)[scored]
+  far = np.asarray(known.rest_change)[scored]
   assert np.abs(far).max() > 1e-3
-  np.testing.assert_allclose(screen.typical, far.mean(), rtol=1e-5)
-  nothing = screen._replace(weight=jnp.zeros_like(screen.weight), typical=jnp.float32(0))
-  without = estimated_nll(text, base, nothing, objective=objective)
+  np.testing.assert_allclose(known.mean_rest, far.mean(), rtol=1e-5)
+  nothing = known._replace(weight=jnp.zeros_like(known.weight), mean_rest=jnp.float32(0))
+  without = estimated_nll(chain, nothing, objective=objective)
   others = np.setdiff1d(np.flatnonzero(np.isfinite(without)), scored)
   count = 4 if objective == "answer" else 16 - 1 + 4
   difference = estimates[others] - without[others]
@@ -231,32 +190,30 @@ def test_estimates_take_over_what_exact_scores_found(model, objective):
 @pytest.mark.slow
 def test_a_chain_is_estimated_no_further_because_another_needs_it(model):
   step = _Step(model, _path(model), "joint", _path(model, 1))
-  fresh = fresh_screen((2, step.sizes.text))
-  fresh["age"][0] = np.arange(step.sizes.text)  # nothing of the first is stale, all of the second
-  screens, _ = _estimate(
+  fresh = no_estimates((2, step.program.text))
+  fresh["age"][0] = np.arange(step.program.text)  # nothing of the first is stale, all of the second
+  estimates, _ = _estimate(
     *step.of_all,
-    Screen(**jax.tree.map(jnp.asarray, fresh)),
+    Estimates(**jax.tree.map(jnp.asarray, fresh)),
     jnp.ones(2, bool),
-    sizes=step.sizes,
-    screening=plan_screening(SMALL, step.sizes, 64, 1),
-    objective="joint",
+    plan_shortlist(SMALL, step.program, 64, 1),
   )
-  ages = np.asarray(screens.age)[:, :16]
+  ages = np.asarray(estimates.age)[:, :16]
   assert np.isin(ages[1], (0, STALE)).all()
   assert (ages[1] == 0).sum() == 14  # but for two equal neighbours, which are no candidates
   np.testing.assert_array_equal(np.flatnonzero(ages[0] == 0), [0, *range(8, 16)])  # one block
 
 
 def test_what_is_known_moves_with_the_units(model):
-  text, _ = _Step(model, _path(model), "joint").one()
+  text = _Step(model, _path(model), "joint").one().text
   size = text.token_ids.shape[0]
   known = jnp.arange(size, dtype=jnp.float32)
-  screen = Screen(known, 10 * known, known / 100, jnp.zeros(size, int), known[3], known[5])
+  estimates = Estimates(known, 10 * known, known / 100, jnp.zeros(size, int), known[3], known[5])
   left = delete_unit(text, jnp.int32(6))
-  moved = after_deletion(left, screen, jnp.int32(6), jnp.int32(6), reach=2)
+  moved = after_deletion(left, estimates, jnp.int32(6), jnp.int32(6), reach=2)
   units = [*range(6), *range(7, 16)]
-  np.testing.assert_array_equal(moved.near[:15], np.asarray(units, float))
-  np.testing.assert_array_equal(moved.far[:15], 10 * np.asarray(units, float))
+  np.testing.assert_array_equal(moved.window_change[:15], np.asarray(units, float))
+  np.testing.assert_array_equal(moved.rest_change[:15], 10 * np.asarray(units, float))
   np.testing.assert_allclose(moved.weight[:15], 0.9 * np.asarray(units) / 100, rtol=1e-6)
   # A window of two behind tokens 3 to 5 holds the gap, and two tokens stand close behind it.
   stale = np.flatnonzero(np.asarray(moved.age[:15]) == STALE)
@@ -396,12 +353,11 @@ def test_no_estimate_goes_before_the_best_exact_score(model):
   found = _four_scored(step, "joint")
   # Had the exact scores come out higher, all estimates would be lower than the best of them.
   found = found._replace(nll=found.nll + 10)
-  scores = with_estimates(step.texts, step.bases, found, objective="joint")[0]
+  scores = with_estimates(*step.of_all, found)[0]
   best = int(found.nll[0].argmin())
   assert int(scores.argmin()) == best
-  text, base = step.one()
-  screen = jax.tree.map(lambda x: x[0], found.screen)
-  estimates = estimated_nll(text, base, screen, objective="joint")
+  known = jax.tree.map(lambda x: x[0], found.estimates)
+  estimates = estimated_nll(step.one(), known, objective="joint")
   expected = np.where(np.isinf(found.nll[0]), estimates, found.nll[0])
   np.testing.assert_array_equal(np.delete(scores, best), np.delete(expected, best))
   assert scores[best] < expected.min()

@@ -3,8 +3,8 @@
 import dataclasses
 
 from greedy_prune_jax.runs.settings import check_least
-from greedy_prune_jax.scoring.exact import Sizes
-from greedy_prune_jax.scoring.screened import Screening
+from greedy_prune_jax.scoring.scorer import Program
+from greedy_prune_jax.scoring.shortlist import ShortlistPlan
 from greedy_prune_jax.search import buckets
 
 
@@ -33,19 +33,19 @@ class ScreenSettings:
     check_least(self, 0, "doubt", "per_deletion")
 
 
-def plan_screening(
-  settings: ScreenSettings, sizes: Sizes, block_positions: float, deletions: int
-) -> Screening:
+def plan_shortlist(
+  settings: ScreenSettings, program: Program, block_positions: float, deletions: int
+) -> ShortlistPlan:
   """How the program of a length bucket screens.
 
   Args:
     settings: of the search.
-    sizes: of the bucket.
+    program: of the bucket.
     block_positions: positions that should go through the model at once, for each chain.
     deletions: units that are deleted from one scoring.
   """
   shortlist = _shortlist(settings, deletions)
-  return Screening(
+  return ShortlistPlan(
     window=settings.window,
     shortlist=shortlist,
     rounds=settings.rounds,
@@ -54,7 +54,7 @@ def plan_screening(
     window_block=_window_block(settings),
     # A suffix is half as long as a row, on average, and rows do not come out even. A shortlist
     # fills so few rows that larger blocks would run many empty ones.
-    block_rows=max(1, min(int(block_positions / 6 / sizes.width), shortlist // 2 + 1)),
+    block_rows=max(1, min(int(block_positions / 6 / program.width), shortlist // 2 + 1)),
     by_estimate=deletions > 1 and settings.per_deletion < 1,
   )
 
