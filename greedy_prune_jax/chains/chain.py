@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from greedy_prune_jax.chains.kept_text import spell_kept
 from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
@@ -222,6 +223,10 @@ class PrunedChain:
     removed = self.deletions[: self.deletions_to(num_kept)]
     deleted = {position for positions in removed for position in positions}
     return [position for position in range(len(self.reasoning_ids)) if position not in deleted]
+
+  def spell(self, kept: Iterable[int]) -> str:
+    """The text of the reasoning tokens at some positions; see `spell_kept`."""
+    return spell_kept(self.reasoning_tokens, kept)
 
 
 def unit_starts(unit_sizes: Sequence[int]) -> list[int]:

@@ -2,11 +2,32 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from greedy_prune_jax.errors import UserError
 
 _SHOWN = 30  # characters of a text that a message quotes
+
+
+_LEFTOVER = "\N{REPLACEMENT CHARACTER}"
+
+
+def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
+  """The text of the tokens that are kept, in their order.
+
+  A character of several tokens is there only where all of them are kept; else each of those that
+  are left is U+FFFD by itself, so that no two of them join to a character that nobody wrote.
+
+  Args:
+    tokens: texts of the reasoning tokens, as `token_texts` gives them.
+    kept: positions, ascending.
+  """
+  there, parts = set(kept), []
+  for group in _characters(tokens):
+    left = [position for position in group if position in there]
+    whole = len(left) == len(group)
+    parts.append(tokens[group[-1]] if whole else _LEFTOVER * len(left))
+  return "".join(parts)
 
 
 def kept_positions(tokens: Sequence[str], kept_text: str) -> list[int]:

@@ -1,11 +1,9 @@
 """A chain as token ids: prompt, reasoning and answer, tokenised separately and joined."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import cast
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int32
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain
@@ -68,29 +66,19 @@ def check_length(segments: Segments, chain: Chain, max_positions: int) -> None:
 def token_texts(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
   """The text of each token of `text`; joined they are `text`, whatever the tokenizer normalises.
 
-  A character that several tokens make up (bytes of an emoji, say) is the text of the last of them;
-  the others have what they hold before it, often nothing.
+  A character that several tokens make up (bytes of an emoji, say) is the text of the last of them,
+  with all that the others hold before it; the others have none. So the tokens without a text and
+  the next that has one belong together.
   """
   spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-  # A token ends where the next begins: sooner than it says if both hold a part of one character,
-  # later if nobody claims what stands between them.
-  starts = [0, *(start for start, _ in spans[1:])]
-  return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-
-
-def decode_kept(
-  tokenizer: PreTrainedTokenizerFast,
-  reasoning_ids: Int[np.ndarray, "N"] | Sequence[int],
-  kept_positions: Iterable[int],
-) -> str:
-  """The text that the kept tokens spell, in their order.
-
-  Bytes that make up no character without their deleted neighbours become U+FFFD; SentencePiece
-  tokenizers leave out a space at the very beginning.
-  """
-  kept = [int(reasoning_ids[position]) for position in kept_positions]
-  text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-  return cast(str, text)  # and not a list, for one list of ids
+  # A token's text ends where the next begins, so what nobody claims goes with the token before it.
+  nexts = [*(start for start, _ in spans[1:]), len(text)]
+  texts, begun = [], 0
+  for (_, end), start in zip(spans, nexts, strict=True):
+    completed = begun if end > start else max(begun, start)
+    texts.append(text[begun:completed])
+    begun = completed
+  return texts
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:

@@ -134,8 +134,6 @@ def read_texts(
 def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
   """The reasoning that is left of a chain at a keep ratio, one asked for when it was pruned or not.
 
-  At one that was not, a character of several tokens (an emoji, say) stays with the last of them.
-
   Raises:
     UserError: the deletions did not go that far.
   """
@@ -154,7 +152,7 @@ def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
       f"deleted; it has {', '.join(pruned.pruned) or 'no ratios'}. Prune to a lower ratio, or ask "
       f"for one of these"
     ) from error
-  return "".join(pruned.reasoning_tokens[position] for position in kept)
+  return pruned.spell(kept)
 
 
 def make_example(

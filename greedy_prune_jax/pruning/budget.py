@@ -10,10 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import PreTrainedTokenizerFast
-
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.segments import decode_kept
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.jsonl import encode_line
@@ -136,15 +133,13 @@ def furthest_right(
   return furthest
 
 
-def write_budgets(
-  workdir: Path, spent: Sequence[Spent], tokenizer: PreTrainedTokenizerFast
-) -> None:
+def write_budgets(workdir: Path, spent: Sequence[Spent]) -> None:
   """Writes `budgets.jsonl`; a UserError if the workdir cannot be written."""
-  lines = [encode_line(_record(one, tokenizer)) for one in spent]
+  lines = [encode_line(_record(one)) for one in spent]
   replace_file(workdir / FILE, b"".join(lines))
 
 
-def _record(spent: Spent, tokenizer: PreTrainedTokenizerFast) -> Record:
+def _record(spent: Spent) -> Record:
   pruned, deletions, kept = spent.pruned, spent.deletions or 0, spent.kept
   return {
     "id": pruned.chain.id,
@@ -154,7 +149,7 @@ def _record(spent: Spent, tokenizer: PreTrainedTokenizerFast) -> Record:
     "tokens": len(kept),
     "reasoning_tokens": len(pruned.reasoning_ids),
     "nll": {name: values[deletions] for name, values in pruned.nll.items()},
-    "text": decode_kept(tokenizer, pruned.reasoning_ids, kept),
+    "text": pruned.spell(kept),
   }
 
 

@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.segments import (
-  decode_kept,
   token_texts,
 )
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
@@ -43,7 +42,7 @@ def _pruned_chain(
   texts = {}
   for ratio in settings.keep_ratios:
     kept = pruned.kept_positions(num_kept(len(ids), ratio))
-    texts[ratio_key(ratio)] = decode_kept(tokenizer, ids, kept)
+    texts[ratio_key(ratio)] = pruned.spell(kept)
   return dataclasses.replace(pruned, pruned=texts)
 
 

@@ -1,7 +1,5 @@
 """Answers the budgets of a finished run: nothing is scored again, but `right` is asked for."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
 from greedy_prune_jax.chains.answers import first_value, split_response
@@ -9,7 +7,7 @@ from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
-from greedy_prune_jax.chains.segments import decode_kept, segment
+from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
@@ -48,45 +46,37 @@ def run_budgets(settings: PruneSettings, workdir: Path) -> str:
         dtype=settings.dtype,
         mesh=make_mesh(settings.mesh),
       )
-      decode = functools.partial(decode_kept, tokenizer)
-      furthest = right_deletions(chains, teacher, decode)
+      furthest = right_deletions(chains, teacher)
       spent += [Spent(budget.name, pruned, furthest[pruned.chain.id]) for pruned in chains]
       continue
     for pruned in chains:
       num_answer = len(segment(pruned.chain, tokenizer, template).answer)
       spent.append(Spent(budget.name, pruned, most_deletions(pruned, budget, num_answer)))
-  write_budgets(workdir, spent, tokenizer)
+  write_budgets(workdir, spent)
   return format_budgets(spent)
 
 
-def right_deletions(
-  chains: list[PrunedChain], teacher: Teacher, decode: Callable[..., str]
-) -> dict[str, int | None]:
+def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, int | None]:
   """The furthest deletion of each chain from which a teacher still writes the right answer.
 
   Args:
     chains: the chains; those without a gold answer are to reach their own.
     teacher: writes on from what is left.
-    decode: text of a reasoning's kept positions, from its ids and them.
   """
   by_id = {pruned.chain.id: pruned for pruned in chains}
   expected = {key: expected_answer(pruned.chain) for key, pruned in by_id.items()}
 
   def is_right(deletions: dict[str, int]) -> dict[str, bool]:
-    prompts = [
-      _prompt(by_id[key], expected[key], decode, number) for key, number in deletions.items()
-    ]
+    prompts = [_prompt(by_id[key], expected[key], number) for key, number in deletions.items()]
     replies = {reply.id: reply for reply in teacher.write(prompts)}
     return {key: _says_right(by_id[key], expected[key], replies[key].text) for key in deletions}
 
   return furthest_right({key: len(pruned.deletions) for key, pruned in by_id.items()}, is_right)
 
 
-def _prompt(
-  pruned: PrunedChain, expected: Expected, decode: Callable[..., str], deletions: int
-) -> ChatPrompt:
+def _prompt(pruned: PrunedChain, expected: Expected, deletions: int) -> ChatPrompt:
   """Asks for the answer that follows what is left after some deletions."""
-  text = decode(pruned.reasoning_ids, kept_after(pruned, deletions))
+  text = pruned.spell(kept_after(pruned, deletions))
   lead, form = _lead(pruned, expected), pruned.chain.thinking_form
   return ChatPrompt(
     id=pruned.chain.id,

@@ -2,11 +2,13 @@ import itertools
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.kept_text import kept_positions, nearest_positions
-from greedy_prune_jax.chains.segments import decode_kept, token_texts
+from greedy_prune_jax.chains.kept_text import kept_positions, nearest_positions, spell_kept
+from greedy_prune_jax.chains.segments import token_texts
 from greedy_prune_jax.errors import UserError
-from tests.helpers.tokenizers_for_tests import byte_level
+from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
 
 TOKENS = ["She", " sold", " 4", "8", " and", " 4", "."]
 
@@ -38,7 +40,6 @@ def test_the_first_tokens_space_may_be_missing():
 def test_what_a_tokenizer_decodes_is_read_back():
   tokenizer = byte_level(None)
   text = "Natalia sold 48/2 = 24 clips \N{SLIGHTLY SMILING FACE} in May.\n"
-  ids = tokenizer(text, add_special_tokens=False)["input_ids"]
   tokens = token_texts(tokenizer, text)
   assert "" in tokens  # bytes of the smiley
   whole = [i for i in range(len(tokens)) if tokens[i].isascii() and tokens[i]]
@@ -46,10 +47,40 @@ def test_what_a_tokenizer_decodes_is_read_back():
   generator = np.random.default_rng(0)
   for _ in range(50):
     kept = sorted(generator.permutation(whole)[: len(whole) // 2].tolist() + smiley)
-    kept_text = decode_kept(tokenizer, ids, kept)
+    kept_text = spell_kept(tokens, kept)
     found = kept_positions(tokens, kept_text)
-    assert decode_kept(tokenizer, ids, found) == kept_text
+    assert spell_kept(tokens, found) == kept_text
     assert set(smiley) <= set(found)
+
+
+@pytest.mark.parametrize("make", [byte_level, sentence_piece])
+def test_no_deletion_makes_a_character_that_nobody_wrote(make):
+  text = "a \N{SLIGHTLY SMILING FACE}\N{GREEK SMALL LETTER PI}\u6f22 \u5b57\N{ROCKET}!"
+  tokens = token_texts(make(), text)
+  generator = np.random.default_rng(0)
+  for _ in range(200):
+    kept = np.flatnonzero(generator.random(len(tokens)) < 0.6).tolist()
+    spelled = spell_kept(tokens, kept)
+    assert set(spelled) <= set(text) | {"\N{REPLACEMENT CHARACTER}"}
+    groups = np.cumsum([0, *(bool(token) for token in tokens)])[:-1]
+    torn = [p for p in kept if not set(np.flatnonzero(groups == groups[p])) <= set(kept)]
+    assert spelled.count("\N{REPLACEMENT CHARACTER}") == len(torn)
+  assert spell_kept(tokens, range(len(tokens))) == text
+
+
+def test_leftover_bytes_of_two_characters_do_not_join():
+  tokens = token_texts(byte_level(), "\u00e9\u00e8x")  # C3 A9, C3 A8
+  assert spell_kept(tokens, [0, 3, 4]) == "\N{REPLACEMENT CHARACTER}" * 2 + "x"
+
+
+def test_a_token_with_a_space_and_half_a_character_has_its_text_with_the_other_half():
+  # GPT-2's has one token for a space and the first bytes of an emoji.
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  vocabulary = {piece: i for i, piece in enumerate([*alphabet, "\u0120\u00f0"])}
+  model = Tokenizer(models.BPE(vocabulary, [("\u0120", "\u00f0")]))
+  model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokens = token_texts(PreTrainedTokenizerFast(tokenizer_object=model), "a \N{ROCKET}b")
+  assert tokens == ["a", "", "", "", " \N{ROCKET}", "b"]
 
 
 def test_a_text_that_was_rewritten_is_refused_with_its_place():

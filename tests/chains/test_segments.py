@@ -9,7 +9,6 @@ from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.segments import (
   Segments,
   check_length,
-  decode_kept,
   segment,
   token_texts,
 )
@@ -83,23 +82,6 @@ def test_token_texts_of_whole_words_are_those_words():
   texts = token_texts(byte_level(), "Natalia sold 48/2 = 24 clips")
   assert texts[0] == "Natalia"
   assert texts[-1] == " clips"
-
-
-@pytest.mark.parametrize("make_tokenizer", [byte_level, sentence_piece])
-def test_keeping_everything_spells_the_reasoning(make_tokenizer):
-  tokenizer = make_tokenizer()
-  segments = segment(CHAIN, tokenizer, load_chat_template("plain", tokenizer))
-  kept = range(len(segments.reasoning))
-  assert decode_kept(tokenizer, segments.reasoning, kept) == CHAIN.reasoning
-  assert decode_kept(tokenizer, segments.reasoning, []) == ""
-
-
-def test_kept_tokens_are_spelled_as_they_stand():
-  tokenizer = byte_level()
-  ids = tokenizer("a,b🙂", add_special_tokens=False)["input_ids"]
-  assert decode_kept(tokenizer, ids, [0, 2]) == "ab"
-  assert decode_kept(tokenizer, np.asarray(ids), range(3, len(ids))) == "🙂"
-  assert decode_kept(tokenizer, ids, range(4)) == "a,b\N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize(("num_tokens", "reasoning"), [(0, "\n"), (1, "Yes")])

@@ -114,13 +114,9 @@ class Reader:
       yield Reply(id=prompt.id, text=self.right if right else self.wrong, finish_reason="stop")
 
 
-def decode(ids, kept):
-  return "".join(TOKENS[ids[i]] for i in kept)
-
-
 def test_right_asks_what_follows_the_words_before_the_value():
   reader = Reader("4", '42"}', '43"}')
-  assert right_deletions([pruned()], reader, decode) == {"a": 4}  # 4 leaves fifth
+  assert right_deletions([pruned()], reader) == {"a": 4}  # 4 leaves fifth
   assert {start[-1] for start in reader.starts} == {'{"answer": "'}
 
 
@@ -136,7 +132,7 @@ def thinking_chain():
 def test_right_behind_thinking_begins_at_the_closing_tag():
   chain = thinking_chain()
   reader = Reader("0", "It is \\boxed{42}.", "It is \\boxed{4}. Or")
-  assert right_deletions([chain], reader, decode) == {"a": 1}
+  assert right_deletions([chain], reader) == {"a": 1}
   assert {start[-1] for start in reader.starts} == {"\n</think>\n\n"}
 
 

@@ -145,10 +145,15 @@ class Panel {
     this.root.dataset.step = step;
     const kept = data.categories.map(() => 0);
     const text = [];
+    // Tokens without a text and the next that has one make up a character; see `spell_kept`.
+    let group = [];
     tokens.forEach((token, position) => {
-      if (this.stepOf[position] <= step) return;
-      if (labels[position] !== null) kept[labels[position]] += 1;
-      text.push(token);
+      const isLeft = this.stepOf[position] > step;
+      if (isLeft && labels[position] !== null) kept[labels[position]] += 1;
+      group.push(isLeft);
+      if (!token && position < tokens.length - 1) return;
+      text.push(group.every(Boolean) ? token : "\ufffd".repeat(group.filter(Boolean).length));
+      group = [];
     });
     this.legend.forEach((item, index) => {
       item.textContent = `${categoryName(index)} ${kept[index]}/${this.totals[index]}`;
