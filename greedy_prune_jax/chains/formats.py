@@ -209,6 +209,7 @@ def _draft_of(question: str, reasoning: str, answer: str, known: Chain | Questio
     answer=answer,
     system=known.system,
     target=known.target,
+    thinking_form=known.thinking_form if isinstance(known, Chain) else None,
     extra=known.extra,
   )
 

@@ -28,6 +28,7 @@ class Draft:
     answer: what follows it, with the closing tag.
     system: system prompt, or None.
     target: gold answer, or None.
+    thinking_form: see `Chain`; None where tags tell of thinking.
     part: distinguishes it from the row's other chains; empty where the row has one.
     extra: further keys to carry along.
   """
@@ -37,6 +38,7 @@ class Draft:
   answer: str
   system: str | None = None
   target: str | None = None
+  thinking_form: str | None = None
   part: str = ""
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -54,6 +56,7 @@ class Draft:
       **values,
       system=self.system,
       target=self.target,
+      thinking_form=self.thinking_form,
       extra=self.extra,
     )
 

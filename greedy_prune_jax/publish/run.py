@@ -16,10 +16,11 @@ import pyarrow
 import pyarrow.parquet
 from absl import logging
 
-from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, split_source
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.sources import HUB, split_hub
+from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.publish.card import Counts, write_card
 from greedy_prune_jax.publish.settings import PublishSettings
@@ -45,6 +46,7 @@ MESSAGES = pyarrow.schema(
 CHAINS = pyarrow.schema(
   {
     **dict.fromkeys(("id", "question", "system", "target", "reasoning", "answer"), _TEXT),
+    "thinking_form": _TEXT,
     **dict.fromkeys(("pruner", "objective", "ranking", "search", "unit"), _TEXT),
     "pruned": pyarrow.list_(
       pyarrow.struct({"keep_ratio": pyarrow.float64(), "tokens": pyarrow.int32(), "text": _TEXT})
@@ -136,9 +138,17 @@ def _message_rows(settings: PublishSettings) -> Iterator[Record]:
     chain = pruned.chain
     asked = [("system", chain.system)] if chain.system else []
     for ratio, _, text in _texts(pruned, settings.keep_ratios):
-      turns = [*asked, ("user", chain.question), ("assistant", text + chain.answer)]
+      reply = _opening(chain) + text + chain.answer
+      turns = [*asked, ("user", chain.question), ("assistant", reply)]
       messages = [{"role": role, "content": content} for role, content in turns]
       yield {"id": chain.id, "keep_ratio": ratio, "messages": messages}
+
+
+def _opening(chain: Chain) -> str:
+  """The opening tag of a chain's thinking, with the white space that stands at its end as well."""
+  form = next((form for form in FORMS if form.name == chain.thinking_form), None)
+  space = chain.answer[: len(chain.answer) - len(chain.answer.lstrip())]
+  return "" if form is None else form.opening + space
 
 
 def _texts(pruned: PrunedChain, keep_ratios: Sequence[float]) -> Iterator[tuple[float, int, str]]:

@@ -47,6 +47,12 @@ def test_our_own_form(tmp_path):
   assert second.id == "b"
 
 
+def test_our_own_form_keeps_its_form_of_thinking(tmp_path):
+  record = OWN | {"answer": "\n</think>\n\n42", "thinking_form": "think"}
+  (chain,) = read_chains(write_jsonl(tmp_path / "x.jsonl", record))
+  assert chain.to_record() == record
+
+
 def test_the_published_form_keeps_its_system_prompt_and_other_keys(tmp_path):
   path = write_jsonl(tmp_path / "x.jsonl", PUBLISHED, PUBLISHED | {"id": 7, "system_prompt": ""})
   first, second = read_chains(path)

@@ -64,6 +64,20 @@ def test_sft_tools_get_conversations(publish):
   assert [message["role"] for message in rows[2]["messages"]] == ["user", "assistant"]
 
 
+def test_thinking_stands_between_its_tags(publish, tmp_path):
+  record = FIRST | {
+    "reasoning": "6 * 7 = 42",
+    "reasoning_tokens": ["6", " * 7", " = 42"],
+    "pruned": {"0.7": "6 = 42", "0.4": " = 42"},
+    "thinking_form": "think",
+  }
+  write_jsonl(tmp_path / "run" / "pruned" / "process-00000.jsonl", record)
+  rows = datasets.load_dataset(str(publish()[0]), split="train").to_list()
+  assert rows[0]["messages"][-1]["content"] == "<think>\n6 = 42\n</think>\n\nIt is 42."
+  (chain,) = read_chains(str(tmp_path / "dataset" / "data" / "chains.parquet"))
+  assert (chain.thinking_form, chain.reasoning) == ("think", "6 * 7 = 42")
+
+
 def test_the_chains_come_back_whole(publish):
   folder, _ = publish()
   rows = datasets.load_dataset(str(folder), "chains", split="train").to_list()
