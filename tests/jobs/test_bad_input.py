@@ -142,7 +142,7 @@ def _tiny_gguf(folder, **kwargs):
   [
     (
       lambda f: _edit_config(f, model_type="mamba"),
-      r"config.json: model_type 'mamba' is not supported; supported are llama, mistral, ministral, qwen2",
+      r"config.json: model_type 'mamba' is not supported; supported are llama, mistral, ministral",
     ),
     (
       lambda f: _edit_config(f, quantization_config={"bits": 4}),
