@@ -26,6 +26,7 @@ def test_there_are_jobs():
   assert "greedy_prune_jax.jobs.distill" in JOBS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["greedy_prune_jax", *JOBS])
 def test_importing_loads_no_pytorch(module):
   run(f"""
@@ -47,6 +48,7 @@ def test_metrics_are_written_without_pytorch(tmp_path):
   assert list((tmp_path / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_models_of_pytorch_can_be_used_after_a_config_was_read_without_it(tmp_path):
   tiny_config("gemma3_text").save_pretrained(tmp_path)
   run(f"""
@@ -61,6 +63,7 @@ def test_models_of_pytorch_can_be_used_after_a_config_was_read_without_it(tmp_pa
   """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "broken",
   [

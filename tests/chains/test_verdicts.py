@@ -359,6 +359,7 @@ UNITS_OF_TEXT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS_OF_TEXT)
 def test_a_long_text_of_one_beginning_is_read(unit):
   text = unit * (100_000 // len(unit))

@@ -105,6 +105,7 @@ def test_a_unit_that_is_all_there_is_can_be_deleted(models, objective):
     assert path.num_deletions == len(unit_sizes)
 
 
+@pytest.mark.slow
 def test_the_expected_positions_are_those_that_are_run(models):
   """Of units of one size whatever the order is."""
   _, model = models()

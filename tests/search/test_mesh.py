@@ -97,6 +97,7 @@ def test_every_kind_of_parameter_can_be_shared(models, family):
   _assert_same(_searched(models((2, 4), family), "joint", shapes=shapes), one)
 
 
+@pytest.mark.slow
 def test_a_search_on_a_mesh_goes_on_where_one_device_was(models, on_one_device):
   paths = _paths(floor=7)
   paths = prune_paths(models(), paths, SearchSettings("joint", BLOCK_POSITIONS))
