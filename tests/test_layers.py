@@ -23,6 +23,7 @@ LAYERS = (
   ("sample", "drp", "pruning", "distill", "analysis", "publish"),
   ("evaluation",),
   ("study",),
+  ("configs",),
   ("api",),
   ("jobs",),
 )

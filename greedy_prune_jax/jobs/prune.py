@@ -20,7 +20,6 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
-from greedy_prune_jax.pruning.run_budgets import run_budgets
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.show import format_pruned, format_summary
 from greedy_prune_jax.search.audit import format_trust
@@ -50,6 +49,8 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
   if settings.show_chains and jax.process_index() == 0:
     _show(workdir, settings.show_chains)
   if settings.budget and jax.process_index() == 0:
+    from greedy_prune_jax.pruning.run_budgets import run_budgets  # with all of `teachers`
+
     print_result(run_budgets(settings, Path(workdir)))
   if failed and settings.on_bad_chain == "error":
     named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")

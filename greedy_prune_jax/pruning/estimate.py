@@ -20,7 +20,7 @@ from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import search_settings, widest_estimates
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
-from greedy_prune_jax.pruning.tasks import Task, check_any, read_tasks, usable_tasks
+from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks, usable_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.capacity import batch_bytes, free_bytes, plan_batching
 
@@ -64,7 +64,7 @@ def _log_skipped(bad: BadChain) -> None:
   logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
 
 
-def _work(settings: PruneSettings, config: ModelConfig, task: Task) -> Work:
+def _work(settings: PruneSettings, config: ModelConfig, task: PruneTask) -> Work:
   if settings.ranking != GREEDY:
     return ranking_work(config, task.path, settings.ranking, settings.deletions_per_step)
   search = search_settings(settings, block_positions=0)
@@ -133,7 +133,7 @@ def weight_bytes(config: ModelConfig, dtype: str, split: int) -> int:
 def _format(
   settings: PruneSettings,
   config: ModelConfig,
-  tasks: Sequence[Task],
+  tasks: Sequence[PruneTask],
   works: Sequence[Work],
   devices: Devices,
 ) -> str:
@@ -171,7 +171,7 @@ def _format(
 
 
 def _memory(
-  settings: PruneSettings, config: ModelConfig, tasks: Sequence[Task], devices: Devices
+  settings: PruneSettings, config: ModelConfig, tasks: Sequence[PruneTask], devices: Devices
 ) -> str:
   segments = [task.path.segments for task in tasks]
   weights = weight_bytes(config, settings.dtype, devices.split)

@@ -1,8 +1,7 @@
 """The progress bar of a search: work done and left in token positions, which is what takes time."""
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from tqdm import tqdm
@@ -114,9 +113,3 @@ class Progress:
       for name, path in self._paths.items()
     )
     self._bar.update(sum(path.positions_scored for path in paths) - self._bar.n)
-
-  @contextlib.contextmanager
-  def set_aside(self) -> Iterator[None]:
-    """Takes the bar away while something else is written to the terminal."""
-    with tqdm.external_write_mode(file=sys.stderr):
-      yield

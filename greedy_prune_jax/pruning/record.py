@@ -11,16 +11,17 @@ from greedy_prune_jax.chains.segments import (
 )
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
 from greedy_prune_jax.pruning.tasks import (
-  Task,
+  PruneTask,
 )
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.search.audit import audit_report, screen_report
 
 
-def _pruned_chain(
-  task: Task, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
+def pruned_chain(
+  task: PruneTask, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
 ) -> PrunedChain:
+  """The record of a finished task."""
   path, ids = task.path, task.path.segments.reasoning
   pruned = PrunedChain(
     chain=task.chain,
@@ -46,7 +47,7 @@ def _pruned_chain(
   return dataclasses.replace(pruned, pruned=texts)
 
 
-def _trust(task: Task, settings: PruneSettings) -> Record | None:
+def _trust(task: PruneTask, settings: PruneSettings) -> Record | None:
   """How far to trust a screened search; None for other rankings and searches."""
   if settings.ranking != GREEDY or settings.search != SCREENED:
     return None
@@ -56,7 +57,8 @@ def _trust(task: Task, settings: PruneSettings) -> Record | None:
   return report
 
 
-def _metrics(pruned: PrunedChain) -> Record:
+def metrics(pruned: PrunedChain) -> Record:
+  """Line of the run's log on a pruned chain."""
   deletions = len(pruned.deletions)
   return {
     "id": pruned.chain.id,
@@ -69,7 +71,7 @@ def _metrics(pruned: PrunedChain) -> Record:
   }
 
 
-def _not_finite(task: Task, settings: PruneSettings) -> str:
+def not_finite(task: PruneTask, settings: PruneSettings) -> str:
   """Why a chain is left out on which the search met a NLL that is not finite."""
   return (
     f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "

@@ -2,15 +2,19 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.sharding import Mesh
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import BadChain
 from greedy_prune_jax.chains.segments import (
   Segments,
@@ -21,15 +25,15 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.pruning.progress import Progress, search_positions
-from greedy_prune_jax.pruning.record import _metrics, _not_finite, _pruned_chain
+from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings
 from greedy_prune_jax.pruning.tasks import (
-  Task,
-  _audit_id,
-  _check_texts,
-  _skipper,
+  PruneTask,
+  audit_id,
   check_any,
+  check_texts,
   read_tasks,
+  skipper,
   usable_tasks,
 )
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
@@ -58,86 +62,123 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   Raises:
     UserError: something that the settings name cannot be used. What was finished is on disk.
   """
-  skip = _skipper(settings, workdir)
-  mesh = make_mesh(settings.mesh)
+  skip, mesh = skipper(settings, workdir), make_mesh(settings.mesh)
+  check_attention(settings, mesh)
+  tokenizer = load_tokenizer(settings.pruner)
+  tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  check_any(tasks, settings, workdir)
+  check_texts(tasks, workdir)
+  if len(tasks) < settings.num_chains:
+    logging.warning("only %d of the %d chains asked for", len(tasks), settings.num_chains)
+
+  model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
+  tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
+  check_any(tasks, settings, workdir)
+
+  failed = []
+  own = tasks[jax.process_index() :: jax.process_count()]
+  for searched in search_tasks(own, model, tokenizer, settings, workdir):
+    if isinstance(searched, BadChain):
+      failed.append(searched.id)
+      with tqdm.external_write_mode(file=sys.stderr):  # the bar is taken away meanwhile
+        logging.error("%s; going on with the other chains", searched.reason)
+      workdir.write_skipped(dataclasses.asdict(searched))
+    else:
+      workdir.write_finished(searched.to_record())
+      workdir.write_metrics(metrics(searched))
+  return failed
+
+
+def check_attention(settings: PruneSettings, mesh: Mesh) -> None:
+  """Raises a UserError where the kernel would run on several devices."""
   if settings.attention == "pallas" and mesh.size > 1:
     raise UserError(
       f"attention=pallas runs on one device, and this process's mesh has {mesh.size}; set "
       f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
     )
-  tokenizer = load_tokenizer(settings.pruner)
-  tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
-  check_any(tasks, settings, workdir)
-  _check_texts(tasks, workdir)
-  if len(tasks) < settings.num_chains:
-    logging.warning("only %d of the %d chains asked for", len(tasks), settings.num_chains)
-  model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
-  tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
-  check_any(tasks, settings, workdir)
-  own = tasks[jax.process_index() :: jax.process_count()]
-  return _search(own, model, tokenizer, settings, workdir) if own else []
 
 
-def _search(
-  tasks: Sequence[Task],
+def search_tasks(
+  tasks: Sequence[PruneTask],
   model: Model,
   tokenizer: PreTrainedTokenizerFast,
   settings: PruneSettings,
-  workdir: Workdir,
-) -> list[str]:
-  """Searches on this process's chains, batch by batch; ids of those that had to be left out."""
+  workdir: Workdir | None = None,
+) -> Iterator[PrunedChain | BadChain]:
+  """Searches batch by batch, under a progress bar; yields each chain that was not finished before.
+
+  A chain on which a likelihood is not finite, or that a ranking cannot order, comes as `BadChain`.
+
+  Args:
+    tasks: this process's chains.
+    model: the pruner.
+    tokenizer: the pruner's.
+    settings: of the run.
+    workdir: keeps unfinished paths; None: nothing is kept.
+  """
+  if not tasks:
+    return
   segments = [task.path.segments for task in tasks]
   ranking, batch_size = None, settings.batch_size
   if settings.ranking != GREEDY:
     # Chains follow a ranking one by one: the texts along one path fill the device.
-    ranking_settings = dataclasses.replace(settings.ranking_settings, folder=workdir.path)
+    folder = None if workdir is None else workdir.path
+    ranking_settings = dataclasses.replace(settings.ranking_settings, folder=folder)
     ranking, batch_size = RANKINGS[settings.ranking].make(model, ranking_settings), 1
   batches, block_positions = choose_batching(
     segments, model, batch_size, estimates=widest_estimates(settings, segments)
   )
   search = search_settings(settings, block_positions)
-  finished = workdir.finished_ids
+  finished = frozenset() if workdir is None else workdir.finished_ids
   left = {task.chain.id: task.path for task in tasks if task.chain.id not in finished}
-  failed = []
   positions = partial(search_positions, settings=search)
   if ranking:
     positions = partial(path_positions, deletions_per_step=search.deletions_per_step)
   with Progress(left, len(tasks) - len(left), positions) as progress:
     for batch, audited in itertools.product(batches, (True, False)):
       todo = [tasks[i] for i in batch if (tasks[i].audit is not None) == audited]
-      todo = [task for task in todo if task.chain.id not in finished]
+      todo = [task for task in todo if task.chain.id in left]
       if not todo:
         continue
-      unranked: Mapping[str, str] = {}
-      report = _Reporter({task.chain.id: task.path for task in todo}, workdir, progress)
-      if ranking:
-        paths, unranked = _follow(todo, model, tokenizer, ranking, search, report)
-      else:
-        of_search = search._replace(check=audited)
-        paths = prune_paths(model, [task.path for task in todo], of_search, report)
-      audits: Sequence[PrunePath | None] = [None] * len(todo)
-      if audited:
-        wanted = {_audit_id(task.chain): task.audit for task in todo if task.audit is not None}
-        exact = search._replace(screen=None)
-        report = _Reporter(wanted, workdir, progress)
-        audits = prune_paths(model, [*wanted.values()], exact, report)
-      done = [
-        dataclasses.replace(task, path=path, audit=audit)
-        for task, path, audit in zip(todo, paths, audits, strict=True)
-      ]
+      report = partial(_Reporter, workdir=workdir, progress=progress)
+      done, unranked = _search_batch(todo, model, tokenizer, ranking, search, report)
       for task in done:
         chain_id = task.chain.id
-        reason = _not_finite(task, settings) if not task.path.finite else unranked.get(chain_id)
+        reason = not_finite(task, settings) if not task.path.finite else unranked.get(chain_id)
         if reason is None:
-          pruned = _pruned_chain(task, settings, tokenizer)
-          workdir.write_finished(pruned.to_record())
-          workdir.write_metrics(_metrics(pruned))
+          yield pruned_chain(task, settings, tokenizer)
         else:
-          failed.append(chain_id)
-          with progress.set_aside():
-            logging.error("%s; going on with the other chains", reason)
-          workdir.write_skipped(dataclasses.asdict(BadChain(place="", id=chain_id, reason=reason)))
-  return failed
+          yield BadChain(place="", id=chain_id, reason=reason)
+
+
+def _search_batch(
+  tasks: Sequence[PruneTask],
+  model: Model,
+  tokenizer: PreTrainedTokenizerFast,
+  ranking: RankTokens | None,
+  search: SearchSettings,
+  make_reporter: Callable[[Mapping[str, PrunePath]], "_Reporter"],
+) -> tuple[list[PruneTask], dict[str, str]]:
+  """The tasks of a batch, all audited or none, with whole paths; and why some have none, by id."""
+  unranked: dict[str, str] = {}
+  report = make_reporter({task.chain.id: task.path for task in tasks})
+  if ranking is not None:
+    paths, unranked = _follow(tasks, model, tokenizer, ranking, search, report)
+    return _with_paths(tasks, paths), unranked
+  to_audit = {audit_id(task.chain): task.audit for task in tasks if task.audit is not None}
+  checked = search._replace(check=bool(to_audit))
+  tasks = _with_paths(tasks, prune_paths(model, [task.path for task in tasks], checked, report))
+  if to_audit:
+    exact, report = search._replace(screen=None), make_reporter(to_audit)
+    audits = prune_paths(model, [*to_audit.values()], exact, report)
+    tasks = [
+      dataclasses.replace(task, audit=audit) for task, audit in zip(tasks, audits, strict=True)
+    ]
+  return tasks, unranked
+
+
+def _with_paths(tasks: Sequence[PruneTask], paths: Sequence[PrunePath]) -> list[PruneTask]:
+  return [dataclasses.replace(task, path=path) for task, path in zip(tasks, paths, strict=True)]
 
 
 def widest_estimates(settings: PruneSettings, segments: Sequence[Segments]) -> int:
@@ -160,7 +201,7 @@ def search_settings(settings: PruneSettings, block_positions: int) -> SearchSett
 
 
 def _follow(
-  tasks: Sequence[Task],
+  tasks: Sequence[PruneTask],
   model: Model,
   tokenizer: PreTrainedTokenizerFast,
   ranking: RankTokens,
@@ -184,8 +225,8 @@ def _follow(
 class _Reporter:
   """Stores and shows longer paths each time that a search comes back to the host."""
 
-  def __init__(self, paths: Mapping[str, PrunePath], workdir: Workdir, progress: Progress):
-    """Takes the paths as they are, by the id under which the workdir keeps them unfinished."""
+  def __init__(self, paths: Mapping[str, PrunePath], workdir: Workdir | None, progress: Progress):
+    """Takes the paths as they are, by the id under which a workdir keeps them unfinished."""
     self._stored = {path_id: len(path.deleted) for path_id, path in paths.items()}
     self._workdir, self._progress = workdir, progress
 
@@ -196,7 +237,8 @@ class _Reporter:
 
   def one(self, path_id: str, path: PrunePath) -> None:
     """Stores one path, if it has grown."""
-    if len(path.deleted) > self._stored[path_id] and path.finite:
+    grown = len(path.deleted) > self._stored[path_id] and path.finite
+    if grown and self._workdir is not None:
       self._stored[path_id] = len(path.deleted)
       state = {key: getattr(path, key) for key in (*_STATE, "digest")}
       self._workdir.write_unfinished(path_id, self._stored[path_id], state)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 from absl import logging
@@ -29,7 +29,7 @@ from greedy_prune_jax.search.units import unit_sizes
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class PruneTask:
   """A chain, and what is known of its deletion order.
 
   Attributes:
@@ -43,12 +43,12 @@ class Task:
   audit: PrunePath | None = None
 
 
-def _audit_id(chain: Chain) -> str:
+def audit_id(chain: Chain) -> str:
   """Under which the workdir knows the exact search of an audit until it is finished."""
   return f"audit of {chain.id}"
 
 
-def _check_texts(tasks: Sequence[Task], workdir: Workdir) -> None:
+def check_texts(tasks: Sequence[PruneTask], workdir: Workdir) -> None:
   """A UserError if a chain's text is no longer that which an earlier run finished."""
   by_id = {task.chain.id: task for task in tasks}
   for record in workdir.output("pruned").records():
@@ -70,7 +70,7 @@ def _other_text(chain: Chain) -> str:
 
 
 def check_any(
-  tasks: Sequence[Task], settings: PruneSettings, workdir: Workdir | None = None
+  tasks: Sequence[PruneTask], settings: PruneSettings, workdir: Workdir | None = None
 ) -> None:
   """Raises a UserError if there is nothing to prune, which says what has left chains out."""
   if tasks:
@@ -85,18 +85,10 @@ def check_any(
 def read_tasks(
   settings: PruneSettings,
   tokenizer: PreTrainedTokenizerFast,
-  found: Mapping[str, Record],
+  unfinished: Mapping[str, Record],
   skip: Callable[[BadChain], None] | None,
-) -> Iterator[Task]:
-  """The first chains whose reasoning is not longer than wanted, as many as wanted.
-
-  Args:
-    settings: of the run.
-    tokenizer: the pruner's.
-    found: what an earlier run had found, by chain id.
-    skip: called with every chain that cannot be used; None to let the error out.
-  """
-  template = load_chat_template(settings.chat_template, tokenizer)
+) -> Iterator[PruneTask]:
+  """The first chains that the settings name whose reasoning is not too long; see `make_tasks`."""
   limit = settings.max_reasoning_tokens
   wanted = settings.num_chains
   if limit:  # some are left out; the generator, which has no end, is looked through so far
@@ -111,9 +103,31 @@ def read_tasks(
       columns=settings.columns,
       on_bad=skip,
     )
+  tasks = make_tasks(chains, settings, tokenizer, unfinished, skip)
+  return itertools.islice(tasks, settings.num_chains or None)
+
+
+def make_tasks(
+  chains: Iterable[Chain],
+  settings: PruneSettings,
+  tokenizer: PreTrainedTokenizerFast,
+  unfinished: Mapping[str, Record],
+  skip: Callable[[BadChain], None] | None,
+) -> Iterator[PruneTask]:
+  """The tasks of chains whose reasoning has at most `max_reasoning_tokens`.
+
+  Args:
+    chains: the input.
+    settings: of the run.
+    tokenizer: the pruner's.
+    unfinished: states of the paths of an earlier run, by chain id.
+    skip: called with every chain that cannot be used; None to let the error out.
+  """
+  template = load_chat_template(settings.chat_template, tokenizer)
+  limit = settings.max_reasoning_tokens
   sizes_of = _unit_sizes(settings)
 
-  def start(chain: Chain) -> Task | None:
+  def start(chain: Chain) -> PruneTask | None:
     try:
       chain = fit_chain(chain, template, settings.thinking)
       parts = segment(chain, tokenizer, template)
@@ -128,16 +142,15 @@ def read_tasks(
     marks = tuple(num_kept(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
 
     def path(path_id: str) -> PrunePath:
-      state = dict(found.get(path_id, {}))
+      state = dict(unfinished.get(path_id, {}))
       path = PrunePath(parts, floor=min(marks), unit_sizes=sizes, marks=marks)
       if state and state.pop("digest", path.digest) != path.digest:
         raise UserError(_other_text(chain))
       return dataclasses.replace(path, **state)
 
-    return Task(chain, path(chain.id), path(_audit_id(chain)))
+    return PruneTask(chain, path(chain.id), path(audit_id(chain)))
 
-  tasks = (task for chain in chains if (task := start(chain)))
-  return itertools.islice(tasks, settings.num_chains or None)
+  return (task for chain in chains if (task := start(chain)))
 
 
 def _unit_sizes(
@@ -149,7 +162,7 @@ def _unit_sizes(
   return lambda _, tokens: unit_sizes(settings.unit, tokens)
 
 
-def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
+def skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
   """What to do with a chain that cannot be used: record it, or None to let the error out."""
   if settings.on_bad_chain == "error":
     return None
@@ -163,11 +176,11 @@ def _skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], 
 
 
 def usable_tasks(
-  tasks: Sequence[Task],
+  tasks: Sequence[PruneTask],
   settings: PruneSettings,
   max_positions: int,
   skip: Callable[[BadChain], None] | None,
-) -> list[Task]:
+) -> list[PruneTask]:
   """The tasks that the model can do, the first `settings.audit` of them with an audit."""
   usable = []
   for task in tasks:

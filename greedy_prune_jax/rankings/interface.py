@@ -52,7 +52,7 @@ class RankingSettings:
     text_model: the teacher that compresses for `text_model`.
     endpoint: of that teacher, if it is at one.
     keep_ratios: to which it is asked to compress.
-    folder: the workdir, where its replies are stored.
+    folder: the workdir, where its replies are stored; None: a temporary one.
   """
 
   objective: Objective = "joint"

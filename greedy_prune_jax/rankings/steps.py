@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jaxtyping import Float
+from tqdm import tqdm
 
 from greedy_prune_jax.chains.chain import unit_starts
+from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
@@ -16,6 +18,7 @@ from greedy_prune_jax.rankings.interface import (
   by_importance,
 )
 from greedy_prune_jax.scoring.features import extract_features
+from greedy_prune_jax.scoring.objectives import ChainNLL
 from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once, texts_without
 
 _BLOCK_POSITIONS = 2048  # that go through the model at once
@@ -48,32 +51,45 @@ def answer_perplexity(model: Model, settings: RankingSettings) -> RankTokens:
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
-    nlls, positions = _answer_nlls_without(model, chain)
+    segments, gone = chain.segments, unit_positions(_sizes(chain))
+    # The order is that of perplexity, its exponential, and of any change against the whole chain's.
+    nlls = score_without(model, segments, gone)["answer"]
+    behind = len(segments.reasoning) + len(segments.answer) - 1
+    positions = len(segments.prompt) + len(gone) * behind - len(segments.reasoning)
     return RankedTokens(_by_units(nlls, chain), positions)
 
   return rank
 
 
-def _answer_nlls_without(model: Model, chain: RankingInput) -> tuple[Float[np.ndarray, " U"], int]:
-  """NLL of the answer, nats per token, without each unit; and the positions run for it.
+def score_without(
+  model: Model, segments: Segments, gone: Sequence[Sequence[int]], *, progress: bool = False
+) -> dict[str, Float[np.ndarray, " K"]]:
+  """NLLs of a chain from which some reasoning positions are gone, by name, in nats per token.
 
-  Its order is that of perplexity, its exponential, and of any change against the whole chain's.
+  Args:
+    model: the pruner.
+    segments: of the chain.
+    gone: reasoning positions of each of the K texts.
+    progress: whether to show a bar.
   """
-  segments, sizes = chain.segments, _sizes(chain)
-  gone = [range(start, start + size) for start, size in zip(unit_starts(sizes), sizes, strict=True)]
   prompts, max_length = start_prompt(model, segments)
-  longest = len(segments.reasoning) - min(sizes) + len(segments.answer)
+  longest = len(segments.reasoning) - min(map(len, gone)) + len(segments.answer)
   count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
-  found = []
-  for start in range(0, len(gone), count):
-    block = gone[start : start + count]
+  scores = []
+  for start in tqdm(range(0, len(gone), count), unit="block", disable=not progress):
+    block = list(gone[start : start + count])
     block += [block[-1]] * (count - len(block))  # blocks of one size
     texts = texts_without(model, segments, block)
     nlls = score_texts(model.graph, model.params, prompts, texts, max_length=max_length)
-    found.append(np.asarray(jax.device_get(nlls.answer)))
-  behind = len(segments.reasoning) + len(segments.answer) - 1
-  positions = len(segments.prompt) + len(gone) * behind - len(segments.reasoning)
-  return np.concatenate(found)[: len(gone)], positions
+    scores.append(jax.device_get(nlls))
+  joined = (np.concatenate(parts)[: len(gone)] for parts in zip(*scores, strict=True))
+  return dict(zip(ChainNLL._fields, joined, strict=True))
+
+
+def unit_positions(unit_sizes: Sequence[int]) -> list[range]:
+  """Reasoning positions of each unit."""
+  starts = unit_starts(unit_sizes)
+  return [range(start, start + n) for start, n in zip(starts, unit_sizes, strict=True)]
 
 
 def _sizes(chain: RankingInput) -> Sequence[int]:

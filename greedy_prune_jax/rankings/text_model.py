@@ -1,5 +1,6 @@
 """Ranking by a text model that is asked to compress the reasoning."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,9 +51,7 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
     UserError: the model cannot be used.
     UnrankedError: of `rank`: it gives no reply on a chain, or one that does not end by itself.
   """
-  folder = settings.folder
-  if folder is None:
-    raise ValueError("RankingSettings.folder is None; text_model stores replies there")
+  folder = settings.folder or Path(tempfile.mkdtemp(prefix="greedy_prune_jax-"))
   stored = _read(folder / FOLDER)
   opened: list[Teacher] = []
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from scipy.stats import kendalltau, spearmanr
 
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.objectives import Objective
@@ -56,6 +55,8 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
     deleted there. `lost_per_step`: nats per token by which the others were worse, over all steps.
     `positions_exact`: token positions that exact search ran.
   """
+  from scipy.stats import kendalltau, spearmanr  # a second that runs without an audit save
+
   nlls = [
     pair
     for pair in zip(screened.nll[objective], exact.nll[objective], strict=False)

@@ -1,0 +1,268 @@
+"""Pruning and scoring from Python: a model is loaded once, and chains go through it."""
+
+import dataclasses
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedTokenizerFast
+
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.reading import BadChain
+from greedy_prune_jax.chains.segments import decode_kept, token_texts
+from greedy_prune_jax.configs.prune import get_config
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.parallel import make_mesh, mesh_of, weight_shardings
+from greedy_prune_jax.pruning.run import check_attention, search_tasks
+from greedy_prune_jax.pruning.settings import PruneSettings, num_kept
+from greedy_prune_jax.pruning.tasks import PruneTask, make_tasks, usable_tasks
+from greedy_prune_jax.rankings.steps import score_without, unit_positions
+
+_VIEWER_HEIGHT = 640  # CSS pixels, in a notebook
+
+# Of the prune job's settings, those that the door decides itself.
+_OWN = (
+  *("chains", "columns", "chains_ratio", "num_chains", "seed", "max_reasoning_tokens"),
+  *("pruner", "chat_template", "dtype", "mesh", "on_bad_chain", "show_chains"),
+  *("budget", "budget_new_tokens", "compilation_cache", "dry_run", "plan"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pruned(PrunedChain):
+  """A pruned chain: the record that the prune job writes, and ways to look at it.
+
+  Attributes:
+    tokenizer: the pruner's, which spells the text that is left.
+  """
+
+  tokenizer: PreTrainedTokenizerFast = dataclasses.field(repr=False, compare=False)
+
+  @property
+  def tokens(self) -> tuple[str, ...]:
+    """Texts of the reasoning tokens; `deletion_order` has positions in them."""
+    return self.reasoning_tokens
+
+  def text(self, keep: float) -> str:
+    """The reasoning that is left at a keep ratio, from the lowest that was asked for up to 1.
+
+    Raises:
+      UserError: tokens were not deleted that far.
+    """
+    if keep == 1:
+      return self.chain.reasoning
+    if (stored := self.pruned.get(ratio_key(keep))) is not None:
+      return stored
+    try:
+      kept = self.kept_positions(num_kept(len(self.reasoning_ids), keep))
+    except ValueError as error:
+      raise UserError(
+        f"keep={keep}: the chain was pruned to {', '.join(self.pruned)}; expected a ratio from the "
+        f"lowest of these up to 1, or prune again with keep=({keep},)"
+      ) from error
+    return decode_kept(self.tokenizer, self.reasoning_ids, kept)
+
+  def _repr_html_(self) -> str:
+    """The viewer of this chain, a page of its own within the notebook's."""
+    from greedy_prune_jax.analysis.patterns import LabelledRun
+    from greedy_prune_jax.analysis.viewer import render, viewer_data
+
+    run = LabelledRun(self.ranking, [self], [(None,) * len(self.tokens)])
+    page = render("viewer.html.j2", data=viewer_data([run]))
+    style = f"width: 100%; height: {_VIEWER_HEIGHT}px; border: 0"
+    return f'<iframe style="{style}" srcdoc="{html.escape(page)}"></iframe>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """NLLs of a chain, and of the chain without each of its units, in nats per token.
+
+  Attributes:
+    tokens: texts of the units, U.
+    nll: of the whole chain: `joint`, `answer` and `reasoning`.
+    without: of the chain without each unit, by the same names.
+  """
+
+  tokens: tuple[str, ...]
+  nll: Mapping[str, float]
+  without: Mapping[str, Float[np.ndarray, " U"]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pruner:
+  """A model that scores deletions; made by `load`.
+
+  Attributes:
+    name: as it was loaded.
+    model: the decoder.
+    tokenizer: the model's.
+    settings: of the prune job, by key, as far as the model decides them.
+  """
+
+  name: str
+  model: Model = dataclasses.field(repr=False)
+  tokenizer: PreTrainedTokenizerFast = dataclasses.field(repr=False)
+  settings: Mapping[str, Any]
+
+  @overload
+  def prune(self, chains: Chain, **settings: Any) -> Pruned: ...
+
+  @overload
+  def prune(self, chains: Iterable[Chain], **settings: Any) -> list[Pruned]: ...
+
+  @overload
+  def prune(self, *, question: str, reasoning: str, answer: str, **settings: Any) -> Pruned: ...
+
+  def prune(
+    self,
+    chains: Chain | Iterable[Chain] | None = None,
+    *,
+    question: str | None = None,
+    reasoning: str | None = None,
+    answer: str | None = None,
+    system: str | None = None,
+    keep: float | Sequence[float] = (0.9, 0.7, 0.5),
+    objective: str = "joint",
+    search: str = "exact",
+    unit: str = "token",
+    ranking: str = "greedy",
+    **settings: Any,
+  ) -> Pruned | list[Pruned]:
+    """Deletes what costs the least likelihood, down to the lowest keep ratio.
+
+    Args:
+      chains: a chain, or several; or give the parts of one:
+      question: what the user asks, without any template.
+      reasoning: the text to prune; it ends in what separates it from the answer, such as a newline.
+      answer: the literal text that follows.
+      system: system prompt.
+      keep: shares of the reasoning tokens that stay.
+      objective: `joint`: reasoning and answer stay likely; `answer`: the answer stays likely.
+      search: `exact`, or `screened` for long chains.
+      unit: what one deletion removes: `token`, `word`, `sentence` or `skill_step`.
+      ranking: `greedy`, or another of `configs/prune.py`.
+      **settings: others of `configs/prune.py`, such as `deletions_per_step`, by their names there.
+
+    Returns:
+      What the prune job writes of the chain, or of each of several, in their order.
+
+    Raises:
+      UserError: a setting or a chain cannot be used, or a likelihood is not finite.
+    """
+    ratios = (keep,) if isinstance(keep, int | float) else tuple(keep)
+    chosen = {"keep_ratios": ratios, "objective": objective, "search": search, "unit": unit}
+    prune_settings = self._settings(settings | chosen | {"ranking": ranking})
+    given = _as_chains(chains, question, reasoning, answer, system)
+    tasks = self._tasks(given, prune_settings)
+    found: dict[str, Pruned] = {}
+    for pruned in search_tasks(tasks, self.model, self.tokenizer, prune_settings):
+      if isinstance(pruned, BadChain):
+        raise UserError(pruned.reason)
+      values = {f.name: getattr(pruned, f.name) for f in dataclasses.fields(pruned)}
+      found[pruned.chain.id] = Pruned(**values, tokenizer=self.tokenizer)
+    in_order = [found[chain.id] for chain in given]
+    return in_order if chains is not None and not isinstance(chains, Chain) else in_order[0]
+
+  def score(
+    self,
+    chain: Chain | None = None,
+    *,
+    question: str | None = None,
+    reasoning: str | None = None,
+    answer: str | None = None,
+    system: str | None = None,
+    unit: str = "token",
+  ) -> Scores:
+    """NLLs of a chain, and of the chain without each single unit; arguments as of `prune`.
+
+    Raises:
+      UserError: the chain cannot be used.
+    """
+    [given] = _as_chains(chain, question, reasoning, answer, system)
+    [task] = self._tasks([given], self._settings({"unit": unit}))
+    tokens = token_texts(self.tokenizer, task.chain.reasoning)
+    units = unit_positions(task.path.unit_sizes or (1,) * len(tokens))
+    gone = [range(0), *units]  # the whole chain first
+    nlls = score_without(self.model, task.path.segments, gone, progress=True)
+    return Scores(
+      tokens=tuple("".join(tokens[i] for i in positions) for positions in units),
+      nll={name: float(values[0]) for name, values in nlls.items()},
+      without={name: values[1:] for name, values in nlls.items()},
+    )
+
+  def _settings(self, chosen: Mapping[str, Any]) -> PruneSettings:
+    """The prune job's settings: its defaults but for what is chosen."""
+    if own := sorted(set(chosen).intersection(_OWN)):
+      raise UserError(
+        f"{own[0]} cannot be set here; expected settings of configs/prune.py other than "
+        f"{', '.join(_OWN)} (dtype, mesh and chat_template are arguments of load)"
+      )
+    config = {**get_config().to_dict(), **self.settings}
+    for name, value in chosen.items():
+      merge = isinstance(config.get(name), Mapping) and isinstance(value, Mapping)
+      config[name] = {**config[name], **value} if merge else value
+    settings = PruneSettings.from_config(config)
+    if (mesh := mesh_of(self.model.params)) is not None:
+      check_attention(settings, mesh)
+    return settings
+
+  def _tasks(self, chains: Sequence[Chain], settings: PruneSettings) -> list[PruneTask]:
+    ids = [chain.id for chain in chains]
+    if not chains or len(set(ids)) < len(ids):
+      raise UserError(f"chains with the ids {ids}; expected at least one, and each id once")
+    tasks = list(make_tasks(chains, settings, self.tokenizer, {}, skip=None))
+    return usable_tasks(tasks, settings, self.model.config.max_positions, skip=None)
+
+
+def load(
+  name: str,
+  *,
+  dtype: str = "float32",
+  mesh: Mapping[str, int] | None = None,
+  chat_template: str = "tokenizer",
+) -> Pruner:
+  """Loads the weights, the tokenizer and the chat template of a model.
+
+  Args:
+    name: a Hugging Face folder or hub id, a GGUF file, or an offline name.
+    dtype: of the weights: `float32` or `bfloat16`.
+    mesh: devices for chains side by side and for shared weights, such as `{"data": 4, "model": 2}`;
+      0: all that are left, which is the default of `data`.
+    chat_template: `tokenizer`, the model's own; `plain` for base models; or a Jinja file.
+
+  Raises:
+    UserError: there is no such model, or it cannot be used so.
+  """
+  config = get_config().to_dict()
+  chosen: dict[str, Any] = {"pruner": name, "chat_template": chat_template, "dtype": dtype}
+  chosen["mesh"] = {**config["mesh"], **(mesh or {})}
+  settings = PruneSettings.from_config(config | chosen)
+  shardings = weight_shardings(make_mesh(settings.mesh))
+  tokenizer = load_tokenizer(name)
+  load_chat_template(chat_template, tokenizer)
+  model = load_model(name, jnp.dtype(dtype), shardings=shardings)
+  return Pruner(name, model, tokenizer, chosen)
+
+
+def _as_chains(
+  chains: Chain | Iterable[Chain] | None,
+  question: str | None,
+  reasoning: str | None,
+  answer: str | None,
+  system: str | None,
+) -> list[Chain]:
+  """The chains of a call, from either form of its arguments."""
+  parts = {"question": question, "reasoning": reasoning, "answer": answer, "system": system}
+  given = {key: value for key, value in parts.items() if value is not None}
+  if chains is not None:
+    if given:
+      raise UserError(f"both chains and {', '.join(given)}; expected one or the other")
+    return [chains] if isinstance(chains, Chain) else list(chains)
+  # The same border as for a line of a file: texts that are missing or blank are named.
+  return [Chain.from_record({"id": "chain", **given})]

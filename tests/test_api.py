@@ -1,0 +1,214 @@
+"""The door for Python: README's snippet as it stands, and records equal to those of the job."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+import greedy_prune_jax as gp
+from greedy_prune_jax.chains.segments import Segments, token_texts
+from greedy_prune_jax.configs.prune import get_config
+from greedy_prune_jax.pruning.run import run_prune
+from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.search.units import unit_sizes
+from tests.helpers.full_passes import full_pass_nlls
+from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("model")
+  make_model(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+  return gp.load(str(folder), mesh={"data": 1})
+
+
+def parts_of(i):
+  return {key: value for key, value in CHAINS[i].items() if key != "id"}
+
+
+def without_seconds(record):
+  return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def job_records(folder, tmp_path, **changes):
+  config = get_config().to_dict() | {"pruner": str(folder), "mesh": {"data": 1, "model": 1}}
+  config |= {"chains": str(write_chains(tmp_path / "chains.jsonl")), **changes}
+  with Workdir(tmp_path / "run", config, output="pruned") as workdir:
+    assert run_prune(PruneSettings.from_config(config), workdir) == []
+  lines = (tmp_path / "run" / "pruned" / "process-00000.jsonl").read_text().splitlines()
+  return {record["id"]: record for record in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {},
+    {"objective": "answer", "unit": "word", "keep": (0.6,)},
+    {"search": "screened", "audit": 1, "keep": (0.5,), "screen": {"window": 3}},
+    {"ranking": "random", "ranking_seed": 3, "deletions_per_step": 4, "keep": 0.3},
+  ],
+)
+def test_a_chain_is_the_record_that_the_job_writes(model, folder, tmp_path, settings):
+  changes = dict(settings)
+  if "keep" in changes:
+    keep = changes.pop("keep")
+    changes["keep_ratios"] = keep if isinstance(keep, tuple) else (keep,)
+  if "screen" in changes:
+    changes["screen"] = get_config().to_dict()["screen"] | changes["screen"]
+  expected = job_records(folder, tmp_path, **changes)
+  found = model.prune([gp.Chain(**chain) for chain in CHAINS], **settings)
+  assert [pruned.chain.id for pruned in found] == [chain["id"] for chain in CHAINS]
+  for pruned in found:
+    ours = json.loads(json.dumps(pruned.to_record()))
+    assert without_seconds(ours) == without_seconds(expected[pruned.chain.id])
+
+
+def test_parts_and_a_chain_are_the_same(model):
+  of_parts = model.prune(**parts_of(0), keep=0.5)
+  of_chain = model.prune(gp.Chain(id="chain", **parts_of(0)), keep=0.5)
+  assert without_seconds(of_parts.to_record()) == without_seconds(of_chain.to_record())
+  assert isinstance(of_parts, gp.Pruned)
+
+
+def test_the_defaults_are_those_of_the_job(model):
+  config = get_config()
+  pruned = model.prune(**parts_of(0))
+  assert list(pruned.pruned) == [str(ratio) for ratio in config.keep_ratios]
+  for name in ("objective", "search", "unit", "ranking"):
+    assert getattr(pruned, name) == config[name]
+
+
+def test_texts_at_ratios_that_were_not_asked_for(model):
+  low, high = (model.prune(**parts_of(0), keep=keep) for keep in ((0.5,), (0.9, 0.6)))
+  assert low.tokens == low.reasoning_tokens
+  assert low.text(1) == CHAINS[0]["reasoning"]
+  assert [low.text(keep) for keep in (0.9, 0.6)] == [*high.pruned.values()]
+  assert low.text(0.5) != low.text(0.6)
+  with pytest.raises(gp.UserError, match=r"keep=0.4: the chain was pruned to 0.5; expected"):
+    low.text(0.4)
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_scores_are_those_of_full_passes(model, folder, unit):
+  reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+  scores = model.score(**parts_of(1), unit=unit)
+  assert "".join(scores.tokens) == CHAINS[1]["reasoning"]
+  ids = [
+    np.array(model.tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+    for text in (
+      f"<|start|>user\n{CHAINS[1]['question']}<|end|>\n<|start|>assistant\n",
+      CHAINS[1]["reasoning"],
+      CHAINS[1]["answer"] + "<|end|>\n",
+    )
+  ]
+  segments = Segments(*ids)
+  tokens = token_texts(model.tokenizer, CHAINS[1]["reasoning"])
+  sizes = unit_sizes(unit, tokens) or (1,) * len(tokens)
+  assert len(scores.tokens) == len(sizes)
+  first = np.cumsum([0, *sizes])[:-1]
+  kept = [ids[1], *(np.delete(ids[1], range(a, a + n)) for a, n in zip(first, sizes, strict=True))]
+  for name, index in (("joint", 0), ("answer", 1)):
+    expected = [full_pass_nlls(reference, segments, k[None])[index][0] for k in kept]
+    np.testing.assert_allclose(scores.nll[name], expected[0], atol=2e-5)
+    np.testing.assert_allclose(scores.without[name], expected[1:], atol=2e-5)
+
+
+def test_the_best_first_deletion_is_the_first_of_a_search(model):
+  scores, pruned = model.score(**parts_of(2)), model.prune(**parts_of(2), keep=0.9)
+  assert int(scores.without["joint"].argmin()) == pruned.deletion_order[0]
+  assert scores.nll["joint"] == pytest.approx(pruned.nll["joint"][0], abs=1e-5)
+
+
+def test_a_notebook_shows_the_viewer_of_this_chain(model):
+  hostile = gp.Chain(**{**CHAINS[0], "question": '</script><img src=x onerror="x"> "?'})
+  shown = model.prune(hostile, keep=0.5)._repr_html_()
+  frame = re.fullmatch(r'<iframe style="[^"]*" srcdoc="([^"<>]*)"></iframe>', shown)
+  page = html.unescape(frame[1])
+  data = json.loads(re.search(r'<script type="application/json" id="data">(.*)</script>', page)[1])
+  [chain] = data["runs"][0]["chains"]
+  assert chain["question"] == hostile.question
+  assert "".join(chain["tokens"]) == hostile.reasoning
+  assert 'type="range"' in page
+  assert "<img" not in page
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"objective": "jiont"}, "objective='jiont'; expected one of joint, answer"),
+    ({"ranking": "shortest"}, "ranking='shortest'; expected greedy"),
+    ({"keep": 1.5}, "keep_ratios=.* has 1.5"),
+    ({"block_positions": 3}, "unknown keys: block_positions; see configs/prune.py"),
+    ({"dtype": "bfloat16"}, "dtype cannot be set here; .*arguments of load"),
+    ({"reasoning": " "}, '"reasoning" is empty'),
+    ({"answer": None}, 'lacks the key "answer"'),
+    ({"reasoning": "3"}, "pruning needs at least 2"),
+    ({"reasoning": "3 + 4 = 7. " * 80}, "more than the model's context"),
+  ],
+)
+def test_errors_are_those_of_the_jobs(model, settings, message):
+  with pytest.raises(gp.UserError, match=message):
+    model.prune(**{**parts_of(0), **settings})
+
+
+def test_chains_that_cannot_go_together(model):
+  chain = gp.Chain(**CHAINS[0])
+  with pytest.raises(gp.UserError, match="expected at least one, and each id once"):
+    model.prune([chain, chain])
+  with pytest.raises(gp.UserError, match="expected at least one"):
+    model.prune([])
+  with pytest.raises(gp.UserError, match="both chains and question; expected one or the other"):
+    model.prune(chain, question="?")
+
+
+def test_models_that_cannot_be_loaded(folder):
+  with pytest.raises(gp.UserError, match="there is no such folder or file"):
+    gp.load("/nowhere/model")
+  with pytest.raises(gp.UserError, match="dtype='float16'; expected one of"):
+    gp.load(str(folder), dtype="float16")
+  with pytest.raises(gp.UserError, match="unknown keys: rows"):
+    gp.load(str(folder), mesh={"rows": 1})
+
+
+def test_importing_the_package_costs_nothing_and_names_are_there():
+  code = """
+    import sys
+    import greedy_prune_jax as gp
+    assert not {"jax", "transformers", "numpy"} & set(sys.modules)
+    assert set(gp.__all__) <= set(dir(gp))
+    for name in gp.__all__:
+      assert getattr(gp, name).__module__.startswith("greedy_prune_jax.")
+    assert not {"torch", "matplotlib", "sklearn", "datasets"} & set(sys.modules)
+    try:
+      gp.nothing
+    except AttributeError:
+      sys.exit(7)
+  """
+  code = "\n".join(line.removeprefix("    ") for line in code.splitlines())
+  assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_readme_runs_as_it_stands():
+  section = (ROOT / "README.md").read_text().split("## From Python")[1].split("\n## ")[0]
+  [snippet] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+  names = {}
+  exec(compile(snippet, "README.md", "exec"), names)
+  pruned, scores = names["pruned"], names["scores"]
+  assert pruned.pruner == "smollm2-135m-instruct"
+  assert len(pruned.text(0.5)) < len(pruned.text(0.9)) < len(pruned.chain.reasoning)
+  assert scores.nll["joint"] == pytest.approx(pruned.nll["joint"][0], abs=1e-4)
