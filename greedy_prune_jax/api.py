@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import BadChain
-from greedy_prune_jax.chains.segments import decode_kept, token_texts
+from greedy_prune_jax.chains.segments import token_texts
 from greedy_prune_jax.configs.prune import get_config
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
@@ -36,13 +36,7 @@ _OWN = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pruned(PrunedChain):
-  """A pruned chain: the record that the prune job writes, and ways to look at it.
-
-  Attributes:
-    tokenizer: the pruner's, which spells the text that is left.
-  """
-
-  tokenizer: PreTrainedTokenizerFast = dataclasses.field(repr=False, compare=False)
+  """A pruned chain: the record that the prune job writes, and ways to look at it."""
 
   @property
   def tokens(self) -> tuple[str, ...]:
@@ -66,7 +60,7 @@ class Pruned(PrunedChain):
         f"keep={keep}: the chain was pruned to {', '.join(self.pruned)}; expected a ratio from the "
         f"lowest of these up to 1, or prune again with keep=({keep},)"
       ) from error
-    return decode_kept(self.tokenizer, self.reasoning_ids, kept)
+    return self.spell(kept)
 
   def _repr_html_(self) -> str:
     """The viewer of this chain, a page of its own within the notebook's."""
@@ -165,7 +159,7 @@ class Pruner:
       if isinstance(pruned, BadChain):
         raise UserError(pruned.reason)
       values = {f.name: getattr(pruned, f.name) for f in dataclasses.fields(pruned)}
-      found[pruned.chain.id] = Pruned(**values, tokenizer=self.tokenizer)
+      found[pruned.chain.id] = Pruned(**values)
     in_order = [found[chain.id] for chain in given]
     return in_order if chains is not None and not isinstance(chains, Chain) else in_order[0]
 
