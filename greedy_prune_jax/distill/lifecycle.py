@@ -30,14 +30,10 @@ def terminated() -> Iterator[Callable[[int], bool]]:
 
     yield multihost_utils.reached_preemption_sync_point
     return
-  before, received = signal.getsignal(signal.SIGTERM), []
-
-  def should_stop(_: int) -> bool:
-    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    return bool(received)
-
+  received = []
+  before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
   try:
-    yield should_stop
+    yield lambda _: bool(received)
   finally:
     signal.signal(signal.SIGTERM, before)
 

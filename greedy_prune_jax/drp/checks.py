@@ -37,11 +37,11 @@ _SAME = str.maketrans(
   }
 )
 
-# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times; \neq.
-_CONTROL = re.compile(
-  r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])"
-  r"|\n(?=(?:eq|abla|otin|leq|geq|subseteq|ewline)(?![a-z]))"
-)
+# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])")
+_LINE_START = re.compile(r"\n([A-Za-z]+)")
+_FORMULA_END = re.compile(r"[\d)}\]=<>+*/^$]\s*\Z")  # of the text before a line break
+_FORMULA_START = re.compile(r"\s*[\d({\\\[-]")  # of the text behind its first word
 
 
 class RefusedReplyError(Exception):
@@ -158,16 +158,41 @@ def _quoted(text: str, *, end: bool = False) -> str:
   return f'"{text}"'
 
 
-def check_written(text: str, name: str) -> None:
-  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's (`\\times`).
+def check_written(text: str, name: str, source: str) -> None:
+  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's backslashes.
 
-  Of those in `\\n`, the few that begin no line of prose or of a formula (`\\neq`, not `\\nu`).
+  Args:
+    text: the new text.
+    name: of the text, for the complaint.
+    source: question and chain that the text is written from.
   """
   if not text.strip():
     raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
-  if found := _CONTROL.search(text):
+  eaten = _CONTROL.search(text) or _eaten_line_break(text, source)
+  if eaten:
     raise RefusedReplyError(
       "bad_form",
-      f"{name}: its text has the control character {found[0]!r}; in JSON a backslash is written "
-      "as two",
+      f"{name}: its text has the control character {eaten[0][0]!r} before "
+      f"{_quoted(text[eaten.start() + 1 :][:20]) or 'its end'}; in JSON a backslash is written as "
+      "two",
     )
+
+
+def _eaten_line_break(text: str, source: str) -> re.Match[str] | None:
+  """A line break that was TeX beginning with a backslash and n: `\\ne`, `\\not`, `\\nabla`.
+
+  What follows it begins no line of the source, and either the source has that TeX, or it is no word
+  of the source and stands in the middle of a formula.
+  """
+  lines = {match[1] for match in _LINE_START.finditer("\n" + source)}
+  for match in _LINE_START.finditer(text):
+    rest = match[1]
+    if rest in lines:
+      continue
+    if re.search(rf"\\n{rest}(?![A-Za-z])", source):
+      return match
+    unknown = rest.islower() and not re.search(rf"\b{rest}\b", source)
+    before, behind = text[: match.start()], text[match.end() :]
+    if unknown and _FORMULA_END.search(before[-20:]) and _FORMULA_START.match(behind[:20]):
+      return match
+  return None

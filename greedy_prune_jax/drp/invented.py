@@ -10,7 +10,8 @@ from fractions import Fraction
 from greedy_prune_jax.chains.numbers import find_numbers
 
 _HIGHEST_POWER = 64
-_SUM = re.compile(r"[\d.+*/()^%\s-]*\d[\d.+*/()^%\s-]*")  # what an arithmetic expression is of
+_MOST_BITS = 4096  # of a power's value; nobody writes longer numbers
+_SUM = re.compile(r"[\d.+*/()^%\s-]+")  # the characters of an arithmetic expression
 # Digits that are no quantities: of a list's lines, and of powers.
 _MARKS = re.compile(r"^\s*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE)
 _POWER = re.compile(r"[⁰¹²³⁴-⁹]+")
@@ -93,13 +94,17 @@ def _equations(text: str) -> Iterator[list[Fraction]]:
 
 def _last_sum(side: str) -> str:
   """The longest expression at the end of a side, units behind it aside: `so 3 * 4 eggs`."""
-  found = [match[0] for match in _SUM.finditer(side)]
-  return found[-1].strip(" ,.") if found else ""
+  sums = _sums(side)
+  return sums[-1] if sums else ""
 
 
 def _first_sum(side: str) -> str:
-  found = _SUM.search(side)
-  return found[0].strip(" ,.") if found else ""
+  sums = _sums(side)
+  return sums[0] if sums else ""
+
+
+def _sums(side: str) -> list[str]:
+  return [part.strip(" ,.") for part in _SUM.findall(side) if any(x.isdigit() for x in part)]
 
 
 def evaluate(expression: str) -> Fraction | None:
@@ -129,6 +134,8 @@ def _value(node: ast.expr, source: str) -> Fraction:
   if isinstance(node.op, ast.Pow):
     if right.denominator != 1 or abs(right) > _HIGHEST_POWER:
       raise ValueError(f"{right} is too high a power, or none")
+    if max(left.numerator.bit_length(), left.denominator.bit_length()) * abs(right) > _MOST_BITS:
+      raise ValueError("a power too large to be meant")
     return left ** int(right)
   if type(node.op) not in _OPERATORS:
     raise ValueError(f"{ast.dump(node.op)} is no arithmetic")

@@ -71,6 +71,11 @@ class Item:
     )
 
   @property
+  def source(self) -> str:
+    """All that a new text is written from: the question and the thinking."""
+    return f"{self.chain.question}\n{self.thinking.text}"
+
+  @property
   def results(self) -> Record:
     """Steps and edits as a record holds them."""
     results: Record = {"steps": [step.to_record() for step in self.steps]} if self.steps else {}

@@ -4,7 +4,7 @@ A stage is data: its name, its schema, and two pure functions of an item. `askin
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greedy_prune_jax.chains.answers import split_response
@@ -116,7 +116,7 @@ def _numbered(item: Item) -> str:
 
 
 def _read_edits(item: Item, reply: Record) -> Record:
-  edits = [_read_edit(item.steps, edit) for edit in fields.get_items(reply, "edits", dict)]
+  edits = [_read_edit(item, edit) for edit in fields.get_items(reply, "edits", dict)]
   covered = [index for edit in edits for index in edit.steps]
   if covered != list(range(len(item.steps))):
     raise RefusedReplyError(
@@ -129,7 +129,8 @@ def _read_edits(item: Item, reply: Record) -> Record:
   return {"edits": [edit.to_record() for edit in edits]}
 
 
-def _read_edit(steps: Sequence[Step], reply: Record) -> Edit:
+def _read_edit(item: Item, reply: Record) -> Edit:
+  steps = item.steps
   numbers = fields.get_items(reply, "steps", int)
   action, text = fields.get(reply, "action", str).strip().lower(), fields.get(reply, "text", str)
   name = f"the edit of step {', '.join(map(str, numbers))}"
@@ -149,7 +150,7 @@ def _read_edit(steps: Sequence[Step], reply: Record) -> Edit:
   if action in (KEEP, DELETE):
     return Edit(indices, action)
   old = "".join(steps[i].text for i in indices).strip()
-  check_written(text, name)
+  check_written(text, name, item.source)
   if len(text.strip()) >= len(old):
     raise RefusedReplyError(
       "not_shorter", f"{name}: its new text is not shorter than the {len(old)} characters before"
@@ -179,7 +180,7 @@ EDIT = Stage(
 
 def _read_chain(item: Item, reply: Record) -> Record:
   written = fields.get(reply, "chain", str)
-  check_written(written, "the chain")
+  check_written(written, "the chain", item.source)
   split = split_response(written, item.form)
   if split is None:
     raise RefusedReplyError(
@@ -200,7 +201,7 @@ def _read_chain(item: Item, reply: Record) -> Record:
     )
   return {
     "text": text,
-    "invented": invented_numbers(text, f"{item.chain.question}\n{item.thinking.text}"),
+    "invented": invented_numbers(text, item.source),
   }
 
 

@@ -65,6 +65,7 @@ def _draw_allowed(
     drawn_logit = jnp.take_along_axis(logits, drawn[:, None], axis=-1)
     likelier = logits > drawn_logit
     allowed = (jnp.where(likelier, probs, 0.0).sum(-1) < top_p) & (likelier.sum(-1) < top_k)
+    allowed |= ~likelier.any(-1)  # a top_p that is 0 in float32 still allows the likeliest token
     token = jnp.where(open_, drawn, token)
     return round_ + 1, drawn_logit[:, 0], token, open_ & ~allowed
 

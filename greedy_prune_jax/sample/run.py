@@ -25,7 +25,7 @@ from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.teachers.load import load_job_teacher
 from greedy_prune_jax.teachers.questions import judged_sample, load_prompt_set
 from greedy_prune_jax.teachers.replies import collect_replies
-from greedy_prune_jax.teachers.teacher import Reply
+from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, Reply
 
 OUTPUT = "samples"
 
@@ -100,12 +100,10 @@ def first_correct(record: Record) -> Chain | None:
   """The chain that is kept of a question's samples.
 
   That is the first that reached the answer in the ordinary way: with reasoning before it, and with
-  an end of its own.
+  an end of its own, also where an endpoint calls that end by a word that we do not know.
   """
   for index, sample in enumerate(record["samples"]):
-    if not sample["correct"] or sample["finish_reason"] != "stop":
-      continue
-    if not sample["reasoning"].strip():
+    if not sample["correct"] or why_not_kept(sample):
       continue
     return Chain(
       id=record["id"],
@@ -117,3 +115,12 @@ def first_correct(record: Record) -> Chain | None:
       extra=record["extra"] | {"teacher": record["teacher"], "sample": index},
     )
   return None
+
+
+def why_not_kept(sample: Record) -> str | None:
+  """The reason for which a right sample makes no chain; None where it makes one."""
+  if sample["finish_reason"] == CUT_OFF:
+    return "cut off"
+  if sample["finish_reason"] == BROKEN:
+    return "the model broke down"
+  return None if sample["reasoning"].strip() else "no reasoning before the answer"

@@ -1,17 +1,22 @@
-"""What a `sample` run says about its teacher: accuracy, pass@k, lengths, and samples to read."""
+"""The summary of a `sample` run: accuracy, pass@k, outcomes, lengths, and samples to read."""
 
+import collections
 import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from greedy_prune_jax.reports.printing import indented
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.sample.run import OUTPUT, first_correct
+from greedy_prune_jax.sample.run import OUTPUT, first_correct, why_not_kept
+from greedy_prune_jax.teachers.failures import shortened
+from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, REFUSED, STOPPED
+
+_KNOWN_ENDS = (STOPPED, CUT_OFF, BROKEN, REFUSED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,10 +32,15 @@ class Summary:
     pass_at: for k = 1, 2, 4, ... and the number of samples a question has: how likely at least one
       of k samples of a question is right, without bias (Chen et al. 2021, arXiv 2107.03374).
     chains: questions of which a chain was kept.
+    not_kept: why right samples of the other questions made no chain, with their numbers.
     unparsed: share of samples in which no answer was found.
     cut_off: share of samples that reached `max_new_tokens` (or the end of the context).
-    mean_tokens: of a sample; None where the teacher does not tell.
-    median_tokens: likewise.
+    outcomes: number of samples that are right, wrong, without an answer, cut off before one,
+      refused, or of a model that broke down; each sample counts once.
+    unknown_ends: number of samples by each finish reason that we do not know.
+    mean_tokens: tokens of a sample; None where the teacher does not say.
+    median_tokens: tokens of a sample; None where the teacher does not say.
+    mean_thinking_tokens: tokens of a sample's thinking; None where the teacher does not say.
   """
 
   questions: int
@@ -39,10 +49,14 @@ class Summary:
   accuracy_stderr: float | None
   pass_at: dict[str, float]
   chains: int
+  not_kept: dict[str, int]
   unparsed: float
   cut_off: float
+  outcomes: dict[str, int]
+  unknown_ends: dict[str, int]
   mean_tokens: float | None
   median_tokens: float | None
+  mean_thinking_tokens: float | None
 
 
 def summarise(records: Sequence[Record]) -> Summary:
@@ -56,6 +70,8 @@ def summarise(records: Sequence[Record]) -> Summary:
   counts = [len(record["samples"]) for record in records]
   means = [r / n for r, n in zip(right, counts, strict=True)]
   tokens = [s["num_tokens"] for s in samples if s["num_tokens"] is not None]
+  thinking = [s["num_thinking_tokens"] for s in samples if s.get("num_thinking_tokens") is not None]
+  kept = [first_correct(record) is not None for record in records]
   least = min(counts)
   ks = sorted({*(2**i for i in range(least.bit_length()) if 2**i <= least), least})
   return Summary(
@@ -67,12 +83,38 @@ def summarise(records: Sequence[Record]) -> Summary:
       str(k): statistics.fmean(pass_at_k(n, r, k) for n, r in zip(counts, right, strict=True))
       for k in ks
     },
-    chains=sum(first_correct(record) is not None for record in records),
+    chains=sum(kept),
+    not_kept=_counts(
+      why_not_kept(sample)
+      for record, is_kept in zip(records, kept, strict=True)
+      for sample in record["samples"]
+      if sample["correct"] and not is_kept
+    ),
     unparsed=statistics.fmean(s["value"] is None for s in samples),
-    cut_off=statistics.fmean(s["finish_reason"] == "length" for s in samples),
+    cut_off=statistics.fmean(s["finish_reason"] == CUT_OFF for s in samples),
+    outcomes=_counts(map(outcome, samples)),
+    unknown_ends=_counts(
+      s["finish_reason"] for s in samples if s["finish_reason"] not in _KNOWN_ENDS
+    ),
     mean_tokens=statistics.fmean(tokens) if tokens else None,
     median_tokens=statistics.median(tokens) if tokens else None,
+    mean_thinking_tokens=statistics.fmean(thinking) if thinking else None,
   )
+
+
+def outcome(sample: Record) -> str:
+  """The one class that a sample counts in; a reply that did not come to its end is not wrong."""
+  if sample["correct"]:
+    return "right"
+  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
+  if sample["finish_reason"] in ends:
+    return ends[sample["finish_reason"]]
+  return "no answer" if sample["value"] is None else "wrong"
+
+
+def _counts(names: Iterable[str | None]) -> dict[str, int]:
+  """Numbers of equal names, the most frequent first."""
+  return dict(collections.Counter(name for name in names if name is not None).most_common())
 
 
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
@@ -103,14 +145,24 @@ def format_summary(summary: Summary) -> str:
     f"accuracy {summary.accuracy:.1%}"
     + ("" if error is None else f" (standard error {error:.1%})"),
     passes,
-    f"chains kept {summary.chains}",
+    f"samples: {_listed(summary.outcomes)}",
+    f"chains kept {summary.chains}"
+    + (f"; right, but not kept: {_listed(summary.not_kept)}" if summary.not_kept else ""),
     f"no answer found in {summary.unparsed:.1%}, cut off {summary.cut_off:.1%}",
   ]
+  if summary.unknown_ends:
+    lines.append(f"unknown finish reasons, taken as ends: {_listed(summary.unknown_ends)}")
   if summary.mean_tokens is not None:
+    thinking = summary.mean_thinking_tokens
     lines.append(
       f"tokens a sample: mean {summary.mean_tokens:.0f}, median {summary.median_tokens:.0f}"
+      + ("" if thinking is None else f"; of thinking: mean {thinking:.0f}")
     )
   return "\n".join(lines)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+  return ", ".join(f"{shortened(name)} {count}" for name, count in counts.items())
 
 
 def format_samples(record: Record, most: int) -> str:

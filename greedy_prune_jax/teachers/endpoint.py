@@ -1,157 +1,186 @@
-"""Chat completions as OpenAI-compatible endpoints take and give them."""
+"""An OpenAI-compatible endpoint: bounded requests, failures in words, and the budget of a run."""
 
-import dataclasses
 import json
 import logging
 import os
+import re
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.teachers.settings import STRUCTURED, EndpointSettings, WritingSettings
-from greedy_prune_jax.teachers.structured import schema_in_words
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.teachers.failures import (
+  FailedRequestError,
+  connection_words,
+  retry_after,
+  shortened,
+  words_of,
+)
+from greedy_prune_jax.teachers.settings import EndpointSettings
 
-# Tokens of a chat template's marks, and of a system text that some put in by themselves.
-_CHAT_OVERHEAD = 100
-# Statuses after which trying again may help: timeout, conflict, too early, rate limit.
-_TRY_AGAIN = (408, 409, 425, 429)
-# Statuses that no prompt can change: the key, the account, the model's name, the address.
-_HOPELESS = (401, 402, 403, 404)
-_NO_MONEY = "insufficient_quota"  # which comes with the status of a rate limit
+_SHORTEST_SECRET = 8  # characters; placeholders such as "none" or "EMPTY" are no secrets
+_SECRET = "[the key]"
 
 
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-  """What an endpoint understands, as far as that is known.
+class Endpoint:
+  """JSON in, JSON out; every failure is a FailedRequestError that says in words what happened.
 
   Attributes:
-    structured: see `EndpointSettings`.
-    limit_name: all servers know `max_tokens`; OpenAI's newest models another name.
+    name: model and place, for messages.
+    settings: of the endpoint.
   """
 
-  structured: str
-  limit_name: str = "max_tokens"
+  def __init__(self, settings: EndpointSettings, *, most_bytes: int):
+    """Connects to nothing yet.
 
-  def arguments(self, prompt: ChatPrompt, model: str, settings: WritingSettings) -> dict[str, Any]:
-    """The arguments of a chat completion; what an endpoint need not know is left out."""
-    request: dict[str, Any] = {}
-    if prompt.schema is not None and self.structured == "json_schema":
-      schema = {"name": "reply", "schema": dict(prompt.schema), "strict": True}
-      request["response_format"] = {"type": "json_schema", "json_schema": schema}
-    else:
-      prompt = schema_in_words(prompt)
-      if prompt.schema is not None and self.structured == "json_object":
-        request["response_format"] = {"type": "json_object"}
-    request["messages"] = [{"role": "user", "content": prompt.question}]
-    if prompt.system:
-      request["messages"].insert(0, {"role": "system", "content": prompt.system})
-    request |= {
-      "model": model,
-      self.limit_name: settings.max_new_tokens,
-      "temperature": settings.temperature,
-    }
-    if settings.temperature > 0:
-      request["seed"] = prompt.seed
-    if settings.top_p < 1:
-      request["top_p"] = settings.top_p
-    if settings.top_k:
-      request["extra_body"] = {"top_k": settings.top_k}  # not OpenAI's, but most servers'
-    if settings.stop_strings:
-      request["stop"] = list(settings.stop_strings)
-    return request
+    Args:
+      settings: where it is.
+      most_bytes: of an answer; a longer one is a failure.
 
-  def after_refusal(self, prompt: ChatPrompt, status: int, message: str) -> "Dialect | None":
-    """What to try where a prompt was refused in this one; None where nothing is left to try."""
-    if status not in (400, 422):
-      return None
-    if self.limit_name == "max_tokens" and "max_completion_tokens" in message:
-      return dataclasses.replace(self, limit_name="max_completion_tokens")
-    if prompt.schema is not None and self.structured != STRUCTURED[-1]:
-      # How a server says that it cannot do this is not agreed upon, so less is tried.
-      weaker = STRUCTURED[STRUCTURED.index(self.structured) + 1]
-      return dataclasses.replace(self, structured=weaker)
-    return None
+    Raises:
+      UserError: the package openai is not installed, or the model or the key cannot be used.
+    """
+    try:
+      import openai  # an extra
 
-  def after_success(self, prompt: ChatPrompt, worked: "Dialect") -> "Dialect":
-    """What the next prompts are asked in, after one was answered in another dialect."""
-    return (
-      worked
-      if prompt.schema is not None
-      else dataclasses.replace(self, limit_name=worked.limit_name)
+      from greedy_prune_jax.teachers.bounded_http import bounded_client
+    except ImportError as error:
+      raise UserError(
+        "teacher=openai needs the package openai; install it with: "
+        "pip install 'greedy_prune_jax[openai]'"
+      ) from error
+    if not settings.model:
+      raise UserError("endpoint.model is empty; expected the name of a model at the endpoint")
+    key = _read_key(settings)
+    self._secret = key if len(key) >= _SHORTEST_SECRET else ""
+    self.settings = settings
+    self._openai = openai
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it reports every request
+    http = bounded_client(most_bytes=most_bytes, most_seconds=settings.max_seconds)
+    try:
+      # It tries nothing again by itself: every attempt counts in the budget.
+      self._client = openai.OpenAI(
+        base_url=settings.base_url or None,
+        api_key=key or "none",
+        timeout=settings.timeout,
+        max_retries=0,
+        http_client=http,
+      )
+    except Exception as error:  # of the package's own reader of addresses
+      raise UserError(
+        f"endpoint.base_url={settings.base_url!r} is no address; expected one such as "
+        "http://localhost:8000/v1"
+      ) from error
+    self._response = type(http).response_type
+    url = self._client.base_url
+    self.name = f"{settings.model} at {url.copy_with(userinfo=b'', query=None)}"
+
+  def post(self, path: str, body: Mapping[str, Any]) -> Record:
+    """The object that a request with a JSON body is answered by."""
+    return self._object(lambda: self._client.post(path, body=body, cast_to=self._response))
+
+  def get(self, path: str) -> Record:
+    """The object at a path."""
+    return self._object(lambda: self._client.get(path, cast_to=self._response))
+
+  def get_text(self, path: str) -> str:
+    """The text at a path."""
+    return self._text(lambda: self._client.get(path, cast_to=self._response))
+
+  def upload(self, content: bytes) -> Record:
+    """Uploads a file of a batch's requests; the object that describes it."""
+    files = self._client.files.with_raw_response
+    file = ("requests.jsonl", content)
+    return self._object(lambda: files.create(file=file, purpose="batch").http_response)
+
+  def parse(self, text: str) -> Any:
+    """The JSON value of a text without the key; a FailedRequestError where it is none."""
+    try:
+      value = json.loads(text, parse_constant=lambda _: None)  # NaN says nothing
+    except (ValueError, RecursionError) as error:
+      said = f": {words_of(text)}" if text.strip() else ", but empty"
+      raise FailedRequestError(f"the answer is not JSON{said}", body=text) from error
+    # Once more: the key may have been spelt with JSON's escapes.
+    return _replace(value, self._secret, _SECRET) if self._secret else value
+
+  def _object(self, send: Callable[[], Any]) -> Record:
+    text = self._text(send)
+    value = self.parse(text)
+    if not isinstance(value, dict):
+      raise FailedRequestError(f"the answer is no JSON object: {words_of(text)}", body=text)
+    return value
+
+  def _text(self, send: Callable[[], Any]) -> str:
+    """The text of an answer, without the key."""
+    try:
+      return self._without_key(send().content)
+    except FailedRequestError:
+      raise
+    except self._openai.APIStatusError as error:
+      raise self._refusal(error.response) from None
+    except self._openai.APITimeoutError:
+      raise FailedRequestError(
+        f"no sign of life for {self.settings.timeout:g} s (endpoint.timeout)"
+      ) from None
+    except self._openai.APIConnectionError as error:
+      raise FailedRequestError(self._without_key(connection_words(error).encode())) from None
+    except (self._openai.OpenAIError, ValueError, TypeError, RuntimeError):
+      # The package's own texts name its insides, and some quote the headers.
+      raise FailedRequestError("the request could not be sent, or its answer not read") from None
+
+  def _refusal(self, response: Any) -> FailedRequestError:
+    """The failure that an answer with a status of failure stands for."""
+    text = self._without_key(response.content)
+    try:
+      value = self.parse(text)
+    except FailedRequestError:
+      value = None
+    error = value.get("error") if isinstance(value, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    words = words_of(text)
+    if 300 <= response.status_code < 400:
+      place = self._without_key(response.headers.get("location", "").encode())
+      words = f"it redirects to {shortened(place)}; set endpoint.base_url to where it is"
+    return FailedRequestError(
+      words,
+      status=response.status_code,
+      body=text,
+      code=code if isinstance(code, str) else None,
+      wait=retry_after(response.headers),
     )
 
-
-def most_tokens(request: dict[str, Any], settings: WritingSettings) -> int:
-  """The most tokens that a request can take; a text makes no more of them than it has bytes."""
-  texts = [message["content"] for message in request["messages"]]
-  if "response_format" in request:
-    texts.append(json.dumps(request["response_format"]))  # some endpoints put it into the prompt
-  return sum(len(text.encode()) for text in texts) + _CHAT_OVERHEAD + settings.max_new_tokens
+  def _without_key(self, content: bytes) -> str:
+    text = content.decode(errors="replace")
+    return text.replace(self._secret, _SECRET) if self._secret else text
 
 
-def may_pass(status: int, code: str | None) -> bool:
-  """Whether a request that got this status may be answered if it is made again."""
-  return status >= 500 or (status in _TRY_AGAIN and code != _NO_MONEY)
-
-
-def is_hopeless(status: int, code: str | None) -> bool:
-  """Whether every other request would get this status too."""
-  return status in _HOPELESS or code == _NO_MONEY
-
-
-def reply_of(prompt: ChatPrompt, completion: Any) -> Reply:
-  """The reply in a chat completion.
-
-  Raises:
-    ValueError, AttributeError, TypeError, IndexError: it is none.
-  """
-  choice, usage = completion.choices[0], completion.usage
-  if not isinstance(choice.finish_reason, str):
-    raise ValueError(f"finish_reason is {choice.finish_reason!r}")
-  return Reply(
-    id=prompt.id,
-    text=_encodable(choice.message.content or ""),
-    finish_reason=choice.finish_reason,
-    num_tokens=usage.completion_tokens if usage else None,
-  )
-
-
-def _encodable(text: str) -> str:
-  """The text without halves of surrogate pairs, which JSON can hold and files of UTF-8 cannot."""
-  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def connect(endpoint: EndpointSettings) -> tuple[Any, Any]:
-  """The package openai, and a client of it; nothing is sent yet.
-
-  Raises:
-    UserError: the package is not installed, or the model or the key is missing.
-  """
-  try:
-    import openai  # an extra
-  except ImportError as error:
+def _read_key(settings: EndpointSettings) -> str:
+  """The key that the environment holds; empty where a server is asked without one."""
+  name = settings.api_key_env
+  key = os.environ.get(name, "").strip()
+  if not key and not settings.base_url:
     raise UserError(
-      "teacher=openai needs the package openai; install it with: "
-      "pip install 'greedy_prune_jax[openai]'"
-    ) from error
-  if not endpoint.model:
-    raise UserError("endpoint.model is empty; expected the name of a model at the endpoint")
-  key = os.environ.get(endpoint.api_key_env)
-  if not key and not endpoint.base_url:
-    raise UserError(
-      f"the environment variable {endpoint.api_key_env} is not set; expected the endpoint's key. "
+      f"the environment variable {name} is not set; expected the endpoint's key. "
       "Set it, name another by endpoint.api_key_env, or name a server by endpoint.base_url"
     )
-  logging.getLogger("httpx2").setLevel(logging.WARNING)  # it reports every request
-  # It tries nothing again by itself: every attempt counts in the budget.
-  client = openai.OpenAI(
-    base_url=endpoint.base_url or None,
-    api_key=key or "none",
-    timeout=endpoint.timeout,
-    max_retries=0,
-  )
-  return openai, client
+  if not re.fullmatch("[!-~]*", key):
+    raise UserError(
+      f"the environment variable {name} holds no key: it has spaces, line breaks or letters beyond "
+      "ASCII, which no header can hold"
+    )
+  return key
+
+
+def _replace(value: Any, old: str, new: str) -> Any:
+  """A JSON value with a text replaced in all its strings, keys included."""
+  if isinstance(value, str):
+    return value.replace(old, new)
+  if isinstance(value, list):
+    return [_replace(item, old, new) for item in value]
+  if isinstance(value, dict):
+    return {_replace(k, old, new): _replace(item, old, new) for k, item in value.items()}
+  return value
 
 
 class Budget:

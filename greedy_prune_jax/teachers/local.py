@@ -52,7 +52,10 @@ class LocalTeacher:
     self._tokenizer = tokenizer
     self._template = template
     self._settings = settings
-    self._stop_ids = sorted({*template.stop_ids, *further_stops})
+    # Decoded texts hold no special tokens, so a stop string that is one stops by its id.
+    special = {x.content: i for i, x in tokenizer.added_tokens_decoder.items() if x.special}
+    stops = {special[text] for text in settings.stop_strings if text in special}
+    self._stop_ids = sorted({*template.stop_ids, *further_stops, *stops})
     self._batch_size = batch_size
 
   @classmethod

@@ -10,13 +10,13 @@ that are under way, by their ids, instead of asking anew:
 
 import dataclasses
 import hashlib
-import io
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from absl import logging
@@ -24,27 +24,28 @@ from absl import logging
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.endpoint import (
-  Budget,
+from greedy_prune_jax.teachers.completions import (
   Dialect,
-  connect,
-  is_hopeless,
-  may_pass,
+  most_bytes,
   most_tokens,
-  reply_of,
+  read_completion,
+  refusal_words,
 )
+from greedy_prune_jax.teachers.endpoint import Budget, Endpoint
+from greedy_prune_jax.teachers.failures import FailedRequestError, shortened, wait_before, words_of
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 FOLDER = "batches"  # of a run's folder
+_CHAT = "/v1/chat/completions"
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _WINDOW = "24h"  # the only one that there is
 
-Result = TypeVar("Result")
+AnswerT = TypeVar("AnswerT")
 
 
 @dataclasses.dataclass
-class _Asked:
+class _Pending:
   """A prompt without a reply yet."""
 
   prompt: ChatPrompt
@@ -74,11 +75,10 @@ class OpenAIBatchTeacher:
     Raises:
       UserError: the package openai is not installed, or the model or the key is missing.
     """
-    self._openai, self._client = connect(endpoint)
-    self._endpoint = endpoint
-    self._settings = settings
+    self._endpoint = Endpoint(endpoint, most_bytes=most_bytes(settings, endpoint.batch))
+    self._writing = settings
     self._folder = folder / FOLDER
-    self._dialect = Dialect(endpoint.structured)
+    self._dialect = Dialect.of(endpoint)
     self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
 
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
@@ -87,7 +87,7 @@ class OpenAIBatchTeacher:
     Where the endpoint refuses all requests for good, all batches are read before that is raised:
     else every later run would meet the same refusal in them.
     """
-    asked = {self._key(prompt): _Asked(prompt, self._dialect) for prompt in prompts}
+    asked = {self._key(prompt): _Pending(prompt, self._dialect) for prompt in prompts}
     path = self._folder / f"process-{jax.process_index():05d}.jsonl"
     with JsonlWriter(path) as notes:
       batches = _under_way(self._folder, asked)
@@ -103,12 +103,12 @@ class OpenAIBatchTeacher:
 
   def _key(self, prompt: ChatPrompt) -> str:
     """Names a request to the endpoint: by all that decides its reply, so that it can be found."""
-    parts = [dataclasses.asdict(x) for x in (prompt, self._settings)]
-    text = json.dumps([self._endpoint.model, *parts], sort_keys=True)
+    parts = [dataclasses.asdict(x) for x in (prompt, self._writing)]
+    text = json.dumps([self._endpoint.settings.model, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
   def _submit(
-    self, asked: dict[str, _Asked], under_way: dict[str, list[str]], notes: JsonlWriter
+    self, asked: dict[str, _Pending], under_way: dict[str, list[str]], notes: JsonlWriter
   ) -> dict[str, list[str]]:
     """Makes batches of what is in none, as far as the budget goes; keys of each, by its id.
 
@@ -120,8 +120,8 @@ class OpenAIBatchTeacher:
     made: dict[str, list[str]] = {}
     for key in [key for key in asked if key not in there]:
       item = asked[key]
-      arguments = item.dialect.arguments(item.prompt, self._endpoint.model, self._settings)
-      most = most_tokens(arguments, self._settings)
+      arguments = item.dialect.arguments(item.prompt, self._endpoint.settings.model, self._writing)
+      most = most_tokens(arguments, self._writing)
       try:
         if not self.budget.take(most, wait=False):
           break
@@ -131,28 +131,23 @@ class OpenAIBatchTeacher:
         break  # what is under way comes first
       item.most, item.attempts = most, item.attempts + 1
       lines[key] = encode_line(_request(key, arguments))
-      if len(lines) == self._endpoint.batch:
+      if len(lines) == self._endpoint.settings.batch:
         made |= self._make_batch(lines, notes)
         lines = {}
     return made | (self._make_batch(lines, notes) if lines else {})
 
   def _make_batch(self, lines: dict[str, bytes], notes: JsonlWriter) -> dict[str, list[str]]:
     """Uploads requests and makes a batch of them."""
-    content, client = b"".join(lines.values()), self._client
-    file = self._call(
-      lambda: client.files.create(file=("requests.jsonl", io.BytesIO(content)), purpose="batch")
-    )
-    batch = self._call(
-      lambda: client.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window=_WINDOW
-      )
-    )
-    notes.write({"id": batch.id, "requests": list(lines)})
-    logging.info("batch %s: %d requests", batch.id, len(lines))
-    return {batch.id: list(lines)}
+    content = b"".join(lines.values())
+    file_id = self._call(lambda: _id_of(self._endpoint.upload(content)))
+    made = {"input_file_id": file_id, "endpoint": _CHAT, "completion_window": _WINDOW}
+    batch_id = self._call(lambda: _id_of(self._endpoint.post("/batches", made)))
+    notes.write({"id": batch_id, "requests": list(lines)})
+    logging.info("batch %s: %d requests", batch_id, len(lines))
+    return {batch_id: list(lines)}
 
   def _replies(
-    self, batch_id: str, keys: Sequence[str], asked: dict[str, _Asked]
+    self, batch_id: str, keys: Sequence[str], asked: dict[str, _Pending]
   ) -> Generator[Reply, None, UserError | None]:
     """Waits for a batch, and takes what it answered out of `asked`.
 
@@ -165,121 +160,194 @@ class OpenAIBatchTeacher:
       UserError: the batch or its results cannot be fetched.
     """
     batch, refusal = self._wait(batch_id), None
-    for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-      for line in self._lines(file_id):
-        item = asked.get(line.get("custom_id", ""))
-        if item is None:
-          continue  # of another process, or answered already
-        try:
-          reply = self._read(item, line)
-        except UserError as error:
-          refusal = error
-          continue
-        if reply is not None:
-          del asked[line["custom_id"]]
-          yield reply
-    errors = [error.message for error in (batch.errors and batch.errors.data) or []]
+    for line in self._lines(batch):
+      item = asked.get(key := _text_at(line, "custom_id"))
+      if item is None:
+        continue  # of another process, or answered already
+      try:
+        reply = self._read(item, line)
+      except UserError as error:
+        refusal = error
+        continue
+      if reply is not None:
+        del asked[key]
+        yield reply
     for key in [key for key in keys if key in asked]:
       item = asked[key]
       item.settle(self.budget, 0)
-      if batch.status == "failed":
-        item.why = "; ".join(filter(None, errors)) or "the batch failed"
-      if item.attempts >= self._endpoint.max_attempts:
+      if batch["status"] == "failed":
+        item.why = (
+          words_of(json.dumps(_first_error(batch.get("errors"))))
+          if batch.get("errors")
+          else "the batch failed"
+        )
+      if item.attempts >= self._endpoint.settings.max_attempts:
         del asked[key]
         yield Reply.failed(item.prompt, f"{item.why} ({item.attempts} attempts)")
       else:
         logging.warning("batch %s, %s: %s", batch_id, item.prompt.id, item.why)
     return refusal
 
-  def _read(self, item: _Asked, line: Record) -> Reply | None:
+  def _read(self, item: _Pending, line: Record) -> Reply | None:
     """The reply on a line of results; None where another batch may have one.
 
     Raises:
       UserError: the endpoint refuses all requests for good.
     """
-    response = line.get("response") or {}
-    status, body = response.get("status_code"), response.get("body") or {}
-    if status == 200:
-      try:
-        completion = self._openai.types.chat.ChatCompletion.model_validate(body)
-        reply = reply_of(item.prompt, completion)
-      except (ValueError, AttributeError, TypeError, IndexError) as error:
-        item.why = f"{type(error).__name__}: {error}"
+    response = line.get("response")
+    try:
+      if not isinstance(response, dict) or response.get("status_code") != 200:
+        raise _failure(line)
+      reply, count = read_completion(item.prompt, response.get("body"), self._writing)
+    except FailedRequestError as error:
+      item.why = refusal_words(error)
+      if error.is_hopeless:
+        raise UserError(f"{self._endpoint.name} refuses: {item.why}") from error
+      if error.may_pass:
         return None
-      usage = completion.usage
-      used = usage.prompt_tokens + usage.completion_tokens if usage else item.most or 0
-      item.settle(self.budget, used)
-      self._dialect = self._dialect.after_success(item.prompt, item.dialect)
-      return reply
-    error = body.get("error") or line.get("error") or {}
-    message, code = str(error.get("message", "no reason is given")), error.get("code")
-    item.why = f"{status}: {message}" if status else message
-    if status is None or may_pass(status, code):
-      return None
-    if is_hopeless(status, code):
-      raise UserError(f"{self._place} refuses: {item.why}")
-    weaker = item.dialect.after_refusal(item.prompt, status, message)
-    if weaker is not None:
-      item.dialect, item.attempts = weaker, item.attempts - 1  # another question, in a way
-      return None
-    item.settle(self.budget, 0)
-    return Reply.failed(item.prompt, item.why)
+      weaker = item.dialect.after_refusal(item.prompt, self._writing, error)
+      if weaker is not None:
+        item.dialect, item.attempts = weaker, item.attempts - 1  # another question, in a way
+        return None
+      item.settle(self.budget, 0)
+      return Reply.failed(item.prompt, item.why)
+    item.settle(self.budget, item.most or 0 if count is None else count)
+    self._dialect = self._dialect.after_success(item.prompt, item.dialect)
+    return reply
 
-  @property
-  def _place(self) -> str:
-    return f"{self._endpoint.model} at {self._client.base_url}"
+  def _wait(self, batch_id: str) -> Record:
+    """The batch, when it has ended.
 
-  def _wait(self, batch_id: str) -> Any:
-    """The batch, when it has ended."""
+    Raises:
+      UserError: it does not end.
+    """
+    hours = self._endpoint.settings.batch_hours
+    end = time.monotonic() + 3600 * hours
     while True:
-      batch = self._call(lambda: self._client.batches.retrieve(batch_id))
-      if batch.status in _ENDED:
+      batch = self._call(lambda: _with_status(self._endpoint.get(f"/batches/{batch_id}")))
+      if batch["status"] in _ENDED:
         return batch
-      counts = batch.request_counts
-      if counts:
-        done = counts.completed + counts.failed
-        logging.info("batch %s: %s, %d of %d", batch_id, batch.status, done, counts.total)
-      time.sleep(self._endpoint.poll)
+      logging.info("batch %s: %s%s", batch_id, shortened(batch["status"]), _progress(batch))
+      if time.monotonic() >= end:
+        raise UserError(
+          f"batch {batch_id} at {self._endpoint.name} still has the status "
+          f"{shortened(batch['status'])!r} after endpoint.batch_hours={hours:g}; the same command "
+          "goes on waiting. To ask anew, remove the batch from the notes in "
+          f"{self._folder}"
+        )
+      time.sleep(self._endpoint.settings.poll)
 
-  def _lines(self, file_id: str) -> Iterator[Record]:
-    text = self._call(lambda: self._client.files.content(file_id).text)
-    for line in text.split("\n"):  # a text may hold other ends of lines, such as U+2028
-      if line.strip():
-        yield json.loads(line)
+  def _lines(self, batch: Record) -> Iterator[Record]:
+    """The results of a batch that are JSON objects; others are passed over, and told."""
+    for file_id in (batch.get("output_file_id"), batch.get("error_file_id")):
+      if not file_id:
+        continue
+      path = f"/files/{_checked_id(file_id)}/content"
+      text = self._call(lambda path=path: self._endpoint.get_text(path))
+      for line in text.split("\n"):  # a text may hold other ends of lines, such as U+2028
+        try:
+          value = self._endpoint.parse(line) if line.strip() else None
+        except FailedRequestError as error:
+          logging.warning("a result of a batch: %s", error)
+          continue
+        if isinstance(value, dict):
+          yield value
 
-  def _call(self, call: Callable[[], Result]) -> Result:
-    """What a call to the endpoint returns, tried again where that may help.
+  def _call(self, call: Callable[[], AnswerT]) -> AnswerT:
+    """The answer to a call, which is made again where that may help.
 
     Raises:
       UserError: it failed for good.
     """
-    reason = ""
-    for attempt in range(self._endpoint.max_attempts):
+    settings, reason = self._endpoint.settings, ""
+    for attempt in range(settings.max_attempts):
       try:
         return call()
-      except self._openai.APIStatusError as error:
-        reason = f"{error.status_code}: {error.message}"
-        if not may_pass(error.status_code, error.code):
+      except FailedRequestError as error:
+        reason = str(error)
+        if not error.may_pass:
           break
-      except self._openai.APIError as error:
-        reason = f"{type(error.__cause__ or error).__name__}: {error}"
-      if attempt + 1 < self._endpoint.max_attempts:
-        time.sleep(self._endpoint.backoff * 2**attempt * random.uniform(0.5, 1))
+        if attempt + 1 < settings.max_attempts:
+          time.sleep(wait_before(attempt, settings.backoff, error.wait, random.uniform(0.5, 1)))
     raise UserError(
-      f"{self._place} refuses: {reason}. Batches that were made are noted in {self._folder}; the "
-      "same command goes on with them"
+      f"{self._endpoint.name} refuses: {reason}. Batches that were made are noted in "
+      f"{self._folder}; the same command goes on with them"
     )
+
+
+def _text_at(record: Record, key: str) -> str:
+  value = record.get(key)
+  return value if isinstance(value, str) else ""
+
+
+def _checked_id(value: object) -> str:
+  """An id that can be a part of a path."""
+  if (
+    not isinstance(value, str)
+    or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,200}", value)
+    or ".." in value
+  ):
+    raise FailedRequestError(f"the answer has the id {shortened(json.dumps(value))}")
+  return value
+
+
+def _id_of(answer: Record) -> str:
+  """The id of a file or batch that was made."""
+  if not answer.get("id"):
+    raise FailedRequestError(f"the answer has no id: {words_of(json.dumps(answer))}")
+  return _checked_id(answer["id"])
+
+
+def _with_status(batch: Record) -> Record:
+  """A batch, which must say how it stands."""
+  if not _text_at(batch, "status"):
+    raise FailedRequestError(f"the batch has no status: {words_of(json.dumps(batch))}")
+  for name in ("output_file_id", "error_file_id"):
+    if batch.get(name):
+      _checked_id(batch[name])
+  return batch
+
+
+def _progress(batch: Record) -> str:
+  """Numbers of requests that are through, where the endpoint counts them."""
+  counts = batch.get("request_counts")
+  if not isinstance(counts, dict):
+    return ""
+  done = [counts.get(name) for name in ("completed", "failed", "total")]
+  return (
+    f" ({done[0]} done, {done[1]} failed of {done[2]})" if all(type(x) is int for x in done) else ""
+  )
+
+
+def _first_error(errors: object) -> object:
+  """The first of a failed batch's errors, in whatever form they come."""
+  while isinstance(errors, dict) and errors.get("data"):
+    errors = errors["data"]
+  return errors[0] if isinstance(errors, list) and errors else errors
+
+
+def _failure(line: Record) -> FailedRequestError:
+  """The failure that a line of results without a reply stands for."""
+  response = line.get("response")
+  response = response if isinstance(response, dict) else {}
+  status, body = response.get("status_code"), response.get("body") or line.get("error") or line
+  error = body.get("error", body) if isinstance(body, dict) else body
+  code = error.get("code") if isinstance(error, dict) else None
+  text = json.dumps(body)
+  odd = (
+    "" if type(status) is int or status is None else f"its status is {json.dumps(status)[:40]}; "
+  )
+  return FailedRequestError(
+    odd + words_of(text),
+    status=status if type(status) is int else None,
+    body=text,
+    code=code if isinstance(code, str) else None,
+  )
 
 
 def _request(key: str, arguments: Record) -> Record:
   """A line of a batch's file."""
-  body = {name: value for name, value in arguments.items() if name != "extra_body"}
-  return {
-    "custom_id": key,
-    "method": "POST",
-    "url": "/v1/chat/completions",
-    "body": body | arguments.get("extra_body", {}),
-  }
+  return {"custom_id": key, "method": "POST", "url": _CHAT, "body": arguments}
 
 
 def _under_way(folder: Path, wanted: Container[str]) -> dict[str, list[str]]:

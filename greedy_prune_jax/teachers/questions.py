@@ -12,7 +12,7 @@ from greedy_prune_jax.chains.question_sets import (
 )
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
+from greedy_prune_jax.teachers.teacher import REFUSED, ChatPrompt, Reply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,10 @@ def _example(question: Question, form: AnswerForm) -> str:
 def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
   """A reply taken apart and checked against the gold answer, as `sample` and `evaluate` store it.
 
-  A reply in which no answer is found is wrong; its `reasoning`, `answer` and `value` are None.
+  A reply in which no answer is found is wrong; its `reasoning`, `answer` and `value` are None. The
+  same holds for one that refuses to answer.
   """
-  split = split_response(reply.text, form)
+  split = None if reply.finish_reason == REFUSED else split_response(reply.text, form)
   return {
     "text": reply.text,
     "reasoning": split and split.reasoning,
@@ -102,4 +103,6 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
     "correct": split is not None and form.is_right(split.value, target),
     "finish_reason": reply.finish_reason,
     "num_tokens": reply.num_tokens,
+    "thinking": reply.thinking,
+    "num_thinking_tokens": reply.num_thinking_tokens,
   }

@@ -1,6 +1,7 @@
 """The settings of jobs that a teacher writes for: who it is, where it is, and how it writes."""
 
 import dataclasses
+import math
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
@@ -9,6 +10,9 @@ from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, ch
 
 ENDPOINT = "openai"  # the name of the teacher that is at an endpoint
 STRUCTURED = ("json_schema", "json_object", "words")
+CAN_BE_OMITTED = ("temperature", "top_p", "top_k", "seed", "stop", "system")
+_MOST_CONCURRENT = 1024
+_LONGEST = 1e6  # seconds, or hours; more is a slip, and some clocks cannot wait so long
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,7 @@ class EndpointSettings:
     backoff: seconds before the second attempt, about; they double with each. Where the endpoint
       says how long to wait (Retry-After), that is waited at least, up to 2 minutes.
     timeout: seconds without a sign of life after which an attempt has failed.
+    max_seconds: most seconds of an attempt, however many signs of life there are.
     max_requests: budget of one run of a process: attempts; 0: no limit.
     max_tokens: budget of one run of a process: tokens read and written as the endpoint counts them;
       0: no limit. A request that might exceed it is not made.
@@ -34,6 +39,9 @@ class EndpointSettings:
     batch: most requests of a batch at the endpoint's batch interface, which is cheaper and takes up
       to a day; 0: not by batches, but one by one. `concurrency` and `backoff` are of the latter.
     poll: seconds between two looks at whether a batch is done.
+    batch_hours: hours after which a batch that is still not done is given up.
+    omit: what the endpoint does not know, so that it is not sent: some of `temperature`, `top_p`,
+      `top_k`, `seed`, `stop`, and `system`, which puts the system text before the question.
   """
 
   base_url: str = ""
@@ -43,18 +51,28 @@ class EndpointSettings:
   max_attempts: int = 6
   backoff: float = 1.0
   timeout: float = 120.0
+  max_seconds: float = 900.0
   max_requests: int = 0
   max_tokens: int = 0
   structured: str = "json_schema"
   batch: int = 0
   poll: float = 30.0
+  batch_hours: float = 48.0
+  omit: tuple[str, ...] = ()
 
   def __post_init__(self):
     check_choice("endpoint.structured", self.structured, STRUCTURED)
     check_least(self, 1, "concurrency", "max_attempts")
-    check_least(self, 0, "backoff", "max_requests", "max_tokens", "batch", "poll")
-    if not self.timeout > 0:
-      raise UserError(f"timeout={self.timeout}; expected a number of seconds above 0")
+    check_least(self, 0, "max_requests", "max_tokens", "batch")
+    if self.concurrency > _MOST_CONCURRENT:
+      raise UserError(f"concurrency={self.concurrency}; expected {_MOST_CONCURRENT} or less")
+    for name in ("timeout", "max_seconds", "batch_hours", "backoff", "poll"):
+      value, positive = getattr(self, name), name not in ("backoff", "poll")
+      if not (value > 0 if positive else value >= 0) or value > _LONGEST:
+        least = "above 0" if positive else "from 0"
+        raise UserError(f"endpoint.{name}={value}; expected a number {least}, up to {_LONGEST:g}")
+    for name in self.omit:
+      check_choice("endpoint.omit", name, CAN_BE_OMITTED)
 
   @classmethod
   def defaults(cls) -> dict[str, Any]:
@@ -83,7 +101,7 @@ class WritingSettings:
 
 def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
   """Raises a UserError where no teacher could write like this."""
-  if not temperature >= 0:
+  if not 0 <= temperature < math.inf:
     raise UserError(f"temperature={temperature}; expected 0 or more")
   if not 0 < top_p <= 1:
     raise UserError(f"top_p={top_p}; expected a number above 0, up to 1 (all tokens)")

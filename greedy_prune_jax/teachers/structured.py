@@ -1,15 +1,23 @@
 """Replies that should be JSON: asked for in words, and found in what was written."""
 
+import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.teacher import ChatPrompt
 
 _SHOWN = 60  # characters of a reply that a message quotes
+_DECODER = json.JSONDecoder()
+_OPENING = re.compile(r"\{(?=\s*[\"}])")
+# Bounds of the work on a reply, so that it grows with its length and no faster.
+_MOST_WORK = 20  # characters read for each of the reply's
+_ATTEMPT = 20  # characters that could be read in the time that an attempt takes beside its reading
+_RECURSION = 2000  # characters that are read before nesting is too deep
+_MOST_MENDED = 100_000  # characters; what is broken in a longer reply stays so
 
 
 def schema_in_words(prompt: ChatPrompt) -> ChatPrompt:
@@ -24,28 +32,20 @@ def schema_in_words(prompt: ChatPrompt) -> ChatPrompt:
   return dataclasses.replace(prompt, system=system)
 
 
-def read_object(text: str) -> dict[str, Any]:
-  """The JSON object that a reply is, or holds among words or in a code block: the longest.
+def read_object(text: str, keys: Collection[str] = ()) -> dict[str, Any]:
+  """The JSON object that a reply is, or holds among words or in a code block.
 
-  Whether it follows its schema is for the caller to check: not every endpoint holds to one.
+  Of several it is the last that has the keys, and what a model thinks before its reply holds none:
+  a draft that it rejected is not its reply. Whether the object follows its schema is for the caller
+  to check: not every endpoint holds to one.
 
   Raises:
     UserError: there is none.
   """
-  decoder = json.JSONDecoder()
-  longest, longest_length, start = None, 0, text.find("{")
-  while start >= 0:
-    try:
-      found, end = decoder.raw_decode(text, start)
-    except (ValueError, RecursionError):
-      end = start + 1
-    else:
-      if end - start > longest_length:
-        longest, longest_length = found, end - start
-    start = text.find("{", end)
-  if longest is None:
-    raise UserError(f"no JSON object is in the reply {_shown(text)}")
-  return longest
+  for object_ in _objects(text, keys):
+    return object_
+  named = f" with {', '.join(keys)}" if keys else ""
+  raise UserError(f"no JSON object{named} is in the reply {_shown(text)}")
 
 
 def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
@@ -58,21 +58,57 @@ def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
     UserError: there is none.
     ImportError: the package json-repair is not installed, and the reply is broken.
   """
-  try:
-    found = read_object(text)
-  except UserError:
-    found = {}
-  if set(keys) <= set(found):
-    return _encodable(found)
+  for object_ in (*_objects(text, keys), *_mended(text, keys)):
+    return _encodable(object_)
+  raise UserError(f"no JSON object with {', '.join(keys)} is in the reply {_shown(text)}")
+
+
+def _objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
+  """The whole objects of a reply that have the keys, the last first."""
+  with contextlib.suppress(ValueError, RecursionError):
+    value = json.loads(text)
+    if isinstance(value, dict) and value.keys() >= set(keys):
+      return [value]
+  text = _after_thinking(text)
+  objects, end = [], 0
+  work = _MOST_WORK * len(text)
+  for match in _OPENING.finditer(text):
+    start = match.start()
+    if start < end:
+      continue  # within an object
+    try:
+      value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError) as error:
+      # It read on to where it failed, and counted the lines before.
+      work -= getattr(error, "pos", start + _RECURSION) - start + start // 20 + _ATTEMPT
+      if work < 0:
+        break
+    else:
+      if value.keys() >= set(keys):
+        objects.append(value)
+  return objects[::-1]
+
+
+def _mended(text: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+  """The objects with the keys that json-repair makes of a reply."""
   import json_repair  # an extra
 
-  # From the brace before the first key on: braces of other kinds may stand before it.
-  key = re.search(rf"""\{{\s*["']?{re.escape(keys[0])}["']?\s*:""", text)
-  mended = json_repair.loads(text[key.start() :]) if key else None
-  for found in mended if isinstance(mended, list) else [mended]:
-    if isinstance(found, dict) and set(keys) <= set(found):
-      return _encodable(found)
-  raise UserError(f"no JSON object with {', '.join(keys)} is in the reply {_shown(text)}")
+  text = _after_thinking(text)
+  # From the last brace before the first key on: braces of other kinds may stand before it.
+  starts = [m.start() for m in re.finditer(rf"""\{{\s*["']?{re.escape(keys[0])}["']?\s*:""", text)]
+  if not starts or len(text) - starts[-1] > _MOST_MENDED:
+    return []
+  try:
+    mended = json_repair.loads(text[starts[-1] :])
+  except Exception:  # what the package makes of texts that nobody foresaw: nothing
+    return []
+  values = mended if isinstance(mended, list) else [mended]
+  return [x for x in values if isinstance(x, dict) and x.keys() >= set(keys)]
+
+
+def _after_thinking(text: str) -> str:
+  """What a reply says after its thinking; nothing where that never ends."""
+  return re.sub(r"(?s)<think>.*", "", text.rpartition("</think>")[2])
 
 
 def _encodable(found: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
+# Reasons for which replies end.
+STOPPED, CUT_OFF, BROKEN, REFUSED, FAILED = "stop", "length", "not_finite", "refusal", "failed"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatPrompt:
@@ -41,9 +44,11 @@ class Reply:
   Attributes:
     id: of the prompt.
     text: without what ended it, and without the prompt's `reply_start`.
-    finish_reason: `stop`, `length` (cut off), `not_finite` (the model broke down), or what else an
-      endpoint says; `failed` if there is no reply.
-    num_tokens: how many tokens were written; None where nobody knows.
+    finish_reason: `stop`, `length` (cut off), `not_finite` (the model broke down), `refusal` (the
+      text says so), or an endpoint's own word that we do not know; `failed` if there is no reply.
+    num_tokens: tokens written, thinking included; None where the teacher does not say.
+    thinking: text that the model thought before, where the endpoint gives it apart; or None.
+    num_thinking_tokens: tokens of it; None where the teacher does not say.
     error: why there is no reply; None if there is one.
   """
 
@@ -51,21 +56,26 @@ class Reply:
   text: str
   finish_reason: str
   num_tokens: int | None = None
+  thinking: str | None = None
+  num_thinking_tokens: int | None = None
   error: str | None = None
 
   @classmethod
   def failed(cls, prompt: ChatPrompt, error: str) -> "Reply":
     """No reply, and why."""
-    return cls(id=prompt.id, text="", finish_reason="failed", error=error)
+    return cls(id=prompt.id, text="", finish_reason=FAILED, error=error)
 
   @classmethod
   def from_record(cls, record: Record) -> "Reply":
-    """Reads what `to_record` wrote."""
+    """Reads what `to_record` wrote, also of versions that knew no thinking."""
+    record = {"thinking": None, "num_thinking_tokens": None} | record
     return cls(
       id=fields.get(record, "id", str),
       text=fields.get(record, "text", str),
       finish_reason=fields.get(record, "finish_reason", str),
       num_tokens=fields.get(record, "num_tokens", int, type(None)),
+      thinking=fields.get(record, "thinking", str, type(None)),
+      num_thinking_tokens=fields.get(record, "num_thinking_tokens", int, type(None)),
       error=fields.get(record, "error", str, type(None)),
     )
 

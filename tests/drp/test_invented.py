@@ -55,3 +55,12 @@ def test_invented(text, invented):
 )
 def test_evaluate(expression, value):
   assert evaluate(expression) == value
+
+
+def test_powers_that_no_memory_holds_have_no_value():
+  tower = "9^64"
+  for _ in range(8):
+    tower = f"({tower})^64"
+  assert evaluate(tower) is None
+  assert evaluate("2^10 + 0") == 1024
+  assert invented_numbers("+" * 20_000 + " = 5", "") == ["5"]

@@ -102,6 +102,34 @@ def test_what_jsons_escapes_have_eaten_is_refused(text, reason):
     error.value.complaint.encode()
 
 
+@pytest.mark.parametrize("tex", ["ne", "neq", "not", "neg", "nmid", "ni", "nu", "nabla", "nless"])
+def test_line_breaks_that_were_tex_of_the_source_are_refused(tex):
+  item = item_before(WRITE, forms.chain(0, question=f"Is $a \\{tex} b$ so?"))
+  text = f"So $a \\{tex} b$."
+  right = forms.written(text)
+  assert read(WRITE, item, right)["text"] == text
+  with pytest.raises(RefusedReplyError, match="control character"):
+    read(WRITE, item, right.replace("\\\\", "\\"))
+
+
+@pytest.mark.parametrize("line", ["i = 3", "u is 24", "e to the 2", "ot", "thus 24 + 48"])
+def test_lines_that_begin_like_those_of_the_source_are_lines(line):
+  question = f"Why?\n{line}, in $\\ni$, $\\nu$, $\\ne$ and $\\not$."
+  item = item_before(WRITE, forms.chain(0, question=question))
+  text = f"48 + 24 = 72\n{line}"
+  assert read(WRITE, item, forms.written(text))["text"] == text
+
+
+@pytest.mark.parametrize(
+  "unit", ['{"steps":', '{"steps": [', '{"steps": [{"text": "', "{", '{"steps": (']
+)
+def test_replies_that_nobody_can_mend_are_refused(unit):
+  for size in (16_000, 120_000):
+    with pytest.raises(RefusedReplyError) as error:
+      read(DECOMPOSE, item_before(DECOMPOSE), unit * (size // len(unit)))
+    assert len(error.value.complaint) < 400
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_half_a_json_is_mended_and_then_found_wanting(stage):
   with pytest.raises(RefusedReplyError) as error:

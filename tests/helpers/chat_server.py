@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,11 +20,12 @@ class Answer:
   """What the server does with a request.
 
   Attributes:
-    body: a JSON object, or the text to send as it is.
+    body: a JSON object, or the text or bytes to send as they are.
     status: of HTTP.
     headers: further ones.
     send: how many bytes of the body to send before breaking off; None: all.
     stall: say nothing until the server is closed.
+    drip: seconds between two bytes of the body, and of the headers before it; 0: all at once.
   """
 
   body: Any
@@ -31,6 +33,7 @@ class Answer:
   headers: dict[str, str] = dataclasses.field(default_factory=dict)
   send: int | None = None
   stall: bool = False
+  drip: float = 0.0
 
 
 def completion(
@@ -47,6 +50,13 @@ def completion(
     counts = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
     whole["usage"] = counts | {"total_tokens": sum(tokens)}
   return Answer(whole)
+
+
+def reply(message: dict[str, Any], finish_reason: Any = "stop", **further: Any) -> Answer:
+  """A completion whose message is of any form; keys of `further` are added to its body."""
+  body = completion("", finish_reason).body
+  body["choices"][0]["message"] = {"role": "assistant"} | message
+  return Answer(body | further)
 
 
 def refusal(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
@@ -192,15 +202,22 @@ class ChatServer:
 
 
 def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
-  body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-  data = body.encode()
+  data = answer.body if isinstance(answer.body, bytes | str) else json.dumps(answer.body)
+  data = data.encode() if isinstance(data, str) else data
+  if answer.drip:
+    with contextlib.suppress(OSError):  # the other side has left
+      for byte in b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + data:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(answer.drip)
+    return
   handler.send_response(answer.status)
   headers = {"Content-Type": "application/json", "Content-Length": str(len(data))}
   for name, value in (headers | answer.headers).items():
     handler.send_header(name.replace("_", "-"), value)
   handler.end_headers()
-  handler.wfile.write(data[: answer.send])
-  handler.wfile.flush()
+  with contextlib.suppress(OSError):  # the other side has left
+    handler.wfile.write(data[: answer.send])
+    handler.wfile.flush()
   if answer.send is not None:
     handler.connection.close()
 

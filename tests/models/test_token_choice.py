@@ -71,6 +71,10 @@ def test_temperature_0_takes_the_likeliest_and_the_lower_id_of_equals(logits):
   assert choose([tied, logits], temperature=0.0).tolist() == [7, logits.argmax()]
 
 
+def test_a_top_p_that_float32_does_not_hold_takes_the_likeliest(logits):
+  assert choose([logits], top_p=1e-300).tolist() == [logits.argmax()]
+
+
 def test_rows_have_choices_of_their_own(logits):
   tokens = choose(
     np.tile(logits, (3, 1)), temperature=[0.0, 1.0, 1.0], top_k=[0, 1, 0], seed=[0, 1, 2]

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from configs.prune import get_config as prune_config
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.run import run_prune
@@ -14,7 +15,8 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample import run as rejection
 from greedy_prune_jax.sample.run import run_sample
 from greedy_prune_jax.sample.settings import SampleSettings
-from greedy_prune_jax.sample.summary import pass_at_k, read_samples, summarise
+from greedy_prune_jax.sample.summary import format_summary, pass_at_k, read_samples, summarise
+from greedy_prune_jax.teachers.questions import judged_sample
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers.tiny_runs import make_model
@@ -244,6 +246,41 @@ def test_summary(sample, tmp_path):
   assert summary.pass_at == pytest.approx({"1": 8 / 12, "2": 3 / 4, "3": 3 / 4})
   assert summary.unparsed == pytest.approx(1 / 12)
   assert summary.cut_off == pytest.approx(1 / 12)
+
+
+def record_of(*replies, target="3"):
+  """A question's record with samples of these replies."""
+  form = QUESTION_SETS["gsm8k"].form
+  samples = [judged_sample(Reply(id="q", **reply), form, target) for reply in replies]
+  about = {"question": "What is 3?", "system": None, "extra": {}, "teacher": "m"}
+  return {"id": "q", "target": target, "samples": samples} | about
+
+
+def test_every_sample_counts_in_one_outcome():
+  right, wrong = RIGHT.format(3), RIGHT.format(4)
+  records = [
+    record_of(
+      {"text": wrong, "finish_reason": "stop"},
+      {"text": right, "finish_reason": "refusal"},
+      {"text": wrong, "finish_reason": "length", "num_thinking_tokens": 7},
+      {"text": "It is", "finish_reason": "not_finite"},
+      {"text": "It is", "finish_reason": "stop", "num_thinking_tokens": 8},
+      {"text": right, "finish_reason": "length"},
+    )
+  ]
+  summary = summarise(records)
+  outcomes = ("wrong", "refused", "cut off", "broken down", "no answer", "right")
+  assert summary.outcomes == dict.fromkeys(outcomes, 1)
+  assert (summary.chains, summary.not_kept) == (0, {"cut off": 1})
+  assert summary.mean_thinking_tokens == 7.5
+  assert "right, but not kept: cut off 1" in format_summary(summary)
+
+
+def test_an_end_that_nobody_knows_is_shown_and_its_chain_kept():
+  record = record_of({"text": RIGHT.format(3), "finish_reason": "\x1bmeteor"})
+  summary = summarise([record])
+  assert (summary.accuracy, summary.chains) == (1.0, 1)
+  assert r"unknown finish reasons, taken as ends: \x1bmeteor 1" in format_summary(summary)
 
 
 def test_pass_at_k_counts_the_choices_that_have_a_right_one():

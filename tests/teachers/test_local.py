@@ -54,6 +54,18 @@ def test_replies_end_at_all_that_the_model_says_ends_a_text(tmp_path):
   assert teacher._stop_ids == [1, 3, 7]  # 3: with which the template ends a turn
 
 
+def test_a_stop_string_that_is_a_special_token_stops(tmp_path):
+  make_model(tmp_path)
+  plain = load_teacher(str(tmp_path), WritingSettings(max_new_tokens=4), EndpointSettings())
+  assert isinstance(plain, local.LocalTeacher)
+  special = {token.content: i for i, token in plain._tokenizer.added_tokens_decoder.items()}
+  (name,) = [name for name, i in special.items() if i not in plain._stop_ids][:1]
+  writing = WritingSettings(max_new_tokens=4, stop_strings=(name, "\n\n"))
+  teacher = load_teacher(str(tmp_path), writing, EndpointSettings())
+  assert isinstance(teacher, local.LocalTeacher)
+  assert set(teacher._stop_ids) - set(plain._stop_ids) == {special[name]}
+
+
 @pytest.mark.parametrize("make_tokenizer", [byte_level, sentence_piece])
 def test_a_reply_is_begun_in_the_tokens_that_pruning_scored(tmp_path, make_tokenizer):
   make_model(tmp_path, vocab_size=600)

@@ -54,6 +54,7 @@ def test_what_is_sent_and_what_comes_back(tmp_path):
     "max_tokens": 20,
     "temperature": 0.5,
     "seed": 7,
+    "top_p": 1.0,
     "top_k": 4,
   }
   assert len(server.batches) == 2  # of 3 and 1
@@ -230,3 +231,68 @@ def test_jobs_that_ask_for_a_few_replies_at_a_time_make_no_batches():
     UserError, match=r"endpoint\.batch=5: this job asks for a few replies at a time"
   ):
     load_teacher("openai", WRITING, EndpointSettings(model="m", batch=5))
+
+
+def test_a_status_that_never_ends_has_a_limit(tmp_path):
+  with serving(echo) as server:
+    server.looks = 10**9
+    with pytest.raises(UserError, match=r"status 'in_progress' after endpoint\.batch_hours=1e-05"):
+      write(make_teacher(server, tmp_path, batch_hours=1e-5), prompts(1))
+    server.batches["batch-0"]["looks"] = 0
+    assert write(make_teacher(server, tmp_path), prompts(1))["p0"].text == "on question 0"
+  assert len(server.batches) == 1
+
+
+ODD_BATCHES = {
+  "a list": [],
+  "null": None,
+  "text": "in progress",
+  "no status": {"id": "b"},
+  "status a list": {"status": []},
+  "a path for an id": {"status": "completed", "output_file_id": "../../files"},
+  "a number for an id": {"status": "completed", "output_file_id": 7},
+}
+
+
+@pytest.mark.parametrize("case", ODD_BATCHES)
+def test_a_batch_that_is_none_is_named(tmp_path, case):
+  with serving(echo) as server:
+    server._look = lambda name: Answer(json.dumps(ODD_BATCHES[case]))
+    with pytest.raises(UserError, match=r"refuses: .*Batches that were made are noted in"):
+      write(make_teacher(server, tmp_path, max_attempts=2), prompts(1))
+
+
+@pytest.mark.parametrize(
+  "errors", ["no room", ["no room"], {"data": [{"message": "no room"}]}, {"message": "no room"}]
+)
+def test_the_errors_of_a_failed_batch_are_told_in_whatever_form(tmp_path, errors):
+  with serving(echo) as server:
+    server._look = lambda name: Answer({"status": "failed", "errors": errors, "request_counts": 7})
+    replies = write(make_teacher(server, tmp_path, max_attempts=2), prompts(1))
+  assert replies["p0"].error == "no room (2 attempts)"
+
+
+ODD_LINES = ("{nope", "[1]", "null", "7", "[" * 100_000, '{"custom_id": []}', '{"custom_id": null}')
+ODD_LINES += ('{"custom_id": KEY}', '{"custom_id": KEY, "response": [1]}')
+ODD_LINES += ('{"custom_id": KEY, "response": {"status_code": "200", "body": "x"}}',)
+ODD_LINES += ('{"custom_id": KEY, "response": {"status_code": 200, "body": [1]}}',)
+ODD_LINES += ('{"custom_id": KEY, "error": "boom"}', '{"custom_id": KEY, "error": [1]}')
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_results_of_other_forms_are_failures_of_their_own_requests(tmp_path, line):
+  with serving(echo) as server:
+    finish = server._finish
+
+    def spoil(batch):
+      finish(batch)
+      name = batch["output_file_id"]
+      first, *rest = server.files[name].splitlines()
+      server.files[name] = "\n".join(
+        [line.replace("KEY", json.dumps(json.loads(first)["custom_id"])), *rest]
+      )
+
+    server._finish = spoil
+    replies = write(make_teacher(server, tmp_path, max_attempts=1), prompts(3))
+  assert [replies[f"p{i}"].error is None for i in range(3)] == [False, True, True]
+  assert "Error" not in replies["p0"].error

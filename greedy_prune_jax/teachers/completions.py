@@ -1,0 +1,237 @@
+"""Chat completions: requests as OpenAI-compatible endpoints take them, and the replies."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.teachers.failures import FailedRequestError, words_of
+from greedy_prune_jax.teachers.settings import (
+  CAN_BE_OMITTED,
+  STRUCTURED,
+  EndpointSettings,
+  WritingSettings,
+)
+from greedy_prune_jax.teachers.structured import schema_in_words
+from greedy_prune_jax.teachers.teacher import CUT_OFF, REFUSED, STOPPED, ChatPrompt, Reply
+
+# Tokens of a chat template's marks, and of a system text that some put in by themselves.
+_CHAT_OVERHEAD = 100
+_BYTES_PER_TOKEN = 64  # of JSON, in the longest answers
+_FURTHER_BYTES = 1 << 20  # of an answer, beside its text
+_REFUSED_STATUS = (400, 422)  # of a request that the endpoint does not understand
+_MOST_TOKENS = 10**9  # of a reply; a count beyond it is none
+# Reasons to end, in the words of OpenAI, Anthropic, Google, Mistral, Hugging Face and others.
+_GOOD_ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text")
+_GOOD_ENDS += ("end", "complete", "completed", "finished", "")
+_CUT_ENDS = ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_length")
+_CUT_ENDS += ("model_length", "token_limit", "context_length", "context_length_exceeded")
+_CUT_ENDS += ("model_context_window_exceeded",)
+_FAILED_ENDS = ("error", "network_error", "content_filter", "insufficient_system_resource", "abort")
+_FAILED_ENDS += ("aborted", "cancelled", "canceled", "timeout", "failed", "sensitive", "safety")
+_FAILED_ENDS += ("recitation", "blocklist", "prohibited_content", "spii", "unknown_error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+  """The form of requests that an endpoint understands, as far as that is known.
+
+  Attributes:
+    structured: see `EndpointSettings`.
+    omit: see `EndpointSettings`; and what the endpoint refused although it stands for no limit.
+    limit_name: all servers know `max_tokens`; OpenAI's newest models another name.
+    all_top_k: the value of `top_k` that allows all tokens; some servers want -1.
+  """
+
+  structured: str
+  omit: frozenset[str] = frozenset()
+  limit_name: str = "max_tokens"
+  all_top_k: int = 0
+
+  @classmethod
+  def of(cls, endpoint: EndpointSettings) -> "Dialect":
+    """The first that is tried."""
+    return cls(endpoint.structured, frozenset(endpoint.omit))
+
+  def arguments(self, prompt: ChatPrompt, model: str, settings: WritingSettings) -> Record:
+    """The body of a request; all that the settings say is said, else the server's defaults rule."""
+    request: Record = {}
+    if prompt.schema is not None and self.structured == "json_schema":
+      schema = {"name": "reply", "schema": dict(prompt.schema), "strict": True}
+      request["response_format"] = {"type": "json_schema", "json_schema": schema}
+    else:
+      prompt = schema_in_words(prompt)
+      if prompt.schema is not None and self.structured == "json_object":
+        request["response_format"] = {"type": "json_object"}
+    question, system = prompt.question, prompt.system
+    if system and "system" in self.omit:
+      question, system = f"{system}\n\n{question}", None
+    request["messages"] = [{"role": "user", "content": question}]
+    if system:
+      request["messages"].insert(0, {"role": "system", "content": system})
+    request |= {"model": model, self.limit_name: settings.max_new_tokens}
+    sampling = {
+      "temperature": settings.temperature,
+      "top_p": settings.top_p,
+      "top_k": settings.top_k or self.all_top_k,  # not OpenAI's, but most servers'
+    }
+    if settings.temperature > 0:
+      sampling["seed"] = prompt.seed
+    if settings.stop_strings:
+      sampling["stop"] = list(settings.stop_strings)
+    return request | {name: x for name, x in sampling.items() if name not in self.omit}
+
+  def after_refusal(
+    self, prompt: ChatPrompt, settings: WritingSettings, error: FailedRequestError
+  ) -> "Dialect | None":
+    """The next dialect to try where a prompt was refused in this one; None after the last."""
+    if error.status not in _REFUSED_STATUS:
+      return None
+    if self.limit_name == "max_tokens" and "max_completion_tokens" in error.body:
+      return dataclasses.replace(self, limit_name="max_completion_tokens")
+    if _names(error.body, "top_k") and not settings.top_k and "top_k" not in self.omit:
+      if self.all_top_k == 0 and "-1" in error.body:
+        return dataclasses.replace(self, all_top_k=-1)
+      return dataclasses.replace(self, omit=self.omit | {"top_k"})
+    if _names(error.body, "top_p") and settings.top_p == 1 and "top_p" not in self.omit:
+      return dataclasses.replace(self, omit=self.omit | {"top_p"})
+    if prompt.schema is not None and self.structured != STRUCTURED[-1]:
+      # How a server says that it cannot do this is not agreed upon, so less is tried.
+      weaker = STRUCTURED[STRUCTURED.index(self.structured) + 1]
+      return dataclasses.replace(self, structured=weaker)
+    return None
+
+  def after_success(self, prompt: ChatPrompt, worked: "Dialect") -> "Dialect":
+    """The dialect of the next prompts, after one was answered in another."""
+    kept = self.structured if prompt.schema is None else worked.structured
+    return dataclasses.replace(worked, structured=kept)
+
+
+def refusal_words(error: FailedRequestError) -> str:
+  """The words of a refusal, and the setting to change where they name a part of the request."""
+  named = [name for name in CAN_BE_OMITTED if _names(error.body, name)]
+  if not named or error.status in (None, 401, 402, 403, 404, 429):
+    return str(error)
+  omit = ", ".join(f"'{name}'" for name in named)
+  return f"{error}; where the endpoint does not know it: endpoint.omit=({omit},)"
+
+
+def _names(body: str, name: str) -> bool:
+  """Whether a body speaks of a part of the request."""
+  if name == "system":
+    return re.search(r"(?i)system\W{0,3} (role|message|prompt|instruction)", body) is not None
+  return re.search(rf"(?i)\b{name}\b", body) is not None
+
+
+def most_tokens(request: Record, settings: WritingSettings) -> int:
+  """The most tokens that a request can take; a text makes no more of them than it has bytes."""
+  texts = [message["content"] for message in request["messages"]]
+  if "response_format" in request:
+    texts.append(json.dumps(request["response_format"]))  # some endpoints put it into the prompt
+  return sum(len(text.encode()) for text in texts) + _CHAT_OVERHEAD + settings.max_new_tokens
+
+
+def most_bytes(settings: WritingSettings, replies: int = 1) -> int:
+  """The most bytes of an answer that holds so many replies; a longer one is a failure."""
+  return _FURTHER_BYTES + replies * (_BYTES_PER_TOKEN * settings.max_new_tokens + 4096)
+
+
+def read_completion(
+  prompt: ChatPrompt, body: Any, settings: WritingSettings
+) -> tuple[Reply, int | None]:
+  """The reply in a chat completion, and the tokens that prompt and reply took, if it says so.
+
+  Raises:
+    FailedRequestError: it is none, or a failure of the provider.
+  """
+  shown = json.dumps(body)
+  choices = body.get("choices") if isinstance(body, dict) else None
+  choice = choices[0] if isinstance(choices, list) and choices else None
+  message = choice.get("message") if isinstance(choice, dict) else None
+  if not isinstance(choice, dict) or not isinstance(message, dict):
+    raise FailedRequestError(words_of(shown), body=shown)
+  end = _end(choice.get("finish_reason"), shown)
+  if choice.get("error") or end in _FAILED_ENDS:
+    said = f": {words_of(json.dumps(choice['error']))}" if choice.get("error") else ""
+    raise FailedRequestError(f"the reply ended with {end or 'an error'!r}{said}", body=shown)
+  text, thinking, refusal = _texts(message, shown)
+  usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
+  written, read = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")
+  if not (text or thinking or refusal or written):
+    raise FailedRequestError("the reply is empty", body=shown)
+  text, end = _cut(text, end, settings.stop_strings)
+  details = usage.get("completion_tokens_details")
+  details = details if isinstance(details, dict) else {}
+  reply = Reply(
+    id=prompt.id,
+    text=refusal or text,
+    thinking=thinking or None,
+    finish_reason=REFUSED if refusal else end,
+    num_tokens=written,
+    num_thinking_tokens=_count(details, "reasoning_tokens"),
+  )
+  return reply, None if written is None or read is None else written + read
+
+
+def _end(reason: Any, shown: str) -> str:
+  """The reason to end in our words where we know it, else in the endpoint's."""
+  if not isinstance(reason, str | None):
+    raise FailedRequestError(f"finish_reason is {json.dumps(reason)[:80]}", body=shown)
+  known = (reason or "").strip().lower()
+  if known in _GOOD_ENDS:
+    return STOPPED
+  if known in _CUT_ENDS:
+    return CUT_OFF
+  return REFUSED if known == "refusal" else known
+
+
+def _cut(text: str, end: str, stop_strings: Sequence[str]) -> tuple[str, str]:
+  """A text up to its first stop string, behind or before which servers stop, and why it ended."""
+  places = [place for stop in stop_strings if (place := text.find(stop)) >= 0]
+  return (text[: min(places)], STOPPED) if places else (text, end)
+
+
+def _texts(message: Record, shown: str) -> tuple[str, str, str]:
+  """The text, the thinking and the refusal of a message, each of them empty where it has none."""
+  text, thinking, refusal = _parts(message.get("content"), "text", shown)
+  for key in ("reasoning_content", "reasoning", "thinking", "reasoning_details"):
+    if not thinking:
+      thinking = "".join(_parts(message.get(key), "thinking", shown)[:2])
+  refusal += "".join(_parts(message.get("refusal"), "text", shown))
+  return _encodable(text), _encodable(thinking), _encodable(refusal)
+
+
+def _parts(content: Any, kind: str, shown: str) -> tuple[str, str, str]:
+  """The text, the thinking and the refusal in a content: null, a text, a part, or parts of it."""
+  if content is None:
+    return "", "", ""
+  if isinstance(content, str):
+    return tuple(content if kind == name else "" for name in ("text", "thinking", "refusal"))  # pyright: ignore
+  if isinstance(content, list):
+    several = [_parts(part, kind, shown) for part in content]
+    return tuple("".join(column) for column in zip(*several, strict=True)) or ("", "", "")  # pyright: ignore
+  if not isinstance(content, dict):
+    raise FailedRequestError(f"a part of the reply is {json.dumps(content)[:80]}", body=shown)
+  named = str(content.get("type", ""))
+  if "thinking" in named or "reasoning" in named:
+    kind = "thinking"
+  elif "refusal" in named:
+    kind = "refusal"
+  for key in (kind, "text", "summary", "content"):
+    if content.get(key) is not None:
+      return _parts(content[key], kind, shown)
+  return "", "", ""  # of another kind, such as an encrypted one
+
+
+def _count(usage: Record, key: str) -> int | None:
+  """A number of tokens, if the usage has one."""
+  value = usage.get(key)
+  whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+  return int(value) if whole and 0 <= value <= _MOST_TOKENS else None  # pyright: ignore
+
+
+def _encodable(text: str) -> str:
+  """The text without halves of surrogate pairs, which JSON can hold and files of UTF-8 cannot."""
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
