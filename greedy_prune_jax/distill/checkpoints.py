@@ -4,21 +4,25 @@
 (JSON: the position in the data and what the validations found so far).
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jaxtyping import Array
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import place
-from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,9 +103,13 @@ class Checkpoints:
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *_) -> None:
-    with explain_os_errors(self._folder):
-      self._manager.close()
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    try:
+      with _explain(f"cannot write {self._folder}"):
+        self._manager.close()
+    except UserError:
+      if kind is None:  # else what went wrong before matters more
+        raise
 
   @property
   def steps(self) -> list[int]:
@@ -124,7 +132,7 @@ class Checkpoints:
       progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
     )
     self._kept.best_step = progress.best_step
-    with explain_os_errors(self._folder):
+    with _explain(f"cannot write {self._folder}"):
       self._manager.save(int(state.step), args=items, force=True)
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, TrainProgress]:
@@ -133,19 +141,46 @@ class Checkpoints:
     Args:
       step: one of `steps`.
       like: a state of the same shapes, on the devices where the new one is to be.
+
+    Raises:
+      UserError: the checkpoint is damaged.
     """
     items = ocp.args.Composite(
       trained=ocp.args.StandardRestore(_abstract(like.trained)),
       optimizer=ocp.args.StandardRestore(_abstract(_by_name(like.optimizer))),
       progress=ocp.args.JsonRestore(),
     )
-    found = self._manager.restore(step, args=items)
-    leaves = list(_by_name(like.optimizer))
-    optimizer = jax.tree.unflatten(
-      jax.tree.structure(like.optimizer), [found["optimizer"][name] for name in leaves]
-    )
+    with _explain(f"cannot read {self._folder / str(step)}"):
+      items = self._manager.restore(step, args=items)
+      optimizer = jax.tree.unflatten(
+        jax.tree.structure(like.optimizer),
+        [items["optimizer"][name] for name in _by_name(like.optimizer)],
+      )
+      progress = TrainProgress(**items["progress"])
     count = place(np.asarray(step, like.step.dtype), like.step.sharding)
-    return TrainState(count, found["trained"], optimizer), TrainProgress(**found["progress"])
+    return TrainState(count, items["trained"], optimizer), progress
+
+  def restore_last(self, like: TrainState) -> tuple[int, TrainState, TrainProgress | None]:
+    """The last checkpoint that can be read: its step, state and progress; 0 and `like` for none.
+
+    One that is damaged is moved to `damaged/`, so that the run can write it anew.
+
+    Raises:
+      UserError: none of the checkpoints can be read, or one cannot and there are several processes.
+    """
+    for step in reversed(self.steps):
+      try:
+        return step, *self.restore(step, like)
+      except UserError as error:
+        if step == self.steps[0] or jax.process_count() > 1:
+          raise
+        logging.warning("%s; going on from the checkpoint before it", error)
+        damaged = self._folder.parent / "damaged"
+        make_folder(damaged)
+        with explain_os_errors(damaged):
+          (self._folder / str(step)).rename(damaged / f"{step}-{time.time_ns()}")
+        self._manager.reload()
+    return 0, like, None
 
   def restore_trained(self, step: int, like: Mapping[str, Any]) -> Params:
     """The weights of a step alone, or LoRA's matrices.
@@ -161,6 +196,16 @@ class Checkpoints:
     """The progress of a step."""
     items = ocp.args.Composite(progress=ocp.args.JsonRestore())
     return TrainProgress(**self._manager.restore(step, args=items)["progress"])
+
+
+@contextlib.contextmanager
+def _explain(what: str) -> Iterator[None]:
+  """Turns whatever Orbax raises of a disk or a damaged file into a UserError."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise UserError(f"{what}: {lines[0]}. What was written before is whole") from error
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -30,10 +30,14 @@ def terminated() -> Iterator[Callable[[int], bool]]:
 
     yield multihost_utils.reached_preemption_sync_point
     return
-  received = []
-  before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+  before, received = signal.getsignal(signal.SIGTERM), []
+
+  def should_stop(_: int) -> bool:
+    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    return bool(received)
+
   try:
-    yield lambda _: bool(received)
+    yield should_stop
   finally:
     signal.signal(signal.SIGTERM, before)
 

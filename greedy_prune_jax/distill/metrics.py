@@ -1,17 +1,17 @@
 """Metrics of a run, to `metrics.jsonl` and TensorBoard, with its share of the hardware's peak."""
 
-import importlib
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
 from greedy_prune_jax.distill.batches import Batch
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
 from greedy_prune_jax.torch_free import import_without_torch
 
@@ -27,9 +27,7 @@ class MetricsLog:
     path = workdir / "metrics.jsonl"
     _drop_later(path, step)
     self._lines = JsonlWriter(path)
-    boards = import_without_torch(lambda: importlib.import_module("tensorboardX"))
-    with explain_os_errors(workdir):
-      self._board = boards.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+    self._board = _Board(workdir / "tensorboard", step)
 
   def __enter__(self) -> "MetricsLog":
     return self
@@ -39,15 +37,66 @@ class MetricsLog:
       self._board.close()
       self._lines.close()
 
+  def check_there(self) -> None:
+    """A UserError where the workdir was deleted or moved: no checkpoint is to make it anew."""
+    if self._writes:
+      self._lines.check_there()
+
   def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
     """Adds what was measured at a step; None and what is not finite are null in the file."""
     if not self._writes:
       return
     known = {name: x for name, x in values.items() if x is not None and math.isfinite(x)}
     for name, value in known.items():
-      self._board.add_scalar(name, value, step)
+      self._board.write(step, name, value)
+    self._board.flush()
     line = {name: known.get(name) for name in values}
     self._lines.write({"time": round(time.time(), 3), "step": step} | line)
+
+
+class _Board:
+  """TensorBoard's file of a run.
+
+  tensorboardX's own SummaryWriter writes from a thread, which a full disk ends without a word;
+  whoever then adds a value waits for ever.
+  """
+
+  def __init__(self, folder: Path, step: int):
+    """Begins a file in which values of later steps than `step` replace those of earlier files."""
+    make_folder(folder)
+    self._path = folder
+    self._proto, self._summary, writer = import_without_torch(_tensorboard)
+    with explain_os_errors(folder):
+      self._events = writer(str(folder / "events"))
+    start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+    self._add(step=step + 1, session_log=start)
+
+  def write(self, step: int, name: str, value: float) -> None:
+    """Adds a value of a step."""
+    self._add(step=step, summary=self._summary.scalar(name, value))
+
+  def flush(self) -> None:
+    """Writes what is buffered."""
+    with explain_os_errors(self._path):
+      self._events.flush()
+
+  def close(self) -> None:
+    """Closes the file; no write may follow."""
+    with explain_os_errors(self._path):
+      self._events.close()
+
+  def _add(self, **fields: Any) -> None:
+    with explain_os_errors(self._path):
+      self._events.write_event(self._proto.Event(wall_time=time.time(), **fields))
+
+
+def _tensorboard() -> tuple[Any, Any, Any]:
+  """What of tensorboardX is used, whose import takes PyTorch along where that is installed."""
+  from tensorboardX import summary
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto import event_pb2
+
+  return event_pb2, summary, EventsWriter
 
 
 def _drop_later(path: Path, step: int) -> None:

@@ -109,9 +109,8 @@ def run_distill(
   with Checkpoints(workdir, num_last=settings.keep_checkpoints) as checkpoints:
     progress = TrainProgress(data=None, examples=examples.fingerprint)
     del trained, model
-    step = max(checkpoints.steps, default=0)
-    if step:
-      state, saved = checkpoints.restore(step, state)
+    step, state, saved = checkpoints.restore_last(state)
+    if saved is not None:
       if saved.examples not in (None, progress.examples):
         raise UserError(
           f"{settings.chains} has not the examples that {workdir} was begun with; go on with "
@@ -121,7 +120,7 @@ def run_distill(
       data.set_state(progress.data)
     with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
       report = _Reporter(log, bar, student, rates)
-      stopped = False
+      stopped = should_stop(step)
       while step < steps and not stopped and not _stalled(settings, progress):
         batch = next(data)
         state, metrics = train_step(state, frozen, place_rows(batch.rows, mesh, axis=1))
@@ -136,6 +135,7 @@ def run_distill(
           if loss is not None:
             log.write(step, {"validation_loss": loss})
           progress = progress.after(data.get_state(), step, loss)
+          log.check_there()
           checkpoints.save(state, progress)
           report.resumed()
   over = step >= steps or _stalled(settings, progress)

@@ -1,5 +1,10 @@
 """Analyses pruned chains; see `configs/analyze.py` for the command."""
 
+from greedy_prune_jax.jobs import interrupts
+
+if __name__ == "__main__":
+  interrupts.leave_at_once()  # before the imports below, which take seconds
+
 import contextlib
 from collections.abc import Mapping
 from functools import partial
@@ -10,7 +15,7 @@ from absl import flags
 
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
-from greedy_prune_jax.jobs.entry import define_flags, run_job
+from greedy_prune_jax.jobs.entry import define_flags, print_result, run_job
 from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import make_folder
@@ -28,7 +33,7 @@ def analyze(config: Mapping[str, Any], workdir: str) -> None:
   with contextlib.ExitStack() as held:
     hold_locks(folder / "locks", 0, 1, held)
     run_analysis(settings, pruned, folder, check_config)
-  print(f"report: {folder / 'report.html'}")
+  print_result(f"report: {folder / 'report.html'}")
 
 
 if __name__ == "__main__":

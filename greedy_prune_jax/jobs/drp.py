@@ -3,6 +3,11 @@
 python -m greedy_prune_jax.jobs.drp --config=configs/drp.py --workdir=DIR
 """
 
+from greedy_prune_jax.jobs import interrupts
+
+if __name__ == "__main__":
+  interrupts.leave_at_once()  # before the imports below, which take seconds
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,11 +1,12 @@
 """What every job's entry point shares: flags, the log's first lines, errors, the compile cache."""
 
+import contextlib
 import hashlib
+import io
 import os
 import platform
-import signal
+import re
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ml_collections import config_flags
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.command import config_names, find_config
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
+from greedy_prune_jax.reports.printing import printable
 from greedy_prune_jax.runs.workdir import Workdir
 
 flags.disclaim_key_flags()  # --helpshort lists them as the job's own
@@ -26,6 +28,8 @@ flags.disclaim_key_flags()  # --helpshort lists them as the job's own
 Job = Callable[[Mapping[str, Any], str], None]  # takes config and workdir
 
 Failed = TypeVar("Failed", int, list[str])  # how many items failed, or which
+
+_MOST_SHOWN = 4000  # characters of a message
 
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
@@ -102,7 +106,7 @@ def print_result(text: str) -> None:
     UserError: it cannot be written.
   """
   try:
-    print(text, flush=True)
+    print(printable(text), flush=True)
   except OSError as error:
     # Python would try again at the end, with a traceback.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -125,8 +129,20 @@ def _parse_flags(argv: list[str]) -> list[str]:
   for name in _PROCESS_FLAGS:
     if flags.FLAGS[name].value is not None and not flags.FLAGS.distributed:
       _fail(f"--{name} says which of several processes this is; pass --distributed too")
+  _check_processes()
   _check_config()
   return argv
+
+
+def _check_processes() -> None:
+  """Ends the program if the flags of several processes cannot be."""
+  coordinator, number, own = (flags.FLAGS[name].value for name in _PROCESS_FLAGS)
+  if coordinator is not None and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+    _fail(f"--coordinator={coordinator}; expected HOST:PORT, such as node1:12345")
+  if number is not None and number < 1:
+    _fail(f"--num_processes={number}; expected 1 or more")
+  if own is not None and not 0 <= own < (number or own + 1):
+    _fail(f"--process_id={own}; expected a number from 0 to below --num_processes={number}")
 
 
 def _with_config_path(before: str, argument: str) -> str:
@@ -171,21 +187,21 @@ def _check_config() -> None:
 
 
 def _fail(message: object) -> NoReturn:
-  sys.stderr.write(f"error: {message}\n")
+  with contextlib.suppress(OSError):
+    sys.stderr.write(f"error: {printable(str(message), most=_MOST_SHOWN)}\n")
   _end(1)
 
 
 def _end(status: int) -> NoReturn:
-  """Ends the program; one of several processes does not wait for the others, as JAX would."""
-  if jax.distributed.is_initialized():
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-  sys.exit(status)
+  """Ends the program without waiting for other processes, or for threads that a full disk holds."""
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      stream.flush()
+  os._exit(status)
 
 
 def _run(job: Job, saves_on_sigterm: bool) -> None:
-  _leave_on_interrupt()
+  _protect_terminal()
   config = flags.FLAGS.config
   try:
     logging.info("config: %s", config.to_json())
@@ -199,31 +215,30 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
     leave_processes()
   except UserError as error:
     _fail(error)
+  except OSError as error:  # whatever was not expected of a disk
+    _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
   except Exception:
-    if not jax.distributed.is_initialized():
-      raise
     traceback.print_exc()
     _end(1)
 
 
-def _leave_on_interrupt() -> None:
-  """Makes Ctrl-C end the program at once: what is on disk is whole at any moment.
+def _protect_terminal() -> None:
+  """Makes the log and standard output show any text, in one line each, and act on none."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+  logging.get_absl_handler().addFilter(_escape_arguments)
 
-  Python itself would wait until the device is done with what it was given, half a minute or more.
-  """
-  reader, writer = os.pipe()
-  os.set_blocking(writer, False)
-  signal.set_wakeup_fd(writer)  # written to at once, whatever the main thread waits for
-  signal.signal(signal.SIGINT, lambda *_: None)
 
-  def leave() -> None:
-    while os.read(reader, 1) != bytes([signal.SIGINT]):
-      pass
-    sys.stderr.write("\ninterrupted; the same command goes on from here\n")
-    sys.stderr.flush()
-    os._exit(130)
-
-  threading.Thread(target=leave, daemon=True).start()
+def _escape_arguments(record: Any) -> bool:
+  """Escapes the texts that a log message is made with: an id with a newline forges no line."""
+  if isinstance(record.args, tuple):
+    record.args = tuple(
+      x if isinstance(x, int | float) else printable(str(x), one_line=True, most=_MOST_SHOWN)
+      for x in record.args
+    )
+  record.msg = printable(str(record.msg))
+  return True
 
 
 def quiet_orbax() -> None:

@@ -1,8 +1,29 @@
-"""Text of chains for people to read in a terminal."""
+"""Text of chains, replies and errors for people to read in a terminal."""
 
+import re
 import textwrap
 
 _WIDTH = 100
+
+# A terminal acts on control characters; bidirectional overrides show a text in another order; two
+# characters break lines beside the newline. Tabs and newlines stay.
+_UNSAFE = re.compile(
+  "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str, *, one_line: bool = False, most: int = 0) -> str:
+  """The text with what a terminal would act on as escapes (`\\x1b`), and shortened.
+
+  Args:
+    text: from anywhere.
+    one_line: escape newlines too, so that no text begins a line of its own.
+    most: characters that are shown; 0 for all.
+  """
+  if most and len(text) > most:
+    text = f"{text[:most]}... ({len(text)} characters)"
+  text = _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+  return text.replace("\n", "\\n") if one_line else text
 
 
 def indented(text: str) -> list[str]:

@@ -1,13 +1,30 @@
 """From a job's config to its settings: every key there, none unknown, each of its kind."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar, cast, get_origin
+from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin
 
 from greedy_prune_jax.errors import UserError
 
 DTYPES = ("float32", "bfloat16")  # of weights
 ON_BAD_CHAIN = ("error", "skip")
+
+_MOST_INTEGER = 2**53  # up to here JSON readers keep every whole number
+# Sizes beyond any machine, which would be allocated, or looped over, before anything is said.
+_MOST = {
+  "batch_size": 2**24,
+  "batch_positions": 2**31,
+  "concurrency": 2**16,
+  "deletions_per_step": 10_000,
+  "lora_rank": 2**16,
+  "max_attempts": 10_000,
+  "max_new_tokens": 2**24,
+  "num_samples": 2**20,
+  "num_shots": 10_000,
+  "save_every": 2**40,
+  "steps": 2**40,
+}
 
 SettingsT = TypeVar("SettingsT")
 
@@ -36,21 +53,47 @@ def read_settings(cls: type[SettingsT], config: Mapping[str, Any], file: str) ->
     UserError: a key is missing or unknown, or its value is of the wrong kind or not possible.
   """
   fields = dataclasses.fields(cast(Any, cls))
-  kinds = {field.name: get_origin(field.type) or field.type for field in fields}
+  declared = {field.name: field.type for field in fields}
+  kinds = {name: get_origin(kind) or kind for name, kind in declared.items()}
   if missing := sorted(set(kinds) - set(config)):
     raise UserError(f"the config lacks {', '.join(missing)}; see {file}")
   if unknown := sorted(set(config) - set(kinds)):
     raise UserError(f"the config has unknown keys: {', '.join(unknown)}; see {file}")
   values = dict(config)
   for name, kind in kinds.items():
-    if kind is float and type(values[name]) is int:
-      values[name] = float(values[name])
     if dataclasses.is_dataclass(kind) and isinstance(values[name], Mapping):
       values[name] = read_settings(cast(type, kind), values[name], file)
+    values[name] = _as_declared(values[name], declared[name])
     if type(values[name]) is not kind:
       expected = _KIND_NAMES.get(cast(type, kind), "a group of settings")
       raise UserError(f"{name}={values[name]!r}; expected {expected}; see {file}")
+    _check_possible(name, values[name], declared[name], file)
   return cls(**values)
+
+
+def _as_declared(value: Any, kind: Any) -> Any:
+  """The value, a whole number as a float where that is asked for and there is one."""
+  return float(value) if kind is float and type(value) is int and abs(value) < 2**53 else value
+
+
+def _check_possible(name: str, value: Any, kind: Any, file: str) -> None:
+  """A UserError for what is of the right kind and yet no number, no text or no size."""
+  if isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f"{name}={value}; expected a finite number; see {file}")
+  if type(value) is int and abs(value) > _MOST.get(name, _MOST_INTEGER):
+    raise UserError(
+      f"{name}={value}; expected at most {_MOST.get(name, _MOST_INTEGER)}; see {file}"
+    )
+  if isinstance(value, str) and "\0" in value:
+    raise UserError(f"{name}={value!r} has a NUL character; see {file}")
+  if isinstance(value, tuple):
+    (item_kind, *_) = get_args(kind) or (object,)
+    for item in value:
+      if item_kind in _KIND_NAMES and type(_as_declared(item, item_kind)) is not item_kind:
+        raise UserError(
+          f"{name}={value} has {item!r}; expected {_KIND_NAMES[item_kind]} for each; see {file}"
+        )
+      _check_possible(name, item, item_kind, file)
 
 
 class JobSettings:

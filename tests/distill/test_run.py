@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def run(base, tmp_path):
     config = defaults | changes
     made = settings(**config)
     write_or_check_config(folder / "config.json", dataclasses.asdict(made), MAY_CHANGE)
-    calls = iter(range(1, 1000))
+    calls = iter(range(1000))  # the first before the first step
     return run_distill(made, folder, lambda _: next(calls) == stop_after)
 
   return run
@@ -326,3 +327,29 @@ def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
   prompt = torch.tensor([requests[0].prompt_ids])
   ids = theirs.generate(prompt, do_sample=False, max_new_tokens=60)[0].tolist()
   assert ids.index(stop, prompt.shape[1]) == len(ids) - 1, "transformers stops by itself"
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, tmp_path, caplog):
+  run("whole", keep_checkpoints=3)
+  run("damaged", stop_after=5, keep_checkpoints=3)
+  for path in (tmp_path / "damaged" / "checkpoints" / "5").rglob("*"):
+    if path.is_file() and "trained" in path.parts:
+      path.write_bytes(b"x" * 7)
+  run("damaged", keep_checkpoints=3)
+  assert "cannot read" in caplog.text
+  assert "going on from the checkpoint before it" in caplog.text
+  assert losses(tmp_path / "damaged") == losses(tmp_path / "whole")
+
+
+def test_a_run_whose_workdir_is_deleted_ends_and_makes_no_new_one(run, tmp_path, monkeypatch):
+  save = Checkpoints.save
+
+  def save_and_delete(self, state, progress):
+    save(self, state, progress)
+    self._manager.wait_until_finished()
+    shutil.rmtree(tmp_path / "gone")
+
+  monkeypatch.setattr(Checkpoints, "save", save_and_delete)
+  with pytest.raises(UserError, match=r"metrics.jsonl is gone"):
+    run("gone")
+  assert not (tmp_path / "gone" / "ended.json").exists()

@@ -1,0 +1,35 @@
+import pytest
+
+from greedy_prune_jax.reports.printing import printable
+from greedy_prune_jax.reports.tables import Table, write_table
+
+
+@pytest.mark.parametrize(
+  ("text", "shown"),
+  [
+    ("\x1b[2J", r"\x1b[2J"),
+    ("a\0b\rc\x7f\x9b", r"a\x00b\rc\x7f\x9b"),
+    ("\u202eabc\u2066", r"\u202eabc\u2066"),
+    ("a\u2028b", r"a\u2028b"),
+    ("\ud800", r"\ud800"),
+    ("tab\tline\n\u00e9 \u05d0 \u6587 \U0001f600", "tab\tline\n\u00e9 \u05d0 \u6587 \U0001f600"),
+  ],
+)
+def test_what_a_terminal_acts_on_is_escaped(text, shown):
+  assert printable(text) == shown
+
+
+def test_a_text_of_one_line_begins_no_other():
+  assert printable("id\nI0101 forged", one_line=True) == r"id\nI0101 forged"
+
+
+def test_long_texts_are_shortened():
+  assert printable("x" * 50, most=10) == "xxxxxxxxxx... (50 characters)"
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+cmd|x", "-2+3", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_runs_no_cell(tmp_path, cell):
+  write_table(tmp_path, Table("t", "c", ("name", "n"), [(cell, -1.5), ("-3.5e-2", 2)]))
+  assert (tmp_path / "t.csv").read_text() == f"name,n\n'{cell},-1.5\n-3.5e-2,2\n".replace(
+    "\n", "\n"
+  )
