@@ -131,7 +131,10 @@ def test_what_one_process_refuses_ends_all(start_all, run, chains, tmp_path):
       ["--distributed"],
       "error: this process cannot join the others: .*Outside of SLURM and TPU pod slices each",
     ),
-    (["--distributed", "--process_id=2", "--num_processes=2", "--coordinator=localhost:1"], "join"),
+    (
+      ["--distributed", "--process_id=2", "--num_processes=2", "--coordinator=localhost:1"],
+      "error: --process_id=2; expected a number from 0 to below --num_processes=2",
+    ),
     (
       ["--process_id=0"],
       "error: --process_id says which of .* pass --distributed too",
