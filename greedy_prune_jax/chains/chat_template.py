@@ -5,7 +5,6 @@ import datetime
 from pathlib import Path
 from typing import cast
 
-import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm
@@ -23,7 +22,10 @@ _PLAIN = (
 # the same text, so the function by which they ask is replaced by one that gives a fixed day (the
 # one that Llama 3 falls back to): a macro, because transformers lets no function into a template.
 _DAY = datetime.datetime(2024, 7, 26)
-_DATE_CODES = ("%-d", "%d", "%b", "%B", "%m", "%y", "%Y", "%a", "%A", "%H", "%M", "%S")
+_DATE_CODES = (  # all of strftime's
+  *(f"%-{letter}" for letter in "dmyHIMSj"),
+  *(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTRen%"),
+)
 _FIXED_DATE = (
   "{%- macro strftime_now(format) -%}{{ format"
   + "".join(f" | replace('{code}', '{_DAY.strftime(code)}')" for code in _DATE_CODES)
@@ -128,21 +130,26 @@ class ChatTemplate:
   def _render(
     self, messages: list[dict[str, str]], *, add_generation_prompt: bool, thinking: bool = False
   ) -> str:
-    text = self.tokenizer.apply_chat_template(
-      messages,
-      chat_template=_FIXED_DATE + self.source,
-      add_generation_prompt=add_generation_prompt,
-      tokenize=False,
-      enable_thinking=thinking,
-      thinking=thinking,
-    )
+    """Renders a conversation; a UserError says how the template failed, whatever it did."""
+    try:
+      text = self.tokenizer.apply_chat_template(
+        messages,
+        chat_template=_FIXED_DATE + self.source,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
+        enable_thinking=thinking,
+        thinking=thinking,
+      )
+    except Exception as error:  # a template is a program, and can fail in any way
+      reason = str(error) or type(error).__name__
+      raise UserError(f"the chat template fails: {reason}") from error
     return cast(str, text)  # and not ids, because of tokenize=False
 
   def _keeps_system_text(self) -> bool:
     messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _QUESTION}]
     try:
       return _SYSTEM in self._render(messages, add_generation_prompt=True)
-    except jinja2.TemplateError:  # how templates say that they want none
+    except UserError:  # how templates say that they want none
       return False
 
   def _find_tail(self) -> str:
@@ -163,7 +170,7 @@ class ChatTemplate:
     reply = {"role": "assistant", "content": _REPLY} | dict.fromkeys(_THINKING_KEYS, _THOUGHT)
     try:
       text = self._render([*messages, reply], add_generation_prompt=False, thinking=True)
-    except jinja2.TemplateError:  # it takes no such reply
+    except UserError:  # it takes no such reply
       text = ""
     before, found, after = text.partition(_THOUGHT)
     closing, answered, _ = after.partition(_REPLY)
@@ -202,7 +209,7 @@ def load_chat_template(name: str, tokenizer: PreTrainedTokenizerFast) -> ChatTem
     source = _read_template(Path(name))
   try:
     return ChatTemplate(tokenizer, source)
-  except (jinja2.TemplateError, TypeError, UserError) as error:
+  except UserError as error:
     raise UserError(
       f"chat_template={name} cannot be used: {error}. Pass another, or chat_template=plain"
     ) from error

@@ -1,3 +1,5 @@
+import datetime
+
 import pytest
 from tokenizers import processors
 
@@ -69,6 +71,29 @@ def test_a_model_that_may_think_is_asked_not_to_unless_told():
 def test_dates_do_not_change_from_day_to_day():
   assert load(DATED).prompt("Why?").startswith("It is 26 Jul 2024, Friday.\n<|start|>user\n")
   assert load(DATED_IF_IT_CAN).prompt("Why?").startswith("26 Jul 2024\n<|start|>user\n")
+
+
+@pytest.mark.parametrize("code", "aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTRe")
+def test_every_code_of_a_date_is_that_of_the_fixed_day(code):
+  day = datetime.datetime(2024, 7, 26)
+  source = "It is {{ strftime_now('%" + code + " of %Y') }}.\n" + CHATML
+  assert load(source).prompt("Why?").startswith(f"It is {day.strftime(f'%{code} of %Y')}.\n")
+
+
+@pytest.mark.parametrize(
+  "failing",
+  [
+    "{{ 1 // 0 }}",
+    "{{ 10 ** 400 * 1.5 }}",
+    "{{ [1][5].x }}",
+    "{{ {}.update(1) }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ messages.pop() }}",
+  ],
+)
+def test_a_template_that_fails_in_any_way_is_a_message(failing):
+  with pytest.raises(UserError, match="chat_template=tokenizer cannot be used: the chat template"):
+    load(failing + CHATML)
 
 
 def test_leading_newline_of_a_template_survives():
