@@ -196,7 +196,7 @@ def test_chat_templates(run, reference, tmp_path):
     nlls[name] = record["nll"]["answer"][0]
   assert len({round(nll, 4) for nll in nlls.values()}) == 3
   model, tokenizer = reference
-  prompt, answer = (f"[{record['question']}]", record["answer"] + "]")
+  prompt, answer = (f"[{record['question']}][", record["answer"] + "]")
   ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer)]
   parts = [np.array(x, np.int32) for x in (ids[0], record["reasoning_ids"], ids[1])]
   everything = list(range(len(parts[1])))

@@ -92,7 +92,7 @@ def test_an_arm_changes_settings_also_within_groups():
     ({"arms": {"a": {"rankng": "random"}}}, "arms.a: the config has unknown keys: rankng"),
     ({"seeds": (0, 0)}, r"seeds=\(0, 0\); expected different whole numbers from 0 on"),
     ({"seeds": (-1,)}, r"seeds=\(-1,\); expected different whole numbers from 0 on"),
-    ({"seeds": (True,)}, r"seeds=\(True,\); expected different whole numbers from 0 on"),
+    ({"seeds": (True,)}, r"seeds=\(True,\) has True; expected a whole number for each"),
     ({"students": {}}, "students is empty; expected at least one"),
     ({"reference": "best"}, "reference='best' is no arm; expected one of attention, gradient,"),
   ],

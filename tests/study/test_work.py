@@ -51,7 +51,7 @@ def settings(tmp_path):
 
 def _stopping_when_asked(times):
   """A signal that comes before a training asks for it so many times."""
-  asks = itertools.count(1)
+  asks = itertools.count()  # the first is before a step
   return lambda: contextlib.nullcontext(lambda _: next(asks) >= times)
 
 
