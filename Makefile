@@ -8,7 +8,7 @@ RUNS = runs
 test:
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
-# Some tests of every folder, in under two minutes on 2 cores.
+# The quicker tests of every folder.
 test-fast:
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow"
 

@@ -66,7 +66,7 @@ class DrpSettings(TeacherJobSettings):
 
   @property
   def asks(self) -> bool:
-    """Whether a teacher is asked at all."""
+    """True if the run asks a teacher."""
     return self.splitter != RULES or self.stages != (DECOMPOSE.name,)
 
   @property
@@ -76,7 +76,7 @@ class DrpSettings(TeacherJobSettings):
 
   @property
   def query(self) -> QuerySettings:
-    """How the stages ask the teacher."""
+    """Settings of the stages' questions to the teacher."""
     return QuerySettings(self.teacher_name, self.max_attempts, self.seed)
 
 

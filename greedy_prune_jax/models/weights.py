@@ -33,7 +33,7 @@ class Master:
     return self
 
   def rounded(self) -> Array:
-    """What products see."""
+    """The weight in the dtype of the products."""
     return self.weight.astype(self.dtype)
 
 

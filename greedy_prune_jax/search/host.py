@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
@@ -191,7 +192,7 @@ class _BatchPlan:
     return positions
 
   def shortlist(self, program: Program) -> ShortlistPlan | None:
-    """How a bucket's program screens; None for an exact search."""
+    """Shortlist plan of a bucket's program; None for an exact search."""
     if self.settings.screen is None:
       return None
     positions = self.settings.block_positions / len(self.paths)
@@ -203,6 +204,12 @@ class _BatchPlan:
     arrays = no_estimates((len(self.paths), program.text))
     for row, path in enumerate(self.paths):
       if path.known is not None and not path.finished:
+        if other := sorted(set(path.known) - set(arrays)):
+          raise UserError(
+            f"the workdir's unfinished chains have estimates of another version "
+            f"({', '.join(other)}); finish them with that version, or remove the workdir's folder "
+            f"unfinished to begin them again"
+          )
         for name, known in path.known.items():
           place = (row, slice(len(known))) if isinstance(known, list) else row
           arrays[name][place] = known

@@ -143,7 +143,7 @@ class TeacherJobSettings(JobSettings):
 
   @property
   def writing(self) -> WritingSettings:
-    """How the teacher is to write; stop strings are a setting of some jobs alone."""
+    """Sampling settings of the teacher; only some jobs set stop strings."""
     return WritingSettings(
       max_new_tokens=self.max_new_tokens,
       temperature=self.temperature,

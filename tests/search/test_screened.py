@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.pruning.progress import search_positions
@@ -408,3 +409,9 @@ def test_the_expected_positions_are_near_those_counted(model, objective, deletio
   search = SearchSettings(objective=objective, block_positions=64, **settings)
   counted = sum(path.positions_scored for path in paths)
   assert counted == pytest.approx(sum(search_positions(p, search) for p in paths), rel=0.1)
+
+
+def test_estimates_of_another_version_are_named(model):
+  path = dataclasses.replace(_path(model), known={"near": [0.0], "far": [0.0]})
+  with pytest.raises(UserError, match=r"estimates of another version \(far, near\).*unfinished"):
+    _search(model, [path], "joint", screen=ScreenSettings())
