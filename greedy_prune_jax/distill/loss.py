@@ -80,7 +80,8 @@ def completion_nll(
     mesh: whose axis `data` the rows lie along; None: all is on one device.
   """
   hidden = packed_hidden(decoder, rows, remat, mesh)
-  nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head)
+  chunk = _head_chunk(decoder.platform, decoder.config.vocab_size)
+  nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head, chunk)
   if mesh is not None and mesh.shape[DATA] > 1:
     nll = _along_data(nll, mesh)
   return nll(hidden, decoder.head_weight, rows.scored, rows.targets)
@@ -107,10 +108,16 @@ def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
   return lambda *operands: each(*operands).sum()
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _head_chunk(platform: str, vocabulary: int) -> int:
+  """Scored positions that meet the head at once, over all rows of a device."""
+  return CPU_HEAD_CHUNK if platform == "cpu" else _LOGIT_BYTES // (4 * vocabulary)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def head_nll(
   softcap: float | None,
   train_head: bool,
+  chunk: int,
   hidden: Float[Array, "R W D"],
   head: Float[Array, "V D"] | Master,
   scored: Int[Array, "R W"],
@@ -118,23 +125,23 @@ def head_nll(
 ) -> Float[Array, ""]:
   """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
   weight = head.rounded() if isinstance(head, Master) else head
-  chunk, count = _chunks(scored, len(weight))
+  columns, count = _chunks(scored, chunk)
 
   def add(i, total):
-    part = _chunk_of(i, chunk, hidden, scored, targets)
+    part = _chunk_of(i, columns, hidden, scored, targets)
     return total + _chunk_nll(softcap, weight, *part)[0]
 
   return jax.lax.fori_loop(0, count, add, jnp.float32(0))
 
 
-def _head_nll_forward(softcap, train_head, hidden, head, scored, targets):
+def _head_nll_forward(softcap, train_head, chunk, hidden, head, scored, targets):
   """The loss and, as what the backward pass needs, its gradients."""
   weight = head.rounded() if isinstance(head, Master) else head
-  chunk, count = _chunks(scored, len(weight))
+  columns, count = _chunks(scored, chunk)
 
   def add(i, carry):
     total, d_hidden, d_weight = carry
-    part, at, target, valid = _chunk_of(i, chunk, hidden, scored, targets)
+    part, at, target, valid = _chunk_of(i, columns, hidden, scored, targets)
     nll, probs, slope = _chunk_nll(softcap, weight, part, at, target, valid)
     d_logits = _d_logits(probs, target, valid, slope).astype(weight.dtype)
     d_part = project("rcv,vd->rcd", d_logits, weight)
@@ -150,7 +157,7 @@ def _head_nll_forward(softcap, train_head, hidden, head, scored, targets):
   return total, (d_hidden, d_weight, head)
 
 
-def _head_nll_backward(softcap, train_head, kept, cotangent):
+def _head_nll_backward(softcap, train_head, chunk, kept, cotangent):
   d_hidden, d_weight, head = kept
 
   def of_head(weight):
@@ -162,11 +169,9 @@ def _head_nll_backward(softcap, train_head, kept, cotangent):
 head_nll.defvjp(_head_nll_forward, _head_nll_backward)
 
 
-def _chunks(scored: Int[Array, "R W"], vocabulary: int) -> tuple[int, Array]:
+def _chunks(scored: Int[Array, "R W"], chunk: int) -> tuple[int, Array]:
   """Columns of `scored` to take at once, and how often until all that hold something are taken."""
   rows, width = scored.shape
-  on_cpu = jax.default_backend() == "cpu"
-  chunk = CPU_HEAD_CHUNK if on_cpu else _LOGIT_BYTES // (4 * vocabulary)
   columns = min(max(chunk // rows, 1), width)
   used = (scored < width).sum(-1).max()
   return columns, -(-used // columns)

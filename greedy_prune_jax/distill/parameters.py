@@ -56,13 +56,14 @@ def cast(values: Mapping[str, Array], dtype: Any) -> Params:
   return {name: x if is_norm(name) else x.astype(dtype) for name, x in values.items()}
 
 
-def masters(values: Params, dtype: Any) -> dict[str, Array | Master]:
+def masters(values: Params, dtype: Any, platform: str) -> dict[str, Array | Master]:
   """Parameters as a decoder that computes in `dtype` is trained with; norms and biases as they are.
 
   Args:
     values: trained parameters, float32.
     dtype: products' dtype.
+    platform: see `Decoder`.
   """
   if jnp.dtype(dtype) == jnp.float32:
     return dict(values)
-  return {name: Master(x, dtype) if decays(name) else x for name, x in values.items()}
+  return {name: Master(x, dtype, platform) if decays(name) else x for name, x in values.items()}

@@ -186,10 +186,21 @@ class Layer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """A causal language model. Residual stream, norms and logits are float32 for any weight dtype."""
+  """A causal language model. Residual stream, norms and logits are float32 for any weight dtype.
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+  The platform that programs are compiled for (`cpu`, `gpu` or `tpu`) is part of the static graph,
+  so that tracing never asks which devices this process has.
+  """
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
+    platform: str | None = None,
+  ):
     self.config = config
+    self.platform = platform or jax.default_backend()
     v, d = config.vocab_size, config.model_dim
     self.embedding = _normal(rngs, (v, d), dtype, d)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0), dtype)))
@@ -206,7 +217,7 @@ class Decoder(nnx.Module):
     if isinstance(table, Master):
       rows = table.weight[token_ids].astype(table.dtype)
     else:
-      rows = from_bits(as_bits(table)[token_ids])
+      rows = from_bits(as_bits(table, self.platform)[token_ids])
     x = rows.astype(jnp.float32)
     return x * self.config.model_dim**0.5 if self.config.scale_embedding else x
 
@@ -252,7 +263,7 @@ class Decoder(nnx.Module):
       jnp.asarray(self.config.window_of_layers, jnp.int32),
       layer_inputs,
     )
-    x, layer_outputs = jax.lax.scan(wrap_layer(body), x, as_bits(per_layer))
+    x, layer_outputs = jax.lax.scan(wrap_layer(body), x, as_bits(per_layer, self.platform))
     return self.final_norm(x), layer_outputs
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -282,12 +293,17 @@ class Model:
     return cls(decoder.config, graph, params)
 
   @functools.cached_property
+  def platform(self) -> str:
+    """See `Decoder`."""
+    return self.decoder.platform
+
+  @functools.cached_property
   def frozen(self) -> nnx.State:
     """`params` for jitted functions that train nothing and `thaw` them: a copy only on a CPU.
 
     See `bits`; made here once, the copy is not made in every call.
     """
-    return as_bits(self.params)
+    return as_bits(self.params, self.platform)
 
   @property
   def decoder(self) -> Decoder:

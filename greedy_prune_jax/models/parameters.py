@@ -97,9 +97,16 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
   }
 
 
-def abstract_model(config: ModelConfig, dtype: Any) -> Model:
-  """A model whose parameters are shapes and dtypes only."""
-  return Model.from_decoder(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype)))
+def abstract_model(config: ModelConfig, dtype: Any, platform: str | None = None) -> Model:
+  """A model whose parameters are shapes and dtypes only.
+
+  Args:
+    config: the model.
+    dtype: of the weights; norms are float32.
+    platform: see `Decoder`; None: of the default device.
+  """
+  platform = platform or jax.default_backend()
+  return Model.from_decoder(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, platform)))
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:

@@ -21,10 +21,12 @@ class Master:
   Attributes:
     weight: float32, of any shape.
     dtype: of the products.
+    platform: see `Decoder`.
   """
 
   weight: Any  # an array; but trees of other leaves (shapes, shardings) are made of it too
   dtype: Any = dataclasses.field(metadata={"static": True})
+  platform: str = dataclasses.field(metadata={"static": True})
 
   def __getitem__(self, index: Any) -> "Master":
     """The whole: modules read a parameter as `parameter[...]`."""
@@ -52,9 +54,12 @@ def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
     weight: whose dtype counts; a `Master` is rounded, and its gradient is not.
   """
   dtype = jnp.dtype(weight.dtype)
-  array: Array = weight.weight if isinstance(weight, Master) else weight
+  if isinstance(weight, Master):
+    array, platform = weight.weight, weight.platform
+  else:  # it has no gradient where it is bfloat16, so x is not kept
+    array, platform = weight, None
   ellipsis = "ABCDEFGH"[: x.ndim - len(subscripts.split(",")[0].replace("...", ""))]
-  return _rounded(subscripts.replace("...", ellipsis), dtype, x, array)
+  return _rounded(subscripts.replace("...", ellipsis), dtype, platform, x, array)
 
 
 def _einsum(subscripts: str, a: Array, b: Array) -> Array:
@@ -81,25 +86,28 @@ def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array
   return f"{of_a[:-count]}{one},{one}{of_b[count:]}->{result}", a, b
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rounded(subscripts: str, dtype: Any, x: Array, weight: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _rounded(subscripts: str, dtype: Any, platform: str | None, x: Array, weight: Array) -> Array:
   return _einsum(subscripts, x.astype(dtype), weight.astype(dtype))
 
 
-def _forward(subscripts: str, dtype: Any, x: Any, weight: Any) -> tuple[Array, Any]:
+def _forward(
+  subscripts: str, dtype: Any, platform: str | None, x: Any, weight: Any
+) -> tuple[Array, Any]:
   """The product, and what the gradients need: x only if the weight has one.
 
   The weight is kept as it came, so that in a scan over layers nothing of it is kept twice.
   """
   rounded = x.value.astype(dtype)
-  kept = as_bits(rounded) if weight.perturbed else None  # a scan stacks what is kept
+  kept = as_bits(rounded, platform) if weight.perturbed else None  # a scan stacks what is kept
   like = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
   return _einsum(subscripts, rounded, weight.value.astype(dtype)), (kept, weight.value, like)
 
 
 def _backward(
-  subscripts: str, dtype: Any, kept: Any, cotangent: Any
+  subscripts: str, dtype: Any, platform: str | None, kept: Any, cotangent: Any
 ) -> tuple[Array | None, Array | None]:
+  del platform
   x, weight, like = kept
   if isinstance(cotangent, SymbolicZero):
     return None, None
@@ -165,13 +173,17 @@ def factor_subscripts(subscripts: str, rank: str = "r") -> tuple[str, str]:
 T = TypeVar("T")
 
 
-def as_bits(tree: T) -> T:
-  """The tree with its bfloat16 arrays, of any shapes, as uint16 on a CPU.
+def as_bits(tree: T, platform: str | None) -> T:
+  """The tree with its bfloat16 arrays, of any shapes, as uint16 for a program on a CPU.
+
+  Args:
+    tree: arrays.
+    platform: that the program is compiled for; the tree is left alone on any but `cpu`.
 
   Raises:
     TypeError: while tracing, where something is differentiated with respect to one of them.
   """
-  if jax.default_backend() != "cpu":
+  if platform != "cpu":
     return tree
   return jax.tree.map(lambda x: _bits(x) if x.dtype == jnp.bfloat16 else x, tree)
 

@@ -220,7 +220,7 @@ def _attend_by_kernel(decoder, place, visible, segment):
       segment,
       window,
       softcap=decoder.config.attention_softcap,
-      platform=jax.default_backend(),
+      platform=decoder.platform,
     )
     return _by_slot(out, q.shape[2] // k.shape[0]), None
 

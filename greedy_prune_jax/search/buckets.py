@@ -6,7 +6,6 @@ goes through the same programs as one that was never stopped.
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
 from greedy_prune_jax.models.config import ModelConfig
@@ -33,9 +32,9 @@ def prompt_capacity(num_prompt: int) -> int:
   return bucket(num_prompt, _PROMPT_MULTIPLE)
 
 
-def finest_width(*, screened: bool) -> int:
+def finest_width(platform: str, *, screened: bool) -> int:
   """`FINE` or `COARSE`, whichever suits the search and the device."""
-  return COARSE if screened or jax.default_backend() != "cpu" else FINE
+  return COARSE if screened or platform != "cpu" else FINE
 
 
 def _spacing(width: int, finest: int) -> int:

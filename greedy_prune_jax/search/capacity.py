@@ -134,7 +134,7 @@ def batch_bytes(
 def _capacity(segments: Sequence[Segments]) -> Capacity:
   """Slots that hold every chain."""
   widest = max(pair_width(len(s.reasoning), len(s.answer)) for s in segments)
-  width = buckets.bucket_width(widest, buckets.finest_width(screened=False))
+  width = buckets.bucket_width(widest, buckets.COARSE)  # the widest that any device takes
   num_prompt = max(len(s.prompt) for s in segments)
   return Capacity(width, buckets.prompt_capacity(num_prompt), buckets.text_capacity(width, 1))
 

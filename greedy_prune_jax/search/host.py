@@ -146,7 +146,7 @@ class _BatchPlan:
       0 if path.finished else self._needed_width(path, n)
       for path, n in zip(self.paths, lengths, strict=True)
     ]
-    finest = buckets.finest_width(screened=self.settings.screen is not None)
+    finest = buckets.finest_width(self.model.platform, screened=self.settings.screen is not None)
     width = buckets.bucket_width(max(needed), finest)
     budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
     budget /= sum(not path.finished for path in self.paths)

@@ -8,6 +8,7 @@ from flax import nnx
 
 from greedy_prune_jax.models.decoder import Decoder, Model, thaw
 from greedy_prune_jax.models.forward import forward_hidden, forward_logits
+from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.models.weights import as_bits, from_bits
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 from tests.helpers.tiny_student import CONFIG
@@ -21,12 +22,21 @@ def tiny_model(dtype=jnp.bfloat16) -> Model:
 
 def test_arrays_come_back_as_they_were():
   tree = {"bf16": jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16), "f32": jnp.ones(3)}
-  bits = as_bits(tree)
-  assert bits["bf16"].dtype == (jnp.uint16 if jax.default_backend() == "cpu" else jnp.bfloat16)
+  assert as_bits(tree, "tpu") is tree
+  bits = as_bits(tree, "cpu")
+  assert bits["bf16"].dtype == jnp.uint16
   back = from_bits(bits)
   assert back["f32"] is tree["f32"]
   assert back["bf16"].dtype == jnp.bfloat16
   np.testing.assert_array_equal(np.asarray(back["bf16"], np.float32), [1.5, -0.0, np.nan])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_programs_are_told_their_platform(monkeypatch, platform):
+  model = abstract_model(CONFIG, jnp.bfloat16, platform)
+  monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("asked while tracing"))
+  traced = jax.make_jaxpr(lambda params: forward_logits(thaw(model.graph, params), IDS))
+  assert ("u16[" in str(traced(model.params))) == (platform == "cpu")
 
 
 @pytest.mark.slow
