@@ -126,6 +126,7 @@ class ModelConfig:
   tied_head: bool
 
   ropes: tuple[RopeConfig, ...] = (RopeConfig(),)
+  rope_length: int | None = None  # longest text, for ropes that depend on it: `config_for_length`
   layer_rope: tuple[int, ...] = ()  # per layer, an index into `ropes`; empty: all 0
   layer_window: tuple[int, ...] = ()  # per layer, tokens attended to, itself included; empty: all
 

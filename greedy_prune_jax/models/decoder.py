@@ -23,7 +23,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.rope import apply_rope, rope_frequencies
+from greedy_prune_jax.models.rope import apply_rope, config_for_length, rope_frequencies
 from greedy_prune_jax.models.weights import (
   LowRank,
   Master,
@@ -227,7 +227,6 @@ class Decoder(nnx.Module):
     positions: Int[Array, "*B T"],
     attend: Attend,
     layer_inputs: Any = None,
-    max_length: int | None = None,
     wrap_layer: Callable[[LayerBody], LayerBody] = lambda body: body,
   ) -> tuple[Float[Array, "*B T D"], Any]:
     """Runs every layer and the final norm.
@@ -237,14 +236,12 @@ class Decoder(nnx.Module):
       positions: place of each token in its text; rotary embeddings depend on it.
       attend: what each layer's queries see; called once, while tracing the scan's body.
       layer_inputs: pytree with leading axis L (a cache, say); `attend` gets one layer's slice.
-      max_length: longest text that this call belongs to, in tokens. Only rope kinds whose
-        frequencies depend on the length (dynamic, longrope) look at it.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
 
     Returns:
       The normalised hidden states, and what `attend` returned beside its output, stacked over L.
     """
-    frequencies, scales = rope_frequencies(self.config, max_length)  # [ropes, H / 2], [ropes]
+    frequencies, scales = rope_frequencies(self.config)  # [ropes, H / 2], [ropes]
     angles = jnp.multiply.outer(positions.astype(jnp.float32), frequencies)
     cos, sin = jnp.cos(angles), jnp.sin(angles)  # [..., T, ropes, H / 2]
     scales = jnp.asarray(scales)
@@ -304,6 +301,15 @@ class Model:
     See `bits`; made here once, the copy is not made in every call.
     """
     return as_bits(self.params, self.platform)
+
+  def graph_for(self, length: int) -> nnx.GraphDef:
+    """The graph whose ropes turn for texts of up to `length` tokens; see `config_for_length`."""
+    config = config_for_length(self.config, length)
+    if config == self.config:
+      return self.graph
+    decoder = self.decoder
+    decoder.config = config
+    return nnx.split(decoder)[0]
 
   @property
   def decoder(self) -> Decoder:

@@ -101,7 +101,7 @@ def empty_rows(
   return Rows(KeyValues(keys, values), texts)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "max_length", "mesh"), donate_argnames="rows")
+@functools.partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames="rows")
 def admit(
   graph: nnx.GraphDef,
   params: nnx.State,
@@ -109,7 +109,6 @@ def admit(
   admitted: Texts,
   prompt_ids: Int[Array, "R T"],
   source: Int[Array, " B"],
-  max_length: int | None,
   mesh: Mesh | None = None,
 ) -> Rows:
   """Puts prompts into rows.
@@ -122,10 +121,9 @@ def admit(
       and `length` counts those before it.
     prompt_ids: prompts without their last tokens, right-padded; T is at most the cache's length.
     source: which prompt each row takes; -1 where it goes on with what it has.
-    max_length: see `Decoder.run_layers`.
     mesh: that the model lies on; None: one device.
   """
-  _, kept, _ = forward_hidden(thaw(graph, params), prompt_ids, max_length=max_length)
+  _, kept, _ = forward_hidden(thaw(graph, params), prompt_ids)
   # Every device gets its heads of all prompts: any row may take any of them.
   specs = (_ROWS, P(DATA), P(None, None, None, MODEL), P(DATA))
   return _of_own_rows(_put, mesh, specs, _ROWS)(rows, admitted, kept, source)
@@ -175,9 +173,7 @@ def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
   return Rows(keys_values, jax.tree.map(lambda x: x[take], rows.texts))
 
 
-@functools.partial(
-  jax.jit, static_argnames=("graph", "steps", "max_length", "mesh"), donate_argnames="rows"
-)
+@functools.partial(jax.jit, static_argnames=("graph", "steps", "mesh"), donate_argnames="rows")
 def decode(
   graph: nnx.GraphDef,
   params: nnx.State,
@@ -185,7 +181,6 @@ def decode(
   stop_ids: Int[Array, " E"],
   *,
   steps: int,
-  max_length: int | None,
   mesh: Mesh | None = None,
 ) -> tuple[Rows, Int[Array, "B steps"]]:
   """Lets every active row write up to `steps` tokens.
@@ -199,7 +194,6 @@ def decode(
     rows: as they are.
     stop_ids: tokens that end a text.
     steps: most tokens a row; fewer are run when no row is active any more.
-    max_length: see `Decoder.run_layers`.
     mesh: that the model lies on; None: one device.
 
   Returns:
@@ -211,7 +205,7 @@ def decode(
 
   def step(carry):
     index, rows, written = carry
-    hidden, new = _run_last(decoder, rows, max_length)
+    hidden, new = _run_last(decoder, rows)
     logits = decoder.logits(hidden)
     if mesh is not None:  # else the head's weights would travel to the rows, and not the logits
       logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, P(DATA, MODEL)))
@@ -262,9 +256,7 @@ def _write(
   return Rows(_append(rows, new), after), ids
 
 
-def _run_last(
-  decoder: Decoder, rows: Rows, max_length: int | None
-) -> tuple[Float[Array, "B D"], KeyValues]:
+def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], KeyValues]:
   """Runs each row's last token over its cache: hidden states, and its own keys and values.
 
   The cache is only read here: a scan that gave back a new one would copy all of it at every step.
@@ -290,7 +282,7 @@ def _run_last(
     return out, KeyValues(k, v)
 
   x = decoder.embed(rows.texts.last_id[:, None])
-  hidden, new = decoder.run_layers(x, length[:, None], attend, rows.keys_values, max_length)
+  hidden, new = decoder.run_layers(x, length[:, None], attend, rows.keys_values)
   return hidden[:, 0], new
 
 

@@ -21,7 +21,6 @@ def forward_hidden(
   token_ids: Int[Array, "*B T"],
   *,
   return_attention: bool = False,
-  max_length: int | None = None,
 ) -> tuple[Float[Array, "*B T D"], KeyValues, Float[Array, "L *B N T T"] | None]:
   """Runs whole texts, right-padded if at all, from position 0.
 
@@ -30,7 +29,6 @@ def forward_hidden(
     token_ids: texts; what stands right of a token never reaches it, so right padding needs no mask.
     return_attention: also return every layer's attention probabilities. They take L*N*T*T floats a
       text: meant for one text at a time; `attend` gives analyses a hook that need not keep them.
-    max_length: see `Decoder.run_layers`.
 
   Returns:
     Normalised hidden states, the keys and values of every layer, and the probabilities or None.
@@ -44,15 +42,11 @@ def forward_hidden(
     out, probs = attend_masked(q, k, v, causal_mask(positions, positions, window), softcap)
     return out, (KeyValues(k, v), probs if return_attention else None)
 
-  hidden, (kept, probs) = decoder.run_layers(
-    decoder.embed(token_ids), positions, attend, max_length=max_length
-  )
+  hidden, (kept, probs) = decoder.run_layers(decoder.embed(token_ids), positions, attend)
   return hidden, kept, probs
 
 
-def forward_logits(
-  decoder: Decoder, token_ids: Int[Array, "*B T"], max_length: int | None = None
-) -> Float[Array, "*B T V"]:
+def forward_logits(decoder: Decoder, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T V"]:
   """Logits at every position of whole texts: [.., T, V] at once, so for tests and small models."""
-  hidden, _, _ = forward_hidden(decoder, token_ids, max_length=max_length)
+  hidden, _, _ = forward_hidden(decoder, token_ids)
   return decoder.logits(hidden)

@@ -5,6 +5,7 @@ those of Hugging Face transformers (`ROPE_INIT_FUNCTIONS` of modeling_rope_utils
 float64 and rounded once.
 """
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -15,20 +16,18 @@ from greedy_prune_jax.models.config import ModelConfig, RopeConfig
 
 
 def rope_frequencies(
-  config: ModelConfig, max_length: int | None = None
+  config: ModelConfig,
 ) -> tuple[Float[np.ndarray, "ropes h"], Float[np.ndarray, " ropes"]]:
   """Angular frequencies and output scales of every rope of the model, computed on the host.
 
-  Args:
-    config: the model.
-    max_length: longest text, in tokens, that the angles are for; only `dynamic` and `longrope` use
-      it. None: no longer than the model was first trained on.
+  Those of `dynamic` and `longrope` are for texts of up to `config.rope_length` tokens; None: no
+  longer than the model was first trained on.
 
   Returns:
     frequencies [len(config.ropes), H / 2], radians a position, and scales [len(config.ropes)] that
     multiply cosines and sines.
   """
-  length = max_length or 0
+  length = config.rope_length or 0
   frequencies = [
     _frequencies(rope, config.head_dim, config.max_positions, length) for rope in config.ropes
   ]
@@ -36,17 +35,20 @@ def rope_frequencies(
   return np.asarray(frequencies, np.float32), np.asarray(scales, np.float32)
 
 
-def angles_length(config: ModelConfig, length: int) -> int | None:
-  """What to pass for `max_length` where the longest text has `length` tokens.
+def config_for_length(config: ModelConfig, length: int) -> ModelConfig:
+  """The config whose ropes turn as they do where the longest text has `length` tokens.
 
-  Texts that have the same angles get the same value, so that programs are not compiled for each
-  length: None where they are those of short texts, `max_positions` where those of a full context.
+  Lengths with the same angles get the same config, so that programs are not compiled for each:
+  `rope_length` is None where the angles are those of short texts, `max_positions` where those of a
+  full context.
   """
-  wanted = rope_frequencies(config, length)[0]
+  exact = dataclasses.replace(config, rope_length=length)
+  wanted = rope_frequencies(exact)[0]
   for known in (None, config.max_positions):
-    if np.array_equal(wanted, rope_frequencies(config, known)[0]):
-      return known
-  return length
+    same = dataclasses.replace(config, rope_length=known)
+    if np.array_equal(wanted, rope_frequencies(same)[0]):
+      return same
+  return exact
 
 
 def apply_rope(

@@ -26,7 +26,6 @@ from jaxtyping import Int
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.decoding import Rows, Texts, admit, decode, empty_rows, resize
-from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.models.sizes import bucket, power_of_two
 from greedy_prune_jax.models.token_choice import Choice
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_rows
@@ -121,7 +120,7 @@ class Sampler:
       max_rows: most texts at once, over all devices.
       steps: tokens that rows write between two looks from the host.
       max_length: longest prompt and reply together, in tokens; by default the model's context.
-        Positions have the angles for a text of this length (see `rope_frequencies`).
+        Positions have the angles for a text of this length (see `config_for_length`).
     """
     self._model = model
     self._mesh = mesh_of(model.params)
@@ -132,7 +131,7 @@ class Sampler:
     self._max_rows = max_rows
     self._steps = steps
     self.max_length = max_length or model.config.max_positions
-    self._angles_length = angles_length(model.config, self.max_length)
+    self._graph = model.graph_for(self.max_length)
 
   def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
     """Yields the index of each request and what was written, in the order in which they finish.
@@ -158,12 +157,11 @@ class Sampler:
       rows, texts = self._fit(rows, texts, coming)
       rows = self._admit(rows, texts, coming)
       rows, written = decode(
-        self._model.graph,
+        self._graph,
         self._model.frozen,
         rows,
         self._device_stop_ids,
         steps=self._steps,
-        max_length=self._angles_length,
         mesh=self._mesh,
       )
       written, state = jax.device_get((written, rows.texts))  # pyright: ignore
@@ -243,13 +241,12 @@ class Sampler:
     """See `admit`; prompts lie along `data` where their number allows it."""
     even = len(prompt_ids) % self._num_groups == 0
     return admit(
-      self._model.graph,
+      self._graph,
       self._model.frozen,
       rows,
       _new_texts(requests, self._mesh),
       place_rows(prompt_ids, self._mesh) if even else prompt_ids,
       place_rows(source, self._mesh),
-      self._angles_length,
       self._mesh,
     )
 

@@ -74,12 +74,13 @@ def follow_ranking(
   order = [*path.deleted] + [position for position in whole if position not in known]
   num_gone = _gone_after_deletions(path, order)
   to_score = _to_score(path, num_gone, settings.deletions_per_step)
-  prompts, max_length = start_prompt(model, path.segments)
+  graph = model.graph_for(len(path.segments))
+  prompts = start_prompt(model, path.segments)
   while not path.finished:
     left = [k for k in to_score if k >= len(path.nll["joint"])]
     gone = [num_gone[k] for k in left]
     texts = _next_texts(model, path, order, gone, settings.block_positions)
-    found = score_texts(model.graph, model.params, prompts, texts, max_length=max_length)
+    found = score_texts(graph, model.params, prompts, texts)
     path = _extended(path, order, left, gone, jax.device_get(found))
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores
 from greedy_prune_jax.models.decoder import Decoder, Model
-from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
   RankingInput,
@@ -48,19 +47,18 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
       [chain.segments.prompt, chain.segments.reasoning, chain.segments.answer]
     )
     found = gate_gradient(
-      model.graph,
+      model.graph_for(length),
       model.params,
       jnp.asarray(ids),
       *(jnp.int32(n) for n in (prompt, reasoning, answer)),
       objective=settings.objective,
-      max_length=angles_length(model.config, length),
     )
     return RankedTokens(by_importance(-np.asarray(found)[prompt : prompt + reasoning]), length)
 
   return rank
 
 
-@partial(jax.jit, static_argnames=("graph", "objective", "max_length"))
+@partial(jax.jit, static_argnames=("graph", "objective"))
 def gate_gradient(
   graph: nnx.GraphDef,
   params: nnx.State,
@@ -70,7 +68,6 @@ def gate_gradient(
   num_answer: Int[Array, ""],
   *,
   objective: Objective,
-  max_length: int | None = None,
 ) -> Float[Array, " T"]:
   """Derivative of a chain's objective with respect to the gate of each of its tokens, at g = 1.
 
@@ -82,7 +79,6 @@ def gate_gradient(
     num_reasoning: N.
     num_answer: A.
     objective: `joint` or `answer`.
-    max_length: see `Decoder.run_layers`.
 
   Returns:
     Nats per token; of tokens of all three segments.
@@ -90,7 +86,7 @@ def gate_gradient(
   decoder = nnx.merge(graph, params)
 
   def nll(log_gates: Float[Array, " T"]) -> Float[Array, ""]:
-    hidden = _gated_hidden(decoder, token_ids, log_gates, max_length)
+    hidden = _gated_hidden(decoder, token_ids, log_gates)
     log_probs = target_log_probs(decoder, hidden, jnp.roll(token_ids, -1)[:, None])[:, 0]
     # Item i is of token i + 1; `chain_nll` wants the first reasoning token in front.
     text = jnp.roll(log_probs, 1 - num_prompt)
@@ -104,7 +100,6 @@ def _gated_hidden(
   decoder: Decoder,
   token_ids: Int[Array, " T"],
   log_gates: Float[Array, " T"],
-  max_length: int | None,
 ) -> Float[Array, "T D"]:
   """Hidden states of a text in which attention to token j is multiplied by exp(log_gates[j])."""
   positions = jnp.arange(token_ids.shape[0])
@@ -117,5 +112,5 @@ def _gated_hidden(
     )
     return mix(probs, v), None
 
-  hidden, _ = decoder.run_layers(decoder.embed(token_ids), positions, attend, max_length=max_length)
+  hidden, _ = decoder.run_layers(decoder.embed(token_ids), positions, attend)
   return hidden

@@ -72,7 +72,8 @@ def score_without(
     gone: reasoning positions of each of the K texts.
     progress: whether to show a bar.
   """
-  prompts, max_length = start_prompt(model, segments)
+  graph = model.graph_for(len(segments))
+  prompts = start_prompt(model, segments)
   longest = len(segments.reasoning) - min(map(len, gone)) + len(segments.answer)
   count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
   scores = []
@@ -80,7 +81,7 @@ def score_without(
     block = list(gone[start : start + count])
     block += [block[-1]] * (count - len(block))  # blocks of one size
     texts = texts_without(model, segments, block)
-    nlls = score_texts(model.graph, model.params, prompts, texts, max_length=max_length)
+    nlls = score_texts(graph, model.params, prompts, texts)
     scores.append(jax.device_get(nlls))
   joined = (np.concatenate(parts)[: len(gone)] for parts in zip(*scores, strict=True))
   return dict(zip(ChainNLL._fields, joined, strict=True))

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, Model
-from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 
@@ -53,14 +52,13 @@ class TokenFeatures(NamedTuple):
   surprisal: Float[Array, "*B R"]  # nats
 
 
-@partial(jax.jit, static_argnames=("graph", "capacity", "max_length"))
+@partial(jax.jit, static_argnames=("graph", "capacity"))
 def token_features(
   graph: nnx.GraphDef,
   params: nnx.State,
   batch: ChainBatch,
   *,
   capacity: int,
-  max_length: int | None = None,
 ) -> TokenFeatures:
   """Features of all reasoning tokens of a batch of chains, from one forward pass.
 
@@ -69,16 +67,13 @@ def token_features(
     params: of the model.
     batch: the chains.
     capacity: R, at least the most reasoning tokens of any chain.
-    max_length: see `Decoder.run_layers`.
   """
   decoder = nnx.merge(graph, params)
-  run = partial(_features_of_chain, decoder, capacity=capacity, max_length=max_length)
+  run = partial(_features_of_chain, decoder, capacity=capacity)
   return jax.vmap(run)(batch)
 
 
-def _features_of_chain(
-  decoder: Decoder, chain: ChainBatch, *, capacity: int, max_length: int | None
-) -> TokenFeatures:
+def _features_of_chain(decoder: Decoder, chain: ChainBatch, *, capacity: int) -> TokenFeatures:
   """Features of one chain, as `ChainBatch` without its batch axis.
 
   Means and maxima are over the answer's positions, and over the reasoning positions behind the
@@ -110,7 +105,7 @@ def _features_of_chain(
     return out, jnp.stack(statistics, axis=-1)[:, place]  # [N, R, S]
 
   x = decoder.embed(chain.token_ids)
-  hidden, statistics = decoder.run_layers(x, positions, attend, max_length=max_length)
+  hidden, statistics = decoder.run_layers(x, positions, attend)
   log_probs = target_log_probs(decoder, hidden[place - 1], chain.token_ids[place][:, None])
   return TokenFeatures(statistics.transpose(2, 0, 1, 3), -log_probs[:, 0])
 
@@ -130,21 +125,21 @@ def extract_features(
       a length, and as many more as make their number a multiple of the mesh axis `data`.
   """
   capacity = _round_up(max(len(chain.reasoning) for chain in chains))
-  angles = [angles_length(model.config, len(chain)) for chain in chains]
+  alike: dict[nnx.GraphDef, list[int]] = {}  # chains whose ropes turn alike
+  for i, chain in enumerate(chains):
+    alike.setdefault(model.graph_for(len(chain)), []).append(i)
   features = {}
-  for max_length in dict.fromkeys(angles):
-    alike = [i for i, angle in enumerate(angles) if angle == max_length]
-    batch = _pack([chains[i] for i in alike], batch_size, axis_size(model.params, DATA))
+  for graph, members in alike.items():
+    batch = _pack([chains[i] for i in members], batch_size, axis_size(model.params, DATA))
     found = jax.device_get(
       token_features(
-        model.graph,
+        graph,
         model.params,
         place_batch(batch, model.params),
         capacity=capacity,
-        max_length=max_length,
       )
     )
-    for row, i in enumerate(alike):
+    for row, i in enumerate(members):
       num_reasoning = len(chains[i].reasoning)
       features[i] = (found.attention[row, :num_reasoning], found.surprisal[row, :num_reasoning])
   return [features[i] for i in range(len(chains))]

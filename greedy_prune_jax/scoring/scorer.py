@@ -72,7 +72,6 @@ class Program:
     answer: most answer tokens of any chain; read for the objective `answer` alone.
     block_rows: R, rows that go through the model at once.
     objective: `joint` or `answer`.
-    max_length: longest whole chain; see `Decoder.run_layers`.
     token_units: every unit is one token.
     attention: how packed rows attend; the numbers are the same.
   """
@@ -83,7 +82,6 @@ class Program:
   answer: int
   block_rows: int
   objective: Objective = "joint"
-  max_length: int | None = None
   token_units: bool = True
   attention: AttentionKind = "xla"
 
@@ -102,7 +100,7 @@ class Scorer:
 
   def run_texts(self, prompts: CachedPrompt, texts: Text) -> ChainState:
     """`run_text` for a batch of chains."""
-    run = partial(run_text, self.decoder, max_length=self.program.max_length)
+    run = partial(run_text, self.decoder)
     passes = jax.vmap(run, in_axes=(PROMPT_AXES, 0), out_axes=TEXT_PASS_AXES)(prompts, texts)
     return ChainState(prompts, texts, passes)
 
@@ -118,7 +116,6 @@ def start_chain(
   decoder: Decoder,
   prompt_ids: Int[Array, " T"],
   length: Int[Array, ""],
-  max_length: int | None = None,
 ) -> CachedPrompt:
   """Runs a right-padded prompt once. Its cache has room for the prompt alone; see `with_room`.
 
@@ -126,9 +123,8 @@ def start_chain(
     decoder: the scoring model.
     prompt_ids: prompt tokens, padded on the right.
     length: P, number of prompt tokens.
-    max_length: see `Decoder.run_layers`.
   """
-  hidden, kept, _ = forward_hidden(decoder, prompt_ids, max_length=max_length)
+  hidden, kept, _ = forward_hidden(decoder, prompt_ids)
   return CachedPrompt(length, kept, hidden[length - 1])
 
 
@@ -141,9 +137,7 @@ def with_room(prompts: CachedPrompt, capacity: int) -> CachedPrompt:
   return prompts._replace(keys_values=KeyValues(*(widen(x) for x in prompts.keys_values)))
 
 
-def run_text(
-  decoder: Decoder, prompt: CachedPrompt, text: Text, max_length: int | None = None
-) -> TextPass:
+def run_text(decoder: Decoder, prompt: CachedPrompt, text: Text) -> TextPass:
   """Runs the current text over the cached prompt."""
   capacity, (size,) = prompt.keys_values.k.shape[1], text.token_ids.shape
   positions = prompt.length + jnp.arange(size)
@@ -158,7 +152,7 @@ def run_text(
     return out, KeyValues(k, v)
 
   x = decoder.embed(text.token_ids)
-  hidden, prefix = decoder.run_layers(x, positions, attend, prompt.keys_values, max_length)
+  hidden, prefix = decoder.run_layers(x, positions, attend, prompt.keys_values)
   before = jnp.concatenate([prompt.last_hidden[None], hidden[:-1]])  # predicts text token j
   starts, stops = unit_spans(text)
   following = text.token_ids.at[starts].set(text.token_ids[stops], mode="drop")
@@ -286,7 +280,7 @@ def score_slots(
   else:
     attend = _attend_packed(decoder, prefix_mask, own_mask)
   x = decoder.embed(text.token_ids[slots.source])
-  hidden, _ = decoder.run_layers(x, positions, attend, prefix, scorer.program.max_length)
+  hidden, _ = decoder.run_layers(x, positions, attend, prefix)
 
   hidden = hidden.reshape(rows * width, -1)
   targets = text.token_ids[slots.source + 1].reshape(rows * width)

@@ -110,7 +110,6 @@ def plan_program(
   num_answers: Sequence[int],
   block_positions: int,
   objective: Objective,
-  max_length: int | None,
   token_units: bool,
   attention: AttentionKind = "xla",
   num_units: int = 0,
@@ -124,7 +123,6 @@ def plan_program(
     num_answers: answer tokens of each chain of the batch.
     block_positions: positions that should go through the model at once, over the whole batch.
     objective: what is scored.
-    max_length: see `Program`.
     token_units: see `Program`.
     attention: see `Program`.
     num_units: most units of a chain, where units are not tokens.
@@ -147,7 +145,6 @@ def plan_program(
     answer=round_up(max(num_answers), FINE) if objective == "answer" else 0,
     block_rows=_block_rows(rows, wanted),
     objective=objective,
-    max_length=max_length,
     token_units=token_units,
     attention=attention,
   )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.rope import angles_length
+from greedy_prune_jax.models.rope import config_for_length
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
 from greedy_prune_jax.scoring.packing import pair_width
@@ -100,9 +100,9 @@ def plan_batching(
   order = list(range(len(segments)))
   if size > 1:
     order.sort(key=lambda i: len(segments[i].reasoning))
-  alike: dict[int | None, list[int]] = {}  # a batch has the angles of its longest chain
+  alike: dict[ModelConfig, list[int]] = {}  # a batch has the angles of its longest chain
   for i in order:
-    alike.setdefault(angles_length(config, len(segments[i])), []).append(i)
+    alike.setdefault(config_for_length(config, len(segments[i])), []).append(i)
   batches = [some[i : i + size] for some in alike.values() for i in range(0, len(some), size)]
   return batches, block_positions * replicas
 

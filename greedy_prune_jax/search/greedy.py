@@ -78,19 +78,16 @@ def delete_unit(text: Text, unit: Int[Array, ""]) -> Text:
   )
 
 
-@partial(jax.jit, static_argnames=("graph", "max_length"))
+@partial(jax.jit, static_argnames="graph")
 def start_chains(
   graph: nnx.GraphDef,
   params: nnx.State,
   prompt_ids: Int[Array, "B T"],
   lengths: Int[Array, " B"],
-  *,
-  max_length: int | None = None,
 ) -> CachedPrompt:
   """`start_chain` for a batch of right-padded prompts."""
   decoder = thaw(graph, params)
-  start = partial(start_chain, decoder, max_length=max_length)
-  return jax.vmap(start, out_axes=PROMPT_AXES)(prompt_ids, lengths)
+  return jax.vmap(partial(start_chain, decoder), out_axes=PROMPT_AXES)(prompt_ids, lengths)
 
 
 @partial(jax.jit, static_argnames=("graph", "program", "shortlist", "check", "most_deletions"))

@@ -15,7 +15,6 @@ import numpy as np
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.packing import Text, pair_width
@@ -65,7 +64,7 @@ def prune_paths(
     prompts = plan.start_prompts() if prompts is None else prompts
     program, floors, pauses = plan.next_bucket(speed)
     steps = prune_steps(
-      model.graph,
+      plan.graph,
       model.frozen,
       prompts,
       plan.current_texts(program),
@@ -111,7 +110,7 @@ class _BatchPlan:
     self.model, self.paths, self.settings = model, paths, settings
     self.num_prompt = max(len(path.segments.prompt) for path in paths)
     longest = max(len(path.segments) for path in paths)
-    self.max_length = angles_length(model.config, longest)
+    self.graph = model.graph_for(longest)
 
   def place(self, arrays: Any) -> Any:
     """Puts arrays with an axis of chains beside the model."""
@@ -124,10 +123,9 @@ class _BatchPlan:
     for row, path in zip(ids, self.paths, strict=True):
       row[: len(path.segments.prompt)] = path.segments.prompt
     return start_chains(
-      self.model.graph,
+      self.graph,
       self.model.frozen,
       *self.place((ids.astype(np.int32), np.asarray(lengths, np.int32))),
-      max_length=self.max_length,
     )
 
   def _needed_width(self, path: PrunePath, num_reasoning: int) -> int:
@@ -167,7 +165,6 @@ class _BatchPlan:
       num_answers=[len(path.segments.answer) for path in self.paths],
       block_positions=self.settings.block_positions,
       objective=self.settings.objective,
-      max_length=self.max_length,
       token_units=all(path.unit_sizes is None for path in self.paths),
       attention=self.settings.attention,
       num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),

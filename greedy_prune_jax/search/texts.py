@@ -11,7 +11,6 @@ from flax import nnx
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.forward import KeyValues
-from greedy_prune_jax.models.rope import angles_length
 from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
@@ -24,14 +23,12 @@ from greedy_prune_jax.search.greedy import start_chains
 _WIDTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
 
 
-@partial(jax.jit, static_argnames=("graph", "max_length"))
+@partial(jax.jit, static_argnames="graph")
 def score_texts(
   graph: nnx.GraphDef,
   params: nnx.State,
   prompts: CachedPrompt,
   texts: Text,
-  *,
-  max_length: int | None = None,
 ) -> ChainNLL:
   """NLLs of several texts, [K], that stand behind one prompt.
 
@@ -40,7 +37,6 @@ def score_texts(
     params: of the scoring model.
     prompts: from `start_chains`, a batch of one.
     texts: reasoning and answer of each, [K, C].
-    max_length: see `Decoder.run_layers`.
   """
   decoder = nnx.merge(graph, params)
   capacity = prompts.keys_values.k.shape[2] + texts.token_ids.shape[1]
@@ -48,23 +44,19 @@ def score_texts(
   prompt = CachedPrompt(length[0], KeyValues(*(x[:, 0] for x in cache)), last_hidden[0])
 
   def nll(text: Text) -> ChainNLL:
-    text_pass = run_text(decoder, prompt, text, max_length)
+    text_pass = run_text(decoder, prompt, text)
     return chain_nll(text_pass.log_probs, text.num_reasoning, text.num_answer)
 
   return jax.vmap(nll)(texts)
 
 
-def start_prompt(model: Model, segments: Segments) -> tuple[CachedPrompt, int | None]:
-  """The cached prompt, and the `max_length` of the whole chain."""
-  max_length = angles_length(model.config, len(segments))
+def start_prompt(model: Model, segments: Segments) -> CachedPrompt:
+  """The cached prompt of a chain."""
   num_prompt = len(segments.prompt)
   ids = np.zeros((1, buckets.prompt_capacity(num_prompt)), np.int32)
   ids[0, :num_prompt] = segments.prompt
   lengths = jnp.asarray([num_prompt], jnp.int32)
-  prompts = start_chains(
-    model.graph, model.params, jnp.asarray(ids), lengths, max_length=max_length
-  )
-  return prompts, max_length
+  return start_chains(model.graph_for(len(segments)), model.params, jnp.asarray(ids), lengths)
 
 
 def texts_at_once(model: Model, longest: int, num_left: int, block_positions: int) -> int:

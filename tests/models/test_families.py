@@ -132,7 +132,7 @@ SWITCHES = {
 @functools.partial(jax.jit, static_argnames="graph")
 def _forward(graph, params, ids):
   decoder = nnx.merge(graph, params)
-  hidden, _, probs = forward_hidden(decoder, ids, return_attention=True, max_length=LENGTH)
+  hidden, _, probs = forward_hidden(decoder, ids, return_attention=True)
   return decoder.logits(hidden), probs
 
 
@@ -147,7 +147,7 @@ def test_equals_transformers(name, tmp_path):
   expected_logits, expected_probs = reference_outputs(reference, ids)
 
   model = load_huggingface(tmp_path, "float32")
-  logits, probs = _forward(model.graph, model.params, jax.numpy.asarray(ids))
+  logits, probs = _forward(model.graph_for(LENGTH), model.params, jax.numpy.asarray(ids))
 
   np.testing.assert_allclose(logits, expected_logits, atol=_ATOL)
   np.testing.assert_allclose(probs, expected_probs, atol=_ATOL)

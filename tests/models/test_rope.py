@@ -1,5 +1,7 @@
 """Frequencies of every rope kind against transformers, with parameters of released models."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from transformers import LlamaConfig
@@ -7,7 +9,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from greedy_prune_jax.models.config import ModelConfig, RopeConfig
 from greedy_prune_jax.models.hf_config import config_from_hf
-from greedy_prune_jax.models.rope import angles_length, rope_frequencies
+from greedy_prune_jax.models.rope import config_for_length, rope_frequencies
+from tests.helpers.planted import tiny_model
 
 _HEAD_DIM = 64
 _CONTEXT = 131_072
@@ -65,7 +68,7 @@ def test_frequencies_equal_transformers(name, length):
   expected, scale = ROPE_INIT_FUNCTIONS[kind](reference, "cpu", seq_len=length)
 
   config = config_from_hf(reference.to_dict())
-  frequencies, scales = rope_frequencies(config, length)
+  frequencies, scales = rope_frequencies(dataclasses.replace(config, rope_length=length))
 
   np.testing.assert_allclose(frequencies, expected.numpy()[None], rtol=1e-6)
   np.testing.assert_allclose(scales, [scale], rtol=1e-6)
@@ -76,8 +79,8 @@ def test_long_texts_change_dynamic_and_longrope_only():
     values = {"model_type": "llama", "hidden_size": 4 * _HEAD_DIM, "num_attention_heads": 4}
     rope = {"rope_type": name, **PARAMETERS[name]}
     config = config_from_hf(values | {"rope_parameters": rope, "max_position_embeddings": _CONTEXT})
-    short, _ = rope_frequencies(config, 10)
-    long, _ = rope_frequencies(config, 2 * _CONTEXT)
+    short, _ = rope_frequencies(config_for_length(config, 10))
+    long, _ = rope_frequencies(config_for_length(config, 2 * _CONTEXT))
     assert np.array_equal(short, long) == (name not in ("dynamic", "longrope")), name
 
 
@@ -87,14 +90,13 @@ def test_lengths_with_the_same_angles_are_one(name):
   rope = {"rope_type": name, **PARAMETERS[name]}
   config = config_from_hf(values | {"rope_parameters": rope, "max_position_embeddings": _CONTEXT})
   lengths = (10, 4096, 4097, 5000, _CONTEXT)
-  known = [angles_length(config, length) for length in lengths]
-  for length, one in zip(lengths, known, strict=True):
-    for theirs, ours in zip(
-      rope_frequencies(config, length), rope_frequencies(config, one), strict=True
-    ):
+  configs = [config_for_length(config, length) for length in lengths]
+  for length, one in zip(lengths, configs, strict=True):
+    exact = dataclasses.replace(config, rope_length=length)
+    for theirs, ours in zip(rope_frequencies(exact), rope_frequencies(one), strict=True):
       np.testing.assert_array_equal(theirs, ours)
   longer = _CONTEXT if name == "longrope" else None
-  assert known == [None, None, longer, longer, longer]
+  assert [one.rope_length for one in configs] == [None, None, longer, longer, longer]
 
 
 def test_each_rope_of_a_model_has_its_row():
@@ -128,3 +130,13 @@ def test_each_rope_of_a_model_has_its_row():
 def test_incomplete_ropes_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     RopeConfig(**fields)
+
+
+def test_a_model_has_one_graph_for_lengths_with_the_same_angles():
+  rope = {"original_max_positions": 16, "factor": 4.0, "short_factor": (1.0, 2.0)}
+  longrope = RopeConfig(kind="longrope", long_factor=(1.0, 9.0), **rope)
+  model = tiny_model(num_heads=2, head_dim=4, max_positions=64, ropes=(longrope,))
+  assert model.graph_for(16) is model.graph
+  long, longer = model.graph_for(17), model.graph_for(64)
+  assert long != model.graph
+  assert (long, hash(long)) == (longer, hash(longer))  # one compiled program

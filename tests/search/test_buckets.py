@@ -69,7 +69,6 @@ def test_texts_and_rows_fit_their_bucket():
       num_answers=[num_answer, num_answer + 3],
       block_positions=512,
       objective="answer",
-      max_length=None,
       token_units=True,
     )
     assert sizes.text > tokens + num_answer
@@ -95,7 +94,6 @@ def test_chains_of_many_shapes_share_few_programs():
           num_answers=[num_answer],
           block_positions=1536,
           objective="joint",
-          max_length=None,
           token_units=True,
         )
       )
@@ -114,7 +112,6 @@ def test_a_block_is_no_larger_than_what_a_short_chain_fills(tokens):
       num_answers=[9],
       block_positions=1536,
       objective="joint",
-      max_length=None,
       token_units=True,
     )
     rows = np.array([num_rows(n) for n in range(tokens, floor, -1)])
