@@ -30,6 +30,7 @@ ROPE_KINDS: dict[str, tuple[str, ...]] = {
   "longrope": ("factor", "original_max_positions", "short_factor", "long_factor"),
   "llama3": ("factor", "original_max_positions", "low_freq_factor", "high_freq_factor"),
   "proportional": (),
+  "none": (),
 }
 
 
@@ -83,7 +84,8 @@ class RopeConfig:
   truncate: bool = True  # yarn
   short_factor: tuple[float, ...] = ()  # longrope: a divisor for each pair
   long_factor: tuple[float, ...] = ()  # longrope: those of longer texts
-  rotated_fraction: float = 1.0  # proportional: share of the pairs that is rotated
+  rotated_fraction: float = 1.0  # share of the head width, or for proportional of pairs, rotated
+  query_growth: float | None = None  # queries grow with log(1 + position // original_max_positions)
 
   def __post_init__(self):
     if self.kind not in ROPE_KINDS:
@@ -93,8 +95,8 @@ class RopeConfig:
         raise FieldError(name, getattr(self, name), f"a value: rope kind {self.kind} needs one")
     _check_positive(self, "theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast")
     _check_positive(self, "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
-    _check_positive(self, "short_factor", "long_factor", "rotated_fraction")
-    if "original_max_positions" in ROPE_KINDS[self.kind]:
+    _check_positive(self, "short_factor", "long_factor", "rotated_fraction", "query_growth")
+    if "original_max_positions" in ROPE_KINDS[self.kind] or self.query_growth:
       check_size("max_positions", self.original_max_positions)
     if self.rotated_fraction > 1:
       raise FieldError("rotated_fraction", self.rotated_fraction, "a number up to 1")
@@ -103,6 +105,12 @@ class RopeConfig:
     if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
       expected = f"a number above low_freq_factor={self.low_freq_factor}"
       raise FieldError("high_freq_factor", self.high_freq_factor, expected)
+
+  def rotated_width(self, head_dim: int) -> int:
+    """Dimensions of a head that are rotated; the others lie behind them in every file."""
+    if self.kind == "proportional":  # all are, some of them by nothing
+      return head_dim
+    return int(head_dim * self.rotated_fraction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,14 +138,20 @@ class ModelConfig:
   layer_rope: tuple[int, ...] = ()  # per layer, an index into `ropes`; empty: all 0
   layer_window: tuple[int, ...] = ()  # per layer, tokens attended to, itself included; empty: all
 
-  activation: str = "silu"  # silu, gelu_tanh, gelu
+  activation: str = "silu"  # a name of `hf_config.ACTIVATIONS`
+  gated_mlp: bool = True  # down(activation(gate) * up), else down(activation(up))
   qkv_bias: bool = False
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
   qk_norm: bool = False  # RMS norm over the head width of queries and keys
-  post_norms: bool = False  # a norm after attention and after the feed-forward (Gemma)
+  wide_qk_norm: bool = False  # RMS norm over all heads of queries, and of keys, at once (OLMo)
+  pre_norms: bool = True  # a norm before attention and before the feed-forward
+  post_norms: bool = False  # a norm after attention and after the feed-forward (Gemma, OLMo)
   unit_offset_norm: bool = False  # a norm's weight is stored as its difference from 1 (Gemma)
   scale_embedding: bool = False  # embeddings times sqrt(D) (Gemma)
+  embedding_multiplier: float = 1.0  # Granite, as the two below
+  residual_multiplier: float = 1.0  # of what a layer adds to the residual stream
+  logit_divisor: float = 1.0
   attention_scale: float | None = None  # multiplies q.k; None: H ** -0.5
   attention_softcap: float | None = None
   logit_softcap: float | None = None
@@ -146,6 +160,7 @@ class ModelConfig:
     for field in SIZES:
       check_size(field, getattr(self, field))
     _check_positive(self, "norm_eps", "attention_scale", "attention_softcap", "logit_softcap")
+    _check_positive(self, "embedding_multiplier", "residual_multiplier", "logit_divisor")
     for field in dataclasses.fields(self):
       if field.type is bool and type(getattr(self, field.name)) is not bool:
         raise FieldError(field.name, getattr(self, field.name), "true or false")
@@ -161,12 +176,21 @@ class ModelConfig:
       raise FieldError("num_kv_heads", self.num_kv_heads, expected)
     if self.head_dim % 2:
       raise FieldError("head_dim", self.head_dim, "an even number: rope rotates pairs")
+    if not self.pre_norms and not self.post_norms:
+      raise FieldError("pre_norms", False, "norms before or after")
     for rope in self.ropes:
-      for name in ("short_factor", "long_factor"):
-        factors = getattr(rope, name)
-        if factors and len(factors) != self.head_dim // 2:
-          expected = f"{self.head_dim // 2} numbers, one a pair of the head width {self.head_dim}"
-          raise FieldError(name, list(factors), expected)
+      self._check_pairs(rope)
+
+  def _check_pairs(self, rope: RopeConfig) -> None:
+    width = rope.rotated_width(self.head_dim)
+    if width < 2 or width % 2:
+      expected = f"a share of the head width {self.head_dim} that is an even number of dimensions"
+      raise FieldError("rotated_fraction", rope.rotated_fraction, expected)
+    for name in ("short_factor", "long_factor"):
+      factors = getattr(rope, name)
+      if factors and len(factors) != width // 2:
+        rotated = f"head width {width}" if width == self.head_dim else f"rotated width {width}"
+        raise FieldError(name, list(factors), f"{width // 2} numbers, one a pair of the {rotated}")
 
   @property
   def rope_of_layers(self) -> tuple[int, ...]:
@@ -186,5 +210,5 @@ class ModelConfig:
   def matmul_params(self, *, head: bool) -> int:
     """Number of weights that every position is multiplied with, without or with the LM head."""
     attention = self.model_dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-    per_layer = attention + 3 * self.model_dim * self.mlp_dim
+    per_layer = attention + (3 if self.gated_mlp else 2) * self.model_dim * self.mlp_dim
     return self.num_layers * per_layer + (self.vocab_size * self.model_dim if head else 0)

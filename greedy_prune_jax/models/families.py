@@ -42,12 +42,16 @@ HF_TENSORS: dict[str, str] = {
   "layers.attention.out_bias": "self_attn.o_proj.bias",
   "layers.attention.q_norm.scale": "self_attn.q_norm.weight",
   "layers.attention.k_norm.scale": "self_attn.k_norm.weight",
+  "layers.attention.wide_q_norm.scale": "self_attn.q_norm.weight",
+  "layers.attention.wide_k_norm.scale": "self_attn.k_norm.weight",
   "layers.mlp.gate": "mlp.gate_proj.weight",
   "layers.mlp.up": "mlp.up_proj.weight",
   "layers.mlp.down": "mlp.down_proj.weight",
   "layers.mlp.gate_bias": "mlp.gate_proj.bias",
   "layers.mlp.up_bias": "mlp.up_proj.bias",
   "layers.mlp.down_bias": "mlp.down_proj.bias",
+  "layers.mlp.alpha_p": "mlp.act_fn.alpha_p",
+  "layers.mlp.alpha_n": "mlp.act_fn.alpha_n",
 }
 
 # Decoder parameters -> tensors of a GGUF file. Those of layers stand under `blk.{layer}.`.
@@ -69,6 +73,8 @@ GGUF_TENSORS: dict[str, str] = {
   "layers.attention.out_bias": "attn_output.bias",
   "layers.attention.q_norm.scale": "attn_q_norm.weight",
   "layers.attention.k_norm.scale": "attn_k_norm.weight",
+  "layers.attention.wide_q_norm.scale": "attn_q_norm.weight",
+  "layers.attention.wide_k_norm.scale": "attn_k_norm.weight",
   "layers.mlp.gate": "ffn_gate.weight",
   "layers.mlp.up": "ffn_up.weight",
   "layers.mlp.down": "ffn_down.weight",
@@ -108,10 +114,15 @@ class Family:
     hf_class: the class of transformers, for `architectures` of config.json.
     switches: fields of `ModelConfig` with one value for the whole family.
     keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
-    tensors: what differs from `HF_TENSORS`.
+    tensors: what differs from `HF_TENSORS`. Parameters of one tensor are its rows, in this order.
     rope_by_kind: whether layers with a window have a rope of their own, `ropes[1]`.
+    unrotated: which layers have no rope: a name of `hf_config.UNROTATED`; empty: none.
+    partial_rotary: whether a part of each head may be rotated.
+    query_growth: whether queries may grow with their positions.
+    interleaved: whether the dimensions of a head that rope rotates as a pair lie side by side.
     refused: keys of config.json that must not be set -> the reason.
-    wrapper: `model_type` of the multimodal model that holds this one as its `text_config`.
+    wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
+      does not say another.
     gguf: its names in GGUF files; None where there are none or they name another family.
   """
 
@@ -121,6 +132,10 @@ class Family:
   keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
   rope_by_kind: bool = False
+  unrotated: str = ""
+  partial_rotary: bool = False
+  query_growth: bool = False
+  interleaved: bool = False
   refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
   wrapper: str = ""
   gguf: GgufNames | None = None
@@ -151,6 +166,20 @@ class Family:
 
 _ATTENTION_BIAS = {"qkv_bias": "attention_bias", "out_bias": "attention_bias"}
 
+_GATE_AND_UP = "mlp.gate_up_proj.weight"
+_FUSED_MLP = {"layers.mlp.gate": _GATE_AND_UP, "layers.mlp.up": _GATE_AND_UP}
+
+_POST_NORMS = {"pre_norms": False, "post_norms": True}
+_OLMO_SWITCHES = {**_POST_NORMS, "wide_qk_norm": True}
+
+_GRANITE_KEYS = {
+  **_ATTENTION_BIAS,
+  "attention_scale": "attention_multiplier",
+  "embedding_multiplier": "embedding_multiplier",
+  "residual_multiplier": "residual_multiplier",
+  "logit_divisor": "logits_scaling",
+}
+
 _GEMMA_SWITCHES = {"post_norms": True, "unit_offset_norm": True, "scale_embedding": True}
 _GEMMA_KEYS = {
   **_ATTENTION_BIAS,
@@ -167,8 +196,9 @@ _RECORDS = (
     keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
     gguf=GgufNames(architecture="llama", interleaved=True),
   ),
-  Family(name="mistral", hf_class="MistralForCausalLM"),  # its GGUF files say llama
+  Family(name="mistral", hf_class="MistralForCausalLM", wrapper="mistral3"),  # GGUF files say llama
   Family(name="ministral", hf_class="MinistralForCausalLM"),
+  Family(name="ministral3", hf_class="Ministral3ForCausalLM", query_growth=True),
   Family(
     name="qwen2",
     hf_class="Qwen2ForCausalLM",
@@ -217,6 +247,81 @@ _RECORDS = (
       },
       scaled_by_width=62,  # layers of the 27B model
     ),
+  ),
+  Family(
+    name="olmo2",
+    hf_class="Olmo2ForCausalLM",
+    switches=_OLMO_SWITCHES,
+    keys=_ATTENTION_BIAS,
+  ),
+  Family(
+    name="olmo3",
+    hf_class="Olmo3ForCausalLM",
+    switches=_OLMO_SWITCHES,
+    keys=_ATTENTION_BIAS,
+    rope_by_kind=True,
+  ),
+  Family(
+    name="smollm3",
+    hf_class="SmolLM3ForCausalLM",
+    keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
+    unrotated="listed",
+  ),
+  Family(
+    name="phi3",
+    hf_class="Phi3ForCausalLM",
+    tensors={
+      "layers.attention.q": "self_attn.qkv_proj.weight",
+      "layers.attention.k": "self_attn.qkv_proj.weight",
+      "layers.attention.v": "self_attn.qkv_proj.weight",
+      **_FUSED_MLP,
+    },
+    partial_rotary=True,
+  ),
+  Family(
+    name="granite",
+    hf_class="GraniteForCausalLM",
+    keys={**_GRANITE_KEYS, "mlp_bias": "mlp_bias"},
+  ),
+  Family(
+    name="glm4",
+    hf_class="Glm4ForCausalLM",
+    switches={"post_norms": True},
+    keys={"qkv_bias": "attention_bias"},
+    tensors={
+      "layers.post_attention_norm.scale": "post_self_attn_layernorm.weight",
+      "layers.post_mlp_norm.scale": "post_mlp_layernorm.weight",
+      **_FUSED_MLP,
+    },
+    partial_rotary=True,
+    interleaved=True,
+  ),
+  Family(
+    name="seed_oss",
+    hf_class="SeedOssForCausalLM",
+    keys={"qkv_bias": "attention_bias", "out_bias": "attention_out_bias", "mlp_bias": "mlp_bias"},
+  ),
+  Family(
+    name="arcee",
+    hf_class="ArceeForCausalLM",
+    switches={"gated_mlp": False},
+    keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
+  ),
+  Family(
+    name="exaone4",
+    hf_class="Exaone4ForCausalLM",
+    switches={**_POST_NORMS, "qk_norm": True},
+    unrotated="full",
+  ),
+  Family(
+    name="apertus",
+    hf_class="ApertusForCausalLM",
+    switches={"gated_mlp": False, "qk_norm": True},
+    keys=_ATTENTION_BIAS,
+    tensors={
+      "layers.attention_norm.scale": "attention_layernorm.weight",
+      "layers.mlp_norm.scale": "feedforward_layernorm.weight",
+    },
   ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _RECORDS}

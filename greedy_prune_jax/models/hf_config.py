@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ ACTIVATIONS = {
   "gelu": "gelu",
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
+  "relu2": "relu2",
+  "xielu": "xielu",
 }
 
 # Fields of RopeConfig whose keys in `rope_parameters` have another name.
@@ -46,6 +48,7 @@ _ROPE_KEYS = {
   "theta": "rope_theta",
   "rotated_fraction": "partial_rotary_factor",
   "original_max_positions": "original_max_position_embeddings",
+  "query_growth": "llama_4_scaling_beta",
 }
 ROPE_FIELDS = {_ROPE_KEYS.get(f.name, f.name): f.name for f in dataclasses.fields(RopeConfig)}
 
@@ -159,8 +162,11 @@ def _text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
   if wrapped is None or not isinstance(values.get("text_config"), dict):
     return values
   outer = {"quantization_config": values.get("quantization_config")}
-  tied = {"tie_word_embeddings": values.get("tie_word_embeddings")}  # the inner one says nothing
-  return {**outer, **values["text_config"], **tied, "model_type": wrapped.name}
+  inner = values["text_config"]
+  name = inner.get("model_type")
+  name = name if isinstance(name, str) and name in FAMILIES else wrapped.name
+  tied = {"tie_word_embeddings": values.get("tie_word_embeddings", True)}  # the inner is not asked
+  return {**outer, **inner, **tied, "model_type": name}
 
 
 def _family(values: Mapping[str, Any], where: str) -> Family:
@@ -239,7 +245,7 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     **family.switches,
     family=family.name,
     ropes=_ropes(family, theirs),
-    layer_rope=sliding if family.rope_by_kind and any(sliding) else (),
+    layer_rope=_layer_rope(family, theirs, sliding),
     layer_window=windows if any(sliding) else (),
   )
 
@@ -259,29 +265,51 @@ def _windows(theirs: Any, num_layers: int) -> tuple[int, ...]:
   return tuple(window if kind == SLIDING else FULL_ATTENTION for kind in kinds)
 
 
+# Rules for the layers without a rope -> for each layer 1 where it has none.
+UNROTATED: dict[str, Callable[[Any, tuple[int, ...]], tuple[int, ...]]] = {
+  "": lambda theirs, sliding: (),
+  "listed": lambda theirs, sliding: tuple(1 - bool(has) for has in theirs.no_rope_layers),
+  "full": lambda theirs, sliding: tuple(1 - slides for slides in sliding) if any(sliding) else (),
+}
+
+
+def _layer_rope(family: Family, theirs: Any, sliding: tuple[int, ...]) -> tuple[int, ...]:
+  """For each layer, which of `_ropes` it has."""
+  layers = sliding if family.rope_by_kind else UNROTATED[family.unrotated](theirs, sliding)
+  return layers if any(layers) else ()
+
+
 def _ropes(family: Family, theirs: Any) -> tuple[RopeConfig, ...]:
-  """One rope, or that of the full layers and that of the sliding ones."""
+  """One rope, or that of the full layers and that of the sliding ones, or one and none."""
   parameters = theirs.rope_parameters
   if family.rope_by_kind:
-    return tuple(_rope(theirs, parameters[kind]) for kind in (FULL, SLIDING))
+    return tuple(_rope(family, theirs, parameters[kind]) for kind in (FULL, SLIDING))
   if {SLIDING, FULL} & parameters.keys():
     nested = sorted({SLIDING, FULL} & parameters.keys())
     raise FieldError("rope_parameters", nested, "one set for all layers in this family")
-  return (_rope(theirs, parameters),)
+  rope = _rope(family, theirs, parameters)
+  return (rope, RopeConfig(kind="none")) if family.unrotated else (rope,)
 
 
-def _rope(theirs: Any, parameters: Mapping[str, Any]) -> RopeConfig:
+def _rope(family: Family, theirs: Any, parameters: Mapping[str, Any]) -> RopeConfig:
   given = {ROPE_FIELDS[k]: v for k, v in parameters.items() if k in ROPE_FIELDS and v is not None}
   kind = given.get("kind", "default")
-  if kind not in ROPE_KINDS:
-    raise FieldError("kind", kind, f"one of {', '.join(ROPE_KINDS)}")
+  kinds = [known for known in ROPE_KINDS if known != "none"]
+  if kind not in kinds:
+    raise FieldError("kind", kind, f"one of {', '.join(kinds)}")
   for name in ("mscale", "mscale_all_dim", "beta_fast", "beta_slow"):
     if not given.get(name, 1):  # as missing to transformers
       del given[name]
   for name in ("short_factor", "long_factor"):
     if name in given:
       given[name] = tuple(given[name])
-  if kind != "proportional" and given.get("rotated_fraction", 1.0) != 1.0:
+  if not family.query_growth:  # transformers does not look at it
+    given.pop("query_growth", None)
+  if (
+    kind != "proportional"
+    and not family.partial_rotary
+    and given.get("rotated_fraction", 1.0) != 1.0
+  ):
     expected = f"no such key: rope_type {kind} rotates whole heads here"
     raise FieldError("rotated_fraction", given["rotated_fraction"], expected)
   if kind in ("yarn", "longrope"):
@@ -300,6 +328,8 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
     "use_sliding_window": window is not None,
     "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
   }
+  if FAMILIES[config.family].unrotated == "listed":
+    keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
   return {key: value for key, value in keys.items() if key in honoured}
 
 
@@ -321,9 +351,10 @@ def _rope_keys(config: ModelConfig) -> dict[str, Any]:
 
 def _rope_parameters(rope: RopeConfig) -> dict[str, Any]:
   needed = ("kind", "theta", *ROPE_KINDS[rope.kind])
+  default = RopeConfig()
   parameters = {key: getattr(rope, field) for key, field in ROPE_FIELDS.items()}
   return {
     key: list(value) if isinstance(value, tuple) else value
     for key, value in parameters.items()
-    if ROPE_FIELDS[key] in needed or value != getattr(RopeConfig(), ROPE_FIELDS[key])
+    if ROPE_FIELDS[key] in needed or value != getattr(default, ROPE_FIELDS[key])
   }

@@ -1,6 +1,7 @@
 """Models and tokenizers to Hugging Face folders, for transformers and other tools to load."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from flax import nnx
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import config_to_hf
-from greedy_prune_jax.models.parameters import LAYOUTS, parameter_name
+from greedy_prune_jax.models.parameters import LAYOUTS, head_order, parameter_name
 
 
 def save_huggingface(
@@ -101,19 +103,31 @@ def _name_shards(folder: Path, shards: list[list[str]], total: int) -> None:
 
 def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.ndarray]]:
   """Name and value of every tensor, as PyTorch's linear layers lay it out."""
-  names = FAMILIES[model.config.family].hf_tensors()
-  for path, variable in nnx.to_flat_state(model.params):
-    key = parameter_name(path)
-    layout, name = LAYOUTS[key], names[key]
-    order = [layout.axes.index(axis) for axis in "".join(layout.stored)]
-    stacked = variable.get_value()
+  family = FAMILIES[model.config.family]
+  values = {parameter_name(p): v.get_value() for p, v in nnx.to_flat_state(model.params)}
+  parts: dict[str, list[str]] = {}  # a tensor -> parameters whose rows it has
+  for path, name in family.hf_tensors().items():
+    if path in values:
+      parts.setdefault(name, []).append(path)
+  for name, paths in parts.items():
     for layer in range(model.config.num_layers) if "{layer}" in name else [None]:
-      block = np.asarray(jax.device_get(stacked if layer is None else stacked[layer]))
-      shape = []
-      for group in layout.stored:
-        shape.append(np.prod([block.shape[layout.axes.index(a)] for a in group], dtype=int))
-      tensor = block.transpose(order).reshape(shape).astype(dtype)
-      yield name.format(layer=layer), np.ascontiguousarray(tensor)
+      blocks = [
+        _stored(model.config, path, values[path] if layer is None else values[path][layer])
+        for path in paths
+      ]
+      tensor = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+      yield name.format(layer=layer), np.ascontiguousarray(tensor.astype(dtype))
+
+
+def _stored(config: ModelConfig, path: str, value: jax.Array) -> np.ndarray:
+  """One layer of a parameter in the axes of its tensor."""
+  layout, block = LAYOUTS[path], np.asarray(jax.device_get(value))
+  order = head_order(config, path)
+  if order is not None:
+    block = block.take(np.argsort(order), layout.axes.index("H"))
+  sizes = dict(zip(layout.axes, block.shape, strict=True))
+  shape = [math.prod(sizes[a] for a in group) for group in layout.stored]
+  return block.transpose([layout.axes.index(a) for a in "".join(layout.stored)]).reshape(shape)
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -9,6 +9,7 @@ one more, and reads no byte of a file that it does not need.
 import abc
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from flax import nnx
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.families import FAMILIES
 
 Index = tuple[slice, ...]
 _ROWS = 4096  # of an embedding, read and converted at a time
@@ -76,13 +78,20 @@ LAYOUTS: dict[str, Layout] = {
   "layers.attention.out_bias": Layout("D", ("D",)),
   "layers.attention.q_norm.scale": Layout("H", ("H",)),
   "layers.attention.k_norm.scale": Layout("H", ("H",)),
+  "layers.attention.wide_q_norm.scale": Layout("NH", ("NH",)),
+  "layers.attention.wide_k_norm.scale": Layout("KH", ("KH",)),
   "layers.mlp.gate": Layout("DF", ("F", "D")),
   "layers.mlp.up": Layout("DF", ("F", "D")),
   "layers.mlp.down": Layout("FD", ("D", "F")),
   "layers.mlp.gate_bias": Layout("F", ("F",)),
   "layers.mlp.up_bias": Layout("F", ("F",)),
   "layers.mlp.down_bias": Layout("D", ("D",)),
+  "layers.mlp.alpha_p": Layout("1", ("1",)),
+  "layers.mlp.alpha_n": Layout("1", ("1",)),
 }
+
+# Parameters whose axis H is that of queries and keys, and is ordered as `head_order` says.
+_ROTATED = re.compile(r"layers\.attention\.(wide_)?[qk](_bias|_norm\.scale)?")
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -94,7 +103,36 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     "K": config.num_kv_heads,
     "H": config.head_dim,
     "F": config.mlp_dim,
+    "1": 1,
   }
+
+
+def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
+  """Where a checkpoint has each of a head's dimensions; None where it has them in our order.
+
+  We rotate dimension i with i + H / 2. Checkpoints have those that are rotated first, in halves or
+  pair by pair, and behind them those that are not: a head of ours is made of halves of both.
+
+  Args:
+    config: of the model.
+    name: of a parameter.
+  """
+  interleaved = FAMILIES[config.family].interleaved
+  width = min(rope.rotated_width(config.head_dim) for rope in config.ropes)
+  if not _ROTATED.fullmatch(name) or (width == config.head_dim and not interleaved):
+    return None
+  rotated, others = np.arange(width), np.arange(width, config.head_dim)
+  pairs = rotated.reshape(-1, 2).T if interleaved else rotated.reshape(2, -1)
+  return np.concatenate([pairs, others.reshape(2, -1)], axis=1).reshape(-1)
+
+
+def fused_rows(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
+  """Where each parameter's rows begin in its tensor: several of one name lie there in order."""
+  sizes, ends, starts = axis_sizes(config), dict.fromkeys(names.values(), 0), {}
+  for path, name in names.items():
+    starts[path] = ends[name]
+    ends[name] += math.prod(sizes[a] for a in LAYOUTS[path].stored[0])
+  return starts
 
 
 def abstract_model(config: ModelConfig, dtype: Any, platform: str | None = None) -> Model:
@@ -135,13 +173,17 @@ def read_model(
   """
   abstract = abstract_model(config, dtype)
   paths = [parameter_name(path) for path in nnx.to_flat_state(abstract.params).paths]
-  _check_tensors(config, source, {path: names[path] for path in paths})
+  names = {path: name for path, name in names.items() if path in paths}  # in the order of fusing
+  rows = fused_rows(config, names)
+  _check_tensors(config, source, names)
   shapes, tree = jax.tree.flatten(abstract.params)
   places = (
     [None] * len(shapes) if shardings is None else jax.tree.leaves(shardings(abstract.params))
   )
   arrays = [
-    _ParameterReader(config, source, LAYOUTS[path], names[path], shape.dtype).place(shape.shape, to)
+    _ParameterReader(config, source, path, names[path], rows[path], shape.dtype).place(
+      shape.shape, to
+    )
     for path, shape, to in zip(paths, shapes, places, strict=True)
   ]
   return Model(config, abstract.graph, jax.tree.unflatten(tree, arrays))
@@ -151,8 +193,11 @@ def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str
   """Compares the tensors of a source with those that a model of this config is made of."""
   sizes = axis_sizes(config)
   unexpected = set(source.names)
+  shapes: dict[str, tuple[int, ...]] = {}
   for path, template in names.items():
-    expected = tuple(math.prod(sizes[a] for a in group) for group in LAYOUTS[path].stored)
+    first, *rest = (math.prod(sizes[a] for a in group) for group in LAYOUTS[path].stored)
+    shapes[template] = (first + shapes.get(template, (0,))[0], *rest)
+  for template, expected in shapes.items():
     for layer in range(config.num_layers) if "{layer}" in template else [None]:
       name = template.format(layer=layer)
       unexpected.discard(name)
@@ -178,8 +223,9 @@ class _ParameterReader:
 
   config: ModelConfig
   source: TensorSource
-  layout: Layout
-  name: str  # with {layer} where the parameter is stacked over layers
+  path: str  # of the parameter
+  name: str  # of its tensor; with {layer} where the parameter is stacked over layers
+  first_row: int  # of the tensor that belongs to it
   dtype: Any
 
   def place(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:
@@ -212,16 +258,21 @@ class _ParameterReader:
 
   def _read_layer(self, name: str, index: Index) -> np.ndarray:
     """Part of one layer of the parameter, its axes in our order."""
-    sizes = axis_sizes(self.config)
-    wanted = dict(zip(self.layout.axes, index, strict=True))
+    sizes, layout = axis_sizes(self.config), LAYOUTS[self.path]
+    wanted = dict(zip(layout.axes, index, strict=True))
+    order = head_order(self.config, self.path)
+    if order is not None:
+      wanted["H"], heads = slice(0, sizes["H"]), order[wanted["H"]]
     stored_index, shape, trim = [], [], []
-    for group in self.layout.stored:
+    for group in layout.stored:
       # A stored axis is cut along its outermost part, and along the others after reading.
       outer, inner = wanted[group[0]], [sizes[a] for a in group[1:]]
       stride = math.prod(inner)
-      stored_index.append(slice(outer.start * stride, outer.stop * stride))
+      first = 0 if stored_index else self.first_row
+      stored_index.append(slice(first + outer.start * stride, first + outer.stop * stride))
       shape += [outer.stop - outer.start, *inner]
       trim += [slice(None), *(wanted[a] for a in group[1:])]
     block = self.source.read(name, tuple(stored_index)).reshape(shape)[tuple(trim)]
-    stored_axes = "".join(self.layout.stored)
-    return block.transpose([stored_axes.index(a) for a in self.layout.axes])
+    stored_axes = "".join(layout.stored)
+    block = block.transpose([stored_axes.index(a) for a in layout.axes])
+    return block if order is None else block.take(heads, layout.axes.index("H"))
