@@ -15,7 +15,7 @@ heads, K key/value heads, G = N / K, H head width, F feed-forward width, L layer
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.rope import apply_rope, config_for_length, rope_frequencies
+from greedy_prune_jax.models.rope import (
+  apply_rope,
+  config_for_length,
+  query_scales,
+  rope_turns,
+)
 from greedy_prune_jax.models.weights import (
   LowRank,
   Master,
@@ -56,17 +61,18 @@ def along(weight: Array, x: Array) -> Array:
 
 
 class RMSNorm(nnx.Module):
-  """Root-mean-square norm over the last axis, in float32."""
+  """Root-mean-square norm over the last axes, in float32."""
 
-  def __init__(self, dim: int, config: ModelConfig, dtype: Any = jnp.float32):
+  def __init__(self, *shape: int, config: ModelConfig):
     self.eps = config.norm_eps
     self.unit_offset = config.unit_offset_norm
-    self.scale = nnx.Param(jnp.full((dim,), 0.0 if config.unit_offset_norm else 1.0, dtype))
+    self.axes = tuple(range(-len(shape), 0))
+    self.scale = nnx.Param(jnp.full(shape, 0.0 if config.unit_offset_norm else 1.0))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Normalises float32 x."""
     scale = self.scale[...].astype(jnp.float32) + (1.0 if self.unit_offset else 0.0)
-    normalised = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+    normalised = x * jax.lax.rsqrt(jnp.mean(x * x, axis=self.axes, keepdims=True) + self.eps)
     return normalised * along(scale, x)
 
 
@@ -74,12 +80,19 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any, fan_in: int) -> 
   return nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * fan_in**-0.5)
 
 
+class Rope(NamedTuple):
+  """What a layer does to queries and keys by their positions."""
+
+  cos: Float[Array, "*B T h"]  # of the angles of H / 2 pairs
+  sin: Float[Array, "*B T h"]
+  query_scale: Any  # of queries: a number, or [*B, T, 1, 1]
+
+
 class Attention(nnx.Module):
   """Projections around `attend`: grouped queries, optional biases and query/key norms."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
     d, n, k, h = config.model_dim, config.num_heads, config.num_kv_heads, config.head_dim
-    self.query_scale = config.query_scale
     self.q = _normal(rngs, (d, n, h), dtype, d)
     self.k = _normal(rngs, (d, k, h), dtype, d)
     self.v = _normal(rngs, (d, k, h), dtype, d)
@@ -91,18 +104,17 @@ class Attention(nnx.Module):
     if config.out_bias:
       self.out_bias = nnx.Param(jnp.zeros((d,), dtype))
     if config.qk_norm:
-      self.q_norm = RMSNorm(h, config)
-      self.k_norm = RMSNorm(h, config)
-    self.qkv_bias, self.has_out_bias, self.qk_norm = (
-      config.qkv_bias,
-      config.out_bias,
-      config.qk_norm,
-    )
+      self.q_norm = RMSNorm(h, config=config)
+      self.k_norm = RMSNorm(h, config=config)
+    if config.wide_qk_norm:
+      self.wide_q_norm = RMSNorm(n, h, config=config)
+      self.wide_k_norm = RMSNorm(k, h, config=config)
+    self.config = config
 
   def __call__(
     self,
     x: Float[Array, "*B T D"],
-    rope: tuple[Array, Array],  # cos, sin: [..., T, H / 2]
+    rope: Rope,
     window: Int[Array, ""],
     attend: Attend,
     layer_input: Any,
@@ -111,16 +123,18 @@ class Attention(nnx.Module):
     q = project("...td,dnh->...tnh", x, self.q[...])
     k = project("...td,dkh->...tkh", x, self.k[...])
     v = project("...td,dkh->...tkh", x, self.v[...])
-    if self.qkv_bias:
+    if self.config.qkv_bias:
       q += along(self.q_bias[...], q)
       k += along(self.k_bias[...], k)
       v += along(self.v_bias[...], v)
-    if self.qk_norm:
+    if self.config.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
-    q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-    attended, layer_output = attend(q * self.query_scale, k, v, window, layer_input)
+    if self.config.wide_qk_norm:
+      q, k = self.wide_q_norm(q), self.wide_k_norm(k)
+    q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
+    attended, layer_output = attend(q * rope.query_scale, k, v, window, layer_input)
     out = project("...tnh,nhd->...td", attended, self.out[...])
-    if self.has_out_bias:
+    if self.config.out_bias:
       out += along(self.out_bias[...], out)
     return out, layer_output
 
@@ -129,60 +143,90 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
 
 
+def xielu(x: Array, alpha_p: Array, alpha_n: Array) -> Array:
+  """The activation with two trained slopes of arXiv 2411.13010; its other constants are fixed."""
+  beta, eps = 0.5, -1e-6
+  above = jax.nn.softplus(alpha_p) * x * x + beta * x
+  below = (beta + jax.nn.softplus(alpha_n)) * (jnp.expm1(jnp.minimum(x, eps)) - x) + beta * x
+  return jnp.where(x > 0, above, below)
+
+
 class FeedForward(nnx.Module):
-  """Gated feed-forward: down(activation(gate(x)) * up(x))."""
+  """Feed-forward, down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
     d, f = config.model_dim, config.mlp_dim
-    self.activation = config.activation
-    self.gate = _normal(rngs, (d, f), dtype, d)
+    self.config = config
+    if config.gated_mlp:
+      self.gate = _normal(rngs, (d, f), dtype, d)
     self.up = _normal(rngs, (d, f), dtype, d)
     self.down = _normal(rngs, (f, d), dtype, f)
     if config.mlp_bias:
-      self.gate_bias = nnx.Param(jnp.zeros((f,), dtype))
+      if config.gated_mlp:
+        self.gate_bias = nnx.Param(jnp.zeros((f,), dtype))
       self.up_bias = nnx.Param(jnp.zeros((f,), dtype))
       self.down_bias = nnx.Param(jnp.zeros((d,), dtype))
-    self.has_bias = config.mlp_bias
+    if config.activation == "xielu":
+      self.alpha_p = nnx.Param(jnp.full((1,), 0.2, dtype))
+      self.alpha_n = nnx.Param(jnp.full((1,), -1.0, dtype))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns what to add to the residual stream, in float32."""
-    gate = project("...d,df->...f", x, self.gate[...])
-    up = project("...d,df->...f", x, self.up[...])
-    if self.has_bias:
-      gate += along(self.gate_bias[...], gate)
-      up += along(self.up_bias[...], up)
-    out = project("...f,fd->...d", _ACTIVATIONS[self.activation](gate) * up, self.down[...])
-    if self.has_bias:
-      out += along(self.down_bias[...], out)
-    return out
+    has_bias = self.config.mlp_bias
+    up = self._biased(project("...d,df->...f", x, self.up[...]), self.up_bias if has_bias else None)
+    if self.config.gated_mlp:
+      gate = project("...d,df->...f", x, self.gate[...])
+      gate = self._biased(gate, self.gate_bias if has_bias else None)
+      hidden = self._activated(gate) * up
+    else:
+      hidden = self._activated(up)
+    out = project("...f,fd->...d", hidden, self.down[...])
+    return self._biased(out, self.down_bias if has_bias else None)
+
+  def _activated(self, x: Array) -> Array:
+    if self.config.activation != "xielu":
+      return _ACTIVATIONS[self.config.activation](x)
+    slopes = (alpha[...].astype(jnp.float32) for alpha in (self.alpha_p, self.alpha_n))
+    return xielu(x, *(along(slope, x) for slope in slopes))
+
+  def _biased(self, x: Array, bias: nnx.Param | None) -> Array:
+    return x if bias is None else x + along(bias[...], x)
 
 
 class Layer(nnx.Module):
-  """Attention and feed-forward, each behind a norm and added to the residual stream."""
+  """Attention and feed-forward, each between norms and added to the residual stream."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
-    self.attention_norm = RMSNorm(config.model_dim, config)
+    self.config = config
+    if config.pre_norms:
+      self.attention_norm = RMSNorm(config.model_dim, config=config)
     self.attention = Attention(config, rngs, dtype)
-    self.mlp_norm = RMSNorm(config.model_dim, config)
+    if config.pre_norms:
+      self.mlp_norm = RMSNorm(config.model_dim, config=config)
     self.mlp = FeedForward(config, rngs, dtype)
-    self.post_norms = config.post_norms
     if config.post_norms:
-      self.post_attention_norm = RMSNorm(config.model_dim, config)
-      self.post_mlp_norm = RMSNorm(config.model_dim, config)
+      self.post_attention_norm = RMSNorm(config.model_dim, config=config)
+      self.post_mlp_norm = RMSNorm(config.model_dim, config=config)
 
   def __call__(
-    self, x: Float[Array, "*B T D"], rope, window, attend: Attend, layer_input
+    self, x: Float[Array, "*B T D"], rope: Rope, window, attend: Attend, layer_input
   ) -> tuple[Float[Array, "*B T D"], Any]:
     """Runs the layer; arguments are those of `Attention`."""
+    pre, post = self.config.pre_norms, self.config.post_norms
     attended, layer_output = self.attention(
-      self.attention_norm(x), rope, window, attend, layer_input
+      self.attention_norm(x) if pre else x, rope, window, attend, layer_input
     )
-    x = x + (self.post_attention_norm(attended) if self.post_norms else attended)
-    mixed = self.mlp(self.mlp_norm(x))
-    return x + (self.post_mlp_norm(mixed) if self.post_norms else mixed), layer_output
+    x = self._added(x, self.post_attention_norm(attended) if post else attended)
+    mixed = self.mlp(self.mlp_norm(x) if pre else x)
+    return self._added(x, self.post_mlp_norm(mixed) if post else mixed), layer_output
+
+  def _added(self, x: Array, change: Array) -> Array:
+    multiplier = self.config.residual_multiplier
+    return x + (change if multiplier == 1 else multiplier * change)
 
 
 class Decoder(nnx.Module):
@@ -207,7 +251,7 @@ class Decoder(nnx.Module):
     keys = jax.random.split(rngs.params(), config.num_layers)
     stacked = jax.vmap(lambda key: nnx.state(Layer(config, nnx.Rngs(key), dtype)))(keys)
     self.layers = nnx.merge(graph, stacked)
-    self.final_norm = RMSNorm(d, config)
+    self.final_norm = RMSNorm(d, config=config)
     if not config.tied_head:
       self.head = _normal(rngs, (v, d), dtype, d)
 
@@ -219,7 +263,9 @@ class Decoder(nnx.Module):
     else:
       rows = from_bits(as_bits(table, self.platform)[token_ids])
     x = rows.astype(jnp.float32)
-    return x * self.config.model_dim**0.5 if self.config.scale_embedding else x
+    if self.config.scale_embedding:
+      x = x * self.config.model_dim**0.5
+    return x if self.config.embedding_multiplier == 1 else x * self.config.embedding_multiplier
 
   def run_layers(
     self,
@@ -239,19 +285,19 @@ class Decoder(nnx.Module):
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
 
     Returns:
-      The normalised hidden states, and what `attend` returned beside its output, stacked over L.
+      The normalised hidden states, divided as the logits are to be, and what `attend` returned
+      beside its output, stacked over L.
     """
-    frequencies, scales = rope_frequencies(self.config)  # [ropes, H / 2], [ropes]
-    angles = jnp.multiply.outer(positions.astype(jnp.float32), frequencies)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)  # [..., T, ropes, H / 2]
-    scales = jnp.asarray(scales)
+    cos, sin = rope_turns(self.config, positions)  # [..., T, ropes, H / 2]
+    query_scale = self.config.query_scale
+    if self.config.ropes[0].query_growth:
+      query_scale = query_scale * query_scales(self.config, positions)
     graph, stacked = nnx.split(self.layers)
 
     def body(x, per_layer):
       state, rope_index, window, layer_input = from_bits(per_layer)
       layer = nnx.merge(graph, state)
-      scale = scales[rope_index]
-      rope = (cos[..., rope_index, :] * scale, sin[..., rope_index, :] * scale)
+      rope = Rope(cos[..., rope_index, :], sin[..., rope_index, :], query_scale)
       return layer(x, rope, window, attend, layer_input)
 
     per_layer = (
@@ -261,7 +307,9 @@ class Decoder(nnx.Module):
       layer_inputs,
     )
     x, layer_outputs = jax.lax.scan(wrap_layer(body), x, as_bits(per_layer, self.platform))
-    return self.final_norm(x), layer_outputs
+    hidden = self.final_norm(x)
+    divisor = self.config.logit_divisor
+    return (hidden if divisor == 1 else hidden / divisor), layer_outputs
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits from normalised hidden states, in float32."""

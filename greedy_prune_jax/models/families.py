@@ -115,6 +115,7 @@ class Family:
     switches: fields of `ModelConfig` with one value for the whole family.
     keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
     tensors: what differs from `HF_TENSORS`. Parameters of one tensor are its rows, in this order.
+    constants: tensors of each layer that a folder has beside the parameters -> their one value.
     rope_by_kind: whether layers with a window have a rope of their own, `ropes[1]`.
     unrotated: which layers have no rope: a name of `hf_config.UNROTATED`; empty: none.
     partial_rotary: whether a part of each head may be rotated.
@@ -132,6 +133,7 @@ class Family:
   keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
   rope_by_kind: bool = False
+  constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
   unrotated: str = ""
   partial_rotary: bool = False
   query_growth: bool = False
@@ -322,6 +324,7 @@ _RECORDS = (
       "layers.attention_norm.scale": "attention_layernorm.weight",
       "layers.mlp_norm.scale": "feedforward_layernorm.weight",
     },
+    constants={"mlp.act_fn.beta": 0.5, "mlp.act_fn.eps": -1e-6},
   ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _RECORDS}

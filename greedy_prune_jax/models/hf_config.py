@@ -323,34 +323,37 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
   honoured = {field.name for field in dataclasses.fields(_config_classes()[config.family])}
   windows = set(config.window_of_layers) - {FULL_ATTENTION}
   window = windows.pop() if len(windows) == 1 else None
-  keys = {
+  keys: dict[str, Any] = {
     "sliding_window": window,
     "use_sliding_window": window is not None,
     "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
   }
-  if FAMILIES[config.family].unrotated == "listed":
-    keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
+  keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
   return {key: value for key, value in keys.items() if key in honoured}
 
 
 def _rope_keys(config: ModelConfig) -> dict[str, Any]:
   """Both the `rope_parameters` of transformers 5 and the keys of transformers 4."""
-  first = _rope_parameters(config.ropes[0])
+  family = FAMILIES[config.family]
+  first = _rope_parameters(family, config.ropes[0])
   scaling = {key: value for key, value in first.items() if key != "rope_theta"}
   keys = {
     "rope_theta": config.ropes[0].theta,
     "rope_scaling": None if config.ropes[0].kind == "default" else scaling,
     "rope_parameters": first,
   }
-  if FAMILIES[config.family].rope_by_kind:
-    second = _rope_parameters(config.ropes[1])
+  if config.ropes[0].original_max_positions:  # some families look for it here
+    keys["original_max_position_embeddings"] = config.ropes[0].original_max_positions
+  if family.rope_by_kind:
+    second = _rope_parameters(family, config.ropes[1])
     keys["rope_local_base_freq"] = config.ropes[1].theta
     keys["rope_parameters"] = {FULL: first, SLIDING: second}
   return keys
 
 
-def _rope_parameters(rope: RopeConfig) -> dict[str, Any]:
-  needed = ("kind", "theta", *ROPE_KINDS[rope.kind])
+def _rope_parameters(family: Family, rope: RopeConfig) -> dict[str, Any]:
+  needed = ["kind", "theta", *ROPE_KINDS[rope.kind]]
+  needed += ["rotated_fraction"] * family.partial_rotary  # else the family's own default holds
   default = RopeConfig()
   parameters = {key: getattr(rope, field) for key, field in ROPE_FIELDS.items()}
   return {

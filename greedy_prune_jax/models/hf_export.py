@@ -117,6 +117,9 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
       ]
       tensor = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
       yield name.format(layer=layer), np.ascontiguousarray(tensor.astype(dtype))
+  for name, value in family.constants.items():
+    for layer in range(model.config.num_layers):
+      yield f"model.layers.{layer}.{name}", np.array(value, dtype)
 
 
 def _stored(config: ModelConfig, path: str, value: jax.Array) -> np.ndarray:

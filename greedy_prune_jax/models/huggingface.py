@@ -1,6 +1,7 @@
 """Models from Hugging Face folders: config.json and safetensors, one file or several."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   checkpoint = _Checkpoint(Path(folder))
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
+  _check_constants(checkpoint, config, prefix)
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
   return config, checkpoint, names
@@ -70,6 +72,7 @@ class _Checkpoint(TensorSource):
     self._folder = folder
     self._places = _index(folder)
     self._slices: dict[str, Any] = {}
+    self.constants: set[str] = set()  # tensors with the one value that the family computes with
     for path in sorted(set(self._places.values())) or [folder / "model.safetensors"]:
       file = _open(path)
       for name in file.keys():  # noqa: SIM118  a safe_open is no mapping
@@ -82,7 +85,7 @@ class _Checkpoint(TensorSource):
 
   @property
   def names(self) -> set[str]:
-    return {name for name in self._slices if not _UNUSED.fullmatch(name)}
+    return {name for name in self._slices if not _UNUSED.fullmatch(name)} - self.constants
 
   def shape(self, name: str) -> tuple[int, ...] | None:
     return tuple(self._slices[name].get_shape()) if name in self._slices else None
@@ -98,6 +101,19 @@ class _Checkpoint(TensorSource):
         f"supported are {', '.join(_FLOATS)}."
       )
     return tensor[index]
+
+
+def _check_constants(checkpoint: _Checkpoint, config: ModelConfig, prefix: str) -> None:
+  """Refuses constants with other values than the family computes with; old files lack them."""
+  for constant, value in FAMILIES[config.family].constants.items():
+    for layer in range(config.num_layers):
+      name = f"{prefix}layers.{layer}.{constant}"
+      if checkpoint.shape(name) is None:
+        continue
+      checkpoint.constants.add(name)
+      stored = float(checkpoint.read(name, ()))
+      if not math.isclose(stored, value, rel_tol=0.01):  # bfloat16 has 8 bits
+        raise UserError(f"{checkpoint.where(name)}: tensor {name!r} is {stored}; expected {value}.")
 
 
 def _check_tied_head(checkpoint: _Checkpoint, embedding: str, head: str) -> None:

@@ -10,7 +10,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig, RopeConfig
 
@@ -51,6 +51,27 @@ def config_for_length(config: ModelConfig, length: int) -> ModelConfig:
   return exact
 
 
+def rope_turns(
+  config: ModelConfig, positions: Int[Array, "*B T"]
+) -> tuple[Float[Array, "*B T ropes h"], Float[Array, "*B T ropes h"]]:
+  """Scaled cosines and sines of every position's angles; 1 and 0 for pairs that do not turn."""
+  frequencies, scales = rope_frequencies(config)
+  angles = jnp.multiply.outer(positions.astype(jnp.float32), frequencies)
+  scales = np.where(frequencies == 0, np.float32(1), scales[:, None])
+  return jnp.cos(angles) * scales, jnp.sin(angles) * scales
+
+
+def query_scales(config: ModelConfig, positions: Int[Array, "*B T"]) -> Float[Array, "*B T 1 1"]:
+  """Factors that queries grow by with their positions, beside heads and their width.
+
+  Source: the attention scale of Llama 4.
+  """
+  rope = config.ropes[0]
+  assert rope.query_growth is not None
+  grown = rope.query_growth * jnp.log1p(positions // rope.original_max_positions)
+  return (1 + grown)[..., None, None]
+
+
 def apply_rope(
   x: Float[Array, "*B T N H"], cos: Float[Array, "*B T h"], sin: Float[Array, "*B T h"]
 ) -> Float[Array, "*B T N H"]:
@@ -65,8 +86,18 @@ def _unscaled(theta: float, head_dim: int) -> np.ndarray:
 
 
 def _frequencies(rope: RopeConfig, head_dim: int, max_positions: int, length: int) -> np.ndarray:
+  width = rope.rotated_width(head_dim)
+  frequencies = np.zeros(head_dim // 2)
+  frequencies[: width // 2] = _of_rotated(rope, width, max_positions, length)
+  return frequencies
+
+
+def _of_rotated(rope: RopeConfig, head_dim: int, max_positions: int, length: int) -> np.ndarray:
+  """Frequencies of the dimensions that are rotated."""
   plain = _unscaled(rope.theta, head_dim)
   match rope.kind:
+    case "none":
+      return np.zeros_like(plain)
     case "default":
       return plain
     case "linear":  # positions divided by `factor`

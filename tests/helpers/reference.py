@@ -48,6 +48,42 @@ _FAMILIES = {
       "sliding_window_pattern": 3,
     },
   ),
+  "ministral3": (
+    transformers.Ministral3Config,
+    {
+      "head_dim": 16,
+      "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 100.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 7,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.3,
+      },
+    },
+  ),
+  "olmo2": (transformers.Olmo2Config, {}),
+  "olmo3": (transformers.Olmo3Config, {"sliding_window": WINDOW, "num_hidden_layers": 4}),
+  "smollm3": (transformers.SmolLM3Config, {"no_rope_layer_interval": 2, "pad_token_id": 0}),
+  "phi3": (transformers.Phi3Config, {"pad_token_id": 0}),
+  "granite": (
+    transformers.GraniteConfig,
+    {
+      "embedding_multiplier": 3.0,
+      "residual_multiplier": 0.7,
+      "attention_multiplier": 0.4,
+      "logits_scaling": 2.5,
+    },
+  ),
+  "glm4": (transformers.Glm4Config, {"head_dim": 16, "pad_token_id": 0}),
+  "seed_oss": (transformers.SeedOssConfig, {"head_dim": 16}),
+  "arcee": (transformers.ArceeConfig, {}),
+  "exaone4": (
+    transformers.Exaone4Config,
+    {"sliding_window": WINDOW, "num_hidden_layers": 4, "sliding_window_pattern": 4},
+  ),
+  "apertus": (transformers.ApertusConfig, {"pad_token_id": 0}),
 }
 
 

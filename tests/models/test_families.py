@@ -126,6 +126,67 @@ SWITCHES = {
       }
     },
   ),
+  "ministral3": ("ministral3", {}),
+  "ministral3 tied, window": (
+    "ministral3",
+    {"tie_word_embeddings": True, "sliding_window": WINDOW},
+  ),
+  "olmo2": ("olmo2", {}),
+  "olmo2 biases": ("olmo2", {"attention_bias": True}),
+  "olmo2 no groups": ("olmo2", {"num_key_value_heads": 4}),
+  "olmo3": ("olmo3", {}),
+  "olmo3 yarn on full layers": (
+    "olmo3",
+    {
+      "rope_parameters": {
+        "full_attention": _YARN | {"rope_theta": 100.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+      }
+    },
+  ),
+  "smollm3": ("smollm3", {}),
+  "smollm3 all rope": ("smollm3", {"no_rope_layers": [1, 1, 1]}),
+  "smollm3 yarn, biases": ("smollm3", _rope(**_YARN) | {"attention_bias": True, "mlp_bias": True}),
+  "phi3": ("phi3", {}),
+  "phi3 window": ("phi3", {"sliding_window": WINDOW}),
+  "phi3 partial rope": ("phi3", _rope(partial_rotary_factor=0.5)),
+  "phi3 longrope, short": (
+    "phi3",
+    _rope(**_LONGROPE) | {"original_max_position_embeddings": LENGTH},
+  ),
+  "phi3 partial longrope, long": (
+    "phi3",
+    _rope(
+      rope_type="longrope",
+      short_factor=[1.0, 1.5],
+      long_factor=[2.0, 3.0],
+      partial_rotary_factor=0.5,
+    )
+    | {"original_max_position_embeddings": CONTEXT},
+  ),
+  "granite": ("granite", {}),
+  "granite biases, tied": (
+    "granite",
+    {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+  ),
+  "glm4": ("glm4", {}),
+  "glm4 no biases, whole rope": (
+    "glm4",
+    {"attention_bias": False} | _rope(partial_rotary_factor=1.0),
+  ),
+  "glm4 yarn": ("glm4", _rope(**_YARN, partial_rotary_factor=0.5)),
+  "seed_oss": ("seed_oss", {}),
+  "seed_oss biases": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
+  "arcee": ("arcee", {}),
+  "arcee biases": ("arcee", {"attention_bias": True, "mlp_bias": True}),
+  "exaone4": ("exaone4", {}),
+  "exaone4 no windows": (
+    "exaone4",
+    {"sliding_window": None, "layer_types": ["full_attention"] * 4},
+  ),
+  "exaone4 llama3 rope": ("exaone4", _rope(**_LLAMA3)),
+  "apertus": ("apertus", {}),
+  "apertus biases": ("apertus", {"attention_bias": True}),
 }
 
 
