@@ -122,6 +122,7 @@ class Family:
     query_growth: whether queries may grow with their positions.
     interleaved: whether the dimensions of a head that rope rotates as a pair lie side by side.
     refused: keys of config.json that must not be set -> the reason.
+    fixed: keys of config.json -> the one value that is supported.
     wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
       does not say another.
     gguf: its names in GGUF files; None where there are none or they name another family.
@@ -139,6 +140,7 @@ class Family:
   query_growth: bool = False
   interleaved: bool = False
   refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   wrapper: str = ""
   gguf: GgufNames | None = None
 
@@ -284,6 +286,18 @@ _RECORDS = (
     name="granite",
     hf_class="GraniteForCausalLM",
     keys={**_GRANITE_KEYS, "mlp_bias": "mlp_bias"},
+  ),
+  Family(
+    name="granitemoehybrid",  # Granite 4; those of its models that have attention alone, no experts
+    hf_class="GraniteMoeHybridForCausalLM",
+    keys={**_GRANITE_KEYS, "mlp_dim": "shared_intermediate_size"},
+    tensors={
+      "layers.mlp.gate": "shared_mlp.input_linear.weight",
+      "layers.mlp.up": "shared_mlp.input_linear.weight",
+      "layers.mlp.down": "shared_mlp.output_linear.weight",
+    },
+    fixed={"num_local_experts": 0},
+    unrotated="unless asked for",
   ),
   Family(
     name="glm4",

@@ -148,12 +148,17 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def _read(path: str | Path) -> dict[str, Any]:
   try:
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    values = json.loads(Path(path).read_text(encoding="utf-8"), object_hook=_infinite)
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path}: cannot be read as a model's config.json: {error}") from error
   if not isinstance(values, dict):
     raise UserError(f"{path}: expected one JSON object, got {type(values).__name__}")
   return values
+
+
+def _infinite(values: dict[str, Any]) -> Any:
+  """Undoes transformers' way of writing infinities and NaN."""
+  return float(values["__float__"]) if values.keys() == {"__float__"} else values
 
 
 def _text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -230,6 +235,9 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
   }
   if fields["head_dim"] is None:
     fields["head_dim"] = fields["model_dim"] // fields["num_heads"]
+  for key, value in family.fixed.items():
+    if (given := getattr(theirs, key)) != value:
+      raise FieldError(key, given, f"{value}: others are not supported")
   activation = fields["activation"]
   if activation not in ACTIVATIONS:
     raise FieldError("activation", activation, f"one of {', '.join(ACTIVATIONS)}")
@@ -269,6 +277,9 @@ def _windows(theirs: Any, num_layers: int) -> tuple[int, ...]:
 UNROTATED: dict[str, Callable[[Any, tuple[int, ...]], tuple[int, ...]]] = {
   "": lambda theirs, sliding: (),
   "listed": lambda theirs, sliding: tuple(1 - bool(has) for has in theirs.no_rope_layers),
+  "unless asked for": lambda theirs, sliding: (
+    () if theirs.position_embedding_type == "rope" else (1,) * theirs.num_hidden_layers
+  ),
   "full": lambda theirs, sliding: tuple(1 - slides for slides in sliding) if any(sliding) else (),
 }
 
@@ -328,6 +339,8 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
     "use_sliding_window": window is not None,
     "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
   }
+  keys |= FAMILIES[config.family].fixed
+  keys["position_embedding_type"] = None if config.layer_rope else "rope"
   keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
   return {key: value for key, value in keys.items() if key in honoured}
 

@@ -58,6 +58,7 @@ def rope_turns(
   frequencies, scales = rope_frequencies(config)
   angles = jnp.multiply.outer(positions.astype(jnp.float32), frequencies)
   scales = np.where(frequencies == 0, np.float32(1), scales[:, None])
+  scales = np.expand_dims(scales, tuple(range(positions.ndim)))
   return jnp.cos(angles) * scales, jnp.sin(angles) * scales
 
 

@@ -169,6 +169,11 @@ SWITCHES = {
     "granite",
     {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
   ),
+  "granite 4": ("granitemoehybrid", {}),
+  "granite 4 no rope, biases": (
+    "granitemoehybrid",
+    {"position_embedding_type": None, "attention_bias": True},
+  ),
   "glm4": ("glm4", {}),
   "glm4 no biases, whole rope": (
     "glm4",
