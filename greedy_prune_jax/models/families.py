@@ -123,6 +123,7 @@ class Family:
     interleaved: whether the dimensions of a head that rope rotates as a pair lie side by side.
     refused: keys of config.json that must not be set -> the reason.
     fixed: keys of config.json -> the one value that is supported.
+    written: keys of config.json that mean nothing here -> what transformers wants to see.
     wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
       does not say another.
     gguf: its names in GGUF files; None where there are none or they name another family.
@@ -141,6 +142,7 @@ class Family:
   interleaved: bool = False
   refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   wrapper: str = ""
   gguf: GgufNames | None = None
 
@@ -297,6 +299,7 @@ _RECORDS = (
       "layers.mlp.down": "shared_mlp.output_linear.weight",
     },
     fixed={"num_local_experts": 0},
+    written={"mamba_n_heads": 1},  # of layers that there are not; its default may not fit the width
     unrotated="unless asked for",
   ),
   Family(
