@@ -101,6 +101,9 @@ _FAMILIES = {
 }
 
 
+FAMILIES = tuple(_FAMILIES)
+
+
 def tiny_config(family: str, **switches: Any) -> transformers.PretrainedConfig:
   """A small config of a family, with some switches set."""
   config_class, family_switches = _FAMILIES[family]
@@ -146,6 +149,8 @@ def as_transformers_4(folder: Path) -> None:
   ropes = values.pop("rope_parameters")
   first = ropes.get("full_attention", ropes)
   values["rope_theta"] = first.pop("rope_theta")
+  if "partial_rotary_factor" in first:
+    values["partial_rotary_factor"] = first.pop("partial_rotary_factor")
   if "sliding_attention" in ropes:
     values["rope_local_base_freq"] = ropes["sliding_attention"]["rope_theta"]
     values.pop("layer_types")

@@ -139,8 +139,8 @@ SWITCHES = {
     "olmo3",
     {
       "rope_parameters": {
-        "full_attention": _YARN | {"rope_theta": 100.0},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": _YARN | {"rope_theta": 500_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500_000.0},
       }
     },
   ),

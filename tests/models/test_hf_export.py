@@ -12,7 +12,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_tokenizer
-from tests.helpers.reference import tiny_config, tiny_model
+from tests.helpers.reference import (
+  FAMILIES,
+  reference_outputs,
+  tiny_config,
+  tiny_model,
+  token_ids,
+)
 
 
 @pytest.fixture
@@ -28,24 +34,29 @@ def tokenizer():
   )
 
 
-@pytest.mark.parametrize(
-  "family", ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
-)
-def test_transformers_reads_back_the_same_weights(family, tokenizer, tmp_path):
-  biases = {"attention_bias": True} if family in ("llama", "qwen3", "gemma2") else {}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_back_the_same_model(family, tokenizer, tmp_path):
+  biases = {"attention_bias": True} if family in ("llama", "qwen3", "gemma2", "olmo2") else {}
   reference = tiny_model(tiny_config(family, **biases))
   reference.save_pretrained(tmp_path / "theirs")
   model = load_huggingface(tmp_path / "theirs", "float32")
 
   save_huggingface(model, tokenizer, tmp_path / "ours")
 
-  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+  again = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / "ours", attn_implementation="eager"
+  )
   assert type(again) is type(reference)
   assert again.dtype == torch.float32
   expected = reference.state_dict()
   assert again.state_dict().keys() == expected.keys()
   for name, tensor in again.state_dict().items():
     torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+  ids = token_ids(reference.config)
+  for ours, theirs in zip(
+    reference_outputs(again, ids), reference_outputs(reference, ids), strict=True
+  ):
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
   assert again.generation_config.eos_token_id == tokenizer.eos_token_id
 
 

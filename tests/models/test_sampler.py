@@ -15,7 +15,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.models.sizes import bucket
-from tests.helpers.reference import WINDOW, tiny_config, tiny_model
+from tests.helpers.reference import FAMILIES, WINDOW, tiny_config, tiny_model
 
 NEW_TOKENS = 20
 PROMPT_LENGTHS = (1, 9, 3, 2, 14, 6, 9)
@@ -66,7 +66,7 @@ def tiny(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_equals_transformers(family, tmp_path):
   # With a tied head a random model writes its last token again and again, which tests little.
   reference = tiny_model(tiny_config(family, tie_word_embeddings=False))
