@@ -140,6 +140,11 @@ class ModelConfig:
 
   activation: str = "silu"  # a name of `hf_config.ACTIVATIONS`
   gated_mlp: bool = True  # down(activation(gate) * up), else down(activation(up))
+  num_experts: int = 0  # E; 0: every layer has one feed-forward
+  experts_per_token: int = 0
+  expert_dim: int = 0  # width of one expert's hidden layer
+  layer_experts: tuple[int, ...] = ()  # per layer, 1 where it has experts; empty: all, if there are
+  renormalised_experts: bool = True  # a token's weights of its experts add up to 1
   qkv_bias: bool = False
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
@@ -164,7 +169,8 @@ class ModelConfig:
     for field in dataclasses.fields(self):
       if field.type is bool and type(getattr(self, field.name)) is not bool:
         raise FieldError(field.name, getattr(self, field.name), "true or false")
-    for name in ("layer_rope", "layer_window"):
+    self._check_experts()
+    for name in ("layer_rope", "layer_window", "layer_experts"):
       value = getattr(self, name)
       if value and len(value) != self.num_layers:
         raise FieldError(name, value, f"{self.num_layers} entries, one a layer")
@@ -180,6 +186,15 @@ class ModelConfig:
       raise FieldError("pre_norms", False, "norms before or after")
     for rope in self.ropes:
       self._check_pairs(rope)
+
+  def _check_experts(self) -> None:
+    if self.num_experts == 0:
+      return
+    for name, most in (("num_experts", 2**14), ("experts_per_token", self.num_experts)):
+      if type(value := getattr(self, name)) is not int or not 1 <= value <= most:
+        raise FieldError(name, value, f"a whole number from 1 to {most}")
+    if type(self.expert_dim) is not int or not 1 <= self.expert_dim <= SIZES["mlp_dim"]:
+      raise FieldError("expert_dim", self.expert_dim, "a whole number above 0")
 
   def _check_pairs(self, rope: RopeConfig) -> None:
     width = rope.rotated_width(self.head_dim)
@@ -203,6 +218,19 @@ class ModelConfig:
     return self.layer_window or (FULL_ATTENTION,) * self.num_layers
 
   @property
+  def kind_of_layers(self) -> tuple[str, ...]:
+    """For each layer, the name of its feed-forward: `mlp` or `experts`."""
+    experts = self.layer_experts or (bool(self.num_experts),) * self.num_layers
+    return tuple("experts" if has else "mlp" for has in experts)
+
+  def layers_with(self, name: str) -> tuple[int, ...]:
+    """Numbers of the layers that have a part of this name: their kind, or what all layers have."""
+    kinds = self.kind_of_layers
+    if name not in ("mlp", "experts"):
+      return tuple(range(self.num_layers))
+    return tuple(layer for layer, kind in enumerate(kinds) if kind == name)
+
+  @property
   def query_scale(self) -> float:
     """What queries are multiplied with before they meet keys."""
     return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
@@ -210,5 +238,9 @@ class ModelConfig:
   def matmul_params(self, *, head: bool) -> int:
     """Number of weights that every position is multiplied with, without or with the LM head."""
     attention = self.model_dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-    per_layer = attention + (3 if self.gated_mlp else 2) * self.model_dim * self.mlp_dim
-    return self.num_layers * per_layer + (self.vocab_size * self.model_dim if head else 0)
+    feed_forward = {
+      "mlp": (3 if self.gated_mlp else 2) * self.mlp_dim,
+      "experts": 3 * self.experts_per_token * self.expert_dim + self.num_experts,
+    }
+    layers = sum(attention + self.model_dim * feed_forward[kind] for kind in self.kind_of_layers)
+    return layers + (self.vocab_size * self.model_dim if head else 0)

@@ -18,7 +18,12 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import config_to_hf
-from greedy_prune_jax.models.parameters import LAYOUTS, head_order, parameter_name
+from greedy_prune_jax.models.parameters import (
+  head_order,
+  layout_of,
+  parameter_name,
+  tensor_names,
+)
 
 
 def save_huggingface(
@@ -110,21 +115,20 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
     if path in values:
       parts.setdefault(name, []).append(path)
   for name, paths in parts.items():
-    for layer in range(model.config.num_layers) if "{layer}" in name else [None]:
-      blocks = [
-        _stored(model.config, path, values[path] if layer is None else values[path][layer])
-        for path in paths
-      ]
+    numbered = sum(axis in name for axis in ("{layer}", "{expert}"))
+    places = np.ndindex(*values[paths[0]].shape[:numbered])
+    for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):
+      blocks = [_stored(model.config, path, name, values[path][place]) for path in paths]
       tensor = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-      yield name.format(layer=layer), np.ascontiguousarray(tensor.astype(dtype))
+      yield one, np.ascontiguousarray(tensor.astype(dtype))
   for name, value in family.constants.items():
     for layer in range(model.config.num_layers):
       yield f"model.layers.{layer}.{name}", np.array(value, dtype)
 
 
-def _stored(config: ModelConfig, path: str, value: jax.Array) -> np.ndarray:
-  """One layer of a parameter in the axes of its tensor."""
-  layout, block = LAYOUTS[path], np.asarray(jax.device_get(value))
+def _stored(config: ModelConfig, path: str, name: str, value: jax.Array) -> np.ndarray:
+  """A part of a parameter in the axes of its tensor."""
+  layout, block = layout_of(path, name), np.asarray(jax.device_get(value))
   order = head_order(config, path)
   if order is not None:
     block = block.take(np.argsort(order), layout.axes.index("H"))

@@ -86,6 +86,10 @@ LAYOUTS: dict[str, Layout] = {
   "layers.mlp.gate_bias": Layout("F", ("F",)),
   "layers.mlp.up_bias": Layout("F", ("F",)),
   "layers.mlp.down_bias": Layout("D", ("D",)),
+  "layers.experts.router": Layout("DE", ("E", "D")),
+  "layers.experts.gate": Layout("EDI", ("E", "I", "D")),
+  "layers.experts.up": Layout("EDI", ("E", "I", "D")),
+  "layers.experts.down": Layout("EID", ("E", "D", "I")),
   "layers.mlp.alpha_p": Layout("1", ("1",)),
   "layers.mlp.alpha_n": Layout("1", ("1",)),
 }
@@ -103,6 +107,8 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     "K": config.num_kv_heads,
     "H": config.head_dim,
     "F": config.mlp_dim,
+    "E": config.num_experts,
+    "I": config.expert_dim,
     "1": 1,
   }
 
@@ -126,12 +132,30 @@ def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
   return np.concatenate([pairs, others.reshape(2, -1)], axis=1).reshape(-1)
 
 
+def layout_of(path: str, name: str) -> Layout:
+  """The layout of a parameter whose tensors have this name: one for each expert, or one for all."""
+  layout = LAYOUTS[path]
+  return Layout(layout.axes[1:], layout.stored[1:]) if "{expert}" in name else layout
+
+
+def tensor_names(config: ModelConfig, path: str, name: str) -> list[str]:
+  """Names of all tensors of a parameter, for each layer that has it and each expert."""
+  layers = layers_of(config, path) if "{layer}" in name else [None]
+  experts = range(config.num_experts) if "{expert}" in name else [None]
+  return [name.format(layer=layer, expert=expert) for layer in layers for expert in experts]
+
+
+def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
+  """Numbers of the layers that a parameter of layers is stacked over."""
+  return config.layers_with(path.split(".")[1])
+
+
 def fused_rows(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
   """Where each parameter's rows begin in its tensor: several of one name lie there in order."""
   sizes, ends, starts = axis_sizes(config), dict.fromkeys(names.values(), 0), {}
   for path, name in names.items():
     starts[path] = ends[name]
-    ends[name] += math.prod(sizes[a] for a in LAYOUTS[path].stored[0])
+    ends[name] += math.prod(sizes[a] for a in layout_of(path, name).stored[0])
   return starts
 
 
@@ -195,11 +219,12 @@ def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str
   unexpected = set(source.names)
   shapes: dict[str, tuple[int, ...]] = {}
   for path, template in names.items():
-    first, *rest = (math.prod(sizes[a] for a in group) for group in LAYOUTS[path].stored)
+    stored = layout_of(path, template).stored
+    first, *rest = (math.prod(sizes[a] for a in group) for group in stored)
     shapes[template] = (first + shapes.get(template, (0,))[0], *rest)
-  for template, expected in shapes.items():
-    for layer in range(config.num_layers) if "{layer}" in template else [None]:
-      name = template.format(layer=layer)
+  for path, template in names.items():
+    expected = shapes[template]
+    for name in tensor_names(config, path, template):
       unexpected.discard(name)
       found = source.shape(name)
       if found != expected:
@@ -247,18 +272,28 @@ class _ParameterReader:
     block = np.empty([s.stop - s.start for s in index], self.dtype)
     first, *rest = index
     if "{layer}" in self.name:
-      for place, layer in enumerate(range(first.start, first.stop)):
-        block[place] = self._read_layer(self.name.format(layer=layer), tuple(rest))
+      for place, layer in enumerate(layers_of(self.config, self.path)[first]):
+        name = self.name.format(layer=layer, expert="{expert}")
+        self._read_layer(name, tuple(rest), block[place])
       return block
     for start in range(first.start, first.stop, _ROWS):
       rows = slice(start, min(start + _ROWS, first.stop))
-      part = self._read_layer(self.name, (rows, *rest))
+      part = self._read_tensor(self.name, (rows, *rest))
       block[rows.start - first.start : rows.stop - first.start] = part
     return block
 
-  def _read_layer(self, name: str, index: Index) -> np.ndarray:
-    """Part of one layer of the parameter, its axes in our order."""
-    sizes, layout = axis_sizes(self.config), LAYOUTS[self.path]
+  def _read_layer(self, name: str, index: Index, block: np.ndarray) -> None:
+    """Fills a block with its part of one layer."""
+    if "{expert}" not in name:
+      block[...] = self._read_tensor(name, index)
+      return
+    experts, *rest = index
+    for place, expert in enumerate(range(experts.start, experts.stop)):
+      block[place] = self._read_tensor(name.format(expert=expert), tuple(rest))
+
+  def _read_tensor(self, name: str, index: Index) -> np.ndarray:
+    """Part of one tensor, its axes in our order."""
+    sizes, layout = axis_sizes(self.config), layout_of(self.path, self.name)
     wanted = dict(zip(layout.axes, index, strict=True))
     order = head_order(self.config, self.path)
     if order is not None:

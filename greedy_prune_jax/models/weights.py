@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
@@ -168,6 +169,25 @@ def factor_subscripts(subscripts: str, rank: str = "r") -> tuple[str, str]:
   assert rank not in subscripts, subscripts
   inner = "".join(axis for axis in x if axis not in axes_in) + rank
   return f"{x},{axes_in}{rank}->{inner}", f"{inner},{rank}{axes_out}->{result}"
+
+
+def project(subscripts: str, x: Array, weight: Array | Master | LowRank) -> Array:
+  """A large product with a weight, low-rank or not: see `product`."""
+  if isinstance(weight, LowRank):
+    down, up = factor_subscripts(subscripts)
+    change = project(up, project(down, x, weight.a), weight.b)
+    return project(subscripts, x, weight.weight) + weight.scale * change
+  return product(subscripts, x, weight)
+
+
+def along(weight: Array, x: Array) -> Array:
+  """A weight of the last axes of x, with axes of size 1 before them: broadcasting in writing."""
+  return jnp.expand_dims(weight, range(x.ndim - weight.ndim))
+
+
+def random_weight(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any, fan_in: int) -> nnx.Param:
+  """A normal weight of variance 1 / fan_in."""
+  return nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * fan_in**-0.5)
 
 
 T = TypeVar("T")

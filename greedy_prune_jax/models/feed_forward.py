@@ -1,0 +1,140 @@
+"""Feed-forward layers: one for all tokens, or experts of which each token takes a few."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.weights import Master, along, project, random_weight
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "silu": jax.nn.silu,
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+}
+
+
+def xielu(x: Array, alpha_p: Array, alpha_n: Array) -> Array:
+  """The activation with two trained slopes of arXiv 2411.13010; its other constants are fixed."""
+  beta, eps = 0.5, -1e-6
+  above = jax.nn.softplus(alpha_p) * x * x + beta * x
+  below = (beta + jax.nn.softplus(alpha_n)) * (jnp.expm1(jnp.minimum(x, eps)) - x) + beta * x
+  return jnp.where(x > 0, above, below)
+
+
+class FeedForward(nnx.Module):
+  """Feed-forward, down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
+    d, f = config.model_dim, config.mlp_dim
+    self.config = config
+    if config.gated_mlp:
+      self.gate = random_weight(rngs, (d, f), dtype, d)
+    self.up = random_weight(rngs, (d, f), dtype, d)
+    self.down = random_weight(rngs, (f, d), dtype, f)
+    if config.mlp_bias:
+      if config.gated_mlp:
+        self.gate_bias = nnx.Param(jnp.zeros((f,), dtype))
+      self.up_bias = nnx.Param(jnp.zeros((f,), dtype))
+      self.down_bias = nnx.Param(jnp.zeros((d,), dtype))
+    if config.activation == "xielu":
+      self.alpha_p = nnx.Param(jnp.full((1,), 0.2, dtype))
+      self.alpha_n = nnx.Param(jnp.full((1,), -1.0, dtype))
+
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Returns what to add to the residual stream, in float32."""
+    has_bias = self.config.mlp_bias
+    up = self._biased(project("...d,df->...f", x, self.up[...]), self.up_bias if has_bias else None)
+    if self.config.gated_mlp:
+      gate = project("...d,df->...f", x, self.gate[...])
+      gate = self._biased(gate, self.gate_bias if has_bias else None)
+      hidden = self._activated(gate) * up
+    else:
+      hidden = self._activated(up)
+    out = project("...f,fd->...d", hidden, self.down[...])
+    return self._biased(out, self.down_bias if has_bias else None)
+
+  def _activated(self, x: Array) -> Array:
+    if self.config.activation != "xielu":
+      return _ACTIVATIONS[self.config.activation](x)
+    slopes = (alpha[...].astype(jnp.float32) for alpha in (self.alpha_p, self.alpha_n))
+    return xielu(x, *(along(slope, x) for slope in slopes))
+
+  def _biased(self, x: Array, bias: nnx.Param | None) -> Array:
+    return x if bias is None else x + along(bias[...], x)
+
+
+# Up to so many tokens meet every expert: all weights are read then anyway, and nothing is sorted.
+FEW_TOKENS = 16
+
+
+class Experts(nnx.Module):
+  """Gated feed-forwards of which each token takes the few that a router gives most weight.
+
+  Letters beside those of `decoder`: E experts, k of them a token, F the width of one.
+  """
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
+    d, e, f = config.model_dim, config.num_experts, config.expert_dim
+    self.config = config
+    self.router = random_weight(rngs, (d, e), dtype, d)
+    self.gate = random_weight(rngs, (e, d, f), dtype, d)
+    self.up = random_weight(rngs, (e, d, f), dtype, d)
+    self.down = random_weight(rngs, (e, f, d), dtype, f)
+
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Returns what to add to the residual stream, in float32."""
+    tokens = x.reshape(-1, x.shape[-1])
+    weights, chosen = self.route(tokens)
+    run = self._all if len(tokens) <= FEW_TOKENS else self._grouped
+    return run(tokens, weights, chosen).reshape(x.shape)
+
+  def route(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T k"], Int[Array, "T k"]]:
+    """Weights and numbers of each token's experts."""
+    probs = jax.nn.softmax(project("td,de->te", x, self.router[...]), axis=-1)
+    weights, chosen = jax.lax.top_k(probs, self.config.experts_per_token)
+    if self.config.renormalised_experts:
+      weights = weights / weights.sum(-1, keepdims=True)
+    return weights, chosen
+
+  def _all(
+    self, x: Float[Array, "T D"], weights: Float[Array, "T k"], chosen: Int[Array, "T k"]
+  ) -> Float[Array, "T D"]:
+    """Every token through every expert, weighted by 0 where it was not chosen."""
+    one_hot = jax.nn.one_hot(chosen, self.config.num_experts)  # [T, k, E]
+    of_expert = (weights[..., None] * one_hot).sum(1)
+    gate = project("td,edf->tef", x, self.gate[...])
+    up = project("td,edf->tef", x, self.up[...])
+    hidden = _ACTIVATIONS[self.config.activation](gate) * up * of_expert[..., None]
+    return project("tef,efd->td", hidden, self.down[...])
+
+  def _grouped(
+    self, x: Float[Array, "T D"], weights: Float[Array, "T k"], chosen: Int[Array, "T k"]
+  ) -> Float[Array, "T D"]:
+    """Tokens sorted by expert, each expert's rows through its own weights."""
+    order = jnp.argsort(chosen.reshape(-1), stable=True)  # [T * k]
+    sizes = jnp.bincount(chosen.reshape(-1), length=self.config.num_experts)
+    rows = x[order // chosen.shape[1]]
+    gate, up = (_grouped_product(rows, w[...], sizes) for w in (self.gate, self.up))
+    hidden = _ACTIVATIONS[self.config.activation](gate) * up
+    out = _grouped_product(hidden, self.down[...], sizes)[jnp.argsort(order)]
+    return (out.reshape(*chosen.shape, -1) * weights[..., None]).sum(1)
+
+
+def _grouped_product(
+  rows: Float[Array, "R I"], weight: Array | Master, sizes: Int[Array, " E"]
+) -> Float[Array, "R O"]:
+  """Rows of each expert, side by side, times that expert's weights, [E, I, O]; in float32."""
+  array = weight.rounded() if isinstance(weight, Master) else weight
+  return jax.lax.ragged_dot(
+    rows.astype(array.dtype),
+    array,
+    sizes,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
