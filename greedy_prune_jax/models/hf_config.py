@@ -339,7 +339,7 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
     "use_sliding_window": window is not None,
     "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
   }
-  keys |= FAMILIES[config.family].fixed | FAMILIES[config.family].written
+  keys |= {**FAMILIES[config.family].fixed, **FAMILIES[config.family].written}
   keys["position_embedding_type"] = None if config.layer_rope else "rope"
   keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
   return {key: value for key, value in keys.items() if key in honoured}

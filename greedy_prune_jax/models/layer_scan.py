@@ -129,7 +129,7 @@ def _by_kind(state: Any, kinds: Collection[str]) -> dict[str, dict[tuple, Any]]:
 
 
 def _parts(group: LayerGroup, kinds: Sequence[str], stacks: Any, inputs: Any) -> dict[str, Any]:
-  """Parameters of all layers, those of each kind, and inputs, for the scan over a group's periods."""
+  """Parameters of all layers and of each kind, and inputs, for the scan over a group's periods."""
 
   def periods(tree: Any, first: int, count: int) -> Any:  # [L, ...] -> [R, count, ...] or [R, ...]
     def take(x: Array) -> Array:

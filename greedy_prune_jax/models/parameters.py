@@ -297,7 +297,7 @@ class _ParameterReader:
     wanted = dict(zip(layout.axes, index, strict=True))
     order = head_order(self.config, self.path)
     if order is not None:
-      wanted["H"], heads = slice(0, sizes["H"]), order[wanted["H"]]
+      order, wanted["H"] = order[wanted["H"]], slice(0, sizes["H"])
     stored_index, shape, trim = [], [], []
     for group in layout.stored:
       # A stored axis is cut along its outermost part, and along the others after reading.
@@ -310,4 +310,4 @@ class _ParameterReader:
     block = self.source.read(name, tuple(stored_index)).reshape(shape)[tuple(trim)]
     stored_axes = "".join(layout.stored)
     block = block.transpose([stored_axes.index(a) for a in layout.axes])
-    return block if order is None else block.take(heads, layout.axes.index("H"))
+    return block if order is None else block.take(order, layout.axes.index("H"))
