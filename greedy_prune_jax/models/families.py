@@ -50,6 +50,10 @@ HF_TENSORS: dict[str, str] = {
   "layers.mlp.gate_bias": "mlp.gate_proj.bias",
   "layers.mlp.up_bias": "mlp.up_proj.bias",
   "layers.mlp.down_bias": "mlp.down_proj.bias",
+  "layers.experts.router": "mlp.gate.weight",
+  "layers.experts.gate": "mlp.experts.{expert}.gate_proj.weight",
+  "layers.experts.up": "mlp.experts.{expert}.up_proj.weight",
+  "layers.experts.down": "mlp.experts.{expert}.down_proj.weight",
   "layers.mlp.alpha_p": "mlp.act_fn.alpha_p",
   "layers.mlp.alpha_n": "mlp.act_fn.alpha_n",
 }
@@ -81,6 +85,10 @@ GGUF_TENSORS: dict[str, str] = {
   "layers.mlp.gate_bias": "ffn_gate.bias",
   "layers.mlp.up_bias": "ffn_up.bias",
   "layers.mlp.down_bias": "ffn_down.bias",
+  "layers.experts.router": "ffn_gate_inp.weight",
+  "layers.experts.gate": "ffn_gate_exps.weight",
+  "layers.experts.up": "ffn_up_exps.weight",
+  "layers.experts.down": "ffn_down_exps.weight",
 }
 
 
@@ -152,7 +160,8 @@ class Family:
     return HF_KEYS | dict(self.keys)
 
   def hf_tensors(self, prefix: str = "model.", head_prefix: str = "") -> dict[str, str]:
-    """Decoder parameters -> tensors of a folder, `{layer}` for the layer's number.
+    """Decoder parameters -> tensors of a folder, `{layer}` for a layer's and `{expert}` for an
+    expert's number.
 
     Args:
       prefix: of all names but the head's.
@@ -217,6 +226,33 @@ _RECORDS = (
     switches={"qk_norm": True},
     keys=_ATTENTION_BIAS,
     gguf=GgufNames(architecture="qwen3"),
+  ),
+  Family(
+    name="qwen3_moe",
+    hf_class="Qwen3MoeForCausalLM",
+    switches={"qk_norm": True},
+    keys={
+      **_ATTENTION_BIAS,
+      "num_experts": "num_experts",
+      "experts_per_token": "num_experts_per_tok",
+      "expert_dim": "moe_intermediate_size",
+      "renormalised_experts": "norm_topk_prob",
+    },
+  ),
+  Family(
+    name="mixtral",
+    hf_class="MixtralForCausalLM",
+    keys={
+      "num_experts": "num_local_experts",
+      "experts_per_token": "num_experts_per_tok",
+      "expert_dim": "intermediate_size",
+    },
+    tensors={
+      "layers.experts.router": "block_sparse_moe.gate.weight",
+      "layers.experts.gate": "block_sparse_moe.experts.{expert}.w1.weight",
+      "layers.experts.up": "block_sparse_moe.experts.{expert}.w3.weight",
+      "layers.experts.down": "block_sparse_moe.experts.{expert}.w2.weight",
+    },
   ),
   Family(
     name="gemma2",

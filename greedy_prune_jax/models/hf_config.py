@@ -254,6 +254,7 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     family=family.name,
     ropes=_ropes(family, theirs),
     layer_rope=_layer_rope(family, theirs, sliding),
+    layer_experts=_layer_experts(theirs, fields["num_layers"]),
     layer_window=windows if any(sliding) else (),
   )
 
@@ -271,6 +272,15 @@ def _windows(theirs: Any, num_layers: int) -> tuple[int, ...]:
     expected = "a number of tokens: layer_types has sliding layers"
     raise FieldError("sliding_window", window, expected)
   return tuple(window if kind == SLIDING else FULL_ATTENTION for kind in kinds)
+
+
+def _layer_experts(theirs: Any, num_layers: int) -> tuple[int, ...]:
+  """For each layer 1 where it has experts; empty where all have, if there are any."""
+  step, dense = (getattr(theirs, key, None) for key in ("decoder_sparse_step", "mlp_only_layers"))
+  layers = [int((layer + 1) % (step or 1) == 0) for layer in range(num_layers)]
+  for layer in dense or ():
+    layers[layer] = 0
+  return () if all(layers) else tuple(layers)
 
 
 # Rules for the layers without a rope -> for each layer 1 where it has none.
@@ -340,6 +350,8 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
     "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
   }
   keys |= {**FAMILIES[config.family].fixed, **FAMILIES[config.family].written}
+  keys["decoder_sparse_step"] = 1
+  keys["mlp_only_layers"] = [i for i, kind in enumerate(config.kind_of_layers) if kind == "mlp"]
   keys["position_embedding_type"] = None if config.layer_rope else "rope"
   keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
   return {key: value for key, value in keys.items() if key in honoured}

@@ -90,6 +90,11 @@ _FAMILIES = {
       "mamba_n_heads": 4,
     },
   ),
+  "qwen3_moe": (
+    transformers.Qwen3MoeConfig,
+    {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+  ),
+  "mixtral": (transformers.MixtralConfig, {"num_local_experts": 5}),
   "glm4": (transformers.Glm4Config, {"head_dim": 16, "pad_token_id": 0}),
   "seed_oss": (transformers.SeedOssConfig, {"head_dim": 16}),
   "arcee": (transformers.ArceeConfig, {}),
@@ -119,7 +124,7 @@ def tiny_model(
   with torch.no_grad():
     for name, parameter in model.named_parameters():
       noise = torch.randn(parameter.shape, generator=generator)
-      if parameter.ndim == 2:
+      if parameter.ndim >= 2:
         parameter.copy_(noise * parameter.shape[-1] ** -0.5)
       elif name.endswith("bias"):
         parameter.copy_(noise * 0.3)

@@ -164,6 +164,21 @@ SWITCHES = {
     )
     | {"original_max_position_embeddings": CONTEXT},
   ),
+  "qwen3_moe": ("qwen3_moe", {}),
+  "qwen3_moe renormalised, biases": (
+    "qwen3_moe",
+    {"norm_topk_prob": True, "attention_bias": True},
+  ),
+  "qwen3_moe some layers dense": (
+    "qwen3_moe",
+    {"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [5]},
+  ),
+  "qwen3_moe first layer dense, window": (
+    "qwen3_moe",
+    {"mlp_only_layers": [0], "use_sliding_window": True, "sliding_window": WINDOW},
+  ),
+  "mixtral": ("mixtral", {}),
+  "mixtral window": ("mixtral", {"sliding_window": WINDOW}),
   "granite": ("granite", {}),
   "granite biases, tied": (
     "granite",
