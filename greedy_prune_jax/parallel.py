@@ -48,6 +48,8 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.mlp\.(gate|up)_bias", P(None, MODEL)),  # [L, F]
   (r"layers\.mlp\.down", P(None, MODEL, _FULLY)),  # [L, F, D]
   (r"layers\.mlp\.down\.a", P(None, MODEL, None)),  # [L, F, r]
+  (r"layers\.experts\.(gate|up)", P(None, MODEL, _FULLY, None)),  # [L, E, D, I]
+  (r"layers\.experts\.down", P(None, MODEL, None, _FULLY)),  # [L, E, I, D]
   (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Array
 from safetensors.numpy import save
@@ -19,8 +20,11 @@ from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, axes_in, init_lor
 from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_export import save_huggingface
+from greedy_prune_jax.models.parameters import head_order
 from greedy_prune_jax.models.pretrained import (
   is_multimodal,
   load_model,
@@ -117,16 +121,24 @@ def export_student(
     stop_ids = sorted({*template.stop_ids, *load_stop_ids(settings.student)})
     save_huggingface(model, tokenizer, folder, stop_ids=stop_ids)
     if settings.lora is not None:
-      save_adapter(matrices, settings.lora, settings.student, workdir / ADAPTER)
+      save_adapter(model.config, matrices, settings.lora, settings.student, workdir / ADAPTER)
   return folder
 
 
 def save_adapter(
-  matrices: Mapping[str, Array], config: LoraConfig, base: str, folder: Path
+  model: ModelConfig,
+  matrices: Mapping[str, Array],
+  config: LoraConfig,
+  base: str,
+  folder: Path,
 ) -> None:
   """Writes LoRA's matrices in the form that PEFT reads.
 
+  Nothing is written for families that keep a target and others in one tensor: PEFT could not tell
+  them apart.
+
   Args:
+    model: of the base.
     matrices: trained matrices of `init_lora`.
     config: LoRA's config.
     base: the model that they belong to, as PEFT is to find it.
@@ -135,6 +147,10 @@ def save_adapter(
   Raises:
     UserError: the base cannot be found.
   """
+  names = FAMILIES[model.family].hf_tensors()
+  if fused := [t for t in config.targets if list(names.values()).count(names[TARGETS[t]]) > 1]:
+    logging.warning("%s: no adapter of %s, which %s fuses", folder, ", ".join(fused), model.family)
+    return
   make_folder(folder)
   tensors, modules = {}, list(config.targets)
   layers = "model.layers"
@@ -144,6 +160,9 @@ def save_adapter(
   for target in config.targets:
     name = TARGETS[target]
     a, b = (np.asarray(jax.device_get(matrices[f"{name}.{part}"])) for part in "ab")
+    order = head_order(model, name)
+    if order is not None:
+      b = b.take(np.argsort(order), axis=-1)
     module = _MODULES[target]
     for layer in range(a.shape[0]):
       prefix = f"base_model.model.{layers}.{layer}.{module}.{target}"

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from greedy_prune_jax.distill.parameters import Params
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.parameters import LAYOUTS
 from greedy_prune_jax.models.weights import LowRank, Master
 
@@ -57,10 +58,18 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
     params: the student's weights, or their shapes.
     config: LoRA's config.
     seed: seed of `a`'s values.
+
+  Raises:
+    UserError: the student has no weight of a target's name.
   """
   matrices = {}
   for at, target in enumerate(sorted(config.targets)):
     name = TARGETS[target]
+    if name not in params:
+      raise UserError(
+        f"lora.targets has {target}, which no layer of this model has (its feed-forward is without a "
+        "gate, or made of experts); leave it out"
+      )
     shape, num_in = params[name].shape, axes_in(name)
     layers, into, out = shape[0], shape[1 : 1 + num_in], shape[1 + num_in :]
     bound = 1 / math.sqrt(math.prod(into))  # Kaiming's with a = sqrt(5), as in PyTorch's layers

@@ -123,6 +123,7 @@ class AdaptedTensors(TensorSource):
       theirs.format(layer=layer): ours.format(layer=layer)
       for theirs, ours in names.items()
       for layer in range(num_layers)
+      if "{expert}" not in theirs  # adapters of single experts are refused
     }
     self._base, self._matrices = base, adapter.matrices(numbered)
     for name, (b, a) in self._matrices.items():
