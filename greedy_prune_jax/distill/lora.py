@@ -67,8 +67,8 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
     name = TARGETS[target]
     if name not in params:
       raise UserError(
-        f"lora.targets has {target}, which no layer of this model has (its feed-forward is without a "
-        "gate, or made of experts); leave it out"
+        f"lora_targets has {target}, which no layer of this model has (its feed-forward has no "
+        "gate, or is made of experts); leave it out"
       )
     shape, num_in = params[name].shape, axes_in(name)
     layers, into, out = shape[0], shape[1 : 1 + num_in], shape[1 + num_in :]

@@ -1,14 +1,16 @@
-"""Adapters of students that are one part of a larger model."""
+"""Adapters of students whose checkpoints have other names, orders or tensors than ours."""
 
 import jax.numpy as jnp
 import numpy as np
 import peft
+import pytest
 import torch
 import transformers
 
 from greedy_prune_jax.distill.export import save_adapter
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
 from greedy_prune_jax.distill.parameters import flat_params, with_params
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.reference import tiny_config, tiny_model
@@ -33,7 +35,7 @@ def test_peft_reads_the_adapter_of_a_multimodal_student(tmp_path):
   matrices = init_lora(flat_params(base.params), lora, 0)
   matrices = {name: x + 0.1 if name.endswith(".b") else x for name, x in matrices.items()}
 
-  save_adapter(matrices, lora, str(tmp_path / "base"), tmp_path / "adapter")
+  save_adapter(base.config, matrices, lora, str(tmp_path / "base"), tmp_path / "adapter")
 
   ids = np.arange(20)[None] + 5
   adapted = peft.PeftModel.from_pretrained(reference, tmp_path / "adapter")
@@ -45,3 +47,34 @@ def test_peft_reads_the_adapter_of_a_multimodal_student(tmp_path):
   assert abs(forward_logits(base.decoder, jnp.asarray(ids)) - expected).max() > 0.05
   changed = [name for name, _ in adapted.named_parameters() if "lora_" in name]
   assert len(changed) == 2 * 3 * len(TARGETS), "two matrices for each target of the text's layers"
+
+
+@pytest.mark.parametrize("family", ["glm4", "phi3"])
+def test_adapter_has_the_order_of_the_checkpoint_or_is_left_out(family, tmp_path):
+  reference = tiny_model(tiny_config(family))
+  reference.save_pretrained(tmp_path / "base")
+  base = load_model(str(tmp_path / "base"), "float32")
+  lora = LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "k_proj", "o_proj", "down_proj"))
+  matrices = init_lora(flat_params(base.params), lora, 0)
+  noise = np.random.default_rng(0)
+  matrices = {name: x + 0.1 * noise.normal(size=x.shape) for name, x in matrices.items()}
+
+  save_adapter(base.config, matrices, lora, str(tmp_path / "base"), tmp_path / "adapter")
+
+  if family == "phi3":  # queries, keys and values are one tensor
+    assert not (tmp_path / "adapter").exists()
+    return
+  ids = np.arange(20)[None] + 5
+  adapted = peft.PeftModel.from_pretrained(reference, tmp_path / "adapter")
+  with torch.no_grad():
+    found = adapted(torch.tensor(ids)).logits.numpy()
+  merged = with_params(base, merge_lora(flat_params(base.params), matrices, lora))
+  np.testing.assert_allclose(found, forward_logits(merged.decoder, jnp.asarray(ids)), atol=1e-4)
+
+
+def test_targets_that_a_model_lacks_are_named(tmp_path):
+  tiny_model(tiny_config("mixtral")).save_pretrained(tmp_path)
+  base = load_model(str(tmp_path), "float32")
+  lora = LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "up_proj"))
+  with pytest.raises(UserError, match="lora_targets has up_proj, which no layer"):
+    init_lora(flat_params(base.params), lora, 0)

@@ -36,6 +36,15 @@ def make_adapter(folder, family="llama", **options):
   return ids, reference_outputs(adapted, ids)[0]
 
 
+@pytest.mark.parametrize("family", ["phi3", "glm4", "apertus"])
+def test_adapter_of_fused_permuted_and_ungated_weights(family, tmp_path):
+  ids, expected = make_adapter(tmp_path, family, target_modules="all-linear")
+  model = load_model(str(tmp_path / "adapter"), "float32")
+  np.testing.assert_allclose(
+    forward_logits(model.decoder, jax.numpy.asarray(ids)), expected, atol=2e-5
+  )
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}])
 def test_adapter_is_added_to_its_base(family, options, tmp_path):
