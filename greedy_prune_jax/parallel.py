@@ -41,6 +41,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.attention\.[qkv]", P(None, _FULLY, MODEL, None)),  # [L, D, N or K, H]
   (r"layers\.attention\.[qkv]\.b", P(None, None, MODEL, None)),  # [L, r, N or K, H]
   (r"layers\.attention\.[qkv]_bias", P(None, MODEL, None)),  # [L, N or K, H]
+  (r"layers\.attention\.wide_[qk]_norm\.scale", P(None, MODEL, None)),  # [L, N or K, H]
   (r"layers\.attention\.out", P(None, MODEL, None, _FULLY)),  # [L, N, H, D]
   (r"layers\.attention\.out\.a", P(None, MODEL, None, None)),  # [L, N, H, r]
   (r"layers\.mlp\.(gate|up)", P(None, _FULLY, MODEL)),  # [L, D, F]

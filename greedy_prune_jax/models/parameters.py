@@ -86,7 +86,7 @@ LAYOUTS: dict[str, Layout] = {
   "layers.mlp.gate_bias": Layout("F", ("F",)),
   "layers.mlp.up_bias": Layout("F", ("F",)),
   "layers.mlp.down_bias": Layout("D", ("D",)),
-  "layers.experts.router": Layout("DE", ("E", "D")),
+  "layers.experts.router": Layout("DR", ("R", "D")),
   "layers.experts.gate": Layout("EDI", ("E", "I", "D")),
   "layers.experts.up": Layout("EDI", ("E", "I", "D")),
   "layers.experts.down": Layout("EID", ("E", "D", "I")),
@@ -108,6 +108,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     "H": config.head_dim,
     "F": config.mlp_dim,
     "E": config.num_experts,
+    "R": config.num_experts,  # the router's outputs, which stay on every device
     "I": config.expert_dim,
     "1": 1,
   }
