@@ -112,7 +112,7 @@ def compare(folder: Path, model: Model, tokenizer) -> None:
     lora = lora_config(int(text), 2.0 * int(text))
     adapter = folder / f"adapter{text}"
     if lora is not None:
-      save_adapter(init_lora(weights, lora, LORA_SEED), lora, str(folder), adapter)
+      save_adapter(config, init_lora(weights, lora, LORA_SEED), lora, str(folder), adapter)
     task = Task(
       model=str(folder),
       adapter="" if lora is None else str(adapter),
