@@ -23,7 +23,7 @@ def get_config() -> config_dict.ConfigDict:
   config.chains = "runs/prune"  # a prune workdir; any chains file if keep_ratios are 1 and 0 only
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
-  config.num_chains = 0  # so many, the first by their ids; 0: all
+  config.num_chains = 0  # the first by their ids; 0: all; of gsm_symbolic, which has no end, 4
   config.num_validation = 0  # chains held out; which ones depends on their ids and the seed alone
   config.keep_ratios = (0.5,)  # 1: all of the reasoning, 0: answer only; several: drawn each epoch
   config.ratio_form = ""  # tells the ratio: "{question}\n\nKeep {ratio} of the reasoning."

@@ -1,7 +1,7 @@
 """Has a teacher split chains into steps, edit the steps, and write shorter chains of them (DRP).
 
     python -m greedy_prune_jax.jobs.drp --config=configs/drp.py --workdir=runs/drp \
-      --config.chains=runs/sample --config.num_chains=0 --config.teacher=openai \
+      --config.chains=runs/sample --config.teacher=openai \
       --config.endpoint.model=MODEL --config.endpoint.base_url=http://localhost:8000/v1
     python -m greedy_prune_jax.jobs.distill --config=configs/distill.py --workdir=runs/student \
       --config.chains=runs/drp --config.keep_ratios="(1.0,)"
@@ -28,7 +28,7 @@ def get_config() -> config_dict.ConfigDict:
   config.chains = "gsm_symbolic"
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
-  config.num_chains = 4  # 0: all that there are
+  config.num_chains = 0  # 0: all; of gsm_symbolic, which has no end, 4
   config.seed = 0  # of a question set's order, and of every reply's randomness
 
   # What is done.

@@ -28,11 +28,13 @@ def get_config() -> config_dict.ConfigDict:
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
   config.chains_ratio = 1.0  # of a prune workdir: go on from what it left at this keep ratio
-  config.num_chains = 4  # 0: all that there are
+  config.num_chains = 0  # 0: all; of gsm_symbolic, which has no end, 4
   config.seed = 0  # order of a question set; files are read in their own order
   config.max_reasoning_tokens = 0  # leave longer reasonings out, uncounted; 0: no limit
 
   # The model that scores deletions.
+  # One with longrope or dynamic angles keeps those of the whole chain while its text gets shorter;
+  # read by itself, a text that was pruned below longrope's switch has the angles of short ones.
   config.pruner = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.thinking = "auto"  # as each chain is; on: all reasoning is thinking; off: none is
@@ -63,7 +65,9 @@ def get_config() -> config_dict.ConfigDict:
   config.budget = ""
   config.budget_new_tokens = 64  # most that the pruner writes for `right`; more behind thinking
 
-  # How it runs; none of these changes a result.
+  # How it runs. Attention, batch size and mesh decide how sums are rounded, and nothing else: NLLs
+  # differ by rounding, and two deletions that are closer than that can change places. That is rare
+  # in float32; in bfloat16 (errors: docs/measured.md) orders do differ.
   config.attention = "xla"  # or pallas: a kernel, for one device a process, not timed yet
   config.batch_size = 0  # chains searched at once; 0: chosen from the device's memory
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left

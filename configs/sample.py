@@ -2,9 +2,9 @@
 
     python -m greedy_prune_jax.jobs.sample --config=configs/sample.py --workdir=runs/sample
     python -m greedy_prune_jax.jobs.prune --config=configs/prune.py --workdir=runs/prune \
-      --config.chains=runs/sample --config.num_chains=0
+      --config.chains=runs/sample
 
-As it stands: 4 samples each of 8 `gsm_symbolic` questions, a few minutes on 2 CPU cores. SmolLM2
+As it stands: 4 samples each of 4 `gsm_symbolic` questions, a few minutes on 2 CPU cores. SmolLM2
 seldom gets one right; the summary at the end says how often. Run the same command again after a
 kill and it goes on from where it was: no sample is asked for twice.
 """
@@ -21,7 +21,7 @@ def get_config() -> config_dict.ConfigDict:
   # What is asked.
   config.questions = "gsm_symbolic"  # a question set's name, or NAME:PATH for local rows
   config.split = "train"  # train or test, of sets that have both
-  config.num_questions = 8  # 0: all that there are
+  config.num_questions = 0  # 0: all; of gsm_symbolic, which has no end, 4
   config.num_shots = 0  # worked solutions of other questions shown first; base models need some
   config.instruction = ""  # said beside the question set's own; it does not become part of chains
   config.seed = 0  # of the questions' order, and of every sample's randomness

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import BadChain
-from greedy_prune_jax.chains.segments import token_texts
 from greedy_prune_jax.configs.prune import get_config
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
@@ -155,7 +154,7 @@ class Pruner:
     given = _as_chains(chains, question, reasoning, answer, system)
     tasks = self._tasks(given, prune_settings)
     found: dict[str, Pruned] = {}
-    for pruned in search_tasks(tasks, self.model, self.tokenizer, prune_settings):
+    for pruned in search_tasks(tasks, self.model, prune_settings):
       if isinstance(pruned, BadChain):
         raise UserError(pruned.reason)
       values = {f.name: getattr(pruned, f.name) for f in dataclasses.fields(pruned)}
@@ -180,7 +179,7 @@ class Pruner:
     """
     [given] = _as_chains(chain, question, reasoning, answer, system)
     [task] = self._tasks([given], self._settings({"unit": unit}))
-    tokens = token_texts(self.tokenizer, task.chain.reasoning)
+    tokens = task.tokens
     units = unit_positions(task.path.unit_sizes or (1,) * len(tokens))
     gone = [range(0), *units]  # the whole chain first
     nlls = score_without(self.model, task.path.segments, gone, progress=True)

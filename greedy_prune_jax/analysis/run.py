@@ -29,7 +29,7 @@ from greedy_prune_jax.chains import category_rules  # noqa: F401  registers the 
 from greedy_prune_jax.chains.categories import Annotator, Labels, make_annotator
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.reading import read_pruned, run_of
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
@@ -74,7 +74,7 @@ def run_analysis(
 
   Args:
     settings: this run's settings.
-    pruned: workdirs of prune.
+    pruned: workdirs of prune, or their folders or files of pruned chains.
     workdir: this run's workdir.
     check_config: called before anything is stored, and not if what is named cannot be used, so that
       a command with a slip in it binds nobody to it.
@@ -111,14 +111,14 @@ def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Sourc
   """
   if not pruned:
     raise UserError("no pruned workdir given; pass --pruned=WORKDIR[,WORKDIR...]")
-  names = settings.names or tuple(Path(path).resolve().name for path in pruned)
+  places = [Path(path).resolve() for path in pruned]
+  places = [place if place.is_file() else run_of(place) for place in places]
+  names = settings.names or tuple(place.name for place in places)
   if len(names) != len(pruned) or len(set(names)) != len(names):
     raise UserError(
       f"{len(pruned)} pruned workdirs need as many different names, not {names}; set --config.names"
     )
-  return [
-    _read_source(name, Path(path), settings) for name, path in zip(names, pruned, strict=True)
-  ]
+  return [_read_source(*source, settings) for source in zip(names, places, strict=True)]
 
 
 def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
@@ -132,7 +132,7 @@ def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
       f"{path} holds {len(chains)} chains; the regression needs at least {NUM_FOLDS}, one for each "
       "fold; prune more, or leave regression out of parts"
     )
-  config = path / "config.json"
+  config = run_of(path) / "config.json"
   return Source(name, path, read_json(config) if config.is_file() else {}, chains)
 
 

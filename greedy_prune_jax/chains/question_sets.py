@@ -117,6 +117,7 @@ def _rest(row: Record, *used: str) -> Record:
 
 
 _GENERATED = "gsm_symbolic"
+NUM_GENERATED = 4  # questions of a generated set where a setting says all
 
 QUESTION_SETS: Mapping[str, QuestionSet] = {
   "gsm8k": QuestionSet(
@@ -178,6 +179,16 @@ def is_generated(source: str) -> bool:
   return source.partition("@")[0] == _GENERATED
 
 
+def rows_to_read(source: str, asked: int, further: int = 0) -> int:
+  """Number of a source's rows to read: those asked for and `further` ones; 0: all.
+
+  Of a generated set, which has no end, `NUM_GENERATED` are meant where 0 are asked for.
+  """
+  if is_generated(source):
+    asked = asked or NUM_GENERATED
+  return asked and asked + further
+
+
 def templates_of(source: str) -> tuple[int, ...]:
   """The templates that a generated set is limited to, `gsm_symbolic@3,14`; empty: to none.
 
@@ -204,7 +215,7 @@ def load_rows(
     source: `NAME` (from the hub, or generated), `NAME:PATH` (a local file or folder), or
       `gsm_symbolic@3,14` (of these templates alone).
     split: `train` or `test`. A local file has no splits; all of it is used.
-    num_rows: how many; 0 for all.
+    num_rows: how many; 0: see `rows_to_read`.
     seed: of the order, or of the generator.
 
   Raises:
@@ -225,7 +236,9 @@ def load_rows(
   if path is not None:
     return name, rows.shuffled(rows.from_path(path, hub, split), num_rows, seed)
   if name == _GENERATED:
-    return name, rows.gsm_symbolic(num_rows, seed, split, templates_of(source))
+    return name, rows.gsm_symbolic(
+      rows_to_read(source, num_rows), seed, split, templates_of(source)
+    )
   if hub is None:
     raise UserError(f"{name} has no {split} split; it has {', '.join(QUESTION_SETS[name].splits)}")
   return name, rows.shuffled(rows.from_hub(hub, name, split), num_rows, seed)

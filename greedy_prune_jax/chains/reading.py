@@ -55,8 +55,8 @@ def read_chains(
       `FORMATS`; a folder of such files; a split on the hub, `hf:ORG/NAME[:CONFIG]:SPLIT`; the
       workdir of an earlier job, of which `chains` or `pruned` is read; or a question set with
       worked solutions, `NAME` or `NAME:PATH` (see `question_sets.load_rows`).
-    num_chains: stop after so many good ones; 0 for all. Files are read in their order, question
-      sets in the order that `seed` gives.
+    num_chains: stop after so many good ones; 0: all, of a generated set `NUM_GENERATED`. Files
+      are read in their order, question sets in the order that `seed` gives.
     seed: of a question set's order.
     split: of a question set.
     columns: names that the rows have for a chain's parts; None: those of a form that we know.
@@ -68,6 +68,7 @@ def read_chains(
   """
   if num_chains < 0:
     raise UserError(f"num_chains={num_chains}; expected a number from 0 (all) on")
+  num_chains = datasets.rows_to_read(source, num_chains)
   rows, parse = _rows_and_parser(source, num_chains, seed, split, columns)
   return itertools.islice(_good_chains(source, rows, parse, on_bad), num_chains or None)
 
@@ -143,6 +144,14 @@ def read_pruned(source: str | Path) -> Iterator[PrunedChain]:
   return (
     _pruned_of_line(file, *line) for file in files for line in read_lines(file, drop_torn=True)
   )
+
+
+def run_of(source: str | Path) -> Path:
+  """The workdir of which a path is the folder or a file of pruned chains; else the path itself."""
+  path = Path(source)
+  folder = path.parent if path.is_file() else path
+  is_part = folder.name == "pruned" and (folder.parent / "config.json").is_file()
+  return folder.parent if is_part else path
 
 
 def _pruned_of_line(file: Path, number: int, line: bytes) -> PrunedChain:

@@ -1,6 +1,7 @@
 """A chain as token ids: prompt, reasoning and answer, tokenised separately and joined."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -32,11 +33,16 @@ class Segments:
 def segment(chain: Chain, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> Segments:
   """Tokenises the three parts of a chain, as `fit_chain` made it if it may be thinking."""
   prompt = template.prompt(chain.question, chain.system, thinking_form=chain.thinking_form)
-  return Segments(
-    prompt=encode(tokenizer, prompt),
-    reasoning=encode(tokenizer, chain.reasoning),
-    answer=encode_continuation(tokenizer, chain.answer + template.tail),
-  )
+  parts = encode_parts(tokenizer, prompt, chain.reasoning, chain.answer + template.tail)
+  return Segments(*(part.ids for part in parts))
+
+
+def reasoning_texts(
+  chain: Chain, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate
+) -> list[str]:
+  """The text of each of `segment`'s reasoning tokens; see `token_texts`."""
+  prompt = template.prompt(chain.question, chain.system, thinking_form=chain.thinking_form)
+  return token_texts(tokenizer, chain.reasoning, prompt)
 
 
 def check_length(segments: Segments, chain: Chain, max_positions: int) -> None:
@@ -63,42 +69,95 @@ def check_length(segments: Segments, chain: Chain, max_positions: int) -> None:
     )
 
 
-def token_texts(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+class Encoding(NamedTuple):
+  """A text's tokens.
+
+  Attributes:
+    ids: token ids, [T].
+    spans: first character of each token in the text, and the one behind its last; a token that
+      begins with spaces of the text before begins below 0.
+  """
+
+  ids: Int32[np.ndarray, "T"]
+  spans: list[tuple[int, int]]
+
+
+def token_texts(tokenizer: PreTrainedTokenizerFast, text: str, before: str = "") -> list[str]:
   """The text of each token of `text`; joined they are `text`, whatever the tokenizer normalises.
 
   A character that several tokens make up (bytes of an emoji, say) is the text of the last of them,
   with all that the others hold before it; the others have none. So the tokens without a text and
   the next that has one belong together.
+
+  Args:
+    tokenizer: makes the tokens.
+    text: the text.
+    before: prompt that it follows.
   """
-  spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+  [_, encoding] = encode_parts(tokenizer, before, text)
   # A token's text ends where the next begins, so what nobody claims goes with the token before it.
-  nexts = [*(start for start, _ in spans[1:]), len(text)]
+  nexts = [*(start for start, _ in encoding.spans[1:]), len(text)]
   texts, begun = [], 0
-  for (_, end), start in zip(spans, nexts, strict=True):
+  for (_, end), start in zip(encoding.spans, nexts, strict=True):
     completed = begun if end > start else max(begun, start)
     texts.append(text[begun:completed])
     begun = completed
   return texts
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:
-  """Token ids of a text that stands by itself."""
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> Encoding:
+  """Tokens of a text that stands by itself."""
   # verbose=False: transformers would warn of long texts; check_length has more to say.
-  ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-  return np.asarray(ids, np.int32)
+  found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+  return Encoding(np.asarray(found["input_ids"], np.int32), found["offset_mapping"])
 
 
-def encode_continuation(tokenizer: PreTrainedTokenizerFast, text: str) -> Int32[np.ndarray, "T"]:
-  """Token ids of a text that follows another, without the space that it is not preceded by.
+def encode_parts(tokenizer: PreTrainedTokenizerFast, prompt: str, *parts: str) -> list[Encoding]:
+  """Tokens of a prompt and of the parts that follow it, each as what stands before it has it.
 
-  SentencePiece tokenizers (Llama 2, Mistral) begin every text with a space of their own. At the
-  start of a reply models expect it; inside one it would be a space that nobody wrote. Behind a
-  newline there is none, so the text is tokenised there, and the newline is taken away again.
+  No token spans a border, with one exception. Where a prompt ends in a space, models learned that
+  space as the beginning of the reply's first token (Llama 2 writes `[/INST]` and ` The`), so there
+  it goes with that token; and a pruned reasoning that begins with its first word's space has no
+  second one.
   """
-  ids, newline, both = (encode(tokenizer, t) for t in (text, "\n", "\n" + text))
-  first = tokenizer.convert_ids_to_tokens(encode(tokenizer, "a").tolist())[0]
-  if first.startswith(("\N{LOWER ONE EIGHTH BLOCK}", "Ġ")) and np.array_equal(
-    both[: len(newline)], newline
-  ):
-    return both[len(newline) :]
-  return ids
+  if prompt.endswith(" ") and "".join(parts).startswith(" "):
+    prompt = prompt[:-1]
+  moved = _spaces_of_first_token(tokenizer, prompt, "".join(parts))
+  before, spaces = prompt[: len(prompt) - moved], " " * moved
+  encodings = [encode(tokenizer, before)]
+  for part in parts:
+    ids, spans = _encode_behind(tokenizer, before, spaces + part if part else "")
+    shift = len(spaces)
+    encodings.append(Encoding(ids, [(start - shift, end - shift) for start, end in spans]))
+    if part:  # spaces wait for the first part that has a token
+      before, spaces = before + spaces + part, ""
+  return encodings
+
+
+def _spaces_of_first_token(tokenizer: PreTrainedTokenizerFast, prompt: str, text: str) -> int:
+  """Number of spaces at a prompt's end that belong to the first token of the text behind it."""
+  border = len(prompt)
+  for start, end in encode(tokenizer, prompt + text).spans if prompt.endswith(" ") else ():
+    if start < border < end and not prompt[start:].strip(" "):
+      return border - start
+  return 0
+
+
+def _encode_behind(tokenizer: PreTrainedTokenizerFast, before: str, text: str) -> Encoding:
+  """Tokens of a text that follows another, as those of both together have it.
+
+  SentencePiece tokenizers (Llama 2, Mistral) begin texts with a space of their own, which would be
+  one that nobody wrote. Where a token spans the border, the text is tokenised behind another border
+  that holds, so that it gets no such space there either.
+  """
+  for context in (before, *_BORDERS):
+    border = len(context)
+    ids, spans = encode(tokenizer, context + text)
+    first = sum(start < border for start, _ in spans)
+    if all(end <= border for _, end in spans[:first]):
+      return Encoding(ids[first:], [(start - border, end - border) for start, end in spans[first:]])
+  return encode(tokenizer, text)
+
+
+# Texts at whose end tokenizers seldom merge; a line break first, behind which words have no space.
+_BORDERS = ("\n", "a", "1", ".", " ")

@@ -67,9 +67,9 @@ class ExampleSet:
 
   @property
   def fingerprint(self) -> str:
-    """A hash of all ids and lengths, by which a run that goes on knows its examples."""
+    """Hash of all ids, prompt lengths and tokens, by which a resumed run knows its examples."""
     groups = [
-      [(example.id, example.num_prompt, len(example)) for example in group]
+      [(example.id, example.num_prompt, example.token_ids.tolist()) for example in group]
       for group in (*self.train, self.validation)
     ]
     return hashlib.sha256(json.dumps(groups).encode()).hexdigest()

@@ -3,12 +3,7 @@
 import dataclasses
 from typing import cast
 
-from transformers import PreTrainedTokenizerFast
-
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
-from greedy_prune_jax.chains.segments import (
-  token_texts,
-)
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
 from greedy_prune_jax.pruning.tasks import (
   PruneTask,
@@ -18,9 +13,7 @@ from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.search.audit import audit_report, screen_report
 
 
-def pruned_chain(
-  task: PruneTask, settings: PruneSettings, tokenizer: PreTrainedTokenizerFast
-) -> PrunedChain:
+def pruned_chain(task: PruneTask, settings: PruneSettings) -> PrunedChain:
   """The record of a finished task."""
   path, ids = task.path, task.path.segments.reasoning
   pruned = PrunedChain(
@@ -32,7 +25,7 @@ def pruned_chain(
     unit=settings.unit,
     unit_sizes=path.unit_sizes,
     reasoning_ids=tuple(ids.tolist()),
-    reasoning_tokens=tuple(token_texts(tokenizer, task.chain.reasoning)),
+    reasoning_tokens=task.tokens,
     deletion_order=tuple(path.deleted),
     nll={name: tuple(values) for name, values in path.nll.items()},
     pruned={},

@@ -12,14 +12,10 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import BadChain
-from greedy_prune_jax.chains.segments import (
-  Segments,
-  token_texts,
-)
+from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
@@ -77,7 +73,7 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
 
   failed = []
   own = tasks[jax.process_index() :: jax.process_count()]
-  for searched in search_tasks(own, model, tokenizer, settings, workdir):
+  for searched in search_tasks(own, model, settings, workdir):
     if isinstance(searched, BadChain):
       failed.append(searched.id)
       with tqdm.external_write_mode(file=sys.stderr):  # the bar is taken away meanwhile
@@ -101,7 +97,6 @@ def check_attention(settings: PruneSettings, mesh: Mesh) -> None:
 def search_tasks(
   tasks: Sequence[PruneTask],
   model: Model,
-  tokenizer: PreTrainedTokenizerFast,
   settings: PruneSettings,
   workdir: Workdir | None = None,
 ) -> Iterator[PrunedChain | BadChain]:
@@ -112,7 +107,6 @@ def search_tasks(
   Args:
     tasks: this process's chains.
     model: the pruner.
-    tokenizer: the pruner's.
     settings: of the run.
     workdir: keeps unfinished paths; None: nothing is kept.
   """
@@ -141,12 +135,12 @@ def search_tasks(
       if not todo:
         continue
       report = partial(_Reporter, workdir=workdir, progress=progress)
-      done, unranked = _search_batch(todo, model, tokenizer, ranking, search, report)
+      done, unranked = _search_batch(todo, model, ranking, search, report)
       for task in done:
         chain_id = task.chain.id
         reason = not_finite(task, settings) if not task.path.finite else unranked.get(chain_id)
         if reason is None:
-          yield pruned_chain(task, settings, tokenizer)
+          yield pruned_chain(task, settings)
         else:
           yield BadChain(place="", id=chain_id, reason=reason)
 
@@ -154,7 +148,6 @@ def search_tasks(
 def _search_batch(
   tasks: Sequence[PruneTask],
   model: Model,
-  tokenizer: PreTrainedTokenizerFast,
   ranking: RankTokens | None,
   search: SearchSettings,
   make_reporter: Callable[[Mapping[str, PrunePath]], "_Reporter"],
@@ -163,7 +156,7 @@ def _search_batch(
   unranked: dict[str, str] = {}
   report = make_reporter({task.chain.id: task.path for task in tasks})
   if ranking is not None:
-    paths, unranked = _follow(tasks, model, tokenizer, ranking, search, report)
+    paths, unranked = _follow(tasks, model, ranking, search, report)
     return _with_paths(tasks, paths), unranked
   to_audit = {audit_id(task.chain): task.audit for task in tasks if task.audit is not None}
   checked = search._replace(check=bool(to_audit))
@@ -203,7 +196,6 @@ def search_settings(settings: PruneSettings, block_positions: int) -> SearchSett
 def _follow(
   tasks: Sequence[PruneTask],
   model: Model,
-  tokenizer: PreTrainedTokenizerFast,
   ranking: RankTokens,
   search: SearchSettings,
   report: "_Reporter",
@@ -212,8 +204,7 @@ def _follow(
   paths, unranked = [], {}
   for task in tasks:
     chain_id, path = task.chain.id, task.path
-    tokens = tuple(token_texts(tokenizer, task.chain.reasoning))
-    chain = RankingInput(chain_id, path.segments, tokens, path.unit_sizes)
+    chain = RankingInput(chain_id, path.segments, task.tokens, path.unit_sizes)
     try:
       path = follow_ranking(model, path, ranking, chain, search, partial(report.one, chain_id))
     except UnrankedError as error:

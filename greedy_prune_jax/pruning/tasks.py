@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.kept_chains import read_kept
-from greedy_prune_jax.chains.question_sets import is_generated
+from greedy_prune_jax.chains.question_sets import is_generated, rows_to_read
 from greedy_prune_jax.chains.reading import BadChain, read_chains
 from greedy_prune_jax.chains.segments import (
   check_length,
+  reasoning_texts,
   segment,
-  token_texts,
 )
 from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
@@ -34,11 +34,13 @@ class PruneTask:
 
   Attributes:
     chain: the input.
+    tokens: texts of the reasoning tokens, [N].
     path: of the run's search or ranking.
     audit: of the exact search beside it; None for a chain that is not audited.
   """
 
   chain: Chain
+  tokens: tuple[str, ...]
   path: PrunePath
   audit: PrunePath | None = None
 
@@ -90,7 +92,7 @@ def read_tasks(
 ) -> Iterator[PruneTask]:
   """The first chains that the settings name whose reasoning is not too long; see `make_tasks`."""
   limit = settings.max_reasoning_tokens
-  wanted = settings.num_chains
+  num_chains = wanted = rows_to_read(settings.chains, settings.num_chains)
   if limit:  # some are left out; the generator, which has no end, is looked through so far
     wanted = 100 * wanted if is_generated(settings.chains) else 0
   if settings.chains_ratio < 1:
@@ -104,7 +106,7 @@ def read_tasks(
       on_bad=skip,
     )
   tasks = make_tasks(chains, settings, tokenizer, unfinished, skip)
-  return itertools.islice(tasks, settings.num_chains or None)
+  return itertools.islice(tasks, num_chains or None)
 
 
 def make_tasks(
@@ -133,7 +135,8 @@ def make_tasks(
       parts = segment(chain, tokenizer, template)
       if limit and len(parts.reasoning) > limit:
         return None
-      sizes = sizes_of(chain, token_texts(tokenizer, chain.reasoning))
+      tokens = tuple(reasoning_texts(chain, tokenizer, template))
+      sizes = sizes_of(chain, tokens)
     except UserError as error:
       if skip is None:
         raise
@@ -148,7 +151,7 @@ def make_tasks(
         raise UserError(_other_text(chain))
       return dataclasses.replace(path, **state)
 
-    return PruneTask(chain, path(chain.id), path(audit_id(chain)))
+    return PruneTask(chain, tokens, path(chain.id), path(audit_id(chain)))
 
   return (task for chain in chains if (task := start(chain)))
 

@@ -18,7 +18,7 @@ from absl import logging
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, split_source
-from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.reading import read_pruned, run_of
 from greedy_prune_jax.chains.sources import HUB, split_hub
 from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.errors import UserError
@@ -94,7 +94,7 @@ def _check_folder(folder: Path) -> None:
 
 def _prune_config(pruned: Path) -> Record:
   """The config of the run that pruned; empty where only a file of its chains is there."""
-  path = pruned / "config.json"
+  path = run_of(pruned) / "config.json"
   return read_json(path) if path.is_file() else {}
 
 

@@ -10,7 +10,12 @@ import jax
 from absl import logging
 
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.question_sets import is_generated, load_questions, split_source
+from greedy_prune_jax.chains.question_sets import (
+  is_generated,
+  load_questions,
+  rows_to_read,
+  split_source,
+)
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.distill.lifecycle import bind_config, has_ended, terminated
 from greedy_prune_jax.distill.run import run_distill
@@ -66,7 +71,7 @@ def _test_questions(settings: StudySettings) -> set[str]:
   texts = set()
   for changes in settings.tests.values():
     test = settings.evaluate_config(changes, "")
-    number = test["num_questions"] and test["num_questions"] + test["num_shots"]
+    number = rows_to_read(test["questions"], test["num_questions"], test["num_shots"])
     questions = load_questions(
       test["questions"], split=test["split"], num_questions=number, seed=test["seed"]
     )

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
-from greedy_prune_jax.chains.segments import encode, encode_continuation
+from greedy_prune_jax.chains.segments import encode_parts
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
@@ -123,9 +123,10 @@ class LocalTeacher:
     layout = form and self._template.layout_of(form)
     if layout and len(start) > 1 and (layout.stated or layout.form.name != form):
       start = (start[0], layout.closing)
-    parts = [encode(self._tokenizer, text) for text in (text, *start[:1])]
-    parts += [encode_continuation(self._tokenizer, text) for text in start[1:]]
-    return tuple(np.concatenate(parts).tolist())
+    if not any(start):  # the reply's first token begins with the prompt's last space
+      text = text.rstrip(" ")
+    parts = encode_parts(self._tokenizer, text, *start)
+    return tuple(np.concatenate([part.ids for part in parts]).tolist())
 
   def _request(self, prompt_ids: tuple[int, ...], room: int, seed: int) -> Request:
     settings = self._settings

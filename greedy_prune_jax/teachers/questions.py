@@ -8,6 +8,7 @@ from greedy_prune_jax.chains.question_sets import (
   QUESTION_SETS,
   Question,
   load_questions,
+  rows_to_read,
   split_source,
 )
 from greedy_prune_jax.errors import UserError
@@ -53,7 +54,7 @@ def load_prompt_set(
   Args:
     source: `NAME` or `NAME:PATH`; see `question_sets.load_questions`.
     split: `train` or `test`.
-    num_questions: number of questions to answer; 0 for all.
+    num_questions: number of questions to answer; 0: all, of a generated set `NUM_GENERATED`.
     num_shots: number of other questions that every prompt shows with their solutions.
     seed: of the order, and of every sample's randomness.
     instruction: text behind the set's own system text; or empty.
@@ -65,7 +66,7 @@ def load_prompt_set(
   questions = load_questions(
     source,
     split=split,
-    num_questions=num_questions and num_shots + num_questions,  # 0 is all
+    num_questions=rows_to_read(source, num_questions, num_shots),
     seed=seed,
   )
   if len(questions) <= num_shots:

@@ -1,11 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis import run as analysis_run
 from greedy_prune_jax.analysis.feature_store import open_store
-from greedy_prune_jax.analysis.run import run_analysis
+from greedy_prune_jax.analysis.run import read_sources, run_analysis
 from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of
@@ -81,6 +82,18 @@ def test_one_run_ends_with_everything(pruned, tmp_path):
   transfer = json.loads((out / "tables" / "transfer.json").read_text())["rows"]
   assert len(transfer) == 20
   assert all(abs(row["spearman"]) < 0.5 for row in transfer)  # orders are random
+
+
+def test_a_runs_folder_of_pruned_chains_means_the_run(pruned):
+  run = Path(pruned[0])
+  (run / "config.json").write_text(json.dumps({"chat_template": "plain"}))
+  [whole], [folder], [file] = (
+    read_sources([str(place)], settings(num_chains=3))
+    for place in (run, run / "pruned", run / "pruned" / "process-00000.jsonl")
+  )
+  assert folder == whole
+  assert (whole.name, whole.config) == ("joint", {"chat_template": "plain"})
+  assert (file.config, file.chains) == (whole.config, whole.chains)
 
 
 @pytest.mark.slow

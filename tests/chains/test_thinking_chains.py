@@ -65,7 +65,7 @@ def test_the_segments_are_the_conversation_as_the_template_writes_it(source, rep
   assert "".join(tokenizer.decode(ids) for ids in dataclasses.astuple(parts)) == whole
   # The borders stand between lines or behind tags, where this tokenizer has no token across.
   np.testing.assert_array_equal(
-    np.concatenate(dataclasses.astuple(parts)), encode(tokenizer, whole)
+    np.concatenate(dataclasses.astuple(parts)), encode(tokenizer, whole).ids
   )
   assert tokenizer.decode(parts.reasoning) == THOUGHT
 

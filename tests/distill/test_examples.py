@@ -102,6 +102,21 @@ def test_reading_a_prune_workdir_or_any_chains(tmp_path):
     read_texts(str(path), (0.5,))
 
 
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_examples_are_known_by_their_tokens(tokenizer, template, held_out):
+  """Chains that were pruned again to the same lengths are others."""
+
+  def fingerprint(text):
+    chains = [(chain(i), {0.5: text}) for i in "ab"]
+    return make_examples(
+      chains, form(keep_ratios=(0.5,)), tokenizer, template, num_validation=held_out
+    ).fingerprint
+
+  assert len(tokenizer("Add 3.")["input_ids"]) == len(tokenizer("Add 4.")["input_ids"])
+  assert fingerprint("Add 3.") == fingerprint("Add 3.")
+  assert fingerprint("Add 3.") != fingerprint("Add 4.")
+
+
 def test_which_chains_are_taken_does_not_depend_on_the_order_of_files(tmp_path):
   for name, ids in (("one", "abc"), ("other", "cab")):
     records = [pruned_record(chain_id).to_record() for chain_id in ids]

@@ -15,7 +15,7 @@ from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.search.greedy import prune_steps
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
-from tests.helpers.full_passes import full_pass_search, random_segments
+from tests.helpers.full_passes import full_pass_nlls, full_pass_search, random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -103,6 +103,25 @@ def test_a_unit_that_is_all_there_is_can_be_deleted(models, objective):
     _assert_equal(path, full_pass_search(reference, segments, objective, 1, unit_sizes))
     assert len(path.deleted) == 7
     assert path.num_deletions == len(unit_sizes)
+
+
+def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
+  rope = {"rope_theta": 100.0, "rope_type": "longrope", "factor": 4.0}
+  rope |= {"original_max_position_embeddings": 20, "long_factor": [1.0, 2.0, 3.0, 4.0]}
+  short = {"short_factor": [1.0, 1.0, 1.0, 1.0]}
+  switching, long = (
+    tiny_model(tiny_config("llama", rope_parameters=rope | factors)).float()
+    for factors in (short, {"short_factor": rope["long_factor"]})
+  )
+  switching.save_pretrained(tmp_path)
+  model = load_huggingface(tmp_path, jnp.float32)
+  segments = random_segments(0, model.config.vocab_size, (9, 14, 4))  # 27 tokens, and 17 at last
+  [path] = _search(model, [PrunePath(segments, floor=4)], "joint")
+  _assert_equal(path, full_pass_search(long, segments, "joint", floor=4))
+  # By itself the pruned text is a short one.
+  left = segments.reasoning[path.kept]
+  joint, _ = full_pass_nlls(switching, segments, left[None])
+  assert abs(joint[0] - path.nll["joint"][-1]) > 1e-3
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_an_arm_changes_settings_also_within_groups():
   changed = {key for key in made if made[key] != config["prune"][key]}
   assert changed == {
     *("search", "screen", "unit"),
-    *("chains", "num_chains", "keep_ratios", "show_chains"),
+    *("chains", "keep_ratios", "show_chains"),
   }
   assert made["screen"] == config["prune"]["screen"] | {"window": 5}
 

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from greedy_prune_jax.chains.reading import run_of
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
 from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
@@ -50,7 +51,7 @@ class EvaluatePrunedSettings(JobSettings):
     for entry in self.pruned:
       name, is_named, folder = entry.partition("=")
       path = Path(folder if is_named else entry)
-      named[name if is_named else path.name] = path
+      named[name if is_named else run_of(path).name] = path
     return named
 
   @property
