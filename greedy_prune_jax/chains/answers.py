@@ -130,7 +130,7 @@ _SENTENCE = 500  # characters behind a marker in which a value is looked for
 _PHRASE = (
   r"(?i:(?:\b(?:thus|therefore|hence|so),? {1,3})?(?:\b(?:the|my|our) {1,3})?"
   r"(?:\b(?:final|correct|right|best) {1,3}){0,3}"
-  r"\banswers?(?:\s{0,8}(?:(?:is|are)\b|:|=)):?)(?!\s{1,3}not\b)"
+  r"\banswers?(?:\s{0,8}(?:(?:is|are|was|would be|equals)\b|:|=)):?)(?!\s{1,3}not\b)"
 )
 _BOX = r"(?:\${1,2}|\\[\[(]\s{0,8})?\\(?:boxed|fbox)\s{0,8}(?P<box>(?=[{\w]))"
 _JSON_KEY = r"""(?i:(?:\{\s{0,8})?\\?["'](?:final[ _]?)?answer\\?["']\s{0,8}:\s{0,8}(?P<json>))"""
@@ -147,7 +147,9 @@ _TOKEN = re.compile(r"[^\s$]{1,100}")
 _JOINED_WITHIN = 60  # characters between two boxes
 _MARKUP = re.compile(r"\\(?:text|mbox|quad|qquad|[\[\]()])|[\s${}\\]")
 _NAME = re.compile(r"[A-Za-z](?:_\w{1,3})? ?= ?\Z")
-_JOINERS = frozenset(["or", "and", ",", ";", "&"])
+_JOINERS = frozenset(["or", "and", "else", ",", ";", "&"])
+# A thing that is counted may follow the first box, but no word by which the second corrects it.
+_COUNTED = re.compile(r"(?!(?:no|not|wait|wrong|incorrect|is|was|but|so|actually|hmm)\b)[a-z]{2,}")
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -181,6 +183,8 @@ def _joined(before: Answer, box: Answer, text: str) -> Answer | None:
   if len(between) > _JOINED_WITHIN:
     return None
   words = re.sub(r"[,;&]", r" \g<0> ", _NAME.sub("", _MARKUP.sub(" ", between).strip())).split()
+  if len(words) > 1 and _COUNTED.fullmatch(words[0]) and words[1] in ("or", "and"):
+    words = words[1:]
   if not words or not _JOINERS.issuperset(words):
     return None
   values = dict.fromkeys([before.value.text, box.value.text])
@@ -214,10 +218,12 @@ def _behind(match: re.Match[str]) -> str:
 # GSM8K's mark is a heading's too: "#### Step 3", "#### 3. Add up".
 _SECTION = re.compile(r"\W{0,8}(?:(?i:step|part|case|method)\s{0,8}\d|\d{1,9}[.):]\s{1,8}[^\W\d])")
 _DIGIT = r"[\d\u00bc-\u00be\u2150-\u215e\u2189]"
-# A number on a line of its own below, or in display math there.
+_ENVIRONMENT = r"\\begin\{(?:equation|align|gather)\*?\}"
+# A number on a line of its own below, or in display math, a quotation or a block of code there.
 _NUMBER_BELOW = re.compile(
-  r"[*_ ]{0,8}(?:(?:\$\$|\\\[)\s{0,8}"
-  r"|\n\s{0,8}(?:\*\*|\$\$\s{0,8}|\\\[\s{0,8}|\\\(\s{0,8})?)"
+  rf"[*_ ]{{0,8}}(?:(?:\$\$|\\\[|{_ENVIRONMENT})\s{{0,8}}"
+  rf"|\n\s{{0,8}}(?:> {{0,3}})?"
+  rf"(?:\*\*|(?:\$\$|\\\[|\\\(|`{{3}}\w{{0,8}}|{_ENVIRONMENT})\s{{0,8}})?)"
   rf"(?=[-+]?\\?[$£€]?[-+]?\.?{_DIGIT}|\\frac)"
 )
 _CUT_OFF = re.compile(r"\\(?:boxed|fbox)")  # a box that has no end
@@ -244,7 +250,9 @@ def _read_number(match: re.Match[str]) -> Value | None:
 
 _MATH = re.compile(
   r"[\s*_]{0,8}(?:\$\$(?P<display>[^$]{1,500})\$\$|\$(?P<inline>[^$]{1,500})\$|"
-  r"\\\[(?P<bracket>.{1,500}?)\\\]|\\\((?P<round>.{1,500}?)\\\))",
+  r"\\\[(?P<bracket>.{1,500}?)\\\]|\\\((?P<round>.{1,500}?)\\\)"
+  rf"|{_ENVIRONMENT}(?P<environment>.{{1,500}}?)\\end\{{\w{{1,12}}\*?\}}"
+  r"|`{3}\w{0,8}\n(?P<code>.{1,500}?)`{3})",
   re.DOTALL,
 )
 _SAYS_MATH = re.compile(r"[\d\\^=+]|^\W*\w+\W*$")

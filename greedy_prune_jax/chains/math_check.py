@@ -30,6 +30,7 @@ def same_expression(value: str, target: str) -> bool:
     return True
   if max(len(value), len(target)) > _LONGEST or not value or not target:
     return False
+  value, target = (_MEMBER.sub("", text) for text in (value, target))
   ours, theirs = split_unit(value), split_unit(target)
   factor = Fraction(1)
   if ours.dimension and theirs.dimension:
@@ -41,11 +42,14 @@ def same_expression(value: str, target: str) -> bool:
     return factor == 1
   ours_in_base, theirs_in_base = _BASE.fullmatch(value), _BASE.fullmatch(target)
   if ours_in_base and theirs_in_base:
-    return ours_in_base.groups() == theirs_in_base.groups()
+    return _digits_and_base(ours_in_base) == _digits_and_base(theirs_in_base)
   if ours_in_base or theirs_in_base:
     value, target = (_BASE.sub(r"\1", text) for text in (value, target))
   number, gold = _plain_number(value), _plain_number(target)
   if number is not None and gold is not None:
+    if {ours.dimension, theirs.dimension} == {None, "share^1"}:  # 5% is 0.05, and is written as 5
+      part = Fraction(1, 100) if ours.dimension else Fraction(100)
+      return _same_number(number, gold) or _same_number(number * part, gold)
     return _same_number(number * factor, gold)
   if factor != 1:
     value = rf"({value})\cdot\frac{{{factor.numerator}}}{{{factor.denominator}}}"
@@ -81,6 +85,16 @@ _SCIENTIFIC = re.compile(
   r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^)\s*\{?\s*([-+]?\d{1,4})\s*\}?"
 )
 _TOLERANCE = Fraction(1000001, 10**12)  # 0.333333 is a third
+
+
+_BASE_NAMES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+_BASES = {name: str(base) for base, name in enumerate((*_BASE_NAMES, "twelve"), start=2)}
+_MEMBER = re.compile(r"\A\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
+
+
+def _digits_and_base(match: re.Match[str]) -> tuple[str, str]:
+  digits, base = match.groups()
+  return digits.upper(), _BASES.get(base, base)
 
 
 def _words_as_signs(text: str) -> str:

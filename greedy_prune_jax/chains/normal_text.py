@@ -68,13 +68,17 @@ _TEX_SPACE = re.compile(
 _LAYOUT = re.compile(
   r"\\(?:left|right|bigg?|Bigg?|displaystyle|textstyle|limits|boldsymbol|mathbf|bf)(?![A-Za-z])"
 )
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:equation|align|gather|displaymath|math)\*?\}")
+_HTML = re.compile(r"<(b|i|u|em|strong|code|mark)>([^<>]{0,500})</\1>", re.IGNORECASE)
 _FRACTION_NAME = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 # Groups of three digits between separators that no list has: `12\,500`, `12{,}500`, `12'500`.
 _GROUPS = re.compile(
-  r"(?<![\d.,])(\d{1,3})(?:(?:\s|\\[,;:!>\s]|~|\{,\}|,\\!\s*|\{\\,\}|['_])\d{3}){1,99}"
+  r"(?<![\d.,])(\d{1,3})(?:(?:\s|\\[,;:!>\s]|~|\{,\}|,\\!\s*|\\!,|\{\\,\}|['_])\d{3}){1,99}"
   r"(?![\d,]|\.\d{3}[.,]|\s?-[A-Za-z])"
 )
-_END = re.compile(r"(?:[\s.,;:?\u2026*_`]|(?<!\\)\$|\\\]|\\\)|(?<!\\)\\[,;:!\s])+\Z")
+_END = re.compile(
+  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705]|\\checkmark\b|(?<!\\)\$|\\\]|\\\)|(?<!\\)\\[,;:!\s])+\Z"
+)
 _START = re.compile(r"\A(?:[\s:;*_`]|\$\$?(?![\d.])|\$\$?(?=[^$]*\$)|\\\[|\\\()+")
 
 
@@ -95,6 +99,7 @@ def normal_answer(text: str) -> str:
   text = _SUPERSCRIPT.sub(lambda m: "^{" + _nfkc(m[0]) + "}", text)
   text = _SUBSCRIPT.sub(lambda m: "_{" + _nfkc(m[0]) + "}", text)
   text = plain_signs(_nfkc(text))
+  text = _ENVIRONMENT.sub(" ", _HTML.sub(r"\2", text))
   text = _stripped(_LAYOUT.sub("", _FRACTION_NAME.sub(r"\\frac", text)))
   text = _GROUPS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
   text = _TEX_SPACE.sub(" ", text).replace("{,}", ",")

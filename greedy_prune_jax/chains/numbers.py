@@ -31,8 +31,13 @@ _POWER_OF_UNIT = re.compile(
   r"(?<![A-Za-z])([cdkm]?m|ft|in|yd|mi|feet|foot|inch(?:es)?|yards?|miles?|units?"
   r"|[a-z]*met(?:er|re)s?)\s*\}?\s*\^\s*\{?[23]\}?"
 )
+_TIMES_SIGN, _DIVIDED_SIGN = "\N{MULTIPLICATION SIGN}", "\N{DIVISION SIGN}"
 # A stroke or a hyphen between letters (km/h, half-hours) is none.
-_OPERATOR = re.compile(r"[+^*<>]|(?<![^\W\d_])[/-]|[/-](?![^\W\d_])")
+_OPERATOR = re.compile(rf"[+^*{_TIMES_SIGN}{_DIVIDED_SIGN}<>]|(?<![^\W\d_])[/-]|[/-](?![^\W\d_])")
+_TIMES = re.compile(r"\\(?:times|cdot)(?![A-Za-z])|(?<=[\d)])\s{0,4}\*\s{0,4}(?=[-$\d(.])")
+# `5 - that is all`, `5,-`: the number is over. In `x - 5` a dash subtracts.
+_AFTER_DASH = re.compile(r"\s+-+\s+(?=[^\W\d_]{2}).*|\s*-+\s*\Z", re.DOTALL)
+_NEGATED = re.compile(r"\b(?:not|isn't|never)\s*\Z", re.IGNORECASE)
 _UNKNOWN = re.compile(r"\d\s*[ixyz]\b|[ixyz]\s*\^")  # 3x, 2i
 _COMPOUND = re.compile(r"(?<![\w.,-])\d+(?:\.\d+)?-[^\W\d_]+")  # 1-hour
 _NAME = re.compile(r"[^\W\d_]\w*(?:_\{?\w+\}?)?(?:\([^()]{0,40}\))?")  # x, x_1, f(2)
@@ -51,6 +56,7 @@ def parse_number(text: str) -> Fraction | None:
     return None
   text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2]}", normal_answer(text))
   text = _SIMILAR.sub("=", _POWER_OF_UNIT.sub(r"\1", _WRAPPER.sub(" ", text)))
+  text = re.sub(r"\\div(?![A-Za-z])", _DIVIDED_SIGN, _TIMES.sub(_TIMES_SIGN, text))
   if _OTHER_RELATION.search(text):
     return None
   *left, last = _FRACTION.sub(_as_quotient, text).split("=")
@@ -79,6 +85,9 @@ def _single_number(text: str) -> Fraction | None:
   if match["sign"].strip() and match["sign"][-1].isspace() and text[: match.start()].strip():
     return None  # x - 5
   behind = re.sub(r"^/(?=[^\W\d_]{2})", "", text[match.end() :])  # a rate, such as 15/hour
+  behind = _AFTER_DASH.sub("", behind)
+  if _NEGATED.search(text[: match.start()]):
+    return None
   if _OPERATOR.search(text[: match.start()] + " " + behind):
     return None  # part of an expression, not a number with words beside it
   value = _value(match)
@@ -105,7 +114,7 @@ def _states(side: str, value: Fraction, written: str) -> bool:
 
   The value may be rounded as it is written.
   """
-  side = _NOISE.sub("", re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "*", side.replace(r"\div", "/")))
+  side = _NOISE.sub("", side).replace(_TIMES_SIGN, "*").replace(_DIVIDED_SIGN, "/")
   side = _NAME.sub(" ", re.sub(r"(?<=\d)\s*x\s*(?=\d)", "*", side)).replace(",", "").strip()
   if not re.search(r"\d", side):
     return True

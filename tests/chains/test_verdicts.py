@@ -1,5 +1,8 @@
 """Replies beside their verdicts, by kind: question set, reply, target, right or not."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,23 @@ def right(questions: str, reply: str, target: str) -> bool:
   form = FORMS[questions]
   split = split_response(reply, form)
   return split is not None and form.is_right(split.value, target)
+
+
+# Our own cases, and those that lie beside a checkout.
+FILES = (
+  Path(__file__).with_name("verdicts.jsonl"),
+  Path(__file__).parents[3] / "shared" / "cases" / "verdicts.jsonl",
+)
+CASES = [
+  json.loads(line) for file in FILES if file.exists() for line in file.read_text().splitlines()
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['reply'][:40]} ({case['target']})")
+def test_replies_and_their_verdicts(case):
+  if case["questions"] == "math":
+    pytest.importorskip("math_verify")
+  assert right(case["questions"], case["reply"], case["target"]) is case["correct"]
 
 
 LAYOUT = [

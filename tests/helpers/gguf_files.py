@@ -24,6 +24,7 @@ def write_gguf(
   kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
   metadata: dict[str, Any] | None = None,
   tensors: dict[str, np.ndarray] | None = None,
+  blocks: dict[str, np.ndarray] | None = None,
 ) -> None:
   """Writes a model.
 
@@ -33,6 +34,8 @@ def write_gguf(
     kind: how matrices are stored; vectors are in float32.
     metadata: to add to what every file has, or to replace it; None removes.
     tensors: to add.
+    blocks: matrices' bytes as they are to be stored, by parameter; else the gguf package makes
+      them, which it can for few kinds.
   """
   config = model.config
   architecture = _ARCHITECTURES[config.model_type]
@@ -44,7 +47,8 @@ def write_gguf(
       continue
     value = _converted(name, parameter.numpy(), config)
     stored_as = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
-    stored = gguf.quants.quantize(value, stored_as)
+    stored = (blocks or {}).get(name)
+    stored = gguf.quants.quantize(value, stored_as) if stored is None else stored
     writer.add_tensor(names.get_name(name, (".weight", ".bias")), stored, raw_dtype=stored_as)
   for name, value in (tensors or {}).items():
     writer.add_tensor(name, value)
