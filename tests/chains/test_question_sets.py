@@ -107,6 +107,33 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, source, row, reason):
     load_questions(f"{source}:{path}")
 
 
+@pytest.mark.parametrize("target", ["3, 5", "x = 3 or 5", "1,2", "seven", "NaN", "inf", "1/0"])
+def test_a_target_that_is_not_one_number_is_refused(tmp_path, target):
+  path = write_jsonl(tmp_path / "rows.jsonl", {"question": "q", "answer": f"So.\n#### {target}"})
+  with pytest.raises(UserError, match=r"line 1: \"answer\" gives the target .* not one number"):
+    load_questions(f"gsm8k:{path}")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("source", ["math", "gsm8k", "mmlu_pro"])
+def test_a_number_that_is_none_is_no_target(tmp_path, source, value):
+  (tmp_path / "rows.jsonl").write_text(f'{{"problem": "p", "question": "q", "answer": {value}}}\n')
+  with pytest.raises(UserError, match=r"line 1: (is not JSON|has the number .* beyond the range)"):
+    load_questions(f"{source}:{tmp_path / 'rows.jsonl'}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_gap_in_a_column_of_numbers_is_no_target(tmp_path, value, monkeypatch):
+  datasets = pytest.importorskip("datasets")
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+  rows = datasets.Dataset.from_list(
+    [{"problem": "p", "answer": 4.5}, {"problem": "q", "answer": value}]
+  )
+  rows.to_parquet(tmp_path / "rows.parquet")
+  with pytest.raises(UserError, match=rf"row 1: \"answer\" is {value}, which is no number"):
+    load_questions(f"math:{tmp_path / 'rows.parquet'}")
+
+
 def test_seed_and_count(tmp_path):
   source = f"gsm8k:{write_jsonl(tmp_path / 'rows.jsonl', *GSM8K)}"
   ids = [question.id for question in load_questions(source, seed=3)]
