@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from greedy_prune_jax.errors import UserError
 
 _SHOWN = 30  # characters of a text that a message quotes
-
-
-_LEFTOVER = "\N{REPLACEMENT CHARACTER}"
+LEFTOVER = "\N{REPLACEMENT CHARACTER}"
 
 
 def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
@@ -26,7 +24,7 @@ def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
   for group in _characters(tokens):
     left = [position for position in group if position in there]
     whole = len(left) == len(group)
-    parts.append(tokens[group[-1]] if whole else _LEFTOVER * len(left))
+    parts.append(tokens[group[-1]] if whole else LEFTOVER * len(left))
   return "".join(parts)
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
+from greedy_prune_jax.chains.kept_text import LEFTOVER
 from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
@@ -44,11 +45,11 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class TooLong:
-  """An example that was left out."""
+class LeftOut:
+  """An example that was left out, and why."""
 
   id: str
-  num_tokens: int
+  reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +59,12 @@ class ExampleSet:
   Attributes:
     train: examples by chain, one for each keep ratio; every epoch sees one of them.
     validation: examples of held-out chains.
-    too_long: examples that were left out.
+    left_out: examples that cannot be trained on.
   """
 
   train: tuple[tuple[Example, ...], ...]
   validation: tuple[Example, ...]
-  too_long: tuple[TooLong, ...]
+  left_out: tuple[LeftOut, ...]
 
   @property
   def fingerprint(self) -> str:
@@ -204,29 +205,45 @@ def make_examples(
     UserError: no example is left to train on, or none of those that were to be held out.
   """
   chains = sorted(texts, key=lambda item: _place(item[0].id, seed))
-  groups, too_long = [], []
+  groups, left_out = [], []
   for chain, reasonings in chains:
-    examples = [
-      make_example(chain, text, ratio, tokenizer, template, form.ratio_form, form.thinking)
-      for ratio, text in reasonings.items()
-    ]
-    too_long += [TooLong(e.id, len(e)) for e in examples if len(e) > form.max_length]
-    groups.append(tuple(e for e in examples if len(e) <= form.max_length))
+    group = []
+    for ratio, text in reasonings.items():
+      example = make_example(
+        chain, text, ratio, tokenizer, template, form.ratio_form, form.thinking
+      )
+      if reason := _why_not(example, text, chain, form.max_length):
+        left_out.append(LeftOut(example.id, reason))
+      else:
+        group.append(example)
+    groups.append(tuple(group))
   train = tuple(group for group in groups[num_validation:] if group)
   if not train:
     raise UserError(
       f"there is nothing to train on: of {len(chains)} chains {num_validation} are held out for "
-      f"validation, and {len(too_long)} examples are longer than max_length={form.max_length} "
-      f"tokens (the shortest has {min((t.num_tokens for t in too_long), default=0)})"
+      f"validation, and {len(left_out)} examples are left out"
+      + (f" ({left_out[0].id}: {left_out[0].reason})" if left_out else "")
     )
   held_out = tuple(example for group in groups[:num_validation] for example in group)
   if num_validation and not held_out:
     raise UserError(
       f"there is nothing to validate on: all examples of the num_validation={num_validation} "
-      f"chains that are held out are longer than max_length={form.max_length} tokens; hold out "
-      f"more, or raise max_length"
+      f"chains that are held out are left out ({left_out[0].id}: {left_out[0].reason}); hold out "
+      f"more"
     )
-  return ExampleSet(train, held_out, tuple(too_long))
+  return ExampleSet(train, held_out, tuple(left_out))
+
+
+def _why_not(example: Example, text: str, chain: Chain, max_length: int) -> str | None:
+  """The reason why an example cannot be trained on; None if it can."""
+  if text.count(LEFTOVER) > chain.reasoning.count(LEFTOVER):
+    return (
+      "its reasoning has parts of a character whose other tokens were deleted, which no text can "
+      "spell; prune with unit=word to keep characters whole"
+    )
+  if len(example) > max_length:
+    return f"it has {len(example)} tokens, more than the max_length of {max_length}"
+  return None
 
 
 def _place(chain_id: str, seed: int) -> str:

@@ -179,14 +179,11 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
   path = workdir / "skipped.jsonl"
   with explain_os_errors(path):
     path.unlink(missing_ok=True)
-  if examples.too_long:
-    logging.warning(
-      "left out %d examples of more than %d tokens; see %s", len(examples.too_long), longest, path
-    )
+  if examples.left_out:
+    logging.warning("left out %d examples; see %s", len(examples.left_out), path)
     with JsonlWriter(path) as writer:
-      for left_out in examples.too_long:
-        reason = f"it has {left_out.num_tokens} tokens, more than {longest}"
-        writer.write({"place": "", "id": left_out.id, "reason": reason})
+      for left_out in examples.left_out:
+        writer.write({"place": "", "id": left_out.id, "reason": left_out.reason})
   return examples
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.kept_text import spell_kept
 from greedy_prune_jax.chains.ratio_form import told_question
+from greedy_prune_jax.chains.segments import token_texts
 from greedy_prune_jax.distill.examples import (
   ExampleForm,
   make_example,
@@ -181,11 +183,32 @@ def test_too_long_ones_are_left_out_and_named(tokenizer, template):
   both = [(chain(), {0.5: "7.", 1.0: "7." * 50})]
   made = make_examples(iter(both), form(max_length=lengths[0]), tokenizer, template)
   assert [[e.id for e in group] for group in made.train] == [["a@0.5"]]
-  assert [(t.id, t.num_tokens) for t in made.too_long] == [("a@1.0", lengths[1])]
-  with pytest.raises(UserError, match=rf"nothing to train on: .*the shortest has {lengths[0]}"):
+  [left_out] = made.left_out
+  assert left_out.id == "a@1.0"
+  assert f"it has {lengths[1]} tokens, more than the max_length of {lengths[0]}" in left_out.reason
+  with pytest.raises(UserError, match=rf"nothing to train on: .*a@0.5: it has {lengths[0]} tokens"):
     make_examples(iter(both), form(max_length=5), tokenizer, template)
   with pytest.raises(UserError, match="of 1 chains 1 are held out"):
     make_examples(texts("a"), form(), tokenizer, template, num_validation=1)
+
+
+def test_no_student_learns_parts_of_characters(tokenizer, template):
+  """Bytes that a deletion left over are no text: what spells them has other tokens."""
+  reasoning = "So \N{ROCKET} goes. \N{REPLACEMENT CHARACTER}\n"  # one that the teacher wrote
+  tokens = token_texts(tokenizer, reasoning)
+  rocket = tokens.index("\N{ROCKET}")
+  flies = dataclasses.replace(chain(), reasoning=reasoning)
+  texts_at = {
+    1.0: reasoning,
+    0.9: spell_kept(tokens, [i for i in range(len(tokens)) if i != rocket]),
+    0.8: spell_kept(tokens, [i for i in range(len(tokens)) if not rocket - 3 <= i <= rocket]),
+  }
+  assert texts_at[0.9].count("\N{REPLACEMENT CHARACTER}") == 4
+  made = make_examples([(flies, texts_at)], form(), tokenizer, template)
+  assert [example.id for example in made.train[0]] == ["a@1.0", "a@0.8"]
+  assert [(out.id, "parts of a character" in out.reason) for out in made.left_out] == [
+    ("a@0.9", True)
+  ]
 
 
 def test_held_out_chains_that_are_all_too_long_are_told(tokenizer, template):
