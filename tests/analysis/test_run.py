@@ -88,7 +88,7 @@ def test_a_runs_folder_of_pruned_chains_means_the_run(pruned):
   run = Path(pruned[0])
   (run / "config.json").write_text(json.dumps({"chat_template": "plain"}))
   [whole], [folder], [file] = (
-    read_sources([str(place)], settings(num_chains=3))
+    read_sources([str(place)], settings(num_chains=6))
     for place in (run, run / "pruned", run / "pruned" / "process-00000.jsonl")
   )
   assert folder == whole

@@ -204,12 +204,6 @@ def test_gsm_symbolic_is_seeded_and_complete():
   assert all(len(questions & {chain.question for chain in chains}) < 5 for questions in other)
 
 
-def test_gsm_symbolic_needs_a_number_of_chains():
-  pytest.importorskip("reasoning_gym")
-  with pytest.raises(UserError, match="say how many"):
-    read_chains("gsm_symbolic")
-
-
 def test_gsm_symbolic_without_its_package_says_how_to_get_it(monkeypatch):
   monkeypatch.setitem(sys.modules, "reasoning_gym.arithmetic.gsm_symbolic", None)
   with pytest.raises(UserError, match="pip install reasoning-gym"):
