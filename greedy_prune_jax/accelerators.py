@@ -42,14 +42,14 @@ ACCELERATORS = {
 
 def find_accelerator(device_kind: str) -> str | None:
   """The name in `ACCELERATORS` of what JAX calls a device; None where it is not known."""
-  found = [
+  matches = [
     (len(kind), name)
     for name, accelerator in ACCELERATORS.items()
     for kind in accelerator.kinds
     # "NVIDIA L4" is no beginning of "NVIDIA L40".
     if device_kind.startswith(kind) and not device_kind[len(kind) :][:1].isdigit()
   ]
-  return max(found)[1] if found else None
+  return max(matches)[1] if matches else None
 
 
 def matmul_peak(dtype: Any = jnp.float32, sizes=(1024, 2048), repeats: int = 5) -> float:

@@ -153,13 +153,13 @@ class Pruner:
     prune_settings = self._settings(settings | chosen | {"ranking": ranking})
     given = _as_chains(chains, question, reasoning, answer, system)
     tasks = self._tasks(given, prune_settings)
-    found: dict[str, Pruned] = {}
+    by_id: dict[str, Pruned] = {}
     for pruned in search_tasks(tasks, self.model, prune_settings):
       if isinstance(pruned, BadChain):
         raise UserError(pruned.reason)
       values = {f.name: getattr(pruned, f.name) for f in dataclasses.fields(pruned)}
-      found[pruned.chain.id] = Pruned(**values)
-    in_order = [found[chain.id] for chain in given]
+      by_id[pruned.chain.id] = Pruned(**values)
+    in_order = [by_id[chain.id] for chain in given]
     return in_order if chains is not None and not isinstance(chains, Chain) else in_order[0]
 
   def score(

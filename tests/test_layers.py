@@ -120,3 +120,20 @@ def test_folders_without_jax_name_it_nowhere():
       source = path.read_text()
       assert "import jax\n" not in source, name
       assert "from jax " not in source, name
+
+
+def public_names(path: Path) -> list[str]:
+  """Classes and functions that a module defines, but for `main`, which is where it starts."""
+  kinds = ast.ClassDef | ast.FunctionDef
+  names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, kinds)]
+  return [name for name in names if not name.startswith("_") and name != "main"]
+
+
+def test_a_public_name_has_one_meaning():
+  """Configs are apart: each has its `get_config`."""
+  places = collections.defaultdict(list)
+  for module, path in FILES.items():
+    if not module.startswith("configs."):
+      for name in public_names(path):
+        places[name].append(module)
+  assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

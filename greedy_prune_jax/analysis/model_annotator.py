@@ -113,7 +113,7 @@ class ModelAnnotator:
     None stands for no reply, of which there is nothing to complain.
     """
     prompts = [
-      write_prompt(chains[piece.chain], piece.start, piece.stop, complaint or "")
+      labelling_prompt(chains[piece.chain], piece.start, piece.stop, complaint or "")
       for piece, complaint in waiting.items()
     ]
     replies = self.model.complete(prompts, REPLY_SCHEMA)
@@ -154,7 +154,7 @@ def make_model_annotator(
   return ModelAnnotator(model, replies_path=replies_path)
 
 
-def write_prompt(tokens: Sequence[str], start: int, stop: int, complaint: str = "") -> str:
+def labelling_prompt(tokens: Sequence[str], start: int, stop: int, complaint: str = "") -> str:
   """The request for the categories of `tokens[start:stop]`.
 
   Args:

@@ -146,7 +146,7 @@ def predict_unseen(
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class PredictionScores:
   """Scores of predictions, each with an interval from resampled chains (arrays of no axis).
 
   Attributes:
@@ -166,7 +166,7 @@ def score_predictions(
   target: Float[np.ndarray, " T"],
   predictions: Float[np.ndarray, " T"],
   chain: Int[np.ndarray, " T"],
-) -> Scores:
+) -> PredictionScores:
   """Scores predictions of a rank, or of 0 and 1; a chain of one value only has no correlation."""
   around = np.bincount(chain, (target - target.mean()) ** 2)
   unexplained = bootstrap_ratio(np.bincount(chain, (target - predictions) ** 2), around)
@@ -181,7 +181,7 @@ def score_predictions(
   known = np.isfinite(per_chain)
   means = bootstrap_ratio(np.where(known, per_chain, 0.0), known.astype(float))
   spearman, kendall, auc = (Interval(*(np.asarray(bound[i]) for bound in means)) for i in range(3))
-  return Scores(r2, spearman, kendall, auc)
+  return PredictionScores(r2, spearman, kendall, auc)
 
 
 def _chain_scores(

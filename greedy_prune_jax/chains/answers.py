@@ -85,16 +85,16 @@ def split_response(response: str, form: AnswerForm) -> SplitResponse | None:
 
 def last_answer(response: str, form: AnswerForm) -> Answer | None:
   """The answer at which `split_response` splits."""
-  found = (find_answers(response, form, marker) for marker in form.markers)
-  return next((answers[-1] for answers in found if answers), None)
+  by_marker = (find_answers(response, form, marker) for marker in form.markers)
+  return next((answers[-1] for answers in by_marker if answers), None)
 
 
 def first_value(text: str, form: AnswerForm) -> str | None:
   """The value of an answer with which a text begins; None if it begins with none."""
   for marker in form.markers:
-    found = find_answers(text, form, marker)
-    if found and found[0].start == 0:
-      return found[0].value.text
+    answers = find_answers(text, form, marker)
+    if answers and answers[0].start == 0:
+      return answers[0].value.text
   return None
 
 
@@ -102,7 +102,7 @@ def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> li
   """All answers of a response that a marker finds, in their order."""
   text = plain_signs(hide_thinking(response))
   closing = _closing_braces(text)
-  found: list[Answer] = []
+  answers: list[Answer] = []
   for match in marker.finditer(text):
     box = match.groupdict().get("box") is not None
     inside = _in_box(match, closing) if box else form.read(match)
@@ -112,9 +112,9 @@ def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> li
     if inside is None or not inside.text:
       continue
     answer = Answer(match.start(), inside.start + len(inside.text), inside)
-    joined = _joined(found[-1], answer, text) if box and found else None
-    found.append(joined or answer)
-  return found
+    joined = _joined(answers[-1], answer, text) if box and answers else None
+    answers.append(joined or answer)
+  return answers
 
 
 def last_boxed(text: str) -> str | None:
@@ -199,11 +199,11 @@ def _in_json(match: re.Match[str]) -> Value:
   """The value of an `answer` key; the items of a list are several values."""
   rest = _behind(match).removeprefix("\\")
   try:
-    found, _ = _JSON.raw_decode(rest)
+    parsed, _ = _JSON.raw_decode(rest)
   except (ValueError, RecursionError):
-    found = None
-  if isinstance(found, list):
-    return Value(match.end(), ", ".join(map(str, found)))
+    parsed = None
+  if isinstance(parsed, list):
+    return Value(match.end(), ", ".join(map(str, parsed)))
   quote = rest[:1] if rest[:1] in ("'", '"') else None
   # Not decoded: what JSON makes of \frac in single backslashes is a form feed.
   value = rest[1:].partition(quote)[0].rstrip("\\") if quote else _JSON_END.split(rest)[0]

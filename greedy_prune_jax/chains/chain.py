@@ -187,12 +187,12 @@ class PrunedChain:
     if self.unit_sizes is None:
       return tuple((position,) for position in self.deletion_order)
     size_at = dict(zip(unit_starts(self.unit_sizes), self.unit_sizes, strict=True))
-    found, place = [], 0
+    deletions, place = [], 0
     while place < len(self.deletion_order):
       size = size_at[self.deletion_order[place]]
-      found.append(self.deletion_order[place : place + size])
+      deletions.append(self.deletion_order[place : place + size])
       place += size
-    return tuple(found)
+    return tuple(deletions)
 
   def deletions_to(self, num_kept: int) -> int:
     """The fewest deletions that leave at most `num_kept` reasoning tokens: an index into `nll`.

@@ -34,12 +34,12 @@ def expected_answer(chain: Chain) -> Expected:
     UserError: no answer of a form that we know is found in the chain's.
   """
   # BOXED's second marker finds what NUMBER's does, which says more.
-  found = [
+  readings = [
     (form, answers[-1])
     for form in _FORMS
     if (answers := find_answers(chain.answer, form, form.markers[0]))
   ]
-  if not found:
+  if not readings:
     forms = ", ".join(
       form.write(example) for form, example in zip(_FORMS, ("72", "72", "B"), strict=True)
     )
@@ -47,9 +47,9 @@ def expected_answer(chain: Chain) -> Expected:
       f"chain {chain.id}: no answer is found in its answer {chain.answer!r}; expected one like "
       f"those that sample writes: {forms}"
     )
-  by_target = [x for x in found if chain.target and x[0].is_right(x[1].value.text, chain.target)]
-  readable = [x for x in found if x[0].is_target(x[1].value.text)]
-  form, (start, _, value) = (by_target or readable or found)[0]
+  by_target = [x for x in readings if chain.target and x[0].is_right(x[1].value.text, chain.target)]
+  readable = [x for x in readings if x[0].is_target(x[1].value.text)]
+  form, (start, _, value) = (by_target or readable or readings)[0]
   lead = chain.answer[start : value.start]
   # A space in front of a word is a part of the word's token in most tokenizers.
   return Expected(form, lead.rstrip(" "), chain.target or value.text)

@@ -120,8 +120,8 @@ def find_format(row: Record) -> str:
     UserError: it is of none or of several; the message says what to set.
   """
   keys = {key for key, value in row.items() if value is not None}
-  found = [format for format in FORMATS.values() if keys.issuperset(format.keys)]
-  names = [format.name for format in found if not _covered(format, found)]
+  matching = [format for format in FORMATS.values() if keys.issuperset(format.keys)]
+  names = [format.name for format in matching if not _covered(format, matching)]
   if len(names) == 1:
     return names[0]
   if names:
@@ -140,11 +140,11 @@ def find_format(row: Record) -> str:
   )
 
 
-def _covered(format: Format, found: Collection[Format]) -> bool:
+def _covered(format: Format, matching: Collection[Format]) -> bool:
   """Tells whether another of the formats found explains this one's keys."""
   return any(
     format.name in other.over or set(other.keys) > set(format.keys)
-    for other in found
+    for other in matching
     if other is not format and other.name not in format.over
   )
 

@@ -78,8 +78,8 @@ def split_reply(text: str) -> tuple[str, str]:
     if tag:
       return _parts(text, len(thinking.rstrip()), thinking.replace(opening, "").strip())
   for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
-    if (found := split_response(text, form)) is not None and found.reasoning.strip():
-      return found.reasoning, found.answer
+    if (split := split_response(text, form)) is not None and split.reasoning.strip():
+      return split.reasoning, split.answer
   text = text.rstrip()
   start = max(text.rfind("\n\n") + 2 if "\n\n" in text else text.rfind("\n") + 1, 0)
   return _parts(text, start, text[:start].strip())

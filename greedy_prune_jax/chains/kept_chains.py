@@ -106,7 +106,7 @@ def _first(before: dict, spans: Sequence[Span]) -> tuple[str, list[Span]]:
     UserError: what an earlier run told is not of the form that `kept_chain` writes.
   """
   whole = fields.get_text(before, "reasoning")
-  found, offset = [], 0  # of the earlier span in what was left
+  inside, offset = [], 0  # of the earlier span in what was left
   for kept in fields.get_items(before, "kept_spans", list):
     if len(kept) != 2 or not all(type(x) is int for x in kept):
       raise UserError(f'"kept_spans" has {kept!r}; expected a first and a last character')
@@ -114,6 +114,6 @@ def _first(before: dict, spans: Sequence[Span]) -> tuple[str, list[Span]]:
     for start, end in spans:
       start, end = max(start - offset, 0), min(end - offset, length)
       if start < end:
-        found.append((kept[0] + start, kept[0] + end))
+        inside.append((kept[0] + start, kept[0] + end))
     offset += length
-  return whole, _joined(sorted(found))
+  return whole, _joined(sorted(inside))

@@ -201,10 +201,10 @@ def templates_of(source: str) -> tuple[int, ...]:
   _, limited, numbers = source.partition("@")
   if not limited:
     return ()
-  found = numbers.split(",")
-  if not all(number.isdecimal() for number in found):
+  parts = numbers.split(",")
+  if not all(number.isdecimal() for number in parts):
     raise UserError(f"{source}: expected numbers of templates behind the @, such as 3,14")
-  return tuple(map(int, found))
+  return tuple(map(int, parts))
 
 
 def load_rows(
@@ -224,8 +224,8 @@ def load_rows(
   Raises:
     UserError: an unknown set or split, or rows that cannot be read from where they should be.
   """
-  found = split_source(source)
-  if found is None:
+  name_and_path = split_source(source)
+  if name_and_path is None:
     raise UserError(
       f"unknown question set {source!r}; expected NAME or NAME:PATH with NAME one of "
       f"{', '.join(QUESTION_SETS)}"
@@ -234,7 +234,7 @@ def load_rows(
     raise UserError(f"split={split!r}; expected train or test")
   if num_rows < 0:
     raise UserError(f"{num_rows} questions of {source}; expected a number from 0 (all) on")
-  name, path = found
+  name, path = name_and_path
   hub = QUESTION_SETS[name].splits.get(split)
   if path is not None:
     return name, rows.shuffled(rows.from_path(path, hub, split), num_rows, seed)
@@ -274,9 +274,9 @@ def load_questions(
     UserError: see `load_rows`; a row is not of the set's form, the message names it and the key; or
       two rows have one id.
   """
-  name, found = load_rows(source, split=split, num_rows=num_questions, seed=seed)
+  name, set_rows = load_rows(source, split=split, num_rows=num_questions, seed=seed)
   questions: dict[str, Question] = {}
-  for row in found:
+  for row in set_rows:
     try:
       question = parse_question(name, row.record(), row.id)
     except UserError as error:

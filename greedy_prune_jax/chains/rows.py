@@ -35,7 +35,7 @@ def from_hub(hub: HubSplit, name: str, split: str) -> list[Row]:
   import datasets  # imports pandas and pyarrow: a second that most runs need not spend
 
   try:
-    found = datasets.load_dataset(hub.id, hub.config, split=hub.split)
+    dataset = datasets.load_dataset(hub.id, hub.config, split=hub.split)
   except Exception as error:  # of four libraries, and there is one thing to say
     raise UserError(
       f"cannot load {name} ({split}): looked for {hub.id} on the Hugging Face hub and in the local "
@@ -43,7 +43,7 @@ def from_hub(hub: HubSplit, name: str, split: str) -> list[Row]:
       f"file or a folder of the dataset."
     ) from error
   return [
-    Row(f"{name}/{split}/{i}", f"{hub.id}, row {i}", dict(row)) for i, row in enumerate(found)
+    Row(f"{name}/{split}/{i}", f"{hub.id}, row {i}", dict(row)) for i, row in enumerate(dataset)
   ]
 
 
@@ -70,17 +70,17 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
   try:
     if path.is_file():
       builder = {".json": "json", ".csv": "csv"}.get(path.suffix, "parquet")
-      found = datasets.load_dataset(builder, data_files=str(path), split="train")
+      dataset = datasets.load_dataset(builder, data_files=str(path), split="train")
     elif (path / "dataset_dict.json").exists():
-      found = datasets.load_from_disk(str(path))[hub.split]
+      dataset = datasets.load_from_disk(str(path))[hub.split]
     elif (path / "dataset_info.json").exists():
-      found = datasets.load_from_disk(str(path))
+      dataset = datasets.load_from_disk(str(path))
     else:
       config = hub.config if (path / "README.md").exists() else None  # where a clone names them
-      found = datasets.load_dataset(str(path), config, split=hub.split)
+      dataset = datasets.load_dataset(str(path), config, split=hub.split)
   except Exception as error:  # of four libraries, and there is one thing to say
     raise UserError(f"cannot read {path} as a dataset: {error}") from error
-  return [Row(f"{path.stem}/{i}", f"{path}, row {i}", dict(row)) for i, row in enumerate(found)]
+  return [Row(f"{path.stem}/{i}", f"{path}, row {i}", dict(row)) for i, row in enumerate(dataset)]
 
 
 def gsm_symbolic(
@@ -115,8 +115,8 @@ def gsm_symbolic(
   size = num_rows
   while True:  # which template a question is of is drawn without making it
     config = generator.GSMSymbolicDatasetConfig(seed=first, size=size)
-    found = generator.GSMSymbolicDataset(config)
-    chosen = [i for i, t in enumerate(found.task_indices) if not templates or t in templates]
+    dataset = generator.GSMSymbolicDataset(config)
+    chosen = [i for i, t in enumerate(dataset.task_indices) if not templates or t in templates]
     if len(chosen) >= num_rows:
       break
     size *= 2
@@ -130,8 +130,8 @@ def gsm_symbolic(
           " Give the result as your final answer. Do not include units."
         ),
         "answer": item["metadata"]["answer_cot"],
-        "template": found.task_indices[i],
+        "template": dataset.task_indices[i],
       },
     )
-    for i, item in ((i, found[i]) for i in chosen[:num_rows])
+    for i, item in ((i, dataset[i]) for i in chosen[:num_rows])
   ]

@@ -137,9 +137,9 @@ def split_unit(text: str) -> Quantity:
 def _known(unit: str) -> str | None:
   for name in (unit, unit.lower(), *(_singular(unit.lower()),)):
     for spelling in (name, name.replace("metre", "meter").replace("litre", "liter")):
-      found = _SYNONYMS.get(spelling, spelling)
-      if found in _UNITS:
-        return found
+      canonical = _SYNONYMS.get(spelling, spelling)
+      if canonical in _UNITS:
+        return canonical
   return None
 
 

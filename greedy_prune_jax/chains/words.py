@@ -72,14 +72,14 @@ def word_of_spans(
   Returns:
     Indices into `words`; None for tokens that are blank or empty.
   """
-  found: list[int | None] = []
+  word_of: list[int | None] = []
   current = 0
   for start, end in spans:
     first = next((place for place in range(start, end) if not text[place].isspace()), None)
     if first is None:
-      found.append(None)
+      word_of.append(None)
       continue
     while words[current].end <= first:
       current += 1
-    found.append(current)
-  return found
+    word_of.append(current)
+  return word_of

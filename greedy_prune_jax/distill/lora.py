@@ -17,7 +17,7 @@ from jaxtyping import Array
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.parameters import LAYOUTS
-from greedy_prune_jax.models.weights import LowRank, Master
+from greedy_prune_jax.models.weights import LowRank, MasterWeight
 
 # What PEFT and transformers call the weights that can be adapted, and what we call them.
 TARGETS = {
@@ -86,7 +86,7 @@ def axes_in(name: str) -> int:
 
 
 def apply_lora(
-  weights: Mapping[str, Array], matrices: Mapping[str, Array | Master], config: LoraConfig
+  weights: Mapping[str, Array], matrices: Mapping[str, Array | MasterWeight], config: LoraConfig
 ) -> dict[str, Array | LowRank]:
   """The weights, adapted ones as `LowRank`."""
   adapted = {

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.distill.attention import Seen, attend_packed
 from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
-from greedy_prune_jax.models.weights import Master
+from greedy_prune_jax.models.weights import MasterWeight
 from greedy_prune_jax.parallel import DATA
 
 # Scored positions that meet the head at once, over all rows of a device. Few, and adding up the
@@ -119,12 +119,12 @@ def head_nll(
   train_head: bool,
   chunk: int,
   hidden: Float[Array, "R W D"],
-  head: Float[Array, "V D"] | Master,
+  head: Float[Array, "V D"] | MasterWeight,
   scored: Int[Array, "R W"],
   targets: Int[Array, "R W"],
 ) -> Float[Array, ""]:
   """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
-  weight = head.rounded() if isinstance(head, Master) else head
+  weight = head.rounded() if isinstance(head, MasterWeight) else head
   columns, count = _chunks(scored, chunk)
 
   def add(i, total):
@@ -136,7 +136,7 @@ def head_nll(
 
 def _head_nll_forward(softcap, train_head, chunk, hidden, head, scored, targets):
   """The loss and, as what the backward pass needs, its gradients."""
-  weight = head.rounded() if isinstance(head, Master) else head
+  weight = head.rounded() if isinstance(head, MasterWeight) else head
   columns, count = _chunks(scored, chunk)
 
   def add(i, carry):

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.parameters import parameter_name
-from greedy_prune_jax.models.weights import Master
+from greedy_prune_jax.models.weights import MasterWeight
 
 Params = dict[str, Array]
 
@@ -56,7 +56,7 @@ def cast(values: Mapping[str, Array], dtype: Any) -> Params:
   return {name: x if is_norm(name) else x.astype(dtype) for name, x in values.items()}
 
 
-def masters(values: Params, dtype: Any, platform: str) -> dict[str, Array | Master]:
+def master_weights(values: Params, dtype: Any, platform: str) -> dict[str, Array | MasterWeight]:
   """Parameters as a decoder that computes in `dtype` is trained with; norms and biases as they are.
 
   Args:
@@ -66,4 +66,6 @@ def masters(values: Params, dtype: Any, platform: str) -> dict[str, Array | Mast
   """
   if jnp.dtype(dtype) == jnp.float32:
     return dict(values)
-  return {name: Master(x, dtype, platform) if decays(name) else x for name, x in values.items()}
+  return {
+    name: MasterWeight(x, dtype, platform) if decays(name) else x for name, x in values.items()
+  }

@@ -63,7 +63,9 @@ class Student:
 
   def decoder(self, trained: Params, frozen: Params) -> Decoder:
     """The decoder that a step runs; `frozen` is empty where all weights are trained."""
-    values: dict[str, Any] = parameters.masters(trained, self.compute_dtype, self.model.platform)
+    values: dict[str, Any] = parameters.master_weights(
+      trained, self.compute_dtype, self.model.platform
+    )
     if self.lora is not None:
       values = apply_lora(parameters.cast(frozen, self.compute_dtype), values, self.lora)
     return nnx.merge(self.model.graph, unflat_params(self.model.params, values))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from greedy_prune_jax.drp.checks import RefusedReplyError
 from greedy_prune_jax.drp.items import Item
-from greedy_prune_jax.drp.prompts import write_prompt
+from greedy_prune_jax.drp.prompts import stage_prompt
 from greedy_prune_jax.drp.records import finished_record
 from greedy_prune_jax.drp.stages import Stage
 from greedy_prune_jax.errors import UserError
@@ -125,7 +125,7 @@ def _prompt(stage: Stage, chain: _Pending, attempt: int, seed: int) -> ChatPromp
   complaint = chain.refused[-1]["complaint"] if chain.refused else ""
   return ChatPrompt(
     id=prompt_id,
-    question=write_prompt(stage.name, stage.values(chain.item), complaint),
+    question=stage_prompt(stage.name, stage.values(chain.item), complaint),
     seed=int.from_bytes(digest[:4], "big"),
     schema=stage.schema,
   )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from greedy_prune_jax.chains.steps import SHORTEN, Edit
 from greedy_prune_jax.drp.items import Item, rule_steps
-from greedy_prune_jax.drp.prompts import write_prompt
+from greedy_prune_jax.drp.prompts import stage_prompt
 from greedy_prune_jax.drp.records import RULES
 from greedy_prune_jax.drp.run import items_to_do
 from greedy_prune_jax.drp.settings import DrpSettings
@@ -77,7 +77,7 @@ def estimate_cost(
         continue
       item, reply = _guess(stage, item)
       requests += 1
-      read += count_tokens(write_prompt(stage.name, stage.values(item)))
+      read += count_tokens(stage_prompt(stage.name, stage.values(item)))
       written += count_tokens(json.dumps(reply, ensure_ascii=False))
       guessed[item_id] = item
     costs.append(StageCost(stage.name, requests, read, written))

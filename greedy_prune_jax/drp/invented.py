@@ -56,11 +56,11 @@ def invented_numbers(text: str, given: str) -> list[str]:
   known = {value for _, value in find_numbers(given)}
   known |= {value / 100 for value in _percentages(given)}
   results = [value for equation in _equations(text) for value in equation]
-  found: dict[Fraction, str] = {}
+  invented: dict[Fraction, str] = {}
   for written, value in find_numbers(_MARKS.sub("", text)):
     if value not in known and not any(_is_rounded(written, value, result) for result in results):
-      found.setdefault(value, written)
-  return list(found.values())
+      invented.setdefault(value, written)
+  return list(invented.values())
 
 
 def _spell_powers(text: str) -> str:
@@ -89,7 +89,7 @@ def _equations(text: str) -> Iterator[list[Fraction]]:
     if len(sides) > 1:
       # Of the first side the end belongs to the equation, of the last its beginning.
       ends = [_last_sum(side) for side in sides[:-1]] + [_first_sum(side) for side in sides[1:]]
-      yield [value for end in ends if end and (value := evaluate(end)) is not None]
+      yield [value for end in ends if end and (value := evaluate_expression(end)) is not None]
 
 
 def _last_sum(side: str) -> str:
@@ -107,7 +107,7 @@ def _sums(side: str) -> list[str]:
   return [part.strip(" ,.") for part in _SUM.findall(side) if any(x.isdigit() for x in part)]
 
 
-def evaluate(expression: str) -> Fraction | None:
+def evaluate_expression(expression: str) -> Fraction | None:
   """The exact value of an arithmetic expression; None of a number alone, or where it has none."""
   source = re.sub(r"(\d+(?:\.\d+)?)\s*%", r"(\1/100)", expression).replace("^", "**")
   try:

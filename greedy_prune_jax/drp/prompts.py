@@ -38,7 +38,7 @@ SKILLS: Mapping[str, str] = {
 }
 
 
-def write_prompt(stage: str, values: Mapping[str, str], complaint: str = "") -> str:
+def stage_prompt(stage: str, values: Mapping[str, str], complaint: str = "") -> str:
   """A stage's prompt.
 
   Args:

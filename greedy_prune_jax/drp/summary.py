@@ -72,7 +72,7 @@ def make_tables(records: Records, on_failure: str) -> list[Table]:
   return tables
 
 
-def write_summary(workdir: Path, tables: Sequence[Table]) -> None:
+def write_tables(workdir: Path, tables: Sequence[Table]) -> None:
   """Writes each table as a file, and all of them to `summary.json`.
 
   Raises:

@@ -87,7 +87,7 @@ def _sum_up(workdir: Path, settings: DrpSettings) -> None:
   for record in furthest[: settings.show_chains]:
     print_result(format_edited(record) + "\n")
   tables = summary.make_tables(records, settings.on_failure)
-  summary.write_summary(workdir, tables)
+  summary.write_tables(workdir, tables)
   print_result(summary.format_tables(tables))
 
 

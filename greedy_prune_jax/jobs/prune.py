@@ -21,7 +21,7 @@ from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workd
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
-from greedy_prune_jax.pruning.show import format_pruned, format_summary
+from greedy_prune_jax.pruning.show import format_mean_nlls, format_pruned
 from greedy_prune_jax.search.audit import format_trust
 
 
@@ -64,7 +64,7 @@ def _show(workdir: str, num_chains: int) -> None:
   """Prints the first pruned chains, and a table of all."""
   for pruned in itertools.islice(read_pruned(workdir), num_chains):
     print_result(format_pruned(pruned) + "\n")
-  print_result(format_summary(read_pruned(workdir)))
+  print_result(format_mean_nlls(read_pruned(workdir)))
   trust = [pruned.trust for pruned in read_pruned(workdir) if pruned.trust is not None]
   if trust:
     print_result(format_trust(trust))

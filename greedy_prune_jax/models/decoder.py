@@ -27,7 +27,13 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.layer import Attend, Layer, RMSNorm, Rope
 from greedy_prune_jax.models.layer_scan import LayerBody, scan_layers
 from greedy_prune_jax.models.rope import config_for_length, query_scales, rope_turns
-from greedy_prune_jax.models.weights import Master, as_bits, from_bits, project, random_weight
+from greedy_prune_jax.models.weights import (
+  MasterWeight,
+  bfloat16_as_uint16,
+  project,
+  random_weight,
+  uint16_as_bfloat16,
+)
 
 
 class Decoder(nnx.Module):
@@ -59,10 +65,10 @@ class Decoder(nnx.Module):
   def embed(self, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
     """Embeds token ids; the start of the residual stream."""
     table = self.embedding[...]
-    if isinstance(table, Master):
+    if isinstance(table, MasterWeight):
       rows = table.weight[token_ids].astype(table.dtype)
     else:
-      rows = from_bits(as_bits(table, self.platform)[token_ids])
+      rows = uint16_as_bfloat16(bfloat16_as_uint16(table, self.platform)[token_ids])
     x = rows.astype(jnp.float32)
     if self.config.scale_embedding:
       x = x * self.config.model_dim**0.5
@@ -124,8 +130,8 @@ class Decoder(nnx.Module):
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
   @property
-  def head_weight(self) -> Float[Array, "V D"] | Master:
-    """What the LM head multiplies hidden states with; a `Master` in training."""
+  def head_weight(self) -> Float[Array, "V D"] | MasterWeight:
+    """What the LM head multiplies hidden states with; a `MasterWeight` in training."""
     return (self.embedding if self.config.tied_head else self.head)[...]
 
 
@@ -159,12 +165,12 @@ class Model:
     return self.decoder.platform
 
   @functools.cached_property
-  def frozen(self) -> nnx.State:
-    """`params` for jitted functions that train nothing and `thaw` them: a copy only on a CPU.
+  def inference_params(self) -> nnx.State:
+    """`params` for jitted functions that train nothing; read them with `merge_decoder`.
 
-    See `bits`; made here once, the copy is not made in every call.
+    A copy only on a CPU (see `bfloat16_as_uint16`), made once and not in every call.
     """
-    return as_bits(self.params, self.platform)
+    return bfloat16_as_uint16(self.params, self.platform)
 
   def graph_for(self, length: int) -> nnx.GraphDef:
     """The graph whose ropes turn for texts of up to `length` tokens; see `config_for_length`."""
@@ -181,6 +187,6 @@ class Model:
     return nnx.merge(self.graph, self.params)
 
 
-def thaw(graph: nnx.GraphDef, frozen: nnx.State) -> Decoder:
-  """The decoder of `Model.frozen`, or of plain parameters."""
-  return nnx.merge(graph, from_bits(frozen))
+def merge_decoder(graph: nnx.GraphDef, params: nnx.State) -> Decoder:
+  """The decoder of `Model.inference_params`, or of plain parameters."""
+  return nnx.merge(graph, uint16_as_bfloat16(params))

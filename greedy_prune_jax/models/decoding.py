@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.decoder import Decoder, thaw
+from greedy_prune_jax.models.decoder import Decoder, merge_decoder
 from greedy_prune_jax.models.forward import KeyValues, forward_hidden
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 from greedy_prune_jax.parallel import DATA, MODEL
@@ -123,7 +123,7 @@ def admit(
     source: which prompt each row takes; -1 where it goes on with what it has.
     mesh: that the model lies on; None: one device.
   """
-  _, kept, _ = forward_hidden(thaw(graph, params), prompt_ids)
+  _, kept, _ = forward_hidden(merge_decoder(graph, params), prompt_ids)
   # Every device gets its heads of all prompts: any row may take any of them.
   specs = (_ROWS, P(DATA), P(None, None, None, MODEL), P(DATA))
   return _of_own_rows(_put, mesh, specs, _ROWS)(rows, admitted, kept, source)
@@ -199,7 +199,7 @@ def decode(
   Returns:
     The rows, and the tokens that each wrote, from the left; -1 behind them.
   """
-  decoder = thaw(graph, params)
+  decoder = merge_decoder(graph, params)
   specs = (_ROWS, P(DATA), P(DATA), _HEADS, P())
   write = _of_own_rows(_write, mesh, specs, (_ROWS, P(DATA)))
 

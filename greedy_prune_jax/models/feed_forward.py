@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.weights import Master, along, project, random_weight
+from greedy_prune_jax.models.weights import MasterWeight, along, project, random_weight
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
@@ -127,10 +127,10 @@ class Experts(nnx.Module):
 
 
 def _grouped_product(
-  rows: Float[Array, "R I"], weight: Array | Master, sizes: Int[Array, " E"]
+  rows: Float[Array, "R I"], weight: Array | MasterWeight, sizes: Int[Array, " E"]
 ) -> Float[Array, "R O"]:
   """Rows of each expert, side by side, times that expert's weights, [E, I, O]; in float32."""
-  array = weight.rounded() if isinstance(weight, Master) else weight
+  array = weight.rounded() if isinstance(weight, MasterWeight) else weight
   return jax.lax.ragged_dot(
     rows.astype(array.dtype),
     array,

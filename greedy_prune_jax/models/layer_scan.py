@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from greedy_prune_jax.models.weights import as_bits, from_bits
+from greedy_prune_jax.models.weights import bfloat16_as_uint16, uint16_as_bfloat16
 
 # (residual stream, one layer's parameters and inputs) -> (residual stream, layer_output)
 LayerBody = Callable[[Array, Any], tuple[Array, Any]]
@@ -101,7 +101,7 @@ def scan_layers(
     unused = [jax.tree.map(lambda v: v[0], stacks[other]) for other in set(kinds) - {kind}]
 
     def body(x: Array, part: Any) -> tuple[Array, Any]:
-      shared, own, layer_inputs = from_bits(part)
+      shared, own, layer_inputs = uint16_as_bfloat16(part)
       flat = itertools.chain(shared.items(), own.items(), *(other.items() for other in unused))
       return run(x, nnx.merge(graph, nnx.from_flat_state(dict(flat))), layer_inputs, kind)
 
@@ -111,7 +111,7 @@ def scan_layers(
   outputs = []
   for group in layer_groups(kinds):
     parts = _parts(group, kinds, stacks, inputs)
-    x, output = jax.lax.scan(_period(group, bodies), x, as_bits(parts, platform))
+    x, output = jax.lax.scan(_period(group, bodies), x, bfloat16_as_uint16(parts, platform))
     if len(group.kinds) > 1:  # [R, P, ...]
       output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), output)
     outputs.append(output)

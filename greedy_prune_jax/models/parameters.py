@@ -227,9 +227,9 @@ def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str
     expected = shapes[template]
     for name in tensor_names(config, path, template):
       unexpected.discard(name)
-      found = source.shape(name)
-      if found != expected:
-        problem = "is missing" if found is None else f"has shape {list(found)}"
+      shape = source.shape(name)
+      if shape != expected:
+        problem = "is missing" if shape is None else f"has shape {list(shape)}"
         raise UserError(
           f"{source.where(name)}: tensor {name!r} {problem}; the config of this {config.family} "
           f"model asks for shape {list(expected)}. Do weights and config belong together, and is "

@@ -171,9 +171,9 @@ def load_stop_ids(name: str) -> frozenset[int]:
   if not place.is_dir():
     return gguf_stop_ids(GgufFile(place))
   for file in (place / _GENERATION, place / "config.json"):
-    found = _end_ids(file)
-    if found:
-      return found
+    ids = _end_ids(file)
+    if ids:
+      return ids
   return frozenset()
 
 
@@ -185,10 +185,8 @@ def _end_ids(file: Path) -> frozenset[int]:
     return frozenset()
   except (OSError, ValueError) as error:
     raise UserError(f"{file}: cannot be read as JSON: {error}") from error
-  found = config.get("eos_token_id") if isinstance(config, dict) else None
-  return frozenset(
-    id_ for id_ in (found if isinstance(found, list) else [found]) if isinstance(id_, int)
-  )
+  ids = config.get("eos_token_id") if isinstance(config, dict) else None
+  return frozenset(id_ for id_ in (ids if isinstance(ids, list) else [ids]) if isinstance(id_, int))
 
 
 def _locate_base(name: str, patterns: tuple[str, ...]) -> tuple[Path, Adapter | None]:

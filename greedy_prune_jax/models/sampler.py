@@ -158,7 +158,7 @@ class Sampler:
       rows = self._admit(rows, texts, coming)
       rows, written = decode(
         self._graph,
-        self._model.frozen,
+        self._model.inference_params,
         rows,
         self._device_stop_ids,
         steps=self._steps,
@@ -242,7 +242,7 @@ class Sampler:
     even = len(prompt_ids) % self._num_groups == 0
     return admit(
       self._graph,
-      self._model.frozen,
+      self._model.inference_params,
       rows,
       _new_texts(requests, self._mesh),
       place_rows(prompt_ids, self._mesh) if even else prompt_ids,
@@ -259,9 +259,9 @@ class Sampler:
     if text.request.stop_strings:
       for end in range(known + 1, len(text.ids) + 1):
         whole = self._decode_text(text.ids[:end])
-        found = [at for s in text.request.stop_strings if (at := whole.find(s)) >= 0]
-        if found:
-          return Sample(tuple(text.ids[:end]), whole[: min(found)], "stop")
+        ends = [at for s in text.request.stop_strings if (at := whole.find(s)) >= 0]
+        if ends:
+          return Sample(tuple(text.ids[:end]), whole[: min(ends)], "stop")
     if active:
       return None
     reason: FinishReason = "length"

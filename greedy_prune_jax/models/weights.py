@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Master:
+class MasterWeight:
   """A weight of which products see a rounded copy, made where they need it.
 
   Rounded layer by layer, stacked weights are sliced in float32, and so are their gradients, which
@@ -29,10 +29,10 @@ class Master:
   dtype: Any = dataclasses.field(metadata={"static": True})
   platform: str = dataclasses.field(metadata={"static": True})
 
-  def __getitem__(self, index: Any) -> "Master":
+  def __getitem__(self, index: Any) -> "MasterWeight":
     """The whole: modules read a parameter as `parameter[...]`."""
     if index is not Ellipsis:
-      raise TypeError(f"a Master is read as a whole, with [...], not [{index}]")
+      raise TypeError(f"a MasterWeight is read as a whole, with [...], not [{index}]")
     return self
 
   def rounded(self) -> Array:
@@ -40,7 +40,7 @@ class Master:
     return self.weight.astype(self.dtype)
 
 
-def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
+def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   """An einsum with operands in the dtype of `weight` and the result in float32.
 
   float32 is multiplied in full on every backend (GPUs and TPUs would round the operands by
@@ -52,10 +52,10 @@ def product(subscripts: str, x: Array, weight: Array | Master) -> Array:
   Args:
     subscripts: of `jnp.einsum`, with lower-case letters; no axis is summed within one operand.
     x: rounded to the dtype of `weight`.
-    weight: whose dtype counts; a `Master` is rounded, and its gradient is not.
+    weight: whose dtype counts; a `MasterWeight` is rounded, and its gradient is not.
   """
   dtype = jnp.dtype(weight.dtype)
-  if isinstance(weight, Master):
+  if isinstance(weight, MasterWeight):
     array, platform = weight.weight, weight.platform
   else:  # it has no gradient where it is bfloat16, so x is not kept
     array, platform = weight, None
@@ -100,7 +100,8 @@ def _forward(
   The weight is kept as it came, so that in a scan over layers nothing of it is kept twice.
   """
   rounded = x.value.astype(dtype)
-  kept = as_bits(rounded, platform) if weight.perturbed else None  # a scan stacks what is kept
+  # A scan stacks what is kept.
+  kept = bfloat16_as_uint16(rounded, platform) if weight.perturbed else None
   like = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
   return _einsum(subscripts, rounded, weight.value.astype(dtype)), (kept, weight.value, like)
 
@@ -118,7 +119,8 @@ def _backward(
   d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype)).astype(like.dtype)
   if x is None:
     return d_x, None
-  return d_x, _einsum(f"{of_x},{result}->{of_weight}", from_bits(x), rounded).astype(weight.dtype)
+  d_weight = _einsum(f"{of_x},{result}->{of_weight}", uint16_as_bfloat16(x), rounded)
+  return d_x, d_weight.astype(weight.dtype)
 
 
 _rounded.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -171,7 +173,7 @@ def factor_subscripts(subscripts: str, rank: str = "r") -> tuple[str, str]:
   return f"{x},{axes_in}{rank}->{inner}", f"{inner},{rank}{axes_out}->{result}"
 
 
-def project(subscripts: str, x: Array, weight: Array | Master | LowRank) -> Array:
+def project(subscripts: str, x: Array, weight: Array | MasterWeight | LowRank) -> Array:
   """A large product with a weight, low-rank or not: see `product`."""
   if isinstance(weight, LowRank):
     down, up = factor_subscripts(subscripts)
@@ -193,8 +195,11 @@ def random_weight(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any, fan_in: in
 T = TypeVar("T")
 
 
-def as_bits(tree: T, platform: str | None) -> T:
+def bfloat16_as_uint16(tree: T, platform: str | None) -> T:
   """The tree with its bfloat16 arrays, of any shapes, as uint16 for a program on a CPU.
+
+  XLA's CPU backend slices bfloat16 by way of float32, which copies every stack of layers; integers
+  are sliced as they are.
 
   Args:
     tree: arrays.
@@ -205,11 +210,11 @@ def as_bits(tree: T, platform: str | None) -> T:
   """
   if platform != "cpu":
     return tree
-  return jax.tree.map(lambda x: _bits(x) if x.dtype == jnp.bfloat16 else x, tree)
+  return jax.tree.map(lambda x: _as_uint16(x) if x.dtype == jnp.bfloat16 else x, tree)
 
 
-def from_bits(tree: T) -> T:
-  """Undoes `as_bits` on a tree that had no uint16 before."""
+def uint16_as_bfloat16(tree: T) -> T:
+  """Undoes `bfloat16_as_uint16` on a tree that had no uint16 before."""
 
   def undo(x: Array) -> Array:
     return jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
@@ -218,13 +223,13 @@ def from_bits(tree: T) -> T:
 
 
 @jax.custom_jvp
-def _bits(x: Array) -> Array:
+def _as_uint16(x: Array) -> Array:
   return jax.lax.bitcast_convert_type(x, jnp.uint16)
 
 
-@_bits.defjvp
+@_as_uint16.defjvp
 def _no_gradient(primals, tangents):
   raise TypeError(
-    "a gradient with respect to bfloat16 weights; train float32 ones, as a `Master` where products "
-    "are to be in bfloat16"
+    "a gradient with respect to bfloat16 weights; train float32 ones, as a `MasterWeight` where "
+    "products are to be in bfloat16"
   )

@@ -27,7 +27,7 @@ def format_pruned(pruned: PrunedChain) -> str:
   return "\n".join(lines)
 
 
-def format_summary(pruned: Iterable[PrunedChain]) -> str:
+def format_mean_nlls(pruned: Iterable[PrunedChain]) -> str:
   """Mean NLLs over chains, whole and at each keep ratio, as a table."""
   chains = list(pruned)
   if not chains:

@@ -177,8 +177,8 @@ def find_license(source: str) -> str:
   except Exception as error:  # no network, no such dataset: the card then says that it is unknown
     logging.warning("cannot look up the licence of %s: %s; pass it as license", dataset, error)
     return UNKNOWN
-  found = card.get("license") if card is not None else None
-  return str(found[0] if isinstance(found, list) and found else found or UNKNOWN)
+  licenses = card.get("license") if card is not None else None
+  return str(licenses[0] if isinstance(licenses, list) and licenses else licenses or UNKNOWN)
 
 
 def _hub_id(source: str) -> str | None:

@@ -80,8 +80,8 @@ def follow_ranking(
     left = [k for k in to_score if k >= len(path.nll["joint"])]
     gone = [num_gone[k] for k in left]
     texts = _next_texts(model, path, order, gone, settings.block_positions)
-    found = score_texts(graph, model.params, prompts, texts)
-    path = _extended(path, order, left, gone, jax.device_get(found))
+    nlls = score_texts(graph, model.params, prompts, texts)
+    path = _extended(path, order, left, gone, jax.device_get(nlls))
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:
       path = dataclasses.replace(path, seconds=path.seconds + elapsed)

@@ -46,14 +46,14 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
     ids[:length] = np.concatenate(
       [chain.segments.prompt, chain.segments.reasoning, chain.segments.answer]
     )
-    found = gate_gradient(
+    gradients = gate_gradient(
       model.graph_for(length),
       model.params,
       jnp.asarray(ids),
       *(jnp.int32(n) for n in (prompt, reasoning, answer)),
       objective=settings.objective,
     )
-    return RankedTokens(by_importance(-np.asarray(found)[prompt : prompt + reasoning]), length)
+    return RankedTokens(by_importance(-np.asarray(gradients)[prompt : prompt + reasoning]), length)
 
   return rank
 

@@ -131,7 +131,7 @@ def extract_features(
   features = {}
   for graph, members in alike.items():
     batch = _pack([chains[i] for i in members], batch_size, axis_size(model.params, DATA))
-    found = jax.device_get(
+    values = jax.device_get(
       token_features(
         graph,
         model.params,
@@ -141,7 +141,7 @@ def extract_features(
     )
     for row, i in enumerate(members):
       num_reasoning = len(chains[i].reasoning)
-      features[i] = (found.attention[row, :num_reasoning], found.surprisal[row, :num_reasoning])
+      features[i] = (values.attention[row, :num_reasoning], values.surprisal[row, :num_reasoning])
   return [features[i] for i in range(len(chains))]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from greedy_prune_jax.models.decoder import thaw
+from greedy_prune_jax.models.decoder import merge_decoder
 from greedy_prune_jax.scoring.exact import score_deletions
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.packing import Text, suffix_length, unit_spans
@@ -86,7 +86,7 @@ def start_chains(
   lengths: Int[Array, " B"],
 ) -> CachedPrompt:
   """`start_chain` for a batch of right-padded prompts."""
-  decoder = thaw(graph, params)
+  decoder = merge_decoder(graph, params)
   return jax.vmap(partial(start_chain, decoder), out_axes=PROMPT_AXES)(prompt_ids, lengths)
 
 
@@ -120,7 +120,7 @@ def prune_steps(
     check: score every candidate beside a screened search, and count what it missed.
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """
-  scorer = Scorer(thaw(graph, params), program)
+  scorer = Scorer(merge_decoder(graph, params), program)
   prompts = with_room(prompts, program.prefix)
 
   def score(state: Steps, chains: ChainState, running: Bool[Array, " B"]):

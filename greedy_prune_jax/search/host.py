@@ -65,7 +65,7 @@ def prune_paths(
     program, floors, pauses = plan.next_bucket(speed)
     steps = prune_steps(
       plan.graph,
-      model.frozen,
+      model.inference_params,
       prompts,
       plan.current_texts(program),
       plan.estimates(program),
@@ -124,7 +124,7 @@ class _BatchPlan:
       row[: len(path.segments.prompt)] = path.segments.prompt
     return start_chains(
       self.graph,
-      self.model.frozen,
+      self.model.inference_params,
       *self.place((ids.astype(np.int32), np.asarray(lengths, np.int32))),
     )
 

@@ -117,9 +117,7 @@ def edit_arm(config: Mapping[str, Any], folder: Path) -> None:
   outputs = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:]}
   with Workdir(folder, config, **outputs, may_change=DRP_MAY_CHANGE) as workdir:
     failed = run_drp(settings, workdir)
-    summary.write_summary(
-      folder, summary.make_tables(summary.read_all(folder), settings.on_failure)
-    )
+    summary.write_tables(folder, summary.make_tables(summary.read_all(folder), settings.on_failure))
     if failed:
       raise UserError(f"there is no reply on {failed} chains; see {folder}/skipped.jsonl")
     workdir.remove_unfinished()

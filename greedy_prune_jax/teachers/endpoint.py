@@ -183,7 +183,7 @@ def _replace(value: Any, old: str, new: str) -> Any:
   return value
 
 
-class Budget:
+class RequestBudget:
   """Counts requests and tokens, and allows none that might go beyond the limits."""
 
   def __init__(self, max_requests: int, max_tokens: int):

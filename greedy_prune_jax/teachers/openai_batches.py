@@ -31,7 +31,7 @@ from greedy_prune_jax.teachers.completions import (
   read_completion,
   refusal_words,
 )
-from greedy_prune_jax.teachers.endpoint import Budget, Endpoint
+from greedy_prune_jax.teachers.endpoint import Endpoint, RequestBudget
 from greedy_prune_jax.teachers.failures import FailedRequestError, shortened, wait_before, words_of
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
@@ -54,7 +54,7 @@ class _Pending:
   most: int | None = None  # tokens that the budget holds for it; None: not asked by this run
   why: str = "the batch ended without it"
 
-  def settle(self, budget: Budget, used: int) -> None:
+  def settle(self, budget: RequestBudget, used: int) -> None:
     """Gives back to the budget what it holds."""
     if self.most is not None:
       budget.settle(self.most, used)
@@ -79,7 +79,7 @@ class OpenAIBatchTeacher:
     self._writing = settings
     self._folder = folder / FOLDER
     self._dialect = Dialect.of(endpoint)
-    self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
+    self.budget = RequestBudget(endpoint.max_requests, endpoint.max_tokens)
 
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """See `Teacher`; prompts that a batch leaves without a reply go into another.

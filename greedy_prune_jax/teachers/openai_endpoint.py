@@ -15,7 +15,7 @@ from greedy_prune_jax.teachers.completions import (
   read_completion,
   refusal_words,
 )
-from greedy_prune_jax.teachers.endpoint import Budget, Endpoint
+from greedy_prune_jax.teachers.endpoint import Endpoint, RequestBudget
 from greedy_prune_jax.teachers.failures import FailedRequestError, wait_before
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
@@ -39,7 +39,7 @@ class OpenAITeacher:
     self._endpoint = Endpoint(endpoint, most_bytes=most_bytes(settings))
     self._writing = settings
     self._dialect = Dialect.of(endpoint)
-    self.budget = Budget(endpoint.max_requests, endpoint.max_tokens)
+    self.budget = RequestBudget(endpoint.max_requests, endpoint.max_tokens)
 
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """See `Teacher`; replies that are under way when it gives up are still yielded."""

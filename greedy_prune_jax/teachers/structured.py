@@ -111,15 +111,15 @@ def _after_thinking(text: str) -> str:
   return re.sub(r"(?s)<think>.*", "", text.rpartition("</think>")[2])
 
 
-def _encodable(found: dict[str, Any]) -> dict[str, Any]:
+def _encodable(parsed: dict[str, Any]) -> dict[str, Any]:
   """The object, if its texts can be written to a file."""
   try:
-    json.dumps(found, ensure_ascii=False).encode()
+    json.dumps(parsed, ensure_ascii=False).encode()
   except UnicodeEncodeError as error:
     raise UserError(
       "the reply's JSON has half of a surrogate pair (\\ud800 to \\udfff alone)"
     ) from error
-  return found
+  return parsed
 
 
 def _shown(text: str) -> str:

@@ -6,7 +6,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
-from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, parse_reply, write_prompt
+from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, labelling_prompt, parse_reply
 from greedy_prune_jax.chains import categories
 from greedy_prune_jax.chains.categories import Category, make_annotator, token_spans
 from greedy_prune_jax.errors import UserError
@@ -174,7 +174,7 @@ def test_a_reply_answers_for_each_position_exactly_once(text):
 
 
 def test_the_prompt_shows_the_text_and_only_the_positions_asked_about():
-  prompt = write_prompt(["one", " two", " three"], 1, 3)
+  prompt = labelling_prompt(["one", " two", " three"], 1, 3)
   assert "one two three" in prompt
   assert '"position": 1, "token": " two"' in prompt
   assert '"position": 0' not in prompt

@@ -1,9 +1,10 @@
-"""Each format's rows become chains; `FORMATS` has an example of each, made up here."""
+"""Each format's rows become chains; `EXAMPLES` has one of each, made up."""
 
 import contextlib
 import copy
 
 import pytest
+from tests.helpers.format_examples import THOUGHT
 
 from greedy_prune_jax.chains.formats import FORMATS, ColumnSettings, chains_of_row
 from greedy_prune_jax.chains.formats_draft import split_reply
@@ -13,7 +14,6 @@ from greedy_prune_jax.errors import UserError
 from tests.chains.test_reading import OWN, write_jsonl
 from tests.helpers.real_chains import DATA
 
-THOUGHT = "<think>\nSix sevens.\n</think>\n\nThe answer is \\boxed{42}."
 REAL = DATA / "thinking_chains"
 
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from greedy_prune_jax.drp.invented import evaluate, invented_numbers
+from greedy_prune_jax.drp.invented import evaluate_expression, invented_numbers
 
 GIVEN = "Tom has 3 boxes of 14 eggs, 20% broke, each box cost $1,200."
 
@@ -54,13 +54,13 @@ def test_invented(text, invented):
   ],
 )
 def test_evaluate(expression, value):
-  assert evaluate(expression) == value
+  assert evaluate_expression(expression) == value
 
 
 def test_powers_that_no_memory_holds_have_no_value():
   tower = "9^64"
   for _ in range(8):
     tower = f"({tower})^64"
-  assert evaluate(tower) is None
-  assert evaluate("2^10 + 0") == 1024
+  assert evaluate_expression(tower) is None
+  assert evaluate_expression("2^10 + 0") == 1024
   assert invented_numbers("+" * 20_000 + " = 5", "") == ["5"]

@@ -155,13 +155,13 @@ def test_a_reply_that_was_cut_off_is_refused_whatever_it_says():
 
 def test_prompts_show_the_chain_and_name_all_that_is_asked():
   values = DECOMPOSE.values(item_before(DECOMPOSE))
-  asked = prompts.write_prompt("decompose", values)
+  asked = prompts.stage_prompt("decompose", values)
   assert forms.REASONING.strip() in asked
   assert forms.chain(0)["question"] in asked
   assert all(skill in asked for skill in SKILLS)
-  asked = prompts.write_prompt("edit", EDIT.values(item_before(EDIT)))
+  asked = prompts.stage_prompt("edit", EDIT.values(item_before(EDIT)))
   assert "3. [checking] Let me check: 24 * 2 = 48.\n4. [addition]" in asked
-  asked = prompts.write_prompt("write", WRITE.values(item_before(WRITE)), "too $long")
+  asked = prompts.stage_prompt("write", WRITE.values(item_before(WRITE)), "too $long")
   assert f"<draft>\n{forms.WRITTEN}\n</draft>" in asked
   assert forms.ANSWER in asked
   assert asked.endswith("could not be used: too $long. Reply once more, and keep to the rules.")

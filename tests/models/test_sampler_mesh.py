@@ -128,7 +128,9 @@ def _collectives(model) -> set[tuple[str, str]]:
   mesh = mesh_of(model.params)
   rows = empty_rows(model.config, 16, 64, "float32", mesh)
   stop_ids = jnp.zeros(1, jnp.int32)
-  lowered = decode.lower(model.graph, model.frozen, rows, stop_ids, steps=STEPS, mesh=mesh)
+  lowered = decode.lower(
+    model.graph, model.inference_params, rows, stop_ids, steps=STEPS, mesh=mesh
+  )
   kinds = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
   pattern = re.compile(rf"= (\S+|\(.*?\)) ({kinds})(?:-start)?\(")
   return {(kind, result) for result, kind in pattern.findall(lowered.compile().as_text())}

@@ -14,7 +14,7 @@ from greedy_prune_jax.runs.settings import read_settings
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.run import OUTPUT, run_sample
 from greedy_prune_jax.sample.settings import SampleSettings
-from greedy_prune_jax.teachers.endpoint import Budget
+from greedy_prune_jax.teachers.endpoint import RequestBudget
 from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt
@@ -241,7 +241,7 @@ def test_replies_without_counts_cost_what_they_may_have_cost():
 
 
 def test_a_budget_waits_for_what_is_under_way():
-  budget = Budget(0, 30)
+  budget = RequestBudget(0, 30)
   budget.take(20)
   taken = threading.Event()
 
