@@ -30,7 +30,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # A job's folder imports no other job's, but for these: students are evaluated from checkpoints.
-_CHECKPOINTS = ("checkpoints", "export", "lifecycle", "parameters")
+_CHECKPOINTS = ("checkpoints", "export", "parameters", "workdir")
 JOBS = ("sample", "drp", "pruning", "distill", "analysis", "evaluation", "publish")
 ALLOWED = {("evaluation", f"distill.{name}") for name in _CHECKPOINTS}
 

@@ -24,7 +24,6 @@ from greedy_prune_jax.distill.batches import (
 from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
 from greedy_prune_jax.distill.export import export_student
-from greedy_prune_jax.distill.lifecycle import mark_ended
 from greedy_prune_jax.distill.lora import init_lora
 from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, train_step_flops
 from greedy_prune_jax.distill.optimizer import learning_rate, make_optimizer
@@ -38,6 +37,7 @@ from greedy_prune_jax.distill.step import (
   make_evaluate,
   make_train_step,
 )
+from greedy_prune_jax.distill.workdir import mark_ended
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer

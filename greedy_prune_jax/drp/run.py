@@ -28,7 +28,7 @@ from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Stage
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.files import explain_os_errors, replace_file
-from greedy_prune_jax.runs.jsonl import encode_line, output_files, read_records
+from greedy_prune_jax.runs.jsonl import encode_line, process_files, read_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.load import load_job_teacher
@@ -157,14 +157,14 @@ def _write_chains(workdir: Path, stage: Stage, on_failure: str) -> None:
 
   A file is there whole or as it was before.
   """
-  folder, files = workdir / "chains", output_files(workdir, stage.output)
+  folder, files = workdir / "chains", process_files(workdir / stage.output)
   with explain_os_errors(folder):
     folder.mkdir(exist_ok=True)
     for path in own_share(files):
       lines = map(encode_line, _chain_records(path, stage, on_failure))
       replace_file(folder / path.name, b"".join(lines))
     if jax.process_index() == 0:
-      for path in folder.glob("process-*.jsonl"):
+      for path in process_files(folder):
         if path.name not in {file.name for file in files}:
           path.unlink()  # of another stage, which more processes ran
 

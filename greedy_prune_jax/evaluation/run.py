@@ -20,7 +20,7 @@ from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.question_sets import Question
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.distill.checkpoints import saved_steps
-from greedy_prune_jax.distill.lifecycle import has_ended
+from greedy_prune_jax.distill.workdir import has_ended
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.candidates import (
   Candidate,

@@ -16,9 +16,10 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.distill.lifecycle import TERMINATED, bind_config, terminated
 from greedy_prune_jax.distill.run import TrainResult, run_distill
 from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.distill.termination import TERMINATED, terminated
+from greedy_prune_jax.distill.workdir import bind_config
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import meet
 from greedy_prune_jax.runs.lock import hold_locks

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from greedy_prune_jax.distill.lifecycle import TERMINATED
+from greedy_prune_jax.distill.termination import TERMINATED
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import refuse_processes

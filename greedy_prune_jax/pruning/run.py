@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
-import jax
 import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
@@ -19,7 +18,7 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.parallel import make_mesh, weight_shardings
+from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
 from greedy_prune_jax.pruning.progress import Progress, search_positions
 from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings
@@ -72,8 +71,7 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   check_any(tasks, settings, workdir)
 
   failed = []
-  own = tasks[jax.process_index() :: jax.process_count()]
-  for searched in search_tasks(own, model, settings, workdir):
+  for searched in search_tasks(own_share(tasks), model, settings, workdir):
     if isinstance(searched, BadChain):
       failed.append(searched.id)
       with tqdm.external_write_mode(file=sys.stderr):  # the bar is taken away meanwhile

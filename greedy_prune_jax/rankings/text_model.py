@@ -19,7 +19,7 @@ from greedy_prune_jax.rankings.interface import (
   UnrankedError,
   by_importance,
 )
-from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.runs.jsonl import JsonlWriter, process_file, process_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
@@ -79,8 +79,7 @@ def _key(chain: RankingInput, ratio: float) -> str:
 
 def _read(folder: Path) -> dict[str, Record]:
   """All replies that were stored, by the ids of their prompts."""
-  files = sorted(folder.glob("*.jsonl"))
-  return {record["id"]: record for path in files for record in read_records(path, drop_torn=True)}
+  return {record["id"]: record for record in process_records(folder)}
 
 
 def _ask(
@@ -100,7 +99,7 @@ def _ask(
     for key, ratio in asked.items()
   ]
   failed = ""
-  with JsonlWriter(folder / f"process-{jax.process_index():05d}.jsonl") as writer:
+  with JsonlWriter(process_file(folder, jax.process_index())) as writer:
     for reply in open_teacher().write(prompts):
       if reply.finish_reason != "stop":
         failed = _why_not(reply)

@@ -13,7 +13,7 @@ _ABSENT = "(absent)"
 
 
 def write_or_check_config(
-  path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+  path: Path, config: Mapping[str, Any], may_change: Collection[str] = (), *, begun: bool = True
 ) -> None:
   """Writes the config of a new run, or refuses one that its earlier outputs do not fit.
 
@@ -21,13 +21,14 @@ def write_or_check_config(
     path: the file, which holds the config of the latest run.
     config: nested mappings of what JSON can hold.
     may_change: dotted keys (`batch_size`, `log.every`) that do not decide what is computed.
+    begun: False where an earlier run failed before it made anything: its config binds nobody.
 
   Raises:
     UserError: a key that may not change did; the message names all such keys and their values. Or
       the file cannot be read or written.
   """
   new = json.loads(json.dumps(config))  # tuples become lists, as they will be when read back
-  if path.exists():
+  if begun and path.exists():
     old = read_json(path)
     differences = _differences(_flat(old), _flat(new))
     refused = {key: values for key, values in differences.items() if key not in may_change}

@@ -62,9 +62,20 @@ def encode_line(record: Record) -> bytes:
   return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def output_files(workdir: Path, output: str) -> list[Path]:
-  """The files of one of a workdir's outputs, one a process."""
-  return sorted((workdir / output).glob("process-*.jsonl"))
+def process_file(folder: Path, process_index: int) -> Path:
+  """The file of a folder that one process of a run writes."""
+  return folder / f"process-{process_index:05d}.jsonl"
+
+
+def process_files(folder: Path) -> list[Path]:
+  """The files of a folder that processes have written, in the order of the processes."""
+  return sorted(folder.glob("process-*.jsonl"))
+
+
+def process_records(folder: Path) -> Iterator[Record]:
+  """What all processes have written to a folder, one at a time; see `read_records`."""
+  for path in process_files(folder):
+    yield from read_records(path, drop_torn=True)
 
 
 def read_output(workdir: Path, output: str) -> Iterator[Record]:
@@ -74,7 +85,7 @@ def read_output(workdir: Path, output: str) -> Iterator[Record]:
     UserError: a line is not an object with an id, or has the id of another; the message names it.
   """
   places: dict[str, str] = {}  # of each id
-  for path in output_files(workdir, output):
+  for path in process_files(workdir / output):
     for number, record in _numbered_records(path, drop_torn=True):
       place = f"{path}, line {number}"
       try:

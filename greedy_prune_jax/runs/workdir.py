@@ -16,8 +16,9 @@ from greedy_prune_jax.runs.files import explain_os_errors
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
-  output_files,
   parse_line,
+  process_file,
+  process_files,
   read_lines,
   read_output,
 )
@@ -109,7 +110,6 @@ class Workdir:
     """
     self.path = Path(path)
     self._process_index = process_index
-    self._own_name = f"process-{process_index:05d}.jsonl"
     self._outputs = {name: self.path / name for name in (output, *further_outputs)}
     self._unfinished = self.path / "unfinished"
     own_suffix = f"-{process_index:05d}" if process_index else ""
@@ -126,10 +126,10 @@ class Workdir:
           kept.unlink()
         self._metrics_writer = self._writer(self.path / "metrics.jsonl")
       finished = {
-        name: FinishedItems(folder, self._writer(folder / self._own_name))
+        name: FinishedItems(folder, self._writer(process_file(folder, process_index)))
         for name, folder in self._outputs.items()
       }
-      self._unfinished_writer = self._writer(self._unfinished / self._own_name)
+      self._unfinished_writer = self._writer(process_file(self._unfinished, process_index))
       undo.pop_all()
     self._finished, self._main = finished, finished[output]
 
@@ -184,7 +184,7 @@ class Workdir:
     }
 
   def _unfinished_records(self) -> Iterator[Record]:
-    for path in output_files(self.path, self._unfinished.name):
+    for path in process_files(self._unfinished):
       for number, line in read_lines(path, drop_torn=True):
         try:
           record = parse_line(line)
@@ -247,9 +247,7 @@ class Workdir:
         f"{self.path} holds results but no config.json, so nobody knows how they were made; choose "
         f"another workdir"
       )
-    if not self._holds_anything():  # an earlier run failed at once: its config binds nobody
-      path.unlink(missing_ok=True)
-    write_or_check_config(path, config, may_change)
+    write_or_check_config(path, config, may_change, begun=self._holds_anything())
 
   def _holds_anything(self) -> bool:
     """Whether there is a file with something in it, but for the config and the locks."""
@@ -262,7 +260,7 @@ class Workdir:
   def _repair_files_of_others(self, num_processes: int) -> None:
     """Cuts torn lines off the files of an earlier run's processes that this run does not have."""
     for folder in (*self._outputs.values(), self._unfinished):
-      for path in output_files(self.path, folder.name):
+      for path in process_files(folder):
         if int(path.stem.removeprefix("process-")) >= num_processes:
           JsonlWriter(path).close()
 

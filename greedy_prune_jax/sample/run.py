@@ -18,7 +18,13 @@ from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.question_sets import Question
 from greedy_prune_jax.parallel import own_share
-from greedy_prune_jax.runs.jsonl import JsonlWriter, output_files, read_output, read_records
+from greedy_prune_jax.runs.jsonl import (
+  JsonlWriter,
+  process_file,
+  process_files,
+  read_output,
+  read_records,
+)
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
@@ -87,8 +93,8 @@ def _write_chains(workdir: Path) -> None:
 
   What a run that was killed had not added so comes with the next.
   """
-  sources = own_share(output_files(workdir, OUTPUT))
-  with JsonlWriter(workdir / "chains" / f"process-{jax.process_index():05d}.jsonl") as writer:
+  sources = own_share(process_files(workdir / OUTPUT))
+  with JsonlWriter(process_file(workdir / "chains", jax.process_index())) as writer:
     there = {record["id"] for record in read_output(workdir, "chains")}
     for record in (record for path in sources for record in read_records(path, drop_torn=True)):
       chain = first_correct(record)

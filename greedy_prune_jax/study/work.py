@@ -17,9 +17,10 @@ from greedy_prune_jax.chains.question_sets import (
   split_source,
 )
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.distill.lifecycle import bind_config, has_ended, terminated
 from greedy_prune_jax.distill.run import run_distill
 from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.distill.termination import terminated
+from greedy_prune_jax.distill.workdir import bind_config, has_ended
 from greedy_prune_jax.drp import summary
 from greedy_prune_jax.drp.run import OUTPUTS, run_drp
 from greedy_prune_jax.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE

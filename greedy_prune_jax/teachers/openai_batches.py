@@ -22,7 +22,7 @@ import jax
 from absl import logging
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
+from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, process_file, process_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.completions import (
   Dialect,
@@ -88,8 +88,7 @@ class OpenAIBatchTeacher:
     else every later run would meet the same refusal in them.
     """
     asked = {self._key(prompt): _Pending(prompt, self._dialect) for prompt in prompts}
-    path = self._folder / f"process-{jax.process_index():05d}.jsonl"
-    with JsonlWriter(path) as notes:
+    with JsonlWriter(process_file(self._folder, jax.process_index())) as notes:
       batches = _under_way(self._folder, asked)
       while asked:
         batches |= self._submit(asked, batches, notes)
@@ -357,14 +356,13 @@ def _under_way(folder: Path, wanted: Container[str]) -> dict[str, list[str]]:
   """
   made: dict[str, list[str]] = {}
   read: set[tuple[str, str]] = set()
-  for path in sorted(folder.glob("*.jsonl")):
-    for record in read_records(path, drop_torn=True):
-      batch_id = record["id"]
-      if record.get("done"):
-        # Notes of earlier versions do not say which requests: all.
-        read |= {(batch_id, key) for key in record.get("requests", made.get(batch_id, []))}
-      else:
-        made[batch_id] = record["requests"]
+  for record in process_records(folder):
+    batch_id = record["id"]
+    if record.get("done"):
+      # Notes of earlier versions do not say which requests: all.
+      read |= {(batch_id, key) for key in record.get("requests", made.get(batch_id, []))}
+    else:
+      made[batch_id] = record["requests"]
   left = {
     batch_id: [key for key in keys if key in wanted and (batch_id, key) not in read]
     for batch_id, keys in made.items()

@@ -10,7 +10,7 @@ import transformers
 
 from configs import distill, evaluate, prune, study_cpu
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.distill.lifecycle import has_ended
+from greedy_prune_jax.distill.workdir import has_ended
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import read_evaluation
 from greedy_prune_jax.study import work

@@ -1,0 +1,46 @@
+"""The workdir of a training: the config that binds it, and the mark of its end."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from greedy_prune_jax.distill.settings import MAY_CHANGE
+from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.files import make_folder, replace_file
+
+_ENDED = "ended.json"
+
+
+def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
+  """Writes a training's config, or refuses one that what was trained before does not fit.
+
+  Args:
+    workdir: the run's workdir, made if need be; the caller sees to it that nobody else writes
+      there.
+    config: the run's config.
+
+  Raises:
+    UserError: the workdir belongs to another config, or cannot be written.
+  """
+  metrics = workdir / "metrics.jsonl"
+  logged = metrics.exists() and metrics.stat().st_size > 0
+  begun = logged or any((workdir / "checkpoints").glob("[0-9]*"))
+  make_folder(workdir)
+  write_or_check_config(workdir / "config.json", config, MAY_CHANGE, begun=begun)
+
+
+def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
+  """Marks a run as over, after everything else that it writes.
+
+  Args:
+    workdir: the run's workdir.
+    step: its last step.
+    best_step: step of its best validation loss, if it had validations.
+  """
+  replace_file(workdir / _ENDED, json.dumps({"step": step, "best_step": best_step}) + "\n")
+
+
+def has_ended(workdir: Path) -> bool:
+  """Tells whether a run is over, and not only stopped."""
+  return (workdir / _ENDED).exists()
