@@ -2,16 +2,16 @@
 
 import dataclasses
 
-from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
+from greedy_prune_jax.chains.settings import ChainSettings
 from greedy_prune_jax.chains.thinking_chains import MODES
 from greedy_prune_jax.distill.examples import ExampleForm
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
 from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.parallel import MeshSettings
-from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
+from greedy_prune_jax.models.settings import ModelSettings
+from greedy_prune_jax.runs.settings import DTYPES, check_choice, check_least
 
 EXPORTS = ("none", "last", "best")
 
@@ -30,30 +30,23 @@ MAY_CHANGE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillSettings(JobSettings):
+class DistillSettings(ChainSettings, ModelSettings):
   """Settings of `configs/distill.py`, which explains each."""
 
   config_file = "configs/distill.py"
 
-  chains: str
-  columns: ColumnSettings
-  num_chains: int
   num_validation: int
   keep_ratios: tuple[float, ...]
   ratio_form: str
   max_length: int
-  seed: int
   student: str
-  chat_template: str
   thinking: str
-  dtype: str
   compute_dtype: str
   lora_rank: int
   lora_alpha: float
   lora_targets: tuple[str, ...]
   steps: int
   epochs: float
-  batch_size: int
   num_parts: int
   optimizer: str
   learning_rate: float
@@ -68,22 +61,20 @@ class DistillSettings(JobSettings):
   keep_checkpoints: int
   patience: int
   export: str
-  mesh: MeshSettings
   fully_sharded: bool
   remat: str
   show_progress: bool
-  compilation_cache: bool
 
   def __post_init__(self):
+    super().__post_init__()
     check_choice("thinking", self.thinking, MODES)
-    check_choice("dtype", self.dtype, DTYPES)
     check_choice("compute_dtype", self.compute_dtype, DTYPES)
     check_choice("optimizer", self.optimizer, OPTIMIZERS)
     check_choice("schedule", self.schedule, SCHEDULES)
     check_choice("export", self.export, EXPORTS)
     check_choice("remat", self.remat, tuple(REMAT))
-    check_least(self, 0, "num_chains", "num_validation", "lora_rank", "steps", "warmup_steps")
-    check_least(self, 0, "seed", "patience", "weight_decay", "max_grad_norm", "epochs")
+    check_least(self, 0, "num_validation", "lora_rank", "steps", "warmup_steps")
+    check_least(self, 0, "patience", "weight_decay", "max_grad_norm", "epochs")
     check_least(self, 1, "batch_size", "num_parts", "save_every", "keep_checkpoints")
     check_least(self, 2, "max_length")
     check_ratios(self.keep_ratios)

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 
-from greedy_prune_jax.chains.formats import ColumnSettings
+from greedy_prune_jax.chains.settings import ChainSettings
 from greedy_prune_jax.drp.asking import QuerySettings
 from greedy_prune_jax.drp.records import ON_FAILURE, RULES
 from greedy_prune_jax.drp.stages import DECOMPOSE, STAGES, Stage
@@ -24,15 +24,11 @@ MAY_CHANGE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DrpSettings(TeacherJobSettings):
+class DrpSettings(ChainSettings, TeacherJobSettings):
   """Settings of `configs/drp.py`, which explains each."""
 
   config_file = "configs/drp.py"
 
-  chains: str
-  columns: ColumnSettings
-  num_chains: int
-  seed: int
   stages: tuple[str, ...]
   splitter: str
   stored: str
@@ -53,7 +49,7 @@ class DrpSettings(TeacherJobSettings):
     check_choice("splitter", self.splitter, SPLITTERS)
     check_choice("on_failure", self.on_failure, ON_FAILURE)
     check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
-    check_least(self, 0, "num_chains", "seed", "show_chains")
+    check_least(self, 0, "show_chains")
     check_least(self, 1, "max_attempts")
     if self.stored and DECOMPOSE.name in self.stages:
       raise UserError(

@@ -4,7 +4,14 @@ import dataclasses
 from typing import cast
 
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
-from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings, num_kept
+from greedy_prune_jax.pruning.settings import (
+  GREEDY,
+  SCREENED,
+  OrderSettings,
+  PrunerSettings,
+  PruneSettings,
+  num_kept,
+)
 from greedy_prune_jax.pruning.tasks import (
   PruneTask,
 )
@@ -40,7 +47,7 @@ def pruned_chain(task: PruneTask, settings: PruneSettings) -> PrunedChain:
   return dataclasses.replace(pruned, pruned=texts)
 
 
-def _trust(task: PruneTask, settings: PruneSettings) -> Record | None:
+def _trust(task: PruneTask, settings: OrderSettings) -> Record | None:
   """How far to trust a screened search; None for other rankings and searches."""
   if settings.ranking != GREEDY or settings.search != SCREENED:
     return None
@@ -64,7 +71,7 @@ def metrics(pruned: PrunedChain) -> Record:
   }
 
 
-def not_finite(task: PruneTask, settings: PruneSettings) -> str:
+def not_finite(task: PruneTask, settings: PrunerSettings) -> str:
   """Why a chain is left out on which the search met a NLL that is not finite."""
   return (
     f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "

@@ -21,7 +21,7 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
 from greedy_prune_jax.pruning.progress import Progress, search_positions
 from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
-from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings
+from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, OrderSettings, PruneSettings
 from greedy_prune_jax.pruning.tasks import (
   PruneTask,
   audit_id,
@@ -83,7 +83,7 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   return failed
 
 
-def check_attention(settings: PruneSettings, mesh: Mesh) -> None:
+def check_attention(settings: OrderSettings, mesh: Mesh) -> None:
   """Raises a UserError where the kernel would run on several devices."""
   if settings.attention == "pallas" and mesh.size > 1:
     raise UserError(
@@ -172,7 +172,7 @@ def _with_paths(tasks: Sequence[PruneTask], paths: Sequence[PrunePath]) -> list[
   return [dataclasses.replace(task, path=path) for task, path in zip(tasks, paths, strict=True)]
 
 
-def widest_estimates(settings: PruneSettings, segments: Sequence[Segments]) -> int:
+def widest_estimates(settings: OrderSettings, segments: Sequence[Segments]) -> int:
   """Positions of estimates that run at once for one chain; 0 where there are none."""
   if settings.search != SCREENED or settings.ranking != GREEDY:
     return 0
@@ -180,7 +180,7 @@ def widest_estimates(settings: PruneSettings, segments: Sequence[Segments]) -> i
   return estimate_positions(settings.screen, tail)
 
 
-def search_settings(settings: PruneSettings, block_positions: int) -> SearchSettings:
+def search_settings(settings: OrderSettings, block_positions: int) -> SearchSettings:
   """What the search is told; `block_positions` go through the model at once."""
   return SearchSettings(
     objective=cast(Objective, settings.objective),

@@ -20,13 +20,13 @@ from greedy_prune_jax.pruning.budget import (
   parse_budgets,
   write_budgets,
 )
-from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.pruning.settings import BudgetSettings
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Teacher
 
 
-def run_budgets(settings: PruneSettings, workdir: Path) -> str:
+def run_budgets(settings: BudgetSettings, workdir: Path) -> str:
   """Writes how far each budget lets each chain of a workdir be pruned, and tells it in a table.
 
   Raises:

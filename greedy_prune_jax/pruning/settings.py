@@ -5,15 +5,14 @@ from typing import cast
 
 from greedy_prune_jax.accelerators import ACCELERATORS
 from greedy_prune_jax.chains.chain import ratio_key
-from greedy_prune_jax.chains.formats import ColumnSettings
+from greedy_prune_jax.chains.settings import ChainSettings
 from greedy_prune_jax.chains.thinking_chains import MODES
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.parallel import MeshSettings
+from greedy_prune_jax.models.settings import ModelSettings
 from greedy_prune_jax.pruning.budget import parse_budgets
 from greedy_prune_jax.rankings.interface import RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.runs.settings import (
-  DTYPES,
   ON_BAD_CHAIN,
   JobSettings,
   check_choice,
@@ -60,78 +59,40 @@ class PlanSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PruneSettings(JobSettings):
-  """What `configs/prune.py` sets; see there for what each setting means."""
+class PrunerSettings(ModelSettings):
+  """The model that scores."""
 
-  config_file = "configs/prune.py"
-
-  chains: str
-  columns: ColumnSettings
-  chains_ratio: float
-  num_chains: int
-  seed: int
-  max_reasoning_tokens: int
   pruner: str
-  chat_template: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskSettings(ChainSettings, PrunerSettings):
+  """The chains, and how far each is pruned, in which units."""
+
+  chains_ratio: float
+  max_reasoning_tokens: int
   thinking: str
-  dtype: str
-  objective: str
-  search: str
-  screen: ScreenSettings
-  deletions_per_step: int
-  audit: int
   unit: str
   steps: str
-  ranking: str
-  ranking_seed: int
-  attention_layers: tuple[int, ...]
-  attention_heads: tuple[int, ...]
-  attention_regression: str
-  llmlingua_model: str
-  text_model: str
-  endpoint: EndpointSettings
   keep_ratios: tuple[float, ...]
-  budget: str
-  budget_new_tokens: int
-  attention: str
-  batch_size: int
-  mesh: MeshSettings
+  audit: int
   on_bad_chain: str
-  show_chains: int
-  compilation_cache: bool
-  dry_run: bool
-  plan: PlanSettings
-
-  @property
-  def may_change(self) -> tuple[str, ...]:
-    """Keys that a later run in the same workdir may set differently."""
-    if self.search == SCREENED:
-      return _MAY_CHANGE
-    return (*_MAY_CHANGE, *(f"screen.{field.name}" for field in dataclasses.fields(ScreenSettings)))
 
   def __post_init__(self):
-    check_choice("objective", self.objective, OBJECTIVES)
-    check_choice("search", self.search, SEARCHES)
+    super().__post_init__()
+    check_choice("thinking", self.thinking, MODES)
     check_choice("unit", self.unit, (*UNITS, SKILL_STEP))
+    check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
+    check_least(self, 0, "max_reasoning_tokens", "audit")
     if self.steps and self.unit != SKILL_STEP:
       raise UserError(
         f"steps={self.steps!r} is read by unit={SKILL_STEP} alone, not {self.unit}; set steps=''"
       )
-    check_choice("thinking", self.thinking, MODES)
-    check_choice("dtype", self.dtype, DTYPES)
-    check_choice("attention", self.attention, ATTENTIONS)
-    check_choice("on_bad_chain", self.on_bad_chain, ON_BAD_CHAIN)
-    check_least(self, 0, "num_chains", "max_reasoning_tokens", "ranking_seed", "batch_size")
-    check_least(self, 0, "show_chains", "audit")
     if not 0 < self.chains_ratio <= 1:
       raise UserError(
         f"chains_ratio={self.chains_ratio}; expected 1, or the keep ratio, above 0, at which the "
         f"chains of a prune workdir are pruned again"
       )
-    check_least(self, 1, "deletions_per_step", "budget_new_tokens")
-    parse_budgets(self.budget)
-    self._check_search()
-    self._check_ranking()
     if not self.keep_ratios:
       raise UserError("keep_ratios is empty; expected a tuple such as (0.9,0.7,0.5)")
     for ratio in self.keep_ratios:
@@ -143,14 +104,45 @@ class PruneSettings(JobSettings):
     if len({ratio_key(ratio) for ratio in self.keep_ratios}) < len(self.keep_ratios):
       raise UserError(f"keep_ratios={self.keep_ratios} repeats a ratio")
 
-  def _check_search(self) -> None:
-    if self.audit and not (self.search == SCREENED and self.ranking == GREEDY):
-      raise UserError(
-        f"audit={self.audit}: it sets a screened search beside an exact one; expected "
-        f"ranking={GREEDY} and search={SCREENED}, or audit=0"
-      )
 
-  def _check_ranking(self) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BudgetSettings(PrunerSettings):
+  """The budgets that are read off the finished paths."""
+
+  budget: str
+  budget_new_tokens: int
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_least(self, 1, "budget_new_tokens")
+    parse_budgets(self.budget)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OrderSettings(JobSettings):
+  """The search or the ranking that orders deletions."""
+
+  objective: str
+  search: str
+  screen: ScreenSettings
+  deletions_per_step: int
+  attention: str
+  ranking: str
+  ranking_seed: int
+  attention_layers: tuple[int, ...]
+  attention_heads: tuple[int, ...]
+  attention_regression: str
+  llmlingua_model: str
+  text_model: str
+  endpoint: EndpointSettings
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice("objective", self.objective, OBJECTIVES)
+    check_choice("search", self.search, SEARCHES)
+    check_choice("attention", self.attention, ATTENTIONS)
+    check_least(self, 0, "ranking_seed")
+    check_least(self, 1, "deletions_per_step")
     if self.ranking not in (GREEDY, *RANKINGS):
       known = [f"  {name}: {ranking.about}" for name, ranking in RANKINGS.items()]
       raise UserError(
@@ -160,6 +152,10 @@ class PruneSettings(JobSettings):
       value = getattr(self, name)
       if not all(type(index) is int for index in value):
         raise UserError(f"{name}={value}; expected whole numbers, such as (0, -1)")
+    self._check_needs()
+
+  def _check_needs(self) -> None:
+    """A UserError where a ranking lacks what it needs, or has what only another reads."""
     for ranking, record in RANKINGS.items():
       for name in record.options:
         if getattr(self, name) and self.ranking != ranking:
@@ -172,6 +168,36 @@ class PruneSettings(JobSettings):
             f"ranking={self.ranking}, {name}={getattr(self, name)!r}: the ranking {ranking}, and "
             f"no other, needs {meaning}"
           )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
+  """What `configs/prune.py` sets; see there for what each setting means.
+
+  Parts of the run take one of the bases.
+  """
+
+  config_file = "configs/prune.py"
+
+  show_chains: int
+  dry_run: bool
+  plan: PlanSettings
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_least(self, 0, "show_chains")
+    if self.audit and not (self.search == SCREENED and self.ranking == GREEDY):
+      raise UserError(
+        f"audit={self.audit}: it sets a screened search beside an exact one; expected "
+        f"ranking={GREEDY} and search={SCREENED}, or audit=0"
+      )
+
+  @property
+  def may_change(self) -> tuple[str, ...]:
+    """Keys that a later run in the same workdir may set differently."""
+    if self.search == SCREENED:
+      return _MAY_CHANGE
+    return (*_MAY_CHANGE, *(f"screen.{field.name}" for field in dataclasses.fields(ScreenSettings)))
 
   @property
   def ranking_settings(self) -> RankingSettings:

@@ -20,7 +20,7 @@ from greedy_prune_jax.chains.segments import (
 )
 from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.pruning.settings import PruneSettings, num_kept
+from greedy_prune_jax.pruning.settings import TaskSettings, num_kept
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.search.path import PrunePath
@@ -72,7 +72,7 @@ def _other_text(chain: Chain) -> str:
 
 
 def check_any(
-  tasks: Sequence[PruneTask], settings: PruneSettings, workdir: Workdir | None = None
+  tasks: Sequence[PruneTask], settings: TaskSettings, workdir: Workdir | None = None
 ) -> None:
   """Raises a UserError if there is nothing to prune, which says what has left chains out."""
   if tasks:
@@ -85,7 +85,7 @@ def check_any(
 
 
 def read_tasks(
-  settings: PruneSettings,
+  settings: TaskSettings,
   tokenizer: PreTrainedTokenizerFast,
   unfinished: Mapping[str, Record],
   skip: Callable[[BadChain], None] | None,
@@ -111,7 +111,7 @@ def read_tasks(
 
 def make_tasks(
   chains: Iterable[Chain],
-  settings: PruneSettings,
+  settings: TaskSettings,
   tokenizer: PreTrainedTokenizerFast,
   unfinished: Mapping[str, Record],
   skip: Callable[[BadChain], None] | None,
@@ -157,7 +157,7 @@ def make_tasks(
 
 
 def _unit_sizes(
-  settings: PruneSettings,
+  settings: TaskSettings,
 ) -> Callable[[Chain, Sequence[str]], tuple[int, ...] | None]:
   """What gives the units of a chain, from it and the texts of its tokens."""
   if settings.unit == SKILL_STEP:
@@ -165,7 +165,7 @@ def _unit_sizes(
   return lambda _, tokens: unit_sizes(settings.unit, tokens)
 
 
-def skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
+def skipper(settings: TaskSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
   """What to do with a chain that cannot be used: record it, or None to let the error out."""
   if settings.on_bad_chain == "error":
     return None
@@ -180,7 +180,7 @@ def skipper(settings: PruneSettings, workdir: Workdir) -> Callable[[BadChain], N
 
 def usable_tasks(
   tasks: Sequence[PruneTask],
-  settings: PruneSettings,
+  settings: TaskSettings,
   max_positions: int,
   skip: Callable[[BadChain], None] | None,
 ) -> list[PruneTask]:

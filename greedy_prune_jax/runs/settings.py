@@ -105,6 +105,9 @@ class JobSettings:
 
   config_file: ClassVar[str]
 
+  def __post_init__(self):
+    """Checks the values; each class of a hierarchy checks its own and calls its base's."""
+
   @classmethod
   def from_config(cls: type[SettingsT], config: Mapping[str, Any]) -> SettingsT:
     """Makes the settings from a job's config; see `read_settings`."""

@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.parallel import MeshSettings
-from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
+from greedy_prune_jax.models.settings import ModelSettings
+from greedy_prune_jax.runs.settings import check_choice, check_least
 
 ENDPOINT = "openai"  # the name of the teacher that is at an endpoint
 STRUCTURED = ("json_schema", "json_object", "words")
@@ -110,26 +110,68 @@ def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherJobSettings(JobSettings):
-  """Base of the settings of jobs with a teacher; the jobs' config files explain each key."""
+class WritingJobSettings(ModelSettings):
+  """Base of the settings of jobs whose model writes; the jobs' config files explain each key."""
 
-  teacher: str
-  chat_template: str
-  dtype: str
-  endpoint: EndpointSettings
+  max_new_tokens: int
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_least(self, 1, "max_new_tokens")
+
+  @property
+  def writing(self) -> WritingSettings:
+    """The model's way of writing: greedy, but for what a job sets."""
+    names = {field.name for field in dataclasses.fields(WritingSettings)}
+    set_here = names.intersection(field.name for field in dataclasses.fields(self))
+    return WritingSettings(**{name: getattr(self, name) for name in set_here})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingJobSettings(WritingJobSettings):
+  """Base of the settings of jobs whose model samples; the jobs' config files explain each key."""
+
   temperature: float
   top_p: float
   top_k: int
-  max_new_tokens: int
-  batch_size: int
-  mesh: MeshSettings
-  compilation_cache: bool
 
   def __post_init__(self):
-    check_choice("dtype", self.dtype, DTYPES)
-    check_least(self, 0, "top_k", "batch_size")
-    check_least(self, 1, "max_new_tokens")
+    super().__post_init__()
+    check_least(self, 0, "top_k")
     check_writing(self.temperature, self.top_p, self.writing.stop_strings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionJobSettings(SamplingJobSettings):
+  """Base of the settings of jobs with a question set; the jobs' config files explain each key."""
+
+  questions: str
+  split: str
+  num_questions: int
+  num_shots: int
+  seed: int
+  num_samples: int
+  stop_strings: tuple[str, ...]
+  show_samples: int
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice("split", self.split, ("train", "test"))
+    check_least(self, 0, "num_questions", "num_shots", "seed", "show_samples")
+    check_least(self, 1, "num_samples")
+    if self.temperature == 0 and self.num_samples > 1:
+      raise UserError(
+        f"num_samples={self.num_samples} at temperature=0 would be that many equal samples; set a "
+        "temperature above 0, or num_samples=1"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherJobSettings(SamplingJobSettings):
+  """Base of the settings of jobs with a teacher; the jobs' config files explain each key."""
+
+  teacher: str
+  endpoint: EndpointSettings
 
   def check_model_is_named(self) -> None:
     """Raises a UserError where the teacher is at an endpoint and has no name there."""
@@ -140,14 +182,3 @@ class TeacherJobSettings(JobSettings):
   def teacher_name(self) -> str:
     """The model that writes, also where an endpoint runs it."""
     return self.endpoint.model if self.teacher == ENDPOINT else self.teacher
-
-  @property
-  def writing(self) -> WritingSettings:
-    """Sampling settings of the teacher; only some jobs set stop strings."""
-    return WritingSettings(
-      max_new_tokens=self.max_new_tokens,
-      temperature=self.temperature,
-      top_p=self.top_p,
-      top_k=self.top_k,
-      stop_strings=getattr(self, "stop_strings", ()),
-    )

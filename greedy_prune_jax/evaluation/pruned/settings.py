@@ -5,16 +5,15 @@ from pathlib import Path
 
 from greedy_prune_jax.chains.reading import run_of
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.parallel import MeshSettings
-from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
-from greedy_prune_jax.teachers.settings import WritingSettings
+from greedy_prune_jax.runs.settings import check_least
+from greedy_prune_jax.teachers.settings import WritingJobSettings
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluatePrunedSettings(JobSettings):
+class EvaluatePrunedSettings(WritingJobSettings):
   """Settings of `configs/evaluate_pruned.py`, which explains each."""
 
   config_file = "configs/evaluate_pruned.py"
@@ -22,18 +21,11 @@ class EvaluatePrunedSettings(JobSettings):
   pruned: tuple[str, ...]
   num_chains: int
   model: str
-  chat_template: str
-  dtype: str
   begin_answer: bool
-  max_new_tokens: int
-  batch_size: int
-  mesh: MeshSettings
-  compilation_cache: bool
 
   def __post_init__(self):
-    check_choice("dtype", self.dtype, DTYPES)
-    check_least(self, 0, "num_chains", "batch_size")
-    check_least(self, 1, "max_new_tokens")
+    super().__post_init__()
+    check_least(self, 0, "num_chains")
     if not self.pruned:
       raise UserError(
         "pruned is empty; expected workdirs of prune runs, as (DIR,) or (NAME=DIR,OTHER=DIR)"
@@ -53,8 +45,3 @@ class EvaluatePrunedSettings(JobSettings):
       path = Path(folder if is_named else entry)
       named[name if is_named else run_of(path).name] = path
     return named
-
-  @property
-  def writing(self) -> WritingSettings:
-    """Replies are greedy: there is one for each pruned text."""
-    return WritingSettings(max_new_tokens=self.max_new_tokens)
