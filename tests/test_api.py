@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -206,9 +207,11 @@ def test_importing_the_package_costs_nothing_and_names_are_there():
 def test_the_snippet_of_the_readme_runs_as_it_stands():
   section = (ROOT / "README.md").read_text().split("## From Python")[1].split("\n## ")[0]
   [snippet] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-  names = {}
-  exec(compile(snippet, "README.md", "exec"), names)
-  pruned, scores = names["pruned"], names["scores"]
-  assert pruned.pruner == "smollm2-135m-instruct"
-  assert len(pruned.text(0.5)) < len(pruned.text(0.9)) < len(pruned.chain.reasoning)
-  assert scores.nll["joint"] == pytest.approx(pruned.nll["joint"][0], abs=1e-4)
+  checks = """
+assert pruned.pruner == "smollm2-135m-instruct"
+assert len(pruned.text(0.5)) < len(pruned.text(0.9)) < len(pruned.chain.reasoning)
+assert abs(scores.nll["joint"] - pruned.nll["joint"][0]) < 1e-4
+"""
+  # Apart, with optimised code, as a user has it: a quarter of the time.
+  env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+  assert subprocess.run([sys.executable, "-c", snippet + checks], cwd=ROOT, env=env).returncode == 0

@@ -114,7 +114,9 @@ class ChatServer:
     self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     self._server.daemon_threads = True
     self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-    threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    # `close` waits for the next look at whether to end, which is half a second by default.
+    serve = {"target": self._server.serve_forever, "kwargs": {"poll_interval": 0.01}}
+    threading.Thread(**serve, daemon=True).start()
 
   def questions(self) -> list[str]:
     return [request["messages"][-1]["content"] for request in self.requests]
