@@ -32,14 +32,12 @@ class Format:
     keys: what a row of it has, none of them null.
     parse: from a row to its chains; a UserError names the key that is wrong.
     over: formats whose keys such a row may have as well.
-    example: a row.
   """
 
   name: str
   keys: tuple[str, ...]
   parse: Callable[[Record], Iterable[Draft]]
   over: tuple[str, ...] = ()
-  example: Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,8 +247,6 @@ def _parse_limo(row: Record) -> Iterator[Draft]:
   )
 
 
-_THOUGHT = "<think>\nSix sevens.\n</think>\n\nThe answer is \\boxed{42}."
-
 FORMATS = {
   format.name: format
   for format in (
@@ -259,184 +255,98 @@ FORMATS = {
       keys=("question", "reasoning", "answer"),
       parse=_parse_own,
       over=("messages", "sharegpt", "s1k", "s1k_first", "limo", "mmlu_pro"),
-      example={"id": "a", "question": "6 * 7?", "reasoning": "Six sevens.\n", "answer": "So 42."},
     ),
     Format(
       name="pruner",
       keys=("user_prompt", "response_reason", "response_answer"),
       parse=_parse_pruner,
-      example={
-        "user_prompt": "6 * 7?",
-        "response_reason": "Six sevens.\n",
-        "response_answer": '{"answer": "42"}',
-      },
     ),
     Format(
       name="gsm8k",
       keys=("question", "answer"),
       parse=_parse_gsm8k,
-      example={"question": "6 * 7?", "answer": "Six sevens are <<6*7=42>>42.\n#### 42"},
     ),
     Format(
       name="messages",
       keys=("messages",),
       parse=chat.parse_messages,
-      example={
-        "messages": [
-          {"role": "user", "content": "6 * 7?"},
-          {"role": "assistant", "reasoning_content": "Six sevens.", "content": "It is 42."},
-        ]
-      },
     ),
     Format(
       name="sharegpt",
       keys=("conversations",),
       parse=chat.parse_sharegpt,
-      example={
-        "conversations": [
-          {"from": "human", "value": "6 * 7?"},
-          {"from": "gpt", "value": _THOUGHT},
-        ]
-      },
     ),
     Format(
       name="input_output",  # AceReason-1.1-SFT, Nemotron's post-training sets
       keys=("input", "output"),
       parse=chat.parse_pair("input", "output"),
-      example={"input": "6 * 7?", "output": _THOUGHT, "category": "math"},
     ),
     Format(
       name="prompt_response",
       keys=("prompt", "response"),
       parse=chat.parse_pair("prompt", "response"),
-      example={"prompt": "6 * 7?", "response": _THOUGHT},
     ),
     Format(
       name="prompt_completion",  # TRL's
       keys=("prompt", "completion"),
       parse=chat.parse_pair("prompt", "completion"),
-      example={"prompt": [{"role": "user", "content": "6 * 7?"}], "completion": _THOUGHT},
     ),
     Format(
       name="alpaca",
       keys=("instruction", "output"),
       parse=chat.parse_alpaca,
       over=("input_output",),
-      example={"instruction": "Multiply.", "input": "6 and 7", "output": _THOUGHT},
     ),
     Format(
       name="openmath",  # OpenMathReasoning, OpenMathInstruct
       keys=("problem", "generated_solution"),
       parse=chat.parse_pair("problem", "generated_solution"),
-      example={
-        "problem": "6 * 7?",
-        "generated_solution": _THOUGHT,
-        "expected_answer": "42",
-        "inference_mode": "cot",
-      },
     ),
     Format(
       name="s1k",  # s1K-1.1; its other model's chains: columns.thinking=gemini_thinking_trajectory
       keys=("question", "deepseek_thinking_trajectory", "deepseek_attempt"),
       parse=steps.parse_s1k("deepseek_thinking_trajectory", "deepseek_attempt"),
-      example={
-        "question": "6 * 7?",
-        "solution": "42",
-        "deepseek_thinking_trajectory": "Six sevens.",
-        "deepseek_attempt": "It is \\boxed{42}.",
-      },
     ),
     Format(
       name="s1k_first",
       keys=("question", "thinking_trajectories", "attempt"),
       parse=steps.parse_s1k("thinking_trajectories", "attempt"),
-      example={
-        "question": "6 * 7?",
-        "thinking_trajectories": ["Six sevens."],
-        "attempt": "It is \\boxed{42}.",
-      },
     ),
     Format(
       name="openr1",
       keys=("problem", "generations", "correctness_math_verify"),
       parse=steps.parse_openr1,
       over=("messages",),
-      example={
-        "problem": "6 * 7?",
-        "solution": "Known by heart: 42.",
-        "answer": "42",
-        "uuid": "u",
-        "generations": [_THOUGHT, "<think>\nSix and seven.\n</think>\n\nIt is \\boxed{13}."],
-        "correctness_math_verify": [True, False],
-        "is_reasoning_complete": [True, True],
-        "messages": [{"role": "user", "content": "6 * 7?"}],
-      },
     ),
     Format(
       name="limo",
       keys=("question", "solution", "answer"),
       parse=_parse_limo,
-      example={"question": "6 * 7?", "solution": "Six sevens.\n\n\\boxed{42}", "answer": "42"},
     ),
     Format(
       name="mmlu_pro",
       keys=("question", "options", "answer", "cot_content"),
       parse=_parse_mmlu_pro,
-      example={
-        "question_id": 1,
-        "question": "6 * 7?",
-        "options": ["42", "13"],
-        "answer": "A",
-        "cot_content": "A: Let's think step by step. Six sevens. The answer is (A).",
-      },
     ),
     Format(
       name="prm800k",
       keys=("question", "label", "labeler"),
       parse=steps.parse_prm800k,
-      example={
-        "labeler": "l",
-        "question": {"problem": "6 * 7?", "ground_truth_answer": "42"},
-        "label": {
-          "steps": [
-            {"completions": [{"text": "Six sevens.", "rating": 1}], "chosen_completion": 0},
-            {"completions": [{"text": "So 42.\n\n# Answer\n\n42", "rating": 1}]},
-          ]
-        },
-      },
     ),
     Format(
       name="processbench",
       keys=("problem", "steps", "label"),
       parse=steps.parse_processbench,
-      example={"problem": "6 * 7?", "steps": ["Six sevens.", "It is \\boxed{42}."], "label": -1},
     ),
     Format(
       name="thought_anchors",  # a folder of three files
       keys=("problem.json", "base_solution.json"),
       parse=steps.parse_thought_anchors,
-      example={
-        "problem.json": {"problem": "6 * 7?", "gt_answer": "42"},
-        "base_solution.json": {
-          "prompt": "Problem: 6 * 7? Solution: \n<think>\n",
-          "solution": "Six sevens.\n</think>\n\nIt is \\boxed{42}.",
-          "is_correct": True,
-        },
-        "chunks_labeled.json": [{"chunk": "Six sevens.", "counterfactual_importance_kl": 0.5}],
-      },
     ),
     Format(
       name="s3_cot",
       keys=("instruction", "chain_0.0"),
       parse=steps.parse_s3_cot,
-      example={
-        "instruction": "6 * 7?",
-        "gold_answer": "42",
-        "chain_0.0": "Six sevens are forty-two.\nIt is \\boxed{42}.",
-        "chain_-0.5": "Sevens.\nIt is \\boxed{42}.",
-        "ratios_0.0": 1.0,
-        "ratios_-0.5": 0.5,
-      },
     ),
   )
 }

@@ -4,7 +4,6 @@ import contextlib
 import copy
 
 import pytest
-from tests.helpers.format_examples import THOUGHT
 
 from greedy_prune_jax.chains.formats import FORMATS, ColumnSettings, chains_of_row
 from greedy_prune_jax.chains.formats_draft import split_reply
@@ -12,6 +11,7 @@ from greedy_prune_jax.chains.reading import describe_first, read_chains
 from greedy_prune_jax.chains.thinking import FORMS as FORMS_OF_THINKING
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_reading import OWN, write_jsonl
+from tests.helpers.format_examples import EXAMPLES, THOUGHT
 from tests.helpers.real_chains import DATA
 
 REAL = DATA / "thinking_chains"
@@ -28,10 +28,10 @@ def chain(row, **columns):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_example_is_known_and_read(name):
-  row = copy.deepcopy(FORMATS[name].example)
+  row = copy.deepcopy(EXAMPLES[name])
   found, read = chains_of_row(row, "rows/0")
   assert found == name
-  assert row == FORMATS[name].example  # reading changes nothing
+  assert row == EXAMPLES[name]  # reading changes nothing
   for one in read:
     assert "6 * 7" in one.question or "6 and 7" in one.question
     assert "even" in one.reasoning
@@ -42,8 +42,8 @@ def test_every_example_is_known_and_read(name):
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("wrong", [5, [], {}, "", [{}], [None], {"steps": 5}, [[]]], ids=repr)
 def test_a_wrong_value_at_any_key_is_named_or_harmless(name, wrong):
-  for key in FORMATS[name].example:
-    row = FORMATS[name].example | {key: wrong}
+  for key in EXAMPLES[name]:
+    row = EXAMPLES[name] | {key: wrong}
     with contextlib.suppress(UserError):  # and no other error
       chains_of_row(row, "rows/0")
 
@@ -136,7 +136,7 @@ def test_conversations_that_are_no_chain_are_refused(row, reason):
 
 
 def test_sharegpt_takes_the_rows_system_prompt():
-  row = FORMATS["sharegpt"].example | {"system": "Think well."}
+  row = EXAMPLES["sharegpt"] | {"system": "Think well."}
   assert chain(row).system == "Think well."
   row["conversations"][0]["from"] = "user"
   row["conversations"][1]["from"] = "assistant"
@@ -144,7 +144,7 @@ def test_sharegpt_takes_the_rows_system_prompt():
 
 
 def test_openr1_gives_the_verified_generations_and_never_the_human_solution():
-  row = FORMATS["openr1"].example
+  row = EXAMPLES["openr1"]
   wrong, right = row["generations"][1], row["generations"][0]
   row = row | {
     "generations": [wrong, right, right, right],
@@ -171,7 +171,7 @@ def test_step_labels_stay_with_their_steps():
     {"completions": [{"text": "x", "rating": 0}], "human_completion": {"text": "So."}},
     {"completions": [{"text": "42\n\n# Answer\n\n42", "rating": 1}], "chosen_completion": None},
   ]  # fmt: skip
-  row = FORMATS["prm800k"].example | {"label": {"steps": steps}}
+  row = EXAMPLES["prm800k"] | {"label": {"steps": steps}}
   one = chain(row)
   assert one.extra["steps"] == ["Six sevens.", "So.", "42\n\n# Answer\n\n42"]
   assert one.extra["step_labels"] == [1, None, 1]
@@ -180,26 +180,26 @@ def test_step_labels_stay_with_their_steps():
   second = chain(row | {"question": question})
   assert second.extra["steps"] == ["a", "b", "c", "d \\boxed{1}"]
   assert second.extra["step_labels"] == [1, None, 1, None]
-  assert chain(FORMATS["processbench"].example).extra["first_wrong_step"] == -1
+  assert chain(EXAMPLES["processbench"]).extra["first_wrong_step"] == -1
   with pytest.raises(UserError, match='"label" is 2; expected -1 to 1'):
-    chain(FORMATS["processbench"].example | {"label": 2})
+    chain(EXAMPLES["processbench"] | {"label": 2})
 
 
 def test_lengths_of_one_question_are_chains_of_their_own():
-  long, short = chains(FORMATS["s3_cot"].example)
+  long, short = chains(EXAMPLES["s3_cot"])
   assert (long.id, short.id) == ("rows/0/0.0", "rows/0/-0.5")
   assert (long.extra, short.extra) == ({"ratios": 1.0}, {"ratios": 0.5})
   assert len(short.reasoning) < len(long.reasoning)
 
 
 def test_rows_that_share_an_id_get_ids_of_their_own(tmp_path):
-  rows = [FORMATS["openmath"].example | {"id": "q"} for _ in range(3)]
+  rows = [EXAMPLES["openmath"] | {"id": "q"} for _ in range(3)]
   path = write_jsonl(tmp_path / "x.jsonl", *rows)
   assert [one.id for one in read_chains(path)] == ["q", "q/2", "q/3"]
 
 
 def test_a_row_of_two_forms_is_refused_until_one_is_named():
-  row = FORMATS["sharegpt"].example | talk({"role": "assistant", "content": "a\nb"})
+  row = EXAMPLES["sharegpt"] | talk({"role": "assistant", "content": "a\nb"})
   with pytest.raises(UserError, match=r"looks like messages and sharegpt .*columns.format=NAME"):
     chain(row)
   assert chain(row, format="messages").answer == "b"
@@ -248,7 +248,7 @@ def test_columns_that_make_no_chain_are_refused(columns, reason):
 
 
 def test_the_first_row_is_shown_as_it_is_understood(tmp_path):
-  rows = [FORMATS["s3_cot"].example | {"level": 2, "gold_answer": "4" * 500}]
+  rows = [EXAMPLES["s3_cot"] | {"level": 2, "gold_answer": "4" * 500}]
   text = describe_first(write_jsonl(tmp_path / "x.jsonl", *rows), ColumnSettings())
   assert "x.jsonl, line 1) as it is understood" in text
   assert "form  s3_cot" in text
