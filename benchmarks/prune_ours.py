@@ -13,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from greedy_prune_jax.chains.segments import Segments
-from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
@@ -39,6 +37,10 @@ def delete(
 def main() -> None:
   """Deletes as often as asked, a second time once everything is compiled."""
   asked = json.load(sys.stdin)
+  # Here, so that `on_device` needs neither ml_collections nor gguf.
+  from greedy_prune_jax.jobs.entry import keep_compilations
+  from greedy_prune_jax.models.pretrained import load_model
+
   keep_compilations()
   model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
   segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))

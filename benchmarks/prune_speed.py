@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from absl import app, flags
 
 from benchmarks.chains import chains_of_sizes
 from benchmarks.peak import matmul_peak
+from benchmarks.published import Published
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.hf_export import save_huggingface
@@ -49,50 +51,6 @@ _CHECKED = flags.DEFINE_integer("checked", 1, "Deletions that both sides also ma
 _HEADER = """\
                      published          ours                        of GFLOP/s memory  same
     N    P   A  objective s/step positions   s/step positions  ratio   peak   peak     GB  tokens"""
-_BATCH = 8  # candidates in one PyTorch call: larger ones were no faster on 2 cores
-
-
-class Published:
-  """The published procedure: one full forward pass for each candidate."""
-
-  def __init__(self, folder: str, dtype: torch.dtype):
-    self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-  @torch.no_grad()
-  def nlls(self, segments: Segments, reasonings: np.ndarray, objective: Objective) -> np.ndarray:
-    """The objective for each of several reasonings of one length, [C, n] -> [C]."""
-    found = []
-    scored = len(segments.answer) + (reasonings.shape[1] if objective == "joint" else 0)
-    for start in range(0, len(reasonings), _BATCH):
-      part = reasonings[start : start + _BATCH]
-      texts = [np.tile(x, (len(part), 1)) for x in (segments.prompt, segments.answer)]
-      ids = torch.tensor(np.concatenate([texts[0], part, texts[1]], axis=1), dtype=torch.long)
-      hidden = self.model.model(ids, use_cache=False).last_hidden_state[:, -scored - 1 : -1]
-      for states, targets in zip(hidden, ids[:, -scored:], strict=True):
-        logits = self.model.lm_head(states).float()
-        log_probs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
-        found.append(-log_probs.mean().item())
-    return np.asarray(found)
-
-  def delete(
-    self, segments: Segments, objective: Objective, deletions: int, most: int
-  ) -> tuple[list[int], float]:
-    """Deleted positions, and the seconds it took.
-
-    With `most` above 0 only so many candidates of a step are run, evenly spread; the seconds are
-    scaled up to all of them, and the deleted positions mean nothing.
-    """
-    kept, deleted, seconds = list(range(len(segments.reasoning))), [], 0.0
-    for _ in range(deletions):
-      candidates = np.arange(len(kept))
-      if 0 < most < len(kept):
-        candidates = np.linspace(0, len(kept) - 1, most).astype(int)
-      without = np.stack([np.delete(segments.reasoning[kept], i) for i in candidates])
-      started = time.perf_counter()
-      scores = self.nlls(segments, without, objective)
-      seconds += (time.perf_counter() - started) * len(kept) / len(candidates)
-      deleted.append(kept.pop(int(candidates[np.argmin(scores)])))
-    return deleted, seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +78,9 @@ def load_published(folder: str, segments: Segments) -> dict[str, Published]:
   """The published side in both dtypes, the one that is faster on this machine first."""
   timed = []
   for name in ("float32", "bfloat16"):
-    side = Published(folder, getattr(torch, name))
-    part = np.tile(segments.reasoning, (_BATCH, 1))
+    model: Any = transformers.AutoModelForCausalLM
+    side = Published(model.from_pretrained(folder, dtype=getattr(torch, name)).eval())
+    part = np.tile(segments.reasoning, (side.batch, 1))
     seconds = []
     for _ in range(3):
       started = time.perf_counter()

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import torch
 import transformers
 from absl import app, flags
 
+from benchmarks.peak import copy_bandwidth, decode_bytes
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.question_sets import load_questions
 from greedy_prune_jax.models.decoder import Model
@@ -80,21 +80,12 @@ def timed(write: Callable[[], Texts]) -> tuple[Texts, float]:
 
 def bandwidth_share(model: Model, prompts: Texts) -> float:
   """Share of the memory's bandwidth that decoding reaches when no row finishes early."""
-  array = jnp.zeros(2**26, jnp.float32)
-  copy = jax.jit(lambda x: x + 1)
-  copy(array).block_until_ready()
-  seconds = min(timed(lambda: [copy(array).block_until_ready()])[1] for _ in range(5))
-  bandwidth = 2 * array.nbytes / seconds
-
   write = ours(model, prompts, [])
   write()
   _, seconds = timed(write)
-  config = model.config
-  weights = sum(x.nbytes for x in jax.tree.leaves(model.params))
-  itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
-  per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * itemsize
-  texts = sum(map(len, prompts)) + len(prompts) * _NEW_TOKENS.value / 2
-  return _NEW_TOKENS.value * (weights + per_token * texts) / seconds / bandwidth
+  mean = sum(map(len, prompts)) // len(prompts)
+  needed = decode_bytes(model, len(prompts), mean, _NEW_TOKENS.value)
+  return needed / seconds / copy_bandwidth()
 
 
 def main(_) -> None:

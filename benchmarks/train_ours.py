@@ -15,9 +15,7 @@ from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora
 from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.distill.step import Student, init_state, make_train_step
-from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.pretrained import load_model
 
 LORA_SEED = 0  # of the adapter that both sides begin with
 OPTIMIZER = OptimizerConfig(
@@ -83,6 +81,10 @@ def lora_config(rank: int, alpha: float) -> LoraConfig | None:
 
 def prepare(task: Task) -> tuple[int, Callable[[], tuple[float, float]]]:
   """Loads the model; see `train_sides.serve`."""
+  # Here, so that `on_device` needs neither ml_collections nor gguf.
+  from greedy_prune_jax.jobs.entry import keep_compilations
+  from greedy_prune_jax.models.pretrained import load_model
+
   keep_compilations()
   lora, batch = lora_config(task.lora_rank, task.lora_alpha), packed(task.examples)
   # As the job does it: what is trained is float32, what is frozen is only computed with.

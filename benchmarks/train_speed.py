@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from flax import nnx
 
 from benchmarks.peak import matmul_peak
+from benchmarks.shapes import SHAPES, random_model
 from benchmarks.train_ours import LORA_SEED, OurStep, lora_config, packed
 from benchmarks.train_sides import Side, Step, Task
 from greedy_prune_jax.chains.chat_template import load_chat_template
@@ -45,18 +45,9 @@ from greedy_prune_jax.distill.metrics import peak_flops, train_step_flops
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-
-_QWEN = {"family": "qwen2", "vocab_size": 151936, "qkv_bias": True, "norm_eps": 1e-6}
-_LLAMA = {"family": "llama", "vocab_size": 49152, "norm_eps": 1e-5}
-SHAPES = {  # layers, D, N, K, H, F
-  "tiny": (_LLAMA, (2, 64, 4, 2, 16, 128)),  # to see that it runs
-  "135m": (_LLAMA, (30, 576, 9, 3, 64, 1536)),  # SmolLM2
-  "0.5b": (_QWEN, (24, 896, 14, 2, 64, 4864)),  # Qwen2.5
-  "1.5b": (_QWEN, (28, 1536, 12, 2, 128, 8960)),  # Qwen2.5
-}
 
 _MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The student.")
 _EXAMPLES = flags.DEFINE_integer("examples", 8, "Examples of a batch.")
@@ -159,21 +150,10 @@ def _row(
 
 def measure_shape(name: str) -> None:
   """Times our step on random weights of a shape."""
-  family, (layers, d, n, k, h, f) = SHAPES[name]
-  config = ModelConfig(
-    **family,
-    model_dim=d,
-    num_layers=layers,
-    num_heads=n,
-    num_kv_heads=k,
-    head_dim=h,
-    mlp_dim=f,
-    max_positions=8192,
-    tied_head=True,
-  )
+  config = SHAPES[name]
   lora = lora_config(_RANK.value, 2.0 * _RANK.value)
   dtype = jnp.float32 if lora is None else jnp.bfloat16
-  model = Model.from_decoder(Decoder(config, nnx.Rngs(0), dtype))
+  model = random_model(config, dtype)
   batch = packed(random_examples(config, _EXAMPLES.value, _LENGTH.value))
   step = OurStep(model, batch, lora, "bfloat16", _REMAT.value)
   del model  # the step donates what it trains

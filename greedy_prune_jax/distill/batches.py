@@ -14,13 +14,15 @@ Axis letters: A parts of a batch (gradients are accumulated over them), R rows, 
 import dataclasses
 import functools
 from collections.abc import Sequence, Sized
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import grain
 import numpy as np
 
 from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.models.sizes import bucket
+
+if TYPE_CHECKING:
+  import grain
 
 _WIDTH_MULTIPLE = 32
 _NARROWER = (4, 5, 6, 7)  # eighths of the width that the rows of a batch may be cut to
@@ -69,7 +71,7 @@ def training_batches(
   seed: int,
   num_parts: int = 1,
   row_multiple: int = 1,
-) -> grain.DatasetIterator:
+) -> "grain.DatasetIterator":
   """Batches without end: each epoch has every chain once, in an order of its own.
 
   Args:
@@ -83,6 +85,8 @@ def training_batches(
   Returns:
     An iterator over `Batch`, with `get_state` and `set_state`.
   """
+  import grain  # packing and training do without it
+
   pack = functools.partial(pack_batch, width=width, num_parts=num_parts, row_multiple=row_multiple)
   # Grain's length of an endless dataset, rounded as it is divided by a batch of 1, is no length.
   dataset = grain.MapDataset.source(_Groups(examples)).seed(seed).shuffle().repeat(2**40)
