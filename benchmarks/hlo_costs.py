@@ -377,7 +377,7 @@ class _Reader:
     for index, operand in enumerate(x.operands):
       source = around.get(operand)
       if source is not None and len(source.results) == 1:
-        total += _read_bytes(source.results[0], parameters.get(index), inside)
+        total += self._read_bytes(source.results[0], parameters.get(index), inside)
     root = next((y for y in inside.values() if y.is_root), None)
     roots = [root]
     if root is not None and root.op == "tuple":
@@ -386,6 +386,24 @@ class _Reader:
       made = _behind_bitcasts(roots[index] if index < len(roots) else None, inside)
       total += _written_bytes(result, made, inside)
     return total
+
+  def _read_bytes(
+    self, array: ArrayShape, parameter: Instruction | None, inside: Computation
+  ) -> float:
+    """Bytes that a fusion reads of an operand: its slices, where it uses nothing else of it."""
+    uses = [] if parameter is None else list(_uses(parameter.name, inside))
+    total = 0.0
+    for y, name in uses:
+      if y.op == "fusion":  # a TPU's fusions hold others
+        within = self._module.computations.get(str(y.computation("calls")), {})
+        at = y.operands.index(name)
+        inner = (z for z in within.values() if z.op == "parameter" and int(z.arguments) == at)
+        total += self._read_bytes(array, next(inner, None), within)
+      elif y.op in _SLICES and y.operands[0] == name:
+        total += y.results[0].num_bytes
+      elif y.op not in _UPDATES or y.operands[0] != name:
+        return array.num_bytes
+    return min(total, array.num_bytes) if uses else array.num_bytes
 
 
 def _branches(x: Instruction) -> list[str]:
@@ -400,17 +418,6 @@ def _behind_bitcasts(x: Instruction | None, inside: Computation) -> Instruction 
   while x is not None and x.op == "bitcast" and x.operands:
     x = inside.get(x.operands[0])
   return x
-
-
-def _read_bytes(array: ArrayShape, parameter: Instruction | None, inside: Computation) -> float:
-  """Bytes that a fusion reads of an operand: its slices, where it uses nothing else of it."""
-  if parameter is None:
-    return array.num_bytes
-  uses = list(_uses(parameter.name, inside))
-  if not uses or any(y.op not in (*_SLICES, *_UPDATES) or y.operands[0] != n for y, n in uses):
-    return array.num_bytes
-  slices = (y.results[0].num_bytes for y, _ in uses if y.op in _SLICES)
-  return sum(min(size, array.num_bytes) for size in slices)
 
 
 def _uses(name: str, inside: Computation) -> Iterator[tuple[Instruction, str]]:

@@ -84,7 +84,8 @@ def completion_nll(
   nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head, chunk)
   if mesh is not None and mesh.shape[DATA] > 1:
     nll = _along_data(nll, mesh)
-  return nll(hidden, decoder.head_weight, rows.scored, rows.targets)
+  with jax.named_scope("head"):
+    return nll(hidden, decoder.head_weight, rows.scored, rows.targets)
 
 
 def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:

@@ -83,25 +83,37 @@ def init_state(
   """The state before the first step; what the optimiser keeps lies as the parameters do."""
   if mesh is None:
     return TrainState(jnp.int32(0), trained, optimizer.init(trained))
-  places = _optimizer_shardings(trained, jax.eval_shape(optimizer.init, trained), mesh)
-  optimizer_state = jax.jit(optimizer.init, out_shardings=places)(trained)
-  step = place(np.int32(0), NamedSharding(mesh, P()))
-  return TrainState(step, trained, optimizer_state)
+  places = jax.tree.map(lambda x: x.sharding, abstract_state(trained, optimizer, mesh))
+  optimizer_state = jax.jit(optimizer.init, out_shardings=places.optimizer)(trained)
+  return TrainState(place(np.int32(0), places.step), trained, optimizer_state)
 
 
-def _optimizer_shardings(trained: Params, shapes: optax.OptState, mesh: Mesh) -> optax.OptState:
-  """Shardings of an optimiser's state: that of the parameter whose shape it has and is kept for.
+def abstract_state(
+  trained: Params, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes and shardings of the state before the first step.
 
-  All else (counters, Adafactor's sums over rows and columns) is small and goes to every device.
+  What the optimiser keeps of a parameter, in its shape, lies as the parameter does. All else
+  (counters, Adafactor's sums over rows and columns) is small and goes to every device.
+
+  Args:
+    trained: parameters, or their shapes and shardings.
+    optimizer: updates them.
+    mesh: that they lie on.
   """
 
-  def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+  def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
     owner = trained.get(getattr(path[-1], "key", "")) if path else None
-    if owner is not None and owner.shape == leaf.shape:
-      return cast(NamedSharding, owner.sharding)
-    return NamedSharding(mesh, P())
+    same = owner is not None and owner.shape == leaf.shape
+    sharding = owner.sharding if same else NamedSharding(mesh, P())
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-  return jax.tree.map_with_path(choose, shapes)
+  state = TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32),
+    trained=trained,
+    optimizer=jax.eval_shape(optimizer.init, trained),
+  )
+  return jax.tree.map_with_path(shape, state)
 
 
 def make_train_step(

@@ -81,6 +81,8 @@ class Decoder(nnx.Module):
     attend: Attend,
     layer_inputs: Any = None,
     wrap_layer: Callable[[LayerBody], LayerBody] = lambda body: body,
+    *,
+    unroll: bool = False,
   ) -> tuple[Float[Array, "*B T D"], Any]:
     """Runs every layer and the final norm.
 
@@ -90,6 +92,8 @@ class Decoder(nnx.Module):
       attend: what each layer's queries see; called once, while tracing the scan's body.
       layer_inputs: pytree with leading axis L (a cache, say); `attend` gets one layer's slice.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
+      unroll: compile each layer by itself, in as many times the compile time. A GPU's scan copies
+        each layer's weights and inputs before it reads them.
 
     Returns:
       The normalised hidden states, divided as the logits are to be, and what `attend` returned
@@ -118,6 +122,7 @@ class Decoder(nnx.Module):
       run,
       wrap_layer=wrap_layer,
       platform=self.platform,
+      unroll=unroll,
     )
     hidden = self.final_norm(x)
     divisor = self.config.logit_divisor
@@ -125,7 +130,8 @@ class Decoder(nnx.Module):
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits from normalised hidden states, in float32."""
-    logits = project("...d,vd->...v", hidden, self.head_weight)
+    with jax.named_scope("head"):
+      logits = project("...d,vd->...v", hidden, self.head_weight)
     cap = self.config.logit_softcap
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 

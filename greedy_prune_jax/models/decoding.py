@@ -63,7 +63,7 @@ class Rows(NamedTuple):
 
 # How keys and values (the cache's and new ones), and rows, lie on a mesh.
 _HEADS = P(None, DATA, MODEL)
-_ROWS: Any = Rows(_HEADS, P(DATA))  # pyright: ignore[reportArgumentType] - a prefix of the tree
+ROWS_ON_MESH: Any = Rows(_HEADS, P(DATA))  # pyright: ignore[reportArgumentType] - a prefix of the tree
 
 
 def _of_own_rows(
@@ -88,7 +88,7 @@ def empty_rows(
     mesh: that the model lies on; None: one device.
   """
 
-  def zeros(shape, dtype, spec: P = _ROWS.texts):
+  def zeros(shape, dtype, spec: P = ROWS_ON_MESH.texts):
     return jnp.zeros(shape, dtype, device=mesh and NamedSharding(mesh, spec))
 
   heads = (config.num_layers, rows, config.num_kv_heads)
@@ -125,8 +125,8 @@ def admit(
   """
   _, kept, _ = forward_hidden(merge_decoder(graph, params), prompt_ids)
   # Every device gets its heads of all prompts: any row may take any of them.
-  specs = (_ROWS, P(DATA), P(None, None, None, MODEL), P(DATA))
-  return _of_own_rows(_put, mesh, specs, _ROWS)(rows, admitted, kept, source)
+  specs = (ROWS_ON_MESH, P(DATA), P(None, None, None, MODEL), P(DATA))
+  return _of_own_rows(_put, mesh, specs, ROWS_ON_MESH)(rows, admitted, kept, source)
 
 
 def _put(rows: Rows, admitted: Texts, kept: KeyValues, source: Int[Array, " B"]) -> Rows:
@@ -159,7 +159,7 @@ def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None 
     mesh: that the model lies on; None: one device.
   """
   move = functools.partial(_take, capacity=capacity)
-  return _of_own_rows(move, mesh, (_ROWS, P(DATA)), _ROWS)(rows, take)
+  return _of_own_rows(move, mesh, (ROWS_ON_MESH, P(DATA)), ROWS_ON_MESH)(rows, take)
 
 
 def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
@@ -200,8 +200,8 @@ def decode(
     The rows, and the tokens that each wrote, from the left; -1 behind them.
   """
   decoder = merge_decoder(graph, params)
-  specs = (_ROWS, P(DATA), P(DATA), _HEADS, P())
-  write = _of_own_rows(_write, mesh, specs, (_ROWS, P(DATA)))
+  specs = (ROWS_ON_MESH, P(DATA), P(DATA), _HEADS, P())
+  write = _of_own_rows(_write, mesh, specs, (ROWS_ON_MESH, P(DATA)))
 
   def step(carry):
     index, rows, written = carry
@@ -282,7 +282,9 @@ def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], KeyVal
     return out, KeyValues(k, v)
 
   x = decoder.embed(rows.texts.last_id[:, None])
-  hidden, new = decoder.run_layers(x, length[:, None], attend, rows.keys_values)
+  hidden, new = decoder.run_layers(
+    x, length[:, None], attend, rows.keys_values, unroll=decoder.platform == "gpu"
+  )
   return hidden[:, 0], new
 
 

@@ -86,7 +86,8 @@ class Attention(nnx.Module):
     if self.config.wide_qk_norm:
       q, k = self.wide_q_norm(q), self.wide_k_norm(k)
     q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
-    attended, layer_output = attend(q * rope.query_scale, k, v, window, layer_input)
+    with jax.named_scope("attend"):
+      attended, layer_output = attend(q * rope.query_scale, k, v, window, layer_input)
     out = project("...tnh,nhd->...td", attended, self.out[...])
     if self.config.out_bias:
       out += along(self.out_bias[...], out)

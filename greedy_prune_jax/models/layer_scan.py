@@ -78,6 +78,7 @@ def scan_layers(
   *,
   wrap_layer: Callable[[LayerBody], LayerBody],
   platform: str | None,
+  unroll: bool = False,
 ) -> tuple[Array, Any]:
   """Runs layers one after the other.
 
@@ -89,6 +90,7 @@ def scan_layers(
     run: runs one layer, given its inputs.
     wrap_layer: wraps the function that runs one layer.
     platform: see `Decoder`.
+    unroll: see `Decoder.run_layers`.
 
   Returns:
     The residual stream, and what the layers returned beside it, stacked over L.
@@ -111,7 +113,12 @@ def scan_layers(
   outputs = []
   for group in layer_groups(kinds):
     parts = _parts(group, kinds, stacks, inputs)
-    x, output = jax.lax.scan(_period(group, bodies), x, bfloat16_as_uint16(parts, platform))
+    x, output = jax.lax.scan(
+      _period(group, bodies),
+      x,
+      bfloat16_as_uint16(parts, platform),
+      unroll=group.repeats if unroll else 1,
+    )
     if len(group.kinds) > 1:  # [R, P, ...]
       output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), output)
     outputs.append(output)

@@ -1,0 +1,185 @@
+"""Compiles our programs for TPUs and an H100 on a machine that has neither, and reads what came.
+
+    make accelerators                # or
+    python -m benchmarks.accelerators --out=DIR [--targets=v5e,h100] [--programs=decode]
+
+Nothing runs and nothing is measured: every figure is *compiled*, read from what XLA made for the
+device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes
+cannot both hold libtpu). For each program: compile time on this machine; memory of a device beside
+our estimate; FLOPs beside our count; HBM bytes beside what must be read, and by cause; collectives
+by kind and dtype; the roof (see `hlo_costs`), and from it the best share of the peak; on a TPU also
+the share by libtpu's own cycles. What a kernel does inside (Pallas) the roof does not see.
+
+Each target and mesh is compiled in a process of its own; rows go to OUT/rows.jsonl as they are
+made, those that fail with their error, and the table to OUT/table.txt.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from benchmarks.accelerator_targets import TARGETS, Target, compile_environment
+
+_OUT = flags.DEFINE_string("out", None, "Folder of the results.", required=True)
+_TARGETS = flags.DEFINE_list("targets", list(TARGETS), "Devices to compile for.")
+_MESHES = flags.DEFINE_list("meshes", ["1x1", "1x4", "8x1"], "Sizes of `data` x `model`.")
+_PROGRAMS = flags.DEFINE_string("programs", "", "Only programs whose name has this expression.")
+_CHILD = flags.DEFINE_string("child", None, "Compile for this target and mesh in this process.")
+
+# Causes of HBM bytes: the first whose expression is in `OP SOURCE` of a kernel counts.
+CAUSES = (
+  ("collectives", r"^(all-|reduce-scatter|collective-|ragged-)"),
+  ("copies", r"^(copy|transpose|slice|dynamic-slice|pad|concatenate)\b"),
+  ("head", r"/head/"),
+  ("attention", r"/attend/"),
+  ("products", r"dot_general|^dot|^convolution|gemm"),
+  ("conversions", r"convert_element_type$"),
+)
+
+
+def programs(target: Target, data: int, model: int) -> dict[str, Callable[[], Any]]:
+  """What is compiled for a mesh, by name; made when called, so that one's failure is its own."""
+  from benchmarks import accelerator_programs as make
+  from benchmarks.shapes import SHAPES
+
+  place = make.Place(target, data, model)
+  devices = data * model
+  found: dict[str, Callable[[], Any]] = {}
+  for shape in ("135m", "1.5b", "8b"):
+    config = SHAPES[shape]
+    if config.num_kv_heads % model or (shape == "8b" and devices == 1 and target.name == "v5e"):
+      continue  # its heads cannot be divided so, or its weights alone are more than the memory
+    for dtype in ("bfloat16", "float32"):
+      if shape == "8b" and dtype == "float32":
+        continue
+      some = (place, config, dtype)
+      found[f"decode {shape} {dtype} rows=32"] = lambda s=some: make.decode_step(*s, 32, 512)
+      found[f"prefill {shape} {dtype} 16x256"] = lambda s=some: make.prefill(*s, 16, 256)
+    if shape == "135m":
+      found["train 135m full 16x512"] = lambda c=config: make.train_step(
+        place, c, rows=16, width=512
+      )
+    found[f"train {shape} LoRA 8x512 remat=full"] = lambda c=config: make.train_step(
+      place, c, rows=8, width=512, rank=16, remat="full"
+    )
+    if devices == 8 and model == 1:
+      found[f"train {shape} fully sharded 8x512 remat=full"] = lambda c=config: make.train_step(
+        place, c, rows=8, width=512, remat="full", fully_sharded=True
+      )
+  return found
+
+
+def compile_row(target: Target, program: Any) -> dict[str, Any]:
+  """Compiles a program and reads what it costs on one device; see the module."""
+  from benchmarks.hlo_costs import read_costs
+
+  traced = program.trace()
+  started = time.monotonic()
+  compiled = traced.lower().compile()
+  seconds = time.monotonic() - started
+  text = compiled.as_text()
+  costs = read_costs(text, program.trips)
+  memory = compiled.memory_analysis()
+  taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  taken += memory.output_size_in_bytes - memory.alias_size_in_bytes
+  dtype = "float32" if not re.search(r"= (bf16|\(bf16)", text) else "bfloat16"
+  peak = target.peak(dtype)
+  flops = program.flops or costs.flops
+  roof = costs.roof_seconds(peak, target.bandwidth)
+  found = {
+    "compile_s": round(seconds, 1),
+    "memory_GB": taken / 1e9,
+    "temporaries_GB": memory.temp_size_in_bytes / 1e9,
+    "fits": taken <= target.accelerator.memory,
+    "estimate_ratio": program.memory and program.memory / taken,
+    "TFLOP": costs.flops / 1e12,
+    "counted_TFLOP": program.flops and program.flops / 1e12,
+    "HBM_GB": costs.num_bytes / 1e9,
+    "needed_GB": program.needed_bytes and program.needed_bytes / 1e9,
+    "causes_GB": {k: v / 1e9 for k, v in costs.bytes_by_cause(CAUSES).items()},
+    "collectives": {
+      f"{kind} {of}": [count, size / 1e9]
+      for (kind, of), (count, size) in costs.collectives().items()
+    },
+    "roof_ms": 1000 * roof,
+    "best_share": flops / peak / roof if roof else 0.0,
+  }
+  if target.clock and costs.cycles:
+    found["share_by_cycles"] = flops / peak / (costs.cycles / target.clock)
+  return found
+
+
+def compile_mesh(name: str, out: Path) -> None:
+  """Compiles all programs of one target and mesh, each on disk before the next."""
+  target, _, sizes = name.partition(":")
+  data, model = map(int, sizes.split("x"))
+  for program, build in programs(TARGETS[target], data, model).items():
+    if not re.search(_PROGRAMS.value, program):
+      continue
+    row: dict[str, Any] = {"target": target, "mesh": sizes, "program": program}
+    try:
+      row |= {"compiles": True} | compile_row(TARGETS[target], build())
+    except Exception as error:  # whatever it is, the next one is tried
+      row |= {"compiles": False, "error": f"{type(error).__name__}: {str(error)[:3000]}"}
+    append(out, row)
+
+
+def append(out: Path, row: dict[str, Any]) -> None:
+  """Adds a row to the file."""
+  with open(out / "rows.jsonl", "a") as file:
+    file.write(json.dumps(row) + "\n")
+  print(next(table([row])), flush=True)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+  """A line for each program."""
+  for row in rows:
+    head = f"{row['target']:5}{row['mesh']:4} {row['program']:44}"
+    if not row["compiles"]:
+      yield f"{head} does not compile: {row['error'].splitlines()[0][:150]}"
+      continue
+    parts = []
+    for name, value in row.items():
+      if isinstance(value, float):
+        parts.append(f"{name}={value:.3g}")
+      elif isinstance(value, dict):
+        parts += [f"{key}={_numbers(x)}" for key, x in value.items()]
+      elif name == "fits":
+        parts += [] if value else ["DOES NOT FIT"]
+    yield f"{head} {' '.join(parts)}"
+
+
+def _numbers(value: Any) -> str:
+  return "/".join(f"{x:.3g}" for x in (value if isinstance(value, list) else [value]))
+
+
+def main(_) -> None:
+  """Compiles for each target and mesh in a process of its own, and prints the table."""
+  out = Path(_OUT.value)
+  out.mkdir(parents=True, exist_ok=True)
+  if _CHILD.value:
+    compile_mesh(_CHILD.value, out)
+    return
+  for target in _TARGETS.value:
+    for mesh in _MESHES.value:
+      command = [sys.executable, "-m", "benchmarks.accelerators", f"--out={out}"]
+      command += [f"--child={target}:{mesh}", f"--programs={_PROGRAMS.value}"]
+      done = subprocess.run(command, env=os.environ | compile_environment())
+      if done.returncode:
+        row = {"target": target, "mesh": mesh, "program": "(all that is missing)"}
+        append(out, row | {"compiles": False, "error": f"exit status {done.returncode}"})
+  lines = (out / "rows.jsonl").read_text().splitlines()
+  text = "compiled, not measured\n" + "\n".join(table([json.loads(line) for line in lines]))
+  (out / "table.txt").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+  app.run(main)
