@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 RUNS = runs
 
-.PHONY: test test-fast lint types check docs-figures
+.PHONY: test test-fast lint types check accelerators docs-figures
 
 # All tests.
 test:
@@ -22,6 +22,16 @@ types:
 # What must pass before a change lands.
 check:
 	.ci/run
+
+# Compiles our programs for TPUs and an H100; a small part of it: PROGRAMS='decode 135m'.
+AOT = .venv-aot
+PROGRAMS =
+accelerators: $(AOT)/bin/python
+	$(AOT)/bin/python -m benchmarks.accelerators --out=$(RUNS)/accelerators --programs='$(PROGRAMS)'
+
+$(AOT)/bin/python:
+	python3 -m venv $(AOT)
+	$(AOT)/bin/pip install -q -e '.[tpu-aot,gpu-aot]'
 
 # The pictures of docs, from the runs that docs/measured.md tells the commands of:
 # make docs-figures RUNS=DIR

@@ -1,7 +1,7 @@
 """Compiles our programs for TPUs and an H100 on a machine that has neither, and reads what came.
 
-    make accelerators                # or
-    python -m benchmarks.accelerators --out=DIR [--targets=v5e,h100] [--programs=decode]
+    make accelerators [PROGRAMS=decode]
+    python -m benchmarks.accelerators --out=DIR [--targets=v5e] [--shapes=8b] [--programs=decode]
 
 Nothing runs and nothing is measured: every figure is *compiled*, read from what XLA made for the
 device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes
@@ -28,9 +28,10 @@ from absl import app, flags
 
 from benchmarks.accelerator_targets import TARGETS, Target, compile_environment
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the results.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder of the results.")
 _TARGETS = flags.DEFINE_list("targets", list(TARGETS), "Devices to compile for.")
 _MESHES = flags.DEFINE_list("meshes", ["1x1", "1x4", "8x1"], "Sizes of `data` x `model`.")
+_SHAPES = flags.DEFINE_list("shapes", ["135m", "1.5b", "8b"], "Of `shapes.SHAPES`.")
 _PROGRAMS = flags.DEFINE_string("programs", "", "Only programs whose name has this expression.")
 _CHILD = flags.DEFINE_string("child", None, "Compile for this target and mesh in this process.")
 
@@ -45,7 +46,9 @@ CAUSES = (
 )
 
 
-def programs(target: Target, data: int, model: int) -> dict[str, Callable[[], Any]]:
+def programs(
+  target: Target, data: int, model: int, shapes: Sequence[str]
+) -> dict[str, Callable[[], Any]]:
   """What is compiled for a mesh, by name; made when called, so that one's failure is its own."""
   from benchmarks import accelerator_programs as make
   from benchmarks.shapes import SHAPES
@@ -53,7 +56,7 @@ def programs(target: Target, data: int, model: int) -> dict[str, Callable[[], An
   place = make.Place(target, data, model)
   devices = data * model
   found: dict[str, Callable[[], Any]] = {}
-  for shape in ("135m", "1.5b", "8b"):
+  for shape in shapes:
     config = SHAPES[shape]
     if config.num_kv_heads % model or (shape == "8b" and devices == 1 and target.name == "v5e"):
       continue  # its heads cannot be divided so, or its weights alone are more than the memory
@@ -121,7 +124,7 @@ def compile_mesh(name: str, out: Path) -> None:
   """Compiles all programs of one target and mesh, each on disk before the next."""
   target, _, sizes = name.partition(":")
   data, model = map(int, sizes.split("x"))
-  for program, build in programs(TARGETS[target], data, model).items():
+  for program, build in programs(TARGETS[target], data, model, _SHAPES.value).items():
     if not re.search(_PROGRAMS.value, program):
       continue
     row: dict[str, Any] = {"target": target, "mesh": sizes, "program": program}
@@ -172,6 +175,7 @@ def main(_) -> None:
     for mesh in _MESHES.value:
       command = [sys.executable, "-m", "benchmarks.accelerators", f"--out={out}"]
       command += [f"--child={target}:{mesh}", f"--programs={_PROGRAMS.value}"]
+      command += [f"--shapes={','.join(_SHAPES.value)}"]
       done = subprocess.run(command, env=os.environ | compile_environment())
       if done.returncode:
         row = {"target": target, "mesh": mesh, "program": "(all that is missing)"}
@@ -182,4 +186,5 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+  flags.mark_flag_as_required("out")
   app.run(main)

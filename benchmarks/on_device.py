@@ -14,6 +14,7 @@ Shares are of the makers' bfloat16 peak where the device is known, else of a lar
 the bandwidth of a copy: both are measured in the group `ceilings`.
 """
 
+import argparse
 import collections
 import json
 import os
@@ -25,17 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags
 
 from benchmarks import on_device_rows as rows
 from benchmarks.shapes import SHAPES
-
-_OUT = flags.DEFINE_string("out", None, "Folder of the results.")
-_GROUPS = flags.DEFINE_list("groups", [], "Groups to run, in this order; default: all.")
-_BUDGET = flags.DEFINE_float("budget_minutes", 25, "No group begins or runs on after that.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "A tiny shape and few rows: to see that it runs.")
-_CHILD = flags.DEFINE_string("child", None, "Run this group here, in this process.")
-_EXPECTED = flags.DEFINE_bool("write_expected", False, "Store what this CPU finds for `check`.")
 
 
 class Row(NamedTuple):
@@ -186,22 +179,39 @@ def _short(value: Any) -> str:
   return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def main(_) -> None:
+def _arguments() -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--out", type=Path, help="folder of the results")
+  parser.add_argument("--groups", default="", help="groups to run, in this order; default: all")
+  parser.add_argument(
+    "--budget_minutes", type=float, default=25, help="no group begins or runs on after that"
+  )
+  parser.add_argument("--smoke", action="store_true", help="a tiny shape, to see that it runs")
+  parser.add_argument("--child", help="run this group here, in this process")
+  parser.add_argument(
+    "--write_expected", action="store_true", help="store what this CPU finds for `check`"
+  )
+  return parser.parse_args()
+
+
+def main() -> None:
   """Runs one group, or all in turn."""
-  if _EXPECTED.value:
+  asked = _arguments()
+  if asked.write_expected:
     rows.write_expected()
     return
-  out, groups = Path(_OUT.value), SMOKE if _SMOKE.value else GROUPS
-  if _CHILD.value:
-    run_group(_CHILD.value, groups, out)
+  if asked.out is None:
+    sys.exit("--out is missing: the folder of the results")
+  groups = SMOKE if asked.smoke else GROUPS
+  if asked.child:
+    run_group(asked.child, groups, asked.out)
     return
-  chosen = _GROUPS.value or list(groups)
+  chosen = asked.groups.split(",") if asked.groups else list(groups)
   if unknown := sorted(set(chosen) - set(groups)):
-    raise app.UsageError(f"--groups: {', '.join(unknown)}; expected some of {', '.join(groups)}")
-  run_groups(groups, chosen, out, time.monotonic() + 60 * _BUDGET.value)
-  print((out / "table.txt").read_text())
+    sys.exit(f"--groups: {', '.join(unknown)}; expected some of {', '.join(groups)}")
+  run_groups(groups, chosen, asked.out, time.monotonic() + 60 * asked.budget_minutes)
+  print((asked.out / "table.txt").read_text())
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("out")
-  app.run(main)
+  main()

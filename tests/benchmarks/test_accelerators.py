@@ -1,0 +1,76 @@
+"""Programs compiled for devices that are not here; for real where the extras are installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.accelerator_programs import Program
+from benchmarks.accelerator_targets import TARGETS
+from benchmarks.accelerators import compile_row, table
+
+ROOT = Path(__file__).parents[2]
+NEEDED = {"v5e": "libtpu", "h100": "jax_plugins.xla_cuda13"}
+
+
+def installed(name: str) -> bool:
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ModuleNotFoundError:
+    return False
+
+
+def test_a_row_holds_what_is_compiled_against_what_is_counted():
+  size = 256
+  x = jax.ShapeDtypeStruct((size, size), jnp.float32)
+  program = Program(
+    lambda: jax.jit(jnp.dot).trace(x, x), flops=size**3, needed_bytes=0.0, memory=6.0 * size**2
+  )
+  row = compile_row(TARGETS["h100"], program)
+  assert row["TFLOP"] == 2 * size**3 / 1e12  # compiled
+  assert row["counted_TFLOP"] == size**3 / 1e12  # as counted, here by half
+  assert row["memory_GB"] == 3 * 4 * size**2 / 1e9  # two operands and the product
+  assert row["estimate_ratio"] == pytest.approx(0.5)
+  assert row["fits"]
+  assert row["roof_ms"] > 0
+
+
+def test_what_does_not_fit_or_compile_stands_in_the_table():
+  row = {"target": "v5e", "mesh": "1x1", "program": "p"}
+  too_large, failed = table(
+    [
+      row | {"compiles": True, "memory_GB": 20.0, "fits": False},
+      row | {"compiles": False, "error": "XlaRuntimeError: out of memory\nmore"},
+    ]
+  )
+  assert "DOES NOT FIT" in too_large
+  assert failed.endswith("does not compile: XlaRuntimeError: out of memory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", NEEDED)
+def test_a_tiny_model_compiles_for_devices_that_are_not_here(target, tmp_path):
+  if not installed(NEEDED[target]):
+    pytest.skip(f"{NEEDED[target]} is not installed: extra tpu-aot or gpu-aot")
+  command = [sys.executable, "-m", "benchmarks.accelerators", f"--out={tmp_path}"]
+  command += [f"--targets={target}", "--meshes=1x1,8x1", "--shapes=tiny"]
+  done = subprocess.run(
+    command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+  assert [row for row in rows if not row["compiles"]] == []
+  one, sharded = (
+    [row for row in rows if row["mesh"] == mesh and "fully" not in row["program"]]
+    for mesh in ("1x1", "8x1")
+  )
+  assert len(one) == len(sharded) > 0
+  assert not any(row["collectives"] for row in one)
+  [fully] = [row for row in rows if "fully" in row["program"]]
+  assert any("all-gather" in kind for kind in fully["collectives"])
