@@ -100,9 +100,7 @@ def decode_step(place: Place, config: ModelConfig, dtype: str, rows: int, capaci
   cache = sum(_device_bytes(x) for x in state.keys_values)
   # By design every row reads all of the cache's length, whatever it holds.
   return Program(
-    lambda: decode.trace(
-      model.graph, model.params, state, stop_ids, steps=1, max_length=None, mesh=place.mesh
-    ),
+    lambda: decode.trace(model.graph, model.params, state, stop_ids, steps=1, mesh=place.mesh),
     flops=rows * _flops(config, capacity, head=1.0) / (place.data * place.model),
     needed_bytes=device_bytes(model.params) + cache,
     memory=device_bytes(model.params) + cache,
@@ -116,9 +114,7 @@ def prefill(place: Place, config: ModelConfig, dtype: str, count: int, width: in
   ids = place.array((count, width), jnp.int32, P(DATA))
   source = place.array((count,), jnp.int32, P(DATA))
   return Program(
-    lambda: admit.trace(
-      model.graph, model.params, state, state.texts, ids, source, None, place.mesh
-    ),
+    lambda: admit.trace(model.graph, model.params, state, state.texts, ids, source, place.mesh),
     flops=count * width * _flops(config, width / 2, head=0.0) / (place.data * place.model),
   )
 
