@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peak import copy_bandwidth, decode_bytes, matmul_peak
-from benchmarks.prune_ours import delete
+from benchmarks.prune_ours import delete, settings_for
 from benchmarks.shapes import SHAPES, random_model, same_model
 from benchmarks.train_ours import OurStep, lora_config, packed
 from greedy_prune_jax.chains.segments import Segments
@@ -22,8 +22,6 @@ from greedy_prune_jax.distill.metrics import peak_flops, train_step_flops
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sampler import Request, Sampler
-from greedy_prune_jax.pruning.cost import step_flops
-from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
@@ -45,6 +43,12 @@ def random_segments(config: ModelConfig, num_reasoning: int, num_prompt: int = _
 
 def _is_small(config: ModelConfig) -> bool:
   return config.matmul_params(head=True) < _SMALL
+
+
+def _flops(config: ModelConfig, positions: float, seen: float) -> float:
+  """FLOPs of token positions that are scored and see so many others each."""
+  attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * seen
+  return positions * (2.0 * config.matmul_params(head=True) + attention)
 
 
 @functools.cache
@@ -79,21 +83,20 @@ class Search:
   def measure(self, num_reasoning: int, attention: str) -> Found:
     """Time of a deletion from a chain of so many reasoning tokens."""
     segments = random_segments(self._config, num_reasoning)
-    _, positions = choose_batching([segments], self._model, 1)
-    settings = SearchSettings("joint", positions, attention=attention)  # pyright: ignore
-    flops = step_flops(self._config, _NUM_PROMPT, num_reasoning, _NUM_ANSWER, "joint")
-    deletions = 1 if _is_small(self._config) else int(np.clip(_STEP_FLOPS / flops, 1, 16))
+    settings = settings_for(self._model, segments, "joint", attention)  # pyright: ignore
+    most = _flops(self._config, num_reasoning**2 / 2, _NUM_PROMPT + num_reasoning)
+    deletions = 1 if _is_small(self._config) else int(np.clip(_STEP_FLOPS / most, 1, 16))
     started = time.perf_counter()
     delete(self._model, segments, deletions, settings)
     first = time.perf_counter() - started
     found: Any = delete(self._model, segments, deletions, settings)
-    seconds = found["seconds"] / deletions
+    flops = _flops(self._config, found["positions"], _NUM_PROMPT + num_reasoning / 2)
     return {
-      "seconds_per_deletion": seconds,
+      "seconds_per_deletion": found["seconds"] / deletions,
       "positions_per_s": found["positions"] / found["seconds"],
-      "share_of_peak": flops / seconds / _peak(),
+      "share_of_peak": flops / found["seconds"] / _peak(),
       "first_call_s": first,
-      "block_positions": positions,
+      "block_positions": settings.block_positions,
     }
 
 

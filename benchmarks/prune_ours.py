@@ -14,9 +14,19 @@ import numpy as np
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.scoring.scorer import AttentionKind
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
+
+
+def settings_for(
+  model: Model, segments: Segments, objective: Objective, attention: AttentionKind = "xla"
+) -> SearchSettings:
+  """An exact search on a chain, in blocks that suit the device."""
+  _, positions = choose_batching([segments], model, 1)
+  return SearchSettings(objective, positions, attention=attention)
 
 
 def delete(
@@ -44,8 +54,7 @@ def main() -> None:
   keep_compilations()
   model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
   segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
-  _, block_positions = choose_batching([segments], model, 1)
-  settings = SearchSettings(objective=asked["objective"], block_positions=block_positions)
+  settings = settings_for(model, segments, asked["objective"])
   delete(model, segments, asked["deletions"], settings)  # compiles, in every bucket
   found = delete(model, segments, asked["deletions"], settings)
   found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
