@@ -143,7 +143,7 @@ def train_step(
   trained, frozen = weights, {}
   if lora is not None:
     shapes = jax.eval_shape(lambda w: init_lora(w, lora, 0), weights)
-    trained, frozen = {name: place.shape(x) for name, x in shapes.items()}, weights
+    trained, frozen = jax.tree.map(place.shape, shapes), weights
   optimizer = make_optimizer(OPTIMIZER)
   state = abstract_state(trained, optimizer, place.mesh) if place.mesh else None
   if state is None:
@@ -183,7 +183,7 @@ def _flops(config: ModelConfig, seen: float, head: float) -> float:
   return 2.0 * config.matmul_params(head=False) + of_head + attention
 
 
-def _device_bytes(x: jax.ShapeDtypeStruct) -> float:
+def _device_bytes(x: Any) -> float:
   sharding: Any = x.sharding
   shape = sharding.shard_shape(x.shape)
   return float(jnp.dtype(x.dtype).itemsize) * functools.reduce(lambda a, b: a * b, shape, 1)

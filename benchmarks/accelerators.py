@@ -166,7 +166,7 @@ def _numbers(value: Any) -> str:
 
 def main(_) -> None:
   """Compiles for each target and mesh in a process of its own, and prints the table."""
-  out = Path(_OUT.value)
+  out = Path(str(_OUT.value))
   out.mkdir(parents=True, exist_ok=True)
   if _CHILD.value:
     compile_mesh(_CHILD.value, out)

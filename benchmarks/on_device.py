@@ -180,7 +180,7 @@ def _short(value: Any) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description="Measures what counts most on a lent device.")
   parser.add_argument("--out", type=Path, help="folder of the results")
   parser.add_argument("--groups", default="", help="groups to run, in this order; default: all")
   parser.add_argument(

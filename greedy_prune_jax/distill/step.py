@@ -104,15 +104,13 @@ def abstract_state(
 
   def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
     owner = trained.get(getattr(path[-1], "key", "")) if path else None
-    same = owner is not None and owner.shape == leaf.shape
-    sharding = owner.sharding if same else NamedSharding(mesh, P())
+    sharding: Any = NamedSharding(mesh, P())
+    if owner is not None and owner.shape == leaf.shape:
+      sharding = owner.sharding
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-  state = TrainState(
-    step=jax.ShapeDtypeStruct((), jnp.int32),
-    trained=trained,
-    optimizer=jax.eval_shape(optimizer.init, trained),
-  )
+  step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+  state = TrainState(step, trained, jax.eval_shape(optimizer.init, trained))
   return jax.tree.map_with_path(shape, state)
 
 
