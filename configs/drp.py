@@ -50,6 +50,10 @@ def get_config() -> config_dict.ConfigDict:
   config.top_p = 1.0  # the likeliest tokens that have this probability together; 1: all
   config.top_k = 0  # so many of the likeliest tokens; 0: all
   config.max_new_tokens = 4096  # of a reply; longer ones are cut off, and refused
+  # thinking=auto: only where the template opens every reply with a tag; on or off asks for it.
+  config.thinking = "auto"
+  config.max_thinking_tokens = 4096  # of the thinking before a reply
+  config.force_answer = False  # write the closing tag for a model that does not end its thinking
 
   # What is done with replies that fail a check, and with chains that cannot be used.
   config.max_attempts = 3  # how often a stage asks about a chain, the first time included

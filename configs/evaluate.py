@@ -43,6 +43,10 @@ def get_config() -> config_dict.ConfigDict:
   config.top_p = 1.0  # the likeliest tokens that have this probability together; 1: all
   config.top_k = 0  # so many of the likeliest tokens; 0: all
   config.max_new_tokens = 320  # longer replies are cut off; what they said before counts
+  # thinking=auto: as a student was trained, else where the template opens every reply with a tag.
+  config.thinking = "auto"
+  config.max_thinking_tokens = 4096  # of the thinking before a reply
+  config.force_answer = False  # write the closing tag for a model that does not end its thinking
   config.stop_strings = ()  # a reply ends before the first of these
 
   # What they are compared with.

@@ -41,6 +41,10 @@ def get_config() -> config_dict.ConfigDict:
   config.top_p = 0.95  # the likeliest tokens that have this probability together; 1: all
   config.top_k = 0  # so many of the likeliest tokens; 0: all
   config.max_new_tokens = 320  # longer replies are cut off, and not kept
+  # thinking=auto: only where the template opens every reply with a tag; on or off asks for it.
+  config.thinking = "auto"
+  config.max_thinking_tokens = 4096  # of the thinking before a reply
+  config.force_answer = False  # write the closing tag for a model that does not end its thinking
   config.stop_strings = ()  # a reply ends before the first of these
 
   # How it runs; none of these changes a reply.

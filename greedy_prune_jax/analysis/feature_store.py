@@ -130,7 +130,7 @@ def _hash(chains: Sequence[Segments]) -> str:
   """Of all tokens, those of the prompts included, which depend on the chat template."""
   digest = hashlib.sha256()
   for chain in chains:
-    for ids in (chain.prompt, chain.reasoning, chain.answer):
+    for ids in chain.parts:
       digest.update(ids.astype(np.int32).tobytes())
   return digest.hexdigest()[:16]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greedy_prune_jax.chains.kept_text import spell_kept
-from greedy_prune_jax.chains.thinking import FORMS
+from greedy_prune_jax.chains.thinking import FORMS, find_form
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -70,7 +70,7 @@ class Chain:
 def _form(record: Record) -> str | None:
   """The form of a record's thinking; a UserError where it is none that we know."""
   name = fields.get_optional_text(record, "thinking_form")
-  form = next((form for form in FORMS if form.name == name), None)
+  form = find_form(name)
   if name is not None and (form is None or form.closing not in str(record.get("answer"))):
     known = ", ".join(form.name for form in FORMS)
     raise UserError(

@@ -7,7 +7,7 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm
+from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm, find_form
 from greedy_prune_jax.errors import UserError
 
 # For models that know no chat: each part on lines of its own, so that the reply starts a line.
@@ -94,9 +94,8 @@ class ChatTemplate:
 
   def layout_of(self, form_name: str | None) -> ThinkingLayout | None:
     """The texts around thinking: the template's own, else the usual ones of the form named."""
-    if self.layout is not None or form_name is None:
-      return self.layout
-    return ThinkingLayout.usual(next(form for form in FORMS if form.name == form_name))
+    form = find_form(form_name)
+    return self.layout if self.layout or form is None else ThinkingLayout.usual(form)
 
   def prompt(
     self, question: str, system: str | None = None, *, thinking_form: str | None = None

@@ -306,15 +306,17 @@ FORMATS = {
       name="s1k",  # s1K-1.1; its other model's chains: columns.thinking=gemini_thinking_trajectory
       keys=("question", "deepseek_thinking_trajectory", "deepseek_attempt"),
       parse=steps.parse_s1k("deepseek_thinking_trajectory", "deepseek_attempt"),
+      over=("messages",),
     ),
     Format(
       name="s1k_first",
       keys=("question", "thinking_trajectories", "attempt"),
       parse=steps.parse_s1k("thinking_trajectories", "attempt"),
+      over=("messages",),
     ),
     Format(
       name="openr1",
-      keys=("problem", "generations", "correctness_math_verify"),
+      keys=("problem", "generations"),
       parse=steps.parse_openr1,
       over=("messages",),
     ),

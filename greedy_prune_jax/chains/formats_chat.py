@@ -14,6 +14,7 @@ _ROLES = {
   **dict.fromkeys(("assistant", "gpt", "model", "bot"), "assistant"),
 }
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
+SYSTEMS = ("system", "system_prompt")  # the second in Nemotron's post-training sets
 TARGETS = ("target", "expected_answer", "gold_answer", "ground_truth")
 
 
@@ -87,15 +88,15 @@ def _of_turns(turns: list[Record], row: Record, *used: str) -> Draft:
     )
   (user,), (reply,) = by_role["user"], by_role["assistant"]
   reasoning, answer = reply_of(reply["thinking"], reply["text"])
-  given = fields.get_optional_text(row, "system")
-  systems = [given, *(m["text"] for m in by_role["system"])]
+  given = [fields.get_optional_text(row, key) for key in SYSTEMS]
+  systems = [*given, *(m["text"] for m in by_role["system"])]
   return Draft(
     question=user["text"],
     reasoning=reasoning,
     answer=answer,
     system="\n\n".join(filter(None, systems)) or None,
     target=gold(row, *TARGETS),
-    extra=rest(row, *used, "system", *TARGETS),
+    extra=rest(row, *used, *SYSTEMS, *TARGETS),
   )
 
 

@@ -1,7 +1,6 @@
 """A chain as a row of somebody's dataset gives it, and the cutting of replies into its parts."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,6 @@ from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
-
-_TAGS = tuple((form.opening, form.closing) for form in FORMS)
-CLOSING_TAG = "|".join(re.escape(closing) for _, closing in _TAGS)  # as a pattern
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +58,7 @@ class Draft:
 
 
 def split_reply(text: str) -> tuple[str, str]:
-  r"""Reasoning and answer of a reply; joined they are the reply.
+  r"""Reasoning and answer of a reply; joined they are the reply, but for an empty thinking.
 
   Thinking between tags is the reasoning, and the answer begins with the white space before the
   closing tag. Without tags the answer begins at the last answer marker (`\boxed{...}`, `####`,
@@ -71,12 +67,15 @@ def split_reply(text: str) -> tuple[str, str]:
   Raises:
     UserError: the thinking never ends, or nothing stands before the answer.
   """
-  for opening, closing in _TAGS:
-    thinking, tag, _ = text.partition(closing)
-    if not tag and text.lstrip().startswith(opening):
-      raise UserError(f"is cut off: {opening} has no {closing} behind it")
+  for form in FORMS:
+    thinking, tag, behind = text.partition(form.closing)
+    if not tag and text.lstrip().startswith(form.opening):
+      raise UserError(f"is cut off: {form.opening} has no {form.closing} behind it")
+    inside = thinking.replace(form.opening, "").strip()
+    if tag and not inside and behind.strip():  # of a model that was asked not to think
+      return split_reply(behind.lstrip())
     if tag:
-      return _parts(text, len(thinking.rstrip()), thinking.replace(opening, "").strip())
+      return _parts(text, len(thinking.rstrip()), inside)
   for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
     if (split := split_response(text, form)) is not None and split.reasoning.strip():
       return split.reasoning, split.answer
@@ -107,7 +106,7 @@ def reply_of(thinking: str | None, text: str) -> tuple[str, str]:
     return split_reply(text)
   if not text.strip():
     raise UserError("has thinking and no answer behind it")
-  if any(closing in text for _, closing in _TAGS):
+  if any(form.closing in text for form in FORMS):
     inner = text[: split_at(text)]
     if thinking.strip() not in inner:
       raise UserError("has thinking in its text and other thinking beside it")

@@ -9,21 +9,24 @@ from greedy_prune_jax.runs.records import Record
 
 
 def parse_openr1(row: Record) -> Iterator[Draft]:
-  """A row of OpenR1-Math: those of its generations that math-verify found right.
+  """A row of OpenR1-Math: those of its generations that were found right.
+
+  math-verify found most of them so, and a Llama model as judge some that it cannot read.
 
   Source: open-r1/OpenR1-Math-220k, whose `solution` is a human's, and is not read here.
   """
   generations = fields.get_items(row, "generations", str)
-  verified = fields.get_items(row, "correctness_math_verify", bool, type(None))
-  complete = (True,) * len(generations)
-  if row.get("is_reasoning_complete") is not None:
-    complete = fields.get_items(row, "is_reasoning_complete", bool, type(None))
-  if not len(generations) == len(verified) == len(complete):
+  verdicts = [_flags(row, key, len(generations)) for key in _OPENR1_VERDICTS]
+  if not any(verdicts):
     raise UserError(
-      f'"generations" has {len(generations)} items, "correctness_math_verify" {len(verified)} and '
-      f'"is_reasoning_complete" {len(complete)}; they must have as many'
+      f"has generations, and under neither {' nor '.join(_OPENR1_VERDICTS)} says which are right"
     )
-  chosen = [i for i in range(len(generations)) if verified[i] and complete[i]]
+  complete = _flags(row, "is_reasoning_complete", len(generations))
+  chosen = [
+    i
+    for i in range(len(generations))
+    if any(flags and flags[i] for flags in verdicts) and (not complete or complete[i])
+  ]
   if not chosen:
     raise UserError(
       f"none of its {len(generations)} generations is verified; its human solution is read with "
@@ -43,19 +46,37 @@ def parse_openr1(row: Record) -> Iterator[Draft]:
     )
 
 
+_OPENR1_VERDICTS = ("correctness_math_verify", "correctness_llama")
+
+
+def _flags(row: Record, key: str, number: int) -> tuple[bool | None, ...]:
+  """The flags of a row's generations; empty where it has none."""
+  if row.get(key) is None:
+    return ()
+  flags = fields.get_items(row, key, bool, type(None))
+  if len(flags) != number:
+    raise UserError(
+      f'"generations" has {number} items and "{key}" {len(flags)}; they must have as many'
+    )
+  return flags
+
+
 def parse_prm800k(row: Record) -> Iterator[Draft]:
   """A row of PRM800K: a solution in steps, each with a rating (1, 0, -1) or None.
+
+  Other steps that were rated in place of one are kept with their ratings, a list a step.
 
   In phase 2 the solution is whole and rated up to its first error; in phase 1 it is made of the
   steps that the labeler chose.
   """
   question = fields.get(row, "question", dict)
   labelled = fields.get_items(fields.get(row, "label", dict), "steps", dict)
-  steps, ratings = [], []
+  steps, ratings, others = [], [], []
   for step in labelled:
     text, rating = _chosen_step(step)
     steps.append(text)
     ratings.append(rating)
+    others.append([c for c in step.get("completions") or () if c.get("text") != text])
   whole = question.get("pre_generated_steps")
   if whole is not None:
     steps = list(fields.get_items(question, "pre_generated_steps", str))
@@ -64,7 +85,7 @@ def parse_prm800k(row: Record) -> Iterator[Draft]:
     steps,
     question=fields.get_text(question, "problem"),
     target=gold(question, "ground_truth_answer"),
-    extra=rest(row, "question", "label") | {"step_labels": ratings},
+    extra=rest(row, "question", "label") | {"step_labels": ratings, "other_steps": others},
   )
 
 
@@ -171,7 +192,11 @@ def parse_s1k(thinking: str, attempt: str):
     if isinstance(thoughts, list):  # s1K's first version has a list of one
       thoughts = "".join(fields.get_items(row, thinking, str))
     thoughts = fields.get_text({thinking: thoughts}, thinking)
-    reasoning, answer = split_reply(join_thinking(thoughts, fields.get_text(row, attempt)))
+    said = row.get(attempt)
+    if isinstance(said, list):  # as in an early version of s1K-1.1
+      said = "".join(fields.get_items(row, attempt, str))
+    said = fields.get_text({attempt: said}, attempt)
+    reasoning, answer = split_reply(join_thinking(thoughts, said))
     others = [k for k in row if k.endswith(("thinking_trajectory", "thinking_trajectories"))]
     others += [k for k in row if k.endswith(("attempt", "_grade", "_grade_reason"))]
     yield Draft(

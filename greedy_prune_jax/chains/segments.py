@@ -1,7 +1,7 @@
 """A chain as token ids: prompt, reasoning and answer, tokenised separately and joined."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int32
@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.chat_template import ChatTemplate
+from greedy_prune_jax.chains.thinking import find_form
 from greedy_prune_jax.errors import UserError
 
 
@@ -20,21 +21,31 @@ class Segments:
     prompt: the chat template up to where the model begins to write, P tokens.
     reasoning: N tokens.
     answer: the answer's text and what the template writes after it, A tokens.
+    closing: answer tokens of the closing tag of a thinking, from the first up to this one; (0, 0)
+      where there is none.
   """
 
   prompt: Int32[np.ndarray, "P"]
   reasoning: Int32[np.ndarray, "N"]
   answer: Int32[np.ndarray, "A"]
+  closing: tuple[int, int] = dataclasses.field(default=(0, 0), kw_only=True)
+
+  @property
+  def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompt, reasoning and answer."""
+    return self.prompt, self.reasoning, self.answer
 
   def __len__(self) -> int:
-    return len(self.prompt) + len(self.reasoning) + len(self.answer)
+    return sum(map(len, self.parts))
 
 
 def segment(chain: Chain, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> Segments:
   """Tokenises the three parts of a chain, as `fit_chain` made it if it may be thinking."""
   prompt = template.prompt(chain.question, chain.system, thinking_form=chain.thinking_form)
   parts = encode_parts(tokenizer, prompt, chain.reasoning, chain.answer + template.tail)
-  return Segments(*(part.ids for part in parts))
+  form, answer = find_form(chain.thinking_form), parts[2].ids
+  closing = (0, 0) if form is None else _tokens_of(form.closing, answer, tokenizer)
+  return Segments(*(part.ids for part in parts), closing=closing)
 
 
 def reasoning_texts(
@@ -43,6 +54,21 @@ def reasoning_texts(
   """The text of each of `segment`'s reasoning tokens; see `token_texts`."""
   prompt = template.prompt(chain.question, chain.system, thinking_form=chain.thinking_form)
   return token_texts(tokenizer, chain.reasoning, prompt)
+
+
+def _tokens_of(
+  tag: str, ids: Int32[np.ndarray, "A"], tokenizer: PreTrainedTokenizerFast
+) -> tuple[int, int]:
+  """The run of tokens that spell the first occurrence of a tag; (0, 0) if it does not occur."""
+  start = 0
+  for stop in range(1, len(ids) + 1):
+    # SentencePiece puts a space behind a special token.
+    text = "".join(cast(str, tokenizer.decode(ids[:stop])).split())
+    if tag in text:
+      return start, stop
+    if not any(text.endswith(tag[:size]) for size in range(1, len(tag))):
+      start = stop  # nothing of the tag is there yet
+  return 0, 0
 
 
 def check_length(segments: Segments, chain: Chain, max_positions: int) -> None:

@@ -35,6 +35,12 @@ FORMS = (
   ThinkingForm("channel", "<|channel>thought", "<channel|>"),
 )
 
+
+def find_form(name: str | None) -> ThinkingForm | None:
+  """The form of that name; None where there is none, or no name."""
+  return next((form for form in FORMS if form.name == name), None)
+
+
 # Harmony's final channel may follow in other ways than the template's; and decoded without special
 # tokens, nothing is left of its tags but their words.
 _READ_AS = {
@@ -66,6 +72,13 @@ def hide_thinking(text: str) -> str:
     parts += [text[end:start], "\n" * (stop - start)]
     end = stop
   return "".join([*parts, text[end:]])
+
+
+def never_stops(text: str) -> bool:
+  """True if a text begins with thinking that has no end."""
+  begun = text.lstrip()
+  form = next((form for form in FORMS if begun.startswith(form.opening)), None)
+  return form is not None and form.closing not in text
 
 
 def _thinking_spans(text: str) -> list[tuple[int, int]]:

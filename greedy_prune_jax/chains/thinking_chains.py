@@ -9,8 +9,8 @@ and holds what the model says after it.
 import dataclasses
 
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.chat_template import ChatTemplate
-from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm
+from greedy_prune_jax.chains.chat_template import ChatTemplate, ThinkingLayout
+from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm, find_form
 from greedy_prune_jax.errors import UserError
 
 AUTO, ON, OFF = MODES = ("auto", "on", "off")  # of the setting `thinking`
@@ -68,10 +68,11 @@ def _with_thinking(chain: Chain, template: ChatTemplate, mode: str) -> Chain:
 def find_thinking(chain: Chain) -> Chain:
   """The chain with its thinking as its reasoning, if there are tags; else as it is.
 
-  One tag alone is enough where it is the closing one: templates write the other for the model.
+  One tag alone is enough where it is the closing one: templates write the other for the model. An
+  empty thinking before a visible reasoning (models that are asked not to think write it) is none.
 
   Raises:
-    UserError: there is an opening tag and no closing one, or nothing between them.
+    UserError: there is an opening tag and no closing one, or nothing between them nor behind.
   """
   if chain.thinking_form:
     return chain
@@ -93,10 +94,18 @@ def find_thinking(chain: Chain) -> Chain:
 
 def _cut(chain: Chain, form: ThinkingForm, text: str, start: int, end: int) -> Chain:
   thinking = text[start:end].strip()
+  visible = chain.reasoning[end + len(form.closing) :].lstrip()
+  if not thinking and visible:
+    return dataclasses.replace(chain, reasoning=visible)
   if not thinking:
     raise UserError(f"chain {chain.id}: nothing stands between {form.opening} and {form.closing}")
   end -= len(text[start:end]) - len(text[start:end].rstrip())
   return dataclasses.replace(chain, reasoning=thinking, answer=text[end:], thinking_form=form.name)
+
+
+def answer_after(form: ThinkingForm, text: str) -> str:
+  """The answer of a thinking chain whose model says `text` behind its thinking."""
+  return ThinkingLayout.usual(form).closing + text.strip()
 
 
 def after_thinking(chain: Chain) -> str:
@@ -109,7 +118,7 @@ def closing_of(chain: Chain) -> str:
 
   Empty for a chain without thinking.
   """
-  form = next((form for form in FORMS if form.name == chain.thinking_form), None)
+  form = find_form(chain.thinking_form)
   if form is None:
     return ""
   visible = chain.answer.partition(form.closing)[2].lstrip()

@@ -1,5 +1,6 @@
 """Training examples: a question, and what the student is to write on it."""
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -29,11 +30,13 @@ class Example:
     id: the chain's and, behind an @, the keep ratio.
     token_ids: prompt, reasoning and answer, in the student's tokens.
     num_prompt: number of prompt tokens, on which there is no loss.
+    thinking_form: form of its thinking; None where its reasoning is visible.
   """
 
   id: str
   token_ids: Int32[np.ndarray, "T"]
   num_prompt: int
+  thinking_form: str | None = None
 
   def __len__(self) -> int:
     return len(self.token_ids)
@@ -74,6 +77,12 @@ class ExampleSet:
       for group in (*self.train, self.validation)
     ]
     return hashlib.sha256(json.dumps(groups).encode()).hexdigest()
+
+  @property
+  def thinking_form(self) -> str | None:
+    """The form in which most examples think; None if most do not."""
+    forms = collections.Counter(e.thinking_form for group in self.train for e in group)
+    return forms.most_common(1)[0][0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,6 +185,7 @@ def make_example(
     id=f"{chain.id}@{ratio_key(keep_ratio)}",
     token_ids=np.concatenate([parts.prompt, parts.reasoning, parts.answer]),
     num_prompt=len(parts.prompt),
+    thinking_form=shown.thinking_form,
   )
 
 

@@ -37,7 +37,7 @@ from greedy_prune_jax.distill.step import (
   make_evaluate,
   make_train_step,
 )
-from greedy_prune_jax.distill.workdir import mark_ended
+from greedy_prune_jax.distill.workdir import mark_ended, note_examples
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
@@ -93,6 +93,8 @@ def run_distill(
   choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
   model = load_model(settings.student, _load_dtype(settings), shardings=choose)
   examples = read_examples(settings, model, workdir)
+  if jax.process_index() == 0:
+    note_examples(workdir, examples.thinking_form)
   steps = settings.num_steps(len(examples.train))
   config = settings.optimizer_config(steps)
   optimizer = make_optimizer(config)

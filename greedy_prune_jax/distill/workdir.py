@@ -8,8 +8,10 @@ from typing import Any
 from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import make_folder, replace_file
+from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.records import get_optional_text
 
-_ENDED = "ended.json"
+_ENDED, _EXAMPLES = "ended.json", "examples.json"
 
 
 def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -28,6 +30,17 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
   begun = logged or any((workdir / "checkpoints").glob("[0-9]*"))
   make_folder(workdir)
   write_or_check_config(workdir / "config.json", config, MAY_CHANGE, begun=begun)
+
+
+def note_examples(workdir: Path, thinking_form: str | None) -> None:
+  """Writes the form in which a student learns to think; None if its reasoning is visible."""
+  replace_file(workdir / _EXAMPLES, json.dumps({"thinking_form": thinking_form}) + "\n")
+
+
+def learnt_thinking(workdir: Path) -> str | None:
+  """The form in which a student learnt to think; None if it did not, or nobody noted it."""
+  path = workdir / _EXAMPLES
+  return get_optional_text(read_json(path), "thinking_form") if path.exists() else None
 
 
 def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:

@@ -8,7 +8,7 @@ from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.expected import expected_answer
 from greedy_prune_jax.chains.step_splitter import split_steps
 from greedy_prune_jax.chains.steps import Edit, Step, edits_of, steps_of
-from greedy_prune_jax.chains.thinking import Thinking, split_thinking
+from greedy_prune_jax.chains.thinking import Thinking, hide_thinking, split_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -69,6 +69,16 @@ class Item:
       edits=tuple(edits_of(record)) if "edits" in record else (),
       made_by=fields.get(record, "made_by", dict),
     )
+
+  @property
+  def answer(self) -> str:
+    """Text of the answer that a new chain must end with: behind a thinking, its last answer."""
+    answer = self.chain.answer
+    if hide_thinking(answer) != answer:
+      split = split_response(answer, self.form)
+      assert split is not None  # `of` saw to it
+      answer = split.answer
+    return answer.strip()
 
   @property
   def source(self) -> str:

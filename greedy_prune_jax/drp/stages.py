@@ -184,7 +184,7 @@ def _read_chain(item: Item, reply: Record) -> Record:
   split = split_response(written, item.form)
   if split is None:
     raise RefusedReplyError(
-      "no_answer", f"the chain must end with the answer, exactly so: {item.chain.answer}"
+      "no_answer", f"the chain must end with the answer, exactly so: {item.answer}"
     )
   if split.value != item.value and not item.form.is_right(split.value, item.value):
     raise RefusedReplyError(
@@ -213,7 +213,7 @@ WRITE = Stage(
     "question": item.chain.question,
     "reasoning": item.thinking.text,
     "draft": edited_text(item.steps, item.edits),
-    "answer": item.chain.answer.strip(),
+    "answer": item.answer,
   },
   read=_read_chain,
 )

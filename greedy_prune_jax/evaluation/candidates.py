@@ -13,9 +13,11 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.thinking_chains import AUTO, ON
 from greedy_prune_jax.distill.checkpoints import Checkpoints, checkpoints_folder, saved_steps
 from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
+from greedy_prune_jax.distill.workdir import learnt_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
@@ -195,11 +197,15 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
   template = load_chat_template(settings.chat_template or made.chat_template, tokenizer)
   model, _ = load_student(workdir, candidate.step, made, mesh)
   model = with_params(model, cast(flat_params(model.params), jnp.dtype(settings.dtype)))
+  writing, learnt = settings.writing, learnt_thinking(workdir)
+  if writing.thinking == AUTO and learnt:  # a student that learnt none thinks only if it must
+    writing = dataclasses.replace(writing, thinking=ON)
   return LocalTeacher(
     model,
     tokenizer,
     template,
-    settings.writing,
+    writing,
+    thinking_form=learnt,
     further_stops=load_stop_ids(made.student),
     batch_size=settings.batch_size,
   )

@@ -210,11 +210,14 @@ def _sample(
 ) -> Record:
   """A judged reply with the length of its reasoning, as the model's tokenizer counts it.
 
-  A reply without an answer is all reasoning.
+  The reasoning of a model that thinks is its thinking; else a reply without an answer is all
+  reasoning.
   """
   sample = judged_sample(reply, form, question.target)
   reasoning = sample["reasoning"]
-  if reasoning is None:
+  if reply.num_thinking_tokens is not None:
+    num_reasoning = reply.num_thinking_tokens
+  elif reasoning is None:
     num_reasoning = reply.num_tokens
   else:
     num_reasoning = len(tokenizer(reasoning, add_special_tokens=False, verbose=False)["input_ids"])

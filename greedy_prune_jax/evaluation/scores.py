@@ -1,5 +1,6 @@
 """Scores of models in an `evaluate` run: accuracy, generated tokens, and pairs of models."""
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -18,6 +19,7 @@ from greedy_prune_jax.reports.intervals import (
 )
 from greedy_prune_jax.reports.tables import Table
 from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.teachers.questions import OUTCOMES, never_stopped, outcome
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,10 @@ class Score:
     stderr: its standard error over questions; None for one question.
     mean_tokens: mean tokens of the generated reasoning.
     stderr_tokens: standard error of that, over questions; None for one question.
-    median_tokens: median tokens of the generated reasoning.
+    median_tokens: median tokens of the generated reasoning, thinking or visible.
+    mean_answer_tokens: mean tokens behind the thinking; None where no reply thinks.
+    never_stopped: share of replies that think whose thinking does not end by itself; None where
+      none thinks.
     cut_off: share of samples that reached `max_new_tokens`.
     unparsed: share of samples in which no answer was found.
   """
@@ -42,6 +47,8 @@ class Score:
   mean_tokens: float
   stderr_tokens: float | None
   median_tokens: float
+  mean_answer_tokens: float | None
+  never_stopped: float | None
   cut_off: float
   unparsed: float
 
@@ -55,6 +62,8 @@ def score(records: Sequence[Record]) -> Score:
   samples = [sample for record in records for sample in record["samples"]]
   right = question_means(records, "correct")
   tokens = question_means(records, "reasoning_tokens")
+  thinking = [s for s in samples if s.get("num_thinking_tokens") is not None]
+  answers = [s["num_tokens"] - s["num_thinking_tokens"] for s in thinking]
   return Score(
     questions=len(records),
     accuracy=accuracy_interval(right[None], most_trials=len(samples)),
@@ -62,6 +71,8 @@ def score(records: Sequence[Record]) -> Score:
     mean_tokens=float(tokens.mean()),
     stderr_tokens=_stderr(tokens),
     median_tokens=float(statistics.median(sample["reasoning_tokens"] for sample in samples)),
+    mean_answer_tokens=statistics.fmean(answers) if answers else None,
+    never_stopped=never_stopped(samples),
     cut_off=statistics.fmean(sample["finish_reason"] == "length" for sample in samples),
     unparsed=statistics.fmean(sample["value"] is None for sample in samples),
   )
@@ -92,19 +103,35 @@ def accuracy_table(runs: Mapping[str, Sequence[Record]]) -> Table:
           figures.accuracy.high,
         ),
         *(figures.mean_tokens, figures.stderr_tokens, figures.median_tokens),
+        *(figures.mean_answer_tokens, figures.never_stopped),
         *(figures.cut_off, figures.unparsed, figures.questions),
       )
     )
   return Table(
     name="accuracy",
     caption="Share of right answers with its standard error and 95% interval over questions, and "
-    "generated reasoning tokens.",
+    "generated tokens of the reasoning, and of the answer behind a thinking.",
     columns=(
       *("model", "accuracy", "standard error", "low", "high"),
       *("reasoning tokens", "their standard error", "median"),
+      *("answer tokens", "thinking never ends"),
       *("cut off", "no answer found", "questions"),
     ),
     rows=rows,
+  )
+
+
+def outcomes_table(runs: Mapping[str, Sequence[Record]]) -> Table:
+  """Numbers of replies by their outcome, a row a run; each reply counts once."""
+  counts = {
+    run: collections.Counter(outcome(s) for record in records for s in record["samples"])
+    for run, records in runs.items()
+  }
+  return Table(
+    name="outcomes",
+    caption="Number of replies that are right, wrong, or were not finished.",
+    columns=("model", *OUTCOMES),
+    rows=[(run, *(count[name] for name in OUTCOMES)) for run, count in counts.items()],
   )
 
 

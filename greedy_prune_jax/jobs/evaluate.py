@@ -16,7 +16,7 @@ import jax
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
-from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table
+from greedy_prune_jax.evaluation.scores import accuracy_table, outcomes_table, pairs_table
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
 from greedy_prune_jax.jobs.entry import (
   define_flags,
@@ -68,9 +68,11 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
 
 
 def _write_tables(folder: Path, compare_with: Sequence[str]) -> list[Table]:
-  """Writes the table of accuracies and, of more than one run, that of pairs."""
+  """Writes the tables of accuracies and outcomes and, of more than one run, that of pairs."""
   runs = {**by_run(read_evaluation(folder)), **compared_runs(compare_with)}
-  tables = [accuracy_table(runs)] + ([pairs_table(runs)] if len(runs) > 1 else [])
+  tables = [accuracy_table(runs), outcomes_table(runs)] + (
+    [pairs_table(runs)] if len(runs) > 1 else []
+  )
   for table in tables:
     write_table(folder, table)
   return tables

@@ -51,6 +51,8 @@ class Request:
     top_k: so many tokens are allowed; 0: all.
     seed: of this request's draws, from 0 to 2**32 - 1.
     stop_strings: the text ends before the first of these.
+    stop_ids: tokens that end this text, beside those of the sampler.
+    num_written: tokens at the prompt's end that the model wrote before: draws go on behind theirs.
   """
 
   prompt_ids: tuple[int, ...]
@@ -60,6 +62,8 @@ class Request:
   top_k: int = 0
   seed: int = 0
   stop_strings: tuple[str, ...] = ()
+  stop_ids: tuple[int, ...] = ()
+  num_written: int = 0
 
   def __post_init__(self):
     if not self.prompt_ids:
@@ -74,6 +78,8 @@ class Request:
       raise ValueError(f"top_k={self.top_k}; expected 0 (all) or more")
     if not 0 <= self.seed < 2**32:
       raise ValueError(f"seed={self.seed}; expected a number from 0 to 2**32 - 1")
+    if self.num_written < 0:
+      raise ValueError(f"num_written={self.num_written}; expected 0 or more")
     if "" in self.stop_strings:
       raise ValueError("stop_strings has an empty string, before which every text ends")
 
@@ -87,11 +93,17 @@ class Sample:
     text: of these, up to the stop string.
     finish_reason: `stop` (an id or a string), `length` (max_new_tokens), or `not_finite` (the model
       gave numbers that are not finite; what it wrote before is here).
+    ended_by: the id or string that stopped it; None where nothing did.
   """
 
   token_ids: tuple[int, ...]
   text: str
   finish_reason: FinishReason
+  ended_by: int | str | None = None
+
+
+# Decides from a request's index and its text whether another request goes on with it.
+Follow = Callable[[int, Sample], Request | None]
 
 
 class Sampler:
@@ -133,22 +145,34 @@ class Sampler:
     self.max_length = max_length or model.config.max_positions
     self._graph = model.graph_for(self.max_length)
 
-  def sample(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
+  def sample(
+    self, requests: Sequence[Request], follow: Follow = lambda index, sample: None
+  ) -> Iterator[tuple[int, Sample]]:
     """Yields the index of each request and what was written, in the order in which they finish.
+
+    Args:
+      requests: texts to write on.
+      follow: gets every finished text; the request that it returns is run next under the same
+        index, and its text yielded instead.
 
     Raises:
       ValueError: a request may need more than `max_length` tokens (at once, before any is run).
     """
     for index, request in enumerate(requests):
-      needed = len(request.prompt_ids) + request.max_new_tokens
-      if needed > self.max_length:
-        raise ValueError(
-          f"request {index}: {len(request.prompt_ids)} prompt tokens and max_new_tokens="
-          f"{request.max_new_tokens} make {needed}, more than max_length={self.max_length}"
-        )
-    return self._run(collections.deque(enumerate(requests)))
+      self._check_length(index, request)
+    return self._run(collections.deque(enumerate(requests)), follow)
 
-  def _run(self, queue: collections.deque[tuple[int, Request]]) -> Iterator[tuple[int, Sample]]:
+  def _check_length(self, index: int, request: Request) -> None:
+    needed = len(request.prompt_ids) + request.max_new_tokens
+    if needed > self.max_length:
+      raise ValueError(
+        f"request {index}: {len(request.prompt_ids)} prompt tokens and max_new_tokens="
+        f"{request.max_new_tokens} make {needed}, more than max_length={self.max_length}"
+      )
+
+  def _run(
+    self, queue: collections.deque[tuple[int, Request]], follow: Follow
+  ) -> Iterator[tuple[int, Sample]]:
     rows: Rows | None = None
     texts: list[_Text | None] = []  # of each row
     while queue or any(texts):
@@ -169,9 +193,14 @@ class Sampler:
         if text is None:
           continue
         sample = self._extend(text, written[row], bool(state.active[row]), bool(state.finite[row]))
-        if sample is not None:
+        if sample is None:
+          continue
+        texts[row] = None
+        if (following := follow(text.index, sample)) is None:
           yield text.index, sample
-          texts[row] = None
+        else:
+          self._check_length(text.index, following)
+          queue.appendleft((text.index, following))
       active = place_rows(np.array([text is not None for text in texts]), self._mesh)
       rows = rows._replace(texts=rows.texts._replace(active=active))  # pyright: ignore
 
@@ -256,21 +285,36 @@ class Sampler:
     """Adds what a row has written to its text; the sample if it is finished with that."""
     known = len(text.ids)
     text.ids += written[written >= 0].tolist()
-    if text.request.stop_strings:
-      for end in range(known + 1, len(text.ids) + 1):
-        whole = self._decode_text(text.ids[:end])
-        ends = [at for s in text.request.stop_strings if (at := whole.find(s)) >= 0]
-        if ends:
-          return Sample(tuple(text.ids[:end]), whole[: min(ends)], "stop")
+    if (stopped := self._stopped(text, known)) is not None:
+      return stopped
     if active:
       return None
     reason: FinishReason = "length"
+    ended_by = None
     if not finite:
       reason = "not_finite"
     elif text.ids[-1] in self._stop_ids:
       reason = "stop"
-      text.ids.pop()
-    return Sample(tuple(text.ids), self._decode_text(text.ids), reason)
+      ended_by = text.ids.pop()
+    return Sample(tuple(text.ids), self._decode_text(text.ids), reason, ended_by)
+
+  def _stopped(self, text: "_Text", known: int) -> Sample | None:
+    """The sample if one of the request's own stops is among the tokens from `known` on."""
+    request = text.request
+    # Decoding a long text at every step would take longer than writing it: its end is looked at.
+    width = max((4 * len(stop) for stop in request.stop_strings), default=0)
+    tail = self._decode_text(text.ids[max(known - width, 0) :]) if width else ""
+    may_stop = any(stop in tail for stop in request.stop_strings)
+    for end in range(known + 1, len(text.ids) + 1):
+      if text.ids[end - 1] in request.stop_ids:
+        ids = text.ids[: end - 1]
+        return Sample(tuple(ids), self._decode_text(ids), "stop", text.ids[end - 1])
+      whole = self._decode_text(text.ids[:end]) if may_stop else ""
+      found = [(at, stop) for stop in request.stop_strings if (at := whole.find(stop)) >= 0]
+      if found:
+        at, stop = min(found)
+        return Sample(tuple(text.ids[:end]), whole[:at], "stop", stop)
+    return None
 
 
 @dataclasses.dataclass
@@ -296,8 +340,8 @@ def _new_texts(requests: Sequence[Request | None], mesh: Mesh | None) -> Texts:
   texts = Texts(
     length=column(lambda request: len(request.prompt_ids) - 1, np.int32),
     last_id=column(lambda request: request.prompt_ids[-1], np.int32),
-    written=column(lambda _: 0, np.int32),
-    budget=column(lambda request: request.max_new_tokens, np.int32),
+    written=column(lambda request: request.num_written, np.int32),
+    budget=column(lambda request: request.num_written + request.max_new_tokens, np.int32),
     active=column(lambda _: True, bool),
     finite=column(lambda _: True, bool),
     choice=Choice(

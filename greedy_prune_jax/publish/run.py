@@ -20,7 +20,7 @@ from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, split_source
 from greedy_prune_jax.chains.reading import read_pruned, run_of
 from greedy_prune_jax.chains.sources import HUB, split_hub
-from greedy_prune_jax.chains.thinking import FORMS
+from greedy_prune_jax.chains.thinking import find_form
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.publish.card import Counts, write_card
 from greedy_prune_jax.publish.settings import PublishSettings
@@ -146,7 +146,7 @@ def _message_rows(settings: PublishSettings) -> Iterator[Record]:
 
 def _opening(chain: Chain) -> str:
   """The opening tag of a chain's thinking, with the white space that stands at its end as well."""
-  form = next((form for form in FORMS if form.name == chain.thinking_form), None)
+  form = find_form(chain.thinking_form)
   space = chain.answer[: len(chain.answer) - len(chain.answer.lstrip())]
   return "" if form is None else form.opening + space
 

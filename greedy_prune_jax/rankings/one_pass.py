@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
@@ -35,8 +36,8 @@ def surprisal(model: Model, settings: RankingSettings) -> RankTokens:
 def attention(model: Model, settings: RankingSettings) -> RankTokens:
   """The token that later positions attend to least leaves first.
 
-  A token's importance is the mean probability that the positions behind it, reasoning and answer,
-  give it, over the chosen layers and heads; of one pass over the whole chain.
+  A token's importance is the mean probability that the positions behind it (reasoning, closing
+  tag and answer) give it, over the chosen layers and heads; of one pass over the whole chain.
 
   Source: accumulated attention as in H2O, arXiv 2306.14048, which evicts from a running cache.
   There it is a sum, which grows with the number of later positions and so favours early tokens;
@@ -49,20 +50,24 @@ def attention(model: Model, settings: RankingSettings) -> RankTokens:
 
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
-    received = _from_later(features[:, layers][:, :, heads], len(chain.segments.answer))
+    received = _from_later(features[:, layers][:, :, heads], chain.segments)
     return RankedTokens(by_importance(received.mean(axis=(1, 2))), len(chain.segments))
 
   return rank
 
 
 def _from_later(
-  features: Float[np.ndarray, "N L H S"], num_answer: int
+  features: Float[np.ndarray, "N L H S"], segments: Segments
 ) -> Float[np.ndarray, "N L H"]:
-  """Mean attention from all positions behind each token, from the means over both segments."""
-  num_later = np.arange(len(features))[::-1][:, None, None]  # reasoning tokens behind each
-  answer = features[..., STATISTICS.index("from answer, mean")]
-  later = features[..., STATISTICS.index("from later reasoning, mean")]
-  return (answer * num_answer + later * num_later) / (num_answer + num_later)
+  """Mean attention from all positions behind each token, from the means over their parts."""
+  start, stop = segments.closing
+  counts = {
+    "from later reasoning, mean": np.arange(len(features))[::-1][:, None, None],
+    "from closing tag, mean": stop - start,
+    "from answer, mean": len(segments.answer) - stop,
+  }
+  sums = [features[..., STATISTICS.index(name)] * count for name, count in counts.items()]
+  return np.sum(sums, axis=0) / sum(counts.values())
 
 
 def _chosen(name: str, wanted: Sequence[int], count: int) -> list[int]:

@@ -31,7 +31,7 @@ from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.teachers.load import load_job_teacher
 from greedy_prune_jax.teachers.questions import judged_sample, load_prompt_set
 from greedy_prune_jax.teachers.replies import collect_replies
-from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, Reply
+from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, FORCED, Reply
 
 OUTPUT = "samples"
 
@@ -118,6 +118,7 @@ def first_correct(record: Record) -> Chain | None:
       answer=sample["answer"],
       system=record["system"],
       target=record["target"],
+      thinking_form=sample.get("thinking_form"),
       extra=record["extra"] | {"teacher": record["teacher"], "sample": index},
     )
   return None
@@ -129,4 +130,6 @@ def why_not_kept(sample: Record) -> str | None:
     return "cut off"
   if sample["finish_reason"] == BROKEN:
     return "the model broke down"
+  if sample.get("thinking_end") == FORCED:
+    return "its thinking was cut off"
   return None if sample["reasoning"].strip() else "no reasoning before the answer"

@@ -14,6 +14,7 @@ from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.sample.run import OUTPUT, first_correct, why_not_kept
 from greedy_prune_jax.teachers.failures import shortened
+from greedy_prune_jax.teachers.questions import never_stopped, outcome
 from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, REFUSED, STOPPED
 
 _KNOWN_ENDS = (STOPPED, CUT_OFF, BROKEN, REFUSED)
@@ -35,12 +36,14 @@ class Summary:
     not_kept: why right samples of the other questions made no chain, with their numbers.
     unparsed: share of samples in which no answer was found.
     cut_off: share of samples that reached `max_new_tokens` (or the end of the context).
-    outcomes: number of samples that are right, wrong, without an answer, cut off before one,
-      refused, or of a model that broke down; each sample counts once.
+    never_stopped: share of thinking samples whose thinking does not end by itself; None where no
+      sample thinks.
+    outcomes: number of samples by `questions.outcome`; each sample counts once.
     unknown_ends: number of samples by each finish reason that we do not know.
     mean_tokens: tokens of a sample; None where the teacher does not say.
     median_tokens: tokens of a sample; None where the teacher does not say.
     mean_thinking_tokens: tokens of a sample's thinking; None where the teacher does not say.
+    mean_answer_tokens: tokens behind the thinking of the same samples.
   """
 
   questions: int
@@ -57,6 +60,8 @@ class Summary:
   mean_tokens: float | None
   median_tokens: float | None
   mean_thinking_tokens: float | None
+  mean_answer_tokens: float | None
+  never_stopped: float | None
 
 
 def summarise(records: Sequence[Record]) -> Summary:
@@ -70,7 +75,9 @@ def summarise(records: Sequence[Record]) -> Summary:
   counts = [len(record["samples"]) for record in records]
   means = [r / n for r, n in zip(right, counts, strict=True)]
   tokens = [s["num_tokens"] for s in samples if s["num_tokens"] is not None]
-  thinking = [s["num_thinking_tokens"] for s in samples if s.get("num_thinking_tokens") is not None]
+  thinking = [s for s in samples if s.get("num_thinking_tokens") is not None]
+  thought = [s["num_thinking_tokens"] for s in thinking]
+  said = [s["num_tokens"] - s["num_thinking_tokens"] for s in thinking if s["num_tokens"]]
   kept = [first_correct(record) is not None for record in records]
   least = min(counts)
   ks = sorted({*(2**i for i in range(least.bit_length()) if 2**i <= least), least})
@@ -98,18 +105,10 @@ def summarise(records: Sequence[Record]) -> Summary:
     ),
     mean_tokens=statistics.fmean(tokens) if tokens else None,
     median_tokens=statistics.median(tokens) if tokens else None,
-    mean_thinking_tokens=statistics.fmean(thinking) if thinking else None,
+    mean_thinking_tokens=statistics.fmean(thought) if thought else None,
+    mean_answer_tokens=statistics.fmean(said) if said else None,
+    never_stopped=never_stopped(samples),
   )
-
-
-def outcome(sample: Record) -> str:
-  """The one class that a sample counts in; a reply that did not come to its end is not wrong."""
-  if sample["correct"]:
-    return "right"
-  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
-  if sample["finish_reason"] in ends:
-    return ends[sample["finish_reason"]]
-  return "no answer" if sample["value"] is None else "wrong"
 
 
 def _counts(names: Iterable[str | None]) -> dict[str, int]:
@@ -148,21 +147,32 @@ def format_summary(summary: Summary) -> str:
     f"samples: {_listed(summary.outcomes)}",
     f"chains kept {summary.chains}"
     + (f"; right, but not kept: {_listed(summary.not_kept)}" if summary.not_kept else ""),
-    f"no answer found in {summary.unparsed:.1%}, cut off {summary.cut_off:.1%}",
+    f"no answer found in {summary.unparsed:.1%}, cut off {summary.cut_off:.1%}"
+    + (
+      "" if summary.never_stopped is None else f", thinking never ends {summary.never_stopped:.1%}"
+    ),
   ]
   if summary.unknown_ends:
     lines.append(f"unknown finish reasons, taken as ends: {_listed(summary.unknown_ends)}")
   if summary.mean_tokens is not None:
-    thinking = summary.mean_thinking_tokens
+    parts = {"thinking": summary.mean_thinking_tokens, "answer": summary.mean_answer_tokens}
     lines.append(
       f"tokens a sample: mean {summary.mean_tokens:.0f}, median {summary.median_tokens:.0f}"
-      + ("" if thinking is None else f"; of thinking: mean {thinking:.0f}")
+      + "".join(f"; {name}: mean {mean:.0f}" for name, mean in parts.items() if mean is not None)
     )
   return "\n".join(lines)
 
 
 def _listed(counts: Mapping[str, int]) -> str:
   return ", ".join(f"{shortened(name)} {count}" for name, count in counts.items())
+
+
+_SHOWN = 400  # characters of each end of a thinking that is shown
+
+
+def _shortened_middle(text: str) -> str:
+  left_out = len(text) - 2 * _SHOWN
+  return text if left_out <= 0 else f"{text[:_SHOWN]} [... {left_out:,} ...] {text[-_SHOWN:]}"
 
 
 def format_samples(record: Record, most: int) -> str:
@@ -174,5 +184,7 @@ def format_samples(record: Record, most: int) -> str:
       verdict = "no answer found"
     said = "" if sample["value"] is None else f", says {sample['value']!r}"
     lines.append(f"-- sample {index}: {verdict}{said} ({sample['finish_reason']})")
+    if sample.get("thinking"):
+      lines += ["   thinking:", *indented(_shortened_middle(sample["thinking"])), "   reply:"]
     lines += indented(sample["text"])
   return "\n".join(lines)

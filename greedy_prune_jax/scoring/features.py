@@ -5,7 +5,7 @@ Attention is reduced inside each layer's `attend`: one layer's probabilities exi
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ STATISTICS = (
   "from answer, max",
   "from later reasoning, mean",
   "from later reasoning, max",
+  "from closing tag, mean",
+  "from closing tag, max",
   "own entropy",
 )
 ENTROPY = STATISTICS.index("own entropy")
@@ -40,6 +42,7 @@ class ChainBatch(NamedTuple):
   num_prompt: Int[Array, "*B"]
   num_reasoning: Int[Array, "*B"]
   num_answer: Int[Array, "*B"]
+  closing: Int[Array, "*B 2"]  # see `Segments`
 
 
 class TokenFeatures(NamedTuple):
@@ -76,14 +79,17 @@ def token_features(
 def _features_of_chain(decoder: Decoder, chain: ChainBatch, *, capacity: int) -> TokenFeatures:
   """Features of one chain, as `ChainBatch` without its batch axis.
 
-  Means and maxima are over the answer's positions, and over the reasoning positions behind the
-  token (0 for the last token, which has none).
+  Means and maxima are over the positions of the answer (of a thinking chain: behind its closing
+  tag), over those of the closing tag (0 where there is none), and over the reasoning positions
+  behind the token (0 for the last token, which has none).
   """
   length = len(chain.token_ids)
   positions = jnp.arange(length)
   begin, end = chain.num_prompt, chain.num_prompt + chain.num_reasoning
   is_reasoning = (positions >= begin) & (positions < end)
-  is_answer = (positions >= end) & (positions < end + chain.num_answer)
+  tag, said = end + chain.closing[0], end + chain.closing[1]
+  is_answer = (positions >= said) & (positions < end + chain.num_answer)
+  is_closing = (positions >= tag) & (positions < said)
   behind = is_reasoning[:, None] & (positions[:, None] > positions[None, :])  # [query, key]
   num_behind = jnp.maximum(end - 1 - positions, 1)
   place = begin + jnp.arange(capacity)  # of the reasoning tokens; past the end it is clipped
@@ -94,12 +100,15 @@ def _features_of_chain(decoder: Decoder, chain: ChainBatch, *, capacity: int) ->
     mask = causal_mask(positions, positions, window)
     out, probs = attend_masked(q, k, v, mask, decoder.config.attention_softcap)  # [N, T, T]
     from_answer = jnp.where(is_answer[None, :, None], probs, 0.0)
+    from_closing = jnp.where(is_closing[None, :, None], probs, 0.0)
     from_later = jnp.where(behind[None], probs, 0.0)
     statistics = (
-      from_answer.sum(axis=1) / chain.num_answer,
+      from_answer.sum(axis=1) / jnp.maximum(is_answer.sum(), 1),
       from_answer.max(axis=1),
       from_later.sum(axis=1) / num_behind[None],
       from_later.max(axis=1),
+      from_closing.sum(axis=1) / jnp.maximum(is_closing.sum(), 1),
+      from_closing.max(axis=1),
       -jax.scipy.special.xlogy(probs, probs).sum(axis=2),
     )
     return out, jnp.stack(statistics, axis=-1)[:, place]  # [N, R, S]
@@ -153,12 +162,13 @@ def _pack(chains: Sequence[Segments], batch_size: int, multiple: int) -> ChainBa
   filled = [*chains, *[chains[-1]] * (batch_size - len(chains))]
   token_ids = np.zeros((batch_size, _round_up(max(map(len, filled)))), np.int32)
   for row, chain in zip(token_ids, filled, strict=True):
-    row[: len(chain)] = np.concatenate([chain.prompt, chain.reasoning, chain.answer])
-  sizes = [
-    np.array([len(getattr(chain, part)) for chain in filled], np.int32)
+    row[: len(chain)] = np.concatenate(chain.parts)
+  sizes: Any = {
+    f"num_{part}": np.array([len(getattr(chain, part)) for chain in filled], np.int32)
     for part in ("prompt", "reasoning", "answer")
-  ]
-  return ChainBatch(token_ids, *sizes)  # pyright: ignore[reportArgumentType] - put there next
+  }
+  closing: Any = np.array([chain.closing for chain in filled], np.int32)
+  return ChainBatch(cast(Any, token_ids), **sizes, closing=closing)  # put on devices next
 
 
 def _round_up(value: int) -> int:

@@ -6,16 +6,27 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from greedy_prune_jax.chains.thinking import FORMS
+from greedy_prune_jax.chains.thinking_chains import AUTO, ON
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.failures import FailedRequestError, words_of
 from greedy_prune_jax.teachers.settings import (
   CAN_BE_OMITTED,
   STRUCTURED,
+  TEMPLATE_VARIABLES,
   EndpointSettings,
   WritingSettings,
 )
 from greedy_prune_jax.teachers.structured import schema_in_words
-from greedy_prune_jax.teachers.teacher import CUT_OFF, REFUSED, STOPPED, ChatPrompt, Reply
+from greedy_prune_jax.teachers.teacher import (
+  CUT_OFF,
+  NEVER,
+  OWN,
+  REFUSED,
+  STOPPED,
+  ChatPrompt,
+  Reply,
+)
 
 # Tokens of a chat template's marks, and of a system text that some put in by themselves.
 _CHAT_OVERHEAD = 100
@@ -71,7 +82,7 @@ class Dialect:
     request["messages"] = [{"role": "user", "content": question}]
     if system:
       request["messages"].insert(0, {"role": "system", "content": system})
-    request |= {"model": model, self.limit_name: settings.max_new_tokens}
+    request |= {"model": model, self.limit_name: _limit(settings)}
     sampling = {
       "temperature": settings.temperature,
       "top_p": settings.top_p,
@@ -81,6 +92,9 @@ class Dialect:
       sampling["seed"] = prompt.seed
     if settings.stop_strings:
       sampling["stop"] = list(settings.stop_strings)
+    if settings.thinking != AUTO:  # as vLLM, SGLang and others hand it on to the chat template
+      thinks = settings.thinking == ON
+      sampling[TEMPLATE_VARIABLES] = {"enable_thinking": thinks, "thinking": thinks}
     return request | {name: x for name, x in sampling.items() if name not in self.omit}
 
   def after_refusal(
@@ -130,12 +144,17 @@ def most_tokens(request: Record, settings: WritingSettings) -> int:
   texts = [message["content"] for message in request["messages"]]
   if "response_format" in request:
     texts.append(json.dumps(request["response_format"]))  # some endpoints put it into the prompt
-  return sum(len(text.encode()) for text in texts) + _CHAT_OVERHEAD + settings.max_new_tokens
+  return sum(len(text.encode()) for text in texts) + _CHAT_OVERHEAD + _limit(settings)
+
+
+def _limit(settings: WritingSettings) -> int:
+  """Most tokens of a reply, its thinking included where it was asked for."""
+  return settings.max_new_tokens + (settings.max_thinking_tokens if settings.thinking == ON else 0)
 
 
 def most_bytes(settings: WritingSettings, replies: int = 1) -> int:
   """The most bytes of an answer that holds so many replies; a longer one is a failure."""
-  return _FURTHER_BYTES + replies * (_BYTES_PER_TOKEN * settings.max_new_tokens + 4096)
+  return _FURTHER_BYTES + replies * (_BYTES_PER_TOKEN * _limit(settings) + 4096)
 
 
 def read_completion(
@@ -168,11 +187,19 @@ def read_completion(
     id=prompt.id,
     text=refusal or text,
     thinking=thinking or None,
+    thinking_form=FORMS[0].name if thinking else None,
+    thinking_end=_thinking_end(thinking, text, end),
     finish_reason=REFUSED if refusal else end,
     num_tokens=written,
     num_thinking_tokens=_count(details, "reasoning_tokens"),
   )
   return reply, None if written is None or read is None else written + read
+
+
+def _thinking_end(thinking: str, text: str, end: str) -> str | None:
+  if not thinking:
+    return None
+  return NEVER if end == CUT_OFF and not text.strip() else OWN
 
 
 def _end(reason: Any, shown: str) -> str:

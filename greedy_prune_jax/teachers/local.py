@@ -1,7 +1,13 @@
-"""A teacher that runs here: a model and the sampler."""
+"""A teacher that runs here: a model and the sampler.
 
+A model that is to think is asked twice. Its first text, from the opening tag on, is its thinking:
+it ends at the closing tag, or after `max_thinking_tokens`. The second is its reply, behind the
+thinking and the closing tag in the tokens in which pruning scores such a chain.
+"""
+
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +20,12 @@ from greedy_prune_jax.chains.segments import encode_parts
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
-from greedy_prune_jax.models.sampler import Request, Sampler
+from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
+from greedy_prune_jax.teachers.local_thinking import LocalThinking
 from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.structured import schema_in_words
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
+from greedy_prune_jax.teachers.teacher import BROKEN, ChatPrompt, Reply
 
 _CPU_ROWS = 32  # more make a product little faster and the cache slower
 _MOST_ROWS = 256  # of each device of `data`
@@ -36,6 +43,7 @@ class LocalTeacher:
     settings: WritingSettings,
     *,
     further_stops: Collection[int] = (),
+    thinking_form: str | None = None,
     batch_size: int = 0,
   ):
     """Takes the parts.
@@ -46,7 +54,11 @@ class LocalTeacher:
       template: says how the model is asked.
       settings: how to write.
       further_stops: tokens that end a reply beside those of the template; see `load_stop_ids`.
+      thinking_form: form in which the model thinks, where its template shows none.
       batch_size: most replies at once, over all devices; 0: chosen from their memory.
+
+    Raises:
+      UserError: the template cannot think, or cannot but think, and is to do otherwise.
     """
     self._model = model
     self._tokenizer = tokenizer
@@ -57,6 +69,7 @@ class LocalTeacher:
     stops = {special[text] for text in settings.stop_strings if text in special}
     self._stop_ids = sorted({*template.stop_ids, *further_stops, *stops})
     self._batch_size = batch_size
+    self._thinking = LocalThinking.of(template, tokenizer, settings.thinking, thinking_form)
 
   @classmethod
   def load(
@@ -88,33 +101,75 @@ class LocalTeacher:
 
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
-    context = self._model.config.max_positions
     asked, requests = [], []
     for prompt in map(schema_in_words, prompts):
-      ids = self._prompt_ids(prompt)
-      room = context - len(ids)
-      if room < 1:
-        reason = f"its prompt has {len(ids)} tokens, and the model's context {context}"
-        yield Reply.failed(prompt, reason)
+      request = self._first_request(prompt)
+      if isinstance(request, str):
+        yield Reply.failed(prompt, request)
         continue
       asked.append(prompt)
-      requests.append(self._request(ids, room, prompt.seed))
+      requests.append(request)
     if not requests:
       return
+    thoughts: dict[int, Sample] = {}
+
+    def answer(index: int, sample: Sample) -> Request | None:
+      if not self._thinks(asked[index]) or index in thoughts:
+        return None
+      thoughts[index] = sample
+      return self._answer_request(asked[index], sample)
+
     longest = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
     sampler = Sampler(
       self._model,
       self._decode,
       self._stop_ids,
-      max_rows=self._batch_size or _rows_that_fit(self._model, longest),
+      max_rows=self._batch_size or _rows_that_fit(self._model, longest + self._behind_thinking),
     )
-    for index, sample in sampler.sample(requests):
+    for index, sample in sampler.sample(requests, answer):
+      prompt, thought = asked[index], thoughts.get(index)
+      if self._thinking is not None and thought is not None:
+        yield self._thinking.reply(prompt, thought, None if sample is thought else sample)
+        continue
       yield Reply(
-        id=asked[index].id,
+        id=prompt.id,
         text=sample.text,
         finish_reason=sample.finish_reason,
         num_tokens=len(sample.token_ids),
       )
+
+  def _thinks(self, prompt: ChatPrompt) -> bool:
+    """True if the reply to a prompt begins with the model's own thinking."""
+    return self._thinking is not None and not prompt.reply_start
+
+  @property
+  def _behind_thinking(self) -> int:
+    """Most tokens behind a thinking."""
+    if self._thinking is None:
+      return 0
+    return self._thinking.num_closing + self._settings.max_new_tokens
+
+  def _first_request(self, prompt: ChatPrompt) -> Request | str:
+    """The request of a reply, or of the thinking before it; or why there is none."""
+    if self._thinking is None or not self._thinks(prompt):
+      return self._request(prompt)
+    request = self._request(self._thinking.opened(prompt), **self._thinking.stops)
+    if isinstance(request, str):
+      return request
+    room = self._model.config.max_positions - len(request.prompt_ids)
+    left = room - self._behind_thinking
+    most = min(self._settings.max_thinking_tokens, left if left > 0 else room)
+    return dataclasses.replace(request, max_new_tokens=most)
+
+  def _answer_request(self, prompt: ChatPrompt, thought: Sample) -> Request | None:
+    """The request of the reply behind a thinking; None where the thinking is all there will be."""
+    assert self._thinking is not None  # else nobody thought
+    may_be_forced = self._settings.force_answer and thought.finish_reason != BROKEN
+    if not self._thinking.has_ended(thought) and not may_be_forced:
+      return None
+    closed = self._thinking.closed(prompt, thought)
+    request = self._request(closed, num_written=len(thought.token_ids))
+    return None if isinstance(request, str) else request
 
   def _prompt_ids(self, prompt: ChatPrompt) -> tuple[int, ...]:
     """The prompt and the parts of the beginning reply, each tokenised apart as by `segment`."""
@@ -128,17 +183,22 @@ class LocalTeacher:
     parts = encode_parts(self._tokenizer, text, *start)
     return tuple(np.concatenate([part.ids for part in parts]).tolist())
 
-  def _request(self, prompt_ids: tuple[int, ...], room: int, seed: int) -> Request:
-    settings = self._settings
-    return Request(
-      prompt_ids=prompt_ids,
-      max_new_tokens=min(settings.max_new_tokens, room),
+  def _request(self, prompt: ChatPrompt, **changes: Any) -> Request | str:
+    """The request of a prompt's reply; or why there is none."""
+    settings, context = self._settings, self._model.config.max_positions
+    ids = self._prompt_ids(prompt)
+    if len(ids) >= context:
+      return f"its prompt has {len(ids)} tokens, and the model's context {context}"
+    plain = Request(
+      prompt_ids=ids,
+      max_new_tokens=min(settings.max_new_tokens, context - len(ids)),
       temperature=settings.temperature,
       top_p=settings.top_p,
       top_k=settings.top_k,
-      seed=seed,
+      seed=prompt.seed,
       stop_strings=settings.stop_strings,
     )
+    return dataclasses.replace(plain, **changes)
 
   def _decode(self, token_ids: list[int]) -> str:
     text = self._tokenizer.decode(

@@ -1,9 +1,12 @@
 """Questions as prompts in the form of their set, and replies judged against the gold answers."""
 
+import contextlib
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
-from greedy_prune_jax.chains.answers import AnswerForm, split_response
+from greedy_prune_jax.chains.answers import AnswerForm, SplitResponse, split_response
+from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.question_sets import (
   QUESTION_SETS,
   Question,
@@ -11,9 +14,19 @@ from greedy_prune_jax.chains.question_sets import (
   rows_to_read,
   split_source,
 )
+from greedy_prune_jax.chains.thinking import FORMS, find_form, never_stops
+from greedy_prune_jax.chains.thinking_chains import answer_after, find_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.teacher import REFUSED, ChatPrompt, Reply
+from greedy_prune_jax.teachers.teacher import (
+  BROKEN,
+  CUT_OFF,
+  NEVER,
+  OWN,
+  REFUSED,
+  ChatPrompt,
+  Reply,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +106,61 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
   """A reply taken apart and checked against the gold answer, as `sample` and `evaluate` store it.
 
   A reply in which no answer is found is wrong; its `reasoning`, `answer` and `value` are None. The
-  same holds for one that refuses to answer.
+  same holds for one that refuses to answer. The reasoning of a model that thought is its thinking,
+  and the answer begins with the closing tag; `thinking_form` then names the tags.
   """
   split = None if reply.finish_reason == REFUSED else split_response(reply.text, form)
+  reasoning, answer, thinking_form = _parts(reply, split)
   return {
     "text": reply.text,
-    "reasoning": split and split.reasoning,
-    "answer": split and split.answer,
+    "reasoning": reasoning,
+    "answer": answer,
     "value": split and split.value,
     "correct": split is not None and form.is_right(split.value, target),
     "finish_reason": reply.finish_reason,
     "num_tokens": reply.num_tokens,
     "thinking": reply.thinking,
+    "thinking_form": thinking_form,
+    "thinking_end": NEVER if never_stops(reply.text) else reply.thinking_end,
     "num_thinking_tokens": reply.num_thinking_tokens,
   }
+
+
+def _parts(reply: Reply, split: SplitResponse | None) -> tuple[str | None, str | None, str | None]:
+  """Reasoning, answer and form of thinking of a reply that answers; else nothing."""
+  if split is None:
+    return None, None, None
+  if reply.thinking and reply.thinking.strip():
+    thinking = find_form(reply.thinking_form) or FORMS[0]
+    return reply.thinking.strip(), answer_after(thinking, reply.text), thinking.name
+  chain = Chain(id="-", question="-", reasoning=split.reasoning, answer=split.answer)
+  with contextlib.suppress(UserError):  # tags with nothing between them and nothing behind
+    chain = find_thinking(chain)
+  return chain.reasoning, chain.answer, chain.thinking_form
+
+
+OUTCOMES = ("right", "wrong", "no answer", "still thinking", "cut off", "empty", "refused")
+OUTCOMES += ("broken down",)
+
+
+def outcome(sample: Record) -> str:
+  """The one class that a judged sample counts in; a reply that was not finished is not wrong."""
+  if sample["correct"]:
+    return "right"
+  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
+  if sample.get("thinking_end") == NEVER:
+    return "still thinking"
+  if sample["finish_reason"] in ends:
+    return ends[sample["finish_reason"]]
+  if not sample["text"].strip():
+    return "empty"
+  return "no answer" if sample["value"] is None else "wrong"
+
+
+def never_stopped(samples: Sequence[Record]) -> float | None:
+  """Share of the replies that think whose thinking never ends; None where none thinks.
+
+  Thinking for which the closing tag was written counts: it did not end by itself.
+  """
+  ends = [end for sample in samples if (end := sample.get("thinking_end")) is not None]
+  return sum(end != OWN for end in ends) / len(ends) if ends else None

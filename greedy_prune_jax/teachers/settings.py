@@ -4,13 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
+from greedy_prune_jax.chains.thinking_chains import AUTO, MODES
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.settings import ModelSettings
 from greedy_prune_jax.runs.settings import check_choice, check_least
 
 ENDPOINT = "openai"  # the name of the teacher that is at an endpoint
 STRUCTURED = ("json_schema", "json_object", "words")
-CAN_BE_OMITTED = ("temperature", "top_p", "top_k", "seed", "stop", "system")
+TEMPLATE_VARIABLES = "chat_template_kwargs"  # of a request: what is asked of the chat template
+CAN_BE_OMITTED = ("temperature", "top_p", "top_k", "seed", "stop", "system", TEMPLATE_VARIABLES)
 _MOST_CONCURRENT = 1024
 _LONGEST = 1e6  # seconds, or hours; more is a slip, and some clocks cannot wait so long
 
@@ -41,7 +43,8 @@ class EndpointSettings:
     poll: seconds between two looks at whether a batch is done.
     batch_hours: hours after which a batch that is still not done is given up.
     omit: what the endpoint does not know, so that it is not sent: some of `temperature`, `top_p`,
-      `top_k`, `seed`, `stop`, and `system`, which puts the system text before the question.
+      `top_k`, `seed`, `stop`, `system`, which puts the system text before the question, and
+      `chat_template_kwargs`, by which `thinking=on` and `off` are asked for.
   """
 
   base_url: str = ""
@@ -90,13 +93,28 @@ MAY_CHANGE = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WritingSettings:
-  """How a teacher writes; see `greedy_prune_jax.models.sampler.Request` for each."""
+  """How a teacher writes; see `greedy_prune_jax.models.sampler.Request` for those not here.
+
+  Attributes:
+    max_new_tokens: most tokens of a reply, thinking not counted.
+    thinking: `on`, `off`, or `auto`: a model here thinks where its template opens every reply with
+      a tag; an endpoint is told nothing.
+    max_thinking_tokens: most tokens of the thinking before a reply.
+    force_answer: True to write the closing tag for a model that does not end its thinking.
+  """
 
   max_new_tokens: int
   temperature: float = 0.0
   top_p: float = 1.0
   top_k: int = 0
   stop_strings: tuple[str, ...] = ()
+  thinking: str = AUTO
+  max_thinking_tokens: int = 4096
+  force_answer: bool = False
+
+  def __post_init__(self):
+    check_choice("thinking", self.thinking, MODES)
+    check_least(self, 1, "max_new_tokens", "max_thinking_tokens")
 
 
 def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
@@ -134,6 +152,9 @@ class SamplingJobSettings(WritingJobSettings):
   temperature: float
   top_p: float
   top_k: int
+  thinking: str
+  max_thinking_tokens: int
+  force_answer: bool
 
   def __post_init__(self):
     super().__post_init__()
@@ -172,6 +193,14 @@ class TeacherJobSettings(SamplingJobSettings):
 
   teacher: str
   endpoint: EndpointSettings
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.teacher == ENDPOINT and self.force_answer:
+      raise UserError(
+        "force_answer=True, but an endpoint cannot go on with a reply that is begun for it; set "
+        "force_answer=False, or a teacher here"
+      )
 
   def check_model_is_named(self) -> None:
     """Raises a UserError where the teacher is at an endpoint and has no name there."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from greedy_prune_jax.chains.thinking import hide_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.teacher import ChatPrompt
 
@@ -69,7 +70,7 @@ def _objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
     value = json.loads(text)
     if isinstance(value, dict) and value.keys() >= set(keys):
       return [value]
-  text = _after_thinking(text)
+  text = hide_thinking(text)
   objects, end = [], 0
   work = _MOST_WORK * len(text)
   for match in _OPENING.finditer(text):
@@ -93,7 +94,7 @@ def _mended(text: str, keys: Sequence[str]) -> list[dict[str, Any]]:
   """The objects with the keys that json-repair makes of a reply."""
   import json_repair  # an extra
 
-  text = _after_thinking(text)
+  text = hide_thinking(text)
   # From the last brace before the first key on: braces of other kinds may stand before it.
   starts = [m.start() for m in re.finditer(rf"""\{{\s*["']?{re.escape(keys[0])}["']?\s*:""", text)]
   if not starts or len(text) - starts[-1] > _MOST_MENDED:
@@ -104,11 +105,6 @@ def _mended(text: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     return []
   values = mended if isinstance(mended, list) else [mended]
   return [x for x in values if isinstance(x, dict) and x.keys() >= set(keys)]
-
-
-def _after_thinking(text: str) -> str:
-  """What a reply says after its thinking; nothing where that never ends."""
-  return re.sub(r"(?s)<think>.*", "", text.rpartition("</think>")[2])
 
 
 def _encodable(parsed: dict[str, Any]) -> dict[str, Any]:

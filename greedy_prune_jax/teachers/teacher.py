@@ -9,6 +9,8 @@ from greedy_prune_jax.runs.records import Record
 
 # Reasons for which replies end.
 STOPPED, CUT_OFF, BROKEN, REFUSED, FAILED = "stop", "length", "not_finite", "refusal", "failed"
+# Ends of a reply's thinking: its own closing tag, one written for it, or none.
+OWN, FORCED, NEVER = "own", "forced", "never"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,11 @@ class Reply:
     finish_reason: `stop`, `length` (cut off), `not_finite` (the model broke down), `refusal` (the
       text says so), or an endpoint's own word that we do not know; `failed` if there is no reply.
     num_tokens: tokens written, thinking included; None where the teacher does not say.
-    thinking: text that the model thought before, where the endpoint gives it apart; or None.
-    num_thinking_tokens: tokens of it; None where the teacher does not say.
+    thinking: text of the model's thinking before it, without tags; None where there is none apart.
+    thinking_form: name of the thinking's form (`chains.thinking.FORMS`); None without thinking.
+    thinking_end: end of the thinking: `own` (the model ended it), `forced` (the closing tag was
+      written for it) or `never` (it was cut off, and `text` is empty); None without thinking.
+    num_thinking_tokens: tokens of the thinking; None where the teacher does not say.
     error: why there is no reply; None if there is one.
   """
 
@@ -57,6 +62,8 @@ class Reply:
   finish_reason: str
   num_tokens: int | None = None
   thinking: str | None = None
+  thinking_form: str | None = None
+  thinking_end: str | None = None
   num_thinking_tokens: int | None = None
   error: str | None = None
 
@@ -68,13 +75,15 @@ class Reply:
   @classmethod
   def from_record(cls, record: Record) -> "Reply":
     """Reads what `to_record` wrote, also of versions that knew no thinking."""
-    record = {"thinking": None, "num_thinking_tokens": None} | record
+    record = dict.fromkeys(field.name for field in dataclasses.fields(cls)) | record
     return cls(
       id=fields.get(record, "id", str),
       text=fields.get(record, "text", str),
       finish_reason=fields.get(record, "finish_reason", str),
       num_tokens=fields.get(record, "num_tokens", int, type(None)),
       thinking=fields.get(record, "thinking", str, type(None)),
+      thinking_form=fields.get(record, "thinking_form", str, type(None)),
+      thinking_end=fields.get(record, "thinking_end", str, type(None)),
       num_thinking_tokens=fields.get(record, "num_thinking_tokens", int, type(None)),
       error=fields.get(record, "error", str, type(None)),
     )

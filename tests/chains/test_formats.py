@@ -12,6 +12,7 @@ from greedy_prune_jax.chains.thinking import FORMS as FORMS_OF_THINKING
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_reading import OWN, write_jsonl
 from tests.helpers.format_examples import EXAMPLES, THOUGHT
+from tests.helpers.published_cards import CARDS
 from tests.helpers.real_chains import DATA
 
 REAL = DATA / "thinking_chains"
@@ -157,8 +158,12 @@ def test_openr1_gives_the_verified_generations_and_never_the_human_solution():
   assert "Known by heart" not in str(one)
   with pytest.raises(UserError, match="none of its 4 generations is verified"):
     chain(row | {"correctness_math_verify": [False] * 4})
-  with pytest.raises(UserError, match='"correctness_math_verify" 1 and'):
+  with pytest.raises(UserError, match='4 items and "correctness_math_verify" 1; they must'):
     chain(row | {"correctness_math_verify": [True]})
+  judged = row | {"correctness_math_verify": None, "correctness_llama": [False, False, True, True]}
+  assert chain(judged).id == "u/2"
+  with pytest.raises(UserError, match="neither correctness_math_verify nor correctness_llama"):
+    chain(row | {"correctness_math_verify": None})
   human = chain(row | {"solution": "By heart.\n\\boxed{42}"}, question="problem",
                 response="solution", target="answer")  # fmt: skip
   assert (human.reasoning, human.answer) == ("By heart.\n", "\\boxed{42}")
@@ -175,6 +180,11 @@ def test_step_labels_stay_with_their_steps():
   one = chain(row)
   assert one.extra["steps"] == ["Six sevens.", "So.", "42\n\n# Answer\n\n42"]
   assert one.extra["step_labels"] == [1, None, 1]
+  assert one.extra["other_steps"] == [
+    [{"text": "No.", "rating": -1}],
+    [{"text": "x", "rating": 0}],
+    [],
+  ]
   assert (one.reasoning, one.answer) == ("Six sevens.\n\nSo.\n\n42", "\n\n# Answer\n\n42")
   question = row["question"] | {"pre_generated_steps": ["a", "b", "c", "d \\boxed{1}"]}
   second = chain(row | {"question": question})
@@ -183,6 +193,27 @@ def test_step_labels_stay_with_their_steps():
   assert chain(EXAMPLES["processbench"]).extra["first_wrong_step"] == -1
   with pytest.raises(UserError, match='"label" is 2; expected -1 to 1'):
     chain(EXAMPLES["processbench"] | {"label": 2})
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_rows_with_the_fields_of_a_published_card_are_known(card):
+  name, row = CARDS[card]
+  found, (one, *_) = chains_of_row(row, "rows/0")
+  assert found == name
+  assert one.question == "6 * 7?"
+  assert "sevens" in one.reasoning
+  assert one.answer.rstrip("}. ").endswith("42")
+  assert "By heart" not in str(one)
+
+
+def test_a_systems_prompt_has_two_names():
+  _, row = CARDS["nvidia/Llama-Nemotron-Post-Training-Dataset"]
+  assert chain(row).system == "detailed thinking on"
+
+
+def test_an_empty_thinking_is_left_out_of_a_reply():
+  reply = "<think>\n\n</think>\n\nSix sevens.\n\\boxed{42}"
+  assert split_reply(reply) == ("Six sevens.\n", "\\boxed{42}")
 
 
 def test_lengths_of_one_question_are_chains_of_their_own():

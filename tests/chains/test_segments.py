@@ -44,8 +44,8 @@ def test_the_three_parts_spell_the_whole_text_and_no_token_spans_a_border():
   start, end = tokenizer.convert_tokens_to_ids(["<|start|>", "<|end|>"])
   assert segments.prompt[0] == start
   assert np.sum(segments.answer == end) == 1
-  assert {part.dtype for part in dataclasses.astuple(segments)} == {np.dtype(np.int32)}
-  assert len(segments) == sum(map(len, dataclasses.astuple(segments)))
+  assert {part.dtype for part in segments.parts} == {np.dtype(np.int32)}
+  assert len(segments) == sum(map(len, segments.parts))
 
 
 def test_a_sentence_piece_answer_has_no_space_that_nobody_wrote():

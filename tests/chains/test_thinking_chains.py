@@ -15,7 +15,7 @@ from greedy_prune_jax.chains.thinking_chains import find_thinking, fit_chain
 from greedy_prune_jax.errors import UserError
 from tests.helpers import thinking_templates as forms
 from tests.helpers.real_chains import DATA
-from tests.helpers.tokenizers_for_tests import byte_level
+from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
 
 QUESTION, SYSTEM = "How many clips?", "Be brief."
 THOUGHT, SAID = "24 in May.\n\nSo 48 + 24 = 72.", 'In all 72.\n{"answer": "72"}'
@@ -44,7 +44,7 @@ def texts_of(chain, source, mode="auto"):
   """The text of each segment."""
   tokenizer, template = load(source)
   parts = segment(fit_chain(chain, template, mode), tokenizer, template)
-  return [tokenizer.decode(ids) for ids in dataclasses.astuple(parts)]
+  return [tokenizer.decode(ids) for ids in parts.parts]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,9 @@ def test_the_segments_are_the_conversation_as_the_template_writes_it(source, rep
   tokenizer, template = load(source)
   parts = segment(fit_chain(TAGGED, template), tokenizer, template)
   whole = conversation(tokenizer, **reply)
-  assert "".join(tokenizer.decode(ids) for ids in dataclasses.astuple(parts)) == whole
+  assert "".join(tokenizer.decode(ids) for ids in parts.parts) == whole
   # The borders stand between lines or behind tags, where this tokenizer has no token across.
-  np.testing.assert_array_equal(
-    np.concatenate(dataclasses.astuple(parts)), encode(tokenizer, whole).ids
-  )
+  np.testing.assert_array_equal(np.concatenate(parts.parts), encode(tokenizer, whole).ids)
   assert tokenizer.decode(parts.reasoning) == THOUGHT
 
 
@@ -106,6 +104,24 @@ def test_a_visible_chain_stands_in_harmonys_final_channel():
   prompt, _, answer = texts_of(VISIBLE, forms.HARMONY)
   assert prompt.endswith("<|start|>assistant<|channel|>final<|message|>")
   assert answer == VISIBLE.answer + "<|return|>"
+
+
+@pytest.mark.parametrize("make_tokenizer", [byte_level, sentence_piece])
+@pytest.mark.parametrize("source", [forms.QWEN3, forms.HARMONY])
+def test_the_closing_tag_is_known_by_its_tokens(source, make_tokenizer):
+  tokenizer = make_tokenizer(source)
+  template = load_chat_template("tokenizer", tokenizer)
+  for chain in (fit_chain(TAGGED, template), dataclasses.replace(TAGGED, thinking_form=None)):
+    parts = segment(chain, tokenizer, template)
+    start, stop = parts.closing
+    tag = tokenizer.decode(parts.answer[start:stop])
+    assert tag.replace(" ", "") == (template.layout.form.closing if chain.thinking_form else "")
+    assert template.layout.form.closing not in tokenizer.decode(parts.answer[stop:])
+
+
+def test_an_empty_thinking_before_a_visible_reasoning_is_none():
+  chain = dataclasses.replace(TAGGED, reasoning=f"<think>\n\n</think>\n\n{THOUGHT}\n", answer=SAID)
+  assert find_thinking(chain) == dataclasses.replace(chain, reasoning=f"{THOUGHT}\n")
 
 
 def test_on_takes_all_reasoning_for_thinking():

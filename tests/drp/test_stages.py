@@ -176,6 +176,13 @@ def test_a_version_is_of_files_skills_and_schema(monkeypatch):
   assert DECOMPOSE.version != before
 
 
+def test_the_answer_behind_a_thinking_is_the_last_and_has_no_tag():
+  answer = "\n</think>\n\nIn May 24.\nThe answer is 71. No:\n" + forms.chain(0)["answer"]
+  item = Item.of(Chain.from_record(forms.chain(0, answer=answer)))
+  assert item.answer == forms.chain(0)["answer"].strip()
+  assert "</think>" not in WRITE.values(item)["answer"]
+
+
 def test_thinking_is_what_stands_between_the_tags():
   reasoning = f"<think>\n{forms.REASONING}</think>\n\nShe sold 72 in all.\n"
   item = item_before(WRITE, forms.chain(0, reasoning=reasoning))

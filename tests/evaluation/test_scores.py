@@ -3,7 +3,7 @@
 import pytest
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table, score
+from greedy_prune_jax.evaluation.scores import accuracy_table, outcomes_table, pairs_table, score
 
 
 def record(question, *samples):
@@ -34,6 +34,21 @@ def test_a_score():
   assert (found.accuracy.low, found.accuracy.high) == pytest.approx((0.2077, 0.9385), abs=1e-4)
   assert (found.mean_tokens, found.median_tokens) == (24, 12)
   assert (found.cut_off, found.unparsed) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_replies_that_think():
+  thinking = {"finish_reason": "stop", "value": "1", "text": "1", "reasoning_tokens": 8}
+  thinking |= {"correct": True, "num_thinking_tokens": 8, "num_tokens": 11, "thinking_end": "own"}
+  unended = thinking | {"correct": False, "value": None, "text": "", "thinking_end": "never"}
+  unended |= {"num_tokens": 8, "finish_reason": "length"}
+  records = [{"question_id": "q", "question": "1?", "samples": [thinking, unended]}]
+  found = score(records)
+  assert (found.mean_answer_tokens, found.never_stopped) == (1.5, 0.5)
+  counts = dict(
+    zip(outcomes_table({"a": records}).columns, outcomes_table({"a": records}).rows[0], strict=True)
+  )
+  assert (counts["right"], counts["still thinking"], counts["cut off"]) == (1, 1, 0)
+  assert sum(count for name, count in counts.items() if name != "model") == 2
 
 
 def test_samples_of_one_question_are_not_independent():

@@ -155,6 +155,69 @@ def test_stop_strings_end_a_text_within_a_look_of_the_host(tiny):
   assert beside.finish_reason == "length"
 
 
+def test_a_text_that_is_gone_on_with_is_the_text_written_at_once(tiny):
+  requests = [
+    Request(prompt_ids=prompt, max_new_tokens=12, temperature=1.0, seed=i)
+    for i, prompt in enumerate(prompts_of(61))
+  ]
+  whole = run(Sampler(tiny, spell, [], max_rows=2, steps=5), requests)
+  begun = [dataclasses.replace(request, max_new_tokens=3 + i) for i, request in enumerate(requests)]
+  first = {}
+
+  def follow(index, sample):
+    if index in first or index == 6:  # the last is left as it is
+      return None
+    first[index] = sample
+    request = requests[index]
+    return dataclasses.replace(
+      request,
+      prompt_ids=request.prompt_ids + sample.token_ids,
+      num_written=len(sample.token_ids),
+      max_new_tokens=12 - len(sample.token_ids),
+    )
+
+  second = dict(Sampler(tiny, spell, [], max_rows=2, steps=5).sample(begun, follow))
+  assert sorted(second) == list(range(7))
+  assert second[6].token_ids == whole[6].token_ids[:9]
+  for i in range(6):
+    assert first[i].token_ids + second[i].token_ids == whole[i].token_ids
+  again = run(Sampler(tiny, spell, []), [dataclasses.replace(r, num_written=5) for r in requests])
+  assert again != whole  # draws do depend on the place
+
+
+def test_a_following_request_must_fit_the_context(tiny):
+  long = Request(prompt_ids=(1,) * 60, max_new_tokens=5)
+  samples = Sampler(tiny, spell, []).sample(
+    [Request(prompt_ids=(1,), max_new_tokens=3)], lambda index, sample: long
+  )
+  with pytest.raises(ValueError, match=r"request 0: 60 prompt tokens .* more than max_length=64"):
+    next(samples)
+
+
+def test_a_request_may_have_stops_of_its_own(tiny):
+  plain = [Request(prompt_ids=prompt, max_new_tokens=NEW_TOKENS) for prompt in prompts_of(61)[:2]]
+  whole = [sample.token_ids for sample in run(Sampler(tiny, spell, []), plain)]
+  stop = whole[0][7]
+  own = [dataclasses.replace(plain[0], stop_ids=(stop,)), plain[1]]
+  stopped, beside = run(Sampler(tiny, spell, [], steps=5), own)
+  assert stopped.token_ids == whole[0][: whole[0].index(stop)]
+  assert (stopped.finish_reason, stopped.ended_by) == ("stop", stop)
+  assert (beside.token_ids, beside.ended_by) == (whole[1], None)
+  everybody = run(Sampler(tiny, spell, [stop], steps=5), plain)[0]
+  assert (everybody.token_ids, everybody.ended_by) == (stopped.token_ids, stop)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 16])
+def test_a_stop_string_over_several_looks_is_found(tiny, steps):
+  plain = Request(prompt_ids=prompts_of(61)[1], max_new_tokens=NEW_TOKENS)
+  (whole,) = run(Sampler(tiny, spell, []), [plain])
+  stop = spell(list(whole.token_ids[9:14]))[1:-1]  # of five tokens
+  request = dataclasses.replace(plain, stop_strings=("none", stop))
+  (stopped,) = run(Sampler(tiny, spell, [], steps=steps), [request])
+  assert stopped.text == whole.text[: whole.text.find(stop)]
+  assert stopped.ended_by == stop
+
+
 def test_another_run_of_like_lengths_compiles_nothing(tiny):
   writer = Sampler(tiny, spell, [], max_rows=4, steps=4)
 
@@ -192,6 +255,7 @@ def test_a_model_that_gives_no_numbers_stops_the_text(tiny):
     ({"top_k": -1}, "top_k=-1; expected 0"),
     ({"seed": -1}, "seed=-1; expected a number from 0"),
     ({"stop_strings": ("",)}, "stop_strings has an empty string"),
+    ({"num_written": -1}, "num_written=-1; expected 0 or more"),
   ],
 )
 def test_settings_that_cannot_be_are_refused(setting, message):

@@ -8,12 +8,13 @@ import pytest
 from configs.prune import get_config as prune_config
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
+from greedy_prune_jax.chains.thinking_chains import find_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample import run as rejection
-from greedy_prune_jax.sample.run import run_sample
+from greedy_prune_jax.sample.run import first_correct, run_sample
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.sample.summary import format_summary, pass_at_k, read_samples, summarise
 from greedy_prune_jax.teachers.questions import judged_sample
@@ -77,6 +78,9 @@ def config(tmp_path):
     "top_p": 1.0,
     "top_k": 0,
     "max_new_tokens": 100,
+    "thinking": "auto",
+    "max_thinking_tokens": 100,
+    "force_answer": False,
     "stop_strings": (),
     "batch_size": 0,
     "mesh": {"data": 1, "model": 1},
@@ -274,6 +278,39 @@ def test_every_sample_counts_in_one_outcome():
   assert (summary.chains, summary.not_kept) == (0, {"cut off": 1})
   assert summary.mean_thinking_tokens == 7.5
   assert "right, but not kept: cut off 1" in format_summary(summary)
+
+
+def test_thinking_that_comes_apart_is_the_chain():
+  thought = {"thinking": " 1 + 2 = 3.\n", "thinking_end": "own", "num_thinking_tokens": 9}
+  right = thought | {"text": '\nIt is 3.\n{"answer": "3"}', "num_tokens": 15}
+  cut_off = thought | {"text": "", "thinking_end": "never", "num_tokens": 9}
+  forced = right | {"thinking_end": "forced"}
+  records = [
+    record_of(right | {"finish_reason": "stop"}),
+    record_of(cut_off | {"finish_reason": "length"}, cut_off | {"finish_reason": "stop"}),
+    record_of(forced | {"finish_reason": "stop"}),
+    record_of({"text": "", "finish_reason": "stop"}),
+    record_of({"text": "<think>\nHm, 3", "finish_reason": "length"}),
+  ]
+  chain = first_correct(records[0])
+  assert (chain.reasoning, chain.thinking_form) == ("1 + 2 = 3.", "think")
+  assert chain.answer == '\n</think>\n\nIt is 3.\n{"answer": "3"}'
+  assert find_thinking(chain) == chain
+  summary = summarise(records)
+  assert summary.outcomes == {"still thinking": 3, "right": 2, "empty": 1}
+  assert summary.not_kept == {"its thinking was cut off": 1}
+  assert summary.never_stopped == 4 / 5
+  assert (summary.mean_thinking_tokens, summary.mean_answer_tokens) == (9, 3)
+  assert "thinking never ends 80.0%" in format_summary(summary)
+  assert "; thinking: mean 9; answer: mean 3" in format_summary(summary)
+
+
+@pytest.mark.parametrize("thought", ["So 3.", ""])
+def test_tags_in_a_reply_are_those_of_its_chain(thought):
+  text = f"<think>\n{thought}\n</think>\n\n" + RIGHT.format(3)
+  chain = first_correct(record_of({"text": text, "finish_reason": "stop"}))
+  assert chain.thinking_form == ("think" if thought else None)
+  assert chain.reasoning == (thought or "It is what it is.\n")
 
 
 def test_an_end_that_nobody_knows_is_shown_and_its_chain_kept():

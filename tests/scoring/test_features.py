@@ -27,7 +27,10 @@ def slow_features(model, chain):
   end = begin + len(chain.reasoning)
   attention, surprisal = [], []
   for t in range(begin, end):
-    from_answer = probs[:, :, end:, t]
+    from_answer = probs[:, :, end + chain.closing[1] :, t]
+    from_closing = probs[:, :, end + chain.closing[0] : end + chain.closing[1], t]
+    if chain.closing == (0, 0):
+      from_closing = np.zeros((*probs.shape[:2], 1))
     from_later = probs[:, :, t + 1 : end, t]
     if t + 1 == end:
       from_later = np.zeros((*probs.shape[:2], 1))
@@ -39,6 +42,8 @@ def slow_features(model, chain):
           from_answer.max(-1),
           from_later.mean(-1),
           from_later.max(-1),
+          from_closing.mean(-1),
+          from_closing.max(-1),
           -(own * np.log(np.maximum(own, 1e-300))).sum(-1),
         ],
         axis=-1,
@@ -53,6 +58,8 @@ def slow_features(model, chain):
 def test_features_are_those_of_the_definition_in_padded_batches(changes):
   model = tiny_model(**changes)
   chains = random_segments(3)
+  answer = np.arange(9, dtype=np.int32)
+  chains[1] = dataclasses.replace(chains[1], answer=answer, closing=(1, 4))  # of a thinking
   found = extract_features(model, chains, batch_size=4)
   for chain, (attention, surprisal) in zip(chains, found, strict=True):
     slow_attention, slow_surprisal = slow_features(model, chain)

@@ -176,6 +176,38 @@ def test_tokens_of_thinking_are_counted_apart():
   assert (found.num_tokens, found.num_thinking_tokens) == (9, 7)
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+  ("content", "finish_reason", "end"),
+  [("4", "stop", "own"), ("4", "length", "own"), ("", "length", "never"), (None, "stop", "own")],
+)
+def test_thinking_has_an_end_or_none(key, content, finish_reason, end):
+  message = {"content": content, key: "2 and 2"}
+  with serving(lambda *_: reply(message, finish_reason)) as server:
+    found = ask(server)
+  assert (found.thinking, found.thinking_form, found.thinking_end) == ("2 and 2", "think", end)
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("on", 50), ("off", 20)])
+def test_thinking_is_asked_for_through_the_chat_template(mode, limit):
+  writing = WritingSettings(max_new_tokens=20, thinking=mode, max_thinking_tokens=30)
+
+  def respond(request, count):
+    if "chat_template_kwargs" in request and count:
+      return refusal(400, "Unrecognized request argument supplied: chat_template_kwargs")
+    return completion("4")
+
+  with serving(respond) as server:
+    assert ask(server, writing).text == "4"
+    (request,) = server.requests
+    thinks = mode == "on"
+    assert request["chat_template_kwargs"] == {"enable_thinking": thinks, "thinking": thinks}
+    assert request["max_tokens"] == limit
+    failed = ask(server, writing)
+    assert "endpoint.omit=('chat_template_kwargs',)" in failed.error
+    assert ask(server, writing, omit=("chat_template_kwargs",)).text == "4"
+
+
 def test_settings_are_sent_also_where_they_mean_all():
   with serving(lambda *_: completion("4")) as server:
     ask(server)
