@@ -19,7 +19,15 @@ def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
 
   # What is done: some of these, in any order.
-  config.parts = ("patterns", "agreement", "regression", "viewer")
+  config.parts = (
+    "patterns",
+    "agreement",
+    "orders",
+    "needed",
+    "importances",
+    "regression",
+    "viewer",
+  )
 
   # What is read.
   config.names = ()  # what the report calls the runs; empty: the names of their folders

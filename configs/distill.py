@@ -32,6 +32,9 @@ def get_config() -> config_dict.ConfigDict:
 
   # Who learns.
   config.student = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
+  # Random weights of this shape instead of the student's own, "random:layers=3,width=128". The
+  # student then names a tokenizer alone: planted-characters, planted-words, or any model's.
+  config.init = ""
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   # auto: with thinking where a chain has it and the student's template a form; on, off: all, none
   config.thinking = "auto"

@@ -49,8 +49,8 @@ def get_config() -> config_dict.ConfigDict:
   config.unit = "token"  # what one deletion removes: token, word, sentence or skill_step
   config.steps = ""  # of skill_step: a drp workdir that has them; empty: steps by rules
   config.ranking = "greedy"  # or an order to compare with: random, surprisal, ...; see README
-  config.ranking_seed = 0  # of `random` and `numbers_first`
-  config.attention_layers = ()  # that `attention` reads, such as (0, 5, -1); (): all
+  config.ranking_seed = 0  # of `random`, `random_places` and `numbers_first`
+  config.attention_layers = ()  # that `attention`, `answer_attention` read: (0, 5, -1); (): all
   config.attention_heads = ()  # of these layers; (): all
   config.attention_regression = ""  # the file that the ranking of this name was fitted to
   config.llmlingua_model = ""  # the classifier of `llmlingua`: a folder or a hub id

@@ -1,60 +1,68 @@
-"""Students of pruned GSM8K chains, two small models each as pruner and as student, on one GPU.
+"""Students of shortened thinking, on one GPU: a 1.5B model that thinks, on GSM8K and MATH.
 
+    for SET in gsm8k math; do
+      python -m greedy_prune_jax.jobs.sample --config=configs/sample.py --workdir=runs/r1_$SET \
+        --config.questions=$SET --config.num_questions=1000 --config.max_new_tokens=2048 \
+        --config.teacher=deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --config.dtype=bfloat16
+    done
+    cat runs/r1_gsm8k/chains/*.jsonl runs/r1_math/chains/*.jsonl > runs/thinking.jsonl
     python -m greedy_prune_jax.jobs.study --config=configs/study_gpu.py --workdir=runs/study_gpu
 
-SmolLM2-135M-Instruct and Gemma 3 270M (base) each prune 2,000 of GSM8K's training solutions (pass
-`--config.chains=` a workdir of sample or a file of a teacher's own chains, where there are some:
-students do better on these) and each learn from every arm. Not run yet, so no time is known; see
-`configs/study_cpu.py` for what a study is and how processes share one. Without a network pass
-`--config.chains=gsm8k:PATH` and `--config.tests.gsm8k.questions=gsm8k:PATH`.
-`--config=configs/study_gpu.py:smoke` is tiny, and needs them too.
+The model prunes its own chains, sentence by sentence, and learns from what is left: five seeds, all
+arms at four keep ratios, tested on test questions of GSM8K and MATH, with differences at equal keep
+ratio and at equal written length. Not run yet, so no time is known; see `configs/study_cpu.py` for
+what a study is and how processes share one. `--config=configs/study_gpu.py:smoke` shows with
+SmolLM2 on `gsm_symbolic` that the parts work.
 """
 
 from ml_collections import config_dict
 
 from greedy_prune_jax.configs import study_cpu
 
-_GEMMA = {"chat_template": "plain"}  # a base model, which has no chat template of its own
-_ASK_NO_PRUNER = ("random", "keep_first", "keep_last", "numbers_first")
+_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+
+ARMS = study_cpu.ARMS | {
+  ranking: {"ranking": ranking, "deletions_per_step": 1000}
+  for ranking in ("answer_attention", "surprisal_attention", "step_entropy", "step_surprisal")
+}
 
 
 def get_config(mode: str = "") -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`. `smoke` makes all of it tiny."""
   config = study_cpu.get_config()
-  config.chains = "gsm8k"
-  config.num_chains = 2000
-  config.max_reasoning_tokens = 200
-
-  by_gemma = {
-    f"{arm}-by_gemma3": {**changes, **_GEMMA, "pruner": "gemma3-270m"}
-    for arm, changes in study_cpu.ARMS.items()
-    if arm not in _ASK_NO_PRUNER
-  }
-  config.arms = config_dict.ConfigDict({**study_cpu.ARMS, **by_gemma})
-  config.students = config_dict.ConfigDict(
-    {
-      "smollm2": {"student": "smollm2-135m-instruct"},
-      "gemma3": {"student": "gemma3-270m"} | _GEMMA,
-    }
+  config.chains = "runs/thinking.jsonl"
+  config.num_chains = 1000
+  config.max_reasoning_tokens = 2000
+  config.seeds = (0, 1, 2, 3, 4)
+  config.arms = config_dict.ConfigDict(ARMS)
+  config.students = config_dict.ConfigDict({"r1": {"student": _MODEL}})
+  config.tests = config_dict.ConfigDict(
+    {name: {"questions": name, "num_questions": 500} for name in ("gsm8k", "math")}
   )
-  config.tests = config_dict.ConfigDict({"gsm8k": {"questions": "gsm8k", "num_questions": 0}})
-
   config.update(
     {
-      "prune": {"dtype": "bfloat16", "batch_size": 0},
+      "prune": {
+        "pruner": _MODEL,
+        "unit": "sentence",
+        "search": "screened",
+        "dtype": "bfloat16",
+        "batch_size": 0,
+      },
       "distill": {
         "compute_dtype": "bfloat16",
+        "remat": "dots",
         "lora_rank": 0,
-        "steps": 375,  # 3 epochs
+        "max_length": 4096,
+        "steps": 190,  # 3 epochs
         "batch_size": 16,
-        "learning_rate": 5e-5,
-        "warmup_steps": 20,
-        "save_every": 125,
+        "num_parts": 4,
+        "learning_rate": 1e-5,
+        "warmup_steps": 10,
+        "save_every": 95,
       },
-      "evaluate": {"dtype": "bfloat16", "max_new_tokens": 320},
+      "evaluate": {"dtype": "bfloat16", "max_new_tokens": 2048},
     }
   )
-
   if mode == "smoke":
     _shrink(config)
   elif mode:
@@ -63,9 +71,14 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
 
 
 def _shrink(config: config_dict.ConfigDict) -> None:
-  """Makes a study that takes minutes, of SmolLM2 alone."""
+  """Makes a study that takes minutes, of SmolLM2."""
+  smollm2 = "smollm2-135m-instruct"
+  config.chains = "gsm_symbolic"
   config.num_chains = 2
   config.max_reasoning_tokens = 40
-  config.students = config_dict.ConfigDict({"smollm2": {"student": "smollm2-135m-instruct"}})
-  config.update({"tests": {"gsm8k": {"num_questions": 2}}})
+  config.students = config_dict.ConfigDict({"smollm2": {"student": smollm2}})
+  config.tests = config_dict.ConfigDict(
+    {"gsm_symbolic": {"questions": "gsm_symbolic", "num_questions": 2}}
+  )
+  config.update({"prune": {"pruner": smollm2}, "distill": {"num_parts": 1}})
   study_cpu.shrink_parts(config)

@@ -27,6 +27,7 @@ class RankData:
     name: the run's name.
     pruner: the model that pruned its chains.
     ids: chain ids.
+    questions: of the chains; those of one question are never split over folds.
     num_kept: tokens of each chain that were never deleted.
     chain: number of each row's chain.
     rank: normalised prune rank, 0 left first.
@@ -38,6 +39,7 @@ class RankData:
   name: str
   pruner: str
   ids: tuple[str, ...]
+  questions: tuple[str, ...]
   num_kept: Int[np.ndarray, " B"]
   chain: Int[np.ndarray, " T"]
   rank: Float[np.ndarray, " T"]
@@ -47,8 +49,8 @@ class RankData:
 
   @property
   def fingerprint(self) -> str:
-    """Tells a run from another of the same name: a hash of its pruner, ids and ranks."""
-    named = json.dumps([self.pruner, self.ids]).encode()
+    """Tells a run from another of the same name: a hash of its pruner, chains and ranks."""
+    named = json.dumps([self.pruner, self.ids, self.questions]).encode()
     return hashlib.sha256(named + self.rank.tobytes()).hexdigest()[:16]
 
 
@@ -74,6 +76,7 @@ def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts
     name=run.name,
     pruner=run.chains[0].pruner,
     ids=ids,
+    questions=tuple(chain.chain.question for chain in run.chains),
     num_kept=np.array([len(c.reasoning_ids) - len(c.deletion_order) for c in run.chains]),
     chain=np.concatenate(numbers),
     rank=np.concatenate(ranks),

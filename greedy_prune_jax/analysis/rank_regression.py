@@ -1,7 +1,7 @@
 """Can attention predict the order of deletion? Regressions of prune rank, tested on unseen chains.
 
-Folds are of chains, never of tokens, and a chain that several runs pruned is in the same fold of
-each, so that no run is tested on a chain that any other was fitted to.
+Folds are of questions, never of tokens, and a question that several chains or runs have is in the
+same fold of each, so that no run is tested on one that any other was fitted to.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from scipy import stats
 
 from greedy_prune_jax.analysis.rank_data import RankData, pooled_attention, shuffle_within_chains
 from greedy_prune_jax.analysis.ridge import fit_ridge
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.rankings.attention_regression import CONTROLS, AttentionRanking, TokenCounts
 from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
 
@@ -82,16 +83,22 @@ def design(data: RankData, feature_set: str) -> Float[np.ndarray, "T F"]:
 def assign_folds(
   runs: Sequence[RankData], num_folds: int = NUM_FOLDS, seed: int = 0
 ) -> dict[str, int]:
-  """The fold of each chain id, the same for every run that has the chain.
+  """The fold of each chain id, the same for all chains of a question in all runs.
 
   Raises:
-    ValueError: there are fewer chains than folds.
+    UserError: there are fewer questions than folds.
   """
-  ids = sorted({chain_id for run in runs for chain_id in run.ids})
-  if len(ids) < num_folds:
-    raise ValueError(f"{len(ids)} chains cannot be split into {num_folds} folds")
-  order = np.random.default_rng(seed).permutation(len(ids))
-  return {ids[i]: place % num_folds for place, i in enumerate(order)}
+  pairs = [pair for run in runs for pair in zip(run.questions, run.ids, strict=True)]
+  by_id = sorted(pairs, key=lambda pair: pair[1])
+  questions = list(dict.fromkeys(question for question, _ in by_id))  # ordered by their first ids
+  if len(questions) < num_folds:
+    raise UserError(
+      f"the chains have {len(questions)} questions, which cannot be split into {num_folds} folds; "
+      f"prune chains of more questions, or leave regression out of parts"
+    )
+  order = np.random.default_rng(seed).permutation(len(questions))
+  fold_of = {questions[i]: place % num_folds for place, i in enumerate(order)}
+  return {chain_id: fold_of[question] for question, chain_id in pairs}
 
 
 def row_folds(data: RankData, fold_of: dict[str, int]) -> Int[np.ndarray, " T"]:
@@ -154,12 +161,14 @@ class PredictionScores:
     spearman: mean over chains of the rank correlation within the chain.
     kendall: mean Kendall's tau-b within chains.
     auc: mean over chains of the share of (late, early) pairs in the right order; NaN for ranks.
+    spearman_by_chain: the rank correlations, in the order of the chains' numbers.
   """
 
   r2: Interval
   spearman: Interval
   kendall: Interval
   auc: Interval
+  spearman_by_chain: Float[np.ndarray, " B"]
 
 
 def score_predictions(
@@ -181,7 +190,7 @@ def score_predictions(
   known = np.isfinite(per_chain)
   means = bootstrap_ratio(np.where(known, per_chain, 0.0), known.astype(float))
   spearman, kendall, auc = (Interval(*(np.asarray(bound[i]) for bound in means)) for i in range(3))
-  return PredictionScores(r2, spearman, kendall, auc)
+  return PredictionScores(r2, spearman, kendall, auc, per_chain[:, 0])
 
 
 def _chain_scores(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -23,6 +23,7 @@ from greedy_prune_jax.analysis.rank_regression import (
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.rankings.attention_regression import CONTROL_NAMES, AttentionRanking
 from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.plots import Plot
 from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
@@ -35,7 +36,18 @@ _SHARED_SETS = ("controls", "pooled attention", "controls and pooled attention")
 _HEAD_SETS = ("attention", "controls and attention")
 _METRICS = ("r2", "spearman", "kendall", "auc")
 _KEY = ("fitted to", "tested on", "target", "regressor", "features")
+_BY_CHAIN = "spearman by chain"  # of a stored row
+# What is told of attention: the gain of the first over the second, chain by chain.
+_GAINS = (
+  ("controls and attention", "controls"),
+  ("controls and attention", "controls and shuffled attention"),
+  ("attention", "controls"),
+)
 _DATA = "data"  # of a stored row: fingerprints of what was fitted to and tested on
+
+
+# Scores of a regression; beside cells the correlations of all chains.
+Row = dict[str, Any]
 
 
 class RegressionTask(NamedTuple):
@@ -83,13 +95,13 @@ def _without_late_target(runs: Sequence[RankData], late_share: float) -> list[st
 
 def run_regressions(
   path: Path, runs: Sequence[RankData], regressors: Sequence[str], late_share: float
-) -> list[dict[str, Cell]]:
+) -> list[Row]:
   """Scores of every regression, those that an earlier call stored in `path` included.
 
   Stored scores count only where the data of both runs are still the same.
 
   Returns:
-    One row a regression: `_KEY`, then estimate, low and high of each metric.
+    One row a regression: `_KEY`, estimate, low and high of each metric, and `_BY_CHAIN`.
   """
   for sentence in _without_late_target(runs, late_share):
     logging.warning(sentence)
@@ -100,7 +112,7 @@ def run_regressions(
     for task in plan_regressions(runs, regressors, late_share)
   }
   with JsonlWriter(path) as stored:
-    known: dict[RegressionTask, dict[str, Cell]] = {}
+    known: dict[RegressionTask, Row] = {}
     for record in read_records(path):
       task = RegressionTask(*(record[key] for key in _KEY))
       if record.pop(_DATA, None) == data_of.get(task, ""):
@@ -113,15 +125,16 @@ def run_regressions(
       )
       target = test.rank if share is None else is_late(test, share).astype(float)
       scores = score_predictions(target, predictions, test.chain)
-      row: dict[str, Cell] = dict(zip(_KEY, task, strict=True))
+      row: Row = dict(zip(_KEY, task, strict=True))
       for metric in _METRICS:
         row |= _interval_entries(metric, getattr(scores, metric))
+      row[_BY_CHAIN] = [x if np.isfinite(x) else None for x in scores.spearman_by_chain.tolist()]
       stored.write(row | {_DATA: data_of[task]})
       known[task] = row
   return [known[task] for task in data_of]
 
 
-def _interval_entries(metric: str, interval: Interval) -> dict[str, Cell]:
+def _interval_entries(metric: str, interval: Interval) -> Row:
   values = [float(bound) for bound in interval]
   cells = [value if np.isfinite(value) else None for value in values]
   return dict(zip((metric, f"{metric} low", f"{metric} high"), cells, strict=True))
@@ -130,7 +143,7 @@ def _interval_entries(metric: str, interval: Interval) -> dict[str, Cell]:
 def regression_section(
   runs: Sequence[RankData],
   rankings: Sequence[AttentionRanking],
-  rows: Sequence[dict[str, Cell]],
+  rows: Sequence[Row],
   late_share: float,
 ) -> Section:
   """Scores, which heads carry them, and what is carried from one run to another.
@@ -158,7 +171,7 @@ def regression_section(
   ]
   for i, (run, ranking) in enumerate(zip(runs, rankings, strict=True)):
     plots += _head_maps(i, run, ranking)
-  columns = list(rows[0])
+  columns = [column for column in rows[0] if column != _BY_CHAIN]
   tables = [
     Table(
       "regressions",
@@ -166,6 +179,7 @@ def regression_section(
       columns,
       [[row[column] for column in columns] for row in within],
     ),
+    _gain_table(ranks),
     _head_table(runs),
   ]
   if len(rows) > len(within):
@@ -183,7 +197,27 @@ def regression_section(
   return Section("Can attention predict the order?", paragraphs, plots, tables)
 
 
-def _findings(runs: Sequence[RankData], ranks: Sequence[dict[str, Cell]]) -> list[str]:
+def _gain_table(ranks: Sequence[Row]) -> Table:
+  """Gains of one set of features over another in Spearman's correlation, paired by chain."""
+  by_key = {tuple(row[key] for key in _KEY): row for row in ranks}
+  rows: list[tuple[Cell, ...]] = []
+  for run, regressor in dict.fromkeys((row["tested on"], row["regressor"]) for row in ranks):
+    for better, base in _GAINS:
+      pair = [by_key.get((run, run, "rank", regressor, name)) for name in (better, base)]
+      if None in pair:
+        continue
+      one, other = (np.array(row[_BY_CHAIN], float) for row in pair if row)
+      rows.append((run, regressor, better, base, *mean_interval(one - other), len(one)))
+  return Table(
+    "gains",
+    "Gain in Spearman's correlation within chains of one set of features over another, the same "
+    "chains in pairs; means over chains with 95% intervals (Student's t).",
+    ("run", "regressor", "features", "over", "gain", "low", "high", "chains"),
+    rows,
+  )
+
+
+def _findings(runs: Sequence[RankData], ranks: Sequence[Row]) -> list[str]:
   """States the gain of attention over the controls in each run, by ridge."""
   sentences = []
   for run in runs:

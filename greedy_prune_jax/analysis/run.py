@@ -15,8 +15,11 @@ from absl import logging
 
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
+from greedy_prune_jax.analysis.importances import has_importances, importance_section
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
+from greedy_prune_jax.analysis.needed import is_planted, needed_section
+from greedy_prune_jax.analysis.orders import order_section
 from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_section
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.rank_data import collect_rank_data
@@ -94,6 +97,14 @@ def run_analysis(
     sections.append(pattern_section(runs))
   if "agreement" in settings.parts and settings.other_labels:
     sections.append(_agreement(settings, runs))
+  if "orders" in settings.parts and len(runs) > 1:
+    sections.append(order_section(runs))
+  if "needed" in settings.parts:
+    planted = [run for run in runs if all(map(is_planted, run.chains))]
+    sections += [needed_section(planted)] if planted else []
+  if "importances" in settings.parts:
+    judged = [run for run in runs if all(map(has_importances, run.chains))]
+    sections += [importance_section(judged)] if judged else []
   if "regression" in settings.parts:
     sections.append(_regression(settings, sources, runs, workdir))
   if "viewer" in settings.parts:

@@ -11,6 +11,7 @@ from greedy_prune_jax.chains import answers, rows
 from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.chain import RECORD_KEYS
 from greedy_prune_jax.chains.numbers import canonical_number
+from greedy_prune_jax.chains.planted import planted_rows
 from greedy_prune_jax.chains.rows import HubSplit, Row
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
@@ -47,12 +48,15 @@ class QuestionSet:
     form: how its answers are written.
     parse: from a row to the fields of `Question` that it decides (all but `id` and `system`).
     splits: where `train` and `test` are on the hub. Empty for a generated set.
+    generate: makes a number of rows of a generated set, which has no end, from the number of the
+      first row and the options behind `NAME@`. Rows of equal numbers and options are equal.
     has_rationales: whether rows have worked solutions.
   """
 
   form: AnswerForm
   parse: Callable[[Record], dict[str, Any]]
   splits: Mapping[str, HubSplit] = dataclasses.field(default_factory=dict)
+  generate: Callable[[int, int, str], list[Row]] | None = None
   has_rationales: bool = True
 
 
@@ -119,7 +123,6 @@ def _rest(row: Record, *used: str) -> Record:
   return {key: value for key, value in row.items() if key not in used and key not in RECORD_KEYS}
 
 
-_GENERATED = "gsm_symbolic"
 NUM_GENERATED = 4  # questions of a generated set where a setting says all
 
 QUESTION_SETS: Mapping[str, QuestionSet] = {
@@ -160,26 +163,37 @@ QUESTION_SETS: Mapping[str, QuestionSet] = {
     splits={"test": HubSplit("AI-MO/aimo-validation-amc", None, "train")},  # AMC 12, 2022 and 2023
     has_rationales=False,
   ),
-  _GENERATED: QuestionSet(form=answers.NUMBER, parse=_parse_gsm8k),
+  "gsm_symbolic": QuestionSet(form=answers.NUMBER, parse=_parse_gsm8k, generate=rows.gsm_symbolic),
+  "planted": QuestionSet(
+    # Asked for in few tokens, as models of their own learn it from nothing.
+    form=dataclasses.replace(answers.NUMBER, instruction="", write="#### {}".format),
+    parse=_parse_gsm8k,
+    generate=planted_rows,
+  ),
 }
+
+# Distance between the first rows of two seeds and splits. reasoning-gym draws row i from i alone,
+# so that neighbouring seeds would share nearly all of their questions.
+_SEED_BLOCK = 10**7
 
 
 def split_source(source: str) -> tuple[str, Path | None] | None:
   """`NAME` or `NAME:PATH` as a set's name and a path or None; None where it names no set.
 
-  `gsm_symbolic@3,14` is that set too; see `templates_of`.
+  A generated set may have options: `gsm_symbolic@3,14`.
   """
-  name, _, path = source.partition(":")
   if is_generated(source):
-    return _GENERATED, None
+    return source.partition("@")[0], None
+  name, _, path = source.partition(":")
   if name not in QUESTION_SETS:
     return None
   return name, Path(path) if path else None
 
 
 def is_generated(source: str) -> bool:
-  """Whether a source is made as it is asked for, and so has no end."""
-  return source.partition("@")[0] == _GENERATED
+  """Tells whether a source is made as it is asked for, and so has no end."""
+  name = source.partition("@")[0]
+  return name in QUESTION_SETS and QUESTION_SETS[name].generate is not None
 
 
 def rows_to_read(source: str, asked: int, further: int = 0) -> int:
@@ -192,21 +206,6 @@ def rows_to_read(source: str, asked: int, further: int = 0) -> int:
   return asked and asked + further
 
 
-def templates_of(source: str) -> tuple[int, ...]:
-  """The templates that a generated set is limited to, `gsm_symbolic@3,14`; empty: to none.
-
-  Raises:
-    UserError: these are no numbers.
-  """
-  _, limited, numbers = source.partition("@")
-  if not limited:
-    return ()
-  parts = numbers.split(",")
-  if not all(number.isdecimal() for number in parts):
-    raise UserError(f"{source}: expected numbers of templates behind the @, such as 3,14")
-  return tuple(map(int, parts))
-
-
 def load_rows(
   source: str, *, split: str = "train", num_rows: int = 0, seed: int = 0
 ) -> tuple[str, list[Row]]:
@@ -215,8 +214,9 @@ def load_rows(
   The first rows of a large sample are those of a smaller one of the same seed.
 
   Args:
-    source: `NAME` (from the hub, or generated), `NAME:PATH` (a local file or folder), or
-      `gsm_symbolic@3,14` (of these templates alone).
+    source: `NAME` (from the hub, or generated), `NAME:PATH` (a local file or folder), or a
+      generated set with options: `gsm_symbolic@3,14` (of these templates alone),
+      `planted@english,steps=8` (see `planted.PlantedOptions`).
     split: `train` or `test`. A local file has no splits; all of it is used.
     num_rows: how many; 0: see `rows_to_read`.
     seed: of the order, or of the generator.
@@ -238,10 +238,9 @@ def load_rows(
   hub = QUESTION_SETS[name].splits.get(split)
   if path is not None:
     return name, rows.shuffled(rows.from_path(path, hub, split), num_rows, seed)
-  if name == _GENERATED:
-    return name, rows.gsm_symbolic(
-      rows_to_read(source, num_rows), seed, split, templates_of(source)
-    )
+  if generate := QUESTION_SETS[name].generate:
+    first = (2 * seed + (split == "test")) * _SEED_BLOCK
+    return name, generate(rows_to_read(source, num_rows), first, source.partition("@")[2])
   if hub is None:
     raise UserError(f"{name} has no {split} split; it has {', '.join(QUESTION_SETS[name].splits)}")
   return name, rows.shuffled(rows.from_hub(hub, name, split), num_rows, seed)

@@ -1,16 +1,11 @@
 """Rows of question sets as they come from the hub, from local files, or from a generator."""
 
 import random
-from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.sources import Row, file_rows, is_lines
 from greedy_prune_jax.errors import UserError
-
-# Distance between the generator seeds of two of our seeds. reasoning-gym draws item i of seed s
-# from s + i, so that neighbouring seeds would share nearly all of their random streams.
-_SEED_BLOCK = 10**7
 
 
 class HubSplit(NamedTuple):
@@ -83,21 +78,17 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
   return [Row(f"{path.stem}/{i}", f"{path}, row {i}", dict(row)) for i, row in enumerate(dataset)]
 
 
-def gsm_symbolic(
-  num_rows: int, seed: int, split: str, templates: Collection[int] = ()
-) -> list[Row]:
+def gsm_symbolic(num_rows: int, first: int, options: str) -> list[Row]:
   """Generated questions with worked solutions, in GSM8K's form.
 
   Source: reasoning-gym's `gsm_symbolic`, which varies names and numbers of 100 GSM8K problems. The
-  same arguments give the same questions, and no two seeds or splits share any by construction
-  (though numbers drawn apart may turn out equal).
+  same arguments give the same questions.
 
   Args:
-    num_rows: how many.
-    seed: of the generator.
-    split: `train` or `test`.
-    templates: numbers of the problems that are varied; empty: all that reasoning-gym makes without
-      fault. Questions are those of the whole set that are of these.
+    num_rows: number of rows, above 0.
+    first: number of the first row.
+    options: numbers of the problems that are varied, `3,14`; empty: all that reasoning-gym makes
+      without fault. Questions are those of the whole set that are of these.
 
   Raises:
     UserError: reasoning-gym is not installed, or there is no such template.
@@ -108,10 +99,15 @@ def gsm_symbolic(
     raise UserError(
       "gsm_symbolic needs the package reasoning-gym; install it with: pip install reasoning-gym"
     ) from error
-  if unknown := sorted(set(templates) - set(generator.tasks_ok)):
+  numbers = options.split(",") if options else []
+  if not all(number.isdecimal() for number in numbers):
+    raise UserError(
+      f"gsm_symbolic@{options}: expected numbers of templates behind the @, such as 3,14"
+    )
+  templates = set(map(int, numbers))
+  if unknown := sorted(templates - set(generator.tasks_ok)):
     known = ",".join(map(str, generator.tasks_ok))
     raise UserError(f"gsm_symbolic has no template {unknown[0]}; it has {known}")
-  first = (2 * seed + (split == "test")) * _SEED_BLOCK
   size = num_rows
   while True:  # which template a question is of is drawn without making it
     config = generator.GSMSymbolicDatasetConfig(seed=first, size=size)

@@ -24,7 +24,7 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.parameters import head_order
+from greedy_prune_jax.models.parameters import ChooseShardings, head_order
 from greedy_prune_jax.models.pretrained import (
   is_multimodal,
   load_model,
@@ -32,6 +32,7 @@ from greedy_prune_jax.models.pretrained import (
   load_tokenizer,
   portable_name,
 )
+from greedy_prune_jax.models.scratch import RandomInit, random_model
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
 from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
 from greedy_prune_jax.runs.json_reader import read_json
@@ -52,6 +53,21 @@ def settings_of(workdir: Path) -> DistillSettings:
     return DistillSettings.from_config(as_tuples)
   except UserError as error:
     raise UserError(f"{workdir} is not the workdir of a distill run: {error}") from error
+
+
+def load_base(
+  settings: DistillSettings, dtype: Any, shardings: ChooseShardings | None = None
+) -> Model:
+  """The model that training starts from: the student's weights, or random ones.
+
+  Raises:
+    UserError: see `load_model`.
+  """
+  if not settings.init:
+    return load_model(settings.student, dtype, shardings=shardings)
+  vocab_size = len(load_tokenizer(settings.student))
+  init = RandomInit.parse(settings.init)
+  return random_model(init, vocab_size, settings.seed, dtype, shardings)
 
 
 def load_student(
@@ -78,7 +94,7 @@ def load_student(
     UserError: the model cannot be loaded, or not be split over the mesh.
   """
   choose = mesh and weight_shardings(mesh, fully_sharded=fully_sharded)
-  base = load_model(settings.student, jnp.dtype(settings.dtype), shardings=choose)
+  base = load_base(settings, jnp.dtype(settings.dtype), choose)
   weights = flat_params(base.params)
   own = jax.process_index()  # others may read other checkpoints, or none
   alone = mesh is None or all(device.process_index == own for device in mesh.devices.flat)

@@ -23,7 +23,7 @@ from greedy_prune_jax.distill.batches import (
 )
 from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
-from greedy_prune_jax.distill.export import export_student
+from greedy_prune_jax.distill.export import export_student, load_base
 from greedy_prune_jax.distill.lora import init_lora
 from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, train_step_flops
 from greedy_prune_jax.distill.optimizer import learning_rate, make_optimizer
@@ -40,7 +40,7 @@ from greedy_prune_jax.distill.step import (
 from greedy_prune_jax.distill.workdir import mark_ended, note_examples
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import (
   DATA,
   MODEL,
@@ -91,7 +91,7 @@ def run_distill(
   """
   mesh = _mesh(settings)
   choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
-  model = load_model(settings.student, _load_dtype(settings), shardings=choose)
+  model = load_base(settings, _load_dtype(settings), choose)
   examples = read_examples(settings, model, workdir)
   if jax.process_index() == 0:
     note_examples(workdir, examples.thinking_form)

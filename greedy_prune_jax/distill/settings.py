@@ -10,6 +10,7 @@ from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
 from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.scratch import RandomInit
 from greedy_prune_jax.models.settings import ModelSettings
 from greedy_prune_jax.runs.settings import DTYPES, check_choice, check_least
 
@@ -40,6 +41,7 @@ class DistillSettings(ChainSettings, ModelSettings):
   ratio_form: str
   max_length: int
   student: str
+  init: str
   thinking: str
   compute_dtype: str
   lora_rank: int
@@ -79,6 +81,13 @@ class DistillSettings(ChainSettings, ModelSettings):
     check_least(self, 2, "max_length")
     check_ratios(self.keep_ratios)
     check_ratio_form(self.ratio_form)
+    if self.init:
+      RandomInit.parse(self.init)
+      if self.lora_rank:
+        raise UserError(
+          f"init={self.init} with lora_rank={self.lora_rank}: LoRA's matrices are added to weights "
+          "that know something; set lora_rank=0"
+        )
     self._check_sizes()
 
   def _check_sizes(self) -> None:

@@ -15,9 +15,10 @@ from greedy_prune_jax.reports.intervals import (
   Proportion,
   accuracy_interval,
   crossed_spread,
+  holm,
   paired_difference,
 )
-from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.questions import OUTCOMES, never_stopped, outcome
 
@@ -148,16 +149,33 @@ def pairs_table(runs: Mapping[str, Sequence[Record]]) -> Table:
     if not ours:
       continue
     one, other = question_means(ours, "correct"), question_means(theirs, "correct")
-    difference = paired_difference(one[None], other[None])
-    rows.append(
-      (run, first[0], *difference, int((one > other).sum()), int((one < other).sum()), len(ours))
-    )
+    rows.append((run, first[0], one, other))
+  return comparison_table(rows, ("model", "against"), "questions")
+
+
+def comparison_table(
+  pairs: Sequence[tuple[Cell, Cell, Float[np.ndarray, "Q"], Float[np.ndarray, "Q"]]],
+  columns: tuple[str, str],
+  items: str,
+) -> Table:
+  """Differences of accuracy in pairs, with p-values for all of them at once.
+
+  Args:
+    pairs: names of two sides, and the shares of right answers of each on the same items.
+    columns: heads of the two names.
+    items: word for what both sides answered.
+  """
+  differences = [paired_difference(one[None], other[None]) for _, _, one, other in pairs]
+  adjusted = holm([difference.p for difference in differences])
   return Table(
     name="pairs",
-    caption="Differences of accuracy on the same questions, with 95% intervals over questions "
-    "(Bonett and Price's adjusted Wald interval for pairs).",
-    columns=("model", "against", "difference", "low", "high", "better on", "worse on", "questions"),
-    rows=rows,
+    caption=f"Differences of accuracy on the same {items}, with 95% intervals over {items} (Bonett "
+    "and Price's adjusted Wald interval for pairs), and p-values for all of them at once (Holm).",
+    columns=(*columns, "difference", "low", "high", "p (Holm)", "better on", "worse on", items),
+    rows=[
+      (*names, *difference[:3], p, int((one > other).sum()), int((one < other).sum()), len(one))
+      for (*names, one, other), difference, p in zip(pairs, differences, adjusted, strict=True)
+    ],
   )
 
 

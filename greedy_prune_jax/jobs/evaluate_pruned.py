@@ -18,6 +18,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned.run import (
   OUTPUT,
   pruned_accuracy_table,
+  pruned_pairs_table,
   read_pruned_answers,
   run_evaluate_pruned,
 )
@@ -27,7 +28,7 @@ from greedy_prune_jax.reports.tables import format_table, write_table
 
 
 def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job, prints its table and writes it.
+  """Runs the job, prints its tables and writes them.
 
   Raises:
     UserError: something that the config names cannot be used, or some texts got no answer.
@@ -42,9 +43,9 @@ def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
   )
   records = read_pruned_answers(Path(workdir))
   if jax.process_index() == 0 and records:
-    table = pruned_accuracy_table(records)
-    write_table(Path(workdir), table)
-    print_result(format_table(table))
+    for table in (pruned_accuracy_table(records), pruned_pairs_table(records)):
+      write_table(Path(workdir), table)
+      print_result(format_table(table) + "\n")
   if failed:
     raise UserError(
       f"{failed} texts got no answer; {workdir}/skipped*.jsonl says why. Their chains are not in "

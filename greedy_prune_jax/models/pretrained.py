@@ -1,7 +1,8 @@
 """Models and tokenizers by name.
 
-A name is a Hugging Face folder, a GGUF file, one of `OFFLINE_MODELS`, or an id on the Hugging Face
-hub. Loading one does not import PyTorch, not even where it is installed.
+A name is a Hugging Face folder, a GGUF file, one of `OFFLINE_MODELS`, an id on the Hugging Face
+hub, or, of a tokenizer without a model, one of `scratch.TOKENIZERS`. Loading one does not import
+PyTorch, not even where it is installed.
 """
 
 import importlib
@@ -29,6 +30,7 @@ from greedy_prune_jax.models.gguf_tokenizer import gguf_stop_ids, load_gguf_toke
 from greedy_prune_jax.models.hf_config import is_multimodal_config, read_hf_config
 from greedy_prune_jax.models.huggingface import open_huggingface
 from greedy_prune_jax.models.parameters import ChooseShardings, read_model
+from greedy_prune_jax.models.scratch import TOKENIZERS, tokenizer_folder
 
 _CONFIG = ("config.json", ADAPTER_CONFIG)
 _CONFIG_AND_WEIGHTS = (
@@ -222,6 +224,13 @@ def locate(name: str, patterns: tuple[str, ...]) -> Path:
   """
   if name in OFFLINE_MODELS:
     return OFFLINE_MODELS[name]()
+  if name in TOKENIZERS:
+    if not {"tokenizer.json", _GENERATION}.intersection(patterns):
+      raise UserError(
+        f"{name} is a tokenizer without a model; it names a student that is trained from random "
+        f"weights, with init=random:layers=3,width=128"
+      )
+    return tokenizer_folder(name, _cache_folder())
   path = Path(name).expanduser()
   if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
     return path

@@ -202,7 +202,7 @@ def _follow(
   paths, unranked = [], {}
   for task in tasks:
     chain_id, path = task.chain.id, task.path
-    chain = RankingInput(chain_id, path.segments, task.tokens, path.unit_sizes)
+    chain = RankingInput(chain_id, path.segments, task.tokens, path.unit_sizes, task.chain.extra)
     try:
       path = follow_ranking(model, path, ranking, chain, search, partial(report.one, chain_id))
     except UnrankedError as error:

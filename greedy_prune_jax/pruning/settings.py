@@ -158,9 +158,11 @@ class OrderSettings(JobSettings):
     """A UserError where a ranking lacks what it needs, or has what only another reads."""
     for ranking, record in RANKINGS.items():
       for name in record.options:
-        if getattr(self, name) and self.ranking != ranking:
+        readers = [other for other in RANKINGS if name in RANKINGS[other].options]
+        if getattr(self, name) and self.ranking not in readers:
           raise UserError(
-            f"{name}={getattr(self, name)} is read by ranking={ranking} alone, not {self.ranking}"
+            f"{name}={getattr(self, name)} is read by ranking={' and '.join(readers)} alone, not "
+            f"{self.ranking}"
           )
       for name, meaning in record.needs.items():
         if bool(getattr(self, name)) != (self.ranking == ranking):

@@ -1,9 +1,9 @@
 """Rankings: a chain goes in, the order in which its reasoning tokens leave comes out."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -26,6 +26,7 @@ class RankingInput(NamedTuple):
   segments: Segments
   tokens: tuple[str, ...]  # texts of the reasoning tokens, N
   unit_sizes: tuple[int, ...] | None = None  # tokens of each unit, as in `PrunePath`
+  extra: Mapping[str, Any] = {}  # further keys of the chain's record
 
 
 class RankedTokens(NamedTuple):

@@ -1,6 +1,6 @@
 """Rankings by what one forward pass of the pruner says about each reasoning token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -44,14 +44,54 @@ def attention(model: Model, settings: RankingSettings) -> RankTokens:
   here it is a mean over them, the question's tokens are not ranked, and nothing is updated between
   deletions.
   """
+  return _by_attention(model, settings, _from_later)
+
+
+def answer_attention(model: Model, settings: RankingSettings) -> RankTokens:
+  """The token that the answer attends to least leaves first.
+
+  A token's importance is the mean probability that the answer's positions give it, over the chosen
+  layers and heads; of thinking those behind the closing tag.
+
+  Source: attention of the answer and of the end of thinking, as in arXiv 2604.17297.
+  """
+  return _by_attention(
+    model, settings, lambda features, _: features[..., STATISTICS.index("from answer, mean")]
+  )
+
+
+def surprisal_attention(model: Model, settings: RankingSettings) -> RankTokens:
+  """The token leaves first that is predictable and that the answer does not attend to.
+
+  A token's importance is the mean of its ranks by `surprisal` and by `answer_attention`: the first
+  finds what could have been foreseen, the second what the answer has no use for.
+
+  Source: ours; it found what planted chains need better than either, see docs/measured.md.
+  """
+
+  def rank(chain: RankingInput) -> RankedTokens:
+    [(features, values)] = extract_features(model, [chain.segments], batch_size=1)
+    received = features[..., STATISTICS.index("from answer, mean")].mean(axis=(1, 2))
+    ranks = [np.argsort(by_importance(importance)) for importance in (values, received)]
+    return RankedTokens(by_importance(ranks[0] + ranks[1]), len(chain.segments))
+
+  return rank
+
+
+def _by_attention(
+  model: Model,
+  settings: RankingSettings,
+  received: Callable[[Float[np.ndarray, "N L H S"], Segments], Float[np.ndarray, "N L H"]],
+) -> RankTokens:
+  """By the attention that `received` makes of the statistics and the chain."""
   config = model.config
   layers = _chosen("attention_layers", settings.attention_layers, config.num_layers)
   heads = _chosen("attention_heads", settings.attention_heads, config.num_heads)
 
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
-    received = _from_later(features[:, layers][:, :, heads], chain.segments)
-    return RankedTokens(by_importance(received.mean(axis=(1, 2))), len(chain.segments))
+    importance = received(features[:, layers][:, :, heads], chain.segments)
+    return RankedTokens(by_importance(importance.mean(axis=(1, 2))), len(chain.segments))
 
   return rank
 

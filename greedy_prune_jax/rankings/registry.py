@@ -111,6 +111,16 @@ RANKINGS: dict[str, Ranking] = {
     maker="model_free.keep_last",
     model_runs=no_runs,
   ),
+  "random_places": Ranking(
+    about="drawn at random, alike for all chains of a length",
+    maker="planted.random_places",
+    model_runs=no_runs,
+  ),
+  "oracle": Ranking(
+    about="what planted chains do not need first, by their labels",
+    maker="planted.oracle",
+    model_runs=no_runs,
+  ),
   "numbers_first": Ranking(
     about="at random, numbers and operators last",
     maker="model_free.numbers_first",
@@ -126,6 +136,17 @@ RANKINGS: dict[str, Ranking] = {
     maker="one_pass.attention",
     model_runs=whole_chain,
     options=("attention_layers", "attention_heads"),
+  ),
+  "answer_attention": Ranking(
+    about="the least attended to by the answer first; of thinking, what stands behind the closing tag",
+    maker="one_pass.answer_attention",
+    model_runs=whole_chain,
+    options=("attention_layers", "attention_heads"),
+  ),
+  "surprisal_attention": Ranking(
+    about="the least by surprisal and answer_attention together first, the mean of the two ranks",
+    maker="one_pass.surprisal_attention",
+    model_runs=whole_chain,
   ),
   "gradient": Ranking(
     about="the least needed by the gradient of the objective in its attention gate first",
@@ -148,6 +169,11 @@ RANKINGS: dict[str, Ranking] = {
   "step_surprisal": Ranking(
     about="units by the surprisal of their first token, as ASAP",
     maker="steps.step_surprisal",
+    model_runs=whole_chain,
+  ),
+  "step_entropy": Ranking(
+    about="units by the sum of the entropies before their tokens",
+    maker="steps.step_entropy",
     model_runs=whole_chain,
   ),
   "answer_perplexity": Ranking(

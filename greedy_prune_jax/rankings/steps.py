@@ -17,6 +17,7 @@ from greedy_prune_jax.rankings.interface import (
   RankTokens,
   by_importance,
 )
+from greedy_prune_jax.scoring.entropy import token_entropies
 from greedy_prune_jax.scoring.features import extract_features
 from greedy_prune_jax.scoring.objectives import ChainNLL
 from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once, texts_without
@@ -36,6 +37,22 @@ def step_surprisal(model: Model, settings: RankingSettings) -> RankTokens:
     [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
     starts = unit_starts(_sizes(chain))
     return RankedTokens(_by_units(values[starts], chain), len(chain.segments))
+
+  return rank
+
+
+def step_entropy(model: Model, settings: RankingSettings) -> RankTokens:
+  """The unit at whose tokens the model was least undecided, all together, leaves first.
+
+  Source: step entropy, arXiv 2508.03346: the sum of the entropies of the next-token distributions
+  of a step, of which low ones leave. There the model that wrote the chain tells them; here the
+  pruner.
+  """
+
+  def rank(chain: RankingInput) -> RankedTokens:
+    values = token_entropies(model, chain.segments)
+    sums = np.add.reduceat(values, unit_starts(_sizes(chain)))
+    return RankedTokens(_by_units(sums, chain), len(chain.segments))
 
   return rank
 

@@ -8,6 +8,7 @@ differences.
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +36,23 @@ class Spread(NamedTuple):
     reach = quantile(self.freedom, level) * self.stderr
     return self.mean - reach, self.mean + reach
 
+  @property
+  def p_value(self) -> float:
+    """Two-sided p-value of a mean of 0."""
+    if not self.stderr:
+      return float(self.mean == 0)
+    return 2 * float(stats.t.sf(abs(self.mean) / self.stderr, self.freedom))
+
 
 def crossed_spread(values: Float[np.ndarray, "S Q"]) -> Spread:
   """The mean of a table whose rows (seeds) and columns (questions) are both drawn at random.
 
-  The variance of the mean is that of a two-way layout with random effects, from its mean squares;
-  components that come out below zero count as zero. Degrees of freedom by Satterthwaite's
+  The variance of the mean is that of a two-way layout with random effects, from its mean squares.
+  The seeds' mean square is always in it, with its S - 1 degrees of freedom, and never below the
+  residual one: where it is small, that is a chance of few seeds. The questions' part counts as zero
+  where it comes out below. Simulated differences of 2 to 90%, 3 to 10 seeds and 80 or 400 questions
+  lay in at least 93.5% of the 95% intervals; in as few as 89% of those by a t over seeds' means,
+  which takes the questions for all that there are. Degrees of freedom by Satterthwaite's
   approximation. With one seed, how much seeds matter is unknown, and not in the error.
 
   Args:
@@ -57,28 +69,17 @@ def crossed_spread(values: Float[np.ndarray, "S Q"]) -> Spread:
     return Spread(mean, float(by_question.std(ddof=1)) / math.sqrt(questions), questions - 1)
   by_seed = values.mean(axis=1)
   residual = values - by_seed[:, None] - by_question[None, :] + mean
-  ms_seed = questions * float(by_seed.var(ddof=1))
+  rest_freedom = (seeds - 1) * (questions - 1)
+  ms_rest = float((residual**2).sum()) / rest_freedom
+  ms_seed = max(questions * float(by_seed.var(ddof=1)), ms_rest)
   ms_question = seeds * float(by_question.var(ddof=1))
-  ms_rest = float((residual**2).sum()) / ((seeds - 1) * (questions - 1))
-  squares = [(ms_rest, (seeds - 1) * (questions - 1), 1)]
+  variance, doubt = ms_seed, ms_seed**2 / (seeds - 1)
   # Squares that are equal, as those of a table with one right answer, may differ by rounding.
-  least = ms_rest * (1 + 1e-9)
-  for square, freedom in ((ms_seed, seeds - 1), (ms_question, questions - 1)):
-    if square > least:  # this component is above zero: its square takes the place of the rest's
-      squares += [(square, freedom, 1), (ms_rest, (seeds - 1) * (questions - 1), -1)]
-  return Spread(mean, *_error(squares, seeds * questions))
-
-
-def _error(squares: list[tuple[float, int, int]], total: int) -> tuple[float, float]:
-  """Standard error and degrees of freedom of a sum of mean squares with signs, over `total`."""
-  signs: dict[tuple[float, int], int] = {}
-  for square, freedom, sign in squares:
-    signs[square, freedom] = signs.get((square, freedom), 0) + sign
-  variance = sum(sign * square for (square, _), sign in signs.items())
-  if variance <= 0:
-    return 0.0, float(max(freedom for _, freedom in signs))
-  doubt = sum((sign * square) ** 2 / freedom for (square, freedom), sign in signs.items())
-  return math.sqrt(variance / total), variance**2 / doubt
+  if ms_question > ms_rest * (1 + 1e-9):
+    variance += ms_question - ms_rest
+    doubt += ms_question**2 / (questions - 1) + ms_rest**2 / rest_freedom
+  freedom = variance**2 / doubt if doubt else float(seeds - 1)
+  return Spread(mean, math.sqrt(variance / (seeds * questions)), freedom)
 
 
 class Proportion(NamedTuple):
@@ -119,11 +120,12 @@ def accuracy_interval(
 
 
 class Difference(NamedTuple):
-  """A difference of accuracies with the bounds of its interval, from -1 to 1."""
+  """A difference of accuracies with the bounds of its interval, from -1 to 1, and its p-value."""
 
   difference: float
   low: float
   high: float
+  p: float
 
 
 def paired_difference(
@@ -140,8 +142,37 @@ def paired_difference(
   """
   differences = one - other
   added = np.broadcast_to(np.array([1.0, -1.0]), (len(differences), 2))
-  low, high = crossed_spread(np.concatenate([differences, added], axis=1)).interval(level)
-  return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0))
+  spread = crossed_spread(np.concatenate([differences, added], axis=1))
+  low, high = spread.interval(level)
+  return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0), spread.p_value)
+
+
+def mean_interval(
+  values: Float[np.ndarray, "B"], level: float = LEVEL
+) -> tuple[float | None, float | None, float | None]:
+  """Mean of values that are drawn independently, as one a chain, with Student's t interval.
+
+  NaN values are left out; None stands for what cannot be told.
+  """
+  known = values[~np.isnan(values)]
+  if not len(known):
+    return None, None, None
+  spread = crossed_spread(known[None])
+  if math.isnan(spread.stderr):
+    return spread.mean, None, None
+  return (spread.mean, *spread.interval(level))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """P-values for as many comparisons at once: at most a share `a` of families has one below `a`.
+
+  Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+  """
+  adjusted, largest = [0.0] * len(p_values), 0.0
+  for place, index in enumerate(np.argsort(p_values)):
+    largest = max(largest, (len(p_values) - place) * p_values[index])
+    adjusted[index] = min(largest, 1.0)
+  return adjusted
 
 
 def quantile(freedom: float, level: float) -> float:

@@ -1,24 +1,29 @@
 """From a study's settings to its parts.
 
+base                            a workdir of distill: the model that pruners and students start from
 chains                          chains/chains.jsonl: those that every arm starts from
 prune/ARM                       a workdir of prune, down to the lowest keep ratio
 drp/ARM                         a workdir of drp
 students/STUDENT/ARM/...        a workdir of distill, and below it one of evaluate a test
+
+With `fresh_chains` the first of these, and what is made of them, are there for each seed: below
+`seed-0`, `seed-1`, ...
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from greedy_prune_jax.distill.export import EXPORT
 from greedy_prune_jax.distill.settings import MAY_CHANGE as DISTILL_MAY_CHANGE
 from greedy_prune_jax.drp.settings import MAY_CHANGE as DRP_MAY_CHANGE
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE as EVALUATE_MAY_CHANGE
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.study.parts import Part
-from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING, StudySettings
-from greedy_prune_jax.study.work import edit_arm, make_chains, prune_arm, train_and_test
+from greedy_prune_jax.study.settings import ANSWER_ONLY, BASE, NO_PRUNING, StudySettings
+from greedy_prune_jax.study.work import edit_arm, make_chains, prune_arm, train, train_and_test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +66,55 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
   Students come keep ratio by keep ratio, in the order of the settings, and below that seed by seed:
   a study that is looked at half-way has all arms and seeds of some ratio.
   """
-  chains = folder / "chains" / "chains.jsonl"
-  parts = [
-    Part(
-      name="chains",
-      needs=(),
-      config=_chains_config(settings),
-      may_change=(),
-      run=functools.partial(make_chains, settings, chains),
-    )
-  ]
-  parts += _prune_parts(settings, folder, chains)
-  parts += _drp_parts(settings, folder, chains)
+  parts = [*_base_parts(settings, folder)]
   turns = {ratio: turn for turn, ratio in enumerate(settings.keep_ratios)}
-  parts += [
-    _student_part(settings, folder, chains, condition, seed)
-    for turn in range(max(len(turns), 1))  # whole chains and answers alone come in the first
-    for seed in settings.seeds
-    for condition in conditions(settings)
-    if turns.get(condition.keep_ratio, 0) == turn
-  ]
+  drawn = set()
+  for turn in range(max(len(turns), 1)):  # whole chains and answers alone come in the first
+    for seed in settings.seeds:
+      draw = _draw(settings, seed)
+      if draw not in drawn:
+        drawn.add(draw)
+        parts.append(_chains_part(settings, folder, draw))
+        parts += _prune_parts(settings, folder, draw)
+        parts += _drp_parts(settings, folder, draw)
+      parts += [
+        _student_part(settings, folder, condition, seed)
+        for condition in conditions(settings)
+        if turns.get(condition.keep_ratio, 0) == turn
+      ]
   return parts
+
+
+class _Draw(NamedTuple):
+  """Chains that some students share.
+
+  Attributes:
+    suffix: of the names of parts that work on them.
+    seed: added to `chains_seed`, and the seed of random rankings where there are several draws.
+  """
+
+  suffix: str
+  seed: int
+
+  def chains(self, folder: Path) -> Path:
+    """The file of the chains."""
+    return folder / f"chains{self.suffix}" / "chains.jsonl"
+
+
+def _draw(settings: StudySettings, seed: int) -> _Draw:
+  """The chains of a seed's students."""
+  return _Draw(f"/seed-{seed}", seed) if settings.fresh_chains else _Draw("", 0)
+
+
+def _chains_part(settings: StudySettings, folder: Path, draw: _Draw) -> Part:
+  chains_seed = settings.chains_seed + draw.seed
+  return Part(
+    name=f"chains{draw.suffix}",
+    needs=(),
+    config=_chains_config(settings) | {"chains_seed": chains_seed},
+    may_change=(),
+    run=functools.partial(make_chains, settings, draw.chains(folder), chains_seed),
+  )
 
 
 def _chains_config(settings: StudySettings) -> dict[str, Any]:
@@ -95,43 +128,69 @@ def _chains_config(settings: StudySettings) -> dict[str, Any]:
   return {name: getattr(settings, name) for name in names} | {"tests": tests, "pruner": pruner}
 
 
-def _prune_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterator[Part]:
-  for arm, changes in settings.arms.items():
-    config = settings.prune_config(changes, str(chains))
+def _base_parts(settings: StudySettings, folder: Path) -> Iterator[Part]:
+  if settings.base:
+    config = settings.base_config()
     yield Part(
-      name=f"prune/{arm}",
-      needs=("chains",),
+      name=BASE,
+      needs=(),
+      config=config,
+      may_change=DISTILL_MAY_CHANGE,
+      run=functools.partial(train, config, folder / BASE),
+    )
+
+
+def _on_base(
+  settings: StudySettings, folder: Path, config: dict[str, Any], key: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """A config with the place of the base where it names it, and the part that it then needs."""
+  if not settings.base or config[key] != BASE:
+    return config, ()
+  return config | {key: str(folder / BASE / EXPORT)}, (BASE,)
+
+
+def _prune_parts(settings: StudySettings, folder: Path, draw: _Draw) -> Iterator[Part]:
+  for arm, changes in settings.arms.items():
+    config = settings.prune_config(changes, str(draw.chains(folder)))
+    if settings.fresh_chains:
+      config["ranking_seed"] = draw.seed
+    config, base = _on_base(settings, folder, config, "pruner")
+    yield Part(
+      name=f"prune/{arm}{draw.suffix}",
+      needs=(f"chains{draw.suffix}", *base),
       config=config,
       may_change=PruneSettings.from_config(config).may_change,
-      run=functools.partial(prune_arm, config, folder / "prune" / arm),
+      run=functools.partial(prune_arm, config, folder / f"prune/{arm}{draw.suffix}"),
     )
 
 
-def _drp_parts(settings: StudySettings, folder: Path, chains: Path) -> Iterator[Part]:
+def _drp_parts(settings: StudySettings, folder: Path, draw: _Draw) -> Iterator[Part]:
   for arm, changes in settings.edited.items():
-    config = settings.drp_config(changes, str(chains))
+    config = settings.drp_config(changes, str(draw.chains(folder)))
     yield Part(
-      name=f"drp/{arm}",
-      needs=("chains",),
+      name=f"drp/{arm}{draw.suffix}",
+      needs=(f"chains{draw.suffix}",),
       config=config,
       may_change=DRP_MAY_CHANGE,
-      run=functools.partial(edit_arm, config, folder / "drp" / arm),
+      run=functools.partial(edit_arm, config, folder / f"drp/{arm}{draw.suffix}"),
     )
 
 
-def _student_part(
-  settings: StudySettings, folder: Path, chains: Path, condition: Condition, seed: int
-) -> Part:
-  source, needs = str(chains), "chains"
+def _student_part(settings: StudySettings, folder: Path, condition: Condition, seed: int) -> Part:
+  draw = _draw(settings, seed)
+  source, needs = str(draw.chains(folder)), f"chains{draw.suffix}"
   if condition.arm in settings.ready:
     source = settings.ready[condition.arm]
   elif condition.arm in settings.edited:
-    source, needs = str(folder / "drp" / condition.arm), f"drp/{condition.arm}"
+    needs = f"drp/{condition.arm}{draw.suffix}"
+    source = str(folder / needs)
   elif condition.arm in settings.arms:
-    source, needs = str(folder / "prune" / condition.arm), f"prune/{condition.arm}"
+    needs = f"prune/{condition.arm}{draw.suffix}"
+    source = str(folder / needs)
   name = condition.folder(seed)
   changes = settings.students[condition.student]
   distill = settings.distill_config(changes, source, condition.keep_ratio, seed)
+  distill, base = _on_base(settings, folder, distill, "student")
   student = f"student={folder / name}"
   tests = {
     test: settings.evaluate_config(changes, student) for test, changes in settings.tests.items()
@@ -140,7 +199,7 @@ def _student_part(
   may_change += [f"tests.{test}.{key}" for test in tests for key in EVALUATE_MAY_CHANGE]
   return Part(
     name=name,
-    needs=(needs,),
+    needs=(needs, *base),
     config={"distill": distill, "tests": tests},
     may_change=may_change,
     run=functools.partial(

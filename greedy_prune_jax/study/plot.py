@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from greedy_prune_jax.reports.plots import Plot
-from greedy_prune_jax.study.results import Answers
+from greedy_prune_jax.study.answers import Answers
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 # Distinct also for colour-blind readers; markers repeat the distinction.

@@ -1,96 +1,52 @@
 """Answers of a study's students, as tables with intervals over questions and seeds."""
 
-import dataclasses
 import itertools
-import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
-from greedy_prune_jax.evaluation.run import read_evaluation
-from greedy_prune_jax.evaluation.scores import question_means
 from greedy_prune_jax.reports.intervals import (
-  Proportion,
-  accuracy_interval,
+  Difference,
   crossed_spread,
+  holm,
   paired_difference,
 )
 from greedy_prune_jax.reports.tables import Cell, Table
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.study.answers import Answers
+from greedy_prune_jax.study.matched import matched_rows
 from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
-  """Answers of one condition's students, a seed each, in one test.
-
-  Attributes:
-    condition: the students' condition.
-    test: its name.
-    seeds: seeds of the students that are done.
-    correct: share of right samples, by seed and question.
-    tokens: generated reasoning tokens, likewise.
-    cut_off: share of samples that were cut off.
-    unparsed: share of samples in which no answer was found.
-    median_tokens: over all samples.
-  """
-
-  condition: Condition
-  test: str
-  seeds: tuple[int, ...]
-  correct: Float[np.ndarray, "S Q"]
-  tokens: Float[np.ndarray, "S Q"]
-  cut_off: float
-  unparsed: float
-  median_tokens: float
-
-  @property
-  def accuracy(self) -> Proportion:
-    """With its interval over questions and seeds."""
-    return accuracy_interval(self.correct)
-
-  @property
-  def mean_tokens(self) -> tuple[float, float, float]:
-    """Generated reasoning tokens with their interval over questions and seeds."""
-    spread = crossed_spread(self.tokens)
-    return (spread.mean, *spread.interval())
+# Of a comparison: its first cells, the difference, its last cells.
+_Compared = tuple[tuple[Cell, ...], Difference, tuple[Cell, ...]]
 
 
-def read_answers(
-  folder: Path, condition: Condition, seeds: Sequence[int], test: str
-) -> Answers | None:
-  """The answers of a condition's students.
-
-  Args:
-    folder: the study's folder.
-    condition: the students' condition.
-    seeds: seeds of the students that are done.
-    test: name of the test.
-
-  Returns:
-    None if there is no such student.
-  """
-  if not seeds:
-    return None
-  by_seed = [_by_question(folder / condition.folder(seed) / "evaluate" / test) for seed in seeds]
-  samples = [s for records in by_seed for record in records for s in record["samples"]]
-  return Answers(
-    condition=condition,
-    test=test,
-    seeds=tuple(seeds),
-    correct=np.stack([question_means(records, "correct") for records in by_seed]),
-    tokens=np.stack([question_means(records, "reasoning_tokens") for records in by_seed]),
-    cut_off=statistics.fmean(sample["finish_reason"] == "length" for sample in samples),
-    unparsed=statistics.fmean(sample["value"] is None for sample in samples),
-    median_tokens=float(statistics.median(sample["reasoning_tokens"] for sample in samples)),
+def study_tables(answers: Sequence[Answers], reference: str) -> tuple[Table, Table, Table]:
+  """The table of all conditions, and the differences at equal keep ratio and at equal length."""
+  at_ratios = list(_ratio_rows(answers, reference))
+  panels = dict.fromkeys((cell.test, cell.condition.student) for cell in answers)
+  at_lengths = [
+    ((*panel, reference, *head), difference, tail)
+    for panel in panels
+    for head, difference, tail in matched_rows(
+      [cell for cell in answers if (cell.test, cell.condition.student) == panel], reference
+    )
+  ]
+  adjusted = holm([difference.p for _, difference, _ in (*at_ratios, *at_lengths)])
+  split = len(at_ratios)
+  return (
+    study_table(answers),
+    _differences_table(reference, _flat(at_ratios, adjusted[:split])),
+    _matched_table(reference, _flat(at_lengths, adjusted[split:])),
   )
 
 
-def _by_question(workdir: Path) -> list[Record]:
-  return sorted(read_evaluation(workdir), key=lambda record: record["question_id"])
+def _flat(rows: Sequence[_Compared], adjusted: Sequence[float]) -> list[tuple[Cell, ...]]:
+  """Rows with the p-values of all differences of the study at once."""
+  return [
+    (*head, difference.difference, difference.low, difference.high, p, *tail)
+    for (head, difference, tail), p in zip(rows, adjusted, strict=True)
+  ]
 
 
 def study_table(answers: Sequence[Answers]) -> Table:
@@ -100,54 +56,73 @@ def study_table(answers: Sequence[Answers]) -> Table:
     rows.append(
       (
         *(cell.test, cell.condition.student, cell.condition.arm, cell.condition.keep_ratio),
-        *cell.accuracy,
         *(_number(value) for value in cell.mean_tokens),
+        *cell.accuracy,
         *(cell.median_tokens, cell.cut_off, cell.unparsed),
         *(len(cell.seeds), cell.correct.shape[1]),
       )
     )
   return Table(
     name="study",
-    caption="Accuracy and generated reasoning tokens of students, with 95% intervals over "
-    "questions and seeds (of one seed: over questions alone). Intervals hold for each row by "
+    caption="Accuracy of students and the reasoning tokens that they write, with 95% intervals "
+    "over questions and seeds (of one seed: over questions alone). Intervals hold for each row by "
     "itself, not for all rows at once.",
     columns=(
       *("test", "student", "trained on", "keep ratio"),
+      *("reasoning tokens", "tokens low", "tokens high"),
       *("accuracy", "low", "high"),
-      *("reasoning tokens", "tokens low", "tokens high", "median"),
-      *("cut off", "no answer found", "seeds", "questions"),
+      *("median tokens", "cut off", "no answer found", "seeds", "questions"),
     ),
     rows=rows,
   )
 
 
-def differences_table(answers: Sequence[Answers], reference: str) -> Table:
+def _differences_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Table:
+  return Table(
+    name="differences",
+    caption=f"Accuracy of students on {reference} minus that of students on another, on the same "
+    "questions with the same seeds, with 95% intervals over questions and seeds, p-values for all "
+    "differences of the study at once (Holm), and the difference of generated reasoning tokens, "
+    "since only at equal length is it the chains' doing.",
+    columns=(
+      *("test", "student", "trained on", "keep ratio", "against", "against's ratio"),
+      *("difference", "low", "high", "p (Holm)"),
+      *("tokens' difference", "tokens low", "tokens high", "seeds", "questions"),
+    ),
+    rows=rows,
+  )
+
+
+def _matched_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Table:
+  return Table(
+    name="matched",
+    caption=f"Accuracy of students on {reference} minus that of students on another at equal "
+    "written length: interpolated in the reasoning tokens that students write, arm by arm and seed "
+    "by seed, at lengths that all arms reach; the area is the mean over all such lengths. 95% "
+    "intervals over questions and seeds, p-values for all differences of the study at once (Holm).",
+    columns=(
+      *("test", "student", "trained on", "against", "reasoning tokens"),
+      *("difference", "low", "high", "p (Holm)", "accuracy", "against's", "seeds", "questions"),
+    ),
+    rows=rows,
+  )
+
+
+def _ratio_rows(answers: Sequence[Answers], reference: str) -> list[_Compared]:
   """An arm, `reference`, against every other at its keep ratio, and against both ends.
 
   Edited and ready chains, which have one length, are compared at every ratio but 0 of the others.
   """
-  rows: list[tuple[Cell, ...]] = []
+  rows = []
   for one, other in itertools.product(answers, answers):
     if one.condition.arm != reference or other.condition.arm == reference:
       continue
     if (one.test, one.condition.student) != (other.test, other.condition.student):
       continue
-    if not _comparable(one.condition, other.condition):
-      continue
-    if row := _difference(one, other):
-      rows.append(row)
-  return Table(
-    name="differences",
-    caption=f"Accuracy of students on {reference} minus that of students on another, on the same "
-    "questions with the same seeds, with 95% intervals over questions and seeds; and the "
-    "difference of generated reasoning tokens, since only at equal length is it the chains' doing.",
-    columns=(
-      *("test", "student", "trained on", "keep ratio", "against", "against's ratio"),
-      *("difference", "low", "high"),
-      *("tokens' difference", "tokens low", "tokens high", "seeds", "questions"),
-    ),
-    rows=rows,
-  )
+    seeds = [seed for seed in one.seeds if seed in other.seeds]
+    if seeds and _comparable(one.condition, other.condition):
+      rows.append(_compare(one.of_seeds(seeds), other.of_seeds(seeds)))
+  return rows
 
 
 def _comparable(one: Condition, other: Condition) -> bool:
@@ -156,20 +131,14 @@ def _comparable(one: Condition, other: Condition) -> bool:
   return ratios[0] == ratios[1] or whole or other.arm in (NO_PRUNING, ANSWER_ONLY)
 
 
-def _difference(one: Answers, other: Answers) -> tuple[Cell, ...] | None:
-  """A row of the table of differences; None where they have no seed in common."""
-  seeds = [seed for seed in one.seeds if seed in other.seeds]
-  if not seeds:
-    return None
-  mine = [one.seeds.index(seed) for seed in seeds]
-  theirs = [other.seeds.index(seed) for seed in seeds]
-  tokens = crossed_spread(one.tokens[mine] - other.tokens[theirs])
+def _compare(one: Answers, other: Answers) -> _Compared:
+  tokens = crossed_spread(one.tokens - other.tokens)
+  head = one.test, one.condition.student, one.condition.arm, one.condition.keep_ratio
+  tail = (_number(value) for value in (tokens.mean, *tokens.interval()))
   return (
-    *(one.test, one.condition.student, one.condition.arm, one.condition.keep_ratio),
-    *(other.condition.arm, other.condition.keep_ratio),
-    *paired_difference(one.correct[mine], other.correct[theirs]),
-    *(_number(value) for value in (tokens.mean, *tokens.interval())),
-    *(len(seeds), one.correct.shape[1]),
+    (*head, other.condition.arm, other.condition.keep_ratio),
+    paired_difference(one.correct, other.correct),
+    (*tail, len(one.seeds), one.correct.shape[1]),
   )
 
 

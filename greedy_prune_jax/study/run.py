@@ -3,9 +3,11 @@
 A folder of a study holds what `plan` says, and
 
     parts/                                       who does what, what is done; see `parts`
+    answers.parquet                              every answer of every student; see `answers`
     study.csv, study.json, study.png, study.svg  accuracy against generated reasoning tokens
     differences.csv, differences.json            the arm `reference` against the others, in pairs
-    study.md                                     both tables
+    matched.csv, matched.json                    likewise, at equal written length
+    study.md                                     all tables
 """
 
 import contextlib
@@ -18,9 +20,11 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.parts import Part, PartsResult, is_done, run_parts, seconds_spent
 from greedy_prune_jax.study.plan import conditions, plan
-from greedy_prune_jax.study.results import Answers, differences_table, read_answers, study_table
+from greedy_prune_jax.study.results import study_tables
 from greedy_prune_jax.study.settings import StudySettings
 
 
@@ -54,7 +58,7 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
       settings.
     StoppedError: see `parts.Part`.
   """
-  _check_plots()
+  check_plots()
   folder = folder.resolve()
   parts = plan(settings, folder)
   result = run_parts(
@@ -74,36 +78,53 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
   )
 
 
-def _check_plots() -> None:
+def check_plots() -> None:
+  """A UserError where no plot can be drawn."""
   try:
     import matplotlib  # noqa: F401
   except ImportError as error:
     raise UserError("a study draws a plot; run: pip install -e '.[analysis]'") from error
 
 
-def _answers(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Answers]:
+def _collect(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Record]:
   """Reads the answers so far, test by test, in the order of the conditions."""
   done = {part.name for part in parts if is_done(part, folder)}
-  read = (
-    read_answers(
-      folder, condition, [s for s in settings.seeds if condition.folder(s) in done], test
-    )
+  return [
+    row
     for test in settings.tests
     for condition in conditions(settings)
-  )
-  return [answers for answers in read if answers is not None]
+    for row in collect_answers(
+      folder, condition, [s for s in settings.seeds if condition.folder(s) in done], test
+    )
+  ]
 
 
 def _write_results(
   settings: StudySettings, folder: Path, parts: Sequence[Part]
 ) -> tuple[Table, ...]:
+  rows = _collect(settings, folder, parts)
+  if not rows:
+    return ()
+  write_answers(folder / FILE, rows)
+  return write_results(folder / FILE, settings.reference, folder)
+
+
+def write_results(answers_file: Path, reference: str, folder: Path) -> tuple[Table, ...]:
+  """Writes the tables and the plot of a study from its answers.
+
+  Args:
+    answers_file: a study's `answers.parquet`.
+    reference: the arm that the others are compared with; or empty.
+    folder: folder to write to.
+
+  Raises:
+    UserError: the file cannot be read, or the folder not be written.
+  """
   from greedy_prune_jax.reports.plots import write_plot
   from greedy_prune_jax.study.plot import plot_study
 
-  answers = _answers(settings, folder, parts)
-  if not answers:
-    return ()
-  tables = study_table(answers), differences_table(answers, settings.reference)
+  answers = read_answers(answers_file)
+  tables = study_tables(answers, reference)
   for table in tables:
     write_table(folder, table)
   replace_file(folder / "study.md", "\n\n".join(map(markdown_table, tables)) + "\n")

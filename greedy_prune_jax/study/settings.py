@@ -15,6 +15,9 @@ from greedy_prune_jax.runs.settings import JobSettings, check_least
 # The two ends of every study: all of the reasoning, and none of it.
 NO_PRUNING, ANSWER_ONLY = "no_pruning", "answer_only"
 
+# The name under which arms and students find the model of `base`.
+BASE = "base"
+
 # The job whose settings each group changes.
 _JOBS = {"arms": "prune", "edited": "drp", "students": "distill", "tests": "evaluate"}
 
@@ -39,8 +42,10 @@ class StudySettings(JobSettings):
   num_chains: int
   max_reasoning_tokens: int
   chains_seed: int
+  fresh_chains: bool
   keep_ratios: tuple[float, ...]
   seeds: tuple[int, ...]
+  base: dict[str, Any] = dataclasses.field(hash=False)
   arms: dict[str, Any] = dataclasses.field(hash=False)
   reference: str
   edited: dict[str, Any] = dataclasses.field(hash=False)
@@ -84,6 +89,8 @@ class StudySettings(JobSettings):
 
   def _check_parts(self) -> None:
     """Makes every job's settings once, so that a mistake shows before the first hour is spent."""
+    if self.base:
+      self._check_base()
     for name, changes in (
       *((f"arms.{arm}", changes) for arm, changes in self.arms.items()),
       *((f"edited.{arm}", changes) for arm, changes in self.edited.items()),
@@ -97,6 +104,17 @@ class StudySettings(JobSettings):
         getattr(self, f"_{job}")(changes)
       except UserError as error:
         raise UserError(f"{name}: {error}") from error
+
+  def _check_base(self) -> None:
+    """What the base is told, and that it starts from something else than itself."""
+    try:
+      made = DistillSettings.from_config(self.base_config())
+    except UserError as error:
+      raise UserError(f"base: {error}") from error
+    if made.student == BASE:
+      raise UserError(
+        "base.student=base; expected the model, or the tokenizer, that it starts from"
+      )
 
   def _prune(self, changes: Mapping[str, Any]) -> None:
     PruneSettings.from_config(self.prune_config(changes, "chains"))
@@ -112,6 +130,10 @@ class StudySettings(JobSettings):
 
   def _evaluate(self, changes: Mapping[str, Any]) -> None:
     EvaluateSettings.from_config(self.evaluate_config(changes, "student"))
+
+  def base_config(self) -> dict[str, Any]:
+    """The config of the `distill` run of the model that all parts start from."""
+    return {**_merged(self.distill, self.base), "export": "last"}
 
   def prune_config(self, changes: Mapping[str, Any], chains: str) -> dict[str, Any]:
     """The config of the `prune` run of an arm."""

@@ -36,14 +36,19 @@ from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_
 from greedy_prune_jax.runs.jsonl import encode_line
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.study.parts import StoppedError
-from greedy_prune_jax.study.settings import StudySettings
+from greedy_prune_jax.study.settings import BASE, StudySettings
 
 # Of a generated set, which has no end, so many times the chains that are wanted are looked at.
 _LOOK_AT = 20
 
 
-def make_chains(settings: StudySettings, path: Path) -> None:
-  """Writes the chains of the study, none of whose questions is asked in a test.
+def make_chains(settings: StudySettings, path: Path, chains_seed: int) -> None:
+  """Writes chains of the study, none of whose questions is asked in a test.
+
+  Args:
+    settings: the study's settings.
+    path: file to write.
+    chains_seed: of a question set's order.
 
   Raises:
     UserError: there are fewer than wanted.
@@ -55,7 +60,7 @@ def make_chains(settings: StudySettings, path: Path) -> None:
       settings.chains,
     )
   asked = _test_questions(settings)
-  chains = list(itertools.islice(_usable(settings, asked), settings.num_chains))
+  chains = list(itertools.islice(_usable(settings, asked, chains_seed), settings.num_chains))
   if len(chains) < settings.num_chains:
     longest = settings.max_reasoning_tokens
     limit = f" of at most max_reasoning_tokens={longest}" if longest else ""
@@ -80,12 +85,14 @@ def _test_questions(settings: StudySettings) -> set[str]:
   return texts
 
 
-def _usable(settings: StudySettings, asked: set[str]) -> Iterator[Chain]:
+def _usable(settings: StudySettings, asked: set[str], chains_seed: int) -> Iterator[Chain]:
   """Chains that are short enough for the study, and in no test; no question twice."""
-  tokenizer = load_tokenizer(settings.prune["pruner"])
+  pruner = settings.prune["pruner"]
+  on_base = settings.base and pruner == BASE
+  tokenizer = load_tokenizer(settings.base_config()["student"] if on_base else pruner)
   wanted = _LOOK_AT * settings.num_chains if is_generated(settings.chains) else 0
   seen = set(asked)
-  for chain in read_chains(settings.chains, num_chains=wanted, seed=settings.chains_seed):
+  for chain in read_chains(settings.chains, num_chains=wanted, seed=chains_seed):
     ids = tokenizer(chain.reasoning, add_special_tokens=False, verbose=False)["input_ids"]
     if settings.max_reasoning_tokens and len(ids) > settings.max_reasoning_tokens:
       continue
@@ -145,9 +152,7 @@ def train_and_test(
       another config.
   """
   checkpoints, removed = folder / "checkpoints", folder / "checkpoints.removed"
-  bind_config(folder, distill)
-  if not has_ended(folder):
-    _train(distill, folder)
+  train(distill, folder)
   for name, config in tests.items():
     _test(config, folder / "evaluate" / name, answered=not checkpoints.exists())
   with explain_os_errors(folder):
@@ -157,7 +162,15 @@ def train_and_test(
   jax.clear_caches()
 
 
-def _train(config: Mapping[str, Any], folder: Path) -> None:
+def train(config: Mapping[str, Any], folder: Path) -> None:
+  """Trains a student, or goes on with it; nothing if it has ended.
+
+  Raises:
+    StoppedError, UserError: see `train_and_test`.
+  """
+  bind_config(folder, config)
+  if has_ended(folder):
+    return
   settings = DistillSettings.from_config(config)
   with terminated() as should_stop:
     result = run_distill(settings, folder, should_stop)

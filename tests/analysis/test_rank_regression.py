@@ -115,14 +115,44 @@ def test_ranks_made_at_random_cannot_be_predicted_on_unseen_chains(stored, regre
   assert scores.spearman.low < 0 < scores.spearman.high or abs(scores.spearman.estimate) < 0.1
 
 
-def test_folds_are_of_chains_and_shared_by_runs(stored):
+def test_folds_are_of_questions_and_shared_by_runs(stored):
   data, _ = rank_data(stored, random_order)
-  other = dataclasses.replace(data, name="other", ids=tuple(f"d/{i}" for i in range(NUM_CHAINS)))
+  ids = tuple(f"d/{i}" for i in range(NUM_CHAINS))
+  other = dataclasses.replace(data, name="other", ids=ids)
+  fold_of = assign_folds([data, other])
+  assert all(fold_of[f"c/{i}"] == fold_of[f"d/{i}"] for i in range(NUM_CHAINS))
+  pairs = tuple(f"question {i // 2}" for i in range(NUM_CHAINS))
+  fold_of = assign_folds([dataclasses.replace(data, questions=pairs)])
+  assert all(fold_of[f"c/{i}"] == fold_of[f"c/{i + 1}"] for i in range(0, NUM_CHAINS, 2))
+  other = dataclasses.replace(other, questions=ids)
   fold_of = assign_folds([data, other])
   assert set(fold_of) == {*data.ids, *other.ids}
   assert np.bincount(list(fold_of.values())).min() >= 2 * NUM_CHAINS // 5 - 1
-  with pytest.raises(ValueError, match="3 chains cannot be split into 5"):
-    assign_folds([dataclasses.replace(data, ids=("a", "b", "c"))])
+  with pytest.raises(UserError, match="3 questions, which cannot be split into 5 folds"):
+    assign_folds([dataclasses.replace(data, ids=("a", "b", "c"), questions=("q", "r", "s"))])
+
+
+@pytest.mark.slow
+def test_the_gain_of_attention_is_in_pairs_of_chains(stored, tmp_path):
+  planted, _ = rank_data(stored, planted_order)
+  chance, _ = rank_data(stored, random_order, "chance")
+  rows = run_regressions(tmp_path / "rows.jsonl", [planted, chance], ["ridge"], 0.25)
+  again = run_regressions(tmp_path / "rows.jsonl", [planted, chance], ["ridge"], 0.25)
+  assert again == rows, "as it is stored"
+  table = regression_report._gain_table([row for row in rows if row["target"] == "rank"])
+  gains = {row[:4]: row[4:] for row in table.rows}
+  name = ("run", "ridge", "controls and attention", "controls")
+  gain, low, high, chains = gains[name]
+  own = [r for r in rows if r["tested on"] == r["fitted to"] == "run"]
+  by_set = {r["features"]: r for r in own if r["target"] == "rank"}
+  assert gain == pytest.approx(
+    by_set["controls and attention"]["spearman"] - by_set["controls"]["spearman"]
+  )
+  assert 0.3 < low < gain < high
+  assert chains == NUM_CHAINS
+  _, low, high, _ = gains[("chance", *name[1:])]
+  assert low < 0.05
+  assert high < 0.2
 
 
 def test_no_token_of_a_tested_chain_is_fitted_to(stored, monkeypatch):

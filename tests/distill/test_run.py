@@ -353,3 +353,30 @@ def test_a_run_whose_workdir_is_deleted_ends_and_makes_no_new_one(run, tmp_path,
   with pytest.raises(UserError, match=r"metrics.jsonl is gone"):
     run("gone")
   assert not (tmp_path / "gone" / "ended.json").exists()
+
+
+def test_from_random_weights(run, tmp_path):
+  """A student from nothing learns, is read back as it was, and starts as the seed says."""
+  changes = {
+    "student": "planted-characters",
+    "chains": "planted@length=20,steps=2",
+    "num_chains": 40,
+    "init": "random:layers=1,width=32",
+    "learning_rate": 5e-3,
+    "steps": 30,
+    "epochs": 0.0,
+    "save_every": 30,
+  }
+  result = run("scratch", export="last", **changes)
+  losses = [line["loss"] for line in read_records(tmp_path / "scratch" / "metrics.jsonl")]
+  assert losses[-1] < 0.8 * losses[0]
+  exported = load_model(str(result.exported), "float32")
+  made = settings(**json_config(tmp_path / "scratch"))
+  student, _ = load_student(tmp_path / "scratch", 30, made)
+  for a, b in zip(*(jax.tree.leaves(m.params) for m in (exported, student)), strict=True):
+    np.testing.assert_array_equal(a, b)
+  run("again", **changes, seed=1)
+  other = next(read_records(tmp_path / "again" / "metrics.jsonl"))["loss"]
+  assert other != losses[0]
+  with pytest.raises(UserError, match="lora_rank=4: LoRA's matrices are added to weights"):
+    settings(**changes, lora_rank=4)

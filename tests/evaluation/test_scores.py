@@ -68,8 +68,17 @@ def test_one_question_has_no_standard_error():
 def test_pairs_are_made_on_the_questions_that_both_answered():
   (row,) = pairs_table({"one": ONE, "other": OTHER}).rows
   assert row[:3] == ("other", "one", pytest.approx(-1 / 2))
-  assert row[5:] == (0, 1, 2)
+  assert row[6:] == (0, 1, 2)
   assert pairs_table({"one": ONE, "apart": [record(9, (True, 1, False))]}).rows == []
+
+
+def test_p_values_of_pairs_are_for_all_of_them():
+  right = [record(i, (i < 19, 1, False)) for i in range(20)]
+  wrong = [record(i, (i > 15, 1, False)) for i in range(20)]
+  ((*_, alone, _, _, _),) = pairs_table({"first": right, "second": wrong}).rows
+  rows = pairs_table({"first": right, "second": wrong, "third": right, "fourth": right}).rows
+  assert rows[0][5] == pytest.approx(3 * alone)
+  assert [row[5] for row in rows[1:]] == [1, 1]
 
 
 def test_different_questions_under_one_id_are_refused():

@@ -17,7 +17,7 @@ def pruned_chain(
   *,
   ids=None,
   nll=None,
-  question="q",
+  question=None,
   answer="a",
   unit_sizes=None,
 ):
@@ -25,7 +25,12 @@ def pruned_chain(
   order = tuple(int(position) for position in order)
   flat = tuple(1.0 + 0.1 * step for step in range(len(order) + 1))
   return PrunedChain(
-    chain=Chain(id=chain_id, question=question, reasoning="".join(tokens), answer=answer),
+    chain=Chain(
+      id=chain_id,
+      question=question or f"question of {chain_id}",
+      reasoning="".join(tokens),
+      answer=answer,
+    ),
     pruner="tiny",
     objective="joint",
     search="exact",

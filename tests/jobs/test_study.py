@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from greedy_prune_jax.jobs.study_tables import study_tables
 from tests.helpers.tiny_runs import TEMPLATE, make_model
 
 CONFIG = """
@@ -111,6 +112,11 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
   trained = study / "students" / "tiny" / "greedy" / "keep-0.5" / "seed-0"
   assert json.loads((trained / "config.json").read_text())["keep_ratios"] == [0.5]
   assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
+
+  # The tables come out of the answers alone too.
+  study_tables(str(study / "answers.parquet"), "random", str(tmp_path / "anew"))
+  for name in ("study.csv", "differences.csv", "matched.csv"):
+    assert (tmp_path / "anew" / name).read_bytes() == (study / name).read_bytes()
 
   # All of it again: nothing is done twice, and the tables are the same.
   before = (study / "study.csv").read_bytes()

@@ -8,7 +8,7 @@ import torch
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.rankings.gradient import gate_gradient
-from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
+from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings, UnrankedError
 from greedy_prune_jax.rankings.model_free import is_numeric
 from greedy_prune_jax.rankings.registry import RANKINGS
 from tests.helpers.full_passes import random_segments
@@ -113,6 +113,44 @@ def test_attention_is_that_of_transformers(models, chain, layers, heads):
   received = [probs[t + 1 :, t].mean() for t in range(PROMPT, PROMPT + REASONING)]
   order = order_of("attention", model, chain, attention_layers=layers, attention_heads=heads)
   assert_order(order, np.array(received))
+
+
+def test_answer_attention_is_that_of_transformers(models, chain):
+  reference, model = models
+  _, probs = reference_outputs(reference.float(), text_of(chain)[None])
+  reference.double()
+  received = probs[:, 0].mean((0, 1))[PROMPT + REASONING :, PROMPT : PROMPT + REASONING]
+  assert_order(order_of("answer_attention", model, chain), np.array(received.mean(axis=0)))
+
+
+def test_surprisal_and_attention_are_put_together_by_their_ranks(models, chain):
+  orders = [order_of(name, models[1], chain) for name in ("surprisal", "answer_attention")]
+  ranks = np.empty((2, REASONING))
+  for row, order in zip(ranks, orders, strict=True):
+    row[order] = np.arange(REASONING)
+  expected = np.argsort(ranks.sum(axis=0), kind="stable")
+  assert order_of("surprisal_attention", models[1], chain) == expected.tolist()
+  assert expected.tolist() not in orders
+
+
+def test_random_places_are_alike_in_chains_of_a_length(models, chain):
+  other = chain._replace(chain_id="c/1")
+  orders = [order_of("random_places", models[1], c, seed=s) for s in (0, 1) for c in (chain, other)]
+  assert orders[0] == orders[1] != orders[2] == orders[3]
+  shorter = other._replace(tokens=other.tokens[:-1])
+  assert order_of("random_places", models[1], shorter) != [
+    place for place in orders[0] if place < REASONING - 1
+  ]
+  assert sorted(orders[0]) == list(range(REASONING))
+
+
+def test_the_oracle_keeps_what_is_needed(models, chain):
+  kinds = ["needed result", "label", "unpredictable filler", *["copied operand"] * (REASONING - 3)]
+  pieces = [[len(token), kind] for token, kind in zip(TOKENS, kinds, strict=True)]
+  order = order_of("oracle", models[1], chain._replace(extra={"pieces": pieces}))
+  assert order == [2, 1, *range(3, REASONING), 0]
+  with pytest.raises(UnrankedError, match='the chain has no "pieces"'):
+    order_of("oracle", models[1], chain)
 
 
 def test_attention_names_the_layer_that_there_is_not(models):

@@ -47,7 +47,8 @@ def test_the_runs_that_a_record_counts_are_run(tmp_path_factory, name, unit_size
   folder = tmp_path_factory.mktemp("model")
   tiny_model(tiny_config("llama")).save_pretrained(folder)
   segments = random_segments(0, 61, (9, 15, 4))
-  chain = RankingInput("c", segments, ("x",) * 15, unit_sizes)
+  extra = {"pieces": [[15, "label"]]}
+  chain = RankingInput("c", segments, ("x",) * 15, unit_sizes, extra)
   ranked = RANKINGS[name].make(load_huggingface(folder, jnp.float32), RankingSettings())(chain)
   runs = RANKINGS[name].model_runs(ChainSizes(9, 15, 4, len(unit_sizes or range(15))))
   assert sum(run.num_texts * run.length for run in runs) == ranked.positions_scored
@@ -87,7 +88,10 @@ def test_a_ranking_is_added_by_one_record(tmp_path, monkeypatch):
   [
     ({"ranking": "llmlingua"}, "ranking=llmlingua, llmlingua_model='': the ranking llmlingua, and"),
     ({"text_model": "x"}, "ranking=greedy, text_model='x': the ranking text_model, and no other"),
-    ({"attention_layers": (1,)}, r"attention_layers=\(1,\) is read by ranking=attention alone"),
+    (
+      {"attention_layers": (1,)},
+      r"attention_layers=\(1,\) is read by ranking=attention and answer_attention alone",
+    ),
   ],
 )
 def test_settings_that_belong_to_one_ranking(tmp_path, changes, message):

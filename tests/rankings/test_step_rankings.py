@@ -54,6 +54,17 @@ def test_the_step_whose_first_token_is_most_predictable_leaves_first(models, cha
   assert ranked.order == expected
 
 
+def test_the_step_with_the_least_entropy_leaves_first(models, chain):
+  reference, model = models
+  segments = chain.segments
+  ids = np.concatenate([segments.prompt, segments.reasoning, segments.answer])
+  logits, _ = reference_outputs(reference, ids[None])
+  entropies = torch.distributions.Categorical(logits=torch.tensor(logits[0])).entropy().numpy()
+  expected = by_units(np.add.reduceat(entropies[PROMPT - 1 :][:REASONING], STARTS))
+  ranked = RANKINGS["step_entropy"].make(model, RankingSettings())(chain)
+  assert ranked.order == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 64, 4096])  # one text at once, two, and all
 def test_the_step_that_the_answer_misses_least_leaves_first(models, chain, monkeypatch, block):

@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from greedy_prune_jax.reports.intervals import (
   accuracy_interval,
   crossed_spread,
+  holm,
   paired_difference,
   wilson,
 )
@@ -32,6 +35,9 @@ def test_an_effect_of_seeds_alone_counts_as_many_trials_as_there_are_seeds():
   spread = crossed_spread(np.repeat(by_seed[:, None], 50, axis=1))
   assert spread.stderr == pytest.approx(stats.sem(by_seed))
   assert spread.freedom == pytest.approx(2)
+  assert spread.interval() == pytest.approx(
+    stats.t.interval(0.95, 2, loc=by_seed.mean(), scale=stats.sem(by_seed))
+  )
 
 
 def test_an_effect_of_questions_alone_counts_as_many_trials_as_there_are_questions():
@@ -41,27 +47,81 @@ def test_an_effect_of_questions_alone_counts_as_many_trials_as_there_are_questio
   assert spread.freedom == pytest.approx(5)
 
 
-def _answers(rng, seeds, questions, seed_effect):
-  """Right or wrong by a logistic model whose questions and seeds differ; two sides [2, S, Q]."""
-  easy = rng.normal(0, 1.5, (1, 1, questions))
-  logits = -1 + easy + rng.normal(0, seed_effect, (2, seeds, 1))
-  return (rng.random((2, seeds, questions)) < 1 / (1 + np.exp(-logits))).astype(float)
-
-
-@pytest.mark.parametrize("seed_effect", [0.0, 0.5])
-def test_the_intervals_hold_the_truth_as_often_as_they_say(seed_effect):
+def test_the_seeds_part_is_never_dropped():
+  """Seeds that came out alike by chance: their square counts as the residual one, at S - 1."""
   rng = np.random.default_rng(0)
-  many = rng.normal(-1, math.hypot(1.5, seed_effect), 400_000)
-  truth = (1 / (1 + np.exp(-many))).mean()
+  values = np.empty((3, 400))
+  for row in values:  # the same number of right answers for each seed, on other questions
+    row[:] = 0
+    row[rng.permutation(400)[:160]] = 1
+  spread = crossed_spread(values)
+  residual = values - values.mean(axis=0)  # seeds have equal means
+  rest = (residual**2).sum() / (2 * 399)
+  assert spread.stderr >= math.sqrt(rest / values.size)
+  assert spread.freedom < 10, "few seeds do not tell much"
+
+
+def _shift(accuracy, spread):
+  """The mean of normal logits whose mean probability is an accuracy."""
+  z = np.random.default_rng(1).normal(0, spread, 100_000)
+  return brentq(lambda shift: expit(shift + z).mean() - accuracy, -15, 15)
+
+
+def _answers(rng, arms, seeds, questions, accuracy, seed_effect, own=0.5):
+  """Right or wrong [arms, seeds, questions] by a logistic model: questions, seeds, own questions.
+
+  Args:
+    own: how much arms differ in the questions that they get right.
+  """
+  shift = _shift(accuracy, math.sqrt(1.5**2 + own**2 + seed_effect**2))
+  easy = rng.normal(0, 1.5, (1, 1, questions)) + rng.normal(0, own, (arms, 1, questions))
+  logits = shift + easy + rng.normal(0, seed_effect, (arms, seeds, 1))
+  return (rng.random((arms, seeds, questions)) < expit(logits)).astype(float)
+
+
+GRID = [(a, e) for a in (0.02, 0.15, 0.4, 0.9) for e in (0.0, 0.3, 1.0)]
+
+
+@pytest.mark.parametrize(("accuracy", "seed_effect"), GRID)
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_intervals_hold_the_truth_as_often_as_they_say(seeds, accuracy, seed_effect):
+  rng = np.random.default_rng(0)
   held = held_difference = 0
-  for _ in range(500):
-    one, other = _answers(rng, 3, 50, seed_effect)
+  for _ in range(300):
+    one, other = _answers(rng, 2, seeds, 80, accuracy, seed_effect)
     found = accuracy_interval(one)
-    held += found.low <= truth <= found.high
+    held += found.low <= accuracy <= found.high
     difference = paired_difference(one, other)
     held_difference += difference.low <= 0 <= difference.high
-  assert held / 500 > 0.925
-  assert held_difference / 500 > 0.925
+  assert held / 300 > 0.91  # 3 standard errors below 0.95
+  assert held_difference / 300 > 0.91
+
+
+@pytest.mark.parametrize(("accuracy", "seed_effect"), GRID)
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_of_eight_equal_arms_hardly_ever_one_is_called_different(seeds, accuracy, seed_effect):
+  """The family-wise error of one reference against eight arms, with Holm's p-values."""
+  rng = np.random.default_rng(0)
+  false, alone = 0, 0
+  for _ in range(80):
+    reference, *others = _answers(rng, 9, seeds, 80, accuracy, seed_effect)
+    p = [paired_difference(reference, other).p for other in others]
+    alone += min(p) < 0.05
+    false += min(holm(p)) < 0.05
+  assert false / 80 < 0.125  # 3 standard errors above 0.05
+  assert false <= alone
+
+
+def test_one_by_one_equal_arms_would_be_called_different_often():
+  """What Holm's p-values are for."""
+  rng = np.random.default_rng(0)
+  alone = 0
+  for _ in range(100):
+    reference, *others = _answers(rng, 9, 10, 80, 0.4, 0.5)
+    alone += min(paired_difference(reference, other).p for other in others) < 0.05
+  assert alone / 100 > 0.15
 
 
 def test_intervals_over_questions_alone_would_not():
@@ -69,10 +129,39 @@ def test_intervals_over_questions_alone_would_not():
   rng = np.random.default_rng(0)
   held = 0
   for _ in range(300):
-    one, other = _answers(rng, 3, 50, 0.8)
+    one, other = _answers(rng, 2, 3, 50, 0.4, 0.8)
     low, high = crossed_spread((one - other).mean(axis=0, keepdims=True)).interval()
     held += low <= 0 <= high
   assert held / 300 < 0.85
+
+
+def test_over_seeds_alone_would_not_where_arms_differ_in_their_questions():
+  """What the questions' part is for, also of many seeds."""
+  rng = np.random.default_rng(0)
+  held = held_seeds = 0
+  for _ in range(300):
+    one, other = _answers(rng, 2, 10, 80, 0.4, 0.0, own=1.0)
+    by_seed = (one - other).mean(axis=1)
+    low, high = stats.t.interval(0.95, 9, loc=by_seed.mean(), scale=stats.sem(by_seed))
+    held_seeds += low <= 0 <= high
+    difference = paired_difference(one, other)
+    held += difference.low <= 0 <= difference.high
+  assert held_seeds / 300 < 0.85
+  assert held / 300 > 0.91
+
+
+def test_holm_by_hand():
+  assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+  assert holm([0.9, 0.6]) == [1.0, 1.0]
+  assert holm([]) == []
+
+
+def test_the_p_value_is_that_of_students_test():
+  values = np.array([[0.5, 0.1, -0.2, 0.4, 0.3]])
+  assert crossed_spread(values).p_value == pytest.approx(stats.ttest_1samp(values[0], 0).pvalue)
+  assert crossed_spread(np.zeros((2, 5))).p_value == 1
+  low, high = crossed_spread(values).interval(1 - crossed_spread(values).p_value)
+  assert min(abs(low), abs(high)) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
@@ -126,6 +215,7 @@ def test_paired_differences_by_bonett_and_price():
   p, q, n = 4 / 22, 2 / 22, 22
   reach = stats.t.ppf(0.975, n - 1) * math.sqrt((p + q - (p - q) ** 2) / (n - 1))
   assert (found.low, found.high) == pytest.approx((p - q - reach, p - q + reach))
+  assert found.p > 0.05
 
 
 def test_sides_that_never_differed_are_not_called_equal():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import study_cpu, study_drp, study_gpu
+from configs import study_cpu, study_drp, study_gpu, study_planted
 from greedy_prune_jax.chains.question_sets import load_questions
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.study.plan import conditions, plan
@@ -23,6 +23,45 @@ def test_every_part_has_settings(config, mode, tmp_path):
     assert set(settings.keep_ratios) == {0.9, 0.7, 0.5, 0.3}
     arms = {condition.arm for condition in conditions(settings)}
     assert {"no_pruning", "answer_only", "greedy_joint", "random", "gradient"} <= arms
+
+
+@pytest.mark.parametrize("mode", ["", "pilot", "smoke"])
+def test_the_planted_study_begins_with_its_model(mode, tmp_path):
+  settings = StudySettings.from_config(study_planted.get_config(mode).to_dict())
+  parts = plan(settings, tmp_path)
+  names = [part.name for part in parts]
+  assert names[0] == "base"
+  assert len(set(names)) == len(names)
+  for at, part in enumerate(parts):
+    assert set(part.needs) <= set(names[:at])
+  exported = str(tmp_path / "base" / "export")
+  for part in parts:
+    if part.name.startswith("prune/"):
+      assert ("base" in part.needs, part.config["pruner"]) == (True, exported)
+    if part.name.startswith("students/"):
+      assert ("base" in part.needs, part.config["distill"]["student"]) == (True, exported)
+      assert part.config["distill"]["init"] == ""
+  if mode == "":
+    assert len(settings.arms) >= 9
+    assert len(settings.seeds) >= 10
+    assert len(settings.keep_ratios) == 3
+    assert settings.tests["new_sums"]["num_questions"] == 400
+
+
+def test_a_seed_draws_everything_anew(tmp_path):
+  """Chains, the order of random rankings, and the students' data, where chains are fresh."""
+  config = study_planted.get_config("pilot").to_dict() | {"chains_seed": 7, "seeds": (0, 3)}
+  parts = {p.name: p.config for p in plan(StudySettings.from_config(config), tmp_path)}
+  assert [parts[f"chains/seed-{seed}"]["chains_seed"] for seed in (0, 3)] == [7, 10]
+  for seed in (0, 3):
+    pruned = parts[f"prune/random/seed-{seed}"]
+    assert pruned["ranking_seed"] == seed
+    assert pruned["chains"] == str(tmp_path / "chains" / f"seed-{seed}" / "chains.jsonl")
+    student = parts[f"students/base/random/keep-0.5/seed-{seed}"]["distill"]
+    assert student["chains"] == str(tmp_path / "prune" / "random" / f"seed-{seed}")
+    assert student["seed"] == seed
+    whole = parts[f"students/base/no_pruning/keep-1/seed-{seed}"]["distill"]
+    assert whole["chains"] == pruned["chains"]
 
 
 def test_students_of_the_first_keep_ratio_come_first_from_all_seeds(tmp_path):
@@ -94,6 +133,8 @@ def test_an_arm_changes_settings_also_within_groups():
     ({"seeds": (-1,)}, r"seeds=\(-1,\); expected different whole numbers from 0 on"),
     ({"seeds": (True,)}, r"seeds=\(True,\) has True; expected a whole number for each"),
     ({"students": {}}, "students is empty; expected at least one"),
+    ({"base": {"steps": -1}}, "base: steps=-1; expected 0 or more"),
+    ({"base": {"student": "base"}}, "base.student=base; expected the model, or the tokenizer"),
     ({"reference": "best"}, "reference='best' is no arm; expected one of attention, gradient,"),
   ],
 )

@@ -2,12 +2,17 @@
 
 import dataclasses
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.reports.intervals import paired_difference
 from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.plot import plot_study
-from greedy_prune_jax.study.results import differences_table, read_answers, study_table
+from greedy_prune_jax.study.results import study_tables
 
 CELLS = {
   # By seed, which of 4 questions is right.
@@ -42,16 +47,21 @@ def answers(tmp_path):
               ],
             }
           )
-  return [
-    read_answers(tmp_path, condition, range(len(seeds)), "sums")
+  rows = [
+    row
     for condition, seeds in CELLS.items()
+    for row in collect_answers(tmp_path, condition, range(len(seeds)), "sums")
   ]
+  write_answers(tmp_path / FILE, rows)
+  return read_answers(tmp_path / FILE)
+
+
+def dicts(table):
+  return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
 def test_the_table(answers, tmp_path):
-  rows = [
-    dict(zip(study_table(answers).columns, row, strict=True)) for row in study_table(answers).rows
-  ]
+  rows = dicts(study_tables(answers, "greedy")[0])
   assert answers[2].correct.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
   greedy = rows[2]
   assert (greedy["trained on"], greedy["keep ratio"], greedy["test"]) == ("greedy", 0.5, "sums")
@@ -62,12 +72,11 @@ def test_the_table(answers, tmp_path):
   assert [row["seeds"] for row in rows] == [2, 2, 2, 2, 2, 1, 2]
   assert (rows[1]["low"], rows[1]["accuracy"]) == (0, 0)
   assert rows[1]["high"] == pytest.approx(0.4899, abs=1e-4), "Wilson's of 0 in 4, not in 8"
-  assert read_answers(tmp_path, Condition("tiny", "greedy", 0.9), (), "sums") is None
+  assert collect_answers(tmp_path, Condition("tiny", "greedy", 0.9), (), "sums") == []
 
 
 def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
-  table = differences_table(answers, "greedy")
-  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  rows = dicts(study_tables(answers, "greedy")[1])
   found = {(r["keep ratio"], r["against"], r["against's ratio"]): r for r in rows}
   assert set(found) == {
     (ratio, *other)
@@ -84,13 +93,13 @@ def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
 
 def test_a_reference_of_one_length_is_compared_at_every_ratio_but_0(answers):
   nothing_left = dataclasses.replace(answers[3], condition=Condition("tiny", "greedy", 0.0))
-  table = differences_table([*answers, nothing_left], "by_hand")
+  table = study_tables([*answers, nothing_left], "by_hand")[1]
   found = [row[table.columns.index("against") :][:2] for row in table.rows]
   assert found == [
     *(("no_pruning", 1.0), ("answer_only", 0.0)),
     *(("greedy", 0.5), ("greedy", 0.3), ("random", 0.5), ("random", 0.3)),
   ]
-  table = differences_table([*answers, nothing_left], "greedy")
+  table = study_tables([*answers, nothing_left], "greedy")[1]
   against_none = [row[4:6] for row in table.rows if row[3] == 0]
   assert against_none == [("no_pruning", 1.0), ("answer_only", 0.0)]
 
@@ -113,3 +122,20 @@ def test_no_panel_of_the_plot_cuts_another(answers):
     bottom, top = axes.get_ylim()
     assert bottom < 0
     assert top > high.accuracy.high
+
+
+def test_p_values_are_for_all_differences_at_once(answers):
+  _, differences, matched = study_tables(answers, "greedy")
+  p = [row["p (Holm)"] for row in (*dicts(differences), *dicts(matched))]
+  alone = paired_difference(answers[2].correct, answers[1].correct).p  # the smallest but for ties
+  assert len(p) > 5
+  assert min(p) == pytest.approx(min(1.0, alone * len(p)))
+
+
+def test_an_answers_file_that_is_none(tmp_path):
+  path = tmp_path / FILE
+  with pytest.raises(UserError, match=r"answers.parquet cannot be read"):
+    read_answers(path)
+  pq.write_table(pa.table({"test": ["a"]}), path)
+  with pytest.raises(UserError, match=r"answers.parquet has no column student"):
+    read_answers(path)

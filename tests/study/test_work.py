@@ -58,7 +58,7 @@ def _stopping_when_asked(times):
 @pytest.mark.slow
 def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp_path, monkeypatch):
   chains, folder = tmp_path / "chains.jsonl", tmp_path / "student"
-  make_chains(settings, chains)
+  make_chains(settings, chains, 0)
   training = settings.distill_config(settings.students["tiny"], str(chains), 1.0, 0)
   tests = {"sums": settings.evaluate_config(settings.tests["sums"], f"student={folder}")}
 
@@ -92,7 +92,7 @@ def test_a_student_is_stopped_gone_on_with_tested_and_cleared_away(settings, tmp
 @pytest.mark.slow
 def test_a_training_that_failed_at_once_can_be_mended(settings, tmp_path):
   chains, folder = tmp_path / "chains.jsonl", tmp_path / "student"
-  make_chains(settings, chains)
+  make_chains(settings, chains, 0)
   training = settings.distill_config(settings.students["tiny"], str(chains), 1.0, 0)
   with pytest.raises(UserError, match="nothing to train on"):
     train_and_test(training | {"max_length": 2}, {}, folder, keep_student=True)
@@ -102,19 +102,21 @@ def test_a_training_that_failed_at_once_can_be_mended(settings, tmp_path):
 
 def test_chains_are_short_enough_and_in_no_test(settings, tmp_path):
   path = tmp_path / "chains.jsonl"
-  make_chains(settings, path)
+  make_chains(settings, path, 0)
   assert len(list(read_chains(str(path)))) == 3
-  make_chains(dataclasses.replace(settings, num_chains=5), path)
+  make_chains(dataclasses.replace(settings, num_chains=5), path, 0)
   asked = {chain.question for chain in read_chains(str(path))}
   assert asked == {f"{i} + {i}?" for i in (1, 3, 4, 5, 6)}, "2 + 2? is in the test"
   with pytest.raises(UserError, match="has 5 chains whose questions are in no test; expected num"):
-    make_chains(dataclasses.replace(settings, num_chains=6), path)
+    make_chains(dataclasses.replace(settings, num_chains=6), path, 0)
   texts = [chain.reasoning for chain in read_chains(str(path))]
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
   lengths = sorted(len(tokenizer(text)["input_ids"]) for text in texts)
-  make_chains(dataclasses.replace(settings, num_chains=2, max_reasoning_tokens=lengths[1]), path)
+  make_chains(dataclasses.replace(settings, num_chains=2, max_reasoning_tokens=lengths[1]), path, 0)
   assert {chain.question for chain in read_chains(str(path))} == {"1 + 1?", "3 + 3?"}
   with pytest.raises(
     UserError, match=rf"has 2 chains of at most max_reasoning_tokens={lengths[1]}"
   ):
-    make_chains(dataclasses.replace(settings, num_chains=3, max_reasoning_tokens=lengths[1]), path)
+    make_chains(
+      dataclasses.replace(settings, num_chains=3, max_reasoning_tokens=lengths[1]), path, 0
+    )

@@ -6,6 +6,7 @@ run holds
 
     answers/process-00000.jsonl   a pruned chain a line, with the answer written at each keep ratio
     accuracy.json, accuracy.csv   accuracy of each prune run at each keep ratio
+    pairs.json, pairs.csv         each against the first run, and against the whole reasoning
 """
 
 import functools
@@ -13,12 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
+from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.tables import Table
@@ -152,6 +156,30 @@ def pruned_accuracy_table(records: Sequence[Record]) -> Table:
     columns=("run", "keep ratio", "accuracy", "low", "high", "no answer found", "chains"),
     rows=rows,
   )
+
+
+def pruned_pairs_table(records: Sequence[Record]) -> Table:
+  """Each run at each keep ratio against the first run there, and against the whole reasoning.
+
+  In pairs, on the chains that both sides have.
+  """
+  right: dict[tuple[str, float], dict[str, bool]] = {}  # by run and ratio, then by chain
+  for record in records:
+    for key, answer in record["answers"].items():
+      right.setdefault((record["run"], float(key)), {})[record["chain"]] = bool(answer["correct"])
+  first = next(iter(right), ("", 0.0))[0]
+  pairs = []
+  for run, ratio in sorted(right, key=lambda place: -place[1]):
+    for other in dict.fromkeys([(run, 1.0), (first, ratio)]):
+      if other == (run, ratio) or other not in right or (ratio == 1 and run != first):
+        continue
+      chains = [chain for chain in right[run, ratio] if chain in right[other]]
+      if chains:
+        sides = (
+          np.array([right[side][c] for c in chains], float) for side in ((run, ratio), other)
+        )
+        pairs.append((f"{run}, keep {ratio:g}", f"{other[0]}, keep {other[1]:g}", *sides))
+  return comparison_table(pairs, ("run", "against"), "chains")
 
 
 def _shares(answers: Sequence[Mapping[str, object]]) -> tuple[float, float, float, float]:

@@ -14,6 +14,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned import run as pruned_chains
 from greedy_prune_jax.evaluation.pruned.run import (
   pruned_accuracy_table,
+  pruned_pairs_table,
   read_pruned_answers,
   run_evaluate_pruned,
 )
@@ -161,6 +162,27 @@ def test_accuracy_of_each_run_at_each_ratio(evaluate, tmp_path):
     0.25,
     4,
   )
+
+
+def test_pairs_are_on_the_same_chains():
+  """Each ratio against the whole reasoning of its run, and against the first run at that ratio."""
+
+  def record(run, chain, **right):
+    answers = {ratio: {"correct": ok, "value": "1"} for ratio, ok in right.items()}
+    return {"run": run, "chain": chain, "answers": answers}
+
+  records = [
+    record("a", "c/0", **{"1.0": True, "0.5": True}),
+    record("a", "c/1", **{"1.0": True, "0.5": False}),
+    record("b", "c/1", **{"1.0": True, "0.5": True}),
+    record("b", "c/2", **{"1.0": True, "0.5": True}),
+  ]
+  rows = pruned_pairs_table(records).rows
+  assert [(row[0], row[1], row[2], row[-1]) for row in rows] == [
+    ("a, keep 0.5", "a, keep 1", -0.5, 2),
+    ("b, keep 0.5", "b, keep 1", 0, 2),
+    ("b, keep 0.5", "a, keep 0.5", 1, 1),
+  ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""Do orders of deletion find what is needed? Prune ranks against the labels of planted chains."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks, tokens_gone_before
+from greedy_prune_jax.analysis.report import Section
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
+from greedy_prune_jax.chains.planted_words import Kind
+from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.tables import Cell, Table
+
+ALL = "all that is not needed"
+KEEP_RATIOS = (0.9, 0.7, 0.5, 0.3, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What the order of one chain tells of its labels.
+
+  Attributes:
+    auc: by kind, and for `ALL`: share of pairs of a needed token and one of that kind of which the
+      needed one leaves later; ties count half.
+    kept: by keep ratio: precision (needed ones among what is kept) and recall (kept ones among what
+      is needed).
+  """
+
+  auc: dict[str, float]
+  kept: dict[float, tuple[float, float]]
+
+
+def is_planted(chain: PrunedChain) -> bool:
+  """Tells whether a chain says why each of its pieces is there."""
+  return PIECES in chain.chain.extra
+
+
+def find_needed(chain: PrunedChain) -> Found:
+  """Holds a chain's deletion order against its labels.
+
+  Raises:
+    UserError: the labels are of another text.
+  """
+  kinds = np.array(kinds_of_tokens(chain.chain.extra[PIECES], chain.reasoning_tokens))
+  needed, ranks = kinds == Kind.NEEDED, normalised_ranks(chain)
+  others = {str(kind): kinds == kind for kind in Kind if kind != Kind.NEEDED}
+  auc = {
+    name: ranked_above(ranks, needed, mask)
+    for name, mask in (others | {ALL: ~needed}).items()
+    if mask.any()
+  }
+  deepest = len(chain.deletion_order)
+  before = tokens_gone_before(chain)
+  kept = {}
+  for ratio in KEEP_RATIOS:
+    num_gone = len(kinds) - int(len(kinds) * ratio)
+    if 0 < num_gone <= deepest:
+      there = before >= num_gone
+      both = float((there & needed).sum())
+      kept[ratio] = (both / max(there.sum(), 1), both / needed.sum())
+  return Found(auc, kept)
+
+
+def ranked_above(
+  ranks: Float[np.ndarray, "N"], ones: Bool[np.ndarray, "N"], others: Bool[np.ndarray, "N"]
+) -> float:
+  """Share of pairs whose first has the higher rank, ties half: the area under the ROC curve."""
+  statistic = stats.mannwhitneyu(ranks[ones], ranks[others]).statistic
+  return float(statistic) / (ones.sum() * others.sum())
+
+
+def needed_section(runs: Sequence[LabelledRun]) -> Section:
+  """AUC by kind, precision and recall by keep ratio, of runs on planted chains."""
+  auc_rows: list[tuple[Cell, ...]] = []
+  kept_rows: list[tuple[Cell, ...]] = []
+  for run in runs:
+    found = [find_needed(chain) for chain in run.chains]
+    for kind in (ALL, *map(str, Kind)):
+      if values := [of_chain.auc[kind] for of_chain in found if kind in of_chain.auc]:
+        auc_rows.append((run.name, kind, *mean_interval(np.array(values)), len(values)))
+    for ratio in KEEP_RATIOS:
+      if all(ratio in of_chain.kept for of_chain in found):
+        kept = np.array([of_chain.kept[ratio] for of_chain in found])
+        cells = [cell for column in kept.T for cell in mean_interval(column)]
+        kept_rows.append((run.name, ratio, *cells, len(kept)))
+  bounds = "means over chains with 95% intervals (Student's t)"
+  return Section(
+    "Is what is needed found?",
+    tables=[
+      Table(
+        "needed_auc",
+        f"AUC: share of needed results that leave after a token of a kind, ties half; {bounds}.",
+        ("run", "against", "AUC", "low", "high", "chains"),
+        auc_rows,
+      ),
+      Table(
+        "needed_kept",
+        f"Needed results among the tokens kept (precision), and share of them kept (recall); "
+        f"{bounds}.",
+        (
+          *("run", "keep ratio", "precision", "precision low", "precision high"),
+          *("recall", "recall low", "recall high", "chains"),
+        ),
+        kept_rows,
+      ),
+    ],
+  )

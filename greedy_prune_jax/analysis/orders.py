@@ -1,0 +1,75 @@
+"""Deletion orders as importances of characters, by which runs of any tokenizer can be compared."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
+from greedy_prune_jax.analysis.report import Section
+from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.tables import Table
+
+LAST_SHARE = 0.1  # of the characters, those that leave last
+
+
+def character_ranks(chain: PrunedChain) -> Float[np.ndarray, "C"]:
+  """The normalised prune rank of each character of the reasoning: that of its token, 0 left first.
+
+  A character that is spelled by several tokens counts for the one that carries its text.
+  """
+  lengths = [len(token) for token in chain.reasoning_tokens]
+  return np.repeat(normalised_ranks(chain), lengths)
+
+
+def order_section(runs: Sequence[LabelledRun]) -> Section:
+  """Agreement of the deletion orders of every two runs, over the chains that both have."""
+  rows = []
+  for i, one in enumerate(runs):
+    for other in runs[i + 1 :]:
+      pairs = _common(one, other)
+      if not pairs:
+        continue
+      found = np.array([order_agreement(*pair) for pair in pairs])
+      cells = [cell for column in found.T for cell in mean_interval(column)]
+      rows.append((one.name, other.name, *cells, len(pairs)))
+  caption = (
+    f"Agreement of deletion orders, character by character: Kendall's tau-b, Spearman's rho, and "
+    f"the share of the last {LAST_SHARE:.0%} of one that is in the last {LAST_SHARE:.0%} of the "
+    f"other ({LAST_SHARE:g} by chance). Means over chains with 95% intervals (Student's t)."
+  )
+  measures = ("Kendall", "Spearman", "last tenth")
+  columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
+  return Section(
+    "Agreement of deletion orders",
+    tables=[Table("orders", caption, ("run", "and", *columns, "chains"), rows)],
+  )
+
+
+def _common(one: LabelledRun, other: LabelledRun) -> list[tuple[PrunedChain, PrunedChain]]:
+  """The chains that both runs have, with the same reasoning."""
+  known = {chain.chain.id: chain for chain in other.chains}
+  return [
+    (chain, known[chain.chain.id])
+    for chain in one.chains
+    if chain.chain.id in known and known[chain.chain.id].chain.reasoning == chain.chain.reasoning
+  ]
+
+
+def order_agreement(one: PrunedChain, other: PrunedChain) -> tuple[float, float, float]:
+  """Kendall's tau-b, Spearman's rho and the overlap of the last tenth, of one chain's two orders.
+
+  NaN where an order is one tie, as that of a chain of one token.
+  """
+  a, b = character_ranks(one), character_ranks(other)
+  if np.ptp(a) == 0 or np.ptp(b) == 0:
+    return np.nan, np.nan, np.nan
+  num_last = max(1, round(LAST_SHARE * len(a)))
+  last = [set(np.argsort(-ranks, kind="stable")[:num_last].tolist()) for ranks in (a, b)]
+  return (
+    float(np.asarray(stats.kendalltau(a, b)[0])),
+    float(np.asarray(stats.spearmanr(a, b)[0])),
+    len(last[0] & last[1]) / num_last,
+  )

@@ -1,0 +1,45 @@
+"""Makes the tables and the plot of a study anew from the answers of its students.
+
+python -m greedy_prune_jax.jobs.study_tables --answers=FILE --reference=ARM --workdir=DIR
+"""
+
+from greedy_prune_jax.jobs import interrupts
+
+if __name__ == "__main__":
+  interrupts.leave_at_once()  # before the imports below, which take seconds
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.jobs.entry import print_result
+from greedy_prune_jax.reports.tables import format_table
+from greedy_prune_jax.study.run import check_plots, write_results
+
+_ANSWERS = flags.DEFINE_string("answers", None, "A study's answers.parquet.", required=True)
+_REFERENCE = flags.DEFINE_string("reference", "greedy_joint", "The arm of the differences.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for tables and plot.", required=True)
+
+
+def study_tables(answers: str, reference: str, workdir: str) -> None:
+  """Runs the job and prints the tables.
+
+  Raises:
+    UserError: the answers cannot be read, or the folder not be written.
+  """
+  check_plots()
+  for table in write_results(Path(answers), reference, Path(workdir)):
+    print_result(format_table(table) + "\n")
+
+
+def _main(_: object) -> None:
+  try:
+    study_tables(_ANSWERS.value, _REFERENCE.value, _WORKDIR.value)
+  except UserError as error:
+    sys.exit(str(error))
+
+
+if __name__ == "__main__":
+  app.run(_main)

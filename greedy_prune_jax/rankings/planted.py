@@ -1,0 +1,54 @@
+"""Rankings for studies of planted chains: the answer known, and chance that is alike everywhere."""
+
+import numpy as np
+
+from greedy_prune_jax.chains.planted import PIECES, Kind, kinds_of_tokens
+from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.rankings.interface import (
+  RankedTokens,
+  RankingInput,
+  RankingSettings,
+  RankTokens,
+  UnrankedError,
+  by_importance,
+)
+
+# What leaves first, to what stays longest.
+ORACLE_ORDER = (
+  Kind.UNPREDICTABLE,
+  Kind.DISTRACTOR,
+  Kind.CORRECTION,
+  Kind.RESTATEMENT,
+  Kind.PREDICTABLE,
+  Kind.LABEL,
+  Kind.COPIED,
+  Kind.NEEDED,
+)
+
+
+def oracle(model: Model, settings: RankingSettings) -> RankTokens:
+  """Needed results stay longest, by the labels of planted chains; of a kind, the later stay."""
+
+  def rank(chain: RankingInput) -> RankedTokens:
+    if PIECES not in chain.extra:
+      raise UnrankedError(
+        f'ranking=oracle: the chain has no "{PIECES}"; expected chains of the set planted'
+      )
+    kinds = kinds_of_tokens(chain.extra[PIECES], chain.tokens)
+    return RankedTokens(by_importance(np.array([ORACLE_ORDER.index(kind) for kind in kinds])))
+
+  return rank
+
+
+def random_places(model: Model, settings: RankingSettings) -> RankTokens:
+  """Places leave in a random order, of which chains of equal length have the same.
+
+  Against `random` it tells what it is worth that the same parts of all chains are missing.
+  """
+
+  def rank(chain: RankingInput) -> RankedTokens:
+    sizes = chain.unit_sizes or (1,) * len(chain.tokens)
+    draws = np.random.default_rng([settings.seed, len(sizes)]).random(len(sizes))
+    return RankedTokens(by_importance(np.repeat(draws, sizes)))
+
+  return rank

@@ -1,0 +1,182 @@
+"""Answers of a study's students: from their evaluations to one file, and from it to arrays.
+
+`answers.parquet` has a row a sample, so that tables can be made anew without the students:
+
+    python -m greedy_prune_jax.jobs.study_tables --answers=FILE --reference=ARM --workdir=DIR
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.run import read_evaluation
+from greedy_prune_jax.reports.intervals import Proportion, accuracy_interval, crossed_spread
+from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.study.plan import Condition
+
+FILE = "answers.parquet"
+
+# A row of the file; rows of a condition follow one another, as those of its seeds do.
+SCHEMA = pa.schema(
+  {
+    "test": pa.string(),
+    "student": pa.string(),
+    "arm": pa.string(),
+    "keep_ratio": pa.float64(),
+    "seed": pa.int32(),
+    "question": pa.string(),
+    "correct": pa.bool_(),
+    "reasoning_tokens": pa.int32(),
+    "cut_off": pa.bool_(),
+    "unparsed": pa.bool_(),
+  }
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+  """Answers of one condition's students, a seed each, in one test.
+
+  Attributes:
+    condition: the students' condition.
+    test: its name.
+    seeds: seeds of the students that are done.
+    correct: share of right samples, by seed and question.
+    tokens: generated reasoning tokens, by seed and question.
+    cut_off: share of samples that were cut off.
+    unparsed: share of samples in which no answer was found.
+    median_tokens: over all samples.
+  """
+
+  condition: Condition
+  test: str
+  seeds: tuple[int, ...]
+  correct: Float[np.ndarray, "S Q"]
+  tokens: Float[np.ndarray, "S Q"]
+  cut_off: float
+  unparsed: float
+  median_tokens: float
+
+  @property
+  def accuracy(self) -> Proportion:
+    """With its interval over questions and seeds."""
+    return accuracy_interval(self.correct)
+
+  @property
+  def mean_tokens(self) -> tuple[float, float, float]:
+    """Generated reasoning tokens with their interval over questions and seeds."""
+    spread = crossed_spread(self.tokens)
+    return (spread.mean, *spread.interval())
+
+  def of_seeds(self, seeds: Sequence[int]) -> "Answers":
+    """Those of some of the seeds, in that order."""
+    rows = [self.seeds.index(seed) for seed in seeds]
+    return dataclasses.replace(
+      self, seeds=tuple(seeds), correct=self.correct[rows], tokens=self.tokens[rows]
+    )
+
+
+def collect_answers(
+  folder: Path, condition: Condition, seeds: Sequence[int], test: str
+) -> list[Record]:
+  """Rows of `SCHEMA` of a condition's students.
+
+  Args:
+    folder: the study's folder.
+    condition: the students' condition.
+    seeds: seeds of the students that are done.
+    test: name of the test.
+  """
+  return [
+    {
+      "test": test,
+      **dataclasses.asdict(condition),
+      "seed": seed,
+      "question": record["question_id"],
+      "correct": sample["correct"],
+      "reasoning_tokens": sample["reasoning_tokens"],
+      "cut_off": sample["finish_reason"] == "length",
+      "unparsed": sample["value"] is None,
+    }
+    for seed in seeds
+    for record in sorted(
+      read_evaluation(folder / condition.folder(seed) / "evaluate" / test),
+      key=lambda record: record["question_id"],
+    )
+    for sample in record["samples"]
+  ]
+
+
+def write_answers(path: Path, rows: Sequence[Record]) -> None:
+  """Writes rows of `SCHEMA`, compressed.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  temporary = path.with_name(path.name + ".tmp")
+  with explain_os_errors(path):
+    pq.write_table(
+      pa.Table.from_pylist(list(rows), SCHEMA), temporary, compression="zstd", compression_level=19
+    )
+    os.replace(temporary, path)
+
+
+def read_answers(path: Path) -> list[Answers]:
+  """The answers in a file, a condition and test each, in the file's order.
+
+  Raises:
+    UserError: it cannot be read, or is no such file.
+  """
+  try:
+    table = pq.read_table(path)
+  except (OSError, pa.ArrowInvalid) as error:
+    raise UserError(f"{path} cannot be read as Parquet: {error}") from error
+  if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+    raise UserError(f"{path} has no column {missing[0]}; expected a study's {FILE}")
+  rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+  by_condition = itertools.groupby(
+    rows, lambda row: (row["test"], Condition(row["student"], row["arm"], row["keep_ratio"]))
+  )
+  return [_answers(*key, list(group)) for key, group in by_condition]
+
+
+def _answers(test: str, condition: Condition, rows: Sequence[Record]) -> Answers:
+  seeds = tuple(dict.fromkeys(row["seed"] for row in rows))
+  return Answers(
+    condition=condition,
+    test=test,
+    seeds=seeds,
+    correct=_table(rows, seeds, "correct"),
+    tokens=_table(rows, seeds, "reasoning_tokens"),
+    cut_off=_mean(row["cut_off"] for row in rows),
+    unparsed=_mean(row["unparsed"] for row in rows),
+    median_tokens=float(np.median([row["reasoning_tokens"] for row in rows])),
+  )
+
+
+def _table(rows: Sequence[Record], seeds: Sequence[int], key: str) -> Float[np.ndarray, "S Q"]:
+  """Means over the samples of each seed and question: those of one are not independent."""
+  return np.array(
+    [
+      [
+        _mean(row[key] for row in samples)
+        for _, samples in itertools.groupby(
+          (row for row in rows if row["seed"] == seed), lambda row: row["question"]
+        )
+      ]
+      for seed in seeds
+    ]
+  )
+
+
+def _mean(values: Iterable[float]) -> float:
+  return float(np.mean(list(values)))

@@ -1,0 +1,71 @@
+"""Agreement of deletion orders: known cases, and orders of two tokenizers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from greedy_prune_jax.analysis.orders import character_ranks, order_agreement, order_section
+from greedy_prune_jax.analysis.patterns import LabelledRun
+from tests.helpers.planted import pruned_chain
+
+
+def run(name, *chains):
+  return LabelledRun(name, chains, [(None,) * len(c.reasoning_ids) for c in chains])
+
+
+LETTERS = "abcdefghijklmnopqrst"
+
+
+def test_equal_and_opposite_orders():
+  order = np.random.default_rng(0).permutation(20)
+  one, other = pruned_chain(LETTERS, order), pruned_chain(LETTERS, order[::-1])
+  assert order_agreement(one, one) == pytest.approx((1, 1, 1))
+  assert order_agreement(one, other) == pytest.approx((-1, -1, 0))
+
+
+def test_one_exchange_by_hand():
+  order = list(range(20))
+  changed = [1, 0, *range(2, 18), 19, 18]
+  tau, rho, last = order_agreement(pruned_chain(LETTERS, order), pruned_chain(LETTERS, changed))
+  assert tau == pytest.approx(1 - 2 * 2 / 190)
+  assert rho == pytest.approx(1 - 6 * 4 / (20 * 399))
+  assert last == 1
+
+
+def test_the_last_tenth_is_of_characters():
+  one = pruned_chain(LETTERS, range(20))
+  other = pruned_chain(LETTERS, [18, *range(18), 19])
+  assert order_agreement(one, other)[2] == 0.5
+
+
+def test_tokens_of_two_tokenizers_are_compared_by_character():
+  """The same order of words, one of them in pieces that leave one after the other."""
+  words = pruned_chain(["one ", "two ", "three"], [1, 0, 2])
+  pieces = pruned_chain(["one ", "tw", "o ", "three"], [1, 2, 0, 3])
+  ranks = character_ranks(pieces)
+  assert len(ranks) == len(character_ranks(words)) == 13
+  assert ranks[0] == ranks[3] > ranks[6] > ranks[4]
+  assert order_agreement(words, pieces)[1] > 0.95
+
+
+def test_chains_are_paired_by_id_and_text():
+  one = run("one", *(pruned_chain("abcd", range(4), f"c/{i}") for i in range(3)))
+  other = run(
+    "other",
+    pruned_chain("abcd", [3, 2, 1, 0], "c/2"),
+    pruned_chain("abcd", range(4), "c/1"),
+    pruned_chain("abce", range(4), "c/0"),
+  )
+  (table,) = order_section([one, other]).tables
+  (row,) = table.rows
+  assert row[:3] == ("one", "other", pytest.approx(0))
+  assert row[-1] == 2
+  assert row[3] < -1 < 1 < row[4], "two chains tell little"
+  (table,) = order_section([one, run("apart", pruned_chain("abcd", range(4), "d"))]).tables
+  assert table.rows == []
+
+
+def test_a_chain_of_one_token_has_no_order():
+  one = pruned_chain("a", [0])
+  assert all(map(math.isnan, order_agreement(one, one)))

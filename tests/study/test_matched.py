@@ -1,0 +1,78 @@
+"""Arms at equal written length: against curves that are known."""
+
+import numpy as np
+import pytest
+
+from greedy_prune_jax.study.answers import Answers
+from greedy_prune_jax.study.matched import area, at_lengths, common_range, matched_rows
+from greedy_prune_jax.study.plan import Condition
+
+
+def cell(arm, ratio, tokens, correct, seeds=None):
+  """Students that write so many tokens and are so often right, a seed each, of 400 questions."""
+  right = np.array([[float(q < round(400 * share)) for q in range(400)] for share in correct])
+  written = np.repeat(np.array(tokens, float)[:, None], 400, axis=1)
+  seeds = tuple(range(len(tokens))) if seeds is None else seeds
+  return Answers(Condition("tiny", arm, ratio), "sums", seeds, right, written, 0.0, 0.0, 0.0)
+
+
+WHOLE = cell("no_pruning", 1.0, [40, 44], [0.9, 0.8])
+
+
+def line(arm, slope, lengths=(10, 20, 30)):
+  """An arm whose accuracy is the slope times the written length; the seeds write unequally much."""
+  return [cell(arm, n / 40, [n, n + 2], [slope * n, slope * (n + 2)]) for n in lengths]
+
+
+def test_accuracy_is_interpolated_seed_by_seed():
+  cells = line("a", 0.025)
+  found = at_lengths(cells, np.array([12.0, 15, 22, 28]))
+  assert found.shape == (4, 2, 400)
+  expected = 0.025 * np.array([12, 15, 22, 28])
+  np.testing.assert_allclose(found[:, 0].mean(axis=-1), expected)
+  np.testing.assert_allclose(found[:, 1].mean(axis=-1), expected)
+
+
+def test_the_order_of_the_ratios_does_not_matter():
+  cells = line("a", 0.025)
+  lengths = np.array([13.0, 27])
+  np.testing.assert_array_equal(at_lengths(cells, lengths), at_lengths(cells[::-1], lengths))
+
+
+def test_the_area_is_the_mean_of_the_curve():
+  np.testing.assert_allclose(area(line("a", 0.025), 12, 30).mean(axis=1), 0.025 * 21)
+
+
+def test_only_lengths_that_all_arms_reach_with_all_seeds_are_compared():
+  curves = {"a": line("a", 0.02), "b": line("b", 0.02, (15, 28))}
+  assert common_range(curves) == (17, 28)
+
+
+def test_an_arm_that_is_right_more_often_at_equal_length_but_not_at_equal_ratio():
+  """The second arm's students write twice as much at each ratio, and no more is gained by it."""
+  lean, wordy = line("lean", 0.02, (10, 20)), line("wordy", 0.015, (20, 40))
+  assert wordy[0].correct.mean() > lean[0].correct.mean()
+  rows = matched_rows([*lean, *wordy, WHOLE], "lean")
+  assert [head[0] for head, _, _ in rows] == ["wordy"] * 5
+  lengths = [float(head[1]) for head, _, _ in rows[:-1]]
+  assert (lengths[0], lengths[-1]) == (22, 40)
+  _, difference, (mine, theirs, seeds, questions) = rows[0]
+  assert difference.difference == pytest.approx(mine - theirs)
+  assert mine > theirs == pytest.approx(0.015 * 22)
+  assert (seeds, questions) == (2, 400)
+  assert rows[-1][0][1] == "area 22.0 to 40.0"
+  assert rows[-1][1].difference > 0
+
+
+def test_seeds_that_one_arm_lacks_are_left_out():
+  one = [cell("a", 0.5, [10, 10, 10], [0, 0, 1]), cell("a", 0.7, [20, 20, 20], [0, 0, 1])]
+  other = [cell("b", r, [n, n], [1, 0], (2, 0)) for r, n in ((0.5, 10), (0.7, 20))]
+  rows = matched_rows([*one, *other], "a")
+  assert all(tail == (0.5, 0.5, 2, 400) for _, _, tail in rows)
+
+
+def test_without_a_curve_there_is_nothing_to_compare():
+  assert matched_rows([*line("a", 0.02), cell("b", 0.5, [9, 9], [0, 0])], "a") == []
+  assert matched_rows(line("a", 0.02), "a") == []
+  assert matched_rows([*line("a", 0.02), *line("b", 0.02, (50, 60))], "a") == []
+  assert matched_rows([*line("a", 0.02), *line("b", 0.02)], "c") == []
