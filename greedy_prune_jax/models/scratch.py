@@ -128,7 +128,7 @@ def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
   )
 
 
-def words_of(vocabulary: Vocabulary) -> list[str]:
+def vocabulary_words(vocabulary: Vocabulary) -> list[str]:
   """All words that chains of a vocabulary have, with and without a leading space; digits too."""
   fields = dataclasses.astuple(vocabulary)
   found = re.findall(r"[A-Za-z]{2,}", re.sub(r"\{\w+\}", " ", str(fields)))
@@ -137,7 +137,7 @@ def words_of(vocabulary: Vocabulary) -> list[str]:
 
 
 def _words() -> list[str]:
-  return [word for name in ("words", "english") for word in words_of(VOCABULARIES[name])]
+  return [word for name in ("words", "english") for word in vocabulary_words(VOCABULARIES[name])]
 
 
 TOKENIZERS: dict[str, Callable[[], list[str]]] = {

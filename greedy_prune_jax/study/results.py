@@ -21,7 +21,7 @@ from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 _Compared = tuple[tuple[Cell, ...], Difference, tuple[Cell, ...]]
 
 
-def study_tables(answers: Sequence[Answers], reference: str) -> tuple[Table, Table, Table]:
+def all_tables(answers: Sequence[Answers], reference: str) -> tuple[Table, Table, Table]:
   """The table of all conditions, and the differences at equal keep ratio and at equal length."""
   at_ratios = list(_ratio_rows(answers, reference))
   panels = dict.fromkeys((cell.test, cell.condition.student) for cell in answers)

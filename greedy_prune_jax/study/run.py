@@ -24,7 +24,7 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.parts import Part, PartsResult, is_done, run_parts, seconds_spent
 from greedy_prune_jax.study.plan import conditions, plan
-from greedy_prune_jax.study.results import study_tables
+from greedy_prune_jax.study.results import all_tables
 from greedy_prune_jax.study.settings import StudySettings
 
 
@@ -124,7 +124,7 @@ def write_results(answers_file: Path, reference: str, folder: Path) -> tuple[Tab
   from greedy_prune_jax.study.plot import plot_study
 
   answers = read_answers(answers_file)
-  tables = study_tables(answers, reference)
+  tables = all_tables(answers, reference)
   for table in tables:
     write_table(folder, table)
   replace_file(folder / "study.md", "\n\n".join(map(markdown_table, tables)) + "\n")

@@ -12,7 +12,7 @@ from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.plot import plot_study
-from greedy_prune_jax.study.results import study_tables
+from greedy_prune_jax.study.results import all_tables
 
 CELLS = {
   # By seed, which of 4 questions is right.
@@ -61,7 +61,7 @@ def dicts(table):
 
 
 def test_the_table(answers, tmp_path):
-  rows = dicts(study_tables(answers, "greedy")[0])
+  rows = dicts(all_tables(answers, "greedy")[0])
   assert answers[2].correct.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
   greedy = rows[2]
   assert (greedy["trained on"], greedy["keep ratio"], greedy["test"]) == ("greedy", 0.5, "sums")
@@ -76,7 +76,7 @@ def test_the_table(answers, tmp_path):
 
 
 def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
-  rows = dicts(study_tables(answers, "greedy")[1])
+  rows = dicts(all_tables(answers, "greedy")[1])
   found = {(r["keep ratio"], r["against"], r["against's ratio"]): r for r in rows}
   assert set(found) == {
     (ratio, *other)
@@ -93,13 +93,13 @@ def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
 
 def test_a_reference_of_one_length_is_compared_at_every_ratio_but_0(answers):
   nothing_left = dataclasses.replace(answers[3], condition=Condition("tiny", "greedy", 0.0))
-  table = study_tables([*answers, nothing_left], "by_hand")[1]
+  table = all_tables([*answers, nothing_left], "by_hand")[1]
   found = [row[table.columns.index("against") :][:2] for row in table.rows]
   assert found == [
     *(("no_pruning", 1.0), ("answer_only", 0.0)),
     *(("greedy", 0.5), ("greedy", 0.3), ("random", 0.5), ("random", 0.3)),
   ]
-  table = study_tables([*answers, nothing_left], "greedy")[1]
+  table = all_tables([*answers, nothing_left], "greedy")[1]
   against_none = [row[4:6] for row in table.rows if row[3] == 0]
   assert against_none == [("no_pruning", 1.0), ("answer_only", 0.0)]
 
@@ -125,7 +125,7 @@ def test_no_panel_of_the_plot_cuts_another(answers):
 
 
 def test_p_values_are_for_all_differences_at_once(answers):
-  _, differences, matched = study_tables(answers, "greedy")
+  _, differences, matched = all_tables(answers, "greedy")
   p = [row["p (Holm)"] for row in (*dicts(differences), *dicts(matched))]
   alone = paired_difference(answers[2].correct, answers[1].correct).p  # the smallest but for ties
   assert len(p) > 5
