@@ -138,7 +138,7 @@ RANKINGS: dict[str, Ranking] = {
     options=("attention_layers", "attention_heads"),
   ),
   "answer_attention": Ranking(
-    about="the least attended to by the answer first; of thinking, what stands behind the closing tag",
+    about="the least attended to by the answer first, of thinking by what follows the closing tag",
     maker="one_pass.answer_attention",
     model_runs=whole_chain,
     options=("attention_layers", "attention_heads"),
