@@ -22,12 +22,20 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import DATA, axis_size
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, open_file, replace_file
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.runs.records import Record, check_form, get_text
 from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 
 DTYPES = ("float16", "float32")
+_INDEX_FORM = {
+  "ids": [str],
+  "starts": [int, ...],
+  "num_layers": int,
+  "num_heads": int,
+  "dtype": str,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +101,10 @@ def build_store(
   make_folder(folder)
   with explain_os_errors(folder):
     _start_or_check(folder, index)
-    attention = np.lib.format.open_memmap(folder / "attention.npy", mode="r+")
-    surprisal = np.lib.format.open_memmap(folder / "surprisal.npy", mode="r+")
+  attention, surprisal = _open_arrays(folder, index, "r+")
   done_path = folder / "done.jsonl"
   with JsonlWriter(done_path) as done:
-    finished = {record["id"] for record in read_records(done_path)}
+    finished = {record["id"] for record in read_records(done_path, check=_check_done)}
     waiting = [i for i, chain_id in enumerate(ids) if chain_id not in finished]
     batches = _batches(waiting, chains, batch_positions, axis_size(model.params, DATA))
     for batch_size, members in tqdm(batches, desc="attention features", disable=not batches):
@@ -118,12 +125,45 @@ def open_store(folder: Path) -> FeatureStore:
   Raises:
     UserError: there is none.
   """
+  path = folder / "index.json"
+  index = read_json(path)
   try:
-    index = read_json(folder / "index.json")
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("attention", "surprisal")]
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read the attention features in {folder}: {error}") from error
+    check_form(index, _INDEX_FORM)
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+  arrays = _open_arrays(folder, index, "r")
   return FeatureStore(tuple(index["ids"]), tuple(index["starts"]), *arrays)
+
+
+def _open_arrays(folder: Path, index: Record, mode: str) -> tuple[np.memmap, np.memmap]:
+  """Attention and surprisal, mapped into memory, of the shapes that the index says."""
+  arrays = []
+  for name, (dtype, shape) in _arrays(index).items():
+    path = folder / f"{name}.npy"
+    try:
+      with open_file(path):  # a pipe's reading would never end
+        pass
+      array = np.lib.format.open_memmap(path, mode=mode)
+    except Exception as error:  # numpy's reader of headers raises of many kinds
+      raise UserError(f"cannot read the attention features in {path}: {error}") from error
+    if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+      raise UserError(
+        f"{path} holds {array.dtype} of shape {array.shape}; {folder / 'index.json'} says {dtype} "
+        f"of shape {shape}. Remove {folder}, and the features are made again"
+      )
+    arrays.append(array)
+  return arrays[0], arrays[1]
+
+
+def _arrays(index: Record) -> dict[str, tuple[str, tuple[int, ...]]]:
+  """Type and shape of each array that an index describes."""
+  tokens = index["starts"][-1]
+  shape = (tokens, index["num_layers"], index["num_heads"], len(STATISTICS))
+  return {"attention": (index["dtype"], shape), "surprisal": ("float32", (tokens,))}
+
+
+def _check_done(record: Record) -> None:
+  get_text(record, "id")
 
 
 def _hash(chains: Sequence[Segments]) -> str:
@@ -144,12 +184,7 @@ def _start_or_check(folder: Path, index: dict[str, Any]) -> None:
         "remove it, or choose another workdir"
       )
     return
-  tokens = index["starts"][-1]
-  shape = (tokens, index["num_layers"], index["num_heads"], len(STATISTICS))
-  for name, dtype, sizes in (
-    ("attention", index["dtype"], shape),
-    ("surprisal", "float32", (tokens,)),
-  ):
+  for name, (dtype, sizes) in _arrays(index).items():
     np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=sizes).flush()
   replace_file(path, json.dumps(index) + "\n")  # last: with it the store exists
 

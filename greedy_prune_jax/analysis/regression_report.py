@@ -1,6 +1,7 @@
 """Runs the rank regressions of a report, keeps their scores on disk, and shows them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.plots import Plot
 from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.runs.records import check_form
 from greedy_prune_jax.scoring.features import STATISTICS
 
 # Trees take minutes where ridge takes seconds; they answer whether the relation is linear.
@@ -44,6 +46,7 @@ _GAINS = (
   ("attention", "controls"),
 )
 _DATA = "data"  # of a stored row: fingerprints of what was fitted to and tested on
+_FORM = {**dict.fromkeys(_KEY, str), _DATA: str, "*": (str, float, type(None), list, dict)}
 
 
 # Scores of a regression; beside cells the correlations of all chains.
@@ -113,7 +116,7 @@ def run_regressions(
   }
   with JsonlWriter(path) as stored:
     known: dict[RegressionTask, Row] = {}
-    for record in read_records(path):
+    for record in read_records(path, check=partial(check_form, form=_FORM)):
       task = RegressionTask(*(record[key] for key in _KEY))
       if record.pop(_DATA, None) == data_of.get(task, ""):
         known[task] = record

@@ -39,6 +39,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ranking
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.load import load_teacher
@@ -122,7 +123,7 @@ def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Sourc
   """
   if not pruned:
     raise UserError("no pruned workdir given; pass --pruned=WORKDIR[,WORKDIR...]")
-  places = [Path(path).resolve() for path in pruned]
+  places = [user_path(path).resolve() for path in pruned]
   places = [place if place.is_file() else run_of(place) for place in places]
   names = settings.names or tuple(place.name for place in places)
   if len(names) != len(pruned) or len(set(names)) != len(names):

@@ -154,7 +154,7 @@ class PrunedChain:
       )
     if unit_sizes is not None:
       _check_units(unit_sizes, len(reasoning_ids), deletion_order)
-    return cls(
+    found = cls(
       chain=Chain.from_record(record),
       **{key: fields.get_text(record, key) for key in ("pruner", "objective", "search", "unit")},
       # Records written before there were other rankings do not name it.
@@ -169,6 +169,8 @@ class PrunedChain:
       seconds=fields.get(record, "seconds", float, int),
       trust=fields.get(record, "trust", dict) if "trust" in record else None,
     )
+    _check_results(found)
+    return found
 
   def to_record(self) -> Record:
     """The input's keys, then the results, as one JSON object, without those that are None."""
@@ -258,6 +260,24 @@ def _check_units(
     place += len(unit)
 
 
+def _check_results(pruned: PrunedChain) -> None:
+  """A UserError unless NLLs and texts are those of the deletions."""
+  deletions = len(pruned.deletions)
+  for name in ("joint", "answer", "reasoning"):
+    if len(pruned.nll.get(name, ())) != deletions + 1:
+      raise UserError(
+        f'"nll" must have {deletions + 1} items of "{name}", for {deletions} deletions; it has '
+        f"{len(pruned.nll.get(name, ()))}"
+      )
+  total, left = len(pruned.reasoning_ids), len(pruned.reasoning_ids) - len(pruned.deletion_order)
+  for key in pruned.pruned:
+    ratio = ratio_of(key)
+    if ratio is None or not 0 <= ratio < 1 or int(total * ratio) < left:
+      raise UserError(
+        f'"pruned" has {key!r}; expected keep ratios below 1 that leave {left} tokens or more'
+      )
+
+
 # What a pruned record adds to its chain's.
 RESULT_KEYS = tuple(
   field.name for field in dataclasses.fields(PrunedChain) if field.name != "chain"
@@ -271,3 +291,12 @@ RECORD_KEYS = frozenset((*_CHAIN_KEYS, *RESULT_KEYS))
 def ratio_key(keep_ratio: float | int) -> str:
   """The key of a keep ratio in `PrunedChain.pruned`: 0.5 is "0.5"."""
   return repr(float(keep_ratio))
+
+
+def ratio_of(key: str) -> float | None:
+  """The keep ratio of a key that `ratio_key` wrote; None for any other text."""
+  try:
+    ratio = float(key)
+  except ValueError:
+    return None
+  return ratio if ratio_key(ratio) == key else None

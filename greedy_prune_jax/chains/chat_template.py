@@ -9,6 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm, find_form
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import read_bytes
+from greedy_prune_jax.runs.worker import Worker
+
+_MOST_BYTES = 1 << 20  # of a template's file
+_MOST_SECONDS = 2.0  # of a processor for a text; a good template takes milliseconds
+_RENDERER = Worker("greedy_prune_jax.chains.template_worker", _MOST_SECONDS)
 
 # For models that know no chat: each part on lines of its own, so that the reply starts a line.
 _PLAIN = (
@@ -130,19 +136,19 @@ class ChatTemplate:
     self, messages: list[dict[str, str]], *, add_generation_prompt: bool, thinking: bool = False
   ) -> str:
     """Renders a conversation; a UserError says how the template failed, whatever it did."""
-    try:
-      text = self.tokenizer.apply_chat_template(
-        messages,
-        chat_template=_FIXED_DATE + self.source,
-        add_generation_prompt=add_generation_prompt,
-        tokenize=False,
-        enable_thinking=thinking,
-        thinking=thinking,
-      )
-    except Exception as error:  # a template is a program, and can fail in any way
-      reason = str(error) or type(error).__name__
-      raise UserError(f"the chat template fails: {reason}") from error
-    return cast(str, text)  # and not ids, because of tokenize=False
+    special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+    thinks = {"enable_thinking": thinking, "thinking": thinking}
+    request = {
+      "template": _FIXED_DATE + self.source,
+      "messages": messages,
+      "values": special | thinks | {"add_generation_prompt": add_generation_prompt},
+    }
+    made = _RENDERER.ask(request)
+    if made is None:
+      raise UserError(f"the chat template takes more than {_MOST_SECONDS:g} s of computing")
+    if "error" in made:
+      raise UserError(f"the chat template fails: {made['error']}")
+    return made["text"]
 
   def _keeps_system_text(self) -> bool:
     messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _QUESTION}]
@@ -226,19 +232,22 @@ def _plain(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _own_template(tokenizer: PreTrainedTokenizerFast) -> str:
   try:
-    return tokenizer.get_chat_template()
-  except ValueError as error:  # none, or several without a default one
+    source: object = tokenizer.get_chat_template()
+  except ValueError:  # none, or several without a default one
+    source = None
+  if not isinstance(source, str):  # a file can hold anything under this name
     raise UserError(
       "chat_template=tokenizer, but this tokenizer has no chat template of its own (a base model's "
       "has none). Pass chat_template=plain for a question-and-answer form, or the path of a Jinja "
       "file"
-    ) from error
+    )
+  return source
 
 
 def _read_template(path: Path) -> str:
   try:
-    return path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
+    return read_bytes(path, _MOST_BYTES).decode()
+  except (UserError, UnicodeDecodeError) as error:
     raise UserError(
       f"chat_template={path} cannot be read: {error}. Expected tokenizer, plain, or the path of a "
       f"Jinja file"

@@ -3,19 +3,17 @@
 math-verify compares in a worker process: bounded time, from any thread.
 """
 
-import atexit
 import importlib.util
-import json
+import itertools
 import re
-import subprocess
-import sys
-import threading
 from fractions import Fraction
 
 from greedy_prune_jax.chains.normal_text import normal_answer
 from greedy_prune_jax.chains.units import split_unit
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.worker import Worker
 
+_DEEPEST = 20  # brackets within each other
 _LONGEST = 1000  # characters; a longer expression is equal to the same text alone
 
 
@@ -29,6 +27,8 @@ def same_expression(value: str, target: str) -> bool:
   if _squeezed(value) == _squeezed(target):
     return True
   if max(len(value), len(target)) > _LONGEST or not value or not target:
+    return False
+  if max(map(_nesting, (value, target))) > _DEEPEST:  # what parses it takes time exponential in it
     return False
   value, target = (_MEMBER.sub("", text) for text in (value, target))
   ours, theirs = split_unit(value), split_unit(target)
@@ -59,6 +59,12 @@ def same_expression(value: str, target: str) -> bool:
   if not _same_relations(value, target):
     return False
   return MATH_CHECKER.equal(value, target)
+
+
+def _nesting(text: str) -> int:
+  """How many brackets are open at once."""
+  steps = ((x in "([{") - (x in ")]}") for x in text)
+  return max(itertools.accumulate(steps), default=0)
 
 
 def _one_value_in_several_ways(value: str, target: str) -> bool:
@@ -174,7 +180,7 @@ def _same_relations(value: str, target: str) -> bool:
 
 
 class MathChecker:
-  """Asks a worker process, started when first needed and again after it ran out of time.
+  """Asks a worker process.
 
   math-verify limits its time with SIGALRM, which works on the main thread only and cancels alarms
   that others have set; so it runs where neither matters.
@@ -182,9 +188,7 @@ class MathChecker:
 
   def __init__(self, seconds: float = 10.0):
     """With `seconds` as the time that one comparison may take."""
-    self._seconds = seconds
-    self._worker: subprocess.Popen[str] | None = None
-    self._one_at_a_time = threading.Lock()
+    self._worker = Worker("greedy_prune_jax.chains.math_worker", seconds)
 
   def equal(self, value: str, target: str) -> bool:
     """Tells whether `value` states what `target` does, both in TeX.
@@ -194,56 +198,16 @@ class MathChecker:
     Raises:
       UserError: math-verify is not installed.
     """
-    with self._one_at_a_time:
-      if self._worker is None:
-        self._worker = _start_worker()
-      request = {"value": value, "target": target, "seconds": self._seconds}
-      reply = _ask(self._worker, json.dumps(request))
-      if not reply:
-        self._stop()
-      return reply == "true"
+    if importlib.util.find_spec("math_verify") is None:
+      raise UserError(
+        "checking answers of MATH, AIME and AMC needs the package math-verify; install it with: "
+        "pip install 'greedy_prune_jax[math]'"
+      )
+    return self._worker.ask({"value": value, "target": target}) is True
 
   def close(self) -> None:
     """Ends the worker; a later question starts another."""
-    with self._one_at_a_time:
-      self._stop()
-
-  def _stop(self) -> None:
-    if self._worker is not None:
-      self._worker.kill()
-      self._worker.communicate()
-      self._worker = None
-
-
-def _start_worker() -> "subprocess.Popen[str]":
-  if importlib.util.find_spec("math_verify") is None:
-    raise UserError(
-      "checking answers of MATH, AIME and AMC needs the package math-verify; install it with: "
-      "pip install 'greedy_prune_jax[math]'"
-    )
-  worker = subprocess.Popen(
-    [sys.executable, "-m", "greedy_prune_jax.chains.math_worker"],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  if worker.stdout is None or worker.stdout.readline().strip() != "true":
-    worker.kill()
-    raise RuntimeError("the worker that runs math-verify did not start; its message is above")
-  return worker
-
-
-def _ask(worker: "subprocess.Popen[str]", request: str) -> str:
-  """The reply, or nothing if the worker ended instead."""
-  assert worker.stdin is not None
-  assert worker.stdout is not None
-  try:
-    worker.stdin.write(request + "\n")
-    worker.stdin.flush()
-    return worker.stdout.readline().strip()
-  except BrokenPipeError:
-    return ""
+    self._worker.close()
 
 
 MATH_CHECKER = MathChecker()
-atexit.register(MATH_CHECKER.close)

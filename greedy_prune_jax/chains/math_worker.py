@@ -1,17 +1,13 @@
 """Compares mathematical expressions with math-verify, in a process of its own.
 
-A request is one line of JSON, `{"value": ..., "target": ..., "seconds": ...}`, a reply `true` or
-`false`. A request that takes too long ends the process: SymPy can neither be interrupted reliably
-from within nor trusted to come to an end.
+SymPy can neither be interrupted reliably from within nor trusted to come to an end.
 """
 
-import json
 import logging
 import math
-import resource
-import signal
-import sys
 from typing import Any, cast
+
+from greedy_prune_jax.runs.worker import answer_requests
 
 _MAX_BYTES = 4 << 30  # SymPy will work out 9**9**9 if it is asked to
 
@@ -73,23 +69,15 @@ def _close(a: Any, b: Any) -> bool:
   return difference <= tolerance * max(one, other)
 
 
-def main() -> None:
-  """Answers requests until there are no more."""
-  logging.disable()  # math-verify warns that the limits are ours
-  resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
-  _compare_relatively()
-  _equal("1", "1")  # imports SymPy, which takes seconds that no request should pay for
-  print("true", flush=True)
-  for line in sys.stdin:
-    request = json.loads(line)
-    signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # SIGALRM's default ends the process
-    try:
-      equal = _equal(request["value"], request["target"])
-    except (MemoryError, RecursionError, ArithmeticError, ValueError):
-      equal = False
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    print(json.dumps(bool(equal)), flush=True)
+def _answer(request: dict[str, str]) -> bool:
+  try:
+    return bool(_equal(request["value"], request["target"]))
+  except (MemoryError, RecursionError, ArithmeticError, ValueError):
+    return False
 
 
 if __name__ == "__main__":
-  main()
+  logging.disable()  # math-verify warns that the limits are ours
+  _compare_relatively()
+  _equal("1", "1")  # imports SymPy, which takes seconds that no request should pay for
+  answer_requests(_answer, _MAX_BYTES)

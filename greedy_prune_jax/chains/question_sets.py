@@ -15,6 +15,7 @@ from greedy_prune_jax.chains.planted import planted_rows
 from greedy_prune_jax.chains.rows import HubSplit, Row
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.records import Record
 
 
@@ -187,7 +188,7 @@ def split_source(source: str) -> tuple[str, Path | None] | None:
   name, _, path = source.partition(":")
   if name not in QUESTION_SETS:
     return None
-  return name, Path(path) if path else None
+  return name, user_path(path) if path else None
 
 
 def is_generated(source: str) -> bool:

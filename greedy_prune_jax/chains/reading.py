@@ -12,6 +12,7 @@ from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, 
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS
 from greedy_prune_jax.chains.sources import HUB, Row, file_rows, open_rows
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.jsonl import parse_line, read_lines
 from greedy_prune_jax.runs.records import Record
 
@@ -137,7 +138,7 @@ def read_pruned(source: str | Path) -> Iterator[PrunedChain]:
   Raises:
     UserError: there are none (at once), or a line is not a pruned chain; the message names it.
   """
-  path = Path(source)
+  path = user_path(source)
   files = [path] if path.is_file() else _workdir_files(path) or sorted(path.glob("*.jsonl"))
   if not files:
     raise UserError(f"{source} holds no pruned chains; expected the workdir of a prune run")
@@ -204,7 +205,7 @@ def _with_own_ids(form: str, chains: list[Chain], places: dict[str, str]) -> lis
 
 def _chain_rows(source: str) -> Iterator[Row]:
   """Rows of chains that `source`, which is no question set, means."""
-  path = Path(source)
+  path = user_path(source)
   if source.startswith(HUB) or path.is_file():
     return open_rows(source)
   if not path.is_dir():

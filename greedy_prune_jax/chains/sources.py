@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import open_file
+from greedy_prune_jax.runs.files import open_file, read_bytes, user_path
 from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
 from greedy_prune_jax.runs.jsonl import parse_line
 from greedy_prune_jax.runs.records import Record
@@ -61,7 +61,7 @@ def open_rows(source: str) -> Iterator[Row]:
   """
   if source.startswith(HUB):
     return _hub_rows(*split_hub(source))
-  path = Path(source)
+  path = user_path(source)
   if not path.is_dir():
     return file_rows(path)
   if anchors := sorted({file.parent for file in path.rglob(_ANCHORS[1])}):
@@ -255,10 +255,7 @@ def _anchor_row(problem: Path, folder: Path) -> Row:
 
 
 def _whole_json(path: Path) -> Any:
-  with open_file(path) as file:
-    content = file.read(MOST_BYTES + 1)
-  if len(content) > MOST_BYTES:
-    raise UserError(f"{path} has more than {MOST_BYTES} bytes")
+  content = read_bytes(path, MOST_BYTES)
   try:
     return parse_json(content)
   except UserError as error:

@@ -1,9 +1,12 @@
 """Steps of a chain, and what is done with each: plain data, to and from JSON objects."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.thinking import split_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.jsonl import read_output
@@ -93,13 +96,63 @@ def edits_of(record: Record) -> list[Edit]:
   return [Edit.from_record(edit) for edit in fields.get_items(record, "edits", dict)]
 
 
+_FORM = {
+  "chain": dict,
+  "steps?": [{"text": str, "skill": (str, type(None))}],
+  "edits?": [{"steps": [int, ...], "action": str, "text": str}],
+  "text?": str,
+  "invented?": [str],
+  "failed": (type(None), {"stage": str, "reason": str}),
+  "refused": [{"reason": str}],
+  "num_tokens": int,
+  "made_by": {"*": {"teacher": str}},
+}
+# Keys that a record has in each folder, of a chain at which no stage failed.
+_FOUND = {
+  DECOMPOSED: ("steps",),
+  "edited": ("steps", "edits"),
+  "written": ("steps", "edits", "text", "invented"),
+}
+
+
+def check_record(record: Record, output: str) -> None:
+  """A UserError unless a record is of the form in which a drp run writes it to a folder."""
+  fields.check_form(record, _FORM)
+  chain = Chain.from_record(record["chain"])
+  if record["failed"]:
+    return
+  if missing := [key for key in _FOUND[output] if key not in record]:
+    raise UserError(f'lacks the key "{missing[0]}"')
+  steps = steps_of(record)
+  joined = "".join(step.text for step in steps)
+  if joined != split_thinking(chain.reasoning).text or not all(s.text.strip() for s in steps):
+    raise UserError('"steps" are not those of the reasoning in "chain"')
+  if "text" in record:
+    fields.get_text(record, "text")
+  for edit in edits_of(record) if "edits" in record else ():
+    if edit.action not in ACTIONS or not set(edit.steps) <= set(range(len(steps))):
+      raise UserError(
+        f'"edits" has the action {edit.action!r} on the steps {list(edit.steps)}; expected one of '
+        f"{', '.join(ACTIONS)}, on some of the {len(steps)} steps, from 0"
+      )
+
+
+def read_stage(workdir: Path, output: str) -> Iterator[Record]:
+  """The records in one of the folders of a drp run; there may be none.
+
+  Raises:
+    UserError: a line is not of the form in which such a run writes it; the message names it.
+  """
+  return read_output(workdir, output, functools.partial(check_record, output=output))
+
+
 def read_finished(workdir: Path, output: str) -> dict[str, Record]:
   """The records in one of the folders of a drp run, by chain id.
 
   Raises:
-    UserError: there are none.
+    UserError: there are none, or see `read_stage`.
   """
-  records = {record["id"]: record for record in read_output(workdir, output)}
+  records = {record["id"]: record for record in read_stage(workdir, output)}
   if not records:
     raise UserError(
       f"{workdir} holds no chain that a stage of the job drp has finished; looked for "

@@ -23,6 +23,7 @@ from greedy_prune_jax.distill.step import TrainState
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import place
 from greedy_prune_jax.runs.files import explain_os_errors, make_folder
+from greedy_prune_jax.runs.records import CHECK, Record, check_form, checksum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,23 @@ class TrainProgress:
   stalled: int = 0
   examples: str | None = None
 
+  @classmethod
+  def from_record(cls, record: Record) -> "TrainProgress":
+    """Reads what `to_record` wrote, also of versions that wrote no checksum.
+
+    Raises:
+      UserError: it was changed since.
+    """
+    if record.get(CHECK, checksum(record)) != checksum(record):
+      raise UserError(f'its progress was changed since it was written: "{CHECK}" does not fit')
+    check_form(record, _PROGRESS_FORM, "its progress")
+    return cls(**{key: value for key, value in record.items() if key != CHECK})
+
+  def to_record(self) -> Record:
+    """The progress as a JSON object, with a checksum."""
+    record = dataclasses.asdict(self)
+    return record | {CHECK: checksum(record)}
+
   def after(self, data: Any, step: int, loss: float | None) -> "TrainProgress":
     """TrainProgress at a checkpoint, whose validation loss is None if there was no validation."""
     if loss is None:
@@ -50,6 +68,15 @@ class TrainProgress:
     if self.best_loss is None or loss < self.best_loss:
       return dataclasses.replace(self, data=data, best_step=step, best_loss=loss, stalled=0)
     return dataclasses.replace(self, data=data, stalled=self.stalled + 1)
+
+
+_PROGRESS_FORM = {
+  "data": (dict, str, type(None)),
+  "best_step?": (int, type(None)),
+  "best_loss?": (float, type(None)),
+  "stalled?": int,
+  "examples?": (str, type(None)),
+}
 
 
 class _LastAndBest(PreservationPolicy):
@@ -129,7 +156,7 @@ class Checkpoints:
     items = ocp.args.Composite(
       trained=ocp.args.StandardSave(state.trained),
       optimizer=ocp.args.StandardSave(_by_name(state.optimizer)),
-      progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+      progress=ocp.args.JsonSave(progress.to_record()),
     )
     self._kept.best_step = progress.best_step
     with _explain(f"cannot write {self._folder}"):
@@ -156,7 +183,7 @@ class Checkpoints:
         jax.tree.structure(like.optimizer),
         [items["optimizer"][name] for name in _by_name(like.optimizer)],
       )
-      progress = TrainProgress(**items["progress"])
+      progress = TrainProgress.from_record(items["progress"])
     count = place(np.asarray(step, like.step.dtype), like.step.sharding)
     return TrainState(count, items["trained"], optimizer), progress
 
@@ -188,14 +215,19 @@ class Checkpoints:
     Args:
       step: one of `steps`.
       like: arrays or shapes of the same kind; these decide on which devices they are.
+
+    Raises:
+      UserError: the checkpoint is damaged.
     """
     items = ocp.args.Composite(trained=ocp.args.StandardRestore(_abstract(like)))
-    return self._manager.restore(step, args=items)["trained"]
+    with _explain(f"cannot read {self._folder / str(step)}"):
+      return self._manager.restore(step, args=items)["trained"]
 
   def progress(self, step: int) -> TrainProgress:
-    """The progress of a step."""
+    """The progress of a step; see `restore_trained` for the error."""
     items = ocp.args.Composite(progress=ocp.args.JsonRestore())
-    return TrainProgress(**self._manager.restore(step, args=items)["progress"])
+    with _explain(f"cannot read {self._folder / str(step)}"):
+      return TrainProgress.from_record(self._manager.restore(step, args=items)["progress"])
 
 
 @contextlib.contextmanager
@@ -203,7 +235,7 @@ def _explain(what: str) -> Iterator[None]:
   """Turns whatever Orbax raises of a disk or a damaged file into a UserError."""
   try:
     yield
-  except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+  except Exception as error:  # bare ones too
     lines = str(error).strip().splitlines() or [type(error).__name__]
     raise UserError(f"{what}: {lines[0]}. What was written before is whole") from error
 

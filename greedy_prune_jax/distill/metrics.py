@@ -13,6 +13,7 @@ from greedy_prune_jax.distill.batches import Batch
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
+from greedy_prune_jax.runs.records import get
 from greedy_prune_jax.torch_free import import_without_torch
 
 
@@ -103,7 +104,7 @@ def _drop_later(path: Path, step: int) -> None:
   """Takes steps that are run again off the log."""
   if not path.exists():
     return
-  records = list(read_records(path, drop_torn=True))
+  records = list(read_records(path, drop_torn=True, check=lambda record: get(record, "step", int)))
   kept = [record for record in records if record["step"] <= step]
   if len(kept) < len(records):
     replace_file(path, b"".join(map(encode_line, kept)))

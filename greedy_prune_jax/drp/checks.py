@@ -27,6 +27,7 @@ REASONS = (
 _MOST_IN_A_PLACE = 3  # characters that may be wrong together: a word or a number is no slip
 _MOST_SHARE = 0.02  # of all characters
 _APART = 4  # that many right characters between two wrong ones make them two places
+_MOST_COMPLAINT = 2000  # characters that a teacher is told
 _SHOWN = 60  # characters of a text that a complaint quotes
 # Typography that copying changes and that says the same; each is one character for one.
 _SAME = str.maketrans(
@@ -53,8 +54,11 @@ class RefusedReplyError(Exception):
   """
 
   def __init__(self, reason: str, complaint: str):
-    super().__init__(f"{reason}: {complaint}")
     assert reason in REASONS
+    if len(complaint) > _MOST_COMPLAINT:  # it quotes what the teacher wrote, which may be anything
+      half = _MOST_COMPLAINT // 2
+      complaint = f"{complaint[:half]} ... {complaint[-half:]}"
+    super().__init__(f"{reason}: {complaint}")
     self.reason = reason
     self.complaint = complaint
 

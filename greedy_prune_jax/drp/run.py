@@ -19,7 +19,7 @@ import jax
 from absl import logging
 
 from greedy_prune_jax.chains.reading import BadChain, read_chains
-from greedy_prune_jax.chains.steps import read_finished
+from greedy_prune_jax.chains.steps import check_record, read_finished, read_stage
 from greedy_prune_jax.drp.asking import ask_teacher
 from greedy_prune_jax.drp.items import Item, rule_steps
 from greedy_prune_jax.drp.records import RULES, finished_record, new_chain, passed_on
@@ -112,7 +112,7 @@ def items_to_do(
   if before is not None:
     if settings.stored and before.name not in settings.stages:
       known = read_finished(Path(settings.stored), before.output)
-    known |= {record["id"]: record for record in workdir.output(before.output).records()}
+    known |= {record["id"]: record for record in read_stage(workdir.path, before.output)}
   for key, item in left.items():
     yield item, known.get(key)
 
@@ -170,6 +170,7 @@ def _write_chains(workdir: Path, stage: Stage, on_failure: str) -> None:
 
 
 def _chain_records(path: Path, stage: Stage, on_failure: str) -> Iterable[Record]:
-  for record in read_records(path, drop_torn=True):
+  check = functools.partial(check_record, output=stage.output)
+  for record in read_records(path, drop_torn=True, check=check):
     if (chain := new_chain(record, stage, on_failure)) is not None:
       yield chain.to_record()

@@ -12,15 +12,14 @@ from greedy_prune_jax.chains.steps import (
   DELETE,
   edited_texts,
   edits_of,
-  read_finished,
+  read_stage,
   steps_of,
 )
 from greedy_prune_jax.chains.thinking import split_thinking
 from greedy_prune_jax.drp.estimate import StageCost
 from greedy_prune_jax.drp.records import RULES, new_text
 from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Stage
-from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.reports.printing import indented
+from greedy_prune_jax.reports.printing import indented, printable
 from greedy_prune_jax.reports.tables import Table, format_table, write_table
 from greedy_prune_jax.runs.jsonl import explain_os_errors
 from greedy_prune_jax.runs.records import Record
@@ -50,14 +49,9 @@ def _per_chain(tokens: int, chains: int) -> float | None:
 
 
 def read_all(workdir: Path) -> Records:
-  """The records of every stage that the workdir has any of."""
-  records = {}
-  for name, stage in STAGES.items():
-    try:
-      records[name] = list(read_finished(workdir, stage.output).values())
-    except UserError:
-      continue
-  return records
+  """The records of every stage that the workdir has any of; see `read_stage` for the errors."""
+  found = {name: list(read_stage(workdir, stage.output)) for name, stage in STAGES.items()}
+  return {name: records for name, records in found.items() if records}
 
 
 def make_tables(records: Records, on_failure: str) -> list[Table]:
@@ -251,19 +245,20 @@ def _lengths_row(stage: Stage, records: Sequence[Record]) -> tuple:
 def format_edited(record: Record) -> str:
   """The steps of a chain beside what became of each, and the new chain where there is one."""
   chain, failed = record["chain"], record["failed"]
-  lines = [f"=== {record['id']}", "-- question", *indented(chain["question"])]
+  head = printable(f"=== {record['id']}", one_line=True)
+  lines = [head, "-- question", *indented(chain["question"])]
   if failed:
     lines.append(f"-- stays as it was: {failed['stage']} failed, {failed['reason']}")
     return "\n".join([*lines, *indented(chain["reasoning"])])
   steps = steps_of(record)
   if "edits" not in record:
     for step in steps:
-      lines += [f"-- {step.skill or 'step'}", *indented(step.text)]
+      lines += [f"-- {printable(step.skill or 'step', one_line=True)}", *indented(step.text)]
     return "\n".join(lines)
   edits = edits_of(record)
   for edit, text in zip(edits, edited_texts(steps, edits), strict=True):
     for index in edit.steps:
-      lines.append(f"-- {edit.action}: {steps[index].skill or 'step'}")
+      lines.append(f"-- {edit.action}: {printable(steps[index].skill or 'step', one_line=True)}")
       lines += indented(steps[index].text)
     if edit.text:
       lines += ["   becomes", *indented(text)]

@@ -22,6 +22,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.runs.files import open_file, user_path
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.teachers.local import LocalTeacher
 
@@ -107,7 +108,7 @@ def _parse_entry(text: str) -> Entry:
   else:
     which = _LAST if _is_student(place) else ""
   if not name:
-    name = Path(place).name if Path(place).exists() else place
+    name = Path(place).name if user_path(place).exists() else place
   return Entry(name, place, which)
 
 
@@ -235,7 +236,7 @@ def weights_digest(place: Path) -> str | None:
   for path in files:
     size = path.stat().st_size
     digest.update(f"{path.name if path == place else path.relative_to(place)} {size}\n".encode())
-    with path.open("rb") as file:
+    with open_file(path) as file:
       for index in range(_NUM_SAMPLES):
         file.seek(size * index // _NUM_SAMPLES)
         digest.update(file.read(_SAMPLE_BYTES))

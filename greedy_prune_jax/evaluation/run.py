@@ -8,9 +8,9 @@ A workdir of this run holds
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import logging
@@ -34,13 +34,25 @@ from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import own_share, refuse_processes
 from greedy_prune_jax.runs.jsonl import read_output
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.questions import PromptSet, judged_sample, load_prompt_set
+from greedy_prune_jax.teachers.questions import (
+  SAMPLE_FORM,
+  PromptSet,
+  judged_sample,
+  load_prompt_set,
+)
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 OUTPUT = "answers"
+_FORM = {
+  **dict.fromkeys(("run", "model", "place", "question_id", "question", "target"), str),
+  "step": (int, type(None)),
+  "keep_ratio": (float, type(None)),
+  "samples": [SAMPLE_FORM | {"reasoning_tokens": int}, ...],
+  "weights?": (str, type(None)),
+}
 
 _MOST_SECONDS = 10.0  # between two looks for a new checkpoint
 
@@ -166,7 +178,7 @@ def _evaluate(
     record = _record(item_id, question, keep_ratio, candidate, samples)
     workdir.write_finished(record | {"weights": weights})
 
-  load = functools.partial(load_candidate, candidate, settings)
+  load = partial(load_candidate, candidate, settings)
   try:
     return collect_replies(groups, workdir, load, finish)
   except (OSError, ValueError):  # as Orbax says that a checkpoint is gone, or half gone
@@ -246,8 +258,12 @@ def _record(
 
 
 def read_evaluation(workdir: Path) -> list[Record]:
-  """The records of an `evaluate` run's workdir."""
-  return list(read_output(workdir, OUTPUT))
+  """The records of an `evaluate` run's workdir.
+
+  Raises:
+    UserError: a line is not of the form in which such a run writes it.
+  """
+  return list(read_output(workdir, OUTPUT, partial(check_form, form=_FORM)))
 
 
 def by_run(records: Sequence[Record]) -> Mapping[str, list[Record]]:

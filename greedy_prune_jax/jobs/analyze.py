@@ -6,7 +6,7 @@ if __name__ == "__main__":
   interrupts.leave_at_once()  # before the imports below, which take seconds
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from greedy_prune_jax.runs.files import make_folder
 from greedy_prune_jax.runs.lock import hold_locks
 
 
-def analyze(config: Mapping[str, Any], workdir: str) -> None:
+def analyze(config: Mapping[str, Any], workdir: str, pruned: Sequence[str]) -> None:
   """Runs the job and says where the report is."""
   refuse_processes("analyze runs as one process; leave --distributed out")
   settings = AnalyzeSettings.from_config(config)
-  folder, pruned = Path(workdir), flags.FLAGS.pruned
+  folder = Path(workdir)
   make_folder(folder)
   resolved = {**config, "pruned": [str(Path(path).resolve()) for path in pruned]}
   check_config = partial(write_or_check_config, folder / "config.json", resolved, MAY_CHANGE)
@@ -39,4 +39,4 @@ def analyze(config: Mapping[str, Any], workdir: str) -> None:
 if __name__ == "__main__":
   define_flags()
   flags.DEFINE_list("pruned", None, "Workdirs of prune, separated by commas.", required=True)
-  run_job(analyze)
+  run_job(lambda config, workdir: analyze(config, workdir, flags.FLAGS.pruned))

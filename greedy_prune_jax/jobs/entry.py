@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging as python_logging
 import os
 import platform
 import re
@@ -30,6 +31,8 @@ Job = Callable[[Mapping[str, Any], str], None]  # takes config and workdir
 Failed = TypeVar("Failed", int, list[str])  # how many items failed, or which
 
 _MOST_SHOWN = 4000  # characters of a message
+_MOST_OF_FAULT = 500  # characters of the text of an error that was not expected
+_PACKAGE = str(Path(__file__).parents[1])
 
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
@@ -39,6 +42,7 @@ def define_flags() -> None:
   about = "Config file of the run, or the name of one that comes with the package."
   config_flags.DEFINE_config_file("config", None, about, lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder of the run: its config, log and outputs.")
+  flags.DEFINE_bool("debug", False, "Show the traceback of an error that was not expected.")
   flags.DEFINE_bool("distributed", False, "Be one of several processes that share the work.")
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; found out on SLURM and TPUs.")
   flags.DEFINE_integer("num_processes", None, "Their number; found out like the coordinator.")
@@ -188,7 +192,11 @@ def _check_config() -> None:
 
 def _fail(message: object) -> NoReturn:
   with contextlib.suppress(OSError):
-    sys.stderr.write(f"error: {printable(str(message), most=_MOST_SHOWN)}\n")
+    most = 0 if flags.FLAGS.is_parsed() and flags.FLAGS.debug else _MOST_SHOWN
+    text = re.sub(
+      r"\n(?! )", "\n  ", printable(str(message), most=most)
+    )  # none looks like the log's
+    sys.stderr.write(f"error: {text}\n")
   _end(1)
 
 
@@ -217,9 +225,21 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
     _fail(error)
   except OSError as error:  # whatever was not expected of a disk
     _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
-  except Exception:
-    traceback.print_exc()
-    _end(1)
+  except Exception as error:
+    _fail(_describe_fault(error))
+
+
+def _describe_fault(error: Exception) -> str:
+  """An error that is no user's: in one line, or with `--debug` by its whole traceback."""
+  if flags.FLAGS.debug:
+    return "".join(traceback.format_exception(error))
+  frames = [f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in f.filename]
+  place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+  said = printable(" ".join(str(error).split()), one_line=True, most=_MOST_OF_FAULT)
+  return (
+    f"{type(error).__name__}: {said}{place}. That was not expected: what is on disk is whole, and "
+    "the same command goes on. With --debug it shows where it happened; please report that"
+  )
 
 
 def _protect_terminal() -> None:
@@ -227,18 +247,22 @@ def _protect_terminal() -> None:
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="backslashreplace")
-  logging.get_absl_handler().addFilter(_escape_arguments)
+  make = python_logging.getLogRecordFactory()  # of the log of every library
+  python_logging.setLogRecordFactory(lambda *args, **kwargs: _escaped(make(*args, **kwargs)))
+  python_logging.captureWarnings(True)
 
 
-def _escape_arguments(record: Any) -> bool:
-  """Escapes the texts that a log message is made with: an id with a newline forges no line."""
+def _escaped(record: Any) -> Any:
+  """A log record whose texts are escaped: an id with a newline forges no line."""
   if isinstance(record.args, tuple):
     record.args = tuple(
       x if isinstance(x, int | float) else printable(str(x), one_line=True, most=_MOST_SHOWN)
       for x in record.args
     )
   record.msg = printable(str(record.msg))
-  return True
+  if record.exc_info:
+    record.exc_text = printable("".join(traceback.format_exception(*record.exc_info)))
+  return record
 
 
 def quiet_orbax() -> None:

@@ -4,7 +4,6 @@ Source: the `adapter_config.json` and `adapter_model.safetensors` of
 https://github.com/huggingface/peft
 """
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -12,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.parameters import Index, TensorSource
+from greedy_prune_jax.models.safetensors_file import read_safetensors
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.json_reader import read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+_MOST_RANK = 2**16
 
 # How PEFT names the decoder's modules: alone, or as part of a multimodal model.
 _DECODER = re.compile(r"base_model\.model\.(model\.language_model|language_model\.model|model)\.")
@@ -64,23 +66,20 @@ class Adapter:
 
   def __init__(self, folder: Path):
     self._path = folder / CONFIG
+    config = read_json(self._path)
+    for key, supported in _SUPPORTED.items():
+      if config.get(key) not in supported and config.get(key):
+        raise UserError(f"{self._path}: {key}={config[key]!r} is not supported.")
     try:
-      config = json.loads(self._path.read_text(encoding="utf-8"))
-      self.base = config["base_model_name_or_path"]
-      for key, supported in _SUPPORTED.items():
-        if config.get(key) not in supported and config.get(key):
-          raise UserError(f"{self._path}: {key}={config[key]!r} is not supported.")
-      rank, alpha = config["r"], config["lora_alpha"]
-      self._scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-      raise UserError(f"{self._path}: not a usable config of a LoRA adapter: {error!r}") from error
-    if not isinstance(self.base, str) or not self.base:
-      raise UserError(f"{self._path}: base_model_name_or_path={self.base!r}; expected a model.")
+      self.base = fields.get_text(config, "base_model_name_or_path")
+      rank, alpha = fields.get(config, "r", int), fields.get(config, "lora_alpha", int, float)
+    except UserError as error:
+      raise UserError(f"{self._path}: not a usable config of a LoRA adapter: {error}") from error
+    if not 1 <= rank <= _MOST_RANK:
+      raise UserError(f"{self._path}: r={rank}; expected a whole number from 1 to {_MOST_RANK}")
+    self._scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     self.weights = folder / WEIGHTS
-    try:
-      self._tensors = load_file(self.weights)
-    except (OSError, SafetensorError) as error:
-      raise UserError(f"{self.weights}: not a readable safetensors file ({error}).") from error
+    self._tensors = read_safetensors(self.weights)
 
   def matrices(self, names: Mapping[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Tensors of the base -> factors of their change, [outputs, rank] scaled, and [rank, inputs].

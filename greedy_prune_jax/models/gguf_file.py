@@ -21,6 +21,7 @@ import numpy as np
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.parameters import Index, TensorSource
+from greedy_prune_jax.runs.files import open_file
 
 _SCALARS = {
   gguf.GGUFValueType.UINT8: "B",
@@ -37,6 +38,7 @@ _SCALARS = {
 }
 
 _MAX_ALIGNMENT = 2**20  # bytes
+_MAX_NAME = 256  # characters of a tensor's
 _MAX_AXES = 4  # of a tensor, in llama.cpp
 
 
@@ -82,7 +84,7 @@ class GgufFile(TensorSource):
   def __init__(self, path: str | Path):
     self.path = Path(path)
     try:
-      with self.path.open("rb") as file:
+      with open_file(self.path) as file:
         self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # ValueError: an empty file
       raise UserError(f"{self.path}: cannot be read as a GGUF file: {error}") from error
@@ -217,6 +219,8 @@ class _Header:
 
   def _tensor_entry(self) -> tuple[str, _Tensor]:
     name = self._string()
+    if len(name) > _MAX_NAME:
+      raise ValueError(f"a tensor's name has {len(name)} characters; expected {_MAX_NAME} at most")
     num_axes = self._unpack("I")
     if num_axes > _MAX_AXES:
       raise ValueError(f"tensor {name!r} has {num_axes} axes; expected {_MAX_AXES} at most")

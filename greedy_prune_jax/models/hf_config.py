@@ -8,7 +8,7 @@ transformers does not look at is ignored.
 import dataclasses
 import functools
 import importlib
-import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from greedy_prune_jax.models.config import (
   check_size,
 )
 from greedy_prune_jax.models.families import FAMILIES, WRAPPERS, Family
+from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.torch_free import import_without_torch
 
 # Entries of `layer_types`.
@@ -146,19 +148,22 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
   return values
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-  try:
-    values = json.loads(Path(path).read_text(encoding="utf-8"), object_hook=_infinite)
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path}: cannot be read as a model's config.json: {error}") from error
-  if not isinstance(values, dict):
-    raise UserError(f"{path}: expected one JSON object, got {type(values).__name__}")
-  return values
+def _read(path: str | Path) -> Record:
+  return _infinite(read_json(Path(path)))
 
 
-def _infinite(values: dict[str, Any]) -> Any:
-  """Undoes transformers' way of writing infinities and NaN."""
-  return float(values["__float__"]) if values.keys() == {"__float__"} else values
+_INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def _infinite(value: Any) -> Any:
+  """Undoes transformers' way of writing infinities and NaN, which JSON lacks."""
+  if isinstance(value, list):
+    return [_infinite(item) for item in value]
+  if not isinstance(value, dict):
+    return value
+  if value.keys() == {"__float__"} and str(value["__float__"]) in _INFINITE:
+    return _INFINITE[str(value["__float__"])]
+  return {key: _infinite(item) for key, item in value.items()}
 
 
 def _text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:

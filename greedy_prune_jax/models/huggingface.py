@@ -1,13 +1,12 @@
 """Models from Hugging Face folders: config.json and safetensors, one file or several."""
 
-import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
@@ -15,6 +14,9 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
+from greedy_prune_jax.models.safetensors_file import open_safetensors
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.json_reader import read_json
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -143,24 +145,16 @@ def _index(folder: Path) -> dict[str, Path]:
   if (folder / "model.safetensors").exists() or not path.exists():
     return {}
   try:
-    weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    return {name: folder / file for name, file in weight_map.items()}
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{path}: not a readable index of safetensors files: {error!r}") from error
+    weight_map = fields.get(read_json(path), "weight_map", dict)
+    return {name: folder / fields.get(weight_map, name, str) for name in weight_map}
+  except UserError as error:
+    raise UserError(f"{path}: not a readable index of safetensors files: {error}") from error
 
 
 def _open(path: Path) -> Any:
-  try:
-    return safe_open(path, framework="numpy")
-  except FileNotFoundError as error:
-    hint = ""
-    if list(path.parent.glob("*.bin")):
-      hint = " The folder has PyTorch's .bin files: have transformers save the model again."
+  if not os.path.exists(path) and list(path.parent.glob("*.bin")):
     raise UserError(
-      f"{path}: there is no such file; weights are read from safetensors.{hint}"
-    ) from error
-  except (SafetensorError, OSError) as error:
-    raise UserError(
-      f"{path}: not a readable safetensors file ({error}). It may be cut short: it has "
-      f"{path.stat().st_size} bytes; compare that with its source's, or download it again."
-    ) from error
+      f"{path}: there is no such file; weights are read from safetensors. The folder has PyTorch's "
+      ".bin files: have transformers save the model again."
+    )
+  return open_safetensors(path)

@@ -8,7 +8,6 @@ PyTorch, not even where it is installed.
 import importlib
 import importlib.util
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -31,6 +30,8 @@ from greedy_prune_jax.models.hf_config import is_multimodal_config, read_hf_conf
 from greedy_prune_jax.models.huggingface import open_huggingface
 from greedy_prune_jax.models.parameters import ChooseShardings, read_model
 from greedy_prune_jax.models.scratch import TOKENIZERS, tokenizer_folder
+from greedy_prune_jax.runs.files import user_path
+from greedy_prune_jax.runs.json_reader import read_json
 
 _CONFIG = ("config.json", ADAPTER_CONFIG)
 _CONFIG_AND_WEIGHTS = (
@@ -112,6 +113,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     )
   try:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(place)
+    tokenizer("It is tried out.")  # some settings are looked at only now
   except Exception as error:  # tokenizers raises bare Exceptions
     raise UserError(f"{place}: its tokenizer cannot be read: {error}") from error
   return _bounded(tokenizer, _vocab_size(place / "config.json"), name)
@@ -119,11 +121,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 def _vocab_size(path: Path) -> int | None:
   """Rows of the embedding by a model's config.json; None where it does not say."""
-  try:
-    config = json.loads(path.read_bytes())
-    size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-  except (OSError, ValueError, RecursionError, AttributeError):
+  if not path.exists():
     return None
+  config = read_json(path)
+  inner = config.get("text_config")
+  size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
   return size if type(size) is int else None
 
 
@@ -181,14 +183,12 @@ def load_stop_ids(name: str) -> frozenset[int]:
 
 def _end_ids(file: Path) -> frozenset[int]:
   """`eos_token_id` of a config, which may be a number, several, null, or not there at all."""
-  try:
-    config = json.loads(file.read_bytes())
-  except FileNotFoundError:
+  if not file.exists():
     return frozenset()
-  except (OSError, ValueError) as error:
-    raise UserError(f"{file}: cannot be read as JSON: {error}") from error
-  ids = config.get("eos_token_id") if isinstance(config, dict) else None
-  return frozenset(id_ for id_ in (ids if isinstance(ids, list) else [ids]) if isinstance(id_, int))
+  ids = read_json(file).get("eos_token_id")
+  return frozenset(
+    id_ for id_ in (ids if isinstance(ids, list) else [ids]) if type(id_) is int and id_ >= 0
+  )
 
 
 def _locate_base(name: str, patterns: tuple[str, ...]) -> tuple[Path, Adapter | None]:
@@ -211,7 +211,7 @@ def portable_name(name: str) -> str:
   """A model's name by which other programs find it from anywhere: an absolute path or a hub id."""
   if name in HUB_IDS:
     return HUB_IDS[name]
-  path = Path(name).expanduser()
+  path = user_path(name).expanduser()
   return str(path.resolve()) if path.exists() else name
 
 
@@ -231,7 +231,7 @@ def locate(name: str, patterns: tuple[str, ...]) -> Path:
         f"weights, with init=random:layers=3,width=128"
       )
     return tokenizer_folder(name, _cache_folder())
-  path = Path(name).expanduser()
+  path = user_path(name).expanduser()
   if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
     return path
   alternatives = (

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.pruning.settings import num_kept
-from greedy_prune_jax.reports.printing import indented
+from greedy_prune_jax.reports.printing import indented, printable
 
 
 def format_pruned(pruned: PrunedChain) -> str:
   """One chain: question, reasoning and answer, and each pruned reasoning with its NLLs."""
   total = len(pruned.reasoning_ids)
-  lines = [f"=== {pruned.chain.id} ({total} reasoning tokens, {_title(pruned)})"]
+  lines = [
+    f"=== {printable(pruned.chain.id, one_line=True)} ({total} reasoning tokens, {_title(pruned)})"
+  ]
   lines += _paragraph("question", pruned.chain.question)
   forms = [("reasoning", pruned.chain.reasoning, 0)]
   for key, text in pruned.pruned.items():
@@ -42,8 +44,9 @@ def format_mean_nlls(pruned: Iterable[PrunedChain]) -> str:
     means = []
     for name in ("joint", "answer"):
       values = (c.nll[name][k] for c, k in zip(chains, deletions, strict=True))
-      means.append(statistics.fmean(value for value in values if value is not None))
-    lines.append(f"{key:>10}  {means[0]:6.3f}  {means[1]:6.3f}")
+      known = [value for value in values if value is not None]
+      means.append(_number(statistics.fmean(known) if known else None))
+    lines.append(f"{key:>10}  {means[0]:>6}  {means[1]:>6}")
   return "\n".join(lines)
 
 

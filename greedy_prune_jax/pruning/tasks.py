@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.kept_chains import read_kept
 from greedy_prune_jax.chains.question_sets import is_generated, rows_to_read
@@ -21,6 +21,7 @@ from greedy_prune_jax.chains.segments import (
 from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.settings import TaskSettings, num_kept
+from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.search.path import PrunePath
@@ -53,7 +54,7 @@ def audit_id(chain: Chain) -> str:
 def check_texts(tasks: Sequence[PruneTask], workdir: Workdir) -> None:
   """A UserError if a chain's text is no longer that which an earlier run finished."""
   by_id = {task.chain.id: task for task in tasks}
-  for record in workdir.output("pruned").records():
+  for record in read_output(workdir.path, "pruned", PrunedChain.from_record):
     task = by_id.get(record["id"])
     if task is None:
       continue

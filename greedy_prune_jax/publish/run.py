@@ -24,7 +24,7 @@ from greedy_prune_jax.chains.thinking import find_form
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.publish.card import Counts, write_card
 from greedy_prune_jax.publish.settings import PublishSettings
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, user_path
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 
@@ -68,7 +68,7 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
     UserError: there are no pruned chains, one was not pruned so far, the folder holds other things
       or cannot be written, or the hub refuses it.
   """
-  config = _prune_config(Path(settings.pruned))
+  config = _prune_config(user_path(settings.pruned))
   _check_folder(folder)
   make_folder(folder / "data")
   counts = Counts()

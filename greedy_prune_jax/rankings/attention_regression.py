@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jaxtyping import Float, Shaped
 
@@ -16,13 +16,17 @@ from greedy_prune_jax.chains.categories import Annotator, Category, Labels, make
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.safetensors_file import read_safetensors
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
   RankingInput,
   RankingSettings,
   RankTokens,
 )
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.features import ENTROPY, STATISTICS, extract_features
 
 # Standard deviations that a feature may be away from its mean. One that hardly varies in the rows
@@ -229,31 +233,50 @@ def load_ranking(path: Path) -> AttentionRanking:
   if path.suffix in (".json", ".safetensors"):
     path = path.with_suffix("")
   try:
-    about = json.loads(path.with_name(f"{path.name}.json").read_bytes())
-    arrays = safetensors.numpy.load_file(path.with_name(f"{path.name}.safetensors"))
-    if (tuple(about["controls"]), tuple(about["statistics"])) != (CONTROL_NAMES, STATISTICS):
-      raise UserError(f"{path} was fitted to other features; fit it again with this version")
-    ridge = Ridge(
-      weights=arrays["weights"],
-      intercept=about["intercept"],
-      mean=arrays["mean"],
-      scale=arrays["scale"],
-      strength=about["strength"],
-    )
-    pairs = zip(arrays["token_ids"].tolist(), arrays["token_counts"].tolist(), strict=True)
-    return AttentionRanking(
-      ridge=ridge,
-      counts=TokenCounts(dict(pairs), about["total_tokens"]),
-      pruner=about["pruner"],
-      annotator=about["annotator"],
-      shape=tuple(about["shape"]),
-      num_chains=about["num_chains"],
-    )
-  except (OSError, KeyError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+    about = read_json(path.with_name(f"{path.name}.json"))
+    arrays = read_safetensors(path.with_name(f"{path.name}.safetensors"))
+    return _checked_ranking(about, arrays)
+  except UserError as error:
     raise UserError(
       f"cannot read the attention regression {path} (.json and .safetensors): {error}; the job "
       "analyze writes it"
     ) from error
+
+
+_ARRAYS = {"weights": 1, "mean": 1, "scale": 1, "token_ids": 1, "token_counts": 1}  # and their axes
+
+
+def _checked_ranking(about: Record, arrays: Mapping[str, np.ndarray]) -> AttentionRanking:
+  """The ranking that numbers and what they mean make, which must fit each other."""
+  known = fields.get_items(about, "controls", str), fields.get_items(about, "statistics", str)
+  if known != (CONTROL_NAMES, STATISTICS):
+    raise UserError("it was fitted to other features; fit it again with this version")
+  shape = fields.get_items(about, "shape", int)
+  wanted = len(CONTROL_NAMES) + math.prod(shape)
+  for name, axes in _ARRAYS.items():
+    if name not in arrays or arrays[name].ndim != axes or arrays[name].dtype.kind not in "fiu":
+      raise UserError(f"it lacks the tensor {name}, a vector of numbers")
+    array = arrays[name]
+    size = arrays["token_ids"].size if name.startswith("token_") else wanted
+    possible = ~np.isnan(array) if name == "scale" else np.isfinite(array)
+    if len(array) != size or not possible.all():
+      raise UserError(f"tensor {name} has {len(array)} numbers; expected {size}, all finite")
+  ridge = Ridge(
+    weights=arrays["weights"],
+    intercept=fields.get(about, "intercept", float, int),
+    mean=arrays["mean"],
+    scale=arrays["scale"],
+    strength=fields.get(about, "strength", float, int),
+  )
+  pairs = zip(arrays["token_ids"].tolist(), arrays["token_counts"].tolist(), strict=True)
+  return AttentionRanking(
+    ridge=ridge,
+    counts=TokenCounts(dict(pairs), fields.get(about, "total_tokens", int)),
+    pruner=fields.get_text(about, "pruner"),
+    annotator=fields.get_text(about, "annotator"),
+    shape=shape,
+    num_chains=fields.get(about, "num_chains", int),
+  )
 
 
 def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:

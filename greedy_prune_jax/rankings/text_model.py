@@ -20,7 +20,7 @@ from greedy_prune_jax.rankings.interface import (
   by_importance,
 )
 from greedy_prune_jax.runs.jsonl import JsonlWriter, process_file, process_records
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
@@ -79,7 +79,11 @@ def _key(chain: RankingInput, ratio: float) -> str:
 
 def _read(folder: Path) -> dict[str, Record]:
   """All replies that were stored, by the ids of their prompts."""
-  return {record["id"]: record for record in process_records(folder)}
+  return {record["id"]: record for record in process_records(folder, _check)}
+
+
+def _check(record: Record) -> None:
+  check_form(record, {"id": str, "text": str})
 
 
 def _ask(

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.printing import printable
 from greedy_prune_jax.runs.files import make_folder, replace_file
+
+_LONGEST_CELL = 200  # characters
 
 Cell = str | int | float | None
 
@@ -78,9 +81,14 @@ def format_cell(cell: Cell) -> str:
   return f"{cell:.3g}" if isinstance(cell, float) and abs(cell) < 1000 else str(cell)
 
 
+def _in_line(cell: Cell) -> str:
+  """A cell on one line, of a length at which a table can still be read."""
+  return printable(format_cell(cell), one_line=True, most=_LONGEST_CELL)
+
+
 def format_table(table: Table) -> str:
   """The table as lines to print, in columns that are aligned on the right."""
-  rows = [list(table.columns), *([format_cell(cell) for cell in row] for row in table.rows)]
+  rows = [list(table.columns), *([_in_line(cell) for cell in row] for row in table.rows)]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = (
     "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
@@ -92,5 +100,5 @@ def markdown_table(table: Table) -> str:
   """The table in Markdown, under its caption; numbers are aligned on the right."""
   kinds = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
   rows = [list(table.columns), ["---" if text else "--:" for text in kinds]]
-  rows += [[format_cell(cell).replace("|", "\\|") for cell in row] for row in table.rows]
+  rows += [[_in_line(cell).replace("|", "\\|") for cell in row] for row in table.rows]
   return "\n".join([f"{table.caption}\n", *(f"| {' | '.join(row)} |" for row in rows)])

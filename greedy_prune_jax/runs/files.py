@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 from greedy_prune_jax.errors import UserError
 
+_BLOCK = 1 << 20  # bytes that are read at a time
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes, on most file systems
 _KINDS = {
   stat.S_IFDIR: "a folder",
   stat.S_IFIFO: "a named pipe",
@@ -47,11 +49,30 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
   """The content of a regular file of at most `most_bytes` bytes; else a UserError."""
+  content = bytearray()
   with open_file(path) as file:
-    content = file.read(most_bytes + 1)
-  if len(content) > most_bytes:
-    raise UserError(f"{path} has more than {most_bytes} bytes, the most that are read of it")
-  return content
+    while block := file.read(_BLOCK):  # to ask for all at once would allocate the most
+      content += block
+      if len(content) > most_bytes:
+        raise UserError(f"{path} has more than {most_bytes} bytes, the most that are read of it")
+  return bytes(content)
+
+
+def user_path(name: str | Path) -> Path:
+  """The path of this name, where a file system could have such a one.
+
+  Raises:
+    UserError: it has a NUL, or a part of more than 255 bytes. Asking the system whether there is
+      such a file would raise other errors than for a file that is not there.
+  """
+  text = str(name)
+  longest = max(len(part.encode(errors="replace")) for part in text.split("/"))
+  if "\0" in text or longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
+    raise UserError(
+      f"{text[:60]!r}... cannot be a file's name: it has a NUL, or a part of {longest} bytes; file "
+      f"systems take {_LONGEST_NAME}"
+    )
+  return Path(text)
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

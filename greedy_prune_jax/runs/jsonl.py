@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
@@ -40,21 +40,32 @@ def parse_line(line: bytes) -> Record:
   return as_object(parse_json(line))
 
 
-def read_records(path: Path, *, drop_torn: bool = False) -> Iterator[Record]:
+def read_records(
+  path: Path, *, drop_torn: bool = False, check: Callable[[Record], object] = bool
+) -> Iterator[Record]:
   """The object of every line, one at a time.
 
+  Args:
+    path: the file.
+    drop_torn: see `read_lines`.
+    check: raises a UserError where a record is not of the form that it should be.
+
   Raises:
-    UserError: the file cannot be read, or a line is not an object; the message names the line.
+    UserError: the file cannot be read, or a line is not such an object; the message names the line.
   """
-  return (record for _, record in _numbered_records(path, drop_torn=drop_torn))
+  return (record for _, record in _numbered_records(path, check, drop_torn=drop_torn))
 
 
-def _numbered_records(path: Path, *, drop_torn: bool) -> Iterator[tuple[int, Record]]:
+def _numbered_records(
+  path: Path, check: Callable[[Record], object], *, drop_torn: bool
+) -> Iterator[tuple[int, Record]]:
   for number, line in read_lines(path, drop_torn=drop_torn):
     try:
-      yield number, parse_line(line)
+      record = parse_line(line)
+      check(record)
     except UserError as error:
       raise UserError(f"{path}, line {number}: {error}") from error
+    yield number, record
 
 
 def encode_line(record: Record) -> bytes:
@@ -72,21 +83,28 @@ def process_files(folder: Path) -> list[Path]:
   return sorted(folder.glob("process-*.jsonl"))
 
 
-def process_records(folder: Path) -> Iterator[Record]:
+def process_records(folder: Path, check: Callable[[Record], object] = bool) -> Iterator[Record]:
   """What all processes have written to a folder, one at a time; see `read_records`."""
   for path in process_files(folder):
-    yield from read_records(path, drop_torn=True)
+    yield from read_records(path, drop_torn=True, check=check)
 
 
-def read_output(workdir: Path, output: str) -> Iterator[Record]:
+def read_output(
+  workdir: Path, output: str, check: Callable[[Record], object] = bool
+) -> Iterator[Record]:
   """Yields every finished item of one of a workdir's outputs, of all processes.
+
+  Args:
+    workdir: the run's workdir.
+    output: its folder in there.
+    check: see `read_records`.
 
   Raises:
     UserError: a line is not an object with an id, or has the id of another; the message names it.
   """
   places: dict[str, str] = {}  # of each id
   for path in process_files(workdir / output):
-    for number, record in _numbered_records(path, drop_torn=True):
+    for number, record in _numbered_records(path, check, drop_torn=True):
       place = f"{path}, line {number}"
       try:
         item_id = get_text(record, "id")

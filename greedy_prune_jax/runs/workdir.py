@@ -1,8 +1,6 @@
 """The folder of a run: its config, its outputs, and what lets a killed run go on."""
 
 import contextlib
-import hashlib
-import json
 import math
 import shutil
 import time
@@ -23,7 +21,7 @@ from greedy_prune_jax.runs.jsonl import (
   read_output,
 )
 from greedy_prune_jax.runs.lock import hold_locks
-from greedy_prune_jax.runs.records import Record, get, get_text
+from greedy_prune_jax.runs.records import CHECK, Record, checksum, get, get_text
 
 
 class FinishedItems:
@@ -122,8 +120,9 @@ class Workdir:
       if process_index == 0:
         self._check_config(config, may_change)
         self._repair_files_of_others(num_processes)
-        for kept in self._unfinished.glob("keep-*"):  # by an earlier run
-          kept.unlink()
+        with explain_os_errors(self._unfinished):
+          for kept in self._unfinished.glob("keep-*"):  # by an earlier run
+            kept.unlink()
         self._metrics_writer = self._writer(self.path / "metrics.jsonl")
       finished = {
         name: FinishedItems(folder, self._writer(process_file(folder, process_index)))
@@ -164,7 +163,7 @@ class Workdir:
       UserError: see `FinishedItems.write`.
     """
     record = {"id": item_id, "progress": progress, "state": state}
-    self._unfinished_writer.write(record | {_CHECK: _checksum(record)})
+    self._unfinished_writer.write(record | {CHECK: checksum(record)})
 
   def load_unfinished(self) -> dict[str, Record]:
     """The furthest state of every item that is begun but not finished, by id, of all processes.
@@ -188,8 +187,8 @@ class Workdir:
       for number, line in read_lines(path, drop_torn=True):
         try:
           record = parse_line(line)
-          if get(record, _CHECK, str) != _checksum(record):
-            raise UserError(f'was changed since it was written: its "{_CHECK}" does not fit')
+          if get(record, CHECK, str) != checksum(record):
+            raise UserError(f'was changed since it was written: its "{CHECK}" does not fit')
         except UserError as error:
           raise UserError(
             f"{path}, line {number}: {error}. Remove the line: what it holds is computed again"
@@ -263,11 +262,3 @@ class Workdir:
       for path in process_files(folder):
         if int(path.stem.removeprefix("process-")) >= num_processes:
           JsonlWriter(path).close()
-
-
-_CHECK = "check"  # key of a partial result's checksum: a changed likelihood shows in nothing else
-
-
-def _checksum(record: Record) -> str:
-  checked = {key: value for key, value in record.items() if key != _CHECK}
-  return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,14 +9,15 @@ as the question's chain (rejection sampling). A workdir of this run holds:
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from greedy_prune_jax.chains.answers import AnswerForm
-from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
 from greedy_prune_jax.chains.question_sets import Question
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
@@ -25,15 +26,21 @@ from greedy_prune_jax.runs.jsonl import (
   read_output,
   read_records,
 )
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.teachers.load import load_job_teacher
-from greedy_prune_jax.teachers.questions import judged_sample, load_prompt_set
+from greedy_prune_jax.teachers.questions import SAMPLE_FORM, judged_sample, load_prompt_set
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, FORCED, Reply
 
 OUTPUT = "samples"
+_FORM = {
+  **dict.fromkeys(("question", "target", "teacher"), str),
+  "system": (str, type(None)),
+  "extra": dict,
+  "samples": [SAMPLE_FORM, ...],
+}
 
 
 def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
@@ -96,10 +103,24 @@ def _write_chains(workdir: Path) -> None:
   sources = own_share(process_files(workdir / OUTPUT))
   with JsonlWriter(process_file(workdir / "chains", jax.process_index())) as writer:
     there = {record["id"] for record in read_output(workdir, "chains")}
-    for record in (record for path in sources for record in read_records(path, drop_torn=True)):
+    for record in (record for path in sources for record in _read(path)):
       chain = first_correct(record)
       if chain is not None and chain.id not in there:
         writer.write(chain.to_record())
+
+
+def _read(path: Path) -> Iterator[Record]:
+  return read_records(path, drop_torn=True, check=check_samples)
+
+
+def check_samples(record: Record) -> None:
+  """A UserError unless a record is of the form in which this run writes it."""
+  check_form(record, _FORM)
+  if taken := RECORD_KEYS.intersection(record["extra"]):
+    raise UserError(f'"extra" has {", ".join(sorted(taken))}, which a chain itself has')
+  right = [sample for sample in record["samples"] if sample["correct"]]
+  for sample in right:
+    check_form(sample, dict.fromkeys(("reasoning", "answer", "value"), str))
 
 
 def first_correct(record: Record) -> Chain | None:

@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from greedy_prune_jax.reports.printing import indented
+from greedy_prune_jax.reports.printing import indented, printable
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.sample.run import OUTPUT, first_correct, why_not_kept
+from greedy_prune_jax.sample.run import OUTPUT, check_samples, first_correct, why_not_kept
 from greedy_prune_jax.teachers.failures import shortened
 from greedy_prune_jax.teachers.questions import never_stopped, outcome
 from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, REFUSED, STOPPED
@@ -123,7 +123,7 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
 
 def read_samples(workdir: Path) -> list[Record]:
   """The questions of a `sample` run's workdir, with their samples."""
-  return list(read_output(workdir, OUTPUT))
+  return list(read_output(workdir, OUTPUT, check_samples))
 
 
 def write_summary(workdir: Path, summary: Summary) -> None:
@@ -177,13 +177,14 @@ def _shortened_middle(text: str) -> str:
 
 def format_samples(record: Record, most: int) -> str:
   """A question and its first samples beside their verdicts, to be read by eye."""
-  lines = [f"=== {record['id']} (target {record['target']})", *indented(record["question"])]
+  head = printable(f"=== {record['id']} (target {record['target']})", one_line=True)
+  lines = [head, *indented(record["question"])]
   for index, sample in enumerate(record["samples"][:most]):
     verdict = "right" if sample["correct"] else "wrong"
     if sample["value"] is None:
       verdict = "no answer found"
     said = "" if sample["value"] is None else f", says {sample['value']!r}"
-    lines.append(f"-- sample {index}: {verdict}{said} ({sample['finish_reason']})")
+    lines.append(f"-- sample {index}: {verdict}{said} ({shortened(sample['finish_reason'])})")
     if sample.get("thinking"):
       lines += ["   thinking:", *indented(_shortened_middle(sample["thinking"])), "   reply:"]
     lines += indented(sample["text"])

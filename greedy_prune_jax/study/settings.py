@@ -89,6 +89,13 @@ class StudySettings(JobSettings):
 
   def _check_parts(self) -> None:
     """Makes every job's settings once, so that a mistake shows before the first hour is spent."""
+    for group in _JOBS:
+      for name, changes in getattr(self, group).items():
+        if not isinstance(changes, Mapping):
+          raise UserError(f"{group}.{name}={changes!r}; expected a group of settings")
+    for arm, chains in self.ready.items():
+      if not isinstance(chains, str):
+        raise UserError(f"ready.{arm}={chains!r}; expected the name of a file of chains")
     if self.base:
       self._check_base()
     for name, changes in (

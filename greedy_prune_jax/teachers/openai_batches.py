@@ -23,7 +23,7 @@ from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, process_file, process_records
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.teachers.completions import (
   Dialect,
   most_bytes,
@@ -349,6 +349,12 @@ def _request(key: str, arguments: Record) -> Record:
   return {"custom_id": key, "method": "POST", "url": _CHAT, "body": arguments}
 
 
+def _check_note(record: Record) -> None:
+  check_form(record, {"id": str, "done?": bool, "requests?": [str]})
+  if not record.get("done"):
+    check_form(record, {"requests": list})
+
+
 def _under_way(folder: Path, wanted: Container[str]) -> dict[str, list[str]]:
   """Wanted requests of the batches that were noted and whose results nobody has read, by batch.
 
@@ -356,7 +362,7 @@ def _under_way(folder: Path, wanted: Container[str]) -> dict[str, list[str]]:
   """
   made: dict[str, list[str]] = {}
   read: set[tuple[str, str]] = set()
-  for record in process_records(folder):
+  for record in process_records(folder, _check_note):
     batch_id = record["id"]
     if record.get("done"):
       # Notes of earlier versions do not say which requests: all.

@@ -102,6 +102,18 @@ def _example(question: Question, form: AnswerForm) -> str:
   return f"\n\nQuestion: {question.question}\nAnswer:\n{question.rationale.rstrip()}\n{answer}"
 
 
+# What `judged_sample` makes; the last keys are not in records of versions that knew no thinking.
+SAMPLE_FORM = {
+  "text": str,
+  **dict.fromkeys(("reasoning", "answer", "value"), (str, type(None))),
+  "correct": bool,
+  "finish_reason": str,
+  "num_tokens": (int, type(None)),
+  "thinking?": (str, type(None)),
+  "num_thinking_tokens?": (int, type(None)),
+}
+
+
 def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
   """A reply taken apart and checked against the gold answer, as `sample` and `evaluate` store it.
 

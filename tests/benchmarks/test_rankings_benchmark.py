@@ -15,16 +15,17 @@ from tests.helpers.planted import pruned_chain
 TOKENS = ["a", " b", " c", " d"]
 
 
-def nll_of(level, slope):
-  joint = tuple(level + slope * k for k in range(5))
+def nll_of(level, slope, deletions):
+  joint = tuple(level + slope * k for k in range(deletions + 1))
   return {"joint": joint, "answer": tuple(2 * x for x in joint), "reasoning": joint}
 
 
-def write_run(folder, ranking, slope, levels=(1.0, 2.0), deletions=4, **changes):
+def write_run(folder, ranking, slope, levels=(1.0, 2.0), deletions=4, unit_sizes=None, **changes):
   """A prune run whose joint NLL grows by `slope` with each deletion, and answer NLL twice that."""
   with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
     for i, level in enumerate(levels):
-      chain = pruned_chain(TOKENS, range(deletions), f"c/{i}", nll=nll_of(level, slope))
+      nll = nll_of(level, slope, len(unit_sizes or ()) or deletions)
+      chain = pruned_chain(TOKENS, range(deletions), f"c/{i}", nll=nll, unit_sizes=unit_sizes)
       writer.write(dataclasses.replace(chain, ranking=ranking, **changes).to_record())
   (folder / "config.json").write_text("{}")
   return str(folder)
@@ -35,10 +36,13 @@ def write_evaluation(folder, right, ids=("c/0", "c/1")):
   with JsonlWriter(folder / "answers" / "process-00000.jsonl") as writer:
     for ranking, verdicts in right.items():
       for i, (whole, half) in zip(ids, verdicts, strict=True):
-        answers = {"1.0": {"correct": whole}, "0.5": {"correct": half}}
+        answer = {"text": "4", "value": "4", "finish_reason": "stop"}
+        answers = {"1.0": answer | {"correct": whole}, "0.5": answer | {"correct": half}}
         writer.write(
           {
             "id": f"{ranking}/{i}",
+            "run": "r",
+            "target": "4",
             "ranking": ranking,
             "objective": "joint",
             "chain": i,
@@ -115,7 +119,7 @@ def test_what_all_orders_leave_alike_beats_none(tmp_path):
 
 
 def test_nlls_of_longer_units_are_those_after_whole_deletions(tmp_path):
-  workdir = write_run(tmp_path / "w", "greedy", 0.1, unit="word", unit_sizes=(3, 1))
+  workdir = write_run(tmp_path / "w", "greedy", 0.1, unit_sizes=(3, 1))
   compare([workdir], tmp_path / "out", ratios_in_steps(0.25))
   rows = rows_of(tmp_path / "out" / "rankings.csv")
   nlls = {float(row["keep ratio"]): float(row["joint NLL"]) for row in rows}
@@ -180,7 +184,7 @@ def test_intervals_are_in_order(tmp_path):
 
 
 def test_an_nll_that_was_never_scored_is_named(tmp_path):
-  open_nll = nll_of(1.0, 0.5)
+  open_nll = nll_of(1.0, 0.5, 4)
   open_nll["joint"] = (1.0, 1.5, None, 2.5, 3.0)
   run = write_run(tmp_path / "run", "greedy", 0.5, levels=(1.0,), nll=open_nll)
   other = write_run(tmp_path / "other", "random", 0.5, levels=(1.0,))

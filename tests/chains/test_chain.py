@@ -23,7 +23,11 @@ PRUNED = CHAIN | {
   "reasoning_ids": [5, 6, 7, 8],
   "reasoning_tokens": ["6 *", " 7", " =", " 42\n"],
   "deletion_order": [2, 0, 1, 3],
-  "nll": {"joint": [1.0, 1.5], "answer": [0.5, 0.25], "reasoning": [2.0, None]},
+  "nll": {
+    "joint": [1.0, 1.5, 1.25, 2.0, 2.5],
+    "answer": [0.5, 0.25, 0.5, 0.5, 0.5],
+    "reasoning": [2.0, 2.5, 3.0, 3.5, None],
+  },
   "pruned": {"0.5": " 7 42\n", "0.0": ""},
   "positions_scored": 1234,
   "seconds": 2.5,
@@ -74,7 +78,7 @@ def test_pruned_chain_round_trip_through_json():
   assert pruned.chain == Chain.from_record(CHAIN)
   assert pruned.ranking == "random"
   assert pruned.deletion_order == (2, 0, 1, 3)
-  assert pruned.nll["reasoning"] == (2.0, None)
+  assert pruned.nll["reasoning"] == (2.0, 2.5, 3.0, 3.5, None)
   assert json.loads(json.dumps(pruned.to_record())) == PRUNED
 
 
@@ -96,6 +100,10 @@ def test_a_pruned_record_is_an_input_chain_without_its_results():
     ({"deletion_order": [4]}, "outside 0 to 3"),
     ({"nll": [1.0]}, '"nll" must be an object, not a list'),
     ({"nll": {"joint": ["x"]}}, 'item 0 of "joint" must be a number'),
+    ({"nll": PRUNED["nll"] | {"answer": [1.0]}}, '5 items of "answer", for 4 deletions; it has 1'),
+    ({"nll": {"joint": PRUNED["nll"]["joint"]}}, '"nll" must have 5 items of "answer"'),
+    ({"pruned": {"1.5": ""}}, "expected keep ratios below 1"),
+    ({"pruned": {"half": ""}}, "expected keep ratios below 1"),
     ({"pruned": {"0.5": 1}}, '"0.5" must be a string'),
     ({"seconds": "fast"}, '"seconds" must be a number'),
   ],
@@ -110,7 +118,8 @@ def test_kept_positions_follow_the_deletion_order():
   assert pruned.kept_positions(4) == [0, 1, 2, 3]
   assert pruned.kept_positions(2) == [1, 3]
   assert pruned.kept_positions(0) == []
-  short = PrunedChain.from_record(PRUNED | {"deletion_order": [2]})
+  nll = {key: values[:2] for key, values in PRUNED["nll"].items()}
+  short = PrunedChain.from_record(PRUNED | {"deletion_order": [2], "nll": nll, "pruned": {}})
   with pytest.raises(ValueError, match=r"num_kept=2: chain gsm8k/0 has 4 .* of which 1 were"):
     short.kept_positions(2)
 
@@ -119,7 +128,8 @@ WORDS = PRUNED | {
   "unit": "word",
   "unit_sizes": [1, 2, 1],
   "deletion_order": [1, 2, 3],
-  "nll": {"joint": [1.0, 1.5, 2.0]},
+  "nll": {key: [1.0, 1.5, 2.0] for key in ("joint", "answer", "reasoning")},
+  "pruned": {"0.5": " 42\n"},
 }
 
 

@@ -15,6 +15,8 @@ def pruned(chain, tokens, order, unit="token"):
     "reasoning_ids": list(range(len(tokens))),
     "reasoning_tokens": list(tokens),
     "deletion_order": list(order),
+    "nll": dict.fromkeys(("joint", "answer", "reasoning"), [1.0] * (len(order) + 1)),
+    "pruned": {},
     "unit": unit,
   }
   return PrunedChain.from_record(chain.to_record() | results)

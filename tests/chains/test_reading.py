@@ -27,7 +27,7 @@ RESULTS = {
   "reasoning_ids": [5, 6],
   "reasoning_tokens": ["6 * 7 = 42", "\n"],
   "deletion_order": [1],
-  "nll": {"joint": [1.0, 1.5]},
+  "nll": {"joint": [1.0, 1.5], "answer": [0.5, 0.5], "reasoning": [1.5, 2.0]},
   "pruned": {"0.5": "6 * 7 = 42"},
   "positions_scored": 1,
   "seconds": 0.1,

@@ -49,7 +49,7 @@ def pruned_record(chain_id="a", pruned=None, order=(2, 0, 4)):
     reasoning_ids=tuple(range(len(TOKENS))),
     reasoning_tokens=TOKENS,
     deletion_order=order,
-    nll={},
+    nll=dict.fromkeys(("joint", "answer", "reasoning"), (1.0,) * 4),
     pruned=pruned or {},
     positions_scored=1,
     seconds=0.0,

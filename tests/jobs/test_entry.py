@@ -1,7 +1,10 @@
 """What all jobs do with a workdir."""
 
+import types
+
 import pytest
 
+from greedy_prune_jax.jobs import entry
 from greedy_prune_jax.jobs.entry import run_in_workdir
 
 
@@ -13,3 +16,67 @@ def test_partial_results_stay_where_something_failed(tmp_path, failed):
 
   assert run_in_workdir(work, str(tmp_path), {}, output="pruned", may_change=()) == failed
   assert (tmp_path / "unfinished").exists() == bool(failed)
+
+
+class _EndedError(Exception):
+  pass
+
+
+@pytest.fixture
+def run_job(monkeypatch):
+  """Runs a job as a program does, but for the end of the process; gives its status."""
+
+  def end(status):
+    raise _EndedError(status)
+
+  config = types.SimpleNamespace(to_json=str, to_dict=dict, get=lambda *_: False)
+  flags_of_job = types.SimpleNamespace(config=config, workdir="w", distributed=False, debug=False)
+  flags_of_job.is_parsed = lambda: True
+  monkeypatch.setattr(entry, "_end", end)
+  monkeypatch.setattr(entry, "_protect_terminal", lambda: None)
+  monkeypatch.setattr(entry, "flags", types.SimpleNamespace(FLAGS=flags_of_job))
+
+  def run_job(job, *, debug=False):
+    flags_of_job.debug = debug
+    with pytest.raises(_EndedError) as ended:
+      entry._run(job, False)
+    return ended.value.args[0]
+
+  return run_job
+
+
+def _fail_oddly(config, workdir):
+  raise KeyError("\x1b]0;x\x07 of data\nE0101 forged" + "x" * 5000)
+
+
+def test_an_error_that_nobody_expected_is_one_line(run_job, capsys):
+  assert run_job(_fail_oddly) == 1
+  said = capsys.readouterr().err
+  assert len(said.splitlines()) == 1
+  assert len(said) < 1200
+  assert "\x1b" not in said
+  assert said.startswith("error: KeyError: ")
+  assert "--debug" in said
+
+
+def test_its_traceback_is_shown_when_asked_for_and_escaped(run_job, capsys):
+  assert run_job(_fail_oddly, debug=True) == 1
+  said = capsys.readouterr().err
+  assert "Traceback (most recent call last)" in said
+  assert "_fail_oddly" in said
+  assert "\x1b" not in said
+  assert not [line for line in said.splitlines()[1:] if not line.startswith(" ")]
+
+
+def test_the_log_of_every_library_is_escaped(monkeypatch, caplog):
+  import logging
+
+  make = logging.getLogRecordFactory()
+  try:
+    entry._protect_terminal()
+    logging.getLogger("a library").warning("left out %s", "a\nI0101 forged\x1b[2J")
+    logging.getLogger("a library").warning("says \x1b[2J")
+  finally:
+    logging.setLogRecordFactory(make)
+    logging.captureWarnings(False)
+  assert caplog.messages == [r"left out a\nI0101 forged\x1b[2J", r"says \x1b[2J"]

@@ -10,6 +10,7 @@ import pytest
 
 from greedy_prune_jax.jobs.evaluate import compared_runs
 from greedy_prune_jax.runs.jsonl import JsonlWriter
+from tests.helpers.answer_records import answer_record
 from tests.helpers.tiny_runs import make_model, write_chains
 
 NUM_QUESTIONS = 5
@@ -43,11 +44,10 @@ def _records(workdir):
 
 
 def test_runs_of_workdirs_with_one_name_are_told_apart(tmp_path):
-  record = {"id": "a", "run": "one", "model": "one", "step": None, "keep_ratio": None}
   workdirs = [str(tmp_path / name) for name in ("a/run", "b/run", "b/other")]
   for at, workdir in enumerate(workdirs):
     with JsonlWriter(Path(workdir) / "answers" / "process-00000.jsonl") as writer:
-      writer.write(record | {"question_id": f"{at}"})
+      writer.write(answer_record(f"{at}", run="one"))
   runs = compared_runs(workdirs)
   assert {run: records[0]["question_id"] for run, records in runs.items()} == {
     f"{workdirs[0]}: one": "0", f"{workdirs[1]}: one": "1", "other: one": "2"

@@ -88,9 +88,9 @@ def test_adapter_beside_weights_is_refused(tmp_path):
     ({"bias": "all"}, "bias='all' is not supported"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save=.* is not supported"),
     ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* is not supported"),
-    ({"r": 0}, "not a usable config of a LoRA adapter"),
+    ({"r": 0}, "r=0; expected a whole number from 1 to"),
     ({"r": None}, "not a usable config of a LoRA adapter"),
-    ({"base_model_name_or_path": None}, "base_model_name_or_path=None; expected a model"),
+    ({"base_model_name_or_path": None}, 'base_model_name_or_path" must be a string, not null'),
     ({"base_model_name_or_path": "./none"}, "base_model_name_or_path cannot be loaded: ./none"),
   ],
 )

@@ -100,7 +100,14 @@ def make_chain(reasoning=None):
 
 
 def store(folder, texts, failed=None):
-  record = {"id": "c", "steps": [{"text": text, "skill": "addition"} for text in texts]}
+  record = {
+    "id": "c",
+    "chain": make_chain("".join(texts) or None).to_record(),
+    "steps": [{"text": text, "skill": "addition"} for text in texts],
+    "refused": [],
+    "num_tokens": 0,
+    "made_by": {},
+  }
   with JsonlWriter(folder / "decomposed" / "process-00000.jsonl") as writer:
     writer.write(record | {"failed": failed})
   return str(folder)

@@ -1,7 +1,7 @@
 import pytest
 
 from greedy_prune_jax.reports.printing import printable
-from greedy_prune_jax.reports.tables import Table, write_table
+from greedy_prune_jax.reports.tables import Table, format_table, markdown_table, write_table
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,14 @@ def test_a_text_of_one_line_begins_no_other():
 
 def test_long_texts_are_shortened():
   assert printable("x" * 50, most=10) == "xxxxxxxxxx... (50 characters)"
+
+
+def test_a_cell_breaks_no_line_of_a_table():
+  table = Table("t", "c", ("name", "n"), [("a\nI0101 forged\x1b[2J" + "x" * 999, 1)])
+  assert len(format_table(table).splitlines()) == 3
+  assert "\x1b" not in format_table(table)
+  assert max(map(len, format_table(table).splitlines())) < 250
+  assert len(markdown_table(table).splitlines()) == 5
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+cmd|x", "-2+3", "@SUM(A1)", "\t=1"])

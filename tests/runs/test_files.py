@@ -4,7 +4,7 @@ import os
 import pytest
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import open_file, read_bytes, replace_file
+from greedy_prune_jax.runs.files import open_file, read_bytes, replace_file, user_path
 
 
 def test_a_replaced_file_is_whole_and_nothing_else_is_left(tmp_path):
@@ -59,6 +59,13 @@ def test_what_is_no_regular_file_is_refused_by_what_it_is(tmp_path, make, kind):
 def test_a_name_with_a_nul_is_refused(tmp_path):
   with pytest.raises(UserError, match="null byte"), open_file(tmp_path / "a\0b"):
     pass
+
+
+@pytest.mark.parametrize("name", ["a/" + "n" * 256, "\N{GRINNING FACE}" * 64, "a\0b", "a/" * 3000])
+def test_a_name_that_no_file_can_have_is_refused(name):
+  with pytest.raises(UserError, match="cannot be a file's name"):
+    user_path(name)
+  assert user_path("a/" + "n" * 255).name == "n" * 255
 
 
 def test_no_more_is_read_than_allowed(tmp_path):

@@ -13,6 +13,7 @@ from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, 
 from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.plot import plot_study
 from greedy_prune_jax.study.results import all_tables
+from tests.helpers.answer_records import answer_record
 
 CELLS = {
   # By seed, which of 4 questions is right.
@@ -33,20 +34,11 @@ def answers(tmp_path):
       folder = tmp_path / condition.folder(seed) / "evaluate" / "sums" / "answers"
       with JsonlWriter(folder / "process-00000.jsonl") as writer:
         for question in ((2, 0, 3, 1), (3, 1, 0, 2))[seed]:  # as they happened to be finished
-          writer.write(
-            {
-              "id": f"{question}",
-              "question_id": f"q/{question}",
-              "samples": [
-                {
-                  "correct": right[question] == "1",
-                  "value": "1",
-                  "reasoning_tokens": int(100 * condition.keep_ratio) + question + seed,
-                  "finish_reason": "stop",
-                }
-              ],
-            }
-          )
+          sample = {
+            "correct": right[question] == "1",
+            "reasoning_tokens": int(100 * condition.keep_ratio) + question + seed,
+          }
+          writer.write(answer_record(f"q/{question}", sample))
   rows = [
     row
     for condition, seeds in CELLS.items()
