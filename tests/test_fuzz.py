@@ -53,14 +53,13 @@ from greedy_prune_jax.models.pretrained import (
 )
 from greedy_prune_jax.pruning.budget import parse_budgets
 from greedy_prune_jax.pruning.settings import PruneSettings
-from greedy_prune_jax.pruning.show import format_pruned, format_summary
+from greedy_prune_jax.pruning.show import format_mean_nlls, format_pruned
 from greedy_prune_jax.publish.settings import PublishSettings
 from greedy_prune_jax.rankings.attention_regression import TokenCounts, load_ranking, save_ranking
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
-from greedy_prune_jax.sample.summary import format_samples, read_samples, summarise
-from greedy_prune_jax.sample.summary import format_summary as format_sampled
+from greedy_prune_jax.sample.summary import format_samples, format_summary, read_samples, summarise
 from greedy_prune_jax.study.settings import StudySettings
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers import teacher_forms as forms
@@ -181,7 +180,7 @@ def test_pruned_records(tmp_path):
 
   def read(folder):
     chains = list(read_pruned(folder))
-    format_summary(chains)
+    format_mean_nlls(chains)
     for chain in chains:
       format_pruned(chain)
       chain.spell(chain.kept_positions(len(chain.reasoning_ids) - 1))
@@ -229,7 +228,7 @@ def test_records_of_samples(tmp_path):
     for found in records:
       format_samples(found, most=2)
     if records:
-      format_sampled(summarise(records))
+      format_summary(summarise(records))
 
   assert attack(tmp_path / "good", read, tmp_path, cases=150, name="samples") > 40
 
