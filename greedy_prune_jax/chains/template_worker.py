@@ -11,7 +11,7 @@ _MOST_MEMORY = 1 << 30  # bytes
 _MOST_TEXT, _MOST_TIMES = 1 << 20, 16
 
 
-def render(request: dict[str, Any]) -> dict[str, str]:
+def render_template(request: dict[str, Any]) -> dict[str, str]:
   """The text that a template makes of messages, or how it failed, whatever it did."""
   values = request["values"]
   try:
@@ -30,4 +30,4 @@ def render(request: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  answer_requests(render, _MOST_MEMORY)
+  answer_requests(render_template, _MOST_MEMORY)

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -192,7 +193,7 @@ def _check_config() -> None:
 
 def _fail(message: object) -> NoReturn:
   with contextlib.suppress(OSError):
-    most = 0 if flags.FLAGS.is_parsed() and flags.FLAGS.debug else _MOST_SHOWN
+    most = 0 if _shows_tracebacks() else _MOST_SHOWN
     text = re.sub(
       r"\n(?! )", "\n  ", printable(str(message), most=most)
     )  # none looks like the log's
@@ -231,7 +232,7 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
 
 def _describe_fault(error: Exception) -> str:
   """An error that is no user's: in one line, or with `--debug` by its whole traceback."""
-  if flags.FLAGS.debug:
+  if _shows_tracebacks():
     return "".join(traceback.format_exception(error))
   frames = [f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in f.filename]
   place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -250,6 +251,12 @@ def _protect_terminal() -> None:
   make = python_logging.getLogRecordFactory()  # of the log of every library
   python_logging.setLogRecordFactory(lambda *args, **kwargs: _escaped(make(*args, **kwargs)))
   python_logging.captureWarnings(True)
+  threading.excepthook = _log_thread_fault
+
+
+def _log_thread_fault(args: Any) -> None:
+  """Logs in one line that a thread of a library ended; what waits for it raises the error."""
+  logging.warning("a thread ended: %s: %s", args.exc_type.__name__, args.exc_value)
 
 
 def _escaped(record: Any) -> Any:
@@ -260,9 +267,15 @@ def _escaped(record: Any) -> Any:
       for x in record.args
     )
   record.msg = printable(str(record.msg))
-  if record.exc_info:
+  if record.exc_info and _shows_tracebacks():
     record.exc_text = printable("".join(traceback.format_exception(*record.exc_info)))
+  elif record.exc_info:  # such as Orbax logs of a full disk, beside the error that we explain
+    record.exc_info = None
   return record
+
+
+def _shows_tracebacks() -> bool:
+  return flags.FLAGS.is_parsed() and flags.FLAGS.debug
 
 
 def quiet_orbax() -> None:
