@@ -109,7 +109,7 @@ SAMPLE_FORM = {
   "correct": bool,
   "finish_reason": str,
   "num_tokens": (int, type(None)),
-  "thinking?": (str, type(None)),
+  **dict.fromkeys(("thinking?", "thinking_form?", "thinking_end?"), (str, type(None))),
   "num_thinking_tokens?": (int, type(None)),
 }
 
