@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from ml_collections import config_dict
 
+from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.tasks import read_tasks
-from tests.helpers import thinking_templates
+from tests.helpers import families_table, thinking_templates
 from tests.helpers.published_cards import CARDS
 from tests.helpers.tokenizers_for_tests import byte_level
 
@@ -176,3 +177,10 @@ def test_figures_of_readme_stand_among_the_measurements(title):
   known = {found.replace(",", "") for found in re.findall(figure + r"|\d+", measured)}
   assert len(figures) > 5
   assert [found for found in figures if found.replace(",", "") not in known] == []
+
+
+def test_the_table_of_families_is_made_from_the_tests():
+  """`python -m tests.helpers.families_table` writes it anew."""
+  page = (ROOT / "docs" / "models.md").read_text()
+  assert families_table.with_table(page) == page
+  assert f"[{len(FAMILIES)} families](docs/models.md)" in (ROOT / "README.md").read_text()

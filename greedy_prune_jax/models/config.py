@@ -182,6 +182,8 @@ class ModelConfig:
       raise FieldError("num_kv_heads", self.num_kv_heads, expected)
     if self.head_dim % 2:
       raise FieldError("head_dim", self.head_dim, "an even number: rope rotates pairs")
+    if self.activation == "xielu" and self.gated_mlp:
+      raise FieldError("activation", "xielu", "another: this family's feed-forward has a gate")
     if not self.pre_norms and not self.post_norms:
       raise FieldError("pre_norms", False, "norms before or after")
     for rope in self.ropes:

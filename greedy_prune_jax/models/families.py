@@ -101,6 +101,8 @@ class GgufNames:
     interleaved: whether the two halves of each query and key head are stored interleaved.
     defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
       `attention.sliding_window` among them, the family's layers have windows.
+    activation: of its feed-forward, of which files say nothing.
+    with_windows: name of the family of files that have a window; empty: this one.
     scaled_by_width: number of layers of the one model of the family that scales queries by the
       residual stream's width per head instead of the head width: a file does not say.
     tensors: what differs from `GGUF_TENSORS`.
@@ -109,6 +111,8 @@ class GgufNames:
   architecture: str
   interleaved: bool = False
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  activation: str = "silu"
+  with_windows: str = ""
   scaled_by_width: int = 0
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -119,6 +123,7 @@ class Family:
 
   Attributes:
     name: `model_type` of config.json, and `ModelConfig.family`.
+    title: models of the family, as people call them.
     hf_class: the class of transformers, for `architectures` of config.json.
     switches: fields of `ModelConfig` with one value for the whole family.
     keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
@@ -138,6 +143,7 @@ class Family:
   """
 
   name: str
+  title: str
   hf_class: str
   switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -207,21 +213,31 @@ _GEMMA_TENSORS = {"layers.mlp_norm.scale": "pre_feedforward_layernorm.weight"}
 _RECORDS = (
   Family(
     name="llama",
+    title="Llama 2 and 3, SmolLM2, R1 distills of Llama",
     hf_class="LlamaForCausalLM",
     keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
     gguf=GgufNames(architecture="llama", interleaved=True),
   ),
-  Family(name="mistral", hf_class="MistralForCausalLM", wrapper="mistral3"),  # GGUF files say llama
-  Family(name="ministral", hf_class="MinistralForCausalLM"),
-  Family(name="ministral3", hf_class="Ministral3ForCausalLM", query_growth=True),
+  Family(
+    name="mistral",
+    title="Mistral, and the text model of Mistral Small 3",
+    hf_class="MistralForCausalLM",
+    wrapper="mistral3",
+  ),  # GGUF files say llama
+  Family(name="ministral", title="Ministral", hf_class="MinistralForCausalLM"),
+  Family(
+    name="ministral3", title="Ministral 3", hf_class="Ministral3ForCausalLM", query_growth=True
+  ),
   Family(
     name="qwen2",
+    title="Qwen2, Qwen2.5, R1 distills of Qwen",
     hf_class="Qwen2ForCausalLM",
     switches={"qkv_bias": True},
     gguf=GgufNames(architecture="qwen2"),
   ),
   Family(
     name="qwen3",
+    title="Qwen3",
     hf_class="Qwen3ForCausalLM",
     switches={"qk_norm": True},
     keys=_ATTENTION_BIAS,
@@ -229,6 +245,7 @@ _RECORDS = (
   ),
   Family(
     name="qwen3_moe",
+    title="Qwen3 with experts (30B-A3B)",
     hf_class="Qwen3MoeForCausalLM",
     switches={"qk_norm": True},
     keys={
@@ -238,9 +255,11 @@ _RECORDS = (
       "expert_dim": "moe_intermediate_size",
       "renormalised_experts": "norm_topk_prob",
     },
+    gguf=GgufNames(architecture="qwen3moe"),
   ),
   Family(
     name="mixtral",
+    title="Mixtral",
     hf_class="MixtralForCausalLM",
     keys={
       "num_experts": "num_local_experts",
@@ -256,12 +275,14 @@ _RECORDS = (
   ),
   Family(
     name="gemma2",
+    title="Gemma 2",
     hf_class="Gemma2ForCausalLM",
     switches=_GEMMA_SWITCHES,
     keys={**_GEMMA_KEYS, "attention_softcap": "attn_logit_softcapping"},
     tensors=_GEMMA_TENSORS,
     gguf=GgufNames(
       architecture="gemma2",
+      activation="gelu_tanh",
       defaults={
         "attention.sliding_window": 4096,
         "attention.sliding_window_pattern": 2,
@@ -273,6 +294,7 @@ _RECORDS = (
   ),
   Family(
     name="gemma3_text",
+    title="Gemma 3, text",
     hf_class="Gemma3ForCausalLM",
     switches={**_GEMMA_SWITCHES, "qk_norm": True},
     keys=_GEMMA_KEYS,
@@ -282,6 +304,7 @@ _RECORDS = (
     wrapper="gemma3",
     gguf=GgufNames(
       architecture="gemma3",
+      activation="gelu_tanh",
       defaults={
         "attention.sliding_window": 0,
         "attention.sliding_window_pattern": 6,
@@ -292,25 +315,35 @@ _RECORDS = (
   ),
   Family(
     name="olmo2",
+    title="OLMo 2",
     hf_class="Olmo2ForCausalLM",
     switches=_OLMO_SWITCHES,
     keys=_ATTENTION_BIAS,
+    gguf=GgufNames(architecture="olmo2", with_windows="olmo3"),
   ),
   Family(
     name="olmo3",
+    title="OLMo 3",
     hf_class="Olmo3ForCausalLM",
     switches=_OLMO_SWITCHES,
     keys=_ATTENTION_BIAS,
     rope_by_kind=True,
+    gguf=GgufNames(
+      architecture="olmo2",
+      defaults={"attention.sliding_window": 0, "attention.sliding_window_pattern": 4},
+    ),
   ),
   Family(
     name="smollm3",
+    title="SmolLM3",
     hf_class="SmolLM3ForCausalLM",
     keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
     unrotated="listed",
+    gguf=GgufNames(architecture="smollm3", interleaved=True),
   ),
   Family(
     name="phi3",
+    title="Phi-3, Phi-3.5, Phi-4",
     hf_class="Phi3ForCausalLM",
     tensors={
       "layers.attention.q": "self_attn.qkv_proj.weight",
@@ -322,11 +355,14 @@ _RECORDS = (
   ),
   Family(
     name="granite",
+    title="Granite 3",
     hf_class="GraniteForCausalLM",
     keys={**_GRANITE_KEYS, "mlp_bias": "mlp_bias"},
+    gguf=GgufNames(architecture="granite", interleaved=True),
   ),
   Family(
-    name="granitemoehybrid",  # Granite 4; those of its models that have attention alone, no experts
+    name="granitemoehybrid",
+    title="Granite 4, dense",  # those of its models that have attention alone, and no experts
     hf_class="GraniteMoeHybridForCausalLM",
     keys={**_GRANITE_KEYS, "mlp_dim": "shared_intermediate_size"},
     tensors={
@@ -340,6 +376,7 @@ _RECORDS = (
   ),
   Family(
     name="glm4",
+    title="GLM-4",
     hf_class="Glm4ForCausalLM",
     switches={"post_norms": True},
     keys={"qkv_bias": "attention_bias"},
@@ -350,26 +387,42 @@ _RECORDS = (
     },
     partial_rotary=True,
     interleaved=True,
+    gguf=GgufNames(
+      architecture="glm4",
+      tensors={"layers.mlp.gate": "ffn_up.weight", "layers.mlp.up": "ffn_up.weight"},
+    ),
   ),
   Family(
     name="seed_oss",
+    title="Seed-OSS",
     hf_class="SeedOssForCausalLM",
     keys={"qkv_bias": "attention_bias", "out_bias": "attention_out_bias", "mlp_bias": "mlp_bias"},
+    gguf=GgufNames(
+      architecture="seed_oss", tensors={"layers.mlp_norm.scale": "post_attention_norm.weight"}
+    ),
   ),
   Family(
     name="arcee",
+    title="Arcee",
     hf_class="ArceeForCausalLM",
     switches={"gated_mlp": False},
     keys={**_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
+    gguf=GgufNames(architecture="arcee", interleaved=True, activation="relu2"),
   ),
   Family(
     name="exaone4",
+    title="EXAONE 4",
     hf_class="Exaone4ForCausalLM",
     switches={**_POST_NORMS, "qk_norm": True},
     unrotated="full",
+    gguf=GgufNames(
+      architecture="exaone4",
+      defaults={"attention.sliding_window": 0, "attention.sliding_window_pattern": 4},
+    ),
   ),
   Family(
     name="apertus",
+    title="Apertus",
     hf_class="ApertusForCausalLM",
     switches={"gated_mlp": False, "qk_norm": True},
     keys=_ATTENTION_BIAS,
@@ -381,5 +434,8 @@ _RECORDS = (
   ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _RECORDS}
-GGUF_FAMILIES: dict[str, Family] = {f.gguf.architecture: f for f in _RECORDS if f.gguf}
+_WITH_WINDOWS = {family.gguf.with_windows for family in _RECORDS if family.gguf}
+GGUF_FAMILIES: dict[str, Family] = {
+  f.gguf.architecture: f for f in _RECORDS if f.gguf and f.name not in _WITH_WINDOWS
+}
 WRAPPERS: dict[str, Family] = {f.wrapper: f for f in _RECORDS if f.wrapper}

@@ -1,7 +1,8 @@
 """Feed-forward layers: one for all tokens, or experts of which each token takes a few."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +92,13 @@ class Experts(nnx.Module):
     """Returns what to add to the residual stream, in float32."""
     tokens = x.reshape(-1, x.shape[-1])
     weights, chosen = self.route(tokens)
-    run = self._all if len(tokens) <= FEW_TOKENS else self._grouped
-    return run(tokens, weights, chosen).reshape(x.shape)
+    if len(tokens) <= FEW_TOKENS:
+      out = self._all(tokens, weights, chosen)
+    else:
+      experts = (self.gate[...], self.up[...], self.down[...])
+      grouped = grouped_experts(self.config.activation, tokens, weights, chosen, experts)
+      out = cast(Array, grouped)  # pyright takes what custom_vjp returns for any object
+    return out.reshape(x.shape)
 
   def route(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T k"], Int[Array, "T k"]]:
     """Weights and numbers of each token's experts."""
@@ -113,17 +119,91 @@ class Experts(nnx.Module):
     hidden = _ACTIVATIONS[self.config.activation](gate) * up * of_expert[..., None]
     return project("tef,efd->td", hidden, self.down[...])
 
-  def _grouped(
-    self, x: Float[Array, "T D"], weights: Float[Array, "T k"], chosen: Int[Array, "T k"]
-  ) -> Float[Array, "T D"]:
-    """Tokens sorted by expert, each expert's rows through its own weights."""
-    order = jnp.argsort(chosen.reshape(-1), stable=True)  # [T * k]
-    sizes = jnp.bincount(chosen.reshape(-1), length=self.config.num_experts)
-    rows = x[order // chosen.shape[1]]
-    gate, up = (_grouped_product(rows, w[...], sizes) for w in (self.gate, self.up))
-    hidden = _ACTIVATIONS[self.config.activation](gate) * up
-    out = _grouped_product(hidden, self.down[...], sizes)[jnp.argsort(order)]
-    return (out.reshape(*chosen.shape, -1) * weights[..., None]).sum(1)
+
+# Weights of all experts: gates and ups [E, D, F], and downs [E, F, D].
+ExpertWeights = tuple[Array | MasterWeight, Array | MasterWeight, Array | MasterWeight]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def grouped_experts(
+  activation: str,
+  x: Float[Array, "T D"],
+  weights: Float[Array, "T k"],
+  chosen: Int[Array, "T k"],
+  experts: ExpertWeights,
+) -> Float[Array, "T D"]:
+  """Tokens sorted by expert, each expert's rows through its own weights, and added up again.
+
+  `vmap` makes one call for the tokens of a whole batch: `ragged_dot` has no such rule. The backward
+  pass runs the forward pass again, and `vmap` of it one item of the batch after the other.
+  """
+  run = jax.custom_batching.custom_vmap(functools.partial(_grouped, activation))
+
+  @run.def_vmap
+  def _(size, batched, *args):
+    if any(jax.tree.leaves(batched[3])):
+      return _one_by_one(functools.partial(_grouped, activation), size, batched, args), True
+    *tokens, experts = args
+    flat = [_flat(*item, size) for item in zip(tokens, batched[:3], strict=True)]
+    return run(*flat, experts).reshape(size, -1, x.shape[-1]), True
+
+  return run(x, weights, chosen, experts)
+
+
+def _grouped_forward(activation: str, *args: Any) -> tuple[Array, Any]:
+  return grouped_experts(activation, *args), args
+
+
+def _grouped_backward(activation: str, args: Any, d_out: Array) -> tuple[Any, ...]:
+  def pull(x, weights, chosen, experts, d_out):
+    run = functools.partial(_grouped, activation)
+    _, backward = jax.vjp(lambda x, w, e: run(x, w, chosen, e), x, weights, experts)
+    return backward(d_out)
+
+  run = jax.custom_batching.custom_vmap(pull)
+
+  @run.def_vmap
+  def _(size, batched, *args):
+    gradients = _one_by_one(pull, size, batched, args)
+    return gradients, jax.tree.map(lambda _: True, gradients)
+
+  d_x, d_weights, d_experts = run(*args, d_out)
+  return d_x, d_weights, None, d_experts
+
+
+grouped_experts.defvjp(_grouped_forward, _grouped_backward)
+
+
+def _grouped(
+  activation: str,
+  x: Float[Array, "T D"],
+  weights: Float[Array, "T k"],
+  chosen: Int[Array, "T k"],
+  experts: ExpertWeights,
+) -> Float[Array, "T D"]:
+  order = jnp.argsort(chosen.reshape(-1), stable=True)  # [T * k]
+  sizes = jnp.bincount(chosen.reshape(-1), length=experts[0].shape[0])
+  rows = x[order // chosen.shape[1]]
+  gate, up = (_grouped_product(rows, weight, sizes) for weight in experts[:2])
+  hidden = _ACTIVATIONS[activation](gate) * up
+  out = _grouped_product(hidden, experts[2], sizes)[jnp.argsort(order)]
+  return (out.reshape(*chosen.shape, -1) * weights[..., None]).sum(1)
+
+
+def _flat(x: Array, is_batched: bool, size: int) -> Array:
+  """Tokens of a whole batch, [B * T, ...], of [B, T, ...] or of [T, ...] for all alike."""
+  x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+  return x.reshape(-1, *x.shape[2:])
+
+
+def _one_by_one(function: Callable[..., Any], size: int, batched: Any, args: Any) -> Any:
+  """What `vmap` returns, without asking for rules of what the function is made of."""
+
+  def run(index):
+    one = jax.tree.map(lambda x, is_batched: x[index] if is_batched else x, args, tuple(batched))
+    return function(*one)
+
+  return jax.lax.map(run, jnp.arange(size))
 
 
 def _grouped_product(

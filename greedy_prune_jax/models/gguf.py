@@ -3,8 +3,9 @@
 llama.cpp's converter changes some weights on the way in; `_Weights` changes them back, so that what
 comes out is what a Hugging Face checkpoint holds:
 
-- `llama` files (Llama, Mistral) interleave the two halves of every query and key head, because
-  llama.cpp rotates neighbouring pairs for this architecture and half-split pairs for the others;
+- files of `llama` (Llama, Mistral) and its kin interleave the two halves of every query and key
+  head, because llama.cpp rotates neighbouring pairs for these architectures and half-split pairs
+  for the others;
 - Gemma norms are stored with the 1 added that the model adds at run time.
 
 What the metadata leaves out is filled in as llama.cpp does. Like llama.cpp, and unlike
@@ -15,6 +16,8 @@ Source: convert_hf_to_gguf.py, src/llama-model.cpp and src/models/ of
 https://github.com/ggml-org/llama.cpp
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,12 @@ _KEYS: dict[str, str] = {
   "attention_softcap": "attn_logit_softcapping",
   "logit_softcap": "final_logit_softcapping",
   "layer_window": "attention.sliding_window",
+  "num_experts": "expert_count",
+  "experts_per_token": "expert_used_count",
+  "expert_dim": "expert_feed_forward_length",
+  "embedding_multiplier": "embedding_scale",
+  "residual_multiplier": "residual_scale",
+  "logit_divisor": "logit_scale",
   "theta": "rope.freq_base",
   "factor": "rope.scaling.factor",
   "original_max_positions": "rope.scaling.original_context_length",
@@ -56,8 +65,12 @@ _KEYS: dict[str, str] = {
   "beta_slow": "rope.scaling.yarn_beta_slow",
 }
 
+_EXPERTS = ("num_experts", "experts_per_token", "expert_dim")
+_MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "logit_divisor")
+
 _WHOLE = {
-  key for field, key in _KEYS.items() if field in (*SIZES, "layer_window", "original_max_positions")
+  _KEYS[field]
+  for field in _KEYS.keys() & {*SIZES, *_EXPERTS, "layer_window", "original_max_positions"}
 }
 
 
@@ -140,6 +153,11 @@ class _Metadata:
       )
     self.family: Family = GGUF_FAMILIES[self.architecture]
     assert self.family.gguf is not None
+    if (other := self.family.gguf.with_windows) and file.metadata.get(
+      f"{self.architecture}.attention.sliding_window"
+    ):
+      self.family = FAMILIES[other]
+    assert self.family.gguf is not None
     self.names: GgufNames = self.family.gguf
 
   def get(self, key: str, default: Any = None) -> Any:
@@ -181,18 +199,22 @@ def _config(metadata: _Metadata) -> ModelConfig:
   check_size("head_dim", head_dim)
   _refuse(metadata, head_dim)
   scale = None
+  if metadata.family.hf_keys.get("attention_scale") == "attention_multiplier":
+    scale = metadata.number("attention.scale", 0.0) or None
   if metadata.names.scaled_by_width:
     wide = sizes["num_layers"] == metadata.names.scaled_by_width
     scale = (sizes["model_dim"] / num_heads if wide else head_dim) ** -0.5
   windows = _windows(metadata, sizes["num_layers"])
   sliding = tuple(int(window != FULL_ATTENTION) for window in windows)
-  has = metadata.has
+  has, wide = metadata.has, "wide_qk_norm" in metadata.family.switches
   read_here = {
     "qkv_bias": has("blk.0.attn_q.bias"),
     "out_bias": has("blk.0.attn_output.bias"),
-    "mlp_bias": has("blk.0.ffn_gate.bias"),
-    "qk_norm": has("blk.0.attn_q_norm.weight"),
-    "activation": "gelu_tanh" if metadata.family.switches.get("scale_embedding") else "silu",
+    "mlp_bias": has("blk.0.ffn_up.bias"),
+    "qk_norm": has("blk.0.attn_q_norm.weight") and not wide,
+    "activation": metadata.names.activation,
+    **_optional(metadata, _EXPERTS, None),
+    **_optional(metadata, _MULTIPLIERS, 1.0),
   }
   return ModelConfig(
     **sizes,
@@ -204,7 +226,7 @@ def _config(metadata: _Metadata) -> ModelConfig:
     norm_eps=metadata.number("attention.layer_norm_rms_epsilon"),
     tied_head=not has("output.weight"),
     ropes=_ropes(metadata, head_dim),
-    layer_rope=sliding if metadata.family.rope_by_kind and any(sliding) else (),
+    layer_rope=_layer_rope(metadata.family, sliding),
     layer_window=windows if any(sliding) else (),
     attention_scale=scale,
     attention_softcap=_softcap(metadata, "attention_softcap"),
@@ -212,13 +234,39 @@ def _config(metadata: _Metadata) -> ModelConfig:
   )
 
 
+def _optional(metadata: _Metadata, fields: Sequence[str], default: Any) -> dict[str, Any]:
+  """Those of some fields that the family has."""
+  return {
+    field: metadata.number(_KEYS[field], default)
+    for field in fields
+    if field in metadata.family.hf_keys
+  }
+
+
+# Every so many layers one has no rope, in families that list such layers elsewhere.
+_UNROTATED_INTERVAL = 4
+
+
+def _layer_rope(family: Family, sliding: tuple[int, ...]) -> tuple[int, ...]:
+  """For each layer, which of `_ropes` it has."""
+  layers = ()
+  if family.rope_by_kind:
+    layers = sliding
+  elif family.unrotated == "listed":
+    layers = tuple(int((i + 1) % _UNROTATED_INTERVAL == 0) for i in range(len(sliding)))
+  elif family.unrotated == "full" and any(sliding):
+    layers = tuple(1 - slides for slides in sliding)
+  return layers if any(layers) else ()
+
+
 def _refuse(metadata: _Metadata, head_dim: int) -> None:
   """Raises for what these architectures can also stand for."""
-  if metadata.get("expert_count", 0):
-    raise metadata.error("mixtures of experts are not supported.")
+  if metadata.get("expert_count", 0) and "num_experts" not in metadata.family.hf_keys:
+    raise metadata.error("mixtures of experts are not supported for this architecture.")
+  rotated = metadata.get("rope.dimension_count") if metadata.family.partial_rotary else None
   expected = {
     "attention.value_length": head_dim,
-    "rope.dimension_count": head_dim,
+    "rope.dimension_count": rotated or head_dim,
     "rope.scaling.attn_factor": 1.0,
     "rope.scaling.yarn_attn_factor": 1.0,
     "rope.scaling.yarn_log_multiplier": 0.0,
@@ -270,9 +318,12 @@ def _ropes(metadata: _Metadata, head_dim: int) -> tuple[RopeConfig, ...]:
     rope = RopeConfig(theta=theta, kind="linear", factor=factor)
   else:
     rope = RopeConfig(theta=theta)
+  if metadata.family.partial_rotary:
+    rotated = metadata.number("rope.dimension_count", head_dim)
+    rope = dataclasses.replace(rope, rotated_fraction=rotated / head_dim)
   if metadata.family.rope_by_kind:
-    return rope, RopeConfig(theta=metadata.number("rope.freq_base_swa"))
-  return (rope,)
+    return rope, RopeConfig(theta=metadata.number("rope.freq_base_swa", theta))
+  return (rope, RopeConfig(kind="none")) if metadata.family.unrotated else (rope,)
 
 
 def _divided_rope(

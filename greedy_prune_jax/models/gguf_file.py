@@ -128,12 +128,16 @@ class GgufFile(TensorSource):
     return set(self._tensors)
 
   def read(self, name: str, index: Index) -> np.ndarray:
-    """Part of a vector or a matrix, dequantised to float32."""
+    """Part of a vector, a matrix or a stack of matrices, dequantised to float32."""
     tensor = self._tensors[name]
     if len(tensor.shape) == 1:
       return self._read_rows(tensor, 0, 1)[0][index]
-    rows, columns = index
-    return self._read_rows(tensor, rows.start, rows.stop)[:, columns]
+    *planes, rows, columns = index
+    if not planes:
+      return self._read_rows(tensor, rows.start, rows.stop)[:, columns]
+    starts = [plane * tensor.shape[1] for plane in range(planes[0].start, planes[0].stop)]
+    blocks = [self._read_rows(tensor, at + rows.start, at + rows.stop) for at in starts]
+    return np.stack([block[:, columns] for block in blocks])
 
   def _read_rows(self, tensor: _Tensor, start: int, stop: int) -> np.ndarray:
     raw = np.frombuffer(

@@ -25,7 +25,7 @@ class RMSNorm(nnx.Module):
     self.eps = config.norm_eps
     self.unit_offset = config.unit_offset_norm
     self.axes = tuple(range(-len(shape), 0))
-    self.scale = nnx.Param(jnp.full(shape, 0.0 if config.unit_offset_norm else 1.0))
+    self.scale = nnx.Param(jnp.full(shape, 0.0 if config.unit_offset_norm else 1.0, jnp.float32))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Normalises float32 x."""

@@ -35,6 +35,11 @@ class MasterWeight:
       raise TypeError(f"a MasterWeight is read as a whole, with [...], not [{index}]")
     return self
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of the weight."""
+    return self.weight.shape
+
   def rounded(self) -> Array:
     """The weight in the dtype of the products."""
     return self.weight.astype(self.dtype)

@@ -1,5 +1,6 @@
 """Tiny GGUF files, written from models of transformers in the way of llama.cpp's converter."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,27 @@ _ARCHITECTURES = {
   "qwen3": gguf.MODEL_ARCH.QWEN3,
   "gemma2": gguf.MODEL_ARCH.GEMMA2,
   "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+  "olmo2": gguf.MODEL_ARCH.OLMO2,
+  "olmo3": gguf.MODEL_ARCH.OLMO2,
+  "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+  "granite": gguf.MODEL_ARCH.GRANITE,
+  "glm4": gguf.MODEL_ARCH.GLM4,
+  "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+  "arcee": gguf.MODEL_ARCH.ARCEE,
+  "exaone4": gguf.MODEL_ARCH.EXAONE4,
+  "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+}
+_PERMUTED = ("llama", "mistral", "smollm3", "granite", "arcee")
+
+# Attributes of configs -> metadata keys that the converter writes for a family that has them.
+_OPTIONAL = {
+  "num_experts": "expert_count",
+  "num_experts_per_tok": "expert_used_count",
+  "moe_intermediate_size": "expert_feed_forward_length",
+  "embedding_multiplier": "embedding_scale",
+  "residual_multiplier": "residual_scale",
+  "attention_multiplier": "attention.scale",
+  "logits_scaling": "logit_scale",
 }
 
 
@@ -42,11 +64,11 @@ def write_gguf(
   names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
   writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
   _add_metadata(writer, _dimensions(config) | (metadata or {}))
-  for name, parameter in model.state_dict().items():
+  for name, parameter in _separate(model.state_dict()):
     if name == "lm_head.weight" and config.tie_word_embeddings:
       continue
     value = _converted(name, parameter.numpy(), config)
-    stored_as = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+    stored_as = kind if value.ndim >= 2 else gguf.GGMLQuantizationType.F32
     stored = (blocks or {}).get(name)
     stored = gguf.quants.quantize(value, stored_as) if stored is None else stored
     writer.add_tensor(names.get_name(name, (".weight", ".bias")), stored, raw_dtype=stored_as)
@@ -69,9 +91,20 @@ def _finish(writer: gguf.GGUFWriter) -> None:
   writer.close()
 
 
+def _separate(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+  """Experts' gates and ups by themselves, as checkpoints have them."""
+  for name, tensor in tensors.items():
+    if not name.endswith("experts.gate_up_proj"):
+      yield name + ".weight" * name.endswith("experts.down_proj"), tensor
+      continue
+    for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2, dim=1), strict=True):
+      yield name.replace("gate_up_proj", part) + ".weight", half.contiguous()
+
+
 def _dimensions(config: transformers.PretrainedConfig) -> dict[str, Any]:
   head_dim = getattr(config, "head_dim", None)
-  return {
+  optional = {key: getattr(config, attribute, None) for attribute, key in _OPTIONAL.items()}
+  return optional | {
     "block_count": config.num_hidden_layers,
     "context_length": config.max_position_embeddings,
     "embedding_length": config.hidden_size,
@@ -100,7 +133,7 @@ def _add_metadata(writer: gguf.GGUFWriter, metadata: dict[str, Any]) -> None:
 def _converted(name: str, value: np.ndarray, config: transformers.PretrainedConfig) -> np.ndarray:
   if config.model_type.startswith("gemma") and name.endswith("norm.weight"):
     return value + 1
-  if config.model_type in ("llama", "mistral") and (".q_proj." in name or ".k_proj." in name):
+  if config.model_type in _PERMUTED and (".q_proj." in name or ".k_proj." in name):
     is_query = ".q_proj." in name
     heads = config.num_attention_heads if is_query else config.num_key_value_heads
     halves = value.reshape(heads, 2, -1, *value.shape[1:])

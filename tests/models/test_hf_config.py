@@ -1,5 +1,6 @@
 """Reading and writing config.json: defaults, both forms, and what is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -63,6 +64,37 @@ def test_mistral_with_kinds_of_layers_is_ministral_as_for_transformers(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps(values, default=str))
   assert type(transformers.AutoConfig.from_pretrained(tmp_path)) is type(reference)
   assert read_hf_config(tmp_path / "config.json") == config_from_hf(reference.to_dict())
+
+
+@pytest.mark.parametrize("family", ["mistral", "ministral3"])
+@pytest.mark.parametrize(("outer", "tied"), [({}, True), ({"tie_word_embeddings": False}, False)])
+def test_text_model_of_multimodal_mistral3_says_its_own_family(family, outer, tied):
+  text = tiny_config(family).to_dict()
+  config = config_from_hf({"model_type": "mistral3", "text_config": text, **outer})
+  expected = config_from_hf(text)
+  assert config == dataclasses.replace(expected, tied_head=tied)
+  assert transformers.Mistral3Config(text_config=text, **outer).tie_word_embeddings == tied
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    (
+      {"model_type": "granitemoehybrid", "num_local_experts": 0},
+      r"layer_types=\['linear_attention'\]; expected",
+    ),
+    (
+      {"model_type": "granitemoehybrid", "layer_types": ["attention"] * 2},
+      "num_local_experts=8; expected 0: others are not supported",
+    ),
+    ({"model_type": "qwen3_moe", "num_experts_per_tok": 200}, "num_experts_per_tok=200; expected"),
+    ({"model_type": "llama", "hidden_act": "xielu"}, "hidden_act='xielu'; expected"),
+    ({"model_type": "glm4", "partial_rotary_factor": 0.01}, "partial_rotary_factor=0.01; expected"),
+  ],
+)
+def test_what_the_newer_families_cannot_do_is_refused(values, message):
+  with pytest.raises(UserError, match=message):
+    config_from_hf({"num_hidden_layers": 2} | values, "folder/config.json")
 
 
 def test_layers_of_gemma3():

@@ -97,8 +97,25 @@ def test_each_device_holds_its_part(tmp_path):
   assert {s.data.shape for s in q.addressable_shards} == {(1, 32, 1, 8)}
 
 
-def test_host_holds_one_more_parameter_at_most(tmp_path):
-  _save(tmp_path, hidden_size=128, intermediate_size=256, num_hidden_layers=6, vocab_size=500)
+# As Qwen3-30B-A3B has them: 128 experts of which a token takes 8, in files of a few layers each.
+_MANY_EXPERTS = {
+  "num_hidden_layers": 8,
+  "num_experts": 128,
+  "num_experts_per_tok": 8,
+  "moe_intermediate_size": 24,
+  "shard": "1MB",
+}
+
+
+@pytest.mark.parametrize(
+  ("family", "options"),
+  [
+    ("llama", {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6}),
+    ("qwen3_moe", _MANY_EXPERTS),
+  ],
+)
+def test_host_holds_one_more_parameter_at_most(family, options, tmp_path):
+  _save(tmp_path, family, vocab_size=500, **options)
   load_huggingface(tmp_path, "float32")  # what is imported and traced once is not counted
   tracemalloc.start()
   model = load_huggingface(tmp_path, "float32")

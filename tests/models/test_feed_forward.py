@@ -1,0 +1,86 @@
+"""Experts: the forms for few tokens, for many, and for batches of many are one function."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from greedy_prune_jax.models import feed_forward
+from greedy_prune_jax.models.feed_forward import Experts
+from greedy_prune_jax.models.forward import forward_logits
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from tests.helpers.reference import tiny_config, tiny_model, token_ids
+from tests.helpers.tiny_student import CONFIG
+
+
+@pytest.fixture
+def experts():
+  config = dataclasses.replace(CONFIG, num_experts=5, experts_per_token=2, expert_dim=12)
+  return Experts(config, nnx.Rngs(0), jnp.float32)
+
+
+@pytest.fixture
+def tokens():
+  return jax.random.normal(jax.random.key(0), (3, 20, CONFIG.model_dim))
+
+
+def _run(monkeypatch, module, x, *, few):
+  monkeypatch.setattr(feed_forward, "FEW_TOKENS", few)
+  return module(x)
+
+
+def test_few_and_many_tokens_are_one_function(experts, tokens, monkeypatch):
+  dense = _run(monkeypatch, experts, tokens, few=1000)
+  grouped = _run(monkeypatch, experts, tokens, few=0)
+  np.testing.assert_allclose(grouped, dense, atol=1e-5)
+  assert abs(dense).max() > 0.1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_batch_is_its_items(experts, tokens, axis, monkeypatch):
+  run = jax.vmap(lambda x: _run(monkeypatch, experts, x, few=0), axis, axis)
+  expected = _run(monkeypatch, experts, tokens, few=1000)
+  np.testing.assert_allclose(run(tokens), expected, atol=1e-5)
+
+
+def test_gradients_are_one(experts, tokens, monkeypatch):
+  graph, state = nnx.split(experts)
+
+  def loss(state, x, few):
+    return (_run(monkeypatch, nnx.merge(graph, state), x, few=few) ** 2).sum()
+
+  dense = jax.grad(loss, (0, 1))(state, tokens, 1000)
+  grouped = jax.grad(loss, (0, 1))(state, tokens, 0)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), grouped, dense)
+  of_items = jax.vmap(jax.grad(loss, 1), (None, 0, None))(state, tokens, 0)
+  np.testing.assert_allclose(of_items, dense[1], rtol=1e-4, atol=1e-3)
+  assert abs(dense[1]).max() > 1
+
+
+def test_a_token_counts_its_experts_once_and_by_weight(experts, tokens):
+  weights, chosen = experts.route(tokens[0])
+  np.testing.assert_allclose(weights.sum(-1), np.ones(20), atol=1e-6)
+  assert all(len(set(row)) == 2 for row in np.asarray(chosen).tolist())
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_experts_along_a_mesh_are_those_of_one_device(few, tmp_path, monkeypatch):
+  monkeypatch.setattr(feed_forward, "FEW_TOKENS", few)
+  config = tiny_config("qwen3_moe", vocab_size=64)
+  tiny_model(config).save_pretrained(tmp_path)
+  mesh = make_mesh(MeshSettings(data=1, model=2), jax.devices()[:2])
+  ids = jnp.asarray(token_ids(config))
+  one, many = (
+    load_huggingface(tmp_path, "float32", shardings=shardings)
+    for shardings in (None, weight_shardings(mesh))
+  )
+  gate = many.decoder.layers.experts.gate.get_value()
+  assert {shard.data.shape[1] for shard in gate.addressable_shards} == {3}, "3 of 6 experts each"
+
+  logits = jax.jit(forward_logits)(many.decoder, ids)
+
+  np.testing.assert_allclose(logits, forward_logits(one.decoder, ids), atol=1e-5)
