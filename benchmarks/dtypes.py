@@ -47,12 +47,13 @@ def main(_) -> None:
     "   N  objective  NLL error: whole  largest   Spearman  Kendall  parts at    pos/s f32, bf16"
   )
   for parts in chosen:
-    _, block_positions = choose_batching([parts], models["float32"], 1)
+    sizes = choose_batching([parts], models["float32"], 1, [0.0])
     for objective in OBJECTIVES:
       paths = {}
       for dtype, model in models.items():
         start = PrunePath(parts, floor=len(parts.reasoning) // 2)
-        [paths[dtype]] = prune_paths(model, [start], SearchSettings(objective, block_positions))
+        search = SearchSettings(objective, sizes.block_positions, sizes.kept_bytes)
+        [paths[dtype]] = prune_paths(model, [start], search)
       one, other = paths.values()
       same = np.asarray(one.deleted) == np.asarray(other.deleted)
       parted = len(same) if same.all() else int(same.argmin())

@@ -4,10 +4,10 @@ Reads a JSON object from standard input (model, dtype, objective, deletions, and
 ids as prompt, reasoning, answer) and writes one to standard output.
 """
 
-import dataclasses
 import json
 import resource
 import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,22 +25,23 @@ def settings_for(
   model: Model, segments: Segments, objective: Objective, attention: AttentionKind = "xla"
 ) -> SearchSettings:
   """An exact search on a chain, in blocks that suit the device."""
-  _, positions = choose_batching([segments], model, 1)
-  return SearchSettings(objective, positions, attention=attention)
+  sizes = choose_batching([segments], model, 1, [0.0])
+  return SearchSettings(objective, sizes.block_positions, sizes.kept_bytes, attention=attention)
 
 
 def delete(
   model: Model, segments: Segments, deletions: int, settings: SearchSettings
 ) -> dict[str, object]:
-  """Deletes from the whole text, whose own pass is neither timed nor counted."""
-  whole = PrunePath(segments, floor=len(segments.reasoning))
-  [whole] = prune_paths(model, [whole], settings)
-  start = dataclasses.replace(whole, floor=whole.floor - deletions)
-  [path] = prune_paths(model, [start], settings)
+  """Deletes from the whole text; the first deletion, which knows nothing yet, is not timed."""
+  at: list[tuple[float, PrunePath]] = []
+  whole = PrunePath(segments, floor=len(segments.reasoning) - deletions - 1)
+  every = settings._replace(seconds_between_reports=0.0)
+  prune_paths(model, [whole], every, lambda paths: at.append((time.monotonic(), paths[0])))
+  (started, first), (ended, last) = at[0], at[-1]
   return {
-    "deleted": path.deleted,
-    "seconds": path.seconds - whole.seconds,
-    "positions": path.positions_scored - whole.positions_scored,
+    "deleted": last.deleted,
+    "seconds": ended - started,
+    "positions": last.positions_scored - first.positions_scored,
   }
 
 
@@ -55,7 +56,7 @@ def main() -> None:
   model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
   segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
   settings = settings_for(model, segments, asked["objective"])
-  delete(model, segments, asked["deletions"], settings)  # compiles, in every bucket
+  delete(model, segments, 1, settings)  # compiles
   found = delete(model, segments, asked["deletions"], settings)
   found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
   json.dump(found, sys.stdout)

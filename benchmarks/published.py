@@ -1,6 +1,7 @@
 """The published procedure of greedy pruning, by transformers in PyTorch: the other side to time."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,20 @@ class Published:
     return torch.stack(found).cpu().numpy()
 
   def delete(
-    self, segments: Segments, objective: Objective, deletions: int, most: int
+    self,
+    segments: Segments,
+    objective: Objective,
+    deletions: int,
+    most: int,
+    gone: Sequence[int] = (),
   ) -> tuple[list[int], float]:
-    """Deleted positions, and the seconds it took.
+    """Positions deleted after those that are gone, and the seconds it took.
 
     With `most` above 0 only so many candidates of a step are run, evenly spread; the seconds are
     scaled up to all of them, and the deleted positions mean nothing.
     """
-    kept, deleted, seconds = list(range(len(segments.reasoning))), [], 0.0
+    kept = [i for i in range(len(segments.reasoning)) if i not in gone]
+    deleted, seconds = [], 0.0
     for _ in range(deletions):
       candidates = np.arange(len(kept))
       if 0 < most < len(kept):

@@ -5,10 +5,11 @@
 For each size N the chain whose reasoning is nearest to N tokens is taken. Screened search makes
 `--deletions` deletions from the whole chain, the estimates of all units that it begins with
 included. Exact search makes one deletion from the shortest chain and, from the others, as many as
-`--seconds` allow at the speed that this told; where even one would take longer, its time is that of
-its FLOPs at that speed, and the row says so. Compiling is not timed. The ratio is of seconds a
-deletion; the last columns say how many deletions both made alike, how many units screened search
-scored exactly at each, and how far estimates were from exact scores.
+`--seconds` allow at the speed that this told (from the second on they take less work than the
+first, which knows nothing yet); where even one would take longer, its time is that of its FLOPs at
+that speed, and the row says so. Compiling is not timed. The ratio is of seconds a deletion; the
+last columns say how many deletions both made alike, how many units screened search scored exactly
+at each, and how far estimates were from exact scores.
 
 What a missed deletion costs is told by audits: `--config.audit=N` of the prune job.
 """
@@ -25,14 +26,14 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.jobs.entry import keep_compilations
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.pruning.cost import step_flops
+from greedy_prune_jax.pruning.cost import positions_flops
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
-from greedy_prune_jax.search import buckets
 from greedy_prune_jax.search.audit import screen_report
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
+from greedy_prune_jax.search.work import first_step_positions
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["115", "280", "1000"], "Reasoning tokens.")
@@ -68,13 +69,15 @@ def main(_) -> None:
     speed = 0.0  # FLOPs a second of exact search; 0: not known yet
     for segments in sorted(chains, key=lambda s: len(s.reasoning)):
       n, p, a = len(segments.reasoning), len(segments.prompt), len(segments.answer)
-      _, block_positions = choose_batching([segments], model, 1)
+      sizes = choose_batching([segments], model, 1, [0.0])
       # One call for all deletions: coming back to the host is no part of the search.
-      settings = SearchSettings(cast(Objective, objective), block_positions, 1e9)
+      settings = SearchSettings(
+        cast(Objective, objective), sizes.block_positions, sizes.kept_bytes, 1e9
+      )
       screen = settings._replace(screen=ScreenSettings())
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
-      positions = buckets.step_positions(n, a, None)
-      work = step_flops(model.config, p, n, a, settings.objective)
+      positions = first_step_positions(n, n, a, settings)
+      work = positions_flops(model.config, positions, positions, p + n)
       affordable = 1
       if speed:
         affordable = min(_DELETIONS.value, int(_SECONDS.value * speed / work))
@@ -89,7 +92,7 @@ def main(_) -> None:
         note = "  exact not run: its FLOPs at the speed above"
       seconds, report = seconds / _DELETIONS.value, screen_report(ours)
       print(
-        f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{positions:10}{seconds:10.2f}"
+        f"{n:5}{p:5}{a:4}  {objective:9}{exact_seconds:7.2f}{positions:10.0f}{seconds:10.2f}"
         f"{ours.positions_scored / _DELETIONS.value:10.0f}{exact_seconds / seconds:8.1f}"
         f"{same:>11}{report['scored_per_step']:8.1f}{report['error']:8.4f}{note}",
         flush=True,

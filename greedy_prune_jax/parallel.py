@@ -197,7 +197,8 @@ def place_rows(arrays: Any, mesh: Mesh | None, axis: int = 0) -> Any:
   """Puts host arrays on a mesh with one axis along `data`; on the default device if it is None."""
   if mesh is None:
     return jax.device_put(arrays)
-  sharding = NamedSharding(mesh, P(*[None] * axis, DATA))
+  # Along one device is nowhere in particular, as JAX says of its results.
+  sharding = NamedSharding(mesh, P(*[None] * axis, DATA) if mesh.shape[DATA] > 1 else P())
   return place(arrays, jax.tree.map(lambda _: sharding, arrays))
 
 

@@ -14,3 +14,8 @@ def bucket(value: int, multiple: int) -> int:
 def power_of_two(value: int) -> int:
   """The least power of two that is not below `value`."""
   return 1 << max(value - 1, 0).bit_length()
+
+
+def round_up(value: int, multiple: int) -> int:
+  """The least multiple that is not below `value`."""
+  return -(-value // multiple) * multiple

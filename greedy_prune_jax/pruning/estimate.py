@@ -18,11 +18,11 @@ from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
-from greedy_prune_jax.pruning.run import search_settings, widest_estimates
+from greedy_prune_jax.pruning.run import search_settings, step_positions_of
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks, usable_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
-from greedy_prune_jax.search.capacity import batch_bytes, free_bytes, plan_batching
+from greedy_prune_jax.search.capacity import batch_bytes, free_bytes, places_of, plan_batching
 
 
 class Devices(NamedTuple):
@@ -67,7 +67,7 @@ def _log_skipped(bad: BadChain) -> None:
 def _work(settings: PruneSettings, config: ModelConfig, task: PruneTask) -> Work:
   if settings.ranking != GREEDY:
     return ranking_work(config, task.path, settings.ranking, settings.deletions_per_step)
-  search = search_settings(settings, block_positions=0)
+  search = search_settings(settings)
   work = search_work(config, task.path, search)
   if task.audit is not None:  # exact scores at every step, and exact search
     exact = search_work(config, task.path, search._replace(screen=None))
@@ -181,25 +181,23 @@ def _memory(
       f"that there are; raise mesh.model"
     )
   itemsize = jnp.dtype(settings.dtype).itemsize
-  estimates = widest_estimates(settings, segments)
-  batches, positions = plan_batching(
+  batching = plan_batching(
     segments,
     config,
     1 if settings.ranking != GREEDY else settings.batch_size,
+    [*step_positions_of(tasks, search_settings(settings))],
     memory=None if devices.memory is None else free_bytes(devices.memory, weights),
     itemsize=itemsize,
     replicas=devices.replicas,
     split=devices.split,
-    estimates=estimates,
   )
-  most = max(map(len, batches))
-  chains = -(-most // devices.replicas)
+  chains = -(-max(map(len, batching.batches)) // devices.replicas)
   rest = batch_bytes(
-    segments,
     config,
-    chains,
-    max(positions // devices.replicas, chains * estimates),
+    batching,
+    max(map(places_of, segments)),
     itemsize=itemsize,
+    replicas=devices.replicas,
     split=devices.split,
   )
   of = "" if devices.memory is None else f" of {devices.memory / 1e9:.0f} GB"

@@ -3,58 +3,11 @@
 import sys
 from collections.abc import Callable, Mapping
 
-import numpy as np
 from tqdm import tqdm
 
-from greedy_prune_jax.search import buckets
-from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import screened_positions
 
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar cannot be redrawn in place, as in a log file
-
-
-def exact_positions(path: PrunePath) -> int:
-  """Positions that an exact search runs on a chain, from the whole of it down to its floor.
-
-  Of units of several tokens, whose order is not known yet, what it is on average over all orders.
-  """
-  num_reasoning, tail = len(path.segments.reasoning), len(path.segments.answer) - 1
-  sizes = np.asarray(path.unit_sizes or (1,) * num_reasoning)
-  most = len(sizes)
-  behind = (num_reasoning - np.cumsum(sizes)).sum()  # tokens behind each unit, of the whole chain
-  positions = len(path.segments.prompt)
-  for units in range(most, -1, -1):
-    tokens = num_reasoning * units / most
-    positions += tokens + tail
-    if tokens <= path.floor:
-      break
-    # A unit adds to the suffix of another if both are still there.
-    positions += behind * units * (units - 1) / max(most * (most - 1), 1) + units * tail
-  return round(positions)
-
-
-def search_positions(path: PrunePath, settings: SearchSettings) -> int:
-  """Positions that a search runs on a chain, about where it is screened."""
-  if settings.screen is None and settings.deletions_per_step == 1:
-    return exact_positions(path)
-  num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
-  units = len(path.unit_sizes) if path.unit_sizes else num_reasoning
-  size = num_reasoning / units
-  tail = num_answer if settings.objective == "answer" else 0
-  positions = len(path.segments.prompt) + path.floor + num_answer - 1
-  if settings.screen is not None:  # estimates of everything, at first
-    positions += units * (settings.screen.window + tail)
-  tokens = float(num_reasoning)
-  while tokens > path.floor:
-    if settings.screen is None:
-      positions += buckets.step_positions(round(tokens), num_answer, None) / size
-    else:
-      positions += screened_positions(
-        round(tokens), num_answer, settings.screen, tail, settings.deletions_per_step
-      )
-    tokens -= size * settings.deletions_per_step
-  return round(positions)
 
 
 class Progress:
@@ -67,7 +20,7 @@ class Progress:
     self,
     paths: Mapping[str, PrunePath],
     num_finished: int,
-    expected_positions: Callable[[PrunePath], int] = exact_positions,
+    expected_positions: Callable[[PrunePath], int],
   ):
     """Starts the bar.
 

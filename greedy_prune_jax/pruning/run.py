@@ -14,12 +14,11 @@ from tqdm import tqdm
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import BadChain
-from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
-from greedy_prune_jax.pruning.progress import Progress, search_positions
+from greedy_prune_jax.pruning.progress import Progress
 from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
 from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, OrderSettings, PruneSettings
 from greedy_prune_jax.pruning.tasks import (
@@ -40,7 +39,7 @@ from greedy_prune_jax.scoring.scorer import AttentionKind
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import estimate_positions
+from greedy_prune_jax.search.work import search_positions, step_positions
 
 
 def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
@@ -117,17 +116,16 @@ def search_tasks(
     folder = None if workdir is None else workdir.path
     ranking_settings = dataclasses.replace(settings.ranking_settings, folder=folder)
     ranking, batch_size = RANKINGS[settings.ranking].make(model, ranking_settings), 1
-  batches, block_positions = choose_batching(
-    segments, model, batch_size, estimates=widest_estimates(settings, segments)
-  )
-  search = search_settings(settings, block_positions)
+  search = search_settings(settings)
+  batching = choose_batching(segments, model, batch_size, [*step_positions_of(tasks, search)])
+  search = search._replace(block_positions=batching.block_positions, kept_bytes=batching.kept_bytes)
   finished = frozenset() if workdir is None else workdir.finished_ids
   left = {task.chain.id: task.path for task in tasks if task.chain.id not in finished}
   positions = partial(search_positions, settings=search)
   if ranking:
     positions = partial(path_positions, deletions_per_step=search.deletions_per_step)
   with Progress(left, len(tasks) - len(left), positions) as progress:
-    for batch, audited in itertools.product(batches, (True, False)):
+    for batch, audited in itertools.product(batching.batches, (True, False)):
       todo = [tasks[i] for i in batch if (tasks[i].audit is not None) == audited]
       todo = [task for task in todo if task.chain.id in left]
       if not todo:
@@ -172,19 +170,19 @@ def _with_paths(tasks: Sequence[PruneTask], paths: Sequence[PrunePath]) -> list[
   return [dataclasses.replace(task, path=path) for task, path in zip(tasks, paths, strict=True)]
 
 
-def widest_estimates(settings: OrderSettings, segments: Sequence[Segments]) -> int:
-  """Positions of estimates that run at once for one chain; 0 where there are none."""
-  if settings.search != SCREENED or settings.ranking != GREEDY:
-    return 0
-  tail = max(len(s.answer) for s in segments) if settings.objective == "answer" else 0
-  return estimate_positions(settings.screen, tail)
+def step_positions_of(tasks: Sequence[PruneTask], search: SearchSettings) -> Iterator[float]:
+  """Token positions that a step of the search of each chain runs, about."""
+  for path in (task.path for task in tasks):
+    num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
+    units = len(path.unit_sizes or path.segments.reasoning)
+    yield step_positions(num_reasoning, units, num_answer, search)
 
 
-def search_settings(settings: OrderSettings, block_positions: int) -> SearchSettings:
-  """What the search is told; `block_positions` go through the model at once."""
+def search_settings(settings: OrderSettings) -> SearchSettings:
+  """What the search is told, but for the sizes that depend on the device."""
   return SearchSettings(
     objective=cast(Objective, settings.objective),
-    block_positions=block_positions,
+    block_positions=0,
     attention=cast(AttentionKind, settings.attention),
     screen=settings.screen if settings.search == SCREENED else None,
     deletions_per_step=settings.deletions_per_step,

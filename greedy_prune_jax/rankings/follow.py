@@ -12,10 +12,9 @@ from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, order_of_units
 from greedy_prune_jax.scoring.objectives import ChainNLL
-from greedy_prune_jax.scoring.packing import Text
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once, texts_without
+from greedy_prune_jax.search.texts import score_without, start_prompt, texts_at_once
 
 
 def path_lengths(path: PrunePath, deletions_per_step: int = 1) -> list[float]:
@@ -74,14 +73,13 @@ def follow_ranking(
   order = [*path.deleted] + [position for position in whole if position not in known]
   num_gone = _gone_after_deletions(path, order)
   to_score = _to_score(path, num_gone, settings.deletions_per_step)
-  graph = model.graph_for(len(path.segments))
-  prompts = start_prompt(model, path.segments)
+  prompt = start_prompt(model, path.segments, settings.block_positions)
   while not path.finished:
     left = [k for k in to_score if k >= len(path.nll["joint"])]
     gone = [num_gone[k] for k in left]
     texts = _next_texts(model, path, order, gone, settings.block_positions)
-    nlls = score_texts(graph, model.params, prompts, texts)
-    path = _extended(path, order, left, gone, jax.device_get(nlls))
+    found = score_without(model, prompt, path.segments, texts, settings.block_positions)
+    path = _extended(path, order, left, gone, jax.device_get(found))
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:
       path = dataclasses.replace(path, seconds=path.seconds + elapsed)
@@ -121,8 +119,8 @@ def _next_texts(
   order: Sequence[int],
   num_gone: Sequence[int],
   block_positions: int,
-) -> Text:
-  """The next texts that are to be scored, as many as should be run at once.
+) -> list[Sequence[int]]:
+  """Positions gone from each of the next texts to score, as many as should be run at once.
 
   Behind the path's end the last text is repeated, so that blocks have few sizes.
 
@@ -135,8 +133,7 @@ def _next_texts(
   """
   longest = len(path.segments.reasoning) - num_gone[0] + len(path.segments.answer)
   count = texts_at_once(model, longest, len(num_gone), block_positions)
-  gone = [order[: num_gone[min(row, len(num_gone) - 1)]] for row in range(count)]
-  return texts_without(model, path.segments, gone)
+  return [order[: num_gone[min(row, len(num_gone) - 1)]] for row in range(count)]
 
 
 def _extended(

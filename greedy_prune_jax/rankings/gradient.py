@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
   RankingInput,
@@ -19,7 +20,6 @@ from greedy_prune_jax.rankings.interface import (
 )
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 from greedy_prune_jax.scoring.objectives import Objective, chain_nll
-from greedy_prune_jax.search import buckets
 
 _LENGTH_MULTIPLE = 64  # texts are padded to multiples of this, so that few programs are compiled
 
@@ -42,7 +42,7 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
       len, (chain.segments.prompt, chain.segments.reasoning, chain.segments.answer)
     )
     length = prompt + reasoning + answer
-    ids = np.zeros(buckets.round_up(length, _LENGTH_MULTIPLE), np.int32)
+    ids = np.zeros(round_up(length, _LENGTH_MULTIPLE), np.int32)
     ids[:length] = np.concatenate(
       [chain.segments.prompt, chain.segments.reasoning, chain.segments.answer]
     )
@@ -88,9 +88,8 @@ def gate_gradient(
   def nll(log_gates: Float[Array, " T"]) -> Float[Array, ""]:
     hidden = _gated_hidden(decoder, token_ids, log_gates)
     log_probs = target_log_probs(decoder, hidden, jnp.roll(token_ids, -1)[:, None])[:, 0]
-    # Item i is of token i + 1; `chain_nll` wants the first reasoning token in front.
-    text = jnp.roll(log_probs, 1 - num_prompt)
-    return getattr(chain_nll(text, num_reasoning, num_answer), objective)
+    nlls = chain_nll(jnp.roll(log_probs, 1), num_reasoning, num_answer, num_prompt)
+    return getattr(nlls, objective)
 
   # d/dg = d/d(log g) at g = 1.
   return jax.grad(nll)(jnp.zeros(token_ids.shape[0]))

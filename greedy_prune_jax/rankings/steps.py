@@ -20,7 +20,8 @@ from greedy_prune_jax.rankings.interface import (
 from greedy_prune_jax.scoring.entropy import token_entropies
 from greedy_prune_jax.scoring.features import extract_features
 from greedy_prune_jax.scoring.objectives import ChainNLL
-from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once, texts_without
+from greedy_prune_jax.search import texts
+from greedy_prune_jax.search.texts import start_prompt, texts_at_once
 
 _BLOCK_POSITIONS = 2048  # that go through the model at once
 
@@ -89,16 +90,14 @@ def score_without(
     gone: reasoning positions of each of the K texts.
     progress: whether to show a bar.
   """
-  graph = model.graph_for(len(segments))
-  prompts = start_prompt(model, segments)
+  prompt = start_prompt(model, segments, _BLOCK_POSITIONS)
   longest = len(segments.reasoning) - min(map(len, gone)) + len(segments.answer)
   count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
   scores = []
   for start in tqdm(range(0, len(gone), count), unit="block", disable=not progress):
     block = list(gone[start : start + count])
     block += [block[-1]] * (count - len(block))  # blocks of one size
-    texts = texts_without(model, segments, block)
-    nlls = score_texts(graph, model.params, prompts, texts)
+    nlls = texts.score_without(model, prompt, segments, block, _BLOCK_POSITIONS)
     scores.append(jax.device_get(nlls))
   joined = (np.concatenate(parts)[: len(gone)] for parts in zip(*scores, strict=True))
   return dict(zip(ChainNLL._fields, joined, strict=True))

@@ -1,19 +1,15 @@
-"""Attention of packed rows as one Pallas kernel: no array of scores ever reaches memory.
+"""Attention of a block's slots as one Pallas kernel: no array of scores ever reaches memory.
 
-XLA's form (`scorer._attend_packed`) writes the scores of all queries against the shared prefix, in
-float32, and reads them back for the softmax. Here a block of queries goes over the prefix, then
-over its own row's slots, a block of keys at a time, with a running maximum and sum (FlashAttention,
-arXiv 2205.14135), and leaves out blocks of keys that none of its queries sees.
-
-The loop over the prefix's blocks lies inside the kernel on a GPU (Triton), where keys are read from
-memory as they are used, and is an axis of the grid on a TPU (Mosaic), where a block specification
-brings them on chip one block at a time. On CPUs both forms are interpreted, for tests. Both compile
-for their devices (`benchmarks/accelerators.py`); neither has been timed yet.
+It is `tiles.attend_tiles`, of which a tile's running softmax stays on chip. On a GPU (Triton) a
+program loops over the keys of its tile, which it reads from the caches as they lie. On a TPU
+(Mosaic) the keys of a layer are laid end to end, and the grid's last axis goes over the blocks of
+them that a tile sees, so that the next block is fetched while one is worked on. There scores lie
+with queries along lanes, as do all numbers of slots and sums over keys: neither they nor heads
+narrower than 128 are padded. On CPUs both forms are interpreted, for tests. Both compile for their
+devices; neither has been timed yet.
 """
 
-import dataclasses
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,276 +18,262 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.attention import MASKED
+from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.weights import uint16_as_bfloat16
+from greedy_prune_jax.scoring.stream import Slots
+from greedy_prune_jax.scoring.tiles import (
+  KEY_BLOCK,
+  Running,
+  common_intervals,
+  join_queries,
+  key_intervals,
+  no_keys,
+  split_queries,
+)
 
-# Columns of what a query, or a slot, is known by.
-_PLACE, _VISIBLE, _SEGMENT = range(3)
-_COLUMNS = 4  # a power of two; on a TPU all columns share one tile of 128 lanes
+_SOURCES = 4  # intervals of keys; see `key_intervals`
 
 
-@dataclasses.dataclass(frozen=True)
-class Tiles:
-  """Sizes of what meets on chip at once.
+class GpuBlocks(NamedTuple):
+  """Sizes for a GPU that fit the 227 kB of shared memory of an H100's processor."""
 
-  Attributes:
-    queries: queries of a block.
-    keys: keys of a block.
-    num_warps: warps of a block of queries, on a GPU.
-    num_stages: blocks of keys under way, on a GPU.
-  """
-
-  queries: int = 128
-  keys: int = 128
-  num_warps: int = 4
-  num_stages: int = 2
+  queries: int
+  keys: int
+  num_warps: int
+  num_stages: int = 2  # blocks of keys under way
 
   @classmethod
-  def choose(cls, platform: str, head_dim: int, dtype: Any) -> "Tiles":
-    """Tiles that fit a device; on a GPU the 228 kB of shared memory of an H100's processor.
+  def choose(cls, tile: int, width: int, itemsize: int) -> "GpuBlocks":
+    """Those for tiles of a size and heads of a width, a power of two.
 
-    Args:
-      platform: `cpu`, `gpu` or `tpu`.
-      head_dim: width of a head, rounded up to a power of two on a GPU.
-      dtype: of keys and values.
+    Blocks of float32 are small because no tensor core multiplies in full: Triton writes out every
+    multiplication of a thread, and compiles some thousands of them for minutes.
     """
-    if platform != "gpu":
-      return cls()
-    width = head_dim * jnp.dtype(dtype).itemsize  # bytes of a key
-    return cls(
-      queries=128 if width <= 256 else 64,
-      keys=max(16, min(64, 16384 // width)),
-      num_warps=8 if width <= 256 else 4,
-    )
+    wide = width > 128
+    if itemsize == 4:
+      return cls(min(tile, 32), 16, num_warps=8 if wide else 4)
+    return cls(min(tile, 64 if wide else 128), 32 if wide else 64, num_warps=4 if wide else 8)
 
 
 def attend_cascade(
-  q: Float[Array, "K R Q H"],
-  prefix_k: Float[Array, "K S H"],
-  prefix_v: Float[Array, "K S H"],
-  own_k: Float[Array, "K R W H"],
-  own_v: Float[Array, "K R W H"],
-  place: Int[Array, "R W"],
-  visible: Int[Array, "R W"],
-  segment: Int[Array, "R W"],
+  q: Float[Array, "T N H"],
+  own: KeyValues,
+  text: KeyValues,
+  kept: KeyValues,
+  layer: Int[Array, ""],
   window: Int[Array, ""],
+  slots: Slots,
+  text_ends: Int[Array, " B"],
   *,
+  tile: int,
   softcap: float | None,
   platform: str,
   interpret: bool = False,
-) -> Float[Array, "K R Q H"]:
-  """Softmax attention of each slot's queries over the prefix and the slots of its own segment.
+) -> Float[Array, "T N H"]:
+  """Softmax attention of each slot over all that it sees.
 
   Args:
-    q: scaled queries, slot by slot, Q = W times the queries of a key/value head.
-    prefix_k: keys of prompt and text.
-    prefix_v: their values.
-    own_k: keys of each row's slots.
-    own_v: their values.
-    place: place of each slot's token in the text that its candidate leaves, prompt included.
-    visible: number of prefix tokens that each slot may see.
-    segment: segment of each slot; slots see those of their segment up to themselves.
+    q: see `attend_tiles`, as for all below.
+    own: [T, K, H].
+    text: [L, B, S, K, H].
+    kept: [L, B, Z, K, H].
+    layer: which of L.
     window: number of tokens that a token sees, itself included.
+    slots: what each slot sees.
+    text_ends: place of each chain's last reasoning token.
+    tile: slots of a tile; on a GPU a power of two.
     softcap: see `ModelConfig.attention_softcap`.
-    platform: device that the program is for: `cpu` (interpreted), `gpu` or `tpu`.
+    platform: that the program is for: `cpu` (the form for GPUs, interpreted), `gpu` or `tpu`.
     interpret: runs the form for `platform` on a CPU.
   """
-  num_queries, head_dim = q.shape[2:]
-  groups = num_queries // own_k.shape[2]
-  if platform == "gpu":  # Triton's arrays have sizes that are powers of two
-    padded_dim = 1 << max(head_dim - 1, 15).bit_length()
-    q, prefix_k, prefix_v, own_k, own_v = (
-      _padded(x, x.ndim - 1, padded_dim) for x in (q, prefix_k, prefix_v, own_k, own_v)
-    )
-  tiles = Tiles.choose(platform, q.shape[-1], prefix_k.dtype)
-  slots = jnp.stack([place, visible, segment, jnp.zeros_like(place)], axis=-1)  # [R, W, 4]
-  queries = _padded(jnp.repeat(slots, groups, axis=1), 1, tiles.queries)
-  q = _padded(q, 2, tiles.queries)
-  own_k, own_v = _padded(own_k, 2, tiles.keys), _padded(own_v, 2, tiles.keys)
-  slots = _padded(slots, 1, tiles.keys).transpose(0, 2, 1)  # [R, 4, W]: keys lie along lanes
-  prefix_k, prefix_v = _padded(prefix_k, 1, tiles.keys), _padded(prefix_v, 1, tiles.keys)
-  operands = (window.reshape(1, 1), queries, slots, q, prefix_k, prefix_v, own_k, own_v)
-  kernel = partial(_Block, groups=groups, softcap=softcap, tiles=tiles)
-  call = _on_tpu if platform == "tpu" else _in_one_program
-  out = call(kernel, operands, tiles, interpret or platform == "cpu")
-  return out[:, :, :num_queries, :head_dim]
+  queries = split_queries(q, own.k.shape[1], tile).astype(own.k.dtype)
+  own = KeyValues(*(jnp.pad(x, ((0, -len(x) % KEY_BLOCK), (0, 0), (0, 0))) for x in own))
+  attend = _on_tpu if platform == "tpu" else _on_gpu
+  out = attend(
+    queries,
+    own,
+    uint16_as_bfloat16(text),
+    uint16_as_bfloat16(kept),
+    layer,
+    slots.chain[::tile],
+    key_intervals(slots, text_ends, window, tile),
+    softcap=softcap,
+    interpret=interpret or platform == "cpu",
+  )
+  return join_queries(out, tile)
 
 
-def _in_one_program(kernel, operands, tiles: Tiles, interpret: bool) -> Array:
-  """One program a block of queries, which loops over all keys itself."""
-  _, _, slots, q, prefix_k, _, own_k, _ = operands
-  kv_heads, rows, padded_queries, head_dim = q.shape
+def _on_gpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret) -> Array:
+  """One program for each block of queries of a head."""
+  count, kv_heads, num_queries, head_dim = q.shape
+  tile = intervals.shape[-1]
+  width = pl.next_power_of_2(max(head_dim, 16))  # of Triton's arrays
+  sizes = GpuBlocks.choose(tile, width, q.dtype.itemsize)
+  common = common_intervals(intervals)
 
-  def run(window, queries, slots, q, prefix_k, prefix_v, own_k, own_v, out):
-    block = kernel(window[0, 0], queries, slots, q, pl.program_id(2) * tiles.queries)
+  def run(layer, chains, common, intervals, q, own_k, own_v, text_k, text_v, kept_k, kept_v, out):
+    y = pl.program_id(0)
+    of_chain = layer[0], chains[y]
+    of_text, of_kept = (text_k, text_v, of_chain), (kept_k, kept_v, of_chain)
+    is_dim = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1) < head_dim
+    queries = triton.load(q, mask=is_dim, other=0.0)
+    state = no_keys((sizes.queries, 1), (sizes.queries, width))
+    for source, (k, v, chain) in enumerate((of_text, of_text, of_kept, (own_k, own_v, ()))):
+      low, high = (intervals[source, i][:, None] for i in range(2))
+      first, last = (common[y, source, i] for i in range(2))
 
-    def add_prefix(number, state):
-      keys = pl.ds(number * tiles.keys, tiles.keys)
-      return block.add_prefix(state, number, prefix_k[keys, :], prefix_v[keys, :])
+      def add(block, state, k=k, v=v, chain=chain, low=low, high=high, first=first, last=last):
+        at = (*chain, pl.ds(block * sizes.keys, sizes.keys), slice(None))
+        along, down = (_numbers(block, sizes.keys, axis) for axis in (1, 0))
+        keys = triton.load(k.at[at], mask=is_dim, other=0.0)
+        values = triton.load(v.at[at], mask=is_dim & (down >= first) & (down < last), other=0.0)
+        return _add(state, queries, keys, values, (along >= low) & (along < high), softcap)
 
-    num_blocks = _ceil_div(jnp.max(block.visible), tiles.keys)
-    state = jax.lax.fori_loop(0, num_blocks, add_prefix, block.start())
-    out[...] = block.finish(state, own_k, own_v)
+      stop = jax.lax.div(last + sizes.keys - 1, jnp.int32(sizes.keys))
+      state = jax.lax.fori_loop(jax.lax.div(first, jnp.int32(sizes.keys)), stop, add, state)
+    triton.store(out, state.result(), mask=is_dim)
 
+  whole = [pl.BlockSpec(x.shape, lambda *_, n=x.ndim: (0,) * n) for x in (chains, common)]
+  of_head = pl.BlockSpec((None, None, sizes.queries, width), lambda y, i, k: (y, k, i, 0))
+  own_spec = pl.BlockSpec((own.k.shape[0], None, width), lambda y, i, k: (0, k, 0))
+  text_spec, kept_spec = (
+    pl.BlockSpec((*x.k.shape[:3], None, width), lambda y, i, k: (0, 0, 0, k, 0))
+    for x in (text, kept)
+  )
+  per_tile = tile // sizes.queries
+  seen = pl.BlockSpec(
+    (None, _SOURCES, 2, sizes.queries), lambda y, i, k: (y, 0, 0, jax.lax.rem(i, per_tile))
+  )
   return pl.pallas_call(
     run,
     out_shape=jax.ShapeDtypeStruct(q.shape, jnp.float32),
-    grid=(kv_heads, rows, padded_queries // tiles.queries),
+    grid=(count, num_queries // sizes.queries, kv_heads),
     in_specs=[
-      pl.BlockSpec((1, 1), lambda k, r, i: (0, 0)),
-      pl.BlockSpec((None, tiles.queries, _COLUMNS), lambda k, r, i: (r, i, 0)),
-      pl.BlockSpec((None, *slots.shape[1:]), lambda k, r, i: (r, 0, 0)),
-      pl.BlockSpec((None, None, tiles.queries, head_dim), lambda k, r, i: (k, r, i, 0)),
-      *[pl.BlockSpec((None, *prefix_k.shape[1:]), lambda k, r, i: (k, 0, 0))] * 2,
-      *[pl.BlockSpec((None, None, *own_k.shape[2:]), lambda k, r, i: (k, r, 0, 0))] * 2,
+      pl.BlockSpec((1,), lambda *_: (0,)),
+      *whole,
+      seen,
+      of_head,
+      *[own_spec] * 2,
+      *[text_spec] * 2,
+      *[kept_spec] * 2,
     ],
-    out_specs=pl.BlockSpec((None, None, tiles.queries, head_dim), lambda k, r, i: (k, r, i, 0)),
+    out_specs=of_head,
     interpret=interpret,
     compiler_params=None
     if interpret
-    else triton.CompilerParams(num_warps=tiles.num_warps, num_stages=tiles.num_stages),
-  )(*operands)
+    else triton.CompilerParams(num_warps=sizes.num_warps, num_stages=sizes.num_stages),
+  )(layer[None], chains, common, intervals, q, *own, *text, *kept)
 
 
-def _on_tpu(kernel, operands, tiles: Tiles, interpret: bool) -> Array:
-  """A grid over the prefix's blocks too; the running softmax stays on chip between them.
+def _on_tpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret) -> Array:
+  """A grid over heads, tiles, and the blocks of keys that the longest tile needs.
 
-  A block of queries that sees no more of the prefix asks for the block that is there already, so
-  that nothing is fetched for it.
+  A tile that needs fewer asks for the block that is there already, so that nothing is fetched.
   """
-  _, queries, slots, q, prefix_k, _, own_k, _ = operands
-  kv_heads, rows, padded_queries, head_dim = q.shape
-  visible = queries[..., _VISIBLE].reshape(rows, -1, tiles.queries).max(-1)
-  num_blocks = _ceil_div(visible, tiles.keys).astype(jnp.int32)  # [R, blocks of queries]
+  count, kv_heads, num_queries, head_dim = q.shape
+  tile = intervals.shape[-1]
+  keys = KeyValues(*(_end_to_end(*arrays, layer) for arrays in zip(text, kept, own, strict=True)))
+  # Where each source of a tile begins among these.
+  num_chains, places, columns = text.k.shape[1], text.k.shape[2], kept.k.shape[2]
+  of_text = chains * places
+  of_kept = num_chains * places + chains * columns
+  of_block = jnp.full_like(chains, num_chains * (places + columns))
+  intervals += jnp.stack([of_text, of_text, of_kept, of_block], axis=1)[:, :, None, None]
+  common = common_intervals(intervals)
+  first, last = common[..., 0] // KEY_BLOCK, -(-common[..., 1] // KEY_BLOCK)
+  ends = jnp.cumsum(last - first, axis=1).reshape(-1)
+  begins = last.reshape(-1) - ends
 
-  def run(num_blocks, window, queries, slots, q, prefix_k, prefix_v, own_k, own_v, out, *state):
-    _, row, i, number = (pl.program_id(axis) for axis in range(4))
-    block = kernel(window[0, 0], queries, slots, q, i * tiles.queries)
+  def locate(y, i, begins, ends):
+    """Source and number of the i-th block of a tile."""
+    index = jnp.maximum(jnp.minimum(i, ends[_SOURCES * y + _SOURCES - 1] - 1), 0)
+    source = sum((index >= ends[_SOURCES * y + j]).astype(jnp.int32) for j in range(_SOURCES - 1))
+    return source, begins[_SOURCES * y + source] + index
 
-    @pl.when(number == 0)
+  def run(begins, ends, common, intervals, q, k, v, out, *state):
+    y, i = pl.program_id(1), pl.program_id(2)
+
+    @pl.when(i == 0)
     def _start():
-      for ref, value in zip(state, block.start(), strict=True):
-        ref[...] = value
+      _write(state, no_keys((1, num_queries), (head_dim, num_queries)))
 
-    @pl.when(number < num_blocks[row, i])
-    def _add():
-      values = block.add_prefix(
-        tuple(ref[...] for ref in state), number, prefix_k[...], prefix_v[...]
-      )
-      for ref, value in zip(state, values, strict=True):
-        ref[...] = value
+    @pl.when(i < ends[_SOURCES * y + _SOURCES - 1])
+    def _take_in():
+      source, block = locate(y, i, begins, ends)
+      number = _numbers(block, KEY_BLOCK, 0)
+      low, high = (intervals[pl.ds(2 * source + j, 1), :] for j in range(2))
+      first, last = (common[2 * (_SOURCES * y + source) + j] for j in range(2))
+      seen = jnp.tile((number >= low) & (number < high), (1, num_queries // tile))
+      values = jnp.where((number >= first) & (number < last), v[...], 0)
+      old = Running(*(ref[...] for ref in state))
+      _write(state, _add(old, q[...], k[...], values, seen, softcap, keys_first=True))
 
-    @pl.when(number == pl.num_programs(3) - 1)
+    @pl.when(i == pl.num_programs(2) - 1)
     def _finish():
-      out[...] = block.finish(tuple(ref[...] for ref in state), own_k, own_v)
+      out[...] = Running(*(ref[...] for ref in state)).result()
 
-  def seen(k, r, i, number, num_blocks):
-    return k, jnp.minimum(number, jnp.maximum(num_blocks[r, i] - 1, 0)), 0
+  def of_tile(*shape):
+    return pl.BlockSpec((None, None, *shape), lambda k, y, *_: (y, k, 0, 0))
 
-  grid = pltpu.PrefetchScalarGridSpec(
-    num_scalar_prefetch=1,
-    grid=(kv_heads, rows, padded_queries // tiles.queries, prefix_k.shape[1] // tiles.keys),
-    in_specs=[
-      pl.BlockSpec((1, 1), lambda k, r, i, j, _: (0, 0)),
-      pl.BlockSpec((None, tiles.queries, _COLUMNS), lambda k, r, i, j, _: (r, i, 0)),
-      pl.BlockSpec((None, *slots.shape[1:]), lambda k, r, i, j, _: (r, 0, 0)),
-      pl.BlockSpec((None, None, tiles.queries, head_dim), lambda k, r, i, j, _: (k, r, i, 0)),
-      *[pl.BlockSpec((None, tiles.keys, head_dim), seen)] * 2,
-      *[pl.BlockSpec((None, None, *own_k.shape[2:]), lambda k, r, i, j, _: (k, r, 0, 0))] * 2,
-    ],
-    out_specs=pl.BlockSpec(
-      (None, None, tiles.queries, head_dim), lambda k, r, i, j, _: (k, r, i, 0)
+  def keys_at(k, y, i, begins, ends, _):
+    return k, locate(y, i, begins, ends)[1], 0
+
+  out = pl.pallas_call(
+    run,
+    out_shape=jax.ShapeDtypeStruct((count, kv_heads, head_dim, num_queries), jnp.float32),
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=3,
+      grid=(kv_heads, count, jnp.maximum(ends.max(), 1)),
+      in_specs=[
+        pl.BlockSpec((None, 2 * _SOURCES, tile), lambda k, y, i, *_: (y, 0, 0)),
+        of_tile(num_queries, head_dim),
+        *[pl.BlockSpec((None, KEY_BLOCK, head_dim), keys_at)] * 2,
+      ],
+      out_specs=of_tile(head_dim, num_queries),
+      scratch_shapes=[
+        *[pltpu.VMEM((1, num_queries), jnp.float32)] * 2,
+        pltpu.VMEM((head_dim, num_queries), jnp.float32),
+      ],
     ),
-    scratch_shapes=[
-      *[pltpu.VMEM((tiles.queries, 1), jnp.float32)] * 2,
-      pltpu.VMEM((tiles.queries, head_dim), jnp.float32),
-    ],
-  )
-  out_shape = jax.ShapeDtypeStruct(q.shape, jnp.float32)
-  call = pl.pallas_call(run, out_shape=out_shape, grid_spec=grid, interpret=interpret)
-  return call(num_blocks, *operands)
+    interpret=interpret,
+    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
+  )(begins, ends, common.reshape(-1), intervals.reshape(count, 2 * _SOURCES, tile), q, *keys)
+  return out.swapaxes(2, 3)
 
 
-class _Block:
-  """One block of queries of one key/value head and row, and its running softmax.
-
-  The state is the greatest score, the sum of weights and the weighted sum of values so far:
-  [queries, 1], [queries, 1] and [queries, H].
-  """
-
-  def __init__(self, window, queries, slots, q, first, *, groups, softcap, tiles):
-    self.window, self.slots, self.first = window, slots, first
-    self.groups, self.softcap, self.tiles = groups, softcap, tiles
-    self.q = q[...]
-    columns = (queries[:, pl.ds(column, 1)] for column in range(3))
-    self.place, self.visible, self.segment = columns  # [queries, 1]
-
-  def start(self):
-    """The state before any key."""
-    shape = (self.tiles.queries, 1)
-    return (
-      jnp.full(shape, MASKED, jnp.float32),
-      jnp.zeros(shape, jnp.float32),
-      jnp.zeros(self.q.shape, jnp.float32),
-    )
-
-  def add_prefix(self, state, block, keys, values):
-    """Takes in a block of the prefix."""
-    number = self._numbers(block)
-    may_see = (number < self.visible) & (self.place - number < self.window)
-    return self._add(state, keys, values, may_see)
-
-  def finish(self, state, own_k, own_v):
-    """Takes in the row's own slots; returns the attention's result."""
-    tiles = self.tiles
-    rows = jax.lax.broadcasted_iota(jnp.int32, (tiles.queries, 1), 0)
-    slots = jax.lax.div(self.first + rows, self.groups)
-
-    def add(block, state):
-      keys = pl.ds(block * tiles.keys, tiles.keys)
-      own_place, own_segment = (self.slots[pl.ds(column, 1), keys] for column in (_PLACE, _SEGMENT))
-      may_see = (own_segment == self.segment) & (self._numbers(block) <= slots)
-      may_see &= self.place - own_place < self.window
-      return self._add(state, own_k[keys, :], own_v[keys, :], may_see)
-
-    last_slot = jax.lax.div(self.first + tiles.queries - 1, self.groups)
-    num_blocks = _ceil_div(last_slot + 1, tiles.keys)
-    num_blocks = jnp.minimum(num_blocks, self.slots.shape[1] // tiles.keys)
-    _, total, mixed = jax.lax.fori_loop(0, num_blocks, add, state)
-    return mixed / total  # a query sees itself, so no total is 0
-
-  def _numbers(self, block):
-    return block * self.tiles.keys + jax.lax.broadcasted_iota(jnp.int32, (1, self.tiles.keys), 1)
-
-  def _add(self, state, keys, values, may_see):
-    top, total, mixed = state
-    scores = _product(self.q.astype(keys.dtype), keys, 1)
-    scores = scores if self.softcap is None else self.softcap * jnp.tanh(scores / self.softcap)
-    scores = jnp.where(may_see, scores, MASKED)
-    new_top = jnp.maximum(top, scores.max(1, keepdims=True))
-    weights = jnp.where(may_see, jnp.exp(scores - new_top), 0.0)
-    old = jnp.exp(top - new_top)
-    total = total * old + weights.sum(1, keepdims=True)
-    return new_top, total, mixed * old + _product(weights.astype(values.dtype), values, 0)
+def _end_to_end(text: Array, kept: Array, own: Array, layer: Array) -> Float[Array, "K X H"]:
+  """One layer's keys of all texts, of what all chains have kept, and of the block, head by head."""
+  caches = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (text, kept))
+  flat = [x.reshape(-1, *x.shape[2:]) for x in caches]
+  return jnp.concatenate([*flat, own]).swapaxes(0, 1)
 
 
-def _padded(x: Array, axis: int, multiple: int) -> Array:
-  """Fills an axis with zeros up to a multiple."""
-  widths = [(0, 0)] * x.ndim
-  widths[axis] = (0, -x.shape[axis] % multiple)
-  return jnp.pad(x, widths)
+def _numbers(block, size: int, axis: int) -> Array:
+  """Numbers of a block's keys, along an axis of two."""
+  shape = (size, 1) if axis == 0 else (1, size)
+  return block * size + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
-def _ceil_div(count, size: int):
-  # Not //, whose care for signs Mosaic lowers only where there is a TPU.
-  return jax.lax.div(count + size - 1, jnp.int32(size))
+def _write(refs, state: Running) -> None:
+  for ref, value in zip(refs, state, strict=True):
+    ref[...] = value
 
 
-def _product(a: Array, b: Array, contracted: int) -> Array:
-  """a [M, C] times b, whose axis `contracted` is C; in float32."""
+def _add(state: Running, q, k, v, seen, softcap, *, keys_first: bool = False) -> Running:
+  """Takes in a block of keys [X, H]. Values that no query sees are 0, for a NaN has no weight.
+
+  Scores are [queries, X], or turned with `keys_first`."""
+  if keys_first:
+    return state.add(_dot(k, q, 1, 1), seen, lambda w: _dot(v, w.astype(v.dtype), 0, 0), softcap, 0)
+  return state.add(_dot(q, k, 1, 1), seen, lambda w: _dot(w.astype(v.dtype), v, 1, 0), softcap)
+
+
+def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
+  """Product of two matrices, summed over an axis of each, in float32."""
   return jax.lax.dot_general(
     a,
     b,
-    (((1,), (contracted,)), ((), ())),
+    (((axis_a,), (axis_b,)), ((), ())),
     precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
     preferred_element_type=jnp.float32,
   )

@@ -18,11 +18,14 @@ class ChainNLL(NamedTuple):
 
 
 def chain_nll(
-  log_probs: Float[Array, " C"], num_reasoning: Int[Array, ""], num_answer: Int[Array, ""]
+  log_probs: Float[Array, " C"],
+  num_reasoning: Int[Array, ""],
+  num_answer: Int[Array, ""],
+  first: Int[Array, ""] | int = 0,
 ) -> ChainNLL:
-  """NLLs of a text from the log-probability of each of its tokens, reasoning first."""
-  index = jnp.arange(log_probs.shape[0])
-  reasoning = jnp.where(index < num_reasoning, log_probs, 0.0).sum()
+  """NLLs of a text from the log-probability of each token; `first` is the first of reasoning."""
+  index = jnp.arange(log_probs.shape[0]) - first
+  reasoning = jnp.where((index >= 0) & (index < num_reasoning), log_probs, 0.0).sum()
   in_answer = (index >= num_reasoning) & (index < num_reasoning + num_answer)
   answer = jnp.where(in_answer, log_probs, 0.0).sum()
   return ChainNLL(

@@ -1,18 +1,16 @@
-"""The jitted scorer: the likelihood of a chain, and of the chain after each possible deletion.
+"""The jitted scorer: runs spans of candidates' texts, and sums the likelihoods that they show.
 
-Everything here is written for one chain and is `vmap`ped over chains by the caller. The numbers
-equal those of deleting a token, laying the text out anew and running a full forward pass (with the
-rope of the whole chain's length, where a model's depends on it); what is saved is the work that
-those passes share:
+The numbers equal those of deleting a unit, laying the text out anew and running a full forward pass
+(with the rope of the whole chain's length, where a model's depends on it); what is saved is the
+work that those passes share:
 
-1. The prompt runs once a chain (`start_chain`).
-2. Each step runs the current reasoning and answer once over the cached prompt (`run_text`). That
-   gives the chain's own NLL, keys and values of every kept prefix, and, since deleting token c
-   changes what follows token c - 1, the probability of token c + 1 there.
-3. Only the suffix behind each deletion is left. Suffixes are packed into rows of one width (see
-   `packing`); `score_slots` runs them, their queries meeting the shared prefix in one large product
-   and their own suffix beside it, merged in one softmax (cascade attention, as in Hydragen,
-   arXiv 2402.05099). `exact.score_deletions` puts the parts together.
+1. The text as it stands runs once, and behind a deletion only from there on. That gives its own
+   NLL, keys and values of every prefix, and, since deleting a unit changes what follows the token
+   before it, the probability of the token that then follows.
+2. Only the suffix behind each deletion is left, and of that only what no earlier step has run:
+   deleting a unit leaves all candidates before it as they were up to there.
+
+`stream` says how spans are laid out, `tiles` how they attend, `exact` and `shortlist` which to run.
 
 Objective and notation: arXiv 2601.03066. Sums are of log-probabilities in nats.
 """
@@ -25,64 +23,50 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from greedy_prune_jax.models.attention import MASKED, attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder
-from greedy_prune_jax.models.forward import KeyValues, forward_hidden
+from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.weights import bfloat16_as_uint16
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
-from greedy_prune_jax.scoring.likelihood import target_log_probs
+from greedy_prune_jax.scoring.likelihood import counted_log_probs
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.packing import RowSlots, Text, unit_spans
+from greedy_prune_jax.scoring.stream import (
+  Slots,
+  Spans,
+  Text,
+  block_slots,
+  lay_out,
+  unit_spans,
+)
+from greedy_prune_jax.scoring.tiles import attend_tiles
 
-AttentionKind = Literal["xla", "pallas"]  # how packed rows attend
+AttentionKind = Literal["xla", "pallas"]  # how a block's slots attend
 ATTENTIONS: tuple[AttentionKind, ...] = get_args(AttentionKind)
-
-
-class CachedPrompt(NamedTuple):
-  """Keys and values of one pass over a prompt."""
-
-  length: Int[Array, ""]  # P
-  keys_values: KeyValues  # [L, S, K, H]; the prompt fills [0, P), `run_text` writes behind it
-  last_hidden: Float[Array, " D"]  # predicts the token behind the prompt
-
-
-class TextPass(NamedTuple):
-  """Keys, values and log-probabilities of one pass over the current text."""
-
-  prefix: KeyValues  # [L, S, K, H]: prompt, reasoning and answer
-  log_probs: Float[Array, " C"]  # of text token j, given all before it
-  skip_log_probs: Float[Array, " C"]  # of what follows the unit that starts at j, were it deleted
-
-
-class ChainState(NamedTuple):
-  """One chain as it stands: the parts that every scoring of its candidates shares."""
-
-  prompt: CachedPrompt
-  text: Text
-  text_pass: TextPass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """Static description of one compiled search: a length bucket, and how it scores.
+  """Static description of one compiled search.
 
   Attributes:
-    width: W, slots of a row: at least `pair_width` of every text.
-    text: C, capacity for reasoning and answer.
-    prefix: S, capacity for prompt and text.
-    answer: most answer tokens of any chain; read for the objective `answer` alone.
-    block_rows: R, rows that go through the model at once.
+    places: S, capacity for prompt, reasoning and answer.
+    units: U, capacity for units.
+    kept: columns of its candidates that a chain may keep from step to step.
+    block: T, slots that go through the model at once.
+    rest: slots of the smaller blocks that run what does not fill a block.
+    tile: slots that attend together; a divisor of both.
+    tiles_at_once: tiles that attend side by side; 0 for all of a block.
     objective: `joint` or `answer`.
-    token_units: every unit is one token.
-    attention: how packed rows attend; the numbers are the same.
+    attention: how slots attend; the numbers are the same.
   """
 
-  width: int
-  text: int
-  prefix: int
-  answer: int
-  block_rows: int
+  places: int
+  units: int
+  kept: int
+  block: int
+  rest: int
+  tile: int
+  tiles_at_once: int
   objective: Objective = "joint"
-  token_units: bool = True
   attention: AttentionKind = "xla"
 
 
@@ -98,204 +82,238 @@ class Scorer:
     """Whether the answer's likelihood alone counts."""
     return self.program.objective == "answer"
 
-  def run_texts(self, prompts: CachedPrompt, texts: Text) -> ChainState:
-    """`run_text` for a batch of chains."""
-    run = partial(run_text, self.decoder)
-    passes = jax.vmap(run, in_axes=(PROMPT_AXES, 0), out_axes=TEXT_PASS_AXES)(prompts, texts)
-    return ChainState(prompts, texts, passes)
+
+class ChainState(NamedTuple):
+  """Chains as they stand, and what is known of them."""
+
+  texts: Text  # every field with an axis B in front
+  text_cache: KeyValues  # [L, B, S, K, H] of the texts, as bits
+  kept_cache: KeyValues  # [L, B, Z, K, H] of candidates' columns, as bits
+  kept_sums: Float[Array, "B Z 2"]  # summed log-probabilities up to each of these; see `Sums`
+  kept_offsets: Int[Array, "B U"]  # where in Z each candidate's columns are kept
+  log_probs: Float[Array, "B S"]  # of each token, given all before it; 0 in the prompt
+  skip_log_probs: Float[Array, "B S"]  # of what follows the unit that begins here, were it deleted
+  text_known: Int[Array, " B"]  # places up to which all this holds
+  columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
 
 
-# Where the batch axis stands in a batch of these, for `vmap`: layers stay in front, to be scanned.
-_KV_AXES = KeyValues._make((1, 1))
-PROMPT_AXES = CachedPrompt._make((0, _KV_AXES, 0))
-TEXT_PASS_AXES = TextPass._make((_KV_AXES, 0, 0))
-CHAIN_AXES = ChainState._make((PROMPT_AXES, 0, TEXT_PASS_AXES))
+class Sums(NamedTuple):
+  """Summed log-probabilities of the counted targets up to the end of each span, nats."""
+
+  total: Float[Array, "B U"]
+  change: Float[Array, "B U"]  # of the first of them, less the same before the deletion
 
 
-def start_chain(
-  decoder: Decoder,
-  prompt_ids: Int[Array, " T"],
-  length: Int[Array, ""],
-) -> CachedPrompt:
-  """Runs a right-padded prompt once. Its cache has room for the prompt alone; see `with_room`.
+def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
+  """Chains of which nothing is known yet."""
+  config, (batch, places) = decoder.config, texts.token_ids.shape
+  lengths = jax.vmap(_suffix_lengths)(texts)
+  ends = jnp.cumsum(lengths, axis=1)
+  # Candidates whose columns do not fit share one place, in which they stay as long as they run.
+  offsets = jnp.where(ends <= program.kept, ends - lengths, program.kept)
 
-  Args:
-    decoder: the scoring model.
-    prompt_ids: prompt tokens, padded on the right.
-    length: P, number of prompt tokens.
-  """
-  hidden, kept, _ = forward_hidden(decoder, prompt_ids)
-  return CachedPrompt(length, kept, hidden[length - 1])
-
-
-def with_room(prompts: CachedPrompt, capacity: int) -> CachedPrompt:
-  """A batch's prompts with caches of S = `capacity` positions: at least P plus the text's C."""
-
-  def widen(x):
-    return jnp.pad(x, ((0, 0), (0, 0), (0, capacity - x.shape[2]), (0, 0), (0, 0)))
-
-  return prompts._replace(keys_values=KeyValues(*(widen(x) for x in prompts.keys_values)))
-
-
-def run_text(decoder: Decoder, prompt: CachedPrompt, text: Text) -> TextPass:
-  """Runs the current text over the cached prompt."""
-  capacity, (size,) = prompt.keys_values.k.shape[1], text.token_ids.shape
-  positions = prompt.length + jnp.arange(size)
-
-  def attend(q, k, v, window, cache):
-    k, v = (
-      jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), prompt.length, axis=0)
-      for old, new in zip(cache, (k, v), strict=True)
-    )
-    mask = causal_mask(positions, jnp.arange(capacity), window)
-    out, _ = attend_masked(q, k, v, mask, decoder.config.attention_softcap)
-    return out, KeyValues(k, v)
-
-  x = decoder.embed(text.token_ids)
-  hidden, prefix = decoder.run_layers(x, positions, attend, prompt.keys_values)
-  before = jnp.concatenate([prompt.last_hidden[None], hidden[:-1]])  # predicts text token j
-  starts, stops = unit_spans(text)
-  following = text.token_ids.at[starts].set(text.token_ids[stops], mode="drop")
-  log_probs = target_log_probs(decoder, before, jnp.stack([text.token_ids, following], axis=-1))
-  return TextPass(prefix, log_probs[:, 0], log_probs[:, 1])
-
-
-def _attend_packed(decoder, prefix_mask, own_mask):
-  """Attention of packed rows over the shared prefix and each row's own slots, as one softmax.
-
-  prefix_mask is [R, W, S] and own_mask [R, W, W], functions of the layer's window. Queries are kept
-  as [K, R, W * G, H]: against the prefix that is one product per key/value head.
-  """
-  softcap = decoder.config.attention_softcap
-
-  def product(subscripts, a, b):
-    return jnp.einsum(
-      subscripts,
-      a.astype(b.dtype),
-      b,
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=jnp.float32,
+  def cache(size: int) -> KeyValues:
+    shape = (config.num_layers, batch, size, config.num_kv_heads, config.head_dim)
+    return bfloat16_as_uint16(
+      KeyValues(*[jnp.zeros(shape, decoder.embedding.dtype)] * 2), decoder.platform
     )
 
-  def attend(q, k, v, window, prefix):
-    groups = q.shape[2] // k.shape[2]
-    q = _by_kv_head(q, k.shape[2])
-    k, v = k.astype(prefix.k.dtype), v.astype(prefix.v.dtype)
-
-    def masked(scores, mask):
-      scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
-      mask = jnp.repeat(mask(window), groups, axis=1)[None]
-      return jnp.where(mask, scores, MASKED)
-
-    to_prefix = masked(product("krqh,skh->krqs", q, prefix.k), prefix_mask)
-    to_own = masked(product("krqh,rukh->krqu", q, k), own_mask)
-    top = jnp.maximum(to_prefix.max(-1, keepdims=True), to_own.max(-1, keepdims=True))
-    to_prefix, to_own = jnp.exp(to_prefix - top), jnp.exp(to_own - top)
-    total = to_prefix.sum(-1, keepdims=True) + to_own.sum(-1, keepdims=True)
-    out = product("krqs,skh->krqh", to_prefix, prefix.v) + product("krqu,rukh->krqh", to_own, v)
-    return _by_slot(out / total, groups), None
-
-  return attend
+  kept = program.kept + program.places
+  return ChainState(
+    texts=texts,
+    text_cache=cache(places),
+    kept_cache=cache(kept),
+    kept_sums=jnp.zeros((batch, kept, 2)),
+    kept_offsets=offsets,
+    log_probs=jnp.zeros((batch, places)),
+    skip_log_probs=jnp.zeros((batch, places)),
+    text_known=jnp.zeros(batch, jnp.int32),
+    columns_known=jnp.zeros_like(texts.unit_sizes),
+  )
 
 
-def _attend_by_kernel(decoder, place, visible, segment):
-  """The same attention by `cascade_kernel`; what slots may see is given as numbers, each [R, W]."""
-
-  def attend(q, k, v, window, prefix):
-    k, v = (x.astype(prefix.k.dtype).transpose(2, 0, 1, 3) for x in (k, v))
-    out = attend_cascade(
-      _by_kv_head(q, k.shape[0]),
-      prefix.k.transpose(1, 0, 2),
-      prefix.v.transpose(1, 0, 2),
-      k,
-      v,
-      place,
-      visible,
-      segment,
-      window,
-      softcap=decoder.config.attention_softcap,
-      platform=decoder.platform,
-    )
-    return _by_slot(out, q.shape[2] // k.shape[0]), None
-
-  return attend
+def _suffix_lengths(text: Text) -> Int[Array, " U"]:
+  _, stops = unit_spans(text)
+  index = jnp.arange(stops.shape[0])
+  return jnp.where(index < text.num_units, text.last - stops, 0)
 
 
-def _by_kv_head(q: Float[Array, "R W N H"], kv_heads: int) -> Float[Array, "K R Q H"]:
-  """Queries of each key/value head together, G = N / K of a slot side by side."""
-  rows, width, heads, head_dim = q.shape
-  q = q.reshape(rows, width, kv_heads, heads // kv_heads, head_dim).transpose(2, 0, 1, 3, 4)
-  return q.reshape(kv_heads, rows, -1, head_dim)
-
-
-def _by_slot(out: Float[Array, "K R Q H"], groups: int) -> Float[Array, "R W N H"]:
-  """Undoes `_by_kv_head`."""
-  kv_heads, rows, queries, head_dim = out.shape
-  out = out.reshape(kv_heads, rows, queries // groups, groups, head_dim)
-  return out.transpose(1, 2, 0, 3, 4).reshape(rows, queries // groups, kv_heads * groups, head_dim)
-
-
-def score_slots(
+def run_spans(
   scorer: Scorer,
-  chain: ChainState,
-  slots: RowSlots,
-  scored: Bool[Array, "R W"],
+  state: ChainState,
+  spans: Spans,
+  sizes: tuple[int, ...],
   *,
-  max_scored: int,
-  attention: AttentionKind,
-) -> Float[Array, "R W"]:
-  """Log-probability of the text token behind each slot's token, given the slot's candidate.
+  of_texts: bool = False,
+  window: int = 0,
+  counted_columns: int | Int[Array, ""] = 0,
+) -> tuple[ChainState, Sums]:
+  """Runs spans through the model.
 
   Args:
     scorer: model and program.
-    chain: one chain.
-    slots: layout of the rows.
-    scored: slots whose output is wanted.
-    max_scored: static bound on the number of scored slots; only as many meet the LM head.
-    attention: as in `Program`.
+    state: the chains; what the spans find is put into it, but not what it is good for
+      (`text_known`, `columns_known`).
+    spans: to run.
+    sizes: slots of a block; the second size runs what is too little for the first.
+    of_texts: the spans are of the texts as they stand, and else all of candidates.
+    window: see `stream.window_spans`.
+    counted_columns: columns of which `Sums.change` is the sum.
 
   Returns:
-    Nats; 0 in slots that are not scored.
+    The state, and the sums of the candidates that ran to the end of their span; 0 of the others.
   """
-  decoder, text, prefix = scorer.decoder, chain.text, chain.text_pass.prefix
-  prompt_length = chain.prompt.length
-  rows, width = slots.source.shape
-  positions = prompt_length + slots.position
-  visible = prompt_length + slots.visible
+  layout = lay_out(spans, scorer.program.tile)
+  sums = jnp.zeros((*spans.first.shape, 2))
+  first_slot = jnp.zeros((), jnp.int32)
+  for size, is_last in zip(sizes, (*[False] * (len(sizes) - 1), True), strict=True):
+    left = jnp.maximum(layout.total - first_slot, 0)
+    # What fills less than four fifths of a block is left to smaller ones.
+    blocks = -(-left // size) if is_last else (left + size // 5) // size
 
-  resume, last = prompt_length + slots.resume, prompt_length + text.num_reasoning - 1
+    def run_block(index, carried, first_slot=first_slot, size=size):
+      state, sums = carried
+      slots = block_slots(
+        state.texts, spans, layout, state.kept_offsets, first_slot + index * size, size, window
+      )
+      hidden, keys_values = _run_layers(scorer, state, slots)
+      log_probs, skip, counted = _slot_log_probs(scorer, state, slots, hidden, of_texts=of_texts)
+      if of_texts:
+        return _keep_texts(state, slots, keys_values, log_probs, skip), sums
+      before = state.log_probs[slots.chain, slots.source + 1]
+      counted &= slots.column < counted_columns
+      change = jnp.where(counted, log_probs - before, 0.0)
+      running = _running_sums(state, slots, jnp.stack([log_probs, change], axis=-1))
+      state = _keep_columns(state, slots, keys_values, running, scorer.program.kept)
+      chain = jnp.where(slots.is_last, slots.chain, sums.shape[0])
+      return state, sums.at[chain, slots.sequence].set(running, mode="drop")
 
-  def prefix_mask(window):
-    key = jnp.arange(prefix.k.shape[1])[None, None, :]
-    seen = (key < visible[..., None]) | ((key >= resume[..., None]) & (key < last))
-    return seen & (positions[..., None] - key < window)
+    state, sums = jax.lax.fori_loop(0, blocks, run_block, (state, sums))
+    first_slot += blocks * size
+  return state, Sums(sums[:, 1:, 0], sums[:, 1:, 1])
 
-  def own_mask(window):
-    same = slots.segment[:, :, None] == slots.segment[:, None, :]
-    causal = causal_mask(jnp.arange(width), jnp.arange(width), jnp.int32(width))
-    return same & causal[None] & (positions[:, :, None] - positions[:, None, :] < window)
 
-  if attention == "pallas":
-    attend = _attend_by_kernel(decoder, positions, visible, slots.segment)
+def _run_layers(
+  scorer: Scorer, state: ChainState, slots: Slots
+) -> tuple[Float[Array, "T D"], KeyValues]:
+  """Hidden states of a block, and its keys and values, [L, T, K, H], as bits."""
+  decoder, program, texts = scorer.decoder, scorer.program, state.texts
+  dtype = decoder.embedding.dtype
+
+  if program.attention == "pallas":
+    attend_slots = partial(attend_cascade, platform=decoder.platform)
   else:
-    attend = _attend_packed(decoder, prefix_mask, own_mask)
-  x = decoder.embed(text.token_ids[slots.source])
-  hidden, _ = decoder.run_layers(x, positions, attend, prefix)
+    attend_slots = partial(attend_tiles, at_once=program.tiles_at_once)
 
-  hidden = hidden.reshape(rows * width, -1)
-  targets = text.token_ids[slots.source + 1].reshape(rows * width)
-  if max_scored >= rows * width:
-    log_probs = target_log_probs(decoder, hidden, targets[:, None])[:, 0]
-    return jnp.where(scored, log_probs.reshape(rows, width), 0.0)
-  (at,) = jnp.nonzero(scored.reshape(-1), size=max_scored, fill_value=rows * width)
-  hidden, targets = (x.at[at].get(mode="fill", fill_value=0) for x in (hidden, targets))
-  log_probs = target_log_probs(decoder, hidden, targets[:, None])[:, 0]
-  flat = jnp.zeros(rows * width).at[at].set(log_probs, mode="drop")
-  return flat.reshape(rows, width)
+  def attend(q, k, v, window, layer):
+    own = KeyValues(k.astype(dtype), v.astype(dtype))
+    out = attend_slots(
+      q,
+      own,
+      state.text_cache,
+      state.kept_cache,
+      layer,
+      window,
+      slots,
+      texts.answer_start - 1,
+      tile=program.tile,
+      softcap=decoder.config.attention_softcap,
+    )
+    return out, bfloat16_as_uint16(own, decoder.platform)
+
+  x = decoder.embed(texts.token_ids[slots.chain, slots.source])
+  layers = jnp.arange(decoder.config.num_layers)
+  return decoder.run_layers(x, slots.position, attend, layers)
 
 
-def segment_sums(
-  values: Float[Array, "R W"], segment: Int[Array, "R W"], segments: int
-) -> Float[Array, "R M"]:
-  """Sums each row's segments, in a fixed order (a scatter-add has none on accelerators)."""
-  return jnp.stack([jnp.where(segment == m, values, 0.0).sum(1) for m in range(segments)], axis=1)
+def _slot_log_probs(
+  scorer: Scorer,
+  state: ChainState,
+  slots: Slots,
+  hidden: Float[Array, "T D"],
+  *,
+  of_texts: bool,
+) -> tuple[Float[Array, " T"], Float[Array, " T"], Bool[Array, " T"]]:
+  """Of the next token; of what follows the unit that it begins; and where they count, else 0."""
+  texts, target = state.texts, slots.source + 1
+  following = jax.vmap(_behind_units)(texts)
+  targets = jnp.stack(
+    [texts.token_ids[slots.chain, target], following[slots.chain, target]], axis=-1
+  )
+  of_answer = scorer.answer_only and not of_texts
+  counts_from = texts.answer_start if of_answer else texts.num_prompt
+  counted = slots.valid & (target >= counts_from[slots.chain])
+  log_probs = counted_log_probs(scorer.decoder, hidden, targets, counted)
+  return log_probs[:, 0], log_probs[:, 1], counted
+
+
+def _behind_units(text: Text) -> Int[Array, " S"]:
+  """At the place where each unit begins, the token behind the unit."""
+  starts, stops = unit_spans(text)
+  return text.token_ids.at[starts].set(text.token_ids[stops], mode="drop")
+
+
+def _keep_texts(
+  state: ChainState,
+  slots: Slots,
+  keys_values: KeyValues,
+  log_probs: Float[Array, " T"],
+  skip_log_probs: Float[Array, " T"],
+) -> ChainState:
+  """Stores what a block found of the texts as they stand."""
+  num_chains = state.texts.token_ids.shape[0]
+  chain = jnp.where(slots.valid, slots.chain, num_chains)
+  scored = jnp.where(slots.source + 1 >= state.texts.num_prompt[slots.chain], chain, num_chains)
+  target = slots.source + 1
+  return state._replace(
+    text_cache=_put(state.text_cache, chain, slots.source, keys_values),
+    log_probs=state.log_probs.at[scored, target].set(log_probs, mode="drop"),
+    skip_log_probs=state.skip_log_probs.at[scored, target].set(skip_log_probs, mode="drop"),
+  )
+
+
+def _keep_columns(
+  state: ChainState,
+  slots: Slots,
+  keys_values: KeyValues,
+  running: Float[Array, "T 2"],
+  shared_place: int,
+) -> ChainState:
+  """Stores a block's columns: those that have a place, and those of the one that goes on."""
+  num_chains = state.texts.token_ids.shape[0]
+  goes_on = slots.valid[-1] & ~slots.is_last[-1] & (slots.begin == slots.begin[-1])
+  kept = slots.valid & ((slots.kept_start < shared_place) | goes_on)
+  chain = jnp.where(kept, slots.chain, num_chains)
+  at = slots.kept_start + slots.column
+  return state._replace(
+    kept_cache=_put(state.kept_cache, chain, at, keys_values),
+    kept_sums=state.kept_sums.at[chain, at].set(running, mode="drop"),
+  )
+
+
+def _put(
+  cache: KeyValues, chain: Int[Array, " T"], at: Int[Array, " T"], new: KeyValues
+) -> KeyValues:
+  """Writes [L, T, K, H] into a cache [L, B, Z, K, H]; chains beyond B are left out."""
+  return KeyValues(
+    *(x.at[:, chain, at].set(y, mode="drop") for x, y in zip(cache, new, strict=True))
+  )
+
+
+def _running_sums(
+  state: ChainState, slots: Slots, values: Float[Array, "T 2"]
+) -> Float[Array, "T 2"]:
+  """Sums of each sequence's values up to each slot, with those of its columns that are kept.
+
+  Summed sequence by sequence, in a fixed order (a scatter-add has none on accelerators).
+  """
+  at = jnp.maximum(slots.kept_stop - 1, 0)
+  earlier = state.kept_sums[slots.chain, at]
+  earlier = jnp.where((slots.kept_stop > slots.kept_start)[:, None], earlier, 0.0)
+  begins = slots.begin == jnp.arange(slots.begin.shape[0])
+
+  def combine(left, right):
+    return left[0] | right[0], jnp.where(right[0], right[1], left[1] + right[1])
+
+  _, sums = jax.lax.associative_scan(combine, (begins[:, None], values))
+  return sums + earlier

@@ -1,7 +1,7 @@
 """How many chains and positions a device takes at once: from its memory, not by trial."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,57 +10,71 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.rope import config_for_length
+from greedy_prune_jax.models.sizes import bucket, round_up
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
-from greedy_prune_jax.scoring.packing import pair_width
-from greedy_prune_jax.search import buckets
+from greedy_prune_jax.scoring.tiles import KEY_BLOCK
 
 # On a CPU a scan copies each layer's weights, which many positions must pay for: on two cores
-# SmolLM2-135M in bfloat16 ran 750 positions a second in blocks of 512 and 930 in blocks of 1536
-# (layers, attention to 256 positions and LM head of packed rows, timed by themselves).
+# SmolLM2-135M in float32 ran 520 positions a second in blocks of 128, 640 in blocks of 512 and 680
+# in blocks of 1536 (a chain of 115 reasoning tokens, whole spans, timed by themselves).
 _CPU_BLOCK_POSITIONS = 1536
+_CPU_BYTES = 2e9  # for chains and what is kept of their candidates
 # On an accelerator, more rows than this no longer make a product faster.
 _MOST_BLOCK_POSITIONS = 32_768
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and fragmentation's
+# A step of so many blocks leaves little of its last block empty.
+_BLOCKS_A_STEP = 4
 
 
-class Capacity(NamedTuple):
-  """Tokens that a chain's arrays have room for."""
+class Batching(NamedTuple):
+  """How chains are run."""
 
-  width: int  # of a row
-  prompt: int
-  text: int  # reasoning and answer
+  batches: list[list[int]]  # indices of the chains that are run together, in their order
+  block_positions: int  # that go through the model at once, on a device
+  kept_bytes: float  # on a device, for columns that are kept from step to step
 
-  @property
-  def prefix(self) -> int:
-    """Keys that a row attends to beside its own."""
-    return self.prompt + self.text
+
+def places_of(segments: Segments) -> int:
+  """S for one chain; from few sizes, so that few programs are compiled."""
+  return bucket(len(segments) + 1, KEY_BLOCK)
+
+
+def block_sizes(block_positions: int, platform: str) -> dict[str, Any]:
+  """Those of `Program`, for a kind of device."""
+  on_cpu = platform == "cpu"
+  if block_positions < KEY_BLOCK:
+    block = rest = round_up(block_positions, 16)
+    tile = 16
+  else:
+    block = round_up(block_positions, KEY_BLOCK)
+    rest = round_up(block // 12, KEY_BLOCK)
+    tile = 64 if on_cpu else KEY_BLOCK
+  return {"block": block, "rest": rest, "tile": tile, "tiles_at_once": 1 if on_cpu else 0}
+
+
+def suffix_positions(segments: Segments, unit_sizes: Sequence[int] | None) -> int:
+  """Columns of all candidates of a whole chain together."""
+  left, total = len(segments.reasoning) + len(segments.answer) - 1, 0
+  for size in unit_sizes or [1] * len(segments.reasoning):
+    left -= size
+    total += left
+  return total
 
 
 def choose_batching(
-  segments: Sequence[Segments], model: Model, batch_size: int, *, estimates: int = 0
-) -> tuple[list[list[int]], int]:
-  """Groups chains into batches.
-
-  Args:
-    segments: of all chains of the run.
-    model: the pruner.
-    batch_size: chains a batch; 0 to choose it from the devices' memory.
-    estimates: see `plan_batching`.
-
-  Returns:
-    Batches of indices into `segments`, of chains of like length where a batch has several; and the
-    number of positions to run at once, over a whole batch.
-  """
+  segments: Sequence[Segments], model: Model, batch_size: int, step_positions: Sequence[float]
+) -> Batching:
+  """Groups the chains of a run into batches; arguments as of `plan_batching`."""
   return plan_batching(
     segments,
     model.config,
     batch_size,
+    step_positions,
     memory=_free_bytes(model),
     itemsize=jnp.dtype(model.decoder.embedding.dtype).itemsize,
     replicas=axis_size(model.params, DATA),
     split=axis_size(model.params, MODEL),
-    estimates=estimates,
   )
 
 
@@ -68,88 +82,106 @@ def plan_batching(
   segments: Sequence[Segments],
   config: ModelConfig,
   batch_size: int,
+  step_positions: Sequence[float],
   *,
   memory: float | None,
   itemsize: int,
   replicas: int,
   split: int,
-  estimates: int = 0,
-) -> tuple[list[list[int]], int]:
-  """`choose_batching` for a model that need not be loaded.
+) -> Batching:
+  """Groups the chains of a run into batches, for a model that need not be loaded.
 
   Args:
     segments: of all chains of the run.
     config: of the pruner.
-    batch_size: chains a batch; 0 to choose it.
-    memory: see `free_bytes`.
+    batch_size: chains a batch; 0 for as many as fill a few blocks and fit the memory.
+    step_positions: token positions that a step of each chain runs, about.
+    memory: see `free_bytes`; None on a CPU.
     itemsize: bytes of a weight.
     replicas: devices, or groups of `split`, that take chains side by side.
     split: devices that share the weights.
-    estimates: positions that a screened search runs at once for each chain, whatever the block; see
-      `screen.estimate_positions`.
   """
-  capacity = _capacity(segments)
-  if memory is None:  # a CPU: one chain fills its cores, so more would only take memory
-    block_positions, fitting = _CPU_BLOCK_POSITIONS, 1
+  places = max(map(places_of, segments))
+  chain = _chain_bytes(config, places, itemsize, split)
+  if memory is None:
+    block_positions, free = _CPU_BLOCK_POSITIONS, _CPU_BYTES
   else:
-    position = buckets.bytes_per_position(config, capacity.prefix, capacity.width, split)
-    block_positions = int(min(_MOST_BLOCK_POSITIONS, max(memory / 2 / position, capacity.width)))
-    fitting = max(1, int(memory / 2 / _chain_bytes(config, capacity, itemsize, split)))
-    fitting = min(fitting, max(1, block_positions // max(capacity.width, estimates)))
-  size = batch_size or fitting * replicas
-  order = list(range(len(segments)))
-  if size > 1:
-    order.sort(key=lambda i: len(segments[i].reasoning))
-  alike: dict[ModelConfig, list[int]] = {}  # a batch has the angles of its longest chain
-  for i in order:
-    alike.setdefault(config_for_length(config, len(segments[i])), []).append(i)
-  batches = [some[i : i + size] for some in alike.values() for i in range(0, len(some), size)]
-  return batches, block_positions * replicas
+    most = min(_MOST_BLOCK_POSITIONS, memory / 2 / bytes_per_position(config, split))
+    block_positions = max(int(most) // KEY_BLOCK, 1) * KEY_BLOCK
+    free = memory - _block_bytes(config, block_positions, split)
+  size = batch_size or max(1, int(free / 2 / chain)) * replicas
+  batches: list[list[int]] = []
+  positions, angles = 0.0, None
+  for i, some in enumerate(segments):
+    of_some = config_for_length(config, len(some))  # the chains of a batch have the same angles
+    enough = not batch_size and positions >= _BLOCKS_A_STEP * block_positions * replicas
+    if not batches or enough or len(batches[-1]) >= size or of_some != angles:
+      batches.append([])
+      positions, angles = 0.0, of_some
+    batches[-1].append(i)
+    positions += step_positions[i]
+  most = max(map(len, batches))
+  return Batching(batches, block_positions, max(free - -(-most // replicas) * chain, 0.0))
 
 
-def batch_bytes(
-  segments: Sequence[Segments],
-  config: ModelConfig,
-  num_chains: int,
-  positions: int,
-  *,
-  itemsize: int,
-  split: int,
-) -> float:
-  """Estimate of what chains and rows take on a device beside the weights, in bytes.
+def kept_columns(
+  config: ModelConfig, needed: int, chains: int, kept_bytes: float, itemsize: int, split: int
+) -> int:
+  """Columns that each chain of a batch may keep.
 
   Args:
-    segments: of all chains of the run; the longest decide.
     config: of the pruner.
-    num_chains: on the device at once.
-    positions: on the device at once.
+    needed: columns of all candidates of a chain.
+    chains: on a device.
+    kept_bytes: see `Batching`.
     itemsize: bytes of a weight.
     split: devices that share the weights.
   """
-  capacity = _capacity(segments)
-  rows = positions * buckets.bytes_per_position(config, capacity.prefix, capacity.width, split)
-  return rows + num_chains * _chain_bytes(config, capacity, itemsize, split)
+  fitting = int(kept_bytes / chains / _column_bytes(config, itemsize, split))
+  return min(bucket(needed, 8 * KEY_BLOCK), fitting // KEY_BLOCK * KEY_BLOCK)
 
 
-def _capacity(segments: Sequence[Segments]) -> Capacity:
-  """Slots that hold every chain."""
-  widest = max(pair_width(len(s.reasoning), len(s.answer)) for s in segments)
-  width = buckets.bucket_width(widest, buckets.COARSE)  # the widest that any device takes
-  num_prompt = max(len(s.prompt) for s in segments)
-  return Capacity(width, buckets.prompt_capacity(num_prompt), buckets.text_capacity(width, 1))
+def batch_bytes(
+  config: ModelConfig, batching: Batching, places: int, *, itemsize: int, replicas: int, split: int
+) -> float:
+  """Estimate of what chains and blocks take on a device beside the weights, in bytes.
 
-
-def _chain_bytes(config: ModelConfig, capacity: Capacity, itemsize: int, split: int) -> int:
-  """Memory of one chain on each of the `split` devices that heads and vocabulary are split over.
-
-  Its keys and values (prompt, text, a copy in the making), its logits, and what attends where the
-  prompts, and at each step the texts, of a whole batch run: scores and their softmax, in float32.
+  Args:
+    config: of the pruner.
+    batching: of the run.
+    places: see `places_of`; of the longest chain.
+    itemsize: bytes of a weight.
+    replicas: see `plan_batching`.
+    split: devices that share the weights.
   """
-  heads = config.num_kv_heads // split
-  keys_values = 3 * 2 * config.num_layers * capacity.prefix * heads * config.head_dim * itemsize
+  chains = -(-max(map(len, batching.batches)) // replicas)
+  of_chains = chains * _chain_bytes(config, places, itemsize, split)
+  return _block_bytes(config, batching.block_positions, split) + of_chains + batching.kept_bytes
+
+
+def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
+  """Estimate of the memory that one position of a block takes while a layer runs, in bytes.
+
+  On each of the `split` devices that heads and feed-forward are split over.
+  """
+  heads = 6 * config.num_heads * config.head_dim + 3 * config.num_heads * KEY_BLOCK
+  return 4 * (6 * config.model_dim + (3 * config.mlp_dim + heads) // split)
+
+
+def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
+  """A block of positions, and the logits of those that meet the LM head at once."""
   logits = 2 * 4 * HEAD_CHUNK * config.vocab_size // split
-  pairs = max(capacity.prompt**2, capacity.text * capacity.prefix)
-  return keys_values + logits + 2 * 4 * config.num_heads // split * pairs
+  return positions * bytes_per_position(config, split) + logits
+
+
+def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
+  """Keys and values of one position in every layer."""
+  return 2 * config.num_layers * config.num_kv_heads // split * config.head_dim * itemsize
+
+
+def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:
+  """Keys and values of one chain's text, and of the longest suffix that a block leaves open."""
+  return 2 * places * _column_bytes(config, itemsize, split)
 
 
 def _free_bytes(model: Model) -> float | None:

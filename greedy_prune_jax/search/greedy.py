@@ -1,37 +1,28 @@
 """Greedy search on the device: again and again, delete the unit that leaves the lowest NLL.
 
-One call of `prune_steps` runs a batch of chains down through one length bucket without meeting the
-host. Source: Algorithm 1 of arXiv 2601.03066.
+One call of `prune_steps` takes a batch of chains some way down without meeting the host.
+Source: Algorithm 1 of arXiv 2601.03066.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import merge_decoder
-from greedy_prune_jax.scoring.exact import score_deletions
+from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.parallel import DATA, MODEL
+from greedy_prune_jax.scoring import exact, shortlist
+from greedy_prune_jax.scoring.exact import candidates, choose
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
-from greedy_prune_jax.scoring.packing import Text, suffix_length, unit_spans
-from greedy_prune_jax.scoring.scorer import (
-  PROMPT_AXES,
-  CachedPrompt,
-  ChainState,
-  Program,
-  Scorer,
-  start_chain,
-  with_room,
-)
-from greedy_prune_jax.scoring.shortlist import (
-  Estimates,
-  ShortlistPlan,
-  after_deletion,
-  screen_deletions,
-  with_estimates,
-)
+from greedy_prune_jax.scoring.scorer import ChainState, Program, Scorer, start_state
+from greedy_prune_jax.scoring.shortlist import Estimates, ShortlistPlan
+from greedy_prune_jax.scoring.stream import Text, unit_spans
 
 
 class Tally(NamedTuple):
@@ -44,166 +35,228 @@ class Tally(NamedTuple):
   positions: Int[Array, " B"]  # token positions that went through the model
   steps: Int[Array, " B"]  # scorings, each of which deletes one unit or a few
   num_scored: Int[Array, " B"]  # units that were scored exactly
-  squared_error: Float[Array, "B C"]  # (estimate - exact)^2, nats per token, summed over these
+  squared_error: Float[Array, "B U"]  # (estimate - exact)^2, nats per token, summed over these
   missed: Int[Array, " B"]  # checked steps whose best unit beats all scored by over `_SAME_NLL`
-  lost: Float[Array, "B C"]  # of checked steps: best found - best, nats per token
+  lost: Float[Array, "B U"]  # of checked steps: best found - best, nats per token
 
 
 class Steps(NamedTuple):
   """What one call found; chain b made `num_deleted[b]` deletions."""
 
-  text: Text  # the texts that are left
-  estimates: Estimates  # of their units, for a screened search
   num_deleted: Int[Array, " B"]
-  deleted: Int[Array, "B C"]  # unit deleted at each step, numbered among the units left then
-  nll: ChainNLL  # [B, C]: item k after k deletions of this call; NaN where no step began there
+  deleted: Int[Array, "B U"]  # unit deleted at each step, numbered among the units left then
+  nll: ChainNLL  # [B, U]: item k after k deletions of this call; NaN where no step began there
   finite: Bool[Array, " B"]  # False: a NLL was NaN or infinite, and the chain stopped there
   done: Bool[Array, " B"]  # stopped, and the NLL of the text that is left is recorded
   tally: Tally
 
 
-def delete_unit(text: Text, unit: Int[Array, ""]) -> Text:
-  """Closes the gap that deleting one unit leaves."""
-  starts, _ = unit_spans(text)
-  size = text.unit_sizes[unit]
-  index = jnp.arange(text.token_ids.shape[0])
-  source = jnp.where(index >= starts[unit], index + size, index)
-  unit_source = jnp.where(index >= unit, index + 1, index)
-  return Text(
-    token_ids=text.token_ids.at[source].get(mode="fill", fill_value=0),
-    num_reasoning=text.num_reasoning - size,
-    num_answer=text.num_answer,
-    unit_sizes=text.unit_sizes.at[unit_source].get(mode="fill", fill_value=0),
-    num_units=text.num_units - 1,
-  )
+class Search(NamedTuple):
+  """Chains in the middle of a search, on the device."""
+
+  chains: ChainState
+  estimates: Estimates  # of their units, for a screened search
 
 
-@partial(jax.jit, static_argnames="graph")
-def start_chains(
+# How these lie on a mesh.
+_KEYS_VALUES = KeyValues._make([P(None, DATA)] * 2)
+_CHAINS = ChainState._make([P(DATA)] * len(ChainState._fields))
+_SEARCH = Search._make(
+  [_CHAINS._replace(text_cache=_KEYS_VALUES, kept_cache=_KEYS_VALUES), P(DATA)]
+)
+
+
+@partial(jax.jit, static_argnames=("graph", "program", "mesh"))
+def start_search(
   graph: nnx.GraphDef,
   params: nnx.State,
-  prompt_ids: Int[Array, "B T"],
-  lengths: Int[Array, " B"],
-) -> CachedPrompt:
-  """`start_chain` for a batch of right-padded prompts."""
-  decoder = merge_decoder(graph, params)
-  return jax.vmap(partial(start_chain, decoder), out_axes=PROMPT_AXES)(prompt_ids, lengths)
+  texts: Text,
+  estimates: Estimates,
+  *,
+  program: Program,
+  mesh: Mesh | None,
+) -> Search:
+  """Chains of which nothing is known yet but estimates; arguments as of `prune_steps`."""
+
+  def start(params, texts, estimates):
+    return Search(start_state(merge_decoder(graph, params), program, texts), estimates)
+
+  run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _SEARCH)
+  return _placed(run(params, texts, estimates), mesh)
 
 
-@partial(jax.jit, static_argnames=("graph", "program", "shortlist", "check", "most_deletions"))
+@partial(
+  jax.jit,
+  static_argnames=("graph", "program", "mesh", "plan", "check", "most_deletions"),
+  donate_argnames=("search",),
+)
 def prune_steps(
   graph: nnx.GraphDef,
   params: nnx.State,
-  prompts: CachedPrompt,
-  texts: Text,
-  estimates: Estimates,
+  search: Search,
+  active: Bool[Array, " B"],
   floors: Int[Array, " B"],
-  pauses: Int[Array, " B"],
+  budget: Float[Array, ""],
   *,
   program: Program,
-  shortlist: ShortlistPlan | None = None,
+  mesh: Mesh | None = None,
+  plan: ShortlistPlan | None = None,
   check: bool = False,
   most_deletions: int = 1,
-) -> Steps:
+) -> tuple[Search, Steps]:
   """Deletes units of each chain while it has more than `floors[b]` reasoning tokens.
 
   Args:
     graph: of the scoring model.
     params: of the scoring model.
-    prompts: from `start_chains`.
-    texts: the chains as they stand, [B, C] with C = `program.text`.
-    estimates: of their units; read by a screened search alone.
+    search: the chains, from `start_search` or the call before.
+    active: chains that are not finished; nothing is found of the others.
     floors: number of reasoning tokens at or under which a chain stops.
-    pauses: at or under which no further step begins.
-    program: static sizes; every text with more tokens than its floor must fit them.
-    shortlist: how a screened search finds its shortlists; None: every candidate is scored.
+    budget: token positions on each device of `data` after which no further step begins.
+    program: static sizes.
+    mesh: that the model lies on; None for one device.
+    plan: how a screened search finds its shortlists; None: every candidate is scored.
     check: score every candidate beside a screened search, and count what it missed.
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """
-  scorer = Scorer(merge_decoder(graph, params), program)
-  prompts = with_room(prompts, program.prefix)
 
-  def score(state: Steps, chains: ChainState, running: Bool[Array, " B"]):
-    """Scores that units are deleted by, lowest first; the new estimates; and the tally."""
-    if shortlist is None:
-      nll = score_deletions(scorer, chains, running)
-      positions, num_scored = jax.vmap(_exact_counts)(chains.text)
-      tally = _add(
-        state.tally,
-        positions=jnp.where(running, positions, 0),
-        num_scored=jnp.where(running, num_scored, 0),
-      )
-      return nll, state.estimates, tally
-    scores = screen_deletions(scorer, chains, state.estimates, running, shortlist)
-    tally = _add(state.tally, positions=scores.positions, num_scored=scores.num_scored)
-    error = _put(tally.squared_error, state.num_deleted, scores.squared_error, running)
-    tally = tally._replace(squared_error=error)
-    if check:
-      nll = score_deletions(scorer, chains, running)
-      # Both of one scoring: rows are packed differently in the other, and rounded differently.
-      of_chosen = jnp.take_along_axis(nll, scores.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
-      lost = jnp.where(running, of_chosen - nll.min(axis=1), 0.0)
-      tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
-      tally = tally._replace(lost=_put(tally.lost, state.num_deleted, lost, running))
-    nll = with_estimates(scorer, chains, scores) if shortlist.by_estimate else scores.nll
-    return nll, scores.estimates, tally
-
-  def step(state: Steps) -> Steps:
-    chains = scorer.run_texts(prompts, state.text)
-    log_probs = chains.text_pass.log_probs
-    nll = jax.vmap(chain_nll)(log_probs, state.text.num_reasoning, state.text.num_answer)
-    pending = ~state.done
-    recorded = jax.tree.map(
-      lambda old, new: _put(old, state.num_deleted, new, pending), state.nll, nll
+  def steps(params, search, active, floors, budget):
+    scorer = Scorer(merge_decoder(graph, params), program)
+    step = partial(
+      _step, scorer, floors=floors, budget=budget, plan=plan, check=check, most=most_deletions
     )
-    running = pending & (state.text.num_reasoning > jnp.maximum(floors, pauses))
-    running &= jnp.isfinite(nll.joint)
-    # Where no chain is running (the last pass, for its NLL alone) this runs no rows.
-    scores, estimates, tally = score(state, chains, running)
-    sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
-    chosen = running & sound
-    ran = jnp.where(pending, state.text.num_reasoning + state.text.num_answer - 1, 0)
-    state = state._replace(
-      estimates=estimates,
-      nll=recorded,
-      finite=state.finite & (sound | ~pending),
-      done=~chosen,
-      tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
-    )
-    delete = partial(_delete_best, floors=floors, reach=shortlist.window if shortlist else 0)
-    scores = jnp.where(chosen[:, None], scores, jnp.inf)
-    return jax.lax.fori_loop(0, most_deletions, lambda _, x: delete(*x), (state, scores))[0]
+    start = search, _nothing_done(search, active)
+    return jax.lax.while_loop(lambda state: ~state[1].done.all(), step, start)
 
-  state = _nothing_done(texts, estimates)
-  return jax.lax.while_loop(lambda state: ~state.done.all(), step, state)
+  specs = (P(), _SEARCH, P(DATA), P(DATA), P())
+  run = on_mesh(steps, mesh, specs, (_SEARCH, P(DATA)))
+  search, found = run(params, search, active, floors, budget)
+  return _placed(search, mesh), found
 
 
-# Scores of the same text differ by so much where rows are packed in another way, nats per token.
-_SAME_NLL = 1e-5
+def _placed(search: Search, mesh: Mesh | None) -> Search:
+  """Each array where every call finds it: caches' heads along `model`, as the weights' are."""
+  if mesh is None:
+    return search
+  heads = KeyValues._make([P(None, DATA, None, MODEL)] * 2)
+  specs = _SEARCH._replace(chains=_CHAINS._replace(text_cache=heads, kept_cache=heads))
+
+  def place(spec: P, arrays: Any) -> Any:
+    return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, spec))
+
+  return jax.tree.map(place, specs, search, is_leaf=lambda x: isinstance(x, P))
 
 
-def _nothing_done(texts: Text, estimates: Estimates) -> Steps:
-  batch, capacity = texts.token_ids.shape
-  empty = jnp.full((batch, capacity), jnp.nan)
-  zero, zeros = jnp.zeros(batch, jnp.int32), jnp.zeros((batch, capacity))
-  return Steps(
-    text=texts,
-    estimates=estimates,
-    num_deleted=zero,
-    deleted=jnp.full((batch, capacity), -1),
-    nll=ChainNLL(empty, empty, empty),
-    finite=jnp.ones(batch, bool),
-    done=jnp.zeros(batch, bool),
-    tally=Tally(zero, zero, zero, zeros, zero, zeros),
+def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
+  """The function of each device's chains alone; weights stay split over the mesh's other axis."""
+  if mesh is None:
+    return function
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    axis_names={DATA},
+    check_vma=False,
   )
 
 
-def _exact_counts(text: Text) -> tuple[Int[Array, ""], Int[Array, ""]]:
-  """Positions of the suffixes behind all deletions, and the number of deletions."""
-  _, stops = unit_spans(text)
-  index = jnp.arange(text.token_ids.shape[0])
-  lengths = jnp.where(index < text.num_units, suffix_length(stops, text), 0)
-  return lengths.sum(), text.num_units
+# Scores of the same text differ by so much where blocks hold other slots, nats per token.
+_SAME_NLL = 1e-5
+
+
+def _step(
+  scorer: Scorer,
+  carried: tuple[Search, Steps],
+  *,
+  floors: Int[Array, " B"],
+  budget: Float[Array, ""],
+  plan: ShortlistPlan | None,
+  check: bool,
+  most: int,
+) -> tuple[Search, Steps]:
+  """Records the NLLs of the texts as they stand, scores deletions, and makes the best."""
+  search, found = carried
+  pending = ~found.done
+  chains, ran = exact.run_texts(scorer, search.chains, pending)
+  texts = chains.texts
+  nll = jax.vmap(chain_nll)(
+    chains.log_probs, texts.num_reasoning, texts.num_answer, texts.num_prompt
+  )
+  recorded = jax.tree.map(
+    lambda old, new: _put(old, found.num_deleted, new, pending), found.nll, nll
+  )
+  running = pending & (texts.num_reasoning > floors) & jnp.isfinite(nll.joint)
+  running &= found.tally.positions.sum() < budget
+  # Where no chain is running (the last pass, for its NLL alone) this runs no blocks.
+  search, scores, tally = _scored(
+    scorer, search._replace(chains=chains), found, running, plan, check=check
+  )
+  sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
+  chosen = running & sound
+  found = found._replace(
+    nll=recorded,
+    finite=found.finite & (sound | ~pending),
+    done=~chosen,
+    tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
+  )
+  scores = jnp.where(chosen[:, None], scores, jnp.inf)
+  delete = partial(_delete_best, floors=floors, reach=plan.window if plan else 0)
+  search, found, _ = jax.lax.fori_loop(
+    0, most, lambda _, carried: delete(*carried), (search, found, scores)
+  )
+  return search, found
+
+
+def _scored(
+  scorer: Scorer,
+  search: Search,
+  found: Steps,
+  running: Bool[Array, " B"],
+  plan: ShortlistPlan | None,
+  *,
+  check: bool,
+) -> tuple[Search, Float[Array, "B U"], Tally]:
+  """Scores that units are deleted by, lowest first; and the tally with what they took."""
+  chains, tally = search.chains, found.tally
+  wanted = candidates(chains.texts, running)
+  if plan is None:
+    chains, nll, _, positions = exact.score_deletions(scorer, chains, wanted)
+    num_scored = jnp.where(running, chains.texts.num_units, 0)
+    return (
+      search._replace(chains=chains),
+      nll,
+      _add(tally, positions=positions, num_scored=num_scored),
+    )
+  chains, scores = shortlist.screen_deletions(scorer, chains, search.estimates, wanted, plan)
+  tally = _add(tally, positions=scores.positions, num_scored=scores.num_scored)
+  error = _put(tally.squared_error, found.num_deleted, scores.squared_error, running)
+  tally = tally._replace(squared_error=error)
+  if check:
+    chains, nll, _, _ = exact.score_deletions(scorer, chains, wanted)
+    # Both of one scoring: other blocks hold other slots in the other, and are rounded differently.
+    of_chosen = jnp.take_along_axis(nll, scores.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
+    lost = jnp.where(running, of_chosen - nll.min(axis=1), 0.0)
+    tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
+    tally = tally._replace(lost=_put(tally.lost, found.num_deleted, lost, running))
+  nll = scores.nll
+  if plan.by_estimate:
+    nll = shortlist.with_estimates(scorer, chains, scores, wanted)
+  return Search(chains, scores.estimates), nll, tally
+
+
+def _nothing_done(search: Search, active: Bool[Array, " B"]) -> Steps:
+  batch, units = search.chains.columns_known.shape
+  empty = jnp.full((batch, units + 1), jnp.nan)
+  zero, zeros = jnp.zeros(batch, jnp.int32), jnp.zeros((batch, units))
+  return Steps(
+    num_deleted=zero,
+    deleted=jnp.full((batch, units), -1),
+    nll=ChainNLL(empty, empty, empty),
+    finite=jnp.ones(batch, bool),
+    done=~active,
+    tally=Tally(zero, zero, zero, zeros, zero, zeros),
+  )
 
 
 def _add(tally: Tally, **more: Array) -> Tally:
@@ -211,40 +264,42 @@ def _add(tally: Tally, **more: Array) -> Tally:
 
 
 def _put(rows: Array, at: Int[Array, " B"], x: Array, where: Bool[Array, " B"]) -> Array:
-  """Sets one item of each row [B, C]."""
+  """Sets one item of each row [B, U]."""
   place = jnp.where(where, at, rows.shape[1])
   return jax.vmap(lambda row, at, x: row.at[at].set(x, mode="drop"))(rows, place, x)
 
 
 def _delete_best(
-  state: Steps, scores: Float[Array, "B C"], *, floors: Int[Array, " B"], reach: int
-) -> tuple[Steps, Float[Array, "B C"]]:
+  search: Search,
+  found: Steps,
+  scores: Float[Array, "B U"],
+  *,
+  floors: Int[Array, " B"],
+  reach: int,
+) -> tuple[Search, Steps, Float[Array, "B U"]]:
   """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
 
   Their scores assumed that the deleted unit was present.
   """
+  texts = search.chains.texts
   best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores
   lowest = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
-  chosen = jnp.isfinite(lowest) & (state.text.num_reasoning > floors)
-  starts, _ = jax.vmap(unit_spans)(state.text)
+  chosen = jnp.isfinite(lowest) & (texts.num_reasoning > floors)
+  starts, _ = jax.vmap(unit_spans)(texts)
   start = jnp.take_along_axis(starts, best[:, None], axis=1)[:, 0]
-  text = jax.vmap(delete_unit)(state.text, best)
-  move = jax.vmap(partial(after_deletion, reach=reach))
-  estimates = move(text, state.estimates, best, start)
-
-  def choose(new, old):
-    return jnp.where(chosen.reshape(chosen.shape + (1,) * (new.ndim - 1)), new, old)
+  chains = exact.after_deletion(search.chains, best, chosen)
+  move = jax.vmap(partial(shortlist.after_deletion, reach=reach))
+  estimates = move(chains.texts, search.estimates, best, start)
+  estimates = jax.tree.map(partial(choose, chosen), estimates, search.estimates)
 
   index = jnp.arange(scores.shape[1])[None, :]
   beside = jnp.abs(index - best[:, None]) == 1
   moved = jnp.where(index >= best[:, None], index + 1, index)
-  left = jnp.take_along_axis(
-    jnp.where(beside, jnp.inf, scores), jnp.minimum(moved, scores.shape[1] - 1), axis=1
+  scores = jnp.pad(jnp.where(beside, jnp.inf, scores), ((0, 0), (0, 1)), constant_values=jnp.inf)
+  left = jnp.take_along_axis(scores, moved, axis=1)
+  scores = scores[:, :-1]
+  found = found._replace(
+    num_deleted=found.num_deleted + chosen,
+    deleted=_put(found.deleted, found.num_deleted, best, chosen),
   )
-  state = state._replace(
-    text=jax.tree.map(choose, text, state.text),
-    estimates=jax.tree.map(choose, estimates, state.estimates),
-    num_deleted=state.num_deleted + chosen,
-    deleted=_put(state.deleted, state.num_deleted, best, chosen),
-  )
-  return state, choose(left, scores)
+  return Search(chains, estimates), found, choose(chosen, left, scores)

@@ -1,38 +1,47 @@
 """The host's side of greedy search: a batch of chains, from where they are down to the end.
 
-The device runs one length bucket at a time (`greedy.prune_steps`); between two buckets, and at
-least every so often, the host takes over what was found, so that it can be shown and stored.
+The device goes some way by itself (`greedy.prune_steps`); every so often the host takes over what
+was found, so that it can be shown and stored. What it knows of the chains stays on the device.
 """
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.parallel import DATA, axis_size, place_batch
+from greedy_prune_jax.models.sizes import bucket
+from greedy_prune_jax.parallel import DATA, MODEL, axis_size, mesh_of, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.packing import Text, pair_width
-from greedy_prune_jax.scoring.scorer import AttentionKind, CachedPrompt, Program
-from greedy_prune_jax.scoring.shortlist import Estimates, ShortlistPlan, no_estimates
-from greedy_prune_jax.search import buckets
-from greedy_prune_jax.search.greedy import Steps, prune_steps, start_chains
+from greedy_prune_jax.scoring.scorer import AttentionKind, Program
+from greedy_prune_jax.scoring.shortlist import Estimates, no_estimates
+from greedy_prune_jax.scoring.stream import Text
+from greedy_prune_jax.search.capacity import (
+  block_sizes,
+  kept_columns,
+  places_of,
+  suffix_positions,
+)
+from greedy_prune_jax.search.greedy import Search, Steps, prune_steps, start_search
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist, screened_positions
+from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist
 
 
 class SearchSettings(NamedTuple):
   """What a search is to do, and how."""
 
   objective: Objective
-  block_positions: int  # positions that go through the model at once, over the whole batch
+  block_positions: int  # positions that go through the model at once, on a device
+  kept_bytes: float = 1e9  # on a device, for columns that are kept from step to step
   seconds_between_reports: float = 30.0
-  attention: AttentionKind = "xla"  # how packed rows attend
+  attention: AttentionKind = "xla"  # how a block's slots attend
   screen: ScreenSettings | None = None  # None: every candidate is scored exactly
   check: bool = False  # see `prune_steps`
   deletions_per_step: int = 1  # units that are deleted from one scoring
@@ -48,48 +57,124 @@ def prune_paths(
 
   Args:
     model: the pruner.
-    paths: fresh ones, or those of an interrupted run. Chains of like length waste least.
+    paths: fresh ones, or those of an interrupted run.
     settings: the search.
     report: gets the longer paths, in the order of `paths`, each time that they have grown.
 
   Returns:
     The finished paths, in the order of `paths`.
   """
-  count = len(paths)
-  current = _filled_up(paths, axis_size(model.params, DATA))
-  prompts, speed = None, None  # speed: positions per second of the last call
+  count, replicas = len(paths), axis_size(model.params, DATA)
+  current = _filled_up(paths, replicas)
+  if all(path.finished for path in current):
+    return current[:count]
+  screen = settings.screen
+  program, mesh = plan_program(model, current, settings), mesh_of(model.params)
+  graph = model.graph_for(max(len(path.segments) for path in current))
+  search = _start(model, graph, current, program)
+  budget = 0.0  # the first call makes one step, and shows how fast that is
   while not all(path.finished for path in current):
     started = time.monotonic()
-    plan = _BatchPlan(model, current, settings)
-    prompts = plan.start_prompts() if prompts is None else prompts
-    program, floors, pauses = plan.next_bucket(speed)
-    steps = prune_steps(
-      plan.graph,
+    search, steps = prune_steps(
+      graph,
       model.inference_params,
-      prompts,
-      plan.current_texts(program),
-      plan.estimates(program),
-      *plan.place((np.asarray(floors, np.int32), np.asarray(pauses, np.int32))),
+      search,
+      *place_batch(
+        (
+          np.array([not path.finished for path in current]),
+          np.array([_next_floor(path, settings) for path in current], np.int32),
+        ),
+        model.params,
+      ),
+      max(budget, 1.0),
       program=program,
-      shortlist=plan.shortlist(program),
+      mesh=mesh,
+      plan=screen and plan_shortlist(screen, settings.deletions_per_step),
       check=settings.check,
       most_deletions=settings.deletions_per_step,
     )
-    steps = jax.device_get(steps)
+    steps, estimates = jax.device_get((steps, search.estimates if screen else None))
     elapsed = time.monotonic() - started
-    num_running = sum(not path.finished for path in current)
+    seconds = elapsed / sum(not path.finished for path in current)
     longer = [
-      path
-      if path.finished
-      else _extended(
-        path, steps, row, elapsed / num_running, keep_known=settings.screen is not None
-      )
+      path if path.finished else _extended(path, steps, row, seconds, estimates)
       for row, path in enumerate(current)
     ]
-    speed = (_positions(longer) - _positions(current)) / elapsed
+    speed = (_positions(longer) - _positions(current)) / elapsed / replicas
+    budget = speed * settings.seconds_between_reports
     current = longer
     report(current[:count])
   return current[:count]
+
+
+def _next_floor(path: PrunePath, settings: SearchSettings) -> int:
+  """Reasoning tokens at which the next call is to stop."""
+  marks = path.marks if settings.deletions_per_step > 1 else ()
+  return max([path.floor, *(mark for mark in marks if mark < len(path.kept))])
+
+
+def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
+  """The program of a batch; from few sizes, so that few programs are compiled."""
+  kept = 0
+  if settings.screen is None:
+    kept = kept_columns(
+      model.config,
+      max(suffix_positions(path.segments, path.unit_sizes) for path in paths),
+      len(paths) // axis_size(model.params, DATA),
+      settings.kept_bytes,
+      jnp.dtype(model.decoder.embedding.dtype).itemsize,
+      axis_size(model.params, MODEL),
+    )
+  units = max(len(path.unit_sizes or path.segments.reasoning) for path in paths)
+  return Program(
+    places=max(places_of(path.segments) for path in paths),
+    units=bucket(units, 64),
+    kept=kept,
+    objective=settings.objective,
+    attention=settings.attention,
+    **block_sizes(settings.block_positions, model.platform),
+  )
+
+
+def _start(
+  model: Model, graph: nnx.GraphDef, paths: Sequence[PrunePath], program: Program
+) -> Search:
+  arrays = _texts(paths, program), _estimates(paths, program)
+  texts, estimates = place_batch(arrays, model.params)
+  texts, estimates = Text(*texts), Estimates(**estimates)
+  mesh = mesh_of(model.params)
+  return start_search(graph, model.inference_params, texts, estimates, program=program, mesh=mesh)
+
+
+def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ...]:
+  """The chains as they stand: the fields of `Text`."""
+  ids = np.zeros((len(paths), program.places), np.int32)
+  unit_sizes = np.zeros((len(paths), program.units), np.int32)
+  counts = np.zeros((4, len(paths)), np.int32)  # prompt, reasoning, answer, units
+  for row, path in enumerate(paths):
+    segments, kept, units = path.segments, path.kept, path.kept_units
+    text = np.concatenate([segments.prompt, segments.reasoning[kept], segments.answer])
+    ids[row, : len(text)] = text
+    unit_sizes[row, : len(units)] = [len(unit) for unit in units]
+    counts[:, row] = len(segments.prompt), len(kept), len(segments.answer), len(units)
+  return ids, *counts[:3], unit_sizes, counts[3]
+
+
+def _estimates(paths: Sequence[PrunePath], program: Program) -> dict[str, np.ndarray]:
+  """What an interrupted run knew of the units of each chain: the fields of `Estimates`."""
+  arrays = no_estimates((len(paths), program.units))
+  for row, path in enumerate(paths):
+    if path.known is not None and not path.finished:
+      if other := sorted(set(path.known) - set(arrays)):
+        raise UserError(
+          f"the workdir's unfinished chains have estimates of another version "
+          f"({', '.join(other)}); finish them with that version, or remove the workdir's folder "
+          f"unfinished to begin them again"
+        )
+      for name, known in path.known.items():
+        place = (row, slice(len(known))) if isinstance(known, list) else row
+        arrays[name][place] = known
+  return arrays
 
 
 def _positions(paths: Sequence[PrunePath]) -> int:
@@ -103,133 +188,8 @@ def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
   return [*paths, *[nothing_left] * (-len(paths) % multiple)]
 
 
-class _BatchPlan:
-  """Sizes and arrays of a batch at each of its stages."""
-
-  def __init__(self, model: Model, paths: Sequence[PrunePath], settings: SearchSettings):
-    self.model, self.paths, self.settings = model, paths, settings
-    self.num_prompt = max(len(path.segments.prompt) for path in paths)
-    longest = max(len(path.segments) for path in paths)
-    self.graph = model.graph_for(longest)
-
-  def place(self, arrays: Any) -> Any:
-    """Puts arrays with an axis of chains beside the model."""
-    return place_batch(arrays, self.model.params)
-
-  def start_prompts(self) -> CachedPrompt:
-    """Runs the prompts, once; the cache has no room for texts yet."""
-    ids = np.zeros((len(self.paths), buckets.prompt_capacity(self.num_prompt)))
-    lengths = [len(path.segments.prompt) for path in self.paths]
-    for row, path in zip(ids, self.paths, strict=True):
-      row[: len(path.segments.prompt)] = path.segments.prompt
-    return start_chains(
-      self.graph,
-      self.model.inference_params,
-      *self.place((ids.astype(np.int32), np.asarray(lengths, np.int32))),
-    )
-
-  def _needed_width(self, path: PrunePath, num_reasoning: int) -> int:
-    return pair_width(num_reasoning, len(path.segments.answer))
-
-  def next_bucket(self, speed: float | None) -> tuple[Program, list[int], list[int]]:
-    """The program for the longest unfinished chain, and how far down each chain goes in it.
-
-    Returns:
-      the program; the reasoning tokens at which each chain leaves the bucket; and those, not fewer,
-      at which it returns to the host, which changes no result.
-    """
-    lengths = [len(path.kept) for path in self.paths]
-    units = [None if path.unit_sizes is None else len(path.kept_units) for path in self.paths]
-    needed = [
-      0 if path.finished else self._needed_width(path, n)
-      for path, n in zip(self.paths, lengths, strict=True)
-    ]
-    finest = buckets.finest_width(self.model.platform, screened=self.settings.screen is not None)
-    width = buckets.bucket_width(max(needed), finest)
-    budget = 0.0 if speed is None else speed * self.settings.seconds_between_reports
-    budget /= sum(not path.finished for path in self.paths)
-    floors, pauses = [], []
-    for path, n, num_units in zip(self.paths, lengths, units, strict=True):
-      floor = n if path.finished else path.floor
-      if self.settings.deletions_per_step > 1:
-        floor = max([floor, *(mark for mark in path.marks if mark < n)])
-      floors.append(min(floor, n))
-      through = buckets.bucket_floor(width, len(path.segments.answer), finest)
-      bucket = max(floors[-1], through)
-      size = max(n // (num_units or n or 1), 1)  # of a unit, on average
-      cost = self._cost_of_deletion(path, size)
-      pauses.append(buckets.affordable_floor(n, min(bucket, n), budget, cost, size))
-    program = buckets.plan_program(
-      width=width,
-      num_prompt=self.num_prompt,
-      num_answers=[len(path.segments.answer) for path in self.paths],
-      block_positions=self.settings.block_positions,
-      objective=self.settings.objective,
-      token_units=all(path.unit_sizes is None for path in self.paths),
-      attention=self.settings.attention,
-      num_units=max(num_units or n for num_units, n in zip(units, lengths, strict=True)),
-      finest=finest,
-    )
-    return program, floors, pauses
-
-  def _cost_of_deletion(self, path: PrunePath, size: int) -> Callable[[int], float]:
-    """Positions of a step at so many reasoning tokens, about, over its deletions."""
-    screen, answer = self.settings.screen, len(path.segments.answer)
-    deletions = self.settings.deletions_per_step
-
-    def positions(num_reasoning: int) -> float:
-      if screen is None:
-        units = None if path.unit_sizes is None else [size] * (num_reasoning // size)
-        step = buckets.step_positions(num_reasoning, answer, units)
-      else:
-        tail = answer if self.settings.objective == "answer" else 0
-        step = screened_positions(num_reasoning, answer, screen, tail, deletions)
-      return step / deletions
-
-    return positions
-
-  def shortlist(self, program: Program) -> ShortlistPlan | None:
-    """Shortlist plan of a bucket's program; None for an exact search."""
-    if self.settings.screen is None:
-      return None
-    positions = self.settings.block_positions / len(self.paths)
-    deletions = self.settings.deletions_per_step
-    return plan_shortlist(self.settings.screen, program, positions, deletions)
-
-  def estimates(self, program: Program) -> Estimates:
-    """Estimates of the units of each chain, in arrays of the bucket's sizes."""
-    arrays = no_estimates((len(self.paths), program.text))
-    for row, path in enumerate(self.paths):
-      if path.known is not None and not path.finished:
-        if other := sorted(set(path.known) - set(arrays)):
-          raise UserError(
-            f"the workdir's unfinished chains have estimates of another version "
-            f"({', '.join(other)}); finish them with that version, or remove the workdir's folder "
-            f"unfinished to begin them again"
-          )
-        for name, known in path.known.items():
-          place = (row, slice(len(known))) if isinstance(known, list) else row
-          arrays[name][place] = known
-    return Estimates(**self.place(arrays))
-
-  def current_texts(self, program: Program) -> Text:
-    """The chains as they stand, in arrays of the bucket's sizes."""
-    ids = np.zeros((len(self.paths), program.text), np.int32)
-    unit_sizes = np.zeros_like(ids)
-    counts = np.zeros((3, len(self.paths)), np.int32)  # reasoning, answer, units
-    for row, path in enumerate(self.paths):
-      kept, units = path.kept, path.kept_units
-      text = np.concatenate([path.segments.reasoning[kept], path.segments.answer])
-      if path.finished:  # it may be longer than the bucket of those that are not
-        text, units = text[: program.text], units[: program.text]
-      ids[row, : len(text)] = text
-      unit_sizes[row, : len(units)] = [len(unit) for unit in units]
-      counts[:, row] = len(kept), len(path.segments.answer), len(units)
-    return Text(*self.place((ids, counts[0], counts[1], unit_sizes, counts[2])))
-
-
 def _extended(
-  path: PrunePath, steps: Steps, row: int, seconds: float, *, keep_known: bool
+  path: PrunePath, steps: Steps, row: int, seconds: float, estimates: Estimates | None
 ) -> PrunePath:
   """A path with the deletions of one call behind its own; `row` is its place in the batch."""
   count = int(steps.num_deleted[row])
@@ -246,6 +206,7 @@ def _extended(
   for name, values in steps.tally._asdict().items():
     of_steps = values[row, :count].tolist() if values.ndim > 1 else [values[row].item()]
     tally[name] = sum(of_steps, tally.get(name, 0))
+  positions = int(tally.pop("positions"))
   longer = dataclasses.replace(
     path,
     deleted=tuple(deleted),
@@ -253,19 +214,15 @@ def _extended(
     tally=tally,
     finite=bool(steps.finite[row]),
     seconds=path.seconds + seconds,
+    positions_scored=path.positions_scored + positions,
   )
-  positions = int(tally.pop("positions")) + (0 if first else len(path.segments.prompt))
-  if not longer.finished:  # the first pass of the next call repeats the last of this one
-    positions -= sum(map(len, units)) + len(path.segments.answer) - 1
   known = None
-  if keep_known:
+  if estimates is not None:
     known = {
       name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
-      for name, x in steps.estimates._asdict().items()
+      for name, x in estimates._asdict().items()
     }
-  return dataclasses.replace(
-    longer, positions_scored=path.positions_scored + positions, known=known
-  )
+  return dataclasses.replace(longer, known=known)
 
 
 def _finite_or_none(value: float) -> float | None:

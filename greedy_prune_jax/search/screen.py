@@ -2,10 +2,9 @@
 
 import dataclasses
 
+from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.runs.settings import check_least
-from greedy_prune_jax.scoring.scorer import Program
 from greedy_prune_jax.scoring.shortlist import ShortlistPlan
-from greedy_prune_jax.search import buckets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,73 +32,46 @@ class ScreenSettings:
     check_least(self, 0, "doubt", "per_deletion")
 
 
-def plan_shortlist(
-  settings: ScreenSettings, program: Program, block_positions: float, deletions: int
-) -> ShortlistPlan:
-  """How the program of a length bucket screens.
-
-  Args:
-    settings: of the search.
-    program: of the bucket.
-    block_positions: positions that should go through the model at once, for each chain.
-    deletions: units that are deleted from one scoring.
-  """
-  shortlist = _shortlist(settings, deletions)
+def plan_shortlist(settings: ScreenSettings, deletions: int) -> ShortlistPlan:
+  """How a search screens that makes so many deletions from one scoring."""
   return ShortlistPlan(
     window=settings.window,
-    shortlist=shortlist,
+    shortlist=_shortlist(settings, deletions),
     rounds=settings.rounds,
     doubt=settings.doubt,
-    # Of a size that no other chain of the batch and no device changes: so what is found does not.
-    window_block=_window_block(settings),
-    # A suffix is half as long as a row, on average, and rows do not come out even. A shortlist
-    # fills so few rows that larger blocks would run many empty ones.
-    block_rows=max(1, min(int(block_positions / 6 / program.width), shortlist // 2 + 1)),
+    refreshed=_refreshed(settings),
     by_estimate=deletions > 1 and settings.per_deletion < 1,
   )
 
 
-def _window_block(settings: ScreenSettings) -> int:
-  """Estimates of a chain that run at once."""
-  return buckets.round_up(2 * settings.window + 1, 8)
+def _refreshed(settings: ScreenSettings) -> int:
+  """Estimates that every step makes again: as many as are near one deletion."""
+  return round_up(2 * settings.window + 1, 8)
 
 
-def estimate_positions(settings: ScreenSettings, tail: int) -> int:
-  """Token positions of a chain's estimates that run at once.
-
-  Args:
-    settings: of the search.
-    tail: see `screened_positions`.
-  """
-  return _window_block(settings) * (settings.window + tail)
+def shortlist_positions(
+  num_reasoning: float, num_answer: int, settings: ScreenSettings, deletions: int
+) -> float:
+  """Token positions of a shortlist: suffixes of candidates anywhere in the chain."""
+  scored = min(_shortlist(settings, deletions), num_reasoning)
+  return scored * ((num_reasoning - 1) / 2 + num_answer - 1)
 
 
-def screened_positions(
-  num_reasoning: int, num_answer: int, settings: ScreenSettings, tail: int, deletions: int
-) -> int:
-  """Token positions that one screened step runs, about: text, estimates, and a shortlist.
+def estimate_positions(
+  num_reasoning: float, settings: ScreenSettings, tail: int, deletions: int
+) -> float:
+  """Token positions of the estimates that a step makes again.
 
   Args:
     num_reasoning: tokens now.
-    num_answer: A.
     settings: of the search.
     tail: positions of an estimate behind its window: A for `answer`, else 0.
     deletions: units that are deleted from one scoring.
   """
-  refreshed = _refreshed(num_reasoning, settings, deletions)
-  estimates = min(num_reasoning, refreshed) * (settings.window + tail)
-  scored = _shortlist(settings, deletions)
-  suffix = num_reasoning // 2 + num_answer - 1
-  return round(num_reasoning + num_answer - 1 + estimates + min(scored, num_reasoning) * suffix)
-
-
-def _refreshed(num_reasoning: int, settings: ScreenSettings, deletions: int) -> float:
-  """Estimates of a step: those on both sides of each deletion, and what else fills a block."""
   near = 2 * settings.window + 1
-  block = _window_block(settings)
   # Deletions that fall at random share some of their neighbours.
   distinct = num_reasoning * (1 - max(1 - near / max(num_reasoning, 1), 0) ** deletions)
-  return block if distinct <= block else distinct + block / 2  # half of the last is empty
+  return min(num_reasoning, max(_refreshed(settings), distinct)) * (settings.window + tail)
 
 
 def _shortlist(settings: ScreenSettings, deletions: int) -> int:

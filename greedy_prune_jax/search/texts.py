@@ -7,56 +7,106 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.chains.segments import Segments
-from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.decoder import Model, merge_decoder
 from greedy_prune_jax.models.forward import KeyValues
-from greedy_prune_jax.models.sizes import bucket
-from greedy_prune_jax.parallel import DATA, axis_size, place_batch
+from greedy_prune_jax.models.sizes import bucket, round_up
+from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch, place_rows
+from greedy_prune_jax.scoring.exact import run_texts
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
-from greedy_prune_jax.scoring.packing import Text
-from greedy_prune_jax.scoring.scorer import CachedPrompt, run_text, with_room
-from greedy_prune_jax.search import buckets
-from greedy_prune_jax.search.greedy import start_chains
+from greedy_prune_jax.scoring.scorer import Program, Scorer, start_state
+from greedy_prune_jax.scoring.stream import Text
+from greedy_prune_jax.search.capacity import block_sizes, places_of
+from greedy_prune_jax.search.greedy import on_mesh
 
-# Texts are padded to one of few widths, and are so many at once, so that few programs are compiled.
-_WIDTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
+# Texts are so many at once, so that few programs are compiled.
+_LENGTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
 
 
-@partial(jax.jit, static_argnames="graph")
-def score_texts(
-  graph: nnx.GraphDef,
-  params: nnx.State,
-  prompts: CachedPrompt,
-  texts: Text,
+def score_without(
+  model: Model,
+  prompt: KeyValues,
+  segments: Segments,
+  gone: Sequence[Sequence[int]],
+  block_positions: int,
 ) -> ChainNLL:
-  """NLLs of several texts, [K], that stand behind one prompt.
+  """NLLs of a chain's K texts, of each of which some reasoning positions are gone.
 
   Args:
-    graph: of the scoring model.
-    params: of the scoring model.
-    prompts: from `start_chains`, a batch of one.
-    texts: reasoning and answer of each, [K, C].
+    model: the scoring model.
+    prompt: from `start_prompt`.
+    segments: of the chain.
+    gone: positions, of each text; as many texts as `texts_at_once` says.
+    block_positions: that go through the model at once.
   """
-  decoder = nnx.merge(graph, params)
-  capacity = prompts.keys_values.k.shape[2] + texts.token_ids.shape[1]
-  length, cache, last_hidden = with_room(prompts, capacity)
-  prompt = CachedPrompt(length[0], KeyValues(*(x[:, 0] for x in cache)), last_hidden[0])
+  texts = [
+    np.concatenate(
+      [segments.prompt, np.delete(segments.reasoning, list(positions)), segments.answer]
+    )
+    for positions in gone
+  ]
+  arrays = Text(*place_batch(_arrays(texts, segments, len(segments.answer)), model.params))
+  program = _program(model, segments, block_positions)
+  mesh = mesh_of(model.params)
+  return _score(
+    model.graph_for(len(segments)),
+    model.inference_params,
+    prompt,
+    arrays,
+    program=program,
+    mesh=mesh,
+  )
 
-  def nll(text: Text) -> ChainNLL:
-    text_pass = run_text(decoder, prompt, text)
-    return chain_nll(text_pass.log_probs, text.num_reasoning, text.num_answer)
 
-  return jax.vmap(nll)(texts)
+def start_prompt(model: Model, segments: Segments, block_positions: int) -> KeyValues:
+  """Keys and values of a chain's prompt, in a cache for the whole chain, as bits."""
+  texts = Text(*place_rows(_arrays([segments.prompt], segments, 0), None))
+  program = _program(model, segments, block_positions)
+  return _start(model.graph_for(len(segments)), model.inference_params, texts, program=program)
 
 
-def start_prompt(model: Model, segments: Segments) -> CachedPrompt:
-  """The cached prompt of a chain."""
-  num_prompt = len(segments.prompt)
-  ids = np.zeros((1, buckets.prompt_capacity(num_prompt)), np.int32)
-  ids[0, :num_prompt] = segments.prompt
-  lengths = jnp.asarray([num_prompt], jnp.int32)
-  return start_chains(model.graph_for(len(segments)), model.params, jnp.asarray(ids), lengths)
+def _program(model: Model, segments: Segments, block_positions: int) -> Program:
+  return Program(
+    places=places_of(segments),
+    units=1,
+    kept=0,
+    **block_sizes(block_positions, model.platform),
+  )
+
+
+@partial(jax.jit, static_argnames=("graph", "program"))
+def _start(graph: nnx.GraphDef, params: nnx.State, texts: Text, *, program: Program) -> KeyValues:
+  decoder = merge_decoder(graph, params)
+  state = start_state(decoder, program, texts)
+  state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(1, bool))
+  return state.text_cache
+
+
+@partial(jax.jit, static_argnames=("graph", "program", "mesh"))
+def _score(
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  prompt: KeyValues,
+  texts: Text,
+  *,
+  program: Program,
+  mesh: Mesh | None,
+) -> ChainNLL:
+  def score(params: nnx.State, prompt: KeyValues, texts: Text) -> ChainNLL:
+    decoder, count = merge_decoder(graph, params), texts.num_prompt.shape[0]
+    state = start_state(decoder, program, texts)
+    state = state._replace(
+      text_cache=KeyValues(*(jnp.repeat(x, count, axis=1) for x in prompt)),
+      text_known=texts.num_prompt - 1,
+    )
+    state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(count, bool))
+    numbers = texts.num_reasoning, texts.num_answer, texts.num_prompt
+    return jax.vmap(chain_nll)(state.log_probs, *numbers)
+
+  return on_mesh(score, mesh, (P(), P(), P(DATA)), P(DATA))(params, prompt, texts)
 
 
 def texts_at_once(model: Model, longest: int, num_left: int, block_positions: int) -> int:
@@ -64,21 +114,21 @@ def texts_at_once(model: Model, longest: int, num_left: int, block_positions: in
 
   Where that is more than there are, some are run twice.
   """
-  fitting = max(1, block_positions // bucket(longest, _WIDTH_MULTIPLE))
+  fitting = max(1, block_positions // bucket(longest, _LENGTH_MULTIPLE))
   count = min(fitting, bucket(num_left, _COUNT_MULTIPLE))
-  return buckets.round_up(count, axis_size(model.params, DATA))
+  return round_up(count, axis_size(model.params, DATA))
 
 
-def texts_without(model: Model, segments: Segments, gone: Sequence[Sequence[int]]) -> Text:
-  """Texts of a chain for `score_texts`, of each of which some reasoning positions are gone."""
-  texts = [np.delete(segments.reasoning, list(positions)) for positions in gone]
-  count, num_answer = len(texts), len(segments.answer)
-  width = bucket(max(map(len, texts)) + num_answer, _WIDTH_MULTIPLE)
-  ids = np.zeros((count, width), np.int32)
+def _arrays(
+  texts: Sequence[np.ndarray], segments: Segments, num_answer: int
+) -> tuple[np.ndarray, ...]:
+  """The fields of `Text`."""
+  ids = np.zeros((len(texts), places_of(segments)), np.int32)
   for row, text in zip(ids, texts, strict=True):
-    row[: len(text) + num_answer] = np.concatenate([text, segments.answer])
-  num_reasoning = np.array([len(text) for text in texts], np.int32)
+    row[: len(text)] = text
+  num_prompt, count = len(segments.prompt), len(texts)
+  num_reasoning = np.array([len(text) for text in texts], np.int32) - num_prompt - num_answer
+  whole = np.full(count, num_prompt, np.int32), np.full(count, num_answer, np.int32)
   # Units matter to searches alone, which score candidates.
-  num_answers, num_units = np.full(count, num_answer, np.int32), np.zeros(count, np.int32)
-  arrays = (ids, num_reasoning, num_answers, np.zeros_like(ids), num_units)
-  return Text(*place_batch(arrays, model.params))
+  units = np.zeros((count, 1), np.int32)
+  return ids, whole[0], num_reasoning, whole[1], units, units[:, 0]

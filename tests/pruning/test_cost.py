@@ -9,8 +9,9 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import device_bytes
-from greedy_prune_jax.pruning.cost import exact_work, ranking_work, step_flops
+from greedy_prune_jax.pruning.cost import ranking_work, search_work
 from greedy_prune_jax.pruning.estimate import weight_bytes
+from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 from tests.helpers.planted import tiny_model as planted_model
 from tests.helpers.reference import tiny_config, tiny_model
@@ -33,29 +34,33 @@ def text_flops(config, start, length, scored):
   )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", ["joint", "answer"])
-@pytest.mark.parametrize("unit_sizes", [None, (1,) * N])
-def test_exact_search_is_the_sum_of_its_steps(objective, unit_sizes):
-  config = planted_model().config
-  work = exact_work(config, path_of(unit_sizes), objective)
-  steps = sum(step_flops(config, P, n, A, objective) for n in range(FLOOR + 1, N + 1))
-  last = text_flops(config, P, FLOOR + A - 1, FLOOR + A - (objective == "joint"))
-  assert work.flops == pytest.approx(steps + last + text_flops(config, 0, P, 1), rel=1e-9)
+def counted_positions(sizes, rng):
+  """Positions of an exact search whose deletions fall anywhere; see `exact.after_deletion`."""
+  sizes, positions = [*sizes], P + sum(sizes) + A - 1
+  known = [0] * len(sizes)
+  while sum(sizes) > FLOOR:
+    behind = sum(sizes) + A - 1 - np.cumsum(sizes)
+    positions += int((behind - known).sum())
+    unit = int(rng.integers(len(sizes)))
+    starts = np.cumsum([0, *sizes])
+    start, gone = int(starts[unit]), sizes.pop(unit)
+    before = int(starts[unit - 1]) if unit else start
+    positions += sum(sizes) + A - 1 - (before - 1)
+    known = [max(start - 1 - int(starts[u + 1]), 0) if u < unit else 0 for u in range(len(sizes))]
+    assert gone
+  return positions
 
 
-def test_exact_search_of_longer_units_is_the_sum_over_candidates():
-  config = planted_model().config
-  work = exact_work(config, path_of((2,) * 7, floor=9), "joint")
-  expected, positions = text_flops(config, 0, P, 1), P
-  for tokens in (14, 12, 10, 8):
-    runs = [(P, tokens + A - 1)]
-    if tokens > 9:
-      runs += [(P + start, tokens - start - 2 + A - 1) for start in range(0, tokens, 2)]
-    expected += sum(text_flops(config, start, length, length) for start, length in runs)
-    positions += sum(length for _, length in runs)
-  assert work.flops == pytest.approx(expected, rel=1e-9)
-  assert work.positions == positions
+@pytest.mark.parametrize("sizes", [(1,) * 60, (3, 1, 2, 4) * 10])
+def test_the_expected_work_is_what_deletions_anywhere_take(sizes):
+  config, search = planted_model().config, SearchSettings("joint", 256)
+  segments = Segments(*(np.zeros(size, np.int32) for size in (P, sum(sizes), A)))
+  path = PrunePath(segments, FLOOR, None if max(sizes) == 1 else sizes)
+  work = search_work(config, path, search)
+  rng = np.random.default_rng(0)
+  counted = np.mean([counted_positions(sizes, rng) for _ in range(40)])
+  assert work.positions == pytest.approx(counted, rel=0.05)
+  assert work.flops > 2 * config.matmul_params(head=False) * work.positions
 
 
 def test_a_ranking_is_its_passes_and_the_texts_along_its_path():

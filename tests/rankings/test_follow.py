@@ -13,7 +13,7 @@ from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
 from greedy_prune_jax.rankings.interface import RankedTokens, RankingInput, order_of_units
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.texts import score_texts, texts_at_once
+from greedy_prune_jax.search.texts import _score, texts_at_once
 from tests.helpers.full_passes import full_pass_nlls, random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -204,7 +204,7 @@ def test_no_more_texts_are_run_at_once_than_are_left(models, num_left, block_pos
 
 def test_texts_of_like_length_share_a_program(models):
   _, model = models
-  score_texts.clear_cache()
+  _score.clear_cache()
   for seed in range(2):
     follow(model, PrunePath(random_segments(seed, model.config.vocab_size, (9, 12, 4)), 0))
-  assert score_texts._cache_size() == 2  # texts of up to 16 tokens, three at once, and of up to 8
+  assert _score._cache_size() == 2  # texts of up to 16 tokens, three at once, and of up to 8

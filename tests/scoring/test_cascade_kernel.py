@@ -1,4 +1,6 @@
-"""The attention kernel, interpreted, against attention over each slot's whole text."""
+"""Attention of a block's slots, in tiles and by the kernel, against each slot's whole text."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,97 +8,177 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.models.attention import attend_masked
+from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.weights import bfloat16_as_uint16
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
+from greedy_prune_jax.scoring.stream import (
+  Text,
+  block_slots,
+  lay_out,
+  suffix_lengths,
+  suffix_spans,
+  text_spans,
+  window_spans,
+)
+from greedy_prune_jax.scoring.tiles import attend_tiles
 
-KV_HEADS, GROUPS, HEAD_DIM = 2, 3, 16
+KV_HEADS, GROUPS, LAYERS = 2, 3, 2
+PLACES, KEPT = 256, 512
+EVERYTHING = 2**30
 
 
-def _inputs(rows, width, prefix, dtype, seed=0):
-  """Random queries, keys and values, and two segments of unequal length a row."""
-  generator = np.random.default_rng(seed)
+def _texts():
+  """Three chains of unlike length; units of one token and of several."""
+  units = np.zeros((3, 64), np.int32)
+  units[0, :40] = 1
+  units[1, :5] = (3, 1, 7, 1, 2)
+  units[2, :50] = 3
+  return Text(
+    jnp.zeros((3, PLACES), jnp.int32),
+    *(jnp.array(x) for x in ((9, 1, 60), (40, 14, 150), (4, 1, 3))),
+    unit_sizes=jnp.asarray(units),
+    num_units=jnp.array((40, 5, 50)),
+  )
+
+
+def _slots(spans_of, first, size, tile):
+  """Slots of the block that begins at `first`."""
+  texts = _texts()
+  unit = jnp.arange(64)[None, :]
+  wanted = (unit < texts.num_units[:, None]) & (unit % 3 != 1)
+  lengths = suffix_lengths(texts)
+  tail = 0
+  if spans_of == "texts":
+    spans = text_spans(texts, jnp.array((5, 0, 130)), jnp.array((True, True, True)))
+  elif spans_of == "suffixes":
+    spans = suffix_spans(texts, jnp.maximum(lengths // 2 - 3, 0), wanted)
+  else:
+    tail = 6
+    spans = window_spans(texts, wanted, tail, tail=True)
+  offsets = (unit * 5 + jnp.array([[0], [2], [9]])) % (KEPT - PLACES)
+  layout = lay_out(spans, tile)
+  assert layout.total > first
+  return texts, block_slots(texts, spans, layout, offsets, jnp.int32(first), size, tail)
+
+
+def _inputs(spans_of, first, size, tile, head_dim=16, dtype=jnp.float32):
+  generator = np.random.default_rng(0)
 
   def normal(*shape):
     return jnp.asarray(generator.normal(size=shape), dtype)
 
-  start = generator.integers(0, width, rows)  # of the second segment
-  slot = np.arange(width)
-  segment = (slot[None] >= start[:, None]).astype(np.int32)
-  visible = np.where(segment, *generator.integers(0, prefix + 1, (2, rows, 1))).astype(np.int32)
-  place = visible + np.where(segment, slot[None] - start[:, None], slot[None])
-  return (
-    normal(KV_HEADS, rows, width * GROUPS, HEAD_DIM),
-    *(normal(KV_HEADS, prefix, HEAD_DIM) for _ in range(2)),
-    *(normal(KV_HEADS, rows, width, HEAD_DIM) for _ in range(2)),
-    *(jnp.asarray(x, jnp.int32) for x in (place, visible, segment)),
-  )
+  def keys_values(*shape):
+    return KeyValues(*(normal(*shape, KV_HEADS, head_dim) for _ in range(2)))
+
+  texts, slots = _slots(spans_of, first, size, tile)
+  q = normal(size, KV_HEADS * GROUPS, head_dim).astype(jnp.float32) / head_dim**0.5
+  text, kept = (keys_values(LAYERS, 3, n) for n in (PLACES, KEPT))
+  return q, keys_values(size), text, kept, jnp.int32(1), slots, texts.answer_start - 1
 
 
-def _reference(inputs, window, softcap):
-  """One row at a time: keys of the prefix and of the row side by side, under one mask."""
-  q, prefix_k, prefix_v, own_k, own_v, place, visible, segment = inputs
-  kv_heads, rows, queries, head_dim = q.shape
-  prefix, width = prefix_k.shape[1], own_k.shape[2]
+def _attend(form, inputs, window, tile, softcap):
+  """`form` is tiles, or a platform of the kernel."""
+  *inputs, slots, text_ends = inputs
+  attend = partial(attend_cascade, platform=form, interpret=True)
+  if form == "tiles":
+    attend = partial(attend_tiles, at_once=0)
+  attend = jax.jit(partial(attend, tile=tile, softcap=softcap))
+  return np.asarray(attend(*inputs, jnp.int32(window), slots, text_ends))
+
+
+def _one_by_one(inputs, window, softcap):
+  """Slot by slot, over all keys, under a mask that is read off the description of `Slots`."""
+  q, own, text, kept, layer, slots, text_ends = inputs
+  slots = jax.tree.map(np.asarray, slots)
   out = []
-  for row in range(rows):
+  for i, chain in enumerate(slots.chain):
     keys, values = (
-      jnp.concatenate([shared, own[:, row]], axis=1).swapaxes(0, 1)
-      for shared, own in ((prefix_k, own_k), (prefix_v, own_v))
+      jnp.concatenate([x[layer, chain], y[layer, chain], z])
+      for x, y, z in zip(text, kept, own, strict=True)
     )
-    at, seen, part = (np.asarray(x[row])[:, None] for x in (place, visible, segment))
-    shared, slot = np.arange(prefix)[None], np.arange(width)
-    mask = np.concatenate(
-      [
-        (shared < seen) & (at - shared < window),
-        (part == part.T) & (slot[None] <= slot[:, None]) & (at - at.T < window),
-      ],
-      axis=1,
-    )
-    by_slot = q[:, row].reshape(kv_heads, width, GROUPS, head_dim).transpose(1, 0, 2, 3)
-    by_slot = by_slot.reshape(width, kv_heads * GROUPS, head_dim)
-    mixed, _ = attend_masked(by_slot, keys, values, jnp.asarray(mask), softcap)
-    mixed = mixed.reshape(width, kv_heads, GROUPS, head_dim).transpose(1, 0, 2, 3)
-    out.append(mixed.reshape(kv_heads, queries, head_dim))
-  return jnp.stack(out, axis=1)
+    place, column, slot = np.arange(PLACES), np.arange(KEPT), np.arange(len(slots.chain))
+    column -= slots.kept_start[i]
+    of_column = slots.visible[i] + column + slots.jump[i] * (column >= slots.tail[i])
+    resumed = (place >= slots.resume[i]) & (place < text_ends[chain])
+    seen = [
+      (place < slots.visible[i]) | resumed,
+      (column >= 0) & (np.arange(KEPT) < slots.kept_stop[i]),
+      (slot >= slots.begin[i]) & (slot <= i),
+    ]
+    places = np.concatenate([place, of_column, slots.position])
+    mask = np.concatenate(seen) & (slots.position[i] - places < window)
+    out.append(attend_masked(q[i : i + 1], keys, values, jnp.asarray(mask[None]), softcap)[0][0])
+  return jnp.stack(out)
+
+
+CASES = [
+  ("suffixes", 128, 128, 32, EVERYTHING, None),
+  ("suffixes", 1152, 256, 128, 37, 5.0),  # a window shorter than a suffix, and a soft cap
+  ("suffixes", 32, 48, 16, EVERYTHING, None),  # less than a block of keys
+  ("tails", 256, 256, 32, EVERYTHING, None),
+  ("tails", 0, 128, 32, 9, None),
+  ("texts", 0, 256, 32, EVERYTHING, 5.0),
+  ("texts", 64, 128, 64, 20, None),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("rows", "width", "prefix", "window", "softcap"),
-  [
-    (2, 24, 40, 2**30, None),  # less than a block of anything
-    (2, 150, 300, 2**30, None),  # several blocks of each
-    (1, 64, 256, 7, 5.0),  # a window shorter than a segment, and a soft cap
-    (3, 8, 1, 2**30, None),
-  ],
-)
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-def test_it_is_attention(rows, width, prefix, window, softcap, platform):
-  inputs = _inputs(rows, width, prefix, jnp.float32)
-  found = attend_cascade(
-    *inputs, jnp.int32(window), softcap=softcap, platform=platform, interpret=True
-  )
-  assert found.shape == inputs[0].shape
-  np.testing.assert_allclose(found, _reference(inputs, window, softcap), atol=1e-5)
+@pytest.mark.parametrize(("spans_of", "first", "size", "tile", "window", "softcap"), CASES)
+def test_each_slot_sees_its_whole_text(spans_of, first, size, tile, window, softcap):
+  inputs = _inputs(spans_of, first, size, tile)
+  slots = inputs[-2]
+  valid = np.asarray(slots.valid)
+  assert valid.any()
+  expected = _one_by_one(inputs, window, softcap)
+  for form in ("tiles", "gpu", "tpu"):
+    found = _attend(form, inputs, window, tile, softcap)
+    np.testing.assert_allclose(found[valid], expected[valid], atol=2e-6, err_msg=form)
+    assert not found[~valid].any()
 
 
-def test_bfloat16_keys_round_operands_alone():
-  inputs = _inputs(2, 24, 40, jnp.bfloat16)
-  found = attend_cascade(*inputs, jnp.int32(2**30), softcap=None, platform="cpu")
-  assert found.dtype == jnp.float32
-  exact = _reference([x.astype(jnp.float32) if x.ndim > 2 else x for x in inputs], 2**30, None)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["tiles", "gpu", "tpu"])
+def test_a_nan_stays_with_its_chain(form):
+  q, own, *inputs, slots, text_ends = _inputs("texts", 0, 256, 32)
+  good = slots.valid & (slots.chain == 1)
+  others = ~good
+  assert others[: good.argmax()].any()
+  assert others[good.argmax() :].any()
+  expected = _attend(form, (q, own, *inputs, slots, text_ends), EVERYTHING, 32, None)
+  own = KeyValues(*(jnp.where(good[:, None, None], x, jnp.nan) for x in own))
+  found = _attend(form, (q, own, *inputs, slots, text_ends), EVERYTHING, 32, None)
+  np.testing.assert_array_equal(found[good], expected[good])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head_dim", [64, 96, 100, 128, 256])
+def test_heads_of_any_width(head_dim):
+  """Those that are no power of two are padded on a GPU."""
+  inputs = _inputs("suffixes", 128, 64, 32, head_dim)
+  expected = _attend("tiles", inputs, EVERYTHING, 32, 30.0)
+  for form in ("gpu", "tpu"):
+    found = _attend(form, inputs, EVERYTHING, 32, 30.0)
+    np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["tiles", "cpu", "gpu", "tpu"])
+def test_bfloat16_keys_round_operands_alone(form):
+  *inputs, slots, text_ends = _inputs("tails", 256, 64, 32, 64, jnp.bfloat16)
+  exact = jax.tree.map(lambda x: x.astype(jnp.float32) if x.ndim > 1 else x, inputs)
+  exact = _attend("tiles", [*exact, slots, text_ends], EVERYTHING, 32, None)
+  if form in ("tiles", "cpu"):  # as bits, as caches lie on a CPU
+    inputs[2:4] = bfloat16_as_uint16(inputs[2:4], "cpu")
+  found = _attend(form, [*inputs, slots, text_ends], EVERYTHING, 32, None)
+  assert found.dtype == np.float32
   np.testing.assert_allclose(found, exact, atol=0.02)
   assert np.abs(found - exact).max() > 1e-6
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("platform", "lowering"), [("gpu", "cuda"), ("tpu", "tpu")])
-def test_it_lowers_for_accelerators(platform, lowering):
-  def shape(x):
-    last = 128 if x.ndim > 2 else x.shape[-1]  # heads as wide as real ones
-    return jax.ShapeDtypeStruct((2, *x.shape[:-1], last), x.dtype)
-
-  def attend(*inputs):
-    return attend_cascade(*inputs, jnp.int32(9), softcap=5.0, platform=platform)
-
-  inputs = map(shape, _inputs(2, 150, 300, jnp.bfloat16))
-  lowered = jax.jit(jax.vmap(attend)).trace(*inputs).lower(lowering_platforms=(lowering,))
-  assert "custom_call" in lowered.as_text()
+def test_it_lowers_for_accelerators(platform, lowering, dtype):
+  *inputs, slots, text_ends = _inputs("suffixes", 128, 256, 128, 128, dtype)
+  attend = partial(attend_cascade, tile=128, softcap=5.0, platform=platform)
+  traced = jax.jit(attend).trace(*inputs, jnp.int32(9), slots, text_ends)
+  assert "custom_call" in traced.lower(lowering_platforms=(lowering,)).as_text()

@@ -9,7 +9,6 @@ from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.pruning.progress import exact_positions
 from greedy_prune_jax.scoring import scorer
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.search.greedy import prune_steps
@@ -126,18 +125,6 @@ def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_expected_positions_are_those_that_are_run(models):
-  """Of units of one size whatever the order is."""
-  _, model = models()
-  segments = random_segments(8, model.config.vocab_size, (9, 12, 4))
-  for unit_sizes in (None, (1,) * 12, (3,) * 4):
-    path = PrunePath(segments, floor=5, unit_sizes=unit_sizes)
-    expected = exact_positions(path)
-    [path] = _search(model, [path], "joint")
-    assert path.positions_scored == expected
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "objective", "unit_sizes"),
   [("gemma2", "joint", None), ("llama", "answer", None), ("llama", "joint", (2, 1, 5, 1, 3))],
@@ -185,13 +172,45 @@ def test_a_search_that_goes_on_equals_one_that_never_stopped(models):
   assert len(second.nll["answer"]) == len(whole.nll["answer"]) == 17
 
 
-def test_positions_are_those_of_texts_and_suffixes(models):
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
+def test_what_is_kept_saves_work_and_changes_nothing(models, objective, unit_sizes):
   _, model = models()
-  path = PrunePath(random_segments(6, model.config.vocab_size, (7, 4, 3)), floor=2)
+  path = PrunePath(random_segments(3, model.config.vocab_size, (9, 16, 4)), 2, unit_sizes)
+  column = 2 * model.config.num_layers * model.config.num_kv_heads * model.config.head_dim * 4
+  found = [
+    _search(model, [path], objective, block_positions=block, kept_bytes=kept)[0]
+    for block, kept in ((64, 1e9), (16, 1e9), (64, 128 * column), (16, 0.0))
+  ]
+  for other in found[1:]:
+    assert other.deleted == found[0].deleted
+    np.testing.assert_allclose(other.nll["joint"], found[0].nll["joint"], atol=1e-5)
+  positions = [path.positions_scored for path in found]
+  assert positions[0] == positions[1] < positions[3]
+
+
+def test_positions_are_those_that_nothing_earlier_has_run(models):
+  _, model = models()
+  segments = random_segments(6, model.config.vocab_size, (7, 4, 3))
+  segments.reasoning[:] = [5, 9, 14, 20]  # no two are one candidate
+  path = PrunePath(segments, floor=2)
   [path] = _search(model, [path], "joint")
-  # The prompt; with 4 tokens the text (6 of 7 run) and suffixes of 5, 4, 3, 2; with 3 likewise;
-  # the text that is left.
-  assert path.positions_scored == 7 + (6 + 5 + 4 + 3 + 2) + (5 + 4 + 3 + 2) + 4
+  # At first all of prompt and text but the last token, and suffixes of 5, 4, 3, 2.
+  positions, kept = 7 + 4 + 3 - 1 + (5 + 4 + 3 + 2), [0, 1, 2, 3]
+  for position in path.deleted:
+    gap = kept.index(position)
+    kept.remove(position)
+    behind = len(kept) + 3 - 1  # tokens that run, from the first of reasoning on
+    # The text from two tokens before the gap on: what would follow the one before it, were that
+    # deleted, is another token now.
+    positions += behind - max(gap - 2, -1)
+    if len(kept) > 2:
+      # Candidates before the gap go on one token before it, the others begin anew.
+      firsts = [max(gap - 1, unit + 1) for unit in range(gap)]
+      firsts += [unit + 1 for unit in range(gap, len(kept))]
+      positions += sum(behind - first for first in firsts)
+  assert path.positions_scored == positions
 
 
 @pytest.mark.slow
@@ -212,12 +231,11 @@ def test_a_nan_stops_its_chain_alone(models):
 
 
 @pytest.mark.slow
-def test_one_program_for_each_length_bucket(models):
+def test_one_program_from_the_whole_chain_to_its_end(models):
   _, model = models()
   prune_steps.clear_cache()
-  for seed in range(2):
-    path = PrunePath(random_segments(seed, model.config.vocab_size, (9, 24, 4)), floor=0)
-    # Reports after every deletion do not add programs.
+  for seed, shape in enumerate([(9, 24, 4), (12, 20, 3)]):
+    path = PrunePath(random_segments(seed, model.config.vocab_size, shape), floor=0)
+    # Reports after every deletion do not add programs, nor do other lengths.
     _search(model, [path], "answer", seconds_between_reports=0.0)
-  # Rows of 30 slots for 24 tokens: buckets of 32, 24, 16 and 8 slots.
-  assert prune_steps._cache_size() == 4
+  assert prune_steps._cache_size() == 1

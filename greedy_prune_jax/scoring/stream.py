@@ -1,0 +1,212 @@
+"""What a step of a search runs, as one stream of slots: index arithmetic, on the device.
+
+Deleting the reasoning tokens [start, stop) leaves everything before `start` untouched, so a
+candidate needs a forward pass over its suffix only: the later reasoning tokens, and the answer
+without its last token, whose output nobody reads. The suffixes of all candidates of all chains
+stand one behind the other in a stream, which goes through the model in blocks of one size:
+
+    | chain 0: candidate 0, candidate 1, ... | (rest of a tile) | chain 1: candidate 0, ... |
+
+A *sequence* is a candidate's text, or (number 0) the text as it stands. A *span* is a run of its
+*columns*, the tokens from where it leaves the text as it stands. A suffix may begin in one block
+and end in the next: keys and values of the columns that were run are kept (see `scorer.Cache`),
+and so are those of an earlier step, as far as they still hold. The slots of a *tile* are of one
+chain, so that they meet one prefix.
+
+Letters beside those of `models.decoder`: B chains, S places of a text (prompt, reasoning, answer),
+U units (one deletion removes a unit), T slots of a block, Z columns that a chain has kept.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+class Text(NamedTuple):
+  """One chain as it now stands, or several with an axis B in front of each field."""
+
+  token_ids: Int[Array, " S"]  # prompt, reasoning, answer, padding
+  num_prompt: Int[Array, ""]  # at least 1
+  num_reasoning: Int[Array, ""]
+  num_answer: Int[Array, ""]
+  unit_sizes: Int[Array, " U"]  # tokens of each unit, in order; 0 behind the last unit
+  num_units: Int[Array, ""]
+
+  @property
+  def answer_start(self) -> Int[Array, "..."]:
+    """Place of the first answer token."""
+    return self.num_prompt + self.num_reasoning
+
+  @property
+  def last(self) -> Int[Array, "..."]:
+    """Place of the last token, which is never run."""
+    return self.answer_start + self.num_answer - 1
+
+
+def unit_spans(text: Text) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
+  """Places [start, stop) of each unit; empty spans behind the last."""
+  stops = text.num_prompt + jnp.cumsum(text.unit_sizes)
+  return stops - text.unit_sizes, stops
+
+
+def distinct_candidates(text: Text) -> Bool[Array, " U"]:
+  """True for each unit whose deletion leaves a text that no lower unit's deletion leaves.
+
+  Deleting either of two equal neighbouring tokens leaves the same text; the lower one stands for
+  both. Longer units are compared only by the token where units are tokens.
+  """
+  index = jnp.arange(text.unit_sizes.shape[0])
+  starts, _ = unit_spans(text)
+  repeated = text.token_ids[starts] == text.token_ids[starts - 1]
+  single = (text.unit_sizes == 1) & (jnp.roll(text.unit_sizes, 1) == 1)
+  return (index < text.num_units) & ~(repeated & single & (index > 0))
+
+
+class Spans(NamedTuple):
+  """Columns to run of each sequence; every field is [B, 1 + U]."""
+
+  first: Array  # column at which the run begins; those before it are kept from earlier
+  length: Array
+  skipped: Array  # columns that are left out behind the first `window`; see `window_spans`
+
+
+class Layout(NamedTuple):
+  """Where the spans of a stream stand in it."""
+
+  starts: Int[Array, "B 1+U"]
+  ends: Int[Array, "B 1+U"]
+  total: Int[Array, ""]  # slots up to the end of the last span
+
+
+def lay_out(spans: Spans, tile: int) -> Layout:
+  """Puts spans one behind the other; each chain begins with a tile."""
+  ends = jnp.cumsum(spans.length, axis=1)
+  of_chains = -(-ends[:, -1] // tile) * tile
+  ends += (jnp.cumsum(of_chains) - of_chains)[:, None]
+  return Layout(ends - spans.length, ends, ends[-1, -1])
+
+
+class Slots(NamedTuple):
+  """Token, place and view of each slot of a block; every field is [T].
+
+  A slot sees places [0, visible) and [resume, answer_start - 1) of its chain's text as it stands,
+  kept columns [kept_start, kept_stop) of its chain, and slots [begin, itself] of the block.
+  """
+
+  valid: Array  # False in slots that hold nothing
+  chain: Array
+  sequence: Array
+  column: Array
+  source: Array  # place in the text as it stands of the token that the slot feeds to the model
+  position: Array  # that token's place once the deletion is closed up
+  visible: Array
+  resume: Array
+  kept_start: Array
+  kept_stop: Array
+  tail: Array  # column of its sequence behind which positions are `jump` further on
+  jump: Array
+  begin: Array
+  is_last: Array  # of its span
+
+
+def block_slots(
+  texts: Text,
+  spans: Spans,
+  layout: Layout,
+  kept_offsets: Int[Array, "B U"],
+  first_slot: Int[Array, ""],
+  size: int,
+  window: int = 0,
+) -> Slots:
+  """The slots [first_slot, first_slot + size) of a stream.
+
+  Args:
+    texts: the chains, each field with an axis B in front.
+    spans: to run.
+    layout: of the spans.
+    kept_offsets: where each candidate's columns are kept.
+    first_slot: of the block.
+    size: T, static.
+    window: w, columns of a window behind which `spans.skipped` columns are left out.
+  """
+  slot = first_slot + jnp.arange(size)
+  count = spans.first.shape[1]
+  flat = jnp.searchsorted(layout.ends.reshape(-1), slot, side="right")
+  flat = jnp.minimum(flat, spans.first.size - 1)
+  chain, sequence = flat // count, flat % count
+  begin = layout.starts[chain, sequence]
+  valid = (slot >= begin) & (slot < layout.ends[chain, sequence])
+  first = spans.first[chain, sequence]
+  column = first + slot - begin
+  begin_here = jnp.maximum(begin - first_slot, 0)
+  ran_before = first + begin_here + first_slot - begin  # columns of the sequence before the block
+
+  starts, stops = jax.vmap(unit_spans)(texts)
+  unit = jnp.maximum(sequence - 1, 0)
+  is_text = sequence == 0
+  start = jnp.where(is_text, 0, starts[chain, unit])
+  stop = jnp.where(is_text, 0, stops[chain, unit])
+  skipped = spans.skipped[chain, sequence]
+  in_tail = (skipped > 0) & (column >= window)
+  jump = jnp.where(skipped > 0, skipped + stop - start, 0)
+  nothing = texts.answer_start[chain]
+  kept_start = jnp.where(is_text, 0, kept_offsets[chain, unit])
+  return Slots(
+    valid=valid,
+    chain=chain,
+    sequence=sequence,
+    column=column,
+    source=jnp.where(valid, stop + column + jnp.where(in_tail, skipped, 0), 0),
+    position=jnp.where(valid, start + column + jnp.where(in_tail, jump, 0), 0),
+    # Of the text as it stands, what ran before the block is in the cache.
+    visible=jnp.where(valid, jnp.where(is_text, ran_before, start), 0),
+    resume=jnp.where(valid & in_tail, stop + window, nothing),
+    kept_start=jnp.where(valid, kept_start, 0),
+    kept_stop=jnp.where(valid, kept_start + jnp.where(is_text, 0, ran_before), 0),
+    tail=jnp.full_like(column, window),
+    jump=jump,
+    begin=jnp.where(valid, begin_here, jnp.arange(size)),
+    is_last=valid & (slot == layout.ends[chain, sequence] - 1),
+  )
+
+
+def text_spans(texts: Text, known: Int[Array, " B"], pending: Bool[Array, " B"]) -> Spans:
+  """The texts as they stand, from the first place whose keys are not known."""
+  length = jnp.where(pending, texts.last - known, 0)
+  count = texts.unit_sizes.shape[1]
+  first, length = (jnp.pad(x[:, None], ((0, 0), (0, count))) for x in (known, length))
+  return Spans(first, length, jnp.zeros_like(first))
+
+
+def suffix_lengths(texts: Text) -> Int[Array, "B U"]:
+  """Columns of each candidate."""
+  _, stops = jax.vmap(unit_spans)(texts)
+  return texts.last[:, None] - stops
+
+
+def suffix_spans(texts: Text, known: Int[Array, "B U"], wanted: Bool[Array, "B U"]) -> Spans:
+  """Suffixes of the wanted candidates, each from its first column that is not known."""
+  length = jnp.where(wanted, suffix_lengths(texts) - known, 0)
+  first, length = (jnp.pad(x, ((0, 0), (1, 0))) for x in (known, length))
+  return Spans(first, length, jnp.zeros_like(first))
+
+
+def window_spans(texts: Text, wanted: Bool[Array, "B U"], window: int, *, tail: bool) -> Spans:
+  """What is estimated of the wanted candidates: a window of columns, and perhaps a tail.
+
+  The tail is what predicts the answer: the last reasoning token and the answer. Between window and
+  tail stands the *middle*, which does not run again: the tail sees it as it was before the
+  deletion. Positions tell the tail the same story, that the middle has not moved; where there is
+  no middle all is exact.
+  """
+  _, stops = jax.vmap(unit_spans)(texts)
+  columns = texts.last[:, None] - stops
+  if tail:
+    skipped = jnp.maximum(texts.answer_start[:, None] - 1 - (stops + window), 0)
+    length = columns - skipped
+  else:
+    skipped, length = jnp.zeros_like(columns), jnp.minimum(columns, window)
+  length, skipped = (jnp.pad(jnp.where(wanted, x, 0), ((0, 0), (1, 0))) for x in (length, skipped))
+  return Spans(jnp.zeros_like(length), length, skipped)

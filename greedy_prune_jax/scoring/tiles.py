@@ -1,0 +1,192 @@
+"""Attention of a block's slots, a tile at a time, over the keys that the tile sees.
+
+Each slot sees intervals of three arrays of keys: its chain's text as it stands, the columns that
+its chain has kept, and the block itself. A tile goes over the blocks of keys that one of its slots
+sees, with a running maximum and sum (FlashAttention, arXiv 2205.14135), so that no array of scores
+is larger than a tile's against a block of keys. The queries of a tile, of whichever candidates,
+meet the shared prefix together (cascade attention, as in Hydragen, arXiv 2402.05099).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from greedy_prune_jax.models.attention import MASKED
+from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.weights import product, uint16_as_bfloat16
+from greedy_prune_jax.scoring.stream import Slots
+
+KEY_BLOCK = 128  # arrays of keys are multiples of this long
+
+
+def key_intervals(
+  slots: Slots, text_ends: Int[Array, " B"], window: Int[Array, ""], tile: int
+) -> Int[Array, "Y 4 2 tile"]:
+  """Keys [low, high) that each slot of each tile sees, in four intervals; none unless low < high.
+
+  They are of the chain's text up to the deletion, of the text again from `resume` on, of the
+  chain's kept columns, and of the block's slots, numbered as they lie in each. Places rise with
+  these numbers, so all that a window does is to make an interval begin later. Slots that hold
+  nothing see nothing.
+
+  Args:
+    slots: of a block.
+    text_ends: place of each chain's last reasoning token, behind which no resumed view goes.
+    window: number of tokens that a token sees, itself included.
+    tile: slots of a tile.
+  """
+  number = jnp.arange(slots.position.shape[0])
+  place = slots.position - window + 1  # the first of the window, in the text as it stands
+  # The first column of the window. Columns before a tail are `jump` further from those in it.
+  near = slots.column - window + 1
+  far = near + jnp.where(slots.column >= slots.tail, slots.jump, 0)
+  column = jnp.where(far < slots.tail, far, jnp.maximum(near, slots.tail))
+  intervals = jnp.array(
+    [
+      [jnp.maximum(place, 0), slots.visible],
+      [jnp.maximum(place, slots.resume), text_ends[slots.chain]],
+      [slots.kept_start + jnp.maximum(column, 0), slots.kept_stop],
+      [jnp.maximum(number - slots.column + column, slots.begin), slots.valid * (number + 1)],
+    ]
+  )
+  return jnp.moveaxis(intervals.reshape(4, 2, -1, tile), 2, 0)
+
+
+def common_intervals(intervals: Int[Array, "Y 4 2 tile"]) -> Int[Array, "Y 4 2"]:
+  """The least intervals that hold those of all slots of a tile; [0, 0) where there are none."""
+  low, high = intervals[:, :, 0], intervals[:, :, 1]
+  last = jnp.where(low < high, high, 0).max(-1)
+  first = jnp.where(low < high, low, last[..., None]).min(-1)
+  return jnp.stack([first, last], axis=-1)
+
+
+def split_queries(q: Float[Array, "T N H"], kv_heads: int, tile: int) -> Float[Array, "Y K Q H"]:
+  """Queries of each tile and key/value head: all slots of a head, then those of the next."""
+  size, heads, head_dim = q.shape
+  groups, count = heads // kv_heads, size // tile
+  q = q.reshape(count, tile, kv_heads, groups, head_dim).transpose(0, 2, 3, 1, 4)
+  return q.reshape(count, kv_heads, groups * tile, head_dim)
+
+
+def join_queries(x: Float[Array, "Y K Q H"], tile: int) -> Float[Array, "T N H"]:
+  """Undoes `split_queries`."""
+  count, kv_heads, queries, head_dim = x.shape
+  x = x.reshape(count, kv_heads, queries // tile, tile, head_dim).transpose(0, 3, 1, 2, 4)
+  return x.reshape(count * tile, -1, head_dim)
+
+
+class Running(NamedTuple):
+  """A softmax over the keys so far, of some queries; keys lie along one axis of scores."""
+
+  top: Float[Array, "..."]
+  total: Float[Array, "..."]
+  mixed: Float[Array, "..."]
+
+  def add(
+    self,
+    scores: Float[Array, "..."],
+    seen: Bool[Array, "..."],
+    mix: Callable[[Array], Array],
+    softcap: float | None,
+    axis: int = -1,
+  ) -> "Running":
+    """Takes in the scores of more keys, of which `mix` weights the values."""
+    scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(seen, scores, MASKED)
+    top = jnp.maximum(self.top, scores.max(axis, keepdims=True))
+    weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
+    fade = jnp.exp(self.top - top)
+    total = self.total * fade + weights.sum(axis, keepdims=True)
+    return Running(top, total, self.mixed * fade + mix(weights))
+
+  def result(self) -> Array:
+    """Weighted values; 0 where no key was seen (else the greatest score alone adds 1)."""
+    return self.mixed / jnp.maximum(self.total, 1.0)
+
+
+def no_keys(of_queries: tuple[int, ...], mixed: tuple[int, ...]) -> Running:
+  """The softmax before any key; shapes of `top` and of `mixed`."""
+  return Running(
+    jnp.full(of_queries, MASKED, jnp.float32),
+    jnp.zeros(of_queries, jnp.float32),
+    jnp.zeros(mixed, jnp.float32),
+  )
+
+
+def attend_tiles(
+  q: Float[Array, "T N H"],
+  own: KeyValues,
+  text: KeyValues,
+  kept: KeyValues,
+  layer: Int[Array, ""],
+  window: Int[Array, ""],
+  slots: Slots,
+  text_ends: Int[Array, " B"],
+  *,
+  tile: int,
+  at_once: int,
+  softcap: float | None,
+) -> Float[Array, "T N H"]:
+  """Softmax attention of each slot over all that it sees.
+
+  Args:
+    q: scaled queries.
+    own: keys and values of the block's slots, [T, K, H].
+    text: of the texts as they stand, [L, B, S, K, H], perhaps as bits.
+    kept: of the columns that were kept, [L, B, Z, K, H], perhaps as bits.
+    layer: which of L.
+    window: number of tokens that a token sees, itself included.
+    slots: what each slot sees.
+    text_ends: see `key_intervals`.
+    tile: slots of a tile, all of one chain; a divisor of T.
+    at_once: tiles that run side by side; 0 for all.
+    softcap: see `ModelConfig.attention_softcap`.
+  """
+  kv_heads = own.k.shape[1]
+  own_block = min(KEY_BLOCK, len(q))
+  intervals = key_intervals(slots, text_ends, window, tile)
+  of_tiles = (
+    split_queries(q, kv_heads, tile),
+    slots.chain[::tile],
+    intervals,
+    common_intervals(intervals),
+  )
+
+  def one_tile(inputs):
+    q, chain, intervals, common = inputs
+    groups = q.shape[1] // tile
+
+    def from_cache(cache: KeyValues) -> Callable[[Array], KeyValues]:
+      shape = (1, 1, KEY_BLOCK, *cache.k.shape[3:])
+      return lambda at: uint16_as_bfloat16(
+        KeyValues(*(jax.lax.dynamic_slice(x, (layer, chain, at, 0, 0), shape)[0, 0] for x in cache))
+      )
+
+    def from_block(at: Array) -> KeyValues:
+      k, v = (jax.lax.dynamic_slice_in_dim(x, at, own_block) for x in own)
+      # A NaN of another chain would not stay out of sums because its weight is 0.
+      number = at + jnp.arange(own_block)
+      same = (number >= common[3, 0]) & (number < common[3, 1])
+      return KeyValues(k, jnp.where(same[:, None, None], v, 0))
+
+    state = no_keys((kv_heads, tile * groups, 1), q.shape)
+    of_text = from_cache(text), KEY_BLOCK
+    sources = of_text, of_text, (from_cache(kept), KEY_BLOCK), (from_block, own_block)
+    for (read, block), (low, high), (first, last) in zip(sources, intervals, common, strict=True):
+
+      def add(index, state, read=read, block=block, low=low, high=high):
+        k, v = read(index * block)
+        number = index * block + jnp.arange(block)[None, :]
+        seen = (number >= low[:, None]) & (number < high[:, None])
+        mix = partial(product, "kqs,skh->kqh", weight=v)
+        scores = product("kqh,skh->kqs", q, k)
+        return state.add(scores, jnp.tile(seen, (groups, 1)), mix, softcap)
+
+      state = jax.lax.fori_loop(first // block, -(-last // block), add, state)
+    return state.result()
+
+  return join_queries(jax.lax.map(one_tile, of_tiles, batch_size=at_once or len(intervals)), tile)

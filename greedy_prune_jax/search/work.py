@@ -1,0 +1,65 @@
+"""Token positions that a search runs, before it is made."""
+
+from collections.abc import Iterator
+
+from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.path import PrunePath
+from greedy_prune_jax.search.screen import estimate_positions, shortlist_positions
+
+
+def first_step_positions(
+  num_reasoning: float, num_units: float, num_answer: int, settings: SearchSettings
+) -> float:
+  """Positions of a step that knows nothing yet, beside the prompt and the text."""
+  if settings.screen is None:
+    return num_units * ((num_reasoning - 1) / 2 + num_answer - 1)
+  screen, deletions = settings.screen, settings.deletions_per_step
+  estimates = num_units * (screen.window + _tail(num_answer, settings))
+  return estimates + shortlist_positions(num_reasoning, num_answer, screen, deletions)
+
+
+def step_positions(
+  num_reasoning: float, num_units: float, num_answer: int, settings: SearchSettings
+) -> float:
+  """Positions of a later step, about: what runs again of text and candidates.
+
+  Deletions are taken to fall anywhere with equal chances. Then half of the text runs again, two
+  thirds of what is reasoning in the candidates' suffixes, and all of the answers.
+  """
+  text, screen = num_reasoning / 2 + num_answer, settings.screen
+  if screen is None:
+    share = 1 / 3 if settings.deletions_per_step == 1 else 1 / 2
+    return text + num_units * ((num_reasoning - 1) * share + num_answer - 0.5)
+  deletions = settings.deletions_per_step
+  tail = _tail(num_answer, settings)
+  estimates = estimate_positions(num_reasoning, screen, tail, deletions)
+  return text + estimates + shortlist_positions(num_reasoning, num_answer, screen, deletions)
+
+
+def _tail(num_answer: int, settings: SearchSettings) -> int:
+  return num_answer if settings.objective == "answer" else 0
+
+
+def search_positions(path: PrunePath, settings: SearchSettings) -> int:
+  """Positions that a search runs on a chain, about, from the whole of it down to its floor."""
+  num_answer = len(path.segments.answer)
+  positions = float(len(path.segments) - 1)
+  for index, (tokens, units) in enumerate(_steps(path, settings)):
+    of_step = step_positions if index else first_step_positions
+    positions += of_step(tokens, units, num_answer, settings)
+  return round(positions + path.floor / 2 + num_answer)
+
+
+def mean_length(path: PrunePath) -> float:
+  """Tokens of the text on average over a search, prompt included."""
+  return len(path.segments) - (len(path.segments.reasoning) - path.floor) / 2
+
+
+def _steps(path: PrunePath, settings: SearchSettings) -> Iterator[tuple[float, float]]:
+  """Tokens and units at each step, of units of one size."""
+  whole = len(path.segments.reasoning)
+  most = len(path.unit_sizes or path.segments.reasoning)
+  units = float(most)
+  while whole * units / most > path.floor:
+    yield whole * units / most, units
+    units -= settings.deletions_per_step

@@ -1,0 +1,105 @@
+"""Batches, blocks and what is kept fit the memory, and few programs are compiled."""
+
+import numpy as np
+import pytest
+
+from greedy_prune_jax.models.hf_config import config_from_hf
+from greedy_prune_jax.models.sizes import bucket
+from greedy_prune_jax.scoring.tiles import KEY_BLOCK
+from greedy_prune_jax.search import capacity
+from greedy_prune_jax.search.capacity import (
+  batch_bytes,
+  block_sizes,
+  kept_columns,
+  places_of,
+  plan_batching,
+  suffix_positions,
+)
+from tests.helpers.full_passes import random_segments
+
+ONE = {"itemsize": 2, "replicas": 1, "split": 1}
+
+
+def _llama_8b():
+  return config_from_hf(
+    {
+      "model_type": "llama",
+      "hidden_size": 4096,
+      "intermediate_size": 14336,
+      "num_hidden_layers": 32,
+      "num_attention_heads": 32,
+      "num_key_value_heads": 8,
+      "vocab_size": 128256,
+    }
+  )
+
+
+def test_blocks_are_multiples_of_their_tiles():
+  for platform in ("cpu", "gpu", "tpu"):
+    for positions in (1, 48, 127, 128, 200, 1536, 32_768):
+      sizes = block_sizes(positions, platform)
+      assert sizes["block"] >= positions
+      for size in (sizes["block"], sizes["rest"]):
+        assert size % sizes["tile"] == 0
+        assert size < KEY_BLOCK or size % KEY_BLOCK == 0
+      assert sizes["rest"] <= sizes["block"]
+
+
+@pytest.mark.parametrize("unit_sizes", [None, (2, 1, 4)])
+def test_suffix_positions_are_those_of_all_candidates(unit_sizes):
+  segments = random_segments(0, 16, (5, 7, 3))
+  stops = np.cumsum(unit_sizes or [1] * 7)
+  assert suffix_positions(segments, unit_sizes) == sum(7 - stop + 3 - 1 for stop in stops)
+
+
+def test_chains_of_many_shapes_share_few_programs():
+  """Neither each prompt length nor each answer length makes programs of its own."""
+  rng = np.random.default_rng(0)
+  shapes = rng.integers([20, 60, 6], [120, 320, 14], (200, 3)).tolist()  # P, N, A
+  programs = set()
+  for shape in shapes:
+    segments = random_segments(0, 16, shape)
+    needed = suffix_positions(segments, None)
+    kept = kept_columns(_llama_8b(), needed, 1, 1e12, 2, 1)
+    assert kept >= needed
+    programs.add((places_of(segments), bucket(shape[1], 64), kept))
+  assert len(programs) <= 40
+
+
+def test_batches_keep_the_order_of_the_input_and_fill_a_few_blocks():
+  chains = [random_segments(i, 16, (50, n, 9)) for i, n in enumerate((30, 200, 40, 35, 60, 50, 90))]
+  positions = [1000.0, 30_000.0, 1500.0, 1200.0, 3000.0, 2000.0, 4000.0]
+  found = plan_batching(chains, _llama_8b(), 0, positions, memory=None, **ONE)
+  assert len(found.batches) > 2
+  assert [i for batch in found.batches for i in batch] == list(range(7))
+  enough = capacity._BLOCKS_A_STEP * found.block_positions
+  for batch in found.batches[:-1]:
+    assert sum(positions[i] for i in batch) >= enough
+    assert sum(positions[i] for i in batch[:-1]) < enough
+  found = plan_batching(chains, _llama_8b(), 4, positions, memory=None, **ONE)
+  assert found.batches == [[0, 1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(("prompt", "reasoning"), [(200, 100), (8000, 100), (100, 4000)])
+def test_what_is_planned_fits_the_memory(prompt, reasoning):
+  config, memory = _llama_8b(), 0.7 * (80e9 - 16e9)
+  chains = [random_segments(i, 16, (prompt, reasoning, 12)) for i in range(200)]
+  positions = [reasoning * reasoning / 3] * 200
+  found = plan_batching(chains, config, 0, positions, memory=memory, **ONE)
+  most = max(map(len, found.batches))
+  assert most >= 1
+  places = max(map(places_of, chains))
+  assert batch_bytes(config, found, places, **ONE) <= memory * 1.01
+  kept = kept_columns(config, suffix_positions(chains[0], None), most, found.kept_bytes, 2, 1)
+  assert kept % KEY_BLOCK == 0
+  assert kept * most * capacity._column_bytes(config, 2, 1) <= found.kept_bytes
+
+
+def test_a_batch_has_chains_of_the_same_angles():
+  rope = {"rope_type": "longrope", "original_max_position_embeddings": 64, "factor": 4.0}
+  rope |= {"rope_theta": 1e4, "short_factor": [1.0, 2.0], "long_factor": [1.0, 9.0]}
+  model = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2}
+  config = config_from_hf(model | {"max_position_embeddings": 256, "rope_parameters": rope})
+  chains = [random_segments(i, 16, (9, n, 4)) for i, n in enumerate((70, 20, 30, 80, 90))]
+  found = plan_batching(chains, config, 4, [1.0] * 5, memory=None, **ONE)
+  assert found.batches == [[0], [1, 2], [3, 4]]
