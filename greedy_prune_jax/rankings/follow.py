@@ -14,7 +14,7 @@ from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, order_
 from greedy_prune_jax.scoring.objectives import ChainNLL
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.texts import score_without, start_prompt, texts_at_once
+from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_once
 
 
 def path_lengths(path: PrunePath, deletions_per_step: int = 1) -> list[float]:
@@ -78,7 +78,7 @@ def follow_ranking(
     left = [k for k in to_score if k >= len(path.nll["joint"])]
     gone = [num_gone[k] for k in left]
     texts = _next_texts(model, path, order, gone, settings.block_positions)
-    found = score_without(model, prompt, path.segments, texts, settings.block_positions)
+    found = score_texts(model, prompt, path.segments, texts, settings.block_positions)
     path = _extended(path, order, left, gone, jax.device_get(found))
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:

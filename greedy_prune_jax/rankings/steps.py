@@ -97,7 +97,7 @@ def score_without(
   for start in tqdm(range(0, len(gone), count), unit="block", disable=not progress):
     block = list(gone[start : start + count])
     block += [block[-1]] * (count - len(block))  # blocks of one size
-    nlls = texts.score_without(model, prompt, segments, block, _BLOCK_POSITIONS)
+    nlls = texts.score_texts(model, prompt, segments, block, _BLOCK_POSITIONS)
     scores.append(jax.device_get(nlls))
   joined = (np.concatenate(parts)[: len(gone)] for parts in zip(*scores, strict=True))
   return dict(zip(ChainNLL._fields, joined, strict=True))

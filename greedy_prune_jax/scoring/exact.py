@@ -94,7 +94,7 @@ def _nll_after_deletion(
   return -total / (text.num_reasoning - text.unit_sizes + text.num_answer)
 
 
-def after_deletion(
+def delete_units(
   state: ChainState, unit: Int[Array, " B"], chosen: Bool[Array, " B"]
 ) -> ChainState:
   """Deletes one unit of each chosen chain; what is known behind it holds no longer."""

@@ -112,7 +112,7 @@ def screen_deletions(
   return state, scores._replace(positions=scores.positions + positions)
 
 
-def after_deletion(
+def estimates_after_deletion(
   text: Text, estimates: Estimates, unit: Int[Array, ""], start: Int[Array, ""], reach: int
 ) -> Estimates:
   """Estimates of the remaining units when one was deleted.

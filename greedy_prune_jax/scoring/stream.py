@@ -72,7 +72,7 @@ class Spans(NamedTuple):
   skipped: Array  # columns that are left out behind the first `window`; see `window_spans`
 
 
-class Layout(NamedTuple):
+class StreamLayout(NamedTuple):
   """Where the spans of a stream stand in it."""
 
   starts: Int[Array, "B 1+U"]
@@ -80,12 +80,12 @@ class Layout(NamedTuple):
   total: Int[Array, ""]  # slots up to the end of the last span
 
 
-def lay_out(spans: Spans, tile: int) -> Layout:
+def lay_out(spans: Spans, tile: int) -> StreamLayout:
   """Puts spans one behind the other; each chain begins with a tile."""
   ends = jnp.cumsum(spans.length, axis=1)
   of_chains = -(-ends[:, -1] // tile) * tile
   ends += (jnp.cumsum(of_chains) - of_chains)[:, None]
-  return Layout(ends - spans.length, ends, ends[-1, -1])
+  return StreamLayout(ends - spans.length, ends, ends[-1, -1])
 
 
 class Slots(NamedTuple):
@@ -114,7 +114,7 @@ class Slots(NamedTuple):
 def block_slots(
   texts: Text,
   spans: Spans,
-  layout: Layout,
+  layout: StreamLayout,
   kept_offsets: Int[Array, "B U"],
   first_slot: Int[Array, ""],
   size: int,

@@ -287,8 +287,8 @@ def _delete_best(
   chosen = jnp.isfinite(lowest) & (texts.num_reasoning > floors)
   starts, _ = jax.vmap(unit_spans)(texts)
   start = jnp.take_along_axis(starts, best[:, None], axis=1)[:, 0]
-  chains = exact.after_deletion(search.chains, best, chosen)
-  move = jax.vmap(partial(shortlist.after_deletion, reach=reach))
+  chains = exact.delete_units(search.chains, best, chosen)
+  move = jax.vmap(partial(shortlist.estimates_after_deletion, reach=reach))
   estimates = move(chains.texts, search.estimates, best, start)
   estimates = jax.tree.map(partial(choose, chosen), estimates, search.estimates)
 

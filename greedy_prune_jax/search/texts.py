@@ -26,7 +26,7 @@ from greedy_prune_jax.search.greedy import on_mesh
 _LENGTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
 
 
-def score_without(
+def score_texts(
   model: Model,
   prompt: KeyValues,
   segments: Segments,

@@ -35,7 +35,7 @@ def text_flops(config, start, length, scored):
 
 
 def counted_positions(sizes, rng):
-  """Positions of an exact search whose deletions fall anywhere; see `exact.after_deletion`."""
+  """Positions of an exact search whose deletions fall anywhere; see `exact.delete_units`."""
   sizes, positions = [*sizes], P + sum(sizes) + A - 1
   known = [0] * len(sizes)
   while sum(sizes) > FLOOR:

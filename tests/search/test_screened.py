@@ -17,8 +17,8 @@ from greedy_prune_jax.scoring.shortlist import (
   STALE,
   Estimates,
   _estimate,
-  after_deletion,
   estimated_nlls,
+  estimates_after_deletion,
   no_estimates,
   screen_deletions,
   with_estimates,
@@ -215,9 +215,9 @@ def test_what_is_known_moves_with_the_units(model):
   size = chains.texts.unit_sizes.shape[1]
   known = jnp.arange(size, dtype=jnp.float32)
   estimates = Estimates(known, 10 * known, known / 100, jnp.zeros(size, int), known[3], known[5])
-  chains = exact.after_deletion(chains, jnp.asarray([6]), jnp.ones(1, bool))
+  chains = exact.delete_units(chains, jnp.asarray([6]), jnp.ones(1, bool))
   left = Text(*(x[0] for x in chains.texts))
-  moved = after_deletion(left, estimates, jnp.int32(6), jnp.int32(9 + 6), reach=2)
+  moved = estimates_after_deletion(left, estimates, jnp.int32(6), jnp.int32(9 + 6), reach=2)
   units = [*range(6), *range(7, 16)]
   np.testing.assert_array_equal(moved.window_change[:15], np.asarray(units, float))
   np.testing.assert_array_equal(moved.rest_change[:15], 10 * np.asarray(units, float))
