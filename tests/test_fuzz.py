@@ -65,6 +65,7 @@ from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers import teacher_forms as forms
 from tests.helpers import thinking_templates
 from tests.helpers.attacks import attack, is_taken, mutated, mutated_text, refusal
+from tests.helpers.format_examples import EXAMPLES
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.planted import pruned_chain, random_segments, tiny_model
 from tests.helpers.reference import tiny_config
@@ -93,7 +94,7 @@ def read_all_chains(path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_of_chains(name, tmp_path):
-  write_lines(tmp_path / "good" / "chains.jsonl", FORMATS[name].example)
+  write_lines(tmp_path / "good" / "chains.jsonl", EXAMPLES[name])
   refused = attack(
     tmp_path / "good", lambda f: read_all_chains(f / "chains.jsonl"), tmp_path, cases=40, name=name
   )
@@ -128,7 +129,7 @@ def test_files_of_chains(suffix, tmp_path):
 def test_folders_of_thought_anchors(tmp_path):
   folder = tmp_path / "good" / "problem_1"
   folder.mkdir(parents=True)
-  for name, value in FORMATS["thought_anchors"].example.items():
+  for name, value in EXAMPLES["thought_anchors"].items():
     (folder / name).write_text(json.dumps(value))
   attack(tmp_path / "good", read_all_chains, tmp_path, cases=60, name="anchors")
 
