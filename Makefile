@@ -27,7 +27,7 @@ check:
 AOT = .venv-aot
 PROGRAMS =
 accelerators: $(AOT)/bin/python
-	$(AOT)/bin/python -m benchmarks.accelerators --out=$(RUNS)/accelerators --programs='$(PROGRAMS)'
+	$(AOT)/bin/python -m benchmarks.accelerators --results=$(RUNS)/accelerators --programs='$(PROGRAMS)'
 
 $(AOT)/bin/python:
 	python3 -m venv $(AOT)

@@ -1,7 +1,7 @@
 """Compiles our programs for TPUs and an H100 on a machine that has neither, and reads what came.
 
     make accelerators [PROGRAMS=decode]
-    python -m benchmarks.accelerators --out=DIR [--targets=v5e] [--shapes=8b] [--programs=decode]
+    python -m benchmarks.accelerators --results=DIR [--targets=v5e] [--shapes=8b] [--programs=decode]
 
 Nothing runs and nothing is measured: every figure is *compiled*, read from what XLA made for the
 device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes
@@ -28,7 +28,7 @@ from absl import app, flags
 
 from benchmarks.accelerator_targets import TARGETS, Target, compile_environment
 
-_OUT = flags.DEFINE_string("out", None, "Folder of the results.")
+_OUT = flags.DEFINE_string("results", None, "Folder of the results.")
 _TARGETS = flags.DEFINE_list("targets", list(TARGETS), "Devices to compile for.")
 _MESHES = flags.DEFINE_list("meshes", ["1x1", "1x4", "8x1"], "Sizes of `data` x `model`.")
 _SHAPES = flags.DEFINE_list("shapes", ["135m", "1.5b", "8b"], "Of `shapes.SHAPES`.")
@@ -173,7 +173,7 @@ def main(_) -> None:
     return
   for target in _TARGETS.value:
     for mesh in _MESHES.value:
-      command = [sys.executable, "-m", "benchmarks.accelerators", f"--out={out}"]
+      command = [sys.executable, "-m", "benchmarks.accelerators", f"--results={out}"]
       command += [f"--child={target}:{mesh}", f"--programs={_PROGRAMS.value}"]
       command += [f"--shapes={','.join(_SHAPES.value)}"]
       done = subprocess.run(command, env=os.environ | compile_environment())
@@ -186,5 +186,5 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("out")
+  flags.mark_flag_as_required("results")
   app.run(main)

@@ -58,7 +58,7 @@ def test_what_does_not_fit_or_compile_stands_in_the_table():
 def test_a_tiny_model_compiles_for_devices_that_are_not_here(target, tmp_path):
   if not installed(NEEDED[target]):
     pytest.skip(f"{NEEDED[target]} is not installed: extra tpu-aot or gpu-aot")
-  command = [sys.executable, "-m", "benchmarks.accelerators", f"--out={tmp_path}"]
+  command = [sys.executable, "-m", "benchmarks.accelerators", f"--results={tmp_path}"]
   command += [f"--targets={target}", "--meshes=1x1,8x1", "--shapes=tiny"]
   done = subprocess.run(
     command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True

@@ -39,8 +39,9 @@ def test_the_positions_are_those_of_the_run(dry, run, tmp_path, settings):
   assert not (tmp_path / "run").exists()
   run(**settings)
   counted = sum(record["positions_scored"] for record in records(tmp_path / "run").values())
-  assert expected == pytest.approx(counted, rel=0.1)
-  if not {"unit", "deletions_per_step"} & settings.keys():
+  # What a search runs depends on where deletions fall, which is not known before.
+  assert expected == pytest.approx(counted, rel=0.1 if "ranking" in settings else 0.35)
+  if "ranking" in settings and not {"unit", "deletions_per_step"} & settings.keys():
     assert expected == counted
 
 

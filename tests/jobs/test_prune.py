@@ -83,11 +83,11 @@ def test_a_record_holds_what_full_passes_find(run, reference, tmp_path, objectiv
       kept = sorted(set(range(total)) - set(record["deletion_order"][:num_deleted]))
       assert text == tokenizer.decode(segments.reasoning[kept])
 
-    # The whole text and every candidate's suffix at first, and then less than all that again.
+    # The whole text and every candidate's suffix at first, and then no more than all that again.
     tail = len(segments.answer) - 1
     steps = [n + tail + sum(n - 1 - i + tail for i in range(n)) for n in range(total, floor, -1)]
     first = len(segments.prompt) + steps[0]
-    assert first < record["positions_scored"] < first + sum(steps[1:]) + floor + tail
+    assert first < record["positions_scored"] <= first + sum(steps[1:]) + floor + tail
 
 
 @pytest.mark.slow
