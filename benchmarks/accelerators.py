@@ -1,7 +1,7 @@
 """Compiles our programs for TPUs and an H100 on a machine that has neither, and reads what came.
 
     make accelerators [PROGRAMS=decode]
-    python -m benchmarks.accelerators --results=DIR [--targets=v5e] [--shapes=8b] [--programs=decode]
+    python -m benchmarks.accelerators --results=DIR [--targets=v5e] [--programs=decode]
 
 Nothing runs and nothing is measured: every figure is *compiled*, read from what XLA made for the
 device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes

@@ -238,8 +238,8 @@ CHECKS: dict[str, tuple[Callable[[], Found], float]] = {
 }
 
 
-# Orders that hang on rounding: of bfloat16; and of the answer alone, which deletions from a chain of
-# random tokens change so little that the best two are often within 1e-6 nats of each other.
+# Orders that hang on rounding: of bfloat16; and of the answer alone, which deletions from a chain
+# of random tokens change so little that the best two are often within 1e-6 nats of each other.
 _NEAR_TIES = ("bfloat16", "exact answer")
 
 
