@@ -50,6 +50,25 @@ def test_tokens_beyond_the_embedding_are_refused_by_name(folder):
   assert load_tokenizer(str(folder))("one new")["input_ids"][-1] == 2
 
 
+def test_tokens_beyond_a_gguf_files_embedding_are_refused_by_name(tmp_path):
+  model = tiny_model(tiny_config("llama"))
+  size = model.config.vocab_size
+  tokens = ["<unk>", "a", *(f"<{i}>" for i in range(size - 2)), "b"]
+  tokenizer = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": tokens,
+    "tokenizer.ggml.scores": [-float(i) for i in range(len(tokens))],
+    "tokenizer.ggml.token_type": [2, *[1] * size],
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.add_space_prefix": False,
+  }
+  write_gguf(tmp_path / "model.gguf", model, metadata=tokenizer)
+  loaded = load_tokenizer(str(tmp_path / "model.gguf"))
+  assert loaded("a", add_special_tokens=False)["input_ids"] == [1]
+  with pytest.raises(UserError, match=rf"token 'b' has id {size}, .* embedding has {size} rows"):
+    loaded("ab", add_special_tokens=False)
+
+
 @pytest.mark.parametrize(
   ("generation", "config", "expected"),
   [
