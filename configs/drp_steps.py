@@ -19,6 +19,5 @@ def get_config() -> config_dict.ConfigDict:
   """The settings of `configs/prune.py`, with steps for units."""
   config = prune.get_config()
   config.unit = "skill_step"
-  config.num_chains = 0
   config.chains = "runs/sample"
   return config
