@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 from tests.helpers.reference import tiny_config, tiny_model
 from tests.helpers.tokenizers_for_tests import byte_level
 
@@ -54,6 +57,29 @@ def records(workdir: Path) -> dict[str, dict]:
   for line in lines:
     assert line.pop("seconds") >= 0
   return found
+
+
+def assert_same_records(found: dict[str, dict], whole: dict[str, dict]) -> None:
+  """Records found in another way: by a run that went on, or in other batches.
+
+  What is run again counts again, and blocks of other slots round differently.
+  """
+  for key, record in found.items():
+    record, expected = dict(record), dict(whole[key])
+    assert record.pop("positions_scored") > 0 < expected.pop("positions_scored")
+    for name, values in expected.pop("nll").items():
+      nll = np.array(record["nll"][name], float)
+      np.testing.assert_allclose(nll, np.array(values, float), atol=5e-6)
+    del record["nll"]
+    trust, expected_trust = (_numbers(x.pop("trust", {})) for x in (record, expected))
+    assert trust == pytest.approx(expected_trust, rel=1e-2, abs=1e-5)
+    assert record == expected
+
+
+def _numbers(trust: dict[str, Any]) -> dict[str, Any]:
+  """What a screened search says of itself, but for positions."""
+  audit = {name: x for name, x in trust.get("audit", {}).items() if name != "positions_exact"}
+  return {name: x for name, x in trust.items() if name != "audit"} | audit
 
 
 def skipped(workdir: Path) -> list[dict]:

@@ -14,7 +14,7 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.distill.examples import text_at
 from greedy_prune_jax.search.units import sentence_starts, word_starts
 from tests.helpers.full_passes import full_pass_search
-from tests.helpers.tiny_runs import CHAINS, records, write_chains
+from tests.helpers.tiny_runs import CHAINS, assert_same_records, records, write_chains
 
 REASONING = "Natalia sold 24. She didn't stop.\nSo 24 + 48 = 72.\nIt is 72.\n"
 STARTS = {"word": word_starts, "sentence": sentence_starts}
@@ -101,7 +101,7 @@ def test_a_killed_run_of_words_ends_as_one_that_was_not(start, run, chains, tmp_
   whole = records(tmp_path / "whole")
   assert 0 < len(state["deleted"]) < len(whole["long"]["deletion_order"])
   run(**settings, workdir="killed")
-  assert records(tmp_path / "killed") == whole
+  assert_same_records(records(tmp_path / "killed"), whole)
 
 
 @pytest.mark.slow
