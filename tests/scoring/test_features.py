@@ -150,7 +150,7 @@ def test_a_store_of_other_chains_is_refused(tmp_path):
     build_store(tmp_path, model, ["a", "b"], asked_otherwise, pruner="tiny")
   with pytest.raises(UserError, match="feature_dtype='int8'; expected one of float16, float32"):
     build_store(tmp_path, model, ["a", "b"], chains, pruner="tiny", dtype="int8")
-  with pytest.raises(UserError, match="cannot read the attention features"):
+  with pytest.raises(UserError, match=r"cannot read .*index\.json"):
     open_store(tmp_path / "nowhere")
 
 
