@@ -129,6 +129,8 @@ def open_store(folder: Path) -> FeatureStore:
   index = read_json(path)
   try:
     check_form(index, _INDEX_FORM)
+    if index["dtype"] not in DTYPES or len(index["starts"]) != len(index["ids"]) + 1:
+      raise UserError(f'its "dtype" must be one of {DTYPES}, and "starts" one more than "ids"')
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   arrays = _open_arrays(folder, index, "r")

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.sources import Row, file_rows, is_lines
+from greedy_prune_jax.chains.sources import Row, file_rows, is_json
 from greedy_prune_jax.errors import UserError
 
 
@@ -57,14 +57,14 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
     raise UserError(
       f"{path} does not exist; expected a JSONL or Parquet file or a dataset's folder"
     )
-  if is_lines(path):
+  if is_json(path):  # by our own reader: that of `datasets` ends the process on some damaged JSON
     return list(file_rows(path))
   import datasets  # see from_hub
 
   hub = hub or HubSplit(str(path), None, split)
   try:
     if path.is_file():
-      builder = {".json": "json", ".csv": "csv"}.get(path.suffix, "parquet")
+      builder = "csv" if path.suffix == ".csv" else "parquet"
       dataset = datasets.load_dataset(builder, data_files=str(path), split="train")
     elif (path / "dataset_dict.json").exists():
       dataset = datasets.load_from_disk(str(path))[hub.split]

@@ -100,9 +100,9 @@ def data_files(folder: Path) -> list[Path]:
   )
 
 
-def is_lines(path: Path) -> bool:
-  """Tells whether a file is of JSON lines, compressed or not, by its name."""
-  return _kind(path) in _LINES
+def is_json(path: Path) -> bool:
+  """Tells whether a file is of JSON, in lines or whole, compressed or not, by its name."""
+  return _kind(path) in (*_LINES, ".json")
 
 
 def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterator[Row]:
@@ -215,7 +215,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
         for row in batch.to_pylist():
           number = next(numbers)
           yield Row(f"{name}/{number}", f"{path}, row {number + 1}", as_json(row))
-  except (pyarrow.ArrowException, OSError) as error:
+  except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: texts in no UTF-8
     raise UserError(f"cannot read {path} as Parquet: {error}") from error
 
 

@@ -123,6 +123,8 @@ def check_record(record: Record, output: str) -> None:
     return
   if missing := [key for key in _FOUND[output] if key not in record]:
     raise UserError(f'lacks the key "{missing[0]}"')
+  if "decompose" not in record["made_by"]:
+    raise UserError('"made_by" does not say who made the steps, under "decompose"')
   steps = steps_of(record)
   joined = "".join(step.text for step in steps)
   if joined != split_thinking(chain.reasoning).text or not all(s.text.strip() for s in steps):

@@ -106,7 +106,7 @@ def store(folder, texts, failed=None):
     "steps": [{"text": text, "skill": "addition"} for text in texts],
     "refused": [],
     "num_tokens": 0,
-    "made_by": {},
+    "made_by": {"decompose": {"teacher": "m"}},
   }
   with JsonlWriter(folder / "decomposed" / "process-00000.jsonl") as writer:
     writer.write(record | {"failed": failed})
