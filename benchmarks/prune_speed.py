@@ -67,7 +67,8 @@ class Ours:
 def ours(name: str, dtype: str, segments: Segments, objective: Objective, deletions: int) -> Ours:
   """Runs our search in a fresh process; see `prune_ours`."""
   asked = {"model": name, "dtype": dtype, "objective": objective, "deletions": deletions}
-  asked |= {key: value.tolist() for key, value in dataclasses.asdict(segments).items()}
+  parts = {"prompt": segments.prompt, "reasoning": segments.reasoning, "answer": segments.answer}
+  asked |= {name: ids.tolist() for name, ids in parts.items()}
   command = [sys.executable, "-m", "benchmarks.prune_ours"]
   done = subprocess.run(command, input=json.dumps(asked), text=True, capture_output=True)
   if done.returncode:
