@@ -137,7 +137,7 @@ class Decoder(nnx.Module):
 
   @property
   def head_weight(self) -> Float[Array, "V D"] | MasterWeight:
-    """What the LM head multiplies hidden states with; a `MasterWeight` in training."""
+    """The matrix that the LM head multiplies hidden states with; a `MasterWeight` in training."""
     return (self.embedding if self.config.tied_head else self.head)[...]
 
 

@@ -19,10 +19,16 @@ from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import search_settings, step_positions_of
-from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
+from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks, usable_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
-from greedy_prune_jax.search.capacity import batch_bytes, free_bytes, places_of, plan_batching
+from greedy_prune_jax.search.capacity import (
+  batch_bytes,
+  free_bytes,
+  places_of,
+  plan_batching,
+  suffix_positions,
+)
 
 
 class Devices(NamedTuple):
@@ -196,6 +202,7 @@ def _memory(
     config,
     batching,
     max(map(places_of, segments)),
+    _kept_columns_needed(settings, tasks),
     itemsize=itemsize,
     replicas=devices.replicas,
     split=devices.split,
@@ -205,6 +212,13 @@ def _memory(
     f"{(weights + rest) / 1e9:.2f} GB{of}: {weights / 1e9:.2f} GB weights, {rest / 1e9:.2f} GB "
     f"for {chains} chain{'s' if chains > 1 else ''} at once"
   )
+
+
+def _kept_columns_needed(settings: PruneSettings, tasks: Sequence[PruneTask]) -> int:
+  """Columns that the longest chain's candidates would keep; exact searches alone keep any."""
+  if settings.ranking != GREEDY or settings.search == SCREENED:
+    return 0
+  return max(suffix_positions(task.path.segments, task.path.unit_sizes) for task in tasks)
 
 
 def _duration(seconds: float) -> str:

@@ -35,6 +35,7 @@ from greedy_prune_jax.scoring.stream import (
   Text,
   block_slots,
   lay_out,
+  suffix_lengths,
   unit_spans,
 )
 from greedy_prune_jax.scoring.tiles import attend_tiles
@@ -79,7 +80,7 @@ class Scorer:
 
   @property
   def answer_only(self) -> bool:
-    """Whether the answer's likelihood alone counts."""
+    """True where the answer's likelihood alone counts."""
     return self.program.objective == "answer"
 
 
@@ -105,9 +106,16 @@ class Sums(NamedTuple):
 
 
 def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
-  """Chains of which nothing is known yet."""
+  """Chains of which nothing is known yet, with empty caches of the program's sizes.
+
+  Args:
+    decoder: the scoring model.
+    program: static sizes.
+    texts: the chains, each field with an axis B in front.
+  """
   config, (batch, places) = decoder.config, texts.token_ids.shape
-  lengths = jax.vmap(_suffix_lengths)(texts)
+  index = jnp.arange(texts.unit_sizes.shape[1])[None, :]
+  lengths = jnp.where(index < texts.num_units[:, None], suffix_lengths(texts), 0)
   ends = jnp.cumsum(lengths, axis=1)
   # Candidates whose columns do not fit share one place, in which they stay as long as they run.
   offsets = jnp.where(ends <= program.kept, ends - lengths, program.kept)
@@ -130,12 +138,6 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     text_known=jnp.zeros(batch, jnp.int32),
     columns_known=jnp.zeros_like(texts.unit_sizes),
   )
-
-
-def _suffix_lengths(text: Text) -> Int[Array, " U"]:
-  _, stops = unit_spans(text)
-  index = jnp.arange(stops.shape[0])
-  return jnp.where(index < text.num_units, text.last - stops, 0)
 
 
 def run_spans(

@@ -9,9 +9,9 @@ stand one behind the other in a stream, which goes through the model in blocks o
 
 A *sequence* is a candidate's text, or (number 0) the text as it stands. A *span* is a run of its
 *columns*, the tokens from where it leaves the text as it stands. A suffix may begin in one block
-and end in the next: keys and values of the columns that were run are kept (see `scorer.Cache`),
-and so are those of an earlier step, as far as they still hold. The slots of a *tile* are of one
-chain, so that they meet one prefix.
+and end in the next: keys and values of the columns that were run are kept (see
+`scorer.ChainState`), and so are those of an earlier step, as far as they still hold. The slots of a
+*tile* are of one chain, so that they meet one prefix.
 
 Letters beside those of `models.decoder`: B chains, S places of a text (prompt, reasoning, answer),
 U units (one deletion removes a unit), T slots of a block, Z columns that a chain has kept.

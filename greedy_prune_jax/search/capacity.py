@@ -131,18 +131,25 @@ def kept_columns(
 
   Args:
     config: of the pruner.
-    needed: columns of all candidates of a chain.
+    needed: columns of all candidates of a chain; 0 where none are to be kept.
     chains: on a device.
     kept_bytes: see `Batching`.
     itemsize: bytes of a weight.
     split: devices that share the weights.
   """
   fitting = int(kept_bytes / chains / _column_bytes(config, itemsize, split))
-  return min(bucket(needed, 8 * KEY_BLOCK), fitting // KEY_BLOCK * KEY_BLOCK)
+  return min(bucket(needed, 8 * KEY_BLOCK) if needed else 0, fitting // KEY_BLOCK * KEY_BLOCK)
 
 
 def batch_bytes(
-  config: ModelConfig, batching: Batching, places: int, *, itemsize: int, replicas: int, split: int
+  config: ModelConfig,
+  batching: Batching,
+  places: int,
+  needed: int,
+  *,
+  itemsize: int,
+  replicas: int,
+  split: int,
 ) -> float:
   """Estimate of what chains and blocks take on a device beside the weights, in bytes.
 
@@ -150,13 +157,16 @@ def batch_bytes(
     config: of the pruner.
     batching: of the run.
     places: see `places_of`; of the longest chain.
+    needed: see `kept_columns`; of the longest chain.
     itemsize: bytes of a weight.
     replicas: see `plan_batching`.
     split: devices that share the weights.
   """
   chains = -(-max(map(len, batching.batches)) // replicas)
-  of_chains = chains * _chain_bytes(config, places, itemsize, split)
-  return _block_bytes(config, batching.block_positions, split) + of_chains + batching.kept_bytes
+  kept = kept_columns(config, needed, chains, batching.kept_bytes, itemsize, split)
+  of_chain = _chain_bytes(config, places, itemsize, split)
+  of_chain += kept * _column_bytes(config, itemsize, split)
+  return _block_bytes(config, batching.block_positions, split) + chains * of_chain
 
 
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:

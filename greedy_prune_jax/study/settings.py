@@ -113,7 +113,7 @@ class StudySettings(JobSettings):
         raise UserError(f"{name}: {error}") from error
 
   def _check_base(self) -> None:
-    """What the base is told, and that it starts from something else than itself."""
+    """Checks what the base is told, and that it starts from something else than itself."""
     try:
       made = DistillSettings.from_config(self.base_config())
     except UserError as error:

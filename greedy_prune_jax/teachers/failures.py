@@ -41,14 +41,14 @@ class FailedRequestError(Exception):
 
   @property
   def may_pass(self) -> bool:
-    """Whether the request may be answered if it is made again."""
+    """True where the request may be answered if it is made again."""
     if self.status is None or self.status >= 500:
       return True
     return self.status in _TRY_AGAIN and self.code != _NO_MONEY
 
   @property
   def is_hopeless(self) -> bool:
-    """Whether every other request would fail like this too."""
+    """True where every other request would fail like this too."""
     status = self.status or 0
     return 300 <= status < 400 or status in _HOPELESS or self.code == _NO_MONEY
 

@@ -69,7 +69,7 @@ class LocalThinking:
 
   @property
   def stops(self) -> dict[str, Any]:
-    """What a request for thinking stops at, as keywords of `Request`."""
+    """The ends of a request for thinking, as keywords of `Request`."""
     if isinstance(self.end, int):
       return {"stop_ids": (self.end,), "stop_strings": ()}
     return {"stop_strings": (self.end,)}

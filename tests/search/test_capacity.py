@@ -89,8 +89,12 @@ def test_what_is_planned_fits_the_memory(prompt, reasoning):
   most = max(map(len, found.batches))
   assert most >= 1
   places = max(map(places_of, chains))
-  assert batch_bytes(config, found, places, **ONE) <= memory * 1.01
-  kept = kept_columns(config, suffix_positions(chains[0], None), most, found.kept_bytes, 2, 1)
+  needed = suffix_positions(chains[0], None)
+  assert batch_bytes(config, found, places, needed, **ONE) <= memory * 1.01
+  assert batch_bytes(config, found, places, 0, **ONE) < batch_bytes(
+    config, found, places, 900, **ONE
+  )
+  kept = kept_columns(config, needed, most, found.kept_bytes, 2, 1)
   assert kept % KEY_BLOCK == 0
   assert kept * most * capacity._column_bytes(config, 2, 1) <= found.kept_bytes
 
