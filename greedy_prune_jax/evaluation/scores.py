@@ -154,7 +154,7 @@ def pairs_table(runs: Mapping[str, Sequence[Record]]) -> Table:
 
 
 def comparison_table(
-  pairs: Sequence[tuple[Cell, Cell, Float[np.ndarray, "Q"], Float[np.ndarray, "Q"]]],
+  pairs: Sequence[tuple[Cell, Cell, Float[np.ndarray, "_"], Float[np.ndarray, "_"]]],
   columns: tuple[str, str],
   items: str,
 ) -> Table:

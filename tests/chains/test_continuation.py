@@ -1,6 +1,5 @@
 """Tokens of a chain's parts against those of the whole text, for every kind of tokenizer."""
 
-import dataclasses
 
 import hypothesis
 import hypothesis.strategies as st
@@ -111,7 +110,7 @@ def test_a_chain_in_a_template_is_the_whole_text(kind, template, tmp_path):
   loaded = load_chat_template(name, tokenizer)
   parts = segment(CHAIN, tokenizer, loaded)
   text = loaded.prompt(CHAIN.question) + CHAIN.reasoning + CHAIN.answer + loaded.tail
-  joined = np.concatenate(dataclasses.astuple(parts))
+  joined = np.concatenate(parts.parts)
   assert joined.tolist() == whole(tokenizer, text)[0]
   first = tokenizer.convert_ids_to_tokens(parts.reasoning.tolist())[0]
   if kind in ("always", "first", "never", "unigram") and template in ("plain", GEMMA):

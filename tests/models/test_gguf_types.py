@@ -1,6 +1,7 @@
 """Every type of tensors that GGUF files have: read by the `gguf` package's rule, or refused."""
 
 import gguf
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -71,7 +72,8 @@ def test_a_text_has_the_nll_that_the_dequantised_weights_give_it(kind, tmp_path)
   decoder = load_gguf(tmp_path / "model.gguf", "float32").decoder
 
   assert np.std(expected) > 0.05  # each token's own
-  np.testing.assert_allclose(nll(forward_logits(decoder, ids), ids), expected, atol=2e-5)
+  found = nll(forward_logits(decoder, jnp.asarray(ids)), ids)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(

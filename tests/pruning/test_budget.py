@@ -61,7 +61,8 @@ def test_the_probability_of_the_whole_answer_stays_above():
 def test_points_that_were_not_scored_do_not_hold():
   assert within("nll:+1", pruned(joint=(1.0, None, 1.5, None, 9.0, None, None))) == 2
   assert kept_after(pruned(), 2) == [1, 2, 4, 5]
-  units = pruned(unit="word", unit_sizes=[2, 2, 2], deletion_order=[4, 5, 0, 1])
+  nll = {name: [1.0] * 3 for name in ("joint", "answer", "reasoning")}
+  units = pruned(unit="word", unit_sizes=[2, 2, 2], deletion_order=[4, 5, 0, 1], nll=nll)
   assert kept_after(units, 1) == [0, 1, 2, 3]
 
 
