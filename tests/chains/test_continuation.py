@@ -1,6 +1,5 @@
 """Tokens of a chain's parts against those of the whole text, for every kind of tokenizer."""
 
-
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
