@@ -171,7 +171,7 @@ def _state_shapes(trained: Any, optimizer: Any) -> Any:
 
 
 def _head_chunks(config: ModelConfig, rows: int, width: int) -> float:
-  """How often the loss takes a chunk of scored positions, where two thirds of a row are scored."""
+  """Chunks of scored positions that the loss takes, where two thirds of a row are scored."""
   columns = min(max(2**30 // (4 * config.vocab_size) // rows, 1), width)
   return float(-(-(width * 2 // 3) // columns))
 

@@ -49,7 +49,7 @@ CAUSES = (
 def programs(
   target: Target, data: int, model: int, shapes: Sequence[str]
 ) -> dict[str, Callable[[], Any]]:
-  """What is compiled for a mesh, by name; made when called, so that one's failure is its own."""
+  """Programs to compile for a mesh, by name; made when called, so that one's failure is its own."""
   from benchmarks import accelerator_programs as make
   from benchmarks.shapes import SHAPES
 

@@ -1,4 +1,4 @@
-"""What to measure on a device that is lent for half an hour; started by `on_device.sh`.
+"""Measurements for a device that is lent for half an hour; started by `on_device.sh`.
 
 Groups run in the order of `GROUPS`, each in a process of its own that has the device's memory to
 itself; each row goes to OUT/rows.jsonl as it is measured. A row that fails is recorded with its
@@ -72,7 +72,7 @@ def sampling(shape: str, counts: tuple[int, ...]) -> list[Row]:
 
 
 def checks() -> list[Row]:
-  """What must come out as on a CPU."""
+  """Results that must come out as on a CPU."""
   return [Row(f"check {name}", lambda name=name: rows.check(name)) for name in rows.CHECKS]
 
 

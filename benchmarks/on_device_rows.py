@@ -58,7 +58,7 @@ def _peak() -> float:
 
 
 def ceilings() -> Found:
-  """What products and copies reach here."""
+  """Rates that products and copies reach here."""
   sizes = (1024,) if jax.default_backend() == "cpu" else (4096, 8192)
   return {
     "copy_GB_per_s": copy_bandwidth(2**26 if jax.default_backend() == "cpu" else 2**32) / 1e9,

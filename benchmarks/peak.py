@@ -1,4 +1,4 @@
-"""What this machine can do at most: FLOP/s of products, and bytes a second of its memory."""
+"""Peaks of this machine: FLOP/s of products, and bytes a second of its memory."""
 
 import time
 

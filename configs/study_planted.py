@@ -1,4 +1,4 @@
-"""Which order of deletion makes the best short chains? Students of planted chains, from nothing.
+"""Students of planted chains, from random weights: the best order of deletion for short chains.
 
     python -m greedy_prune_jax.jobs.study --config=configs/study_planted.py --workdir=runs/planted
 

@@ -124,7 +124,7 @@ def _arranged(shape: tuple[int, int], devices: Sequence[Any]) -> np.ndarray:
 def weight_shardings(
   mesh: Mesh, *, fully_sharded: bool = False
 ) -> Callable[[nnx.State], Any] | None:
-  """Where `load_model` puts parameters, from their shapes; None for the one default device."""
+  """Shardings for `load_model`, from parameters' shapes; None for the one default device."""
   if mesh.size == 1:
     return None
 
@@ -141,7 +141,7 @@ def weight_shardings(
 def named_shardings(
   shapes: Mapping[str, Any], mesh: Mesh, *, fully_sharded: bool = False
 ) -> dict[str, NamedSharding]:
-  """Where parameters go, by their names; `shapes` are arrays or what else has a shape."""
+  """Shardings of parameters by their names; `shapes` are arrays or what else has a shape."""
   return {
     name: NamedSharding(mesh, partition(name, x.shape, mesh, fully_sharded=fully_sharded))
     for name, x in shapes.items()
@@ -151,7 +151,7 @@ def named_shardings(
 def partition(
   name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, *, fully_sharded: bool = False
 ) -> P:
-  """How a parameter lies on the mesh, by the first of `PARTITION_RULES` that fits its path.
+  """Partition of a parameter, by the first of `PARTITION_RULES` that fits its path.
 
   Raises:
     UserError: a dimension cannot be split evenly.
@@ -230,7 +230,7 @@ def gathered(arrays: Any) -> Any:
 
 
 def device_bytes(params: nnx.State) -> int:
-  """What parameters take on each of the devices that they lie on, in bytes."""
+  """Bytes that parameters take on each of the devices that they lie on."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params)
   )

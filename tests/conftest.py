@@ -1,4 +1,4 @@
-"""What all tests share: no network, 8 simulated devices, shapes checked, no silent broadcasting."""
+"""Set-up of all tests: no network, 8 simulated devices, shapes checked, no silent broadcasting."""
 
 import collections
 import os

@@ -120,7 +120,7 @@ def compare(
 
 
 def importance_section(runs: Sequence[LabelledRun]) -> Section:
-  """How well the orders of runs agree with the importances that their chains carry."""
+  """Agreement of the orders of runs with the importances that their chains carry."""
   rows: list[tuple[Cell, ...]] = []
   surprisal = {
     chain.chain.id: sentence_ranks(chain)

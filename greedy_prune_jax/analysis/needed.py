@@ -21,7 +21,7 @@ KEEP_RATIOS = (0.9, 0.7, 0.5, 0.3, 0.1)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What the order of one chain tells of its labels.
+  """Agreement of one chain's deletion order with its labels.
 
   Attributes:
     auc: by kind, and for `ALL`: share of pairs of a needed token and one of that kind of which the

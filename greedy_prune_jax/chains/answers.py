@@ -18,7 +18,7 @@ from greedy_prune_jax.chains.thinking import hide_thinking
 
 
 class Value(NamedTuple):
-  """What an answer says, such as `72`, and where in the text it begins."""
+  """Value that an answer states, such as `72`, and its place in the text."""
 
   start: int
   text: str
@@ -164,7 +164,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 
 def _in_box(match: re.Match[str], closing: Mapping[int, int]) -> Value | None:
-  r"""What stands in the braces that begin where a match ends; `\boxed 5` needs none."""
+  r"""Value in the braces that begin where a match ends; `\boxed 5` needs none."""
   text, start = match.string, match.end()
   if text[start] != "{":
     token = _TOKEN.match(text, start)

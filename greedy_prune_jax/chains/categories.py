@@ -9,7 +9,7 @@ from greedy_prune_jax.errors import UserError
 
 
 class Category(enum.StrEnum):
-  """What a token does in a chain of thought; the names are those of the published viewer."""
+  """Function of a token in a chain of thought; the names are those of the published viewer."""
 
   SYMBOLIC_MATH = "SYMBOLIC_MATH"
   VERBAL_MATH = "VERBAL_MATH"

@@ -77,7 +77,7 @@ def categorise(words: Sequence[Word], tags: Sequence[str]) -> list[Category]:
 
 
 def _symbolic(words: Sequence[Word]) -> list[bool]:
-  """Which words are mathematics in symbols: first the certain ones, then what joins them."""
+  """Marks words that are mathematics in symbols: first the certain ones, then what joins them."""
   symbolic = [
     word.kind in ("formula", "number") or (word.kind == "sign" and word.text in _MATH_SIGNS)
     for word in words
@@ -93,7 +93,7 @@ def _symbolic(words: Sequence[Word]) -> list[bool]:
 
 
 def _is_symbol(words: Sequence[Word], symbolic: Sequence[bool], i: int) -> bool:
-  """Whether letters are a variable, a function's name or a written unit."""
+  """Tells whether letters are a variable, a function's name or a written unit."""
   word = words[i]
   before = i > 0 and symbolic[i - 1]
   after = i + 1 < len(words) and symbolic[i + 1]
@@ -136,7 +136,7 @@ def _mark_brackets(words: Sequence[Word], symbolic: list[bool]) -> None:
 
 
 def _is_math_sign(words: Sequence[Word], symbolic: Sequence[bool], i: int) -> bool:
-  """Whether a sign such as `-` or `/` works between symbols, or is the minus of a number."""
+  """Tells whether a sign such as `-` or `/` works between symbols, or is the minus of a number."""
   word = words[i]
   before = i > 0 and symbolic[i - 1]
   after = i + 1 < len(words) and symbolic[i + 1]
@@ -183,7 +183,7 @@ _VERBAL = (
 
 
 def _points_back(words: Sequence[Word], tags: Sequence[str], i: int) -> bool:
-  """Whether `that` stands for something said before: `twice that of`, `after that,`, `That is`."""
+  """Tells whether `that` refers to what was said: `twice that of`, `after that,`, `That is`."""
   if i + 1 == len(words) or words[i + 1].lower == "of":
     return True
   if words[i + 1].kind in ("sign", "newline"):
@@ -193,7 +193,7 @@ def _points_back(words: Sequence[Word], tags: Sequence[str], i: int) -> bool:
 
 
 def _names(words: Sequence[Word], i: int) -> bool:
-  """Whether a single letter is a name, as in `object A` and `(A)`."""
+  """Tells whether a single letter is a name, as in `object A` and `(A)`."""
   return (
     words[i].text.isupper()
     and i > 0
@@ -202,5 +202,5 @@ def _names(words: Sequence[Word], i: int) -> bool:
 
 
 def _is_first(words: Sequence[Word], i: int) -> bool:
-  """Whether a word begins a sentence, a line, or what follows a comma."""
+  """Tells whether a word begins a sentence, a line, or what follows a comma."""
   return i == 0 or words[i - 1].kind == "newline" or words[i - 1].text in _SENTENCE_ENDS | {","}

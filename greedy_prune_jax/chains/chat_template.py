@@ -125,7 +125,7 @@ class ChatTemplate:
 
   @property
   def stop_ids(self) -> list[int]:
-    """What ends a reply: the end of a text, and the special token that the tail begins with."""
+    """Ids that end a reply: the end of a text, and the special token that the tail begins with."""
     stops = {cast(int | None, self.tokenizer.eos_token_id)}
     tail = cast(list[int], self.tokenizer(self.tail, add_special_tokens=False)["input_ids"])
     if tail and tail[0] in self.tokenizer.added_tokens_decoder:

@@ -11,7 +11,7 @@ _FORMS = (BOXED, NUMBER, LETTER)
 
 
 class Expected(NamedTuple):
-  """What a chain's answer looks like.
+  """Form, lead and right value of a chain's answer.
 
   Attributes:
     form: in which it is written.
@@ -25,7 +25,7 @@ class Expected(NamedTuple):
 
 
 def expected_answer(chain: Chain) -> Expected:
-  """How a chain's answer is written, and what is the right one.
+  """Finds the form in which a chain's answer is written, and the right value.
 
   Where several forms fit ("The answer is (B) 5" may say a letter or a number), the one by which the
   chain is right is taken, else the first that fits.

@@ -29,7 +29,7 @@ def parse_sharegpt(row: Record) -> Iterator[Draft]:
 
 
 def parse_pair(question: str, reply: str):
-  """What parses rows that have a question under one key and the reply under another.
+  """Makes the parser of rows that have a question under one key and the reply under another.
 
   The question may be a list of messages, as Nemotron's sets have it, and so may the reply.
   """

@@ -185,7 +185,7 @@ def parse_s3_cot(row: Record) -> Iterator[Draft]:
 
 
 def parse_s1k(thinking: str, attempt: str):
-  """What parses a row of s1K, whose thinking and answer have keys of their own."""
+  """Makes the parser of s1K's rows, whose thinking and answer have keys of their own."""
 
   def parse(row: Record) -> Iterator[Draft]:
     thoughts = row.get(thinking)

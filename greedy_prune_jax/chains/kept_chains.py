@@ -46,7 +46,7 @@ def read_kept(
 
 
 def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
-  """What is left of a chain at a keep ratio.
+  """The chain that is left at a keep ratio.
 
   Raises:
     UserError: the chain was not pruned so far, or nothing is left of it.

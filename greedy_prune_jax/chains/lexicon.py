@@ -105,7 +105,7 @@ FUNCTION = _words("""
 
 @functools.cache
 def is_listed(word: str, base_forms: frozenset[str]) -> bool:
-  """Whether a lower-case word is one of `base_forms` or a regular inflection of one."""
+  """Tells whether a lower-case word is one of `base_forms` or a regular inflection of one."""
   if word in base_forms:
     return True
   stems = []

@@ -62,7 +62,7 @@ def same_expression(value: str, target: str) -> bool:
 
 
 def _nesting(text: str) -> int:
-  """How many brackets are open at once."""
+  """Counts the brackets that are open at once, at most."""
   steps = ((x in "([{") - (x in ")]}") for x in text)
   return max(itertools.accumulate(steps), default=0)
 

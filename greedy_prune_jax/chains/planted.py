@@ -33,7 +33,7 @@ EXTRAS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlantedOptions:
-  """What a planted chain is like.
+  """Size and make-up of a planted chain.
 
   Attributes:
     vocabulary: a key of `VOCABULARIES`.
@@ -212,7 +212,7 @@ def _extra(
   options: PlantedOptions,
   rng: random.Random,
 ) -> str:
-  """What stands behind step `i`."""
+  """Pieces that stand behind step `i`."""
   if kind == Kind.PREDICTABLE:
     return words.phrase
   if kind == Kind.UNPREDICTABLE:

@@ -1,4 +1,4 @@
-"""How planted chains are spelled: the kinds of their pieces, and the vocabularies."""
+"""Spelling of planted chains: the kinds of their pieces, and the vocabularies."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-  """Why a piece of the reasoning is there."""
+  """Purpose of a piece of the reasoning."""
 
   NEEDED = "needed result"
   COPIED = "copied operand"
@@ -23,7 +23,7 @@ Piece = tuple[str, Kind]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-  """How a chain is spelled.
+  """Spelling of a chain.
 
   Attributes:
     question: the whole question; `{start}` and `{operations}` are filled in.

@@ -43,7 +43,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionSet:
-  """Where a question set's rows come from, and what they mean.
+  """Source of a question set's rows, and their meaning.
 
   Attributes:
     form: how its answers are written.

@@ -41,7 +41,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """What is done with a step, or with several that are merged.
+  """Action on a step, or on several that are merged.
 
   Attributes:
     steps: their indices, from 0 on; consecutive.
@@ -68,7 +68,7 @@ class Edit:
 
 
 def edited_texts(steps: Sequence[Step], edits: Sequence[Edit]) -> list[str]:
-  """What each edit leaves of its steps, without white space around it; empty for `delete`."""
+  """Text that each edit leaves of its steps, without white space around it; empty for `delete`."""
   texts = []
   for edit in edits:
     kept = "".join(steps[i].text for i in edit.steps) if edit.action == KEEP else edit.text

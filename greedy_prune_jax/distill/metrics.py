@@ -92,7 +92,7 @@ class _Board:
 
 
 def _tensorboard() -> tuple[Any, Any, Any]:
-  """What of tensorboardX is used, whose import takes PyTorch along where that is installed."""
+  """The parts of tensorboardX in use; its import takes PyTorch along where that is installed."""
   from tensorboardX import summary
   from tensorboardX.event_file_writer import EventsWriter
   from tensorboardX.proto import event_pb2

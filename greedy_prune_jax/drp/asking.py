@@ -18,7 +18,7 @@ from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 
 
 class QuerySettings(NamedTuple):
-  """How stages ask the teacher.
+  """Settings with which stages ask the teacher.
 
   Attributes:
     teacher: its name, for the records.

@@ -145,7 +145,7 @@ def _wrong_places(opcodes: Sequence[tuple]) -> list[tuple[int, int, int, int]]:
 
 
 def _ours_at(opcodes: Sequence[tuple], place: int) -> int:
-  """Where in our text a place of theirs is; what theirs lacks there stands before it."""
+  """Place in our text of a place in theirs; what theirs lacks there stands before it."""
   for tag, a0, a1, b0, b1 in opcodes:
     if b0 <= place < b1:
       return a0 + place - b0 if tag == "equal" else min(a0 + place - b0, a1)

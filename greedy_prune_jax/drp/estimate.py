@@ -1,4 +1,4 @@
-"""How much a run will ask for, before it asks: requests, and tokens read and written."""
+"""Estimate of a run's requests, and of the tokens that they read and write, before it asks."""
 
 import dataclasses
 import json

@@ -68,7 +68,7 @@ def _spell_powers(text: str) -> str:
 
 
 def _is_rounded(written: str, value: Fraction, result: Fraction) -> bool:
-  """Whether a number states a result, to the digits that it has."""
+  """Tells whether a number states a result, to the digits that it has."""
   digits = len(written.partition(".")[2])
   error = abs(value - abs(result))
   # A whole number is exact: 3 is not what 10 / 3 gives.

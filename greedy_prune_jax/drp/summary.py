@@ -189,7 +189,7 @@ def _borders(parts: Sequence[str]) -> set[int]:
 
 
 def _skills_table(records: Sequence[Record]) -> Table:
-  """What was done with the steps of each skill; a merged text counts for its steps by length."""
+  """Table of edits by the steps' skill; a merged text counts for its steps by length."""
   actions: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
   before: collections.Counter[str] = collections.Counter()
   after: dict[str, float] = collections.defaultdict(float)

@@ -1,4 +1,4 @@
-"""Who is evaluated: models, and students out of the checkpoints of their training.
+"""Candidates of an evaluation: models, and students from the checkpoints of their training.
 
 An entry of the setting `models` is `[NAME=]PLACE[@WHICH]`. PLACE is a model as the other jobs know
 them, or the workdir of a distill run; of such a run WHICH says which checkpoints: `last` (where

@@ -1,4 +1,4 @@
-"""What every job's entry point shares: flags, the log's first lines, errors, the compile cache."""
+"""Shared parts of jobs' entry points: flags, the log's first lines, errors, the compile cache."""
 
 import contextlib
 import hashlib
@@ -159,7 +159,7 @@ def _with_config_path(before: str, argument: str) -> str:
 
 
 def _explain(error: Exception) -> str:
-  """What went wrong while flags were parsed, and the config file run."""
+  """Explains an error of parsing the flags and running the config file."""
   cause: BaseException | None = error
   while cause is not None:  # ml_collections and absl wrap what they get
     frames = traceback.extract_tb(cause.__traceback__)

@@ -234,7 +234,7 @@ class ModelConfig:
 
   @property
   def query_scale(self) -> float:
-    """What queries are multiplied with before they meet keys."""
+    """Factor of queries before they meet keys."""
     return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
   def matmul_params(self, *, head: bool) -> int:

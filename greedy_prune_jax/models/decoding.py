@@ -33,7 +33,7 @@ from greedy_prune_jax.parallel import DATA, MODEL
 
 
 class Texts(NamedTuple):
-  """How far B texts are."""
+  """State of B texts that are being written."""
 
   length: Int[Array, " B"]  # tokens in the cache
   last_id: Int[Array, " B"]  # the token that comes behind them, and is run next

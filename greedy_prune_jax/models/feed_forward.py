@@ -197,7 +197,7 @@ def _flat(x: Array, is_batched: bool, size: int) -> Array:
 
 
 def _one_by_one(function: Callable[..., Any], size: int, batched: Any, args: Any) -> Any:
-  """What `vmap` returns, without asking for rules of what the function is made of."""
+  """Result of `vmap`, without asking for batching rules of the function's primitives."""
 
   def run(index):
     one = jax.tree.map(lambda x, is_batched: x[index] if is_batched else x, args, tuple(batched))

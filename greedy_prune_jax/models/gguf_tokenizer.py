@@ -29,7 +29,7 @@ _SPACE = "\u2581"  # how SentencePiece writes a space
 
 @dataclasses.dataclass(frozen=True)
 class _Splitting:
-  """What a byte-level tokenizer does before it merges within the pieces."""
+  """Steps of a byte-level tokenizer before it merges within the pieces."""
 
   pattern: str | None = None  # of a piece; None: that of GPT-2
   single_digits: bool = False

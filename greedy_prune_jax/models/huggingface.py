@@ -137,7 +137,7 @@ def _check_tied_head(checkpoint: _Checkpoint, embedding: str, head: str) -> None
 
 
 def _index(folder: Path) -> dict[str, Path]:
-  """Which file holds which tensor, if the folder has several and says so.
+  """Maps each tensor to its file, if the folder has several files and says so.
 
   One file by the name of a whole model goes before an index, as in transformers.
   """

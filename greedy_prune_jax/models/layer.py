@@ -35,7 +35,7 @@ class RMSNorm(nnx.Module):
 
 
 class Rope(NamedTuple):
-  """What a layer does to queries and keys by their positions."""
+  """Rotation of a layer's queries and keys by their positions."""
 
   cos: Float[Array, "*B T h"]  # of the angles of H / 2 pairs
   sin: Float[Array, "*B T h"]

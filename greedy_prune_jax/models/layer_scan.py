@@ -62,7 +62,7 @@ def layer_groups(kinds: Sequence[str]) -> list[LayerGroup]:
 
 
 def _repeats(kinds: Sequence[str], period: int) -> int:
-  """How often the first `period` kinds follow each other."""
+  """Counts how often the first `period` kinds follow each other."""
   repeats = 1
   while kinds[repeats * period : (repeats + 1) * period] == kinds[:period]:
     repeats += 1

@@ -115,7 +115,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
-  """Where a checkpoint has each of a head's dimensions; None where it has them in our order.
+  """Index in a checkpoint of each of a head's dimensions; None where it has them in our order.
 
   We rotate dimension i with i + H / 2. Checkpoints have those that are rotated first, in halves or
   pair by pair, and behind them those that are not: a head of ours is made of halves of both.
@@ -152,7 +152,7 @@ def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
 
 
 def fused_rows(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
-  """Where each parameter's rows begin in its tensor: several of one name lie there in order."""
+  """First row of each parameter in its tensor: several of one name lie there in order."""
   sizes, ends, starts = axis_sizes(config), dict.fromkeys(names.values(), 0), {}
   for path, name in names.items():
     starts[path] = ends[name]

@@ -125,7 +125,7 @@ def _of_rotated(rope: RopeConfig, head_dim: int, max_positions: int, length: int
 
 
 def _yarn_ramp(rope: RopeConfig, head_dim: int) -> np.ndarray:
-  """How far pairs are interpolated: fast ones 0, slow ones 1 (YaRN, arXiv 2309.00071)."""
+  """Weight of interpolation for each pair: fast ones 0, slow ones 1 (YaRN, arXiv 2309.00071)."""
 
   def pair_that_turns(times: float) -> float:  # over the trained context
     waves = rope.original_max_positions / (times * 2 * math.pi)
@@ -140,7 +140,7 @@ def _yarn_ramp(rope: RopeConfig, head_dim: int) -> np.ndarray:
 
 
 def _output_scale(rope: RopeConfig) -> float:
-  """What cosines and sines are multiplied with; only yarn and longrope change it."""
+  """Factor of cosines and sines; only yarn and longrope change it."""
   if rope.kind not in ("yarn", "longrope"):
     return 1.0
   if rope.attention_factor is not None:

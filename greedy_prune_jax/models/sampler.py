@@ -86,7 +86,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """What was written.
+  """Text that was written for one request.
 
   Attributes:
     token_ids: without the stop id; up to the token that completes a stop string.
@@ -332,7 +332,7 @@ class _Text:
 
 
 def _new_texts(requests: Sequence[Request | None], mesh: Mesh | None) -> Texts:
-  """What the rows of these requests are like before anything is written; None: a free row."""
+  """State of the rows of these requests before anything is written; None: a free row."""
 
   def column(get: Callable[[Request], float | bool], dtype: DTypeLike) -> Any:
     return np.array([get(request) if request else 0 for request in requests], dtype)

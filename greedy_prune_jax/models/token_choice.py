@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or one drawn with a temperature from the likelier ones.
+"""Choice of the next token: the likeliest, or one drawn with a temperature from the likelier ones.
 
 Sorting a vocabulary takes longer than a small model's forward pass, so nothing here sorts. A token
 is drawn from all; if top_p or top_k do not allow it, it and everything less likely are ruled out
@@ -16,7 +16,7 @@ _BLOCK = 128  # logits that a draw narrows its choice to first
 
 
 class Choice(NamedTuple):
-  """How each of B rows chooses its tokens."""
+  """Settings by which each of B rows chooses its tokens."""
 
   seed: UInt32[Array, " B"]
   temperature: Float[Array, " B"]  # 0: the likeliest token, of equals the one of lowest id

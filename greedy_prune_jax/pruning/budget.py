@@ -22,7 +22,7 @@ _BOUND = re.compile(r"nll:\+\d*\.?\d+|answer:\d*\.?\d+|right")
 
 
 class Budget(NamedTuple):
-  """What must still hold of a pruned chain.
+  """Condition that must still hold of a pruned chain.
 
   Attributes:
     name: as the settings have it, such as `nll:+0.1`.
@@ -38,7 +38,7 @@ class Budget(NamedTuple):
 
 
 class Spent(NamedTuple):
-  """How far a budget lets a chain be pruned.
+  """Most deletions of a chain that a budget allows.
 
   Attributes:
     budget: its name.

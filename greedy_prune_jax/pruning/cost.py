@@ -13,7 +13,7 @@ from greedy_prune_jax.search.work import mean_length, search_positions
 
 
 class Work(NamedTuple):
-  """What pruning one chain takes."""
+  """Work of pruning one chain."""
 
   positions: float  # token positions that go through the model
   flops: float  # products with weights, of the LM head, and attention's; a multiply-add is two
@@ -71,7 +71,7 @@ def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
 
 
 def search_work(config: ModelConfig, path: PrunePath, search: SearchSettings) -> Work:
-  """What greedy search takes on a chain, about.
+  """Estimates the work of greedy search on a chain.
 
   Which deletions come first, and how many shortlists a screened search scores, is known only
   afterwards; see `search.work` for what is assumed.

@@ -1,4 +1,4 @@
-"""What a `prune` run would cost, from its chains, the tokenizer and the model's config."""
+"""Cost of a `prune` run, from its chains, the tokenizer and the model's config."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from greedy_prune_jax.search.capacity import (
 
 
 class Devices(NamedTuple):
-  """What the run is planned for."""
+  """Devices that the run is planned for."""
 
   name: str
   known: str | None  # its name in `ACCELERATORS`
@@ -120,7 +120,7 @@ def _peak(settings: PruneSettings, known: str | None) -> tuple[float, str]:
 
 
 def weight_bytes(config: ModelConfig, dtype: str, split: int) -> int:
-  """What the weights take on each of the devices that share them.
+  """Bytes of the weights on each of the devices that share them.
 
   Raises:
     UserError: a parameter cannot be split so.

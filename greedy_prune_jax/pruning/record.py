@@ -48,7 +48,7 @@ def pruned_chain(task: PruneTask, settings: PruneSettings) -> PrunedChain:
 
 
 def _trust(task: PruneTask, settings: OrderSettings) -> Record | None:
-  """How far to trust a screened search; None for other rankings and searches."""
+  """Report on a screened search's errors; None for other rankings and searches."""
   if settings.ranking != GREEDY or settings.search != SCREENED:
     return None
   report = screen_report(task.path)
@@ -72,7 +72,7 @@ def metrics(pruned: PrunedChain) -> Record:
 
 
 def not_finite(task: PruneTask, settings: PrunerSettings) -> str:
-  """Why a chain is left out on which the search met a NLL that is not finite."""
+  """Reason for leaving out a chain on which the search met a NLL that is not finite."""
   return (
     f"chain {task.chain.id}: a likelihood is not finite after {task.path.num_deletions} deletions: "
     f"in {settings.dtype}, {settings.pruner} overflows on this text or has weights that are not "

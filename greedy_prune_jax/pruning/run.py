@@ -179,7 +179,7 @@ def step_positions_of(tasks: Sequence[PruneTask], search: SearchSettings) -> Ite
 
 
 def search_settings(settings: OrderSettings) -> SearchSettings:
-  """What the search is told, but for the sizes that depend on the device."""
+  """Settings of the search, but for the sizes that depend on the device."""
   return SearchSettings(
     objective=cast(Objective, settings.objective),
     block_positions=0,

@@ -88,7 +88,7 @@ def _prompt(pruned: PrunedChain, expected: Expected, deletions: int) -> ChatProm
 
 
 def _lead(pruned: PrunedChain, expected: Expected) -> str:
-  """What the answer begins with: behind thinking its closing tag, else the words before its value.
+  """Beginning of the answer: behind thinking its closing tag, else the words before its value.
 
   Behind thinking the words would tell too much: a model sums up there what it has found.
   """

@@ -174,7 +174,7 @@ class OrderSettings(JobSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
-  """What `configs/prune.py` sets; see there for what each setting means.
+  """Settings of `configs/prune.py`, which tells what each of them means.
 
   Parts of the run take one of the bases.
   """
@@ -203,7 +203,7 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
 
   @property
   def ranking_settings(self) -> RankingSettings:
-    """What the ranking is told."""
+    """Settings that the ranking reads."""
     return RankingSettings(
       objective=cast(Objective, self.objective),
       seed=self.ranking_seed,

@@ -160,14 +160,14 @@ def make_tasks(
 def _unit_sizes(
   settings: TaskSettings,
 ) -> Callable[[Chain, Sequence[str]], tuple[int, ...] | None]:
-  """What gives the units of a chain, from it and the texts of its tokens."""
+  """Makes the function from a chain and the texts of its tokens to its units."""
   if settings.unit == SKILL_STEP:
     return skill_step_sizes(settings.steps)
   return lambda _, tokens: unit_sizes(settings.unit, tokens)
 
 
 def skipper(settings: TaskSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
-  """What to do with a chain that cannot be used: record it, or None to let the error out."""
+  """Makes the recorder of chains that cannot be used; None to let the error out."""
   if settings.on_bad_chain == "error":
     return None
 

@@ -16,7 +16,7 @@ _HOW = ("pruner", "objective", "ranking", "search", "unit")
 
 @dataclasses.dataclass
 class Counts:
-  """What a card tells of the chains, gathered while they are written.
+  """Numbers of the chains for a card, gathered while they are written.
 
   Attributes:
     chains: their number.

@@ -72,7 +72,7 @@ _LEAST_PROBABILITY = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class TokenCounts:
-  """How often each token id occurs among reasoning tokens.
+  """Counts of each token id among reasoning tokens.
 
   Attributes:
     counts: of the ids that occur.

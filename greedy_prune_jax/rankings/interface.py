@@ -41,7 +41,7 @@ RankTokens = Callable[[RankingInput], RankedTokens]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankingSettings:
-  """What rankings can be told; each reads what it needs.
+  """Settings of all rankings; each reads what it needs.
 
   Attributes:
     objective: that `gradient` differentiates.

@@ -80,7 +80,7 @@ def load_compressor(name: str) -> Any:
 
 
 def character_probs(compressor: Any, text: str) -> Float[np.ndarray, " C"]:
-  """How likely the word of each character of a text is to be kept; NaN outside all words."""
+  """Probability that the word of each character is kept; NaN outside all words."""
   from llmlingua.utils import is_begin_of_new_word
 
   encoded = compressor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -114,7 +114,7 @@ def _chunks(pieces: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
 
 
 def _piece_probs(compressor: Any, ids: Sequence[int]) -> Float[np.ndarray, " T"]:
-  """How likely each piece of one chunk is to be kept: class 1 of the classifier."""
+  """Probability that each piece of one chunk is kept: class 1 of the classifier."""
   import torch
 
   tokenizer = compressor.tokenizer

@@ -54,7 +54,7 @@ def numbers_first(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def is_numeric(token: str) -> bool:
-  """Whether a token holds a digit or nothing but operators: ` 42`, `$` and ` +=`, but not `)=`."""
+  """Tells whether a token has a digit or only operators: ` 42`, `$` and ` +=`, but not `)=`."""
   signs = token.strip()
   return any(character.isdigit() for character in signs) or (
     bool(signs) and all(c in _OPERATORS or unicodedata.category(c) == "Sm" for c in signs)

@@ -123,7 +123,7 @@ def _ask(
 
 
 def _why_not(reply: Reply) -> str:
-  """Why a reply is no compression of a whole chain."""
+  """Reason why a reply is no compression of a whole chain."""
   if reply.error is not None:
     return reply.error
   if reply.finish_reason == "length":

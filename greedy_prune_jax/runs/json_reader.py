@@ -99,7 +99,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
 
 
 def _depth(value: Any) -> int:
-  """How many lists and objects are within each other at the deepest place."""
+  """Depth of lists and objects at the deepest place."""
   depth, level = 0, [value]
   while level := [x for x in level if isinstance(x, list | dict)]:
     depth += 1

@@ -84,7 +84,7 @@ def process_files(folder: Path) -> list[Path]:
 
 
 def process_records(folder: Path, check: Callable[[Record], object] = bool) -> Iterator[Record]:
-  """What all processes have written to a folder, one at a time; see `read_records`."""
+  """Records that all processes have written to a folder, one at a time; see `read_records`."""
   for path in process_files(folder):
     yield from read_records(path, drop_torn=True, check=check)
 

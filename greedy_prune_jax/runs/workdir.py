@@ -249,7 +249,7 @@ class Workdir:
     write_or_check_config(path, config, may_change, begun=self._holds_anything())
 
   def _holds_anything(self) -> bool:
-    """Whether there is a file with something in it, but for the config and the locks."""
+    """Tells whether any file but the config and the locks has something in it."""
     files = (path for path in self.path.rglob("*") if path.is_file())
     own = ("config.json", "config.json.new")
     return any(

@@ -117,7 +117,7 @@ def _counts(names: Iterable[str | None]) -> dict[str, int]:
 
 
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
-  """How likely k of the samples, drawn without putting back, have a right one among them."""
+  """Probability of a right one among k of the samples, drawn without replacement."""
   return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
 
 

@@ -1,4 +1,4 @@
-"""What one forward pass says about each reasoning token: attention received, entropy, surprisal.
+"""Features of each reasoning token from one forward pass: attention received, entropy, surprisal.
 
 Attention is reduced inside each layer's `attend`: one layer's probabilities exist at a time.
 """

@@ -1,4 +1,4 @@
-"""What a deletion should preserve, as numbers: mean negative log-likelihood in nats per token."""
+"""Objectives, which a deletion should preserve: mean negative log-likelihoods in nats per token."""
 
 from typing import Literal, NamedTuple, get_args
 

@@ -1,4 +1,4 @@
-"""Which unit to delete, from cheap estimates of all and exact scores of a shortlist.
+"""Choice of the unit to delete, from cheap estimates of all and exact scores of a shortlist.
 
 A deletion changes the likelihood of the tokens right behind it most. The estimate for a unit is the
 sum of
@@ -38,7 +38,7 @@ _MEAN_MEMORY = 0.7  # of `mean_rest`: what a shortlist leaves of it
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShortlistPlan:
-  """How estimates are made, and how far they are trusted.
+  """Sizes of estimates and shortlists, and the trust in estimates.
 
   Attributes:
     window: w, tokens behind a deletion that are run again for its estimate.

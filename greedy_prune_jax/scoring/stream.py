@@ -1,4 +1,4 @@
-"""What a step of a search runs, as one stream of slots: index arithmetic, on the device.
+"""A search step's work as one stream of slots: index arithmetic, on the device.
 
 Deleting the reasoning tokens [start, stop) leaves everything before `start` untouched, so a
 candidate needs a forward pass over its suffix only: the later reasoning tokens, and the answer
@@ -73,7 +73,7 @@ class Spans(NamedTuple):
 
 
 class StreamLayout(NamedTuple):
-  """Where the spans of a stream stand in it."""
+  """Places of the spans in a stream."""
 
   starts: Int[Array, "B 1+U"]
   ends: Int[Array, "B 1+U"]
@@ -194,7 +194,7 @@ def suffix_spans(texts: Text, known: Int[Array, "B U"], wanted: Bool[Array, "B U
 
 
 def window_spans(texts: Text, wanted: Bool[Array, "B U"], window: int, *, tail: bool) -> Spans:
-  """What is estimated of the wanted candidates: a window of columns, and perhaps a tail.
+  """Spans that estimate the wanted candidates: a window of columns, and perhaps a tail.
 
   The tail is what predicts the answer: the last reasoning token and the answer. Between window and
   tail stands the *middle*, which does not run again: the tail sees it as it was before the

@@ -1,4 +1,4 @@
-"""How far to trust a screened search: what it saw of its own errors, and exact search beside it."""
+"""Reports on a screened search's errors: those that it saw itself, and exact search beside it."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ def prune_ranks(path: PrunePath) -> Int[np.ndarray, " N"]:
 
 
 def screen_report(path: PrunePath) -> Record:
-  """What a screened search saw: shortlists, and the error of their estimates.
+  """Reports a screened search's shortlists, and the error of their estimates.
 
   Returns:
     `scored_per_step`: units that were scored exactly. `error`: root mean square of estimate less

@@ -1,4 +1,4 @@
-"""How many chains and positions a device takes at once: from its memory, not by trial."""
+"""Chains and positions that a device takes at once: from its memory, not by trial."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ _BLOCKS_A_STEP = 4
 
 
 class Batching(NamedTuple):
-  """How chains are run."""
+  """Sizes of the batches in which chains are run."""
 
   batches: list[list[int]]  # indices of the chains that are run together, in their order
   block_positions: int  # that go through the model at once, on a device

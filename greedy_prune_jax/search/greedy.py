@@ -26,7 +26,7 @@ from greedy_prune_jax.scoring.stream import Text, unit_spans
 
 
 class Tally(NamedTuple):
-  """What the steps of one call took, and how far estimates were from exact scores.
+  """Work of the steps of one call, and the distance of estimates from exact scores.
 
   Where there is an item for each step, it stands at the number of deletions before the step, and is
   0 elsewhere: the host adds them up in one order, however a search was cut into calls.
@@ -41,7 +41,7 @@ class Tally(NamedTuple):
 
 
 class Steps(NamedTuple):
-  """What one call found; chain b made `num_deleted[b]` deletions."""
+  """Deletions and scores of one call; chain b made `num_deleted[b]` deletions."""
 
   num_deleted: Int[Array, " B"]
   deleted: Int[Array, "B U"]  # unit deleted at each step, numbered among the units left then

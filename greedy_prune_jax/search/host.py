@@ -35,7 +35,7 @@ from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist
 
 
 class SearchSettings(NamedTuple):
-  """What a search is to do, and how."""
+  """Objective, method and sizes of a search."""
 
   objective: Objective
   block_positions: int  # positions that go through the model at once, on a device
@@ -161,7 +161,7 @@ def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ..
 
 
 def _estimates(paths: Sequence[PrunePath], program: Program) -> dict[str, np.ndarray]:
-  """What an interrupted run knew of the units of each chain: the fields of `Estimates`."""
+  """Estimates that an interrupted run had of each chain's units: the fields of `Estimates`."""
   arrays = no_estimates((len(paths), program.units))
   for row, path in enumerate(paths):
     if path.known is not None and not path.finished:

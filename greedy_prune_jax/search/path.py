@@ -75,6 +75,6 @@ class PrunePath:
 
   @property
   def finished(self) -> bool:
-    """Whether the search has nothing left to do on this chain."""
+    """True when the search has nothing left to do on this chain."""
     left = len(self.segments.reasoning) - len(self.deleted)
     return bool(self.nll["joint"]) and (left <= self.floor or not self.finite)

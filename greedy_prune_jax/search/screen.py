@@ -9,7 +9,7 @@ from greedy_prune_jax.scoring.shortlist import ShortlistPlan
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScreenSettings:
-  """What `config.screen` sets.
+  """Settings of `config.screen`.
 
   Attributes:
     window: tokens behind a deletion that are run again for its estimate.
@@ -33,7 +33,7 @@ class ScreenSettings:
 
 
 def plan_shortlist(settings: ScreenSettings, deletions: int) -> ShortlistPlan:
-  """How a search screens that makes so many deletions from one scoring."""
+  """Plans the screening of a search that makes so many deletions from one scoring."""
   return ShortlistPlan(
     window=settings.window,
     shortlist=_shortlist(settings, deletions),

@@ -16,7 +16,7 @@ UnitSizes = Callable[[Chain, Sequence[str]], tuple[int, ...]]
 
 
 def skill_step_sizes(stored: str) -> UnitSizes:
-  """What gives the tokens of each step of a chain, from it and the texts of its tokens.
+  """Makes the function from a chain and the texts of its tokens to the sizes of its steps.
 
   Args:
     stored: the workdir of a drp run with steps; empty: steps are made by rules.
@@ -44,7 +44,7 @@ def skill_step_sizes(stored: str) -> UnitSizes:
 
 
 def step_starts(chain: Chain, steps: Sequence[str] | None) -> list[int]:
-  """Where the steps of a chain begin in its reasoning.
+  """Starts of a chain's steps in its reasoning.
 
   What stands before and behind its thinking, tags included, are units too; white space there goes
   with the step that it is next to. Spaces between two steps begin the second, as they begin its

@@ -110,7 +110,7 @@ def _score(
 
 
 def texts_at_once(model: Model, longest: int, num_left: int, block_positions: int) -> int:
-  """How many texts of up to `longest` tokens, of which `num_left` are left, should be run at once.
+  """Number of texts to run at once, of up to `longest` tokens, of which `num_left` are left.
 
   Where that is more than there are, some are run twice.
   """

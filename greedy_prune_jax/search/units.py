@@ -1,4 +1,4 @@
-"""What one deletion removes: the reasoning cut into runs of consecutive tokens.
+"""Units of deletion: the reasoning cut into runs of consecutive tokens.
 
 Units cover the reasoning without gaps. They are found in its text; a token belongs to the unit in
 which it starts. So a token that straddles a border (`.\n` of some tokenizers) goes with what is
@@ -58,7 +58,7 @@ _WORD = regex.compile(
 
 
 def word_starts(text: str) -> list[int]:
-  """Where words begin: each with the white space before it.
+  """Starts of words: each with the white space before it.
 
   Numbers such as 1,234.5 and LaTeX commands are words. Signs are units of their own, several of the
   same kind together (`...`, `**`), and so is white space that no word follows. In scripts that
@@ -100,7 +100,7 @@ _LONGEST_ABBREVIATION = 12  # characters, with what stands before it
 
 
 def sentence_starts(text: str) -> list[int]:
-  """Where sentences begin, by rules.
+  """Starts of sentences, by rules.
 
   A sentence ends with its line, and behind `.`, `!` or `?` (and quotes and brackets that close
   there) if white space follows; but not at the full stop of an abbreviation (`Mr.`, `e.g.`) or of
@@ -120,7 +120,7 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def _ends(sentence: str, rest: str) -> bool:
-  """Whether a sentence ends at a stop within a line, before the rest of the text."""
+  """Tells whether a sentence ends at a stop within a line, before the rest of the text."""
   return not (
     _ABBREVIATION.search(sentence[-_LONGEST_ABBREVIATION:])
     or _ITEM.fullmatch(sentence)

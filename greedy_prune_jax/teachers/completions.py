@@ -133,7 +133,7 @@ def refusal_words(error: FailedRequestError) -> str:
 
 
 def _names(body: str, name: str) -> bool:
-  """Whether a body speaks of a part of the request."""
+  """Tells whether a body mentions a part of the request."""
   if name == "system":
     return re.search(r"(?i)system\W{0,3} (role|message|prompt|instruction)", body) is not None
   return re.search(rf"(?i)\b{name}\b", body) is not None

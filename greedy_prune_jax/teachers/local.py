@@ -208,7 +208,7 @@ class LocalTeacher:
 
 
 def _rows_that_fit(model: Model, length: int) -> int:
-  """How many texts of `length` tokens the devices' memory can hold the cache of."""
+  """Number of texts of `length` tokens whose cache the devices' memory can hold."""
   limit = _device_memory()
   if limit is None:
     return _CPU_ROWS
@@ -221,7 +221,7 @@ def _rows_that_fit(model: Model, length: int) -> int:
 
 
 def _device_memory() -> int | None:
-  """What a device lets us use, in bytes; None where it does not say, and on a CPU."""
+  """Bytes that a device lets us use; None where it does not say, and on a CPU."""
   stats = jax.local_devices()[0].memory_stats()
   return None if jax.default_backend() == "cpu" else (stats or {}).get("bytes_limit")
 

@@ -129,7 +129,7 @@ class OpenAITeacher:
 
 
 def _questions_around(place: int, failed: Set[int], prompts: Sequence[ChatPrompt]) -> int:
-  """How many questions the failed prompts without a gap around one ask.
+  """Counts the questions of the failed prompts that stand next to one without a gap.
 
   Prompts next to each other, and not those that happened to fail one after the other: a refusal
   comes at once, long before the replies to others. Samples of one question count once.

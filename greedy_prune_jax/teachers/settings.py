@@ -93,7 +93,7 @@ MAY_CHANGE = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WritingSettings:
-  """How a teacher writes; see `greedy_prune_jax.models.sampler.Request` for those not here.
+  """Settings of a teacher's writing; `greedy_prune_jax.models.sampler.Request` tells of the others.
 
   Attributes:
     max_new_tokens: most tokens of a reply, thinking not counted.

@@ -1,4 +1,4 @@
-"""What all teachers share: prompts in, replies out as they come."""
+"""Interface of all teachers: prompts in, replies out as they come."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ OWN, FORCED, NEVER = "own", "forced", "never"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatPrompt:
-  """What one reply is asked for.
+  """Request for one reply.
 
   Attributes:
     id: unique within a run.
@@ -41,7 +41,7 @@ class ChatPrompt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reply:
-  """What a teacher wrote.
+  """Text that a teacher wrote, or its failure.
 
   Attributes:
     id: of the prompt.

@@ -1,4 +1,4 @@
-"""What is needed, found by orders that are known."""
+"""Needed tokens, found by orders that are known."""
 
 import dataclasses
 

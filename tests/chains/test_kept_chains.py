@@ -28,7 +28,7 @@ def first():
 
 
 def told(chain):
-  """What is left, found anew from what the record tells."""
+  """Text that is left, found anew from the record's fields."""
   source = chain.extra["pruned_from"]
   return "".join(source["reasoning"][start:end] for start, end in source["kept_spans"])
 

@@ -1,4 +1,4 @@
-"""Where each example's tokens stand in packed rows, and batches in their order."""
+"""Places of each example's tokens in packed rows, and batches in their order."""
 
 import numpy as np
 import pytest

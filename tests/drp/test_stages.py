@@ -1,4 +1,4 @@
-"""What each stage takes from a reply, and every reason for which it refuses one."""
+"""Fields that each stage takes from a reply, and every reason for which it refuses one."""
 
 import json
 

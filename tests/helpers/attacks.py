@@ -194,7 +194,7 @@ def refusal(work: Callable[[], object]) -> str:
 
 
 def is_taken(work: Callable[[], object]) -> bool:
-  """Whether a program takes what it is given; it may refuse it by a UserError, and else nothing."""
+  """Tells whether a program takes its input; to refuse, it may only raise a UserError."""
   return not refusal(work)
 
 

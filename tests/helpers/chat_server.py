@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What the server does with a request.
+  """The server's answer to a request.
 
   Attributes:
     body: a JSON object, or the text or bytes to send as they are.
@@ -127,7 +127,7 @@ class ChatServer:
     self._server.server_close()
 
   def _count(self, request: dict[str, Any]) -> int:
-    """How often a request's question came before; it now has come once more."""
+    """Counts how often a request's question came before; it now has come once more."""
     count = self.questions().count(request["messages"][-1]["content"])
     self.requests.append(request)
     return count

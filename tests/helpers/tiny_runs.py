@@ -1,4 +1,4 @@
-"""What makes a run of the prune job take seconds: a tiny random model, a few short chains."""
+"""Runs of the prune job that take seconds: a tiny random model, a few short chains."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def write_chains(path: Path, lines: list[dict | str] | None = None) -> Path:
 
 
 def records(workdir: Path) -> dict[str, dict]:
-  """What a run has found, by chain id, without the times that it took; no id may come twice."""
+  """Records of a run by chain id, without the times that it took; no id may come twice."""
   lines = [
     json.loads(line)
     for path in sorted((workdir / "pruned").glob("*.jsonl"))
@@ -77,7 +77,7 @@ def assert_same_records(found: dict[str, dict], whole: dict[str, dict]) -> None:
 
 
 def _numbers(trust: dict[str, Any]) -> dict[str, Any]:
-  """What a screened search says of itself, but for positions."""
+  """Numbers of a screened search's own report, but for positions."""
   audit = {name: x for name, x in trust.get("audit", {}).items() if name != "positions_exact"}
   return {name: x for name, x in trust.items() if name != "audit"} | audit
 

@@ -1,4 +1,4 @@
-"""What all jobs do with a workdir."""
+"""Handling of the workdir in all jobs."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""What a run of the prune job writes and prints, from each kind of input and with each setting."""
+"""Output of the prune job, from each kind of input and with each setting."""
 
 import importlib.util
 import json

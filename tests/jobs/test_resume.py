@@ -24,7 +24,7 @@ def chains(tmp_path_factory):
 
 
 def _stored(workdir):
-  """How many bytes of results there are."""
+  """Bytes of results in a workdir."""
   files = [*workdir.glob("pruned/*.jsonl"), *workdir.glob("unfinished/*.jsonl")]
   return sum(file.stat().st_size for file in files)
 

@@ -49,7 +49,7 @@ def whole_run():
 
 @pytest.fixture
 def whole(whole_run, run, chains, tmp_path):
-  """What a run of one process finds."""
+  """Records of a run of one process."""
   if not whole_run:
     run(chains=chains, keep_ratios=KEEP, show_chains=0, workdir="whole")
     whole_run.update(records(tmp_path / "whole"))

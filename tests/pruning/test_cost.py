@@ -1,4 +1,4 @@
-"""What a run is said to cost, against what is counted step by step, and against real models."""
+"""Estimated cost of a run, against a count step by step, and against real models."""
 
 import jax.numpy as jnp
 import numpy as np

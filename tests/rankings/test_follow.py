@@ -144,7 +144,7 @@ def test_a_path_of_units_that_goes_on_equals_one_that_never_stopped(models):
 
 
 def stops(model, segments, floor=2, unit_sizes=None, settings=SETTINGS, marks=()):
-  """What there is to go on from, each time that the path reports."""
+  """States to resume from, each time that the path reports."""
   path, found = PrunePath(segments, floor, unit_sizes, marks=marks), []
 
   def report(longer):

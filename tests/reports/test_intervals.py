@@ -115,7 +115,7 @@ def test_of_eight_equal_arms_hardly_ever_one_is_called_different(seeds, accuracy
 
 
 def test_one_by_one_equal_arms_would_be_called_different_often():
-  """What Holm's p-values are for."""
+  """Without Holm's correction equal arms would often be called different."""
   rng = np.random.default_rng(0)
   alone = 0
   for _ in range(100):
@@ -125,7 +125,7 @@ def test_one_by_one_equal_arms_would_be_called_different_often():
 
 
 def test_intervals_over_questions_alone_would_not():
-  """What the seeds' part of the error is for."""
+  """Shows the need for the seeds' part of the error."""
   rng = np.random.default_rng(0)
   held = 0
   for _ in range(300):
@@ -136,7 +136,7 @@ def test_intervals_over_questions_alone_would_not():
 
 
 def test_over_seeds_alone_would_not_where_arms_differ_in_their_questions():
-  """What the questions' part is for, also of many seeds."""
+  """Shows the need for the questions' part of the error, also with many seeds."""
   rng = np.random.default_rng(0)
   held = held_seeds = 0
   for _ in range(300):

@@ -48,7 +48,7 @@ def _slots(texts, spans, size, **kwargs):
 
 
 def _sequences(blocks):
-  """What runs of each sequence, in order: (source, position, visible) of each column."""
+  """Columns of each sequence that run, in order: (source, position, visible)."""
   found = {}
   for block in blocks:
     for slot in np.flatnonzero(block.valid):

@@ -164,7 +164,7 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
 
 
 def _four_scored(step, objective):
-  """What the first screening finds, with exact scores of four candidates."""
+  """Result of the first screening, with exact scores of four candidates."""
   estimates = Estimates(**jax.tree.map(jnp.asarray, no_estimates((1, step.program.units))))
   plan = plan_shortlist(dataclasses.replace(SMALL, shortlist=4, rounds=1), 1)
   return screen_deletions(*step.of_all, estimates, step.candidates, plan)[1]

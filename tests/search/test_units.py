@@ -1,4 +1,4 @@
-"""Where words and sentences begin, in texts like those that models write."""
+"""Starts of words and sentences, in texts like those that models write."""
 
 # ruff: noqa: RUF001
 

@@ -1,4 +1,4 @@
-"""What parts do: a training that is stopped, gone on with, tested, and cleared away."""
+"""Work of parts: a training that is stopped, resumed, tested, and cleared away."""
 
 import contextlib
 import dataclasses

@@ -120,7 +120,7 @@ def run(teacher, folder):
 
 
 def check_stored(folder, replies):
-  """What was stored is read again, without asking, and is as it came."""
+  """Stored replies are read again, without asking, as they came."""
 
   class Nobody:
     def write(self, prompts):

@@ -1,4 +1,4 @@
-"""Where a model of ours writes, and how many replies at once."""
+"""Devices on which a model of ours writes, and the number of replies at once."""
 
 import pytest
 
