@@ -78,10 +78,11 @@ class Program:
 
   Attributes:
     trace: gives what `lower` is called on.
-    flops: that the work needs on one device, by our own count; None: not counted.
-    needed_bytes: that it must read on one device; None: not counted.
+    flops: floating-point operations that the work needs on one device, by our own count; None: not
+      counted.
+    needed_bytes: bytes that it must read on one device; None: not counted.
     memory: our estimate of what it takes on one device; None: we make none.
-    trips: how often its loops run whose count the program does not show, from their source and
+    trips: rounds of its loops whose count the program does not show, from their source and
       depth.
   """
 

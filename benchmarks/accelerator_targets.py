@@ -26,10 +26,10 @@ class Target:
 
   Attributes:
     name: short.
-    platform: as JAX calls it.
+    platform: JAX's name of it.
     topologies: JAX's names of a topology by number of devices.
-    key: of `ACCELERATORS`.
-    bandwidth: of its memory, bytes a second, as the maker states it.
+    key: key of `ACCELERATORS`.
+    bandwidth: bytes a second of its memory, as the maker states them.
     float32_flops: FLOP/s of float32 products in full precision.
     clock: Hz of the TPU's matrix units; 0 for what is no TPU.
   """

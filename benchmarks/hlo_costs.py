@@ -40,7 +40,7 @@ class ArrayShape:
   Attributes:
     dtype: such as bf16.
     dims: sizes of its axes.
-    layout: as HLO writes it: order of axes, tiles, memory space.
+    layout: HLO's text of the layout: order of axes, tiles, memory space.
   """
 
   dtype: str
@@ -127,11 +127,11 @@ class Kernel:
 
   Attributes:
     times: runs of it in one run of the program.
-    name: of the instruction.
-    op: its opcode, without `-start`.
-    dtype: of its first result.
-    flops: of one run, of its products.
-    num_bytes: of one run, to and from HBM.
+    name: the instruction's name.
+    op: opcode, without `-start`.
+    dtype: dtype of its first result.
+    flops: operations of its products in one run.
+    num_bytes: bytes to and from HBM in one run.
     cycles: libtpu's estimate of one run; 0 where the compiler states none.
     source: see `Instruction.source`.
   """

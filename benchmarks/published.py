@@ -17,7 +17,7 @@ class Published:
   """The published procedure: one full forward pass for each candidate.
 
   Attributes:
-    model: of transformers, on its device.
+    model: a model of transformers, on its device.
     batch: candidates in one call.
   """
 

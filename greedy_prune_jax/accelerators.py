@@ -14,7 +14,7 @@ class Accelerator(NamedTuple):
   Attributes:
     kinds: JAX's names of it (`device_kind`), or their beginnings.
     peak_flops: FLOP/s of dense bfloat16 products, as the maker states it.
-    memory: its size in bytes.
+    memory: bytes.
   """
 
   kinds: tuple[str, ...]

@@ -78,8 +78,8 @@ class Scores:
 
   Attributes:
     tokens: texts of the units, U.
-    nll: of the whole chain: `joint`, `answer` and `reasoning`.
-    without: of the chain without each unit, by the same names.
+    nll: NLLs of the whole chain: `joint`, `answer` and `reasoning`.
+    without: NLLs of the chain without each unit, by the same names.
   """
 
   tokens: tuple[str, ...]
@@ -92,10 +92,10 @@ class Pruner:
   """A model that scores deletions; made by `load`.
 
   Attributes:
-    name: as it was loaded.
+    name: name by which it was loaded.
     model: the decoder.
     tokenizer: the model's.
-    settings: of the prune job, by key, as far as the model decides them.
+    settings: settings of the prune job that the model decides, by key.
   """
 
   name: str
@@ -131,14 +131,14 @@ class Pruner:
 
     Args:
       chains: a chain, or several; or give the parts of one:
-      question: what the user asks, without any template.
+      question: the user's question, without any template.
       reasoning: the text to prune; it ends in what separates it from the answer, such as a newline.
       answer: the literal text that follows.
       system: system prompt.
       keep: shares of the reasoning tokens that stay.
       objective: `joint`: reasoning and answer stay likely; `answer`: the answer stays likely.
       search: `exact`, or `screened` for long chains.
-      unit: what one deletion removes: `token`, `word`, `sentence` or `skill_step`.
+      unit: unit of one deletion: `token`, `word`, `sentence` or `skill_step`.
       ranking: `greedy`, or another of `configs/prune.py`.
       **settings: others of `configs/prune.py`, such as `deletions_per_step`, by their names there.
 
@@ -224,7 +224,7 @@ def load(
 
   Args:
     name: a Hugging Face folder or hub id, a GGUF file, or an offline name.
-    dtype: of the weights: `float32` or `bfloat16`.
+    dtype: dtype of the weights: `float32` or `bfloat16`.
     mesh: devices for chains side by side and for shared weights, such as `{"data": 4, "model": 2}`;
       0: all that are left, which is the default of `data`.
     chat_template: `tokenizer`, the model's own; `plain` for base models; or a Jinja file.

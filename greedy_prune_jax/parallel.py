@@ -79,7 +79,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
 
   Args:
     settings: devices along each axis.
-    devices: to choose from; this process's by default, all (`jax.devices()`) in training.
+    devices: devices to choose from; this process's by default, all (`jax.devices()`) in training.
 
   Raises:
     UserError: there are too few devices, or one axis cannot take all that the other leaves.
@@ -188,7 +188,7 @@ def place_batch(arrays: Any, params: nnx.State) -> Any:
 
   Args:
     arrays: a pytree of host arrays, whose first axis is a multiple of the mesh axis `data`.
-    params: of the model.
+    params: parameters of the model.
   """
   return place_rows(arrays, mesh_of(params))
 
@@ -250,9 +250,9 @@ def start_processes(
 
   Args:
     coordinator: HOST:PORT at which process 0 can be reached.
-    num_processes: of the run.
+    num_processes: processes of the run.
     process_id: number of this process, from 0.
-    saves_on_sigterm: whether a SIGTERM of one is to stop all at one step (see
+    saves_on_sigterm: True if a SIGTERM of one is to stop all at one step (see
       `distill.termination`), and not that process at once.
 
   Raises:

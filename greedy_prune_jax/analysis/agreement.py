@@ -14,7 +14,7 @@ class Agreement:
   """Agreement between two annotators over the tokens that both labelled.
 
   Attributes:
-    num_tokens: their number.
+    num_tokens: number of tokens.
     num_unlabelled: tokens that one of the two (or both) left unlabelled; they count nowhere else.
     accuracy: share of equal labels.
     kappa: Cohen's kappa over all categories; None where it is undefined (both gave one label only).

@@ -75,7 +75,7 @@ def build_store(
     folder: the store's folder.
     model: reads the chains, on the devices that its parameters lie on.
     ids: chain ids.
-    chains: their tokens.
+    chains: chains with their tokens.
     pruner: the model's name.
     dtype: the stored attention's, `float16` or `float32`.
     batch_positions: token positions that go through the model at once, about, over all devices.

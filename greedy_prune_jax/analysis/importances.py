@@ -31,9 +31,9 @@ class Sentences:
   """The sentences of one chain.
 
   Attributes:
-    importance: by interventions.
-    position: their place, from 0.
-    length: their characters.
+    importance: effect of interventions on the sentence.
+    position: index of the sentence, from 0.
+    length: characters of the sentence.
   """
 
   importance: Float[np.ndarray, "U"]
@@ -104,8 +104,8 @@ def compare(
   """AUC of the most important sentences, Spearman, and Spearman with controls, of one chain.
 
   Args:
-    scores: of the sentences; a high one should be important.
-    sentences: of the chain.
+    scores: one per sentence; a high one should be important.
+    sentences: the chain's sentences.
     controls: held fixed in the last, by name.
   """
   importance = sentences.importance

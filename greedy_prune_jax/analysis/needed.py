@@ -24,10 +24,10 @@ class Found:
   """Agreement of one chain's deletion order with its labels.
 
   Attributes:
-    auc: by kind, and for `ALL`: share of pairs of a needed token and one of that kind of which the
-      needed one leaves later; ties count half.
-    kept: by keep ratio: precision (needed ones among what is kept) and recall (kept ones among what
-      is needed).
+    auc: share, for each kind and for `ALL`, of pairs of a needed token and one of that kind of
+      which the needed one leaves later; ties count half.
+    kept: precision (needed ones among what is kept) and recall (kept ones among what is needed),
+      by keep ratio.
   """
 
   auc: dict[str, float]

@@ -27,7 +27,7 @@ class RankData:
     name: the run's name.
     pruner: the model that pruned its chains.
     ids: chain ids.
-    questions: of the chains; those of one question are never split over folds.
+    questions: the chains' questions; chains of one question are never split over folds.
     num_kept: tokens of each chain that were never deleted.
     chain: number of each row's chain.
     rank: normalised prune rank, 0 left first.
@@ -93,7 +93,7 @@ def pooled_attention(
 
   Args:
     attention: statistics of every layer and head, see `attention_columns`.
-    shape: its layers, heads, statistics.
+    shape: numbers of layers, heads, statistics.
 
   Returns:
     Each statistic's mean over all heads of each of `NUM_DEPTHS` bands of layers; a layer on a

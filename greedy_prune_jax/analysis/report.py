@@ -16,7 +16,7 @@ class Section:
   """A part of the report.
 
   Attributes:
-    title: its head.
+    title: heading.
     paragraphs: plain text.
     plots: shown in order.
     tables: shown after the plots.

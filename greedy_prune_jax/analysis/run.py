@@ -53,10 +53,10 @@ class Source:
   """A pruned workdir.
 
   Attributes:
-    name: its name in the report and of its files.
+    name: name in the report and of the run's files.
     path: the workdir.
     config: the prune run's config; empty where there is none.
-    chains: its records.
+    chains: the run's records.
   """
 
   name: str

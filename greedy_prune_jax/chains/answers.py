@@ -30,14 +30,14 @@ class AnswerForm:
 
   Attributes:
     instruction: system text that asks for step-by-step reasoning and an answer of this form.
-    write: from a target (`72`) to the answer's text (`{"answer": "72"}`).
+    write: makes the answer's text (`{"answer": "72"}`) from a target (`72`).
     markers: each matches what an answer begins with, up to what it says. A later one counts only
       where no answer is found by those before it.
-    read: from a match of a marker (but a box) to what the answer says; None if it says nothing,
+    read: takes the value from a match of a marker (but a box); None if it has none,
       and so was no marker.
-    read_box: from what stands in a box to what it says; None likewise.
-    is_right: whether what an answer says equals a target.
-    is_target: whether a text can be a target.
+    read_box: takes the value from a box's content; None if it has none.
+    is_right: tells whether an answer's value equals a target.
+    is_target: tells whether a text can be a target.
   """
 
   instruction: str
@@ -53,9 +53,9 @@ class SplitResponse(NamedTuple):
   """A response in two parts, which joined are the response (but for space at its end).
 
   Attributes:
-    reasoning: what stands before the answer.
+    reasoning: text before the answer.
     answer: the answer's text, from its marker to the end.
-    value: what it says, such as `72`.
+    value: value that the answer states, such as `72`.
   """
 
   reasoning: str

@@ -18,7 +18,7 @@ class Chain:
 
   Attributes:
     id: unique within a run.
-    question: what the user asks, without any template.
+    question: the user's question, without any template.
     reasoning: the text to prune. The answer follows it directly, so it ends in what separates them.
     answer: the literal text that follows the reasoning, such as `{"answer": "72"}`.
     system: system prompt, or None.
@@ -91,24 +91,25 @@ class PrunedChain:
   Attributes:
     chain: the input.
     pruner: the model that scored the deletions.
-    objective: what the deletions preserve: `joint` or `answer`.
-    ranking: what chose the deletions: `greedy` search, or another of `rankings`.
-    search: how greedy search found each deletion, such as `exact`; `none` for other rankings.
-    unit: what one deletion removes: `token`, or a run of them such as `word` or `sentence`.
+    objective: objective that the deletions preserve: `joint` or `answer`.
+    ranking: ranking that chose the deletions: `greedy` search, or another of `rankings`.
+    search: method by which greedy search found each deletion, such as `exact`; `none` for other
+      rankings.
+    unit: unit of one deletion: `token`, or a run of them such as `word` or `sentence`.
     unit_sizes: tokens of each unit of the reasoning, in order; None where every token is one.
     reasoning_ids: the pruner's token ids of the reasoning, [N].
-    reasoning_tokens: their texts, [N]; joined they are the reasoning.
+    reasoning_tokens: texts of the tokens, [N]; joined they are the reasoning.
     deletion_order: positions in the reasoning, the first deleted (least needed) first; those of a
       unit, which left together, one after the other.
-    nll: for each of `joint`, `answer` and `reasoning`, mean negative log-likelihoods in nats per
+    nll: `joint`, `answer` and `reasoning`: mean negative log-likelihoods in nats per
       token; item 0 is the whole chain, item k the chain after k deletions of a unit. None stands
       for the mean over no token, which JSON has no number for, and for a text that was never scored
       because several units were deleted from one scoring.
     pruned: the text that is left at each keep ratio asked for; keys as `ratio_key` writes them.
-    positions_scored: how many token positions went through the model; an audit's own not counted.
+    positions_scored: token positions that went through the model; an audit's not counted.
     seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
       Of an audited chain, with the time of scoring every deletion to check each step.
-    trust: how far to trust a screened search; see `pruning.audit`. None for others.
+    trust: report on a screened search's errors; see `search.audit`. None for others.
   """
 
   chain: Chain

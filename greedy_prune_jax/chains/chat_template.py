@@ -77,7 +77,7 @@ class ChatTemplate:
     source: the template, in Jinja.
     has_system_role: False if it refuses or loses a system text, which then goes before the
       question.
-    tail: what it writes after the model's reply, such as `<|im_end|>` and a newline.
+    tail: text after the model's reply, such as `<|im_end|>` and a newline.
     layout: texts around the thinking of its model; None if it shows none.
   """
 
@@ -109,7 +109,7 @@ class ChatTemplate:
     """The text up to where the model begins to write what is scored, or written.
 
     Args:
-      question: what is asked.
+      question: the user's question.
       system: the system text, or None.
       thinking_form: name of a form if the reply begins with thinking: its opening tag is then the
         prompt's end. Else a model that may think is asked not to.

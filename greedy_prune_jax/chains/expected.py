@@ -14,9 +14,9 @@ class Expected(NamedTuple):
   """Form, lead and right value of a chain's answer.
 
   Attributes:
-    form: in which it is written.
-    lead: its text up to what it says, such as `{"answer": "`.
-    target: what is right; where nobody knows the gold answer, what the chain itself says.
+    form: form in which the answer is written.
+    lead: text of the answer up to its value, such as `{"answer": "`.
+    target: the right value; where nobody knows the gold answer, the chain's own.
   """
 
   form: AnswerForm

@@ -28,9 +28,9 @@ class Format:
   """One form of rows.
 
   Attributes:
-    name: as `columns.format` and messages call it.
-    keys: what a row of it has, none of them null.
-    parse: from a row to its chains; a UserError names the key that is wrong.
+    name: name in `columns.format` and in messages.
+    keys: keys that every row has, none of them null.
+    parse: makes a row's chains; its UserError names the wrong key.
     over: formats whose keys such a row may have as well.
   """
 
@@ -47,13 +47,13 @@ class ColumnSettings:
   Attributes:
     format: the format that rows are of, where they look like several.
     id: key of the id; empty: the row's place in its file.
-    system: of the system prompt.
-    question: of the question. Once it is named, nothing is taken from keys that are not.
-    response: of the reply, if reasoning and answer are one text; see `split_reply`.
-    thinking: of the thinking, if it has no tags; the answer is then under `answer`.
-    reasoning: of a reasoning without tags, which `answer` follows.
-    answer: of the text that follows the reasoning.
-    target: of the gold answer.
+    system: key of the system prompt.
+    question: key of the question. Once it is named, nothing is taken from keys that are not.
+    response: key of the reply, if reasoning and answer are one text; see `split_reply`.
+    thinking: key of the thinking, if it has no tags; the answer is then under `answer`.
+    reasoning: key of a reasoning without tags, which `answer` follows.
+    answer: key of the text that follows the reasoning.
+    target: key of the gold answer.
   """
 
   format: str = ""
@@ -93,7 +93,7 @@ def chains_of_row(
 
   Args:
     row: an object of a file or a dataset.
-    row_id: what its chain is called where the row has no id.
+    row_id: id of its chain where the row has none.
     columns: names of the chain's parts, if the row's form is not known.
 
   Raises:

@@ -21,7 +21,7 @@ class Draft:
   Attributes:
     question: see `Chain`, as for the others.
     reasoning: the text to prune, with the opening tag where it is thinking.
-    answer: what follows it, with the closing tag.
+    answer: text that follows the reasoning, with the closing tag.
     system: system prompt, or None.
     target: gold answer, or None.
     thinking_form: see `Chain`; None where tags tell of thinking.

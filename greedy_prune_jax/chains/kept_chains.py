@@ -24,7 +24,7 @@ def read_kept(
   """Yields what a prune run left of its chains at a keep ratio.
 
   Args:
-    source: its workdir, or one of its files.
+    source: the run's workdir, or one of its files.
     keep_ratio: one that the run went down to, asked for then or not.
     num_chains: stop after so many good ones; 0 for all.
     on_bad: called with every chain of which too little is left, which is then left out.

@@ -38,14 +38,14 @@ class PlantedOptions:
   Attributes:
     vocabulary: a key of `VOCABULARIES`.
     steps: needed results; the difficulty.
-    modulus: of the sums, 2 to 10: results are single digits.
+    modulus: modulus of the sums, 2 to 10: results are single digits.
     length: words, digits and signs of the reasoning, at least; things that nobody needs are put
       between the steps until it is reached. 0: the steps alone.
-    filler: how often an unpredictable filler is drawn, against the others.
-    phrase: likewise a predictable filler.
-    restatement: likewise a restatement.
-    distractor: likewise a distractor step.
-    correction: likewise a self-correction.
+    filler: weight with which an unpredictable filler is drawn, against the other extras.
+    phrase: weight of a predictable filler.
+    restatement: weight of a restatement.
+    distractor: weight of a distractor step.
+    correction: weight of a self-correction.
   """
 
   vocabulary: str = "letters"

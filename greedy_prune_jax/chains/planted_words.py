@@ -31,13 +31,13 @@ class Vocabulary:
     operators: the word for each sign in a step.
     step: pieces of one step; `{label}`, `{before}`, `{operator}`, `{operand}`, `{result}`.
     correction: a wrong result and its withdrawal, directly before the right one; `{result}`.
-    restatement: of the result of an earlier step, `{label}` and `{result}`.
+    restatement: restatement of an earlier step's result, `{label}` and `{result}`.
     distractor: a right step on other numbers, with the fields of a step and a `{name}`.
     phrase: the same each time.
     filler: drawn words go into `{one}` and `{two}`.
-    labels: of the steps, in order; more steps begin anew.
-    names: of the distractors.
-    words: to fill `filler` with.
+    labels: labels of the steps, in order; more steps begin anew.
+    names: names of the distractors.
+    words: words to fill `filler` with.
   """
 
   question: str

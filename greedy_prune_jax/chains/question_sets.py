@@ -25,7 +25,7 @@ class Question:
 
   Attributes:
     id: the dataset's name and the row, such as `gsm8k/17`.
-    question: what to ask.
+    question: text of the question.
     system: instruction that names the form of the answer.
     target: the gold answer, without its form: `72`, `\\frac{1}{2}`, `B`.
     rationale: the dataset's own worked solution, or None.
@@ -46,12 +46,12 @@ class QuestionSet:
   """Source of a question set's rows, and their meaning.
 
   Attributes:
-    form: how its answers are written.
-    parse: from a row to the fields of `Question` that it decides (all but `id` and `system`).
-    splits: where `train` and `test` are on the hub. Empty for a generated set.
+    form: form of its answers.
+    parse: makes the fields of `Question` that a row decides (all but `id` and `system`).
+    splits: places of `train` and `test` on the hub. Empty for a generated set.
     generate: makes a number of rows of a generated set, which has no end, from the number of the
       first row and the options behind `NAME@`. Rows of equal numbers and options are equal.
-    has_rationales: whether rows have worked solutions.
+    has_rationales: True if rows have worked solutions.
   """
 
   form: AnswerForm
@@ -219,8 +219,8 @@ def load_rows(
       generated set with options: `gsm_symbolic@3,14` (of these templates alone),
       `planted@english,steps=8` (see `planted.PlantedOptions`).
     split: `train` or `test`. A local file has no splits; all of it is used.
-    num_rows: how many; 0: see `rows_to_read`.
-    seed: of the order, or of the generator.
+    num_rows: number of rows; 0: see `rows_to_read`.
+    seed: seed of the order, or of the generator.
 
   Raises:
     UserError: an unknown set or split, or rows that cannot be read from where they should be.

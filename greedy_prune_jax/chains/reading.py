@@ -27,9 +27,9 @@ class BadChain:
   """A chain that was left out, as `skipped.jsonl` records it.
 
   Attributes:
-    place: where it stands, such as `chains.jsonl, line 7`; empty where that is not known any more.
-    id: its id, or None where it has none that can be read.
-    reason: what is wrong with it.
+    place: file and line, such as `chains.jsonl, line 7`; empty where they are no longer known.
+    id: the chain's id, or None where none can be read.
+    reason: the fault.
   """
 
   place: str
@@ -58,8 +58,8 @@ def read_chains(
       worked solutions, `NAME` or `NAME:PATH` (see `question_sets.load_rows`).
     num_chains: stop after so many good ones; 0: all, of a generated set `NUM_GENERATED`. Files
       are read in their order, question sets in the order that `seed` gives.
-    seed: of a question set's order.
-    split: of a question set.
+    seed: seed of a question set's order.
+    split: split of a question set.
     columns: names that the rows have for a chain's parts; None: those of a form that we know.
     on_bad: called with every chain that cannot be used, which is then left out.
 

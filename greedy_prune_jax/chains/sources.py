@@ -37,8 +37,8 @@ class Row:
   """One row, not yet looked at.
 
   Attributes:
-    id: what a question from this row is called if the row does not say.
-    place: where it is, for messages.
+    id: id of a question from this row if the row has none.
+    place: file and line, for messages.
     content: an object, a line of JSON that should hold one, or what reads one.
   """
 

@@ -44,7 +44,7 @@ class Edit:
   """Action on a step, or on several that are merged.
 
   Attributes:
-    steps: their indices, from 0 on; consecutive.
+    steps: indices of the steps, from 0 on; consecutive.
     action: one of `ACTIONS`.
     text: the new text of `shorten` and `merge`, else empty.
   """

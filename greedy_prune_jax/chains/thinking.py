@@ -10,7 +10,7 @@ class ThinkingForm:
   """The tags between which a model thinks.
 
   Attributes:
-    name: by which a setting names the form.
+    name: name of the form in settings.
     opening: text of the opening tag.
     closing: text of the closing tag.
   """
@@ -101,9 +101,9 @@ class Thinking(NamedTuple):
   """A reasoning in three parts; joined they are it.
 
   Attributes:
-    before: what stands before the thinking, the tag and white space included.
+    before: text before the thinking, the tag and white space included.
     text: the thinking, without white space around it.
-    after: what stands behind it, likewise: the tag, and what a model tells of its thinking.
+    after: text behind the thinking: white space, the tag, and the model's words on its thinking.
   """
 
   before: str

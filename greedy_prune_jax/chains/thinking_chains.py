@@ -20,7 +20,8 @@ def fit_chain(chain: Chain, template: ChatTemplate, mode: str = AUTO) -> Chain:
   """Puts a chain into the words of a chat template, with or without thinking.
 
   Args:
-    chain: as it was read: with tags in its reasoning or answer, with a form, or with neither.
+    chain: a chain as it was read: with tags in its reasoning or answer, with a form, or with
+      neither.
     template: the template of the model that reads it.
     mode: `auto` (with thinking if the chain has it), `on` (all reasoning is thinking), `off` (none
       is: tags are left out).

@@ -109,7 +109,7 @@ class Quantity(NamedTuple):
   Attributes:
     number: the text without the unit.
     dimension: such as `length^2`; None where the unit is none that we know.
-    factor: from the unit to its dimension's own.
+    factor: multiplier from the unit to its dimension's own.
   """
 
   number: str

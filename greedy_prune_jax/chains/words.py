@@ -10,8 +10,8 @@ class Word:
   """One piece of text that gets one label.
 
   Attributes:
-    start: of its first character in the text.
-    text: its characters.
+    start: index of its first character in the text.
+    text: characters of the word.
     kind: `formula` (LaTeX), `number`, `letters`, `sign` (one other character) or `newline`.
     joined: it follows the piece before it without a blank.
   """
@@ -65,9 +65,9 @@ def word_of_spans(
   """For each token, the word it is a piece of: that of its first character that is no blank.
 
   Args:
-    words: as `split_words` cuts `text`.
+    words: words of `text`, from `split_words`.
     spans: start and end of each token, ascending.
-    text: what both are cut from.
+    text: the text from which words and spans are cut.
 
   Returns:
     Indices into `words`; None for tokens that are blank or empty.

@@ -117,8 +117,8 @@ def read_texts(
     source: the workdir of a `prune` run, one of its files, or, where the only ratios are 1 and 0,
       anything that `read_chains` knows.
     keep_ratios: shares of the reasoning to read.
-    num_chains: number of chains; 0 for all. A question set's first in its order, else the first by
-      id: in files they stand as they happened to be finished.
+    num_chains: number of chains; 0 for all. A question set's first in its order, else the first
+      by id, since files hold them as they happened to be finished.
     seed: seed of a question set's order.
     columns: see `read_chains`.
 

@@ -154,7 +154,7 @@ def save_adapter(
   them apart.
 
   Args:
-    model: of the base.
+    model: the base model.
     matrices: trained matrices of `init_lora`.
     config: LoRA's config.
     base: the model that they belong to, as PEFT is to find it.

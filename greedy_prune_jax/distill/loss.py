@@ -77,7 +77,7 @@ def completion_nll(
     rows: the examples.
     remat: one of `REMAT`.
     train_head: True to compute the head's gradient; zero otherwise.
-    mesh: whose axis `data` the rows lie along; None: all is on one device.
+    mesh: mesh along whose axis `data` the rows lie; None: one device.
   """
   hidden = packed_hidden(decoder, rows, remat, mesh)
   chunk = _head_chunk(decoder.platform, decoder.config.vocab_size)

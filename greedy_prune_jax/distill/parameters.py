@@ -27,7 +27,7 @@ def unflat_params(like: nnx.State, values: Mapping[str, Any]) -> nnx.State:
   """A decoder's parameters with the values of a flat dict.
 
   Args:
-    like: has the structure (its own values do not matter).
+    like: a tree of the wanted structure (its values do not matter).
     values: every parameter's value.
   """
   flat = {

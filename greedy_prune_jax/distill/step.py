@@ -48,7 +48,7 @@ class Student:
   """Parts that a student's weights are put together from.
 
   Attributes:
-    model: its shape; the values of its parameters are not looked at.
+    model: a model of the student's shape; its values are not read.
     lora: the matrices to train; None: all weights are trained.
     compute_dtype: large products' dtype; trained weights may be float32 beside it.
     remat: one of `loss.REMAT`.
@@ -99,7 +99,7 @@ def abstract_state(
   Args:
     trained: parameters, or their shapes and shardings.
     optimizer: updates them.
-    mesh: that they lie on.
+    mesh: mesh on which weights and state lie.
   """
 
   def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -123,7 +123,7 @@ def make_train_step(
   it is divided.
 
   Args:
-    student: whose weights are trained.
+    student: the student whose weights are trained.
     optimizer: updates them.
     like: a state that lies on the student's mesh as all later ones are to; needless without one.
   """

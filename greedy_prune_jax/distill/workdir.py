@@ -48,7 +48,7 @@ def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
 
   Args:
     workdir: the run's workdir.
-    step: its last step.
+    step: last step of the training.
     best_step: step of its best validation loss, if it had validations.
   """
   replace_file(workdir / _ENDED, json.dumps({"step": step, "best_step": best_step}) + "\n")

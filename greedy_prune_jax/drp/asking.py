@@ -21,9 +21,9 @@ class QuerySettings(NamedTuple):
   """Settings with which stages ask the teacher.
 
   Attributes:
-    teacher: its name, for the records.
+    teacher: the teacher's name, for the records.
     max_attempts: most prompts about a chain, the first included.
-    seed: of the replies' randomness.
+    seed: seed of the replies' randomness.
   """
 
   teacher: str
@@ -55,8 +55,8 @@ def ask_teacher(
   Args:
     stage: the stage.
     items: chains by id.
-    query: how to ask.
-    workdir: has an output for the stage.
+    query: settings of the requests.
+    workdir: workdir with an output for the stage.
     open_teacher: called only if there is something left to ask.
 
   Returns:

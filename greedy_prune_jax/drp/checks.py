@@ -50,7 +50,7 @@ class RefusedReplyError(Exception):
 
   Attributes:
     reason: one of `REASONS`.
-    complaint: what was wrong, as the teacher is told.
+    complaint: the fault, in words for the teacher.
   """
 
   def __init__(self, reason: str, complaint: str):
@@ -71,8 +71,8 @@ def align(text: str, copies: Sequence[str]) -> list[str]:
   come from the text itself. White space between two parts belongs to the first of them.
 
   Args:
-    text: not blank.
-    copies: of its parts, in order. Those that copy nothing are passed over.
+    text: a text that is not blank.
+    copies: copies of its parts, in order. Those that copy nothing are passed over.
 
   Raises:
     RefusedReplyError: they are not copies of parts that make up the text; it says where.
@@ -167,7 +167,7 @@ def check_written(text: str, name: str, source: str) -> None:
 
   Args:
     text: the new text.
-    name: of the text, for the complaint.
+    name: name of the text, for the complaint.
     source: question and chain that the text is written from.
   """
   if not text.strip():

@@ -31,7 +31,7 @@ class StageCost(NamedTuple):
   """Requests and tokens that a stage will take if every first reply passes.
 
   Attributes:
-    stage: its name.
+    stage: name of the stage.
     requests: one a chain.
     read: tokens of the prompts.
     written: tokens of the replies.
@@ -52,10 +52,10 @@ def estimate_cost(
   shortened like DRP's chains in its paper. Chains at which a stage has failed ask for nothing.
 
   Args:
-    settings: of the run.
-    items: of the run.
+    settings: settings of the run.
+    items: items of the run.
     workdir: may hold some of the results.
-    count_tokens: of a text.
+    count_tokens: counts the tokens of a text.
   """
   costs, alive = [], dict.fromkeys(items, True)
   guessed = dict(items)

@@ -21,10 +21,10 @@ class Item:
   Attributes:
     chain: the input.
     thinking: the part of its reasoning that is split, edited and written anew.
-    form: of its answer.
-    value: its answer's value, which the new chain must reach too.
-    steps: of `decompose`.
-    edits: of `edit`.
+    form: form of the chain's answer.
+    value: value of the answer, which the new chain must reach too.
+    steps: steps that `decompose` gave.
+    edits: edits that `edit` gave.
     made_by: teacher and prompt version of each stage that it is through.
   """
 

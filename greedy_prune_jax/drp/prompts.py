@@ -43,8 +43,8 @@ def stage_prompt(stage: str, values: Mapping[str, str], complaint: str = "") -> 
 
   Args:
     stage: names the file.
-    values: of the file's placeholders.
-    complaint: what was wrong with the reply before, or empty.
+    values: values of the file's placeholders.
+    complaint: fault of the reply before, or empty.
   """
   prompt = string.Template(_read(stage)).substitute({"skills": _guide(), **values})
   if complaint:

@@ -43,10 +43,10 @@ def finished_record(
   Args:
     stage: the stage.
     item: the chain.
-    teacher: who was asked.
+    teacher: name of the teacher.
     results: the keys that the stage found; None: all its replies were refused.
     refused: these.
-    num_tokens: of all replies.
+    num_tokens: tokens of all replies.
   """
   prompt = None if teacher == RULES else stage.version
   failed = {"stage": stage.name, "reason": refused[-1]["reason"]} if results is None else None
@@ -73,9 +73,9 @@ def new_chain(record: Record, stage: Stage, on_failure: str) -> Chain | None:
   Tags of thinking and what stands outside them, system text, question and answer stay.
 
   Args:
-    record: of the stage.
+    record: the stage's record.
     stage: `EDIT`, whose edited steps are laid end to end, or `WRITE`.
-    on_failure: whether a chain at which a stage failed is to `keep` its text; else None is returned
+    on_failure: `keep` to keep the text of a chain at which a stage failed; else None is returned
       for it.
   """
   chain = Chain.from_record(record["chain"])

@@ -33,11 +33,11 @@ class Stage:
   """One of the three.
 
   Attributes:
-    name: also of its prompt's file.
+    name: name of the stage and of its prompt's file.
     output: the workdir's folder of its results.
     schema: JSON schema of its reply.
     values: values of its prompt's placeholders.
-    read: from an item and a reply's object to the keys that the stage adds to a record.
+    read: makes the keys that the stage adds to a record from an item and a reply's object.
   """
 
   name: str

@@ -168,7 +168,7 @@ def compare_borders(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tup
   """Counts the inner borders of texts that are split in two ways; white space does not count.
 
   Args:
-    pairs: of each text its parts by the one way and by the other.
+    pairs: parts of each text, by the one way and by the other.
 
   Returns:
     Borders by the one way, by the other, and by both.

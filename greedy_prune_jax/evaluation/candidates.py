@@ -34,7 +34,7 @@ class Entry:
   """An entry of the setting `models`.
 
   Attributes:
-    name: its name in tables.
+    name: name in tables.
     place: a model as `load_model` takes it, or a workdir.
     which: checkpoints of a workdir; empty for a model.
   """
@@ -58,7 +58,7 @@ class Candidate:
     step: the checkpoint's step; None for a model.
     keep_ratios: keep ratios that it is told, one after the other; (None,) where it is told none.
     ratio_form: the form in which it is told keep ratios.
-    base: whose tokenizer it has.
+    base: model whose tokenizer the candidate has.
   """
 
   entry: Entry

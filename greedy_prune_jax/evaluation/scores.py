@@ -31,7 +31,7 @@ class Score:
     questions: number of questions.
     accuracy: share of samples that are right, with its 95% interval over questions, see
       `accuracy_interval`: Wilson's for one sample a question.
-    stderr: its standard error over questions; None for one question.
+    stderr: standard error of the accuracy over questions; None for one question.
     mean_tokens: mean tokens of the generated reasoning.
     stderr_tokens: standard error of that, over questions; None for one question.
     median_tokens: median tokens of the generated reasoning, thinking or visible.

@@ -82,7 +82,7 @@ def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:
   """The records of other evaluations by run, which is named after its workdir too.
 
   Args:
-    compare_with: their workdirs; of several with one name the whole paths are shown.
+    compare_with: workdirs of the runs; of several with one name the whole paths are shown.
 
   Raises:
     UserError: one of them has no answers.

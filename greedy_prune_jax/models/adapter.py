@@ -116,7 +116,7 @@ class AdaptedTensors(TensorSource):
       adapter: changes some of them.
       names: tensors as the folder of a text model calls them -> as the base does, `{layer}` for
         the layer's number.
-      num_layers: of the base.
+      num_layers: layers of the base model.
     """
     numbered = {
       theirs.format(layer=layer): ours.format(layer=layer)

@@ -89,7 +89,7 @@ class Decoder(nnx.Module):
     Args:
       x: the residual stream, from `embed`.
       positions: place of each token in its text; rotary embeddings depend on it.
-      attend: what each layer's queries see; called once, while tracing the scan's body.
+      attend: attention of one layer's queries; called once, while tracing the scan's body.
       layer_inputs: pytree with leading axis L (a cache, say); `attend` gets one layer's slice.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
       unroll: compile each layer by itself, in as many times the compile time. A GPU's scan copies

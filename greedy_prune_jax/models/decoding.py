@@ -81,11 +81,11 @@ def empty_rows(
   """Rows that are all free.
 
   Args:
-    config: of the model.
-    rows: how many; a multiple of the mesh axis `data`.
+    config: config of the model.
+    rows: number of rows; a multiple of the mesh axis `data`.
     capacity: positions of the cache.
-    dtype: of the cache.
-    mesh: that the model lies on; None: one device.
+    dtype: dtype of the cache.
+    mesh: mesh on which the model lies; None: one device.
   """
 
   def zeros(shape, dtype, spec: P = ROWS_ON_MESH.texts):
@@ -114,14 +114,14 @@ def admit(
   """Puts prompts into rows.
 
   Args:
-    graph: of the decoder.
-    params: of the decoder.
-    rows: as they are.
+    graph: graph definition of the decoder.
+    params: parameters of the decoder.
+    rows: present state of the rows.
     admitted: the texts of the rows where a prompt comes in: `last_id` is the prompt's last token,
       and `length` counts those before it.
     prompt_ids: prompts without their last tokens, right-padded; T is at most the cache's length.
-    source: which prompt each row takes; -1 where it goes on with what it has.
-    mesh: that the model lies on; None: one device.
+    source: index of the prompt that each row takes; -1 where it goes on with its own.
+    mesh: mesh on which the model lies; None: one device.
   """
   _, kept, _ = forward_hidden(merge_decoder(graph, params), prompt_ids)
   # Every device gets its heads of all prompts: any row may take any of them.
@@ -152,11 +152,11 @@ def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None 
   """Some of the rows, in a cache of another size.
 
   Args:
-    rows: as they are.
-    take: which ones; each device of `data` counts its own rows from 0, and as many of it are taken
+    rows: present state of the rows.
+    take: indices of rows; each device of `data` counts its own from 0, and as many of it are taken
       as of any other.
     capacity: positions of the new cache. No text may be longer.
-    mesh: that the model lies on; None: one device.
+    mesh: mesh on which the model lies; None: one device.
   """
   move = functools.partial(_take, capacity=capacity)
   return _of_own_rows(move, mesh, (ROWS_ON_MESH, P(DATA)), ROWS_ON_MESH)(rows, take)
@@ -189,12 +189,12 @@ def decode(
   room for what every active row may write.
 
   Args:
-    graph: of the decoder.
-    params: of the decoder.
-    rows: as they are.
+    graph: graph definition of the decoder.
+    params: parameters of the decoder.
+    rows: present state of the rows.
     stop_ids: tokens that end a text.
     steps: most tokens a row; fewer are run when no row is active any more.
-    mesh: that the model lies on; None: one device.
+    mesh: mesh on which the model lies; None: one device.
 
   Returns:
     The rows, and the tokens that each wrote, from the left; -1 behind them.
@@ -231,9 +231,9 @@ def _write(
   """Lets every active row write the token that comes next.
 
   Args:
-    rows: as they are.
+    rows: present state of the rows.
     hidden: states of their last tokens.
-    logits: of the next ones.
+    logits: logits of the next tokens.
     new: keys and values of the last tokens, [L, B, K, H].
     stop_ids: tokens that end a text.
 

@@ -98,14 +98,14 @@ class GgufNames:
 
   Attributes:
     architecture: `general.architecture` of its files.
-    interleaved: whether the two halves of each query and key head are stored interleaved.
+    interleaved: True if the two halves of each query and key head are stored interleaved.
     defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
       `attention.sliding_window` among them, the family's layers have windows.
-    activation: of its feed-forward, of which files say nothing.
+    activation: activation of its feed-forward layers, of which files say nothing.
     with_windows: name of the family of files that have a window; empty: this one.
     scaled_by_width: number of layers of the one model of the family that scales queries by the
       residual stream's width per head instead of the head width: a file does not say.
-    tensors: what differs from `GGUF_TENSORS`.
+    tensors: names that differ from `GGUF_TENSORS`.
   """
 
   architecture: str
@@ -127,19 +127,20 @@ class Family:
     hf_class: the class of transformers, for `architectures` of config.json.
     switches: fields of `ModelConfig` with one value for the whole family.
     keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
-    tensors: what differs from `HF_TENSORS`. Parameters of one tensor are its rows, in this order.
+    tensors: names that differ from `HF_TENSORS`. Parameters of one tensor are its rows, in this
+      order.
     constants: tensors of each layer that a folder has beside the parameters -> their one value.
-    rope_by_kind: whether layers with a window have a rope of their own, `ropes[1]`.
-    unrotated: which layers have no rope: a name of `hf_config.UNROTATED`; empty: none.
-    partial_rotary: whether a part of each head may be rotated.
-    query_growth: whether queries may grow with their positions.
-    interleaved: whether the dimensions of a head that rope rotates as a pair lie side by side.
+    rope_by_kind: True if layers with a window have a rope of their own, `ropes[1]`.
+    unrotated: rule for layers without rope: a name of `hf_config.UNROTATED`; empty: none.
+    partial_rotary: True if a part of each head may be rotated.
+    query_growth: True if queries may grow with their positions.
+    interleaved: True if the dimensions of a head that rope rotates as a pair lie side by side.
     refused: keys of config.json that must not be set -> the reason.
     fixed: keys of config.json -> the one value that is supported.
     written: keys of config.json that mean nothing here -> what transformers wants to see.
     wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
       does not say another.
-    gguf: its names in GGUF files; None where there are none or they name another family.
+    gguf: names in GGUF files; None where there are none or they name another family.
   """
 
   name: str
@@ -170,8 +171,8 @@ class Family:
     expert's number.
 
     Args:
-      prefix: of all names but the head's.
-      head_prefix: of the head's.
+      prefix: prefix of all names but the head's.
+      head_prefix: prefix of the head's name.
     """
     names = HF_TENSORS | dict(self.tensors)
     prefixes = {name: prefix + "layers.{layer}." * name.startswith("layers.") for name in names}

@@ -27,8 +27,9 @@ def forward_hidden(
   Args:
     decoder: the model.
     token_ids: texts; what stands right of a token never reaches it, so right padding needs no mask.
-    return_attention: also return every layer's attention probabilities. They take L*N*T*T floats a
-      text: meant for one text at a time; `attend` gives analyses a hook that need not keep them.
+    return_attention: True to return every layer's attention probabilities too. They take L*N*T*T
+      floats a text: meant for one text at a time; `attend` gives analyses a hook that need not keep
+      them.
 
   Returns:
     Normalised hidden states, the keys and values of every layer, and the probabilities or None.

@@ -79,7 +79,7 @@ def load_gguf(path: str | Path, dtype: Any, *, shardings: ChooseShardings | None
 
   Args:
     path: the file.
-    dtype: of the weights in memory; quantised ones are dequantised to it.
+    dtype: dtype of the weights in memory; quantised ones are dequantised to it.
     shardings: see `read_model`.
 
   Raises:

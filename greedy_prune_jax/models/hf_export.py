@@ -39,10 +39,10 @@ def save_huggingface(
 
   Args:
     model: the model; its parameters may be spread over the devices of this process.
-    tokenizer: its tokenizer, chat template included.
-    folder: where to. Files of the same names are replaced, each in one step.
+    tokenizer: the model's tokenizer, chat template included.
+    folder: target folder. Files of the same names are replaced, each in one step.
     stop_ids: tokens that end a text; none: the tokenizer's end of a text.
-    dtype: of the stored weights; None: the dtype of the model's embedding.
+    dtype: dtype of the stored weights; None: the dtype of the model's embedding.
     shard_bytes: files of weights are closed before they grow beyond this.
 
   Raises:

@@ -45,7 +45,7 @@ def load_huggingface(
 
   Args:
     folder: the folder.
-    dtype: of the weights in memory, whatever that of the files.
+    dtype: dtype of the weights in memory, whatever that of the files.
     shardings: see `read_model`.
 
   Raises:

@@ -32,7 +32,7 @@ class LayerGroup:
 
   Attributes:
     first: number of the first layer.
-    kinds: of the layers of one period, P of them.
+    kinds: kinds of the P layers of one period.
     repeats: R, of the period.
   """
 
@@ -86,7 +86,7 @@ def scan_layers(
     x: the residual stream.
     layers: module of stacked parameters; those under the name of a kind are of its layers alone.
     inputs: pytree with leading axis L.
-    kinds: of the L layers.
+    kinds: kinds of the L layers.
     run: runs one layer, given its inputs.
     wrap_layer: wraps the function that runs one layer.
     platform: see `Decoder`.

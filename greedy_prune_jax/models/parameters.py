@@ -121,8 +121,8 @@ def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
   pair by pair, and behind them those that are not: a head of ours is made of halves of both.
 
   Args:
-    config: of the model.
-    name: of a parameter.
+    config: config of the model.
+    name: a parameter's name.
   """
   interleaved = FAMILIES[config.family].interleaved
   width = min(rope.rotated_width(config.head_dim) for rope in config.ropes)
@@ -165,7 +165,7 @@ def abstract_model(config: ModelConfig, dtype: Any, platform: str | None = None)
 
   Args:
     config: the model.
-    dtype: of the weights; norms are float32.
+    dtype: dtype of the weights; norms are float32.
     platform: see `Decoder`; None: of the default device.
   """
   platform = platform or jax.default_backend()
@@ -188,10 +188,10 @@ def read_model(
 
   Args:
     config: the model; must fit the source.
-    source: where the tensors are.
+    source: source of the tensors.
     names: parameter path -> name of the tensor, in which `{layer}` stands for the layer's number.
-    dtype: of the weights; norms are float32.
-    shardings: where parameters go, given their shapes; None: the default device.
+    dtype: dtype of the weights; norms are float32.
+    shardings: makes parameters' shardings from their shapes; None: the default device.
 
   Raises:
     UserError: a tensor is missing, has another shape than the config says, or has no place in it.

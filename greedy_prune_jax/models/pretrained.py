@@ -58,8 +58,8 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
   Args:
     name: a folder, a GGUF file, one of `OFFLINE_MODELS`, or an id on the Hugging Face hub; of a
       model, or of a LoRA adapter, which is added to the base that it names.
-    dtype: of the weights in memory ("float32", "bfloat16"), whatever that of the files.
-    shardings: where parameters go, given the tree of their shapes; None: the default device.
+    dtype: dtype of the weights in memory (`float32`, `bfloat16`), whatever the files' is.
+    shardings: makes parameters' shardings from the tree of shapes; None: the default device.
 
   Raises:
     UserError: nothing of this name can be found or fetched, or what was found cannot be used.
@@ -220,7 +220,7 @@ def locate(name: str, patterns: tuple[str, ...]) -> Path:
 
   Args:
     name: see `load_model`.
-    patterns: which files to fetch of an id on the hub.
+    patterns: patterns of the files to fetch of an id on the hub.
   """
   if name in OFFLINE_MODELS:
     return OFFLINE_MODELS[name]()

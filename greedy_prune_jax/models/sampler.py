@@ -44,12 +44,12 @@ class Request:
   """A text to write on.
 
   Attributes:
-    prompt_ids: at least one token.
+    prompt_ids: token ids, at least one.
     max_new_tokens: most tokens to write, at least 1.
     temperature: 0 writes the likeliest token.
     top_p: the likeliest tokens that have this probability together are allowed; 1: all.
-    top_k: so many tokens are allowed; 0: all.
-    seed: of this request's draws, from 0 to 2**32 - 1.
+    top_k: number of tokens that are allowed; 0: all.
+    seed: seed of this request's draws, from 0 to 2**32 - 1.
     stop_strings: the text ends before the first of these.
     stop_ids: tokens that end this text, beside those of the sampler.
     num_written: tokens at the prompt's end that the model wrote before: draws go on behind theirs.
@@ -89,8 +89,8 @@ class Sample:
   """Text that was written for one request.
 
   Attributes:
-    token_ids: without the stop id; up to the token that completes a stop string.
-    text: of these, up to the stop string.
+    token_ids: ids without the stop id, up to the token that completes a stop string.
+    text: text of these ids, up to the stop string.
     finish_reason: `stop` (an id or a string), `length` (max_new_tokens), or `not_finite` (the model
       gave numbers that are not finite; what it wrote before is here).
     ended_by: the id or string that stopped it; None where nothing did.
@@ -127,7 +127,7 @@ class Sampler:
 
     Args:
       model: writes, on the mesh that its parameters lie on.
-      decode_text: from token ids to their text.
+      decode_text: makes text from token ids.
       stop_ids: tokens that end a text, such as the end of the assistant's turn.
       max_rows: most texts at once, over all devices.
       steps: tokens that rows write between two looks from the host.

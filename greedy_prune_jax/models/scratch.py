@@ -43,8 +43,8 @@ class RandomInit:
   """The shape of a Llama with random weights; heads are 32 wide.
 
   Attributes:
-    layers: their number.
-    width: of the residual stream, a multiple of 32.
+    layers: number of layers.
+    width: width of the residual stream, a multiple of 32.
     context: longest text, in tokens.
   """
 
@@ -99,10 +99,10 @@ def random_model(
   """A model with random weights; equal seeds give equal ones.
 
   Args:
-    init: its shape.
+    init: shape of the model.
     vocab_size: tokens of its tokenizer.
-    seed: of the weights.
-    dtype: of the weights.
+    seed: seed of the weights.
+    dtype: dtype of the weights.
     shardings: see `load_model`.
   """
   model = Model.from_decoder(Decoder(init.config(vocab_size), nnx.Rngs(seed), dtype))

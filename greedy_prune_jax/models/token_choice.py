@@ -33,9 +33,9 @@ def choose_tokens(
   that equally likely tokens are allowed together.
 
   Args:
-    logits: of the next token, in float32.
-    choice: how to choose.
-    step: how many tokens the row has written; every step of a seed has randomness of its own.
+    logits: logits of the next token, in float32.
+    choice: settings of the choice.
+    step: number of tokens that the row has written; every step of a seed has randomness of its own.
   """
   likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   wanted = choice.temperature > 0

@@ -21,7 +21,7 @@ class MasterWeight:
 
   Attributes:
     weight: float32, of any shape.
-    dtype: of the products.
+    dtype: dtype of the products.
     platform: see `Decoder`.
   """
 
@@ -55,9 +55,10 @@ def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   makes for a weight is a transposed product, for which XLA's CPU backend is a third slower.
 
   Args:
-    subscripts: of `jnp.einsum`, with lower-case letters; no axis is summed within one operand.
+    subscripts: string of `jnp.einsum`, with lower-case letters; no axis is summed within one
+      operand.
     x: rounded to the dtype of `weight`.
-    weight: whose dtype counts; a `MasterWeight` is rounded, and its gradient is not.
+    weight: the operand whose dtype counts; a `MasterWeight` is rounded, and its gradient is not.
   """
   dtype = jnp.dtype(weight.dtype)
   if isinstance(weight, MasterWeight):
@@ -137,10 +138,10 @@ class LowRank:
   """The weight `weight + scale * a b`, of which the product is never made.
 
   Attributes:
-    weight: as it was; axes in and out.
+    weight: the unchanged weight; axes in and out.
     a: [..., in, rank].
     b: [..., rank, out].
-    scale: of the change.
+    scale: factor of the change.
   """
 
   weight: Any  # arrays; but trees of other leaves (shapes, shardings) are made of it too
@@ -166,7 +167,8 @@ def factor_subscripts(subscripts: str, rank: str = "r") -> tuple[str, str]:
   `...td,dnh->...tnh` is `...td,dr->...tr` and then `...tr,rnh->...tnh`.
 
   Args:
-    subscripts: of an einsum of an input and a weight whose axes begin with those summed over.
+    subscripts: string of an einsum of an input and a weight whose axes begin with those summed
+      over.
     rank: a letter that it does not have.
   """
   inputs, result = subscripts.split("->")
@@ -208,7 +210,7 @@ def bfloat16_as_uint16(tree: T, platform: str | None) -> T:
 
   Args:
     tree: arrays.
-    platform: that the program is compiled for; the tree is left alone on any but `cpu`.
+    platform: platform of the compiled program; the tree is left alone on any but `cpu`.
 
   Raises:
     TypeError: while tracing, where something is differentiated with respect to one of them.

@@ -25,7 +25,7 @@ class Budget(NamedTuple):
   """Condition that must still hold of a pruned chain.
 
   Attributes:
-    name: as the settings have it, such as `nll:+0.1`.
+    name: name in the settings, such as `nll:+0.1`.
     kind: `nll`: of the run's objective, in nats per token, at most `bound` above the whole chain's;
       `answer`: the answer's probability, of all its tokens together, at least `bound`; `right`: the
       pruner still writes the right answer.
@@ -41,7 +41,7 @@ class Spent(NamedTuple):
   """Most deletions of a chain that a budget allows.
 
   Attributes:
-    budget: its name.
+    budget: name of the budget.
     pruned: the chain.
     deletions: the most that hold the bound; None where not even the whole chain does.
   """
@@ -85,7 +85,7 @@ def most_deletions(pruned: PrunedChain, budget: Budget, num_answer: int) -> int 
 
   Args:
     pruned: the chain.
-    budget: of the kinds `nll` and `answer`.
+    budget: a budget of the kind `nll` or `answer`.
     num_answer: tokens of the answer, what the template writes behind it included.
   """
   if budget.kind == "nll":
@@ -113,7 +113,7 @@ def furthest_right(
 
   Args:
     most: deletions of each chain's path, by id.
-    is_right: whether the answer is right after so many deletions of each of some chains.
+    is_right: tells of each of some chains whether its answer is right after so many deletions.
 
   Returns:
     By id; None where the answer is wrong from the whole chain.

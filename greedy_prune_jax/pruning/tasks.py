@@ -36,8 +36,8 @@ class PruneTask:
   Attributes:
     chain: the input.
     tokens: texts of the reasoning tokens, [N].
-    path: of the run's search or ranking.
-    audit: of the exact search beside it; None for a chain that is not audited.
+    path: path of the run's search or ranking.
+    audit: path of the exact search beside it; None for a chain that is not audited.
   """
 
   chain: Chain
@@ -121,7 +121,7 @@ def make_tasks(
 
   Args:
     chains: the input.
-    settings: of the run.
+    settings: settings of the run.
     tokenizer: the pruner's.
     unfinished: states of the paths of an earlier run, by chain id.
     skip: called with every chain that cannot be used; None to let the error out.

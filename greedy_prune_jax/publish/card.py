@@ -19,7 +19,7 @@ class Counts:
   """Numbers of the chains for a card, gathered while they are written.
 
   Attributes:
-    chains: their number.
+    chains: number of chains.
     rows: texts at all keep ratios.
     tokens: reasoning tokens of each chain at each keep ratio; whole at 1.
     how: values of how the chains were pruned; one each, as a rule.
@@ -48,12 +48,12 @@ def write_card(
   """Writes `README.md`.
 
   Args:
-    folder: of the dataset.
+    folder: folder of the dataset.
     title: the card's heading.
-    source: where the chains are from.
-    license_name: of the source, as the hub names licences.
-    config: of the run that pruned; empty where it is not known.
-    counts: of the chains.
+    source: origin of the chains.
+    license_name: the source's licence, as the hub names licences.
+    config: config of the run that pruned; empty where it is not known.
+    counts: numbers of the chains.
 
   Raises:
     UserError: it cannot be written.

@@ -75,8 +75,8 @@ class TokenCounts:
   """Counts of each token id among reasoning tokens.
 
   Attributes:
-    counts: of the ids that occur.
-    total: of all tokens.
+    counts: count of each id that occurs.
+    total: count of all tokens.
   """
 
   counts: Mapping[int, int]
@@ -133,7 +133,7 @@ class AttentionRanking:
     pruner: the model whose attention it reads, and whose orders it learnt.
     annotator: name of the annotator of the categories.
     shape: layers, heads, statistics.
-    num_chains: that it was fitted to.
+    num_chains: number of chains that it was fitted to.
   """
 
   ridge: Ridge

@@ -53,9 +53,9 @@ def follow_ranking(
     model: the pruner.
     path: a fresh one, or with what an earlier run had found.
     ranking: gives the order.
-    chain: what it ranks; the path's.
-    settings: of the run; the objective is the ranking's business. Where `deletions_per_step` is
-      more than one, the NLLs after the deletions between are not known.
+    chain: the path's chain, which the ranking orders.
+    settings: settings of the run; the objective is the ranking's business. Where
+      `deletions_per_step` is more than one, the NLLs after the deletions between are not known.
     report: gets the longer path every so often, and at its end.
   """
   if path.finished:
@@ -126,10 +126,10 @@ def _next_texts(
 
   Args:
     model: the pruner.
-    path: as it stands.
+    path: the path so far.
     order: all reasoning positions, first deleted first.
     num_gone: tokens gone from each text that is left, to the path's end.
-    block_positions: that should go through the model at once.
+    block_positions: positions that should go through the model at once.
   """
   longest = len(path.segments.reasoning) - num_gone[0] + len(path.segments.answer)
   count = texts_at_once(model, longest, len(num_gone), block_positions)
@@ -146,11 +146,11 @@ def _extended(
   """A path with the NLLs of one block of texts, up to its end or the first that is not finite.
 
   Args:
-    path: as it was.
+    path: the path before the block.
     order: all reasoning positions, first deleted first.
     deletions: units gone from each text of the block, and from those behind it.
     num_gone: tokens gone from the same texts.
-    scores: of the block's texts.
+    scores: scores of the block's texts.
   """
   nll = {name: list(values) for name, values in path.nll.items()}
   num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)

@@ -72,8 +72,8 @@ def gate_gradient(
   """Derivative of a chain's objective with respect to the gate of each of its tokens, at g = 1.
 
   Args:
-    graph: of the model.
-    params: of the model.
+    graph: graph definition of the model.
+    params: parameters of the model.
     token_ids: prompt, reasoning, answer, right-padded.
     num_prompt: P.
     num_reasoning: N.

@@ -44,15 +44,15 @@ class RankingSettings:
   """Settings of all rankings; each reads what it needs.
 
   Attributes:
-    objective: that `gradient` differentiates.
-    seed: of the rankings that draw at random.
-    attention_layers: that `attention` reads, negative ones counted from the last; empty: all.
-    attention_heads: likewise, of each of those layers.
+    objective: objective that `gradient` differentiates.
+    seed: seed of the rankings that draw at random.
+    attention_layers: layers that `attention` reads, negative ones from the last; empty: all.
+    attention_heads: heads of those layers that `attention` reads; empty: all.
     attention_regression: file of the fitted regression that the ranking of this name reads.
     llmlingua_model: the classifier of `llmlingua`.
     text_model: the teacher that compresses for `text_model`.
-    endpoint: of that teacher, if it is at one.
-    keep_ratios: to which it is asked to compress.
+    endpoint: endpoint of that teacher, if it is at one.
+    keep_ratios: keep ratios to which it is asked to compress.
     folder: the workdir, where its replies are stored; None: a temporary one.
   """
 

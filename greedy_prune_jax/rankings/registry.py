@@ -27,7 +27,7 @@ class ModelRun(NamedTuple):
     length: token positions of each.
     scored: positions of each at which the LM head is applied.
     start: positions before each whose keys and values are cached.
-    num_texts: so many such texts.
+    num_texts: number of such texts.
     forward_passes: through each; a backward pass takes the time of about two.
   """
 
@@ -43,14 +43,15 @@ class Ranking:
   """An order to delete tokens in, other than that of greedy search.
 
   Attributes:
-    about: which tokens leave first.
+    about: description of the tokens that leave first.
     maker: the function that makes it, or its `module.function` below `greedy_prune_jax.rankings`,
       imported when the ranking is made.
-    model_runs: of the pruner, to order the tokens of one chain; NLLs along the order come on top.
+    model_runs: runs of the pruner to order the tokens of one chain; NLLs along the order come on
+      top.
     needs: settings of `RankingSettings` that it cannot do without and no other ranking reads, and
       the meaning of each.
     options: settings that it may be given and no other ranking reads.
-    other_models: that run for it, which no estimate counts.
+    other_models: other models that run for it, which no estimate counts.
   """
 
   about: str

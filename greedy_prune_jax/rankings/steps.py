@@ -86,9 +86,9 @@ def score_without(
 
   Args:
     model: the pruner.
-    segments: of the chain.
+    segments: segments of the chain.
     gone: reasoning positions of each of the K texts.
-    progress: whether to show a bar.
+    progress: True to show a bar.
   """
   prompt = start_prompt(model, segments, _BLOCK_POSITIONS)
   longest = len(segments.reasoning) - min(map(len, gone)) + len(segments.answer)

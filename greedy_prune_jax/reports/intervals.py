@@ -23,7 +23,7 @@ class Spread(NamedTuple):
 
   Attributes:
     mean: over seeds and questions.
-    stderr: its standard error; NaN where a single question cannot tell.
+    stderr: standard error of the mean; NaN where a single question cannot tell.
     freedom: degrees of freedom of the error.
   """
 

@@ -16,7 +16,7 @@ def printable(text: str, *, one_line: bool = False, most: int = 0) -> str:
   """The text with what a terminal would act on as escapes (`\\x1b`), and shortened.
 
   Args:
-    text: from anywhere.
+    text: text from any source.
     one_line: escape newlines too, so that no text begins a line of its own.
     most: characters that are shown; 0 for all.
   """

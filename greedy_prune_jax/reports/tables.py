@@ -25,7 +25,7 @@ class Table:
   Attributes:
     name: the files' name, without ending.
     caption: description, with the number of chains.
-    columns: their heads.
+    columns: heads of the columns.
     rows: one cell a column; None where there is nothing to say.
   """
 

@@ -96,7 +96,7 @@ def read_output(
 
   Args:
     workdir: the run's workdir.
-    output: its folder in there.
+    output: name of its folder in the workdir.
     check: see `read_records`.
 
   Raises:

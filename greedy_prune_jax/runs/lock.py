@@ -27,9 +27,9 @@ def hold_locks(
   of those still runs.
 
   Args:
-    folder: where the locks are, one file a process; made if it does not exist.
-    process_index: of this process.
-    num_processes: of this run.
+    folder: folder of the locks, one file a process; made if it does not exist.
+    process_index: index of this process.
+    num_processes: processes of this run.
     held: releases the locks when it is closed.
 
   Raises:

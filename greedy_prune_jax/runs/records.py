@@ -75,11 +75,11 @@ def check_form(value: Any, form: Any, name: str = "the record") -> None:
   """Checks a value of a stored record before anything is done with it.
 
   Args:
-    value: of JSON.
+    value: a value of JSON.
     form: a kind (`float` takes whole numbers too); several forms in a tuple, of which one must fit;
       `[form]` for a list of such items, `[form, ...]` for one that is not empty; or an object's
       keys with their forms. A key that ends in `?` may be missing; `*` stands for all keys.
-    name: of the value, in messages.
+    name: name of the value, in messages.
 
   Raises:
     UserError: it is of another form; the message names the key.

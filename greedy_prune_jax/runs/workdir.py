@@ -31,8 +31,8 @@ class FinishedItems:
     """Reads which items are finished.
 
     Args:
-      folder: where every process has a file.
-      writer: of this process's.
+      folder: folder in which every process has a file.
+      writer: writer of this process's file.
     """
     self._folder = folder
     self._writer = writer
@@ -99,8 +99,9 @@ class Workdir:
       output: name of the folder of finished items.
       further_outputs: names of further ones, of a job with several stages; see `output`.
       may_change: dotted keys of `config` that a later run may set differently.
-      process_index: of this process.
-      num_processes: of this run; an earlier run in the same folder may have had another number.
+      process_index: index of this process.
+      num_processes: processes of this run; an earlier run in the same folder may have had another
+        number.
 
     Raises:
       UserError: the folder cannot be written, another run is writing to it, or what it holds was
@@ -156,8 +157,8 @@ class Workdir:
 
     Args:
       item_id: the item.
-      progress: how far it has come, such as the number of deletions; the furthest state counts.
-      state: what is needed to go on.
+      progress: measure of the progress, such as the number of deletions; the furthest counts.
+      state: state from which to resume.
 
     Raises:
       UserError: see `FinishedItems.write`.

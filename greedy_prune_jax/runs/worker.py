@@ -26,8 +26,8 @@ class Worker:
     """Starts nothing yet.
 
     Args:
-      module: is run as a program, and calls `answer_requests`.
-      seconds: of a processor's time that an answer may take.
+      module: module that runs as a program and calls `answer_requests`.
+      seconds: seconds of a processor's time that an answer may take.
     """
     self._module, self._seconds = module, seconds
     self._process: subprocess.Popen[str] | None = None
@@ -88,8 +88,8 @@ def answer_requests(answer: Callable[[Any], Any], most_bytes: int) -> None:
   """Answers requests until there are no more: the program of a worker.
 
   Args:
-    answer: from a request to its answer, both of what JSON can hold; it handles MemoryError.
-    most_bytes: of memory, beside what the process has by now.
+    answer: makes a request's answer, both values of JSON; it handles MemoryError.
+    most_bytes: bytes of memory, beside those that the process has by now.
   """
   sizes = Path("/proc/self/statm")
   taken = int(sizes.read_text().split()[0]) * resource.getpagesize() if sizes.exists() else 0

@@ -25,13 +25,13 @@ class Summary:
   """Figures over all samples of a run.
 
   Attributes:
-    questions: how many.
-    samples: how many in all.
+    questions: number of questions.
+    samples: number of samples in all.
     accuracy: share of samples that are right.
-    accuracy_stderr: its standard error over questions, whose samples are not independent; None for
+    accuracy_stderr: standard error over questions, whose samples are not independent; None for
       fewer than two questions.
-    pass_at: for k = 1, 2, 4, ... and the number of samples a question has: how likely at least one
-      of k samples of a question is right, without bias (Chen et al. 2021, arXiv 2107.03374).
+    pass_at: probability that at least one of k samples of a question is right, by k = 1, 2, 4, ...
+      and the samples that a question has; without bias (Chen et al. 2021, arXiv 2107.03374).
     chains: questions of which a chain was kept.
     not_kept: why right samples of the other questions made no chain, with their numbers.
     unparsed: share of samples in which no answer was found.

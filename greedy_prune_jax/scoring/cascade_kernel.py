@@ -77,13 +77,13 @@ def attend_cascade(
     own: [T, K, H].
     text: [L, B, S, K, H].
     kept: [L, B, Z, K, H].
-    layer: which of L.
+    layer: index of the layer, below L.
     window: number of tokens that a token sees, itself included.
-    slots: what each slot sees.
+    slots: visible positions of each slot.
     text_ends: place of each chain's last reasoning token.
     tile: slots of a tile; on a GPU a power of two.
     softcap: see `ModelConfig.attention_softcap`.
-    platform: that the program is for: `cpu` (the form for GPUs, interpreted), `gpu` or `tpu`.
+    platform: platform of the program: `cpu` (the form for GPUs, interpreted), `gpu` or `tpu`.
     interpret: runs the form for `platform` on a CPU.
   """
   queries = split_queries(q, own.k.shape[1], tile).astype(own.k.dtype)

@@ -66,8 +66,8 @@ def token_features(
   """Features of all reasoning tokens of a batch of chains, from one forward pass.
 
   Args:
-    graph: of the model.
-    params: of the model.
+    graph: graph definition of the model.
+    params: parameters of the model.
     batch: the chains.
     capacity: R, at least the most reasoning tokens of any chain.
   """
@@ -129,7 +129,7 @@ def extract_features(
 
   Args:
     model: reads the chains, on the devices that its parameters lie on.
-    chains: at most `batch_size`.
+    chains: chains, at most `batch_size`.
     batch_size: chains in the batch; fewer are filled up, so that one program serves all batches of
       a length, and as many more as make their number a multiple of the mesh axis `data`.
   """

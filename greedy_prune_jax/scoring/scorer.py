@@ -57,7 +57,7 @@ class Program:
     tile: slots that attend together; a divisor of both.
     tiles_at_once: tiles that attend side by side; 0 for all of a block.
     objective: `joint` or `answer`.
-    attention: how slots attend; the numbers are the same.
+    attention: implementation of attention; the numbers are the same.
   """
 
   places: int
@@ -156,7 +156,7 @@ def run_spans(
     scorer: model and program.
     state: the chains; what the spans find is put into it, but not what it is good for
       (`text_known`, `columns_known`).
-    spans: to run.
+    spans: spans to run.
     sizes: slots of a block; the second size runs what is too little for the first.
     of_texts: the spans are of the texts as they stand, and else all of candidates.
     window: see `stream.window_spans`.

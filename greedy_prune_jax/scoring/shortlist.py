@@ -47,7 +47,7 @@ class ShortlistPlan:
     doubt: another shortlist is scored while the next estimate is less than so many standard
       deviations of its error above the best exact score.
     refreshed: estimates of a step that are made again, the oldest first.
-    by_estimate: whether units without an exact score may be deleted.
+    by_estimate: True if units without an exact score may be deleted.
   """
 
   window: int
@@ -103,7 +103,7 @@ def screen_deletions(
   Args:
     scorer: model and program.
     state: the chains; `exact.run_texts` has run.
-    estimates: of each chain; from `no_estimates` or the step before.
+    estimates: estimates of each chain; from `no_estimates` or the step before.
     candidates: units to choose from.
     plan: sizes of windows and shortlists.
   """
@@ -119,8 +119,8 @@ def estimates_after_deletion(
 
   Args:
     text: the text that is left.
-    estimates: of the text before.
-    unit: that was deleted.
+    estimates: estimates of the text before the deletion.
+    unit: unit that was deleted.
     start: place at which it began.
     reach: tokens before and behind the gap within which estimates no longer hold.
   """
@@ -180,7 +180,7 @@ def estimated_nlls(
   Args:
     scorer: model and program.
     state: the chains.
-    estimates: of their units, none of them stale.
+    estimates: estimates of the chains' units, none of them stale.
     candidates: units to choose from.
   """
   mean_rest = estimates.mean_rest[:, None]
@@ -197,7 +197,7 @@ def with_estimates(
   Args:
     scorer: model and program.
     state: the chains.
-    scores: of their shortlists.
+    scores: exact scores of their shortlists.
     candidates: units to choose from.
 
   Returns:

@@ -124,10 +124,10 @@ def block_slots(
 
   Args:
     texts: the chains, each field with an axis B in front.
-    spans: to run.
-    layout: of the spans.
-    kept_offsets: where each candidate's columns are kept.
-    first_slot: of the block.
+    spans: spans to run.
+    layout: layout of the spans.
+    kept_offsets: place of each candidate's kept columns.
+    first_slot: first slot of the block.
     size: T, static.
     window: w, columns of a window behind which `spans.skipped` columns are left out.
   """

@@ -34,7 +34,7 @@ def key_intervals(
   nothing see nothing.
 
   Args:
-    slots: of a block.
+    slots: slots of a block.
     text_ends: place of each chain's last reasoning token, behind which no resumed view goes.
     window: number of tokens that a token sees, itself included.
     tile: slots of a tile.
@@ -136,11 +136,11 @@ def attend_tiles(
   Args:
     q: scaled queries.
     own: keys and values of the block's slots, [T, K, H].
-    text: of the texts as they stand, [L, B, S, K, H], perhaps as bits.
-    kept: of the columns that were kept, [L, B, Z, K, H], perhaps as bits.
-    layer: which of L.
+    text: keys or values of the texts as they stand, [L, B, S, K, H], perhaps as bits.
+    kept: keys or values of the columns that were kept, [L, B, Z, K, H], perhaps as bits.
+    layer: index of the layer, below L.
     window: number of tokens that a token sees, itself included.
-    slots: what each slot sees.
+    slots: visible positions of each slot.
     text_ends: see `key_intervals`.
     tile: slots of a tile, all of one chain; a divisor of T.
     at_once: tiles that run side by side; 0 for all.

@@ -92,8 +92,8 @@ def plan_batching(
   """Groups the chains of a run into batches, for a model that need not be loaded.
 
   Args:
-    segments: of all chains of the run.
-    config: of the pruner.
+    segments: segments of all chains of the run.
+    config: config of the pruner.
     batch_size: chains a batch; 0 for as many as fill a few blocks and fit the memory.
     step_positions: token positions that a step of each chain runs, about.
     memory: see `free_bytes`; None on a CPU.
@@ -130,9 +130,9 @@ def kept_columns(
   """Columns that each chain of a batch may keep.
 
   Args:
-    config: of the pruner.
+    config: config of the pruner.
     needed: columns of all candidates of a chain; 0 where none are to be kept.
-    chains: on a device.
+    chains: number of chains on a device.
     kept_bytes: see `Batching`.
     itemsize: bytes of a weight.
     split: devices that share the weights.
@@ -154,8 +154,8 @@ def batch_bytes(
   """Estimate of what chains and blocks take on a device beside the weights, in bytes.
 
   Args:
-    config: of the pruner.
-    batching: of the run.
+    config: config of the pruner.
+    batching: batch sizes of the run.
     places: see `places_of`; of the longest chain.
     needed: see `kept_columns`; of the longest chain.
     itemsize: bytes of a weight.

@@ -107,15 +107,15 @@ def prune_steps(
   """Deletes units of each chain while it has more than `floors[b]` reasoning tokens.
 
   Args:
-    graph: of the scoring model.
-    params: of the scoring model.
+    graph: graph definition of the scoring model.
+    params: parameters of the scoring model.
     search: the chains, from `start_search` or the call before.
     active: chains that are not finished; nothing is found of the others.
     floors: number of reasoning tokens at or under which a chain stops.
     budget: token positions on each device of `data` after which no further step begins.
     program: static sizes.
-    mesh: that the model lies on; None for one device.
-    plan: how a screened search finds its shortlists; None: every candidate is scored.
+    mesh: mesh on which the model lies; None for one device.
+    plan: sizes of a screened search's shortlists; None: every candidate is scored.
     check: score every candidate beside a screened search, and count what it missed.
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """

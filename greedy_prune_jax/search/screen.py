@@ -64,7 +64,7 @@ def estimate_positions(
 
   Args:
     num_reasoning: tokens now.
-    settings: of the search.
+    settings: settings of the search.
     tail: positions of an estimate behind its window: A for `answer`, else 0.
     deletions: units that are deleted from one scoring.
   """

@@ -52,7 +52,7 @@ def step_starts(chain: Chain, steps: Sequence[str] | None) -> list[int]:
 
   Args:
     chain: the chain.
-    steps: of its thinking; None: by rules.
+    steps: steps of its thinking; None: by rules.
 
   Raises:
     UserError: the steps are not those of the chain.

@@ -37,10 +37,10 @@ def score_texts(
 
   Args:
     model: the scoring model.
-    prompt: from `start_prompt`.
-    segments: of the chain.
+    prompt: result of `start_prompt`.
+    segments: segments of the chain.
     gone: positions, of each text; as many texts as `texts_at_once` says.
-    block_positions: that go through the model at once.
+    block_positions: positions that go through the model at once.
   """
   texts = [
     np.concatenate(

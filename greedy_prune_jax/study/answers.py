@@ -48,7 +48,7 @@ class Answers:
 
   Attributes:
     condition: the students' condition.
-    test: its name.
+    test: name of the test.
     seeds: seeds of the students that are done.
     correct: share of right samples, by seed and question.
     tokens: generated reasoning tokens, by seed and question.

@@ -27,7 +27,7 @@ def matched_rows(
   """The reference against every other arm, at each length of a grid, and over the whole of it.
 
   Args:
-    answers: of one test and one kind of student.
+    answers: answers of one kind of student on one test.
     reference: an arm with several keep ratios, or none that curves are made of.
 
   Returns:

@@ -89,7 +89,7 @@ class _Draw(NamedTuple):
   """Chains that some students share.
 
   Attributes:
-    suffix: of the names of parts that work on them.
+    suffix: suffix of the names of parts that work on them.
     seed: added to `chains_seed`, and the seed of random rankings where there are several draws.
   """
 

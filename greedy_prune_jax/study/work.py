@@ -48,7 +48,7 @@ def make_chains(settings: StudySettings, path: Path, chains_seed: int) -> None:
   Args:
     settings: the study's settings.
     path: file to write.
-    chains_seed: of a question set's order.
+    chains_seed: seed of a question set's order.
 
   Raises:
     UserError: there are fewer than wanted.

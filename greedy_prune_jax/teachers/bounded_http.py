@@ -60,8 +60,8 @@ def bounded_client(*, most_bytes: int, most_seconds: float) -> BoundedClient:
   """A client that follows no redirect, as that could take the prompts elsewhere.
 
   Args:
-    most_bytes: of an answer.
-    most_seconds: from the connection's beginning to the answer's end.
+    most_bytes: bytes of an answer, at most.
+    most_seconds: seconds from the connection's beginning to the answer's end.
   """
   client = BoundedClient(
     follow_redirects=False,

@@ -28,15 +28,15 @@ class Endpoint:
 
   Attributes:
     name: model and place, for messages.
-    settings: of the endpoint.
+    settings: settings of the endpoint.
   """
 
   def __init__(self, settings: EndpointSettings, *, most_bytes: int):
     """Connects to nothing yet.
 
     Args:
-      settings: where it is.
-      most_bytes: of an answer; a longer one is a failure.
+      settings: settings of the endpoint.
+      most_bytes: bytes of an answer, at most; a longer one is a failure.
 
     Raises:
       UserError: the package openai is not installed, or the model or the key cannot be used.

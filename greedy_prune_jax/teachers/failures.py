@@ -21,7 +21,7 @@ class FailedRequestError(Exception):
   """A request got no answer, or one that is a failure of the provider.
 
   Attributes:
-    status: of HTTP; None where there is none, or where it says that all went well.
+    status: status of HTTP; None where there is none, or where it says that all went well.
     body: text of the answer, without the key.
     code: the endpoint's own code of the failure.
     wait: seconds that the endpoint asks to wait.
@@ -108,7 +108,7 @@ def wait_before(attempt: int, backoff: float, asked: float, share: float) -> flo
     attempt: number of attempts that were made before the one that failed.
     backoff: seconds after the first attempt.
     asked: seconds that the endpoint asks to wait.
-    share: of the time by backoff, from 0.5 to 1, drawn by chance so that clients come apart.
+    share: share of the time by backoff, from 0.5 to 1, drawn by chance so that clients come apart.
   """
   own = min(backoff * 2.0 ** min(attempt, 30), _LONGEST_WAIT)
   return max(own * share, min(asked, _LONGEST_WAIT))

@@ -47,14 +47,14 @@ def load_teacher(
 
   Args:
     name: `openai` for an OpenAI-compatible endpoint, else a model (see `load_model`).
-    writing: how it is to write.
-    endpoint: of `openai`.
-    chat_template: of a model; see `load_chat_template`.
-    dtype: of a model's weights.
+    writing: settings of its writing.
+    endpoint: endpoint of `openai`.
+    chat_template: chat template of a model; see `load_chat_template`.
+    dtype: dtype of a model's weights.
     batch_size: a model's most replies at once; 0: chosen from the devices' memory.
-    mesh: that a model runs on; None: the default device.
-    folder: of the run, where batches are noted; None where replies are wanted a few at a time, for
-      which no batch is made.
+    mesh: mesh on which a model runs; None: the default device.
+    folder: folder of the run, for notes of batches; None where replies are wanted a few at a time,
+      for which no batch is made.
 
   Raises:
     UserError: there is no such model, or it cannot be used.

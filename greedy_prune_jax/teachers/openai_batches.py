@@ -68,9 +68,9 @@ class OpenAIBatchTeacher:
     """Connects to nothing yet.
 
     Args:
-      endpoint: where and how to ask; `endpoint.batch` is above 0.
-      settings: how to write.
-      folder: of the run.
+      endpoint: place and manner of the requests; `endpoint.batch` is above 0.
+      settings: settings of its writing.
+      folder: folder of the run.
 
     Raises:
       UserError: the package openai is not installed, or the model or the key is missing.

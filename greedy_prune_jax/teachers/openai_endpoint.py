@@ -30,8 +30,8 @@ class OpenAITeacher:
     """Connects to nothing yet.
 
     Args:
-      endpoint: where and how to ask.
-      settings: how to write.
+      endpoint: place and manner of the requests.
+      settings: settings of its writing.
 
     Raises:
       UserError: the package openai is not installed, or the model or the key is missing.

@@ -34,11 +34,11 @@ class PromptSet:
   """The questions of a run with all that their prompts have in common.
 
   Attributes:
-    questions: in the order that the seed gives.
-    form: of their answers.
+    questions: questions in the seed's order.
+    form: form of their answers.
     system_suffix: text behind each question's system text: a further instruction, worked solutions
       of other questions; or empty.
-    seed: of every sample's randomness.
+    seed: seed of every sample's randomness.
   """
 
   questions: list[Question]
@@ -69,7 +69,7 @@ def load_prompt_set(
     split: `train` or `test`.
     num_questions: number of questions to answer; 0: all, of a generated set `NUM_GENERATED`.
     num_shots: number of other questions that every prompt shows with their solutions.
-    seed: of the order, and of every sample's randomness.
+    seed: seed of the order, and of every sample's randomness.
     instruction: text behind the set's own system text; or empty.
 
   Raises:

@@ -23,11 +23,11 @@ class EndpointSettings:
 
   Attributes:
     base_url: such as http://localhost:8000/v1; empty: OpenAI's own, or what OPENAI_BASE_URL says.
-    model: as the endpoint calls it.
+    model: name of the model at the endpoint.
     api_key_env: the environment variable that holds the key. Where it is not set, a server that is
       named by `base_url` is asked without one.
     concurrency: requests under way at once.
-    max_attempts: for one reply, the first included.
+    max_attempts: most attempts for one reply, the first included.
     backoff: seconds before the second attempt, about; they double with each. Where the endpoint
       says how long to wait (Retry-After), that is waited at least, up to 2 minutes.
     timeout: seconds without a sign of life after which an attempt has failed.
@@ -35,16 +35,16 @@ class EndpointSettings:
     max_requests: budget of one run of a process: attempts; 0: no limit.
     max_tokens: budget of one run of a process: tokens read and written as the endpoint counts them;
       0: no limit. A request that might exceed it is not made.
-    structured: how replies that should be JSON are asked for: held to their schema (`json_schema`),
+    structured: request for replies that should be JSON: held to their schema (`json_schema`),
       held to JSON (`json_object`), or by `words` alone. An endpoint that refuses one of them is
       asked by the next.
     batch: most requests of a batch at the endpoint's batch interface, which is cheaper and takes up
       to a day; 0: not by batches, but one by one. `concurrency` and `backoff` are of the latter.
     poll: seconds between two looks at whether a batch is done.
     batch_hours: hours after which a batch that is still not done is given up.
-    omit: what the endpoint does not know, so that it is not sent: some of `temperature`, `top_p`,
-      `top_k`, `seed`, `stop`, `system`, which puts the system text before the question, and
-      `chat_template_kwargs`, by which `thinking=on` and `off` are asked for.
+    omit: fields that the endpoint does not know, which are not sent: some of `temperature`,
+      `top_p`, `top_k`, `seed`, `stop`, `system`, which puts the system text before the question,
+      and `chat_template_kwargs`, by which `thinking=on` and `off` are asked for.
   """
 
   base_url: str = ""

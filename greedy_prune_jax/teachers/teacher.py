@@ -19,13 +19,13 @@ class ChatPrompt:
 
   Attributes:
     id: unique within a run.
-    question: what the user says.
+    question: the user's words.
     system: system text, or None.
-    reply_start: with what the reply begins already, in parts that no token spans, as those of
+    reply_start: beginning of the reply, given in parts that no token spans, as those of
       `Segments`; the teacher goes on from there.
     thinking_form: name of a form of thinking if the reply begins with thinking; the first part of
       `reply_start` is then the thinking, and the second begins with the closing tag.
-    seed: of the reply's randomness, from 0 to 2**32 - 1.
+    seed: seed of the reply's randomness, from 0 to 2**32 - 1.
     schema: JSON schema that the reply should follow; an endpoint that can is held to it, others are
       asked in words. `structured.read_object` reads what they write.
   """
@@ -44,8 +44,8 @@ class Reply:
   """Text that a teacher wrote, or its failure.
 
   Attributes:
-    id: of the prompt.
-    text: without what ended it, and without the prompt's `reply_start`.
+    id: id of the prompt.
+    text: the reply without its stop string and without the prompt's `reply_start`.
     finish_reason: `stop`, `length` (cut off), `not_finite` (the model broke down), `refusal` (the
       text says so), or an endpoint's own word that we do not know; `failed` if there is no reply.
     num_tokens: tokens written, thinking included; None where the teacher does not say.
@@ -54,7 +54,7 @@ class Reply:
     thinking_end: end of the thinking: `own` (the model ended it), `forced` (the closing tag was
       written for it) or `never` (it was cut off, and `text` is empty); None without thinking.
     num_thinking_tokens: tokens of the thinking; None where the teacher does not say.
-    error: why there is no reply; None if there is one.
+    error: reason why there is no reply; None if there is one.
   """
 
   id: str

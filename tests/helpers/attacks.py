@@ -210,12 +210,12 @@ def attack(
   """Runs a program on mutations of a folder; how many of them it refused.
 
   Args:
-    pristine: what is mutated, a file a case; itself it must be taken.
+    pristine: a folder that is taken; one of its files is mutated in each case.
     work: the program, given the copy.
-    folder: where the copies are made.
-    cases: how many.
-    name: of the attack, in the names of its cases.
-    pattern: of the files that are mutated.
+    folder: folder of the copies.
+    cases: number of cases.
+    name: name of the attack, in the names of its cases.
+    pattern: pattern of the files that are mutated.
 
   Raises:
     AssertionError: a case ended otherwise than well or in a UserError; it names the case.

@@ -21,9 +21,9 @@ class Answer:
 
   Attributes:
     body: a JSON object, or the text or bytes to send as they are.
-    status: of HTTP.
+    status: status of HTTP.
     headers: further ones.
-    send: how many bytes of the body to send before breaking off; None: all.
+    send: bytes of the body to send before breaking off; None: all.
     stall: say nothing until the server is closed.
     drip: seconds between two bytes of the body, and of the headers before it; 0: all at once.
   """
@@ -68,8 +68,8 @@ class ChatServer:
 
   Attributes:
     requests: all that were made, one by one and in batches.
-    batches: by id; a test may change a batch's status, or look at its requests.
-    looks: how often a batch is to be looked at before it is done.
+    batches: batches by id; a test may change a batch's status, or look at its requests.
+    looks: number of looks at a batch before it is done.
     refuse_batch: message with which a batch fails as a whole, or None.
   """
 

@@ -52,10 +52,10 @@ def write_gguf(
 
   Args:
     path: the file.
-    model: from `tiny_model`.
-    kind: how matrices are stored; vectors are in float32.
-    metadata: to add to what every file has, or to replace it; None removes.
-    tensors: to add.
+    model: a model of `tiny_model`.
+    kind: storage type of matrices; vectors are in float32.
+    metadata: values to add to those of every file, or to replace them; None removes.
+    tensors: tensors to add.
     blocks: matrices' bytes as they are to be stored, by parameter; else the gguf package makes
       them, which it can for few kinds.
   """

@@ -62,7 +62,7 @@ def start(
 
   Args:
     folder: folder of its stdout and stderr.
-    *argv: its arguments.
+    *argv: arguments of the program.
     job: the job's name.
     num_devices: number of simulated devices.
     most_bytes: size to which any file may grow, as on a disk that is full.

@@ -15,7 +15,7 @@ def make_thinking_model(folder: Path, template: str, *, prompt: str = "", ends_a
   """Writes a model whose tokenizer has `<think>` and `</think>` as tokens; returns both.
 
   Args:
-    folder: where to.
+    folder: target folder.
     template: the chat template.
     prompt: a text behind which the model's likeliest token number `ends_after` is made `</think>`.
     ends_after: tokens that it thinks; 0 leaves the model as it is.

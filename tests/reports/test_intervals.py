@@ -71,7 +71,7 @@ def _answers(rng, arms, seeds, questions, accuracy, seed_effect, own=0.5):
   """Right or wrong [arms, seeds, questions] by a logistic model: questions, seeds, own questions.
 
   Args:
-    own: how much arms differ in the questions that they get right.
+    own: difference of arms in the questions that they get right.
   """
   shift = _shift(accuracy, math.sqrt(1.5**2 + own**2 + seed_effect**2))
   easy = rng.normal(0, 1.5, (1, 1, questions)) + rng.normal(0, own, (arms, 1, questions))
