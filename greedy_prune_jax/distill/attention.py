@@ -48,6 +48,7 @@ def attend_packed(
   k: Float[Array, "R W K H"],
   v: Float[Array, "R W K H"],
   seen: Seen,
+  sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "R W N H"]:
   """Softmax attention of scaled queries, in float32; products are of the dtype of k and v.
 
@@ -57,28 +58,34 @@ def attend_packed(
     k: keys.
     v: values.
     seen: tokens see those before them in their segment, fewer than `window` back.
+    sinks: see `ModelConfig.attention_sinks`.
   """
-  return _forward(softcap, q, k, v, seen)[0]
+  return _forward(softcap, q, k, v, seen, sinks)[0]
 
 
-def _forward(softcap, q, k, v, seen):
+def _forward(softcap, q, k, v, seen, sinks):
   """The result, and what the backward pass needs of it."""
   keys, values, kv_heads = _by_head(k), _by_head(v), k.shape[2]
   outs, log_sums = [], []
   for start, stop in _blocks(q.shape[1]):
     scores, _ = _scores(softcap, _fold(q, kv_heads, start, stop), keys, seen, start, stop)
     top = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+      sink = _of_heads(sinks, kv_heads)
+      top = jnp.maximum(top, sink)
     weights = jnp.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+      total += jnp.exp(sink - top)
     mixed = product("rkms,rksh->rkmh", _merged(weights), values[:, :, :stop])
     outs.append(_unfold(mixed / _merged(total), stop - start))
     log_sums.append(jnp.log(total) + top)
   out = jnp.concatenate(outs, axis=1)
-  return out, (q, k, v, seen, out, jnp.concatenate(log_sums, axis=3))
+  return out, (q, k, v, seen, sinks, out, jnp.concatenate(log_sums, axis=3))
 
 
 def _backward(softcap, kept, d_out):
-  q, k, v, seen, out, log_sums = kept
+  q, k, v, seen, sinks, out, log_sums = kept
   keys, values, kv_heads = _by_head(k), _by_head(v), k.shape[2]
   d_keys, d_values = jnp.zeros(keys.shape), jnp.zeros(values.shape)
   # What softmax's gradient subtracts: the sum over keys of probability times its gradient.
@@ -97,7 +104,12 @@ def _backward(softcap, kept, d_out):
     d_keys = d_keys.at[:, :, :stop].add(product("rkms,rkmh->rksh", d_scores, own))
     d_values = d_values.at[:, :, :stop].add(product("rkms,rkmh->rksh", _merged(probs), d_mixed))
   d_q = jnp.concatenate(d_queries, axis=1).astype(q.dtype)
-  return d_q, _by_head(d_keys).astype(k.dtype), _by_head(d_values).astype(v.dtype), None
+  d_sinks = None
+  if sinks is not None:  # their value is 0, which leaves what is subtracted
+    subtracted = _fold(along_out, kv_heads, 0, q.shape[1]).reshape(log_sums.shape)
+    probs = jnp.exp(_of_heads(sinks, kv_heads) - log_sums)
+    d_sinks = -(probs * subtracted).sum(axis=(0, 3, 4)).reshape(-1).astype(sinks.dtype)
+  return d_q, _by_head(d_keys).astype(k.dtype), _by_head(d_values).astype(v.dtype), None, d_sinks
 
 
 attend_packed.defvjp(_forward, _backward)
@@ -119,6 +131,11 @@ def _scores(
     squashed = jnp.tanh(raw / softcap)
     raw, slope = softcap * squashed, 1 - squashed * squashed
   return jnp.where(seen.mask(start, stop), raw, MASKED), slope
+
+
+def _of_heads(sinks: Float[Array, " N"], kv_heads: int) -> Float[Array, "1 K G 1 1"]:
+  """Sinks beside scores."""
+  return sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1, 1)
 
 
 def _blocks(width: int) -> list[tuple[int, int]]:

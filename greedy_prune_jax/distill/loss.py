@@ -50,9 +50,9 @@ def packed_hidden(
   kv_dtype = decoder.embedding[...].dtype
   softcap = decoder.config.attention_softcap
 
-  def attend(q, k, v, window, _):
+  def attend(q, k, v, window, sinks, _):
     seen = Seen(rows.segments, rows.positions, window)
-    out = attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen)
+    out = attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen, sinks)
     return cast(Array, out), None  # pyright takes what custom_vjp returns for any object
 
   x = decoder.embed(rows.token_ids)

@@ -47,8 +47,8 @@ def is_norm(name: str) -> bool:
 
 
 def decays(name: str) -> bool:
-  """Tells whether weight decay applies to a parameter: to matrices, not to norms and biases."""
-  return not is_norm(name) and not name.endswith("_bias")
+  """Tells whether weight decay applies to a parameter: to matrices alone."""
+  return not is_norm(name) and not name.endswith(("_bias", ".sinks"))
 
 
 def cast(values: Mapping[str, Array], dtype: Any) -> Params:
@@ -57,7 +57,7 @@ def cast(values: Mapping[str, Array], dtype: Any) -> Params:
 
 
 def master_weights(values: Params, dtype: Any, platform: str) -> dict[str, Array | MasterWeight]:
-  """Parameters as a decoder that computes in `dtype` is trained with; norms and biases as they are.
+  """Parameters as a decoder that computes in `dtype` is trained with; all else as it is.
 
   Args:
     values: trained parameters, float32.

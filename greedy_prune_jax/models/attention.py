@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from greedy_prune_jax.models.weights import product
+from greedy_prune_jax.models.weights import along, product
 
 MASKED = -1e30  # a score that no softmax notices; finite, so that a fully masked row is not NaN
 
@@ -19,6 +19,18 @@ def scores(
   return raw if softcap is None else softcap * jnp.tanh(raw / softcap)
 
 
+def softmax_beside(
+  sinks: Float[Array, " N"] | None, masked: Float[Array, "*B K G T S"]
+) -> Float[Array, "*B K G T S"]:
+  """Probabilities of keys, of which each head's sink, a score without a value, takes its share."""
+  if sinks is None:
+    return jax.nn.softmax(masked, axis=-1)
+  sink = along(sinks.astype(jnp.float32).reshape(*masked.shape[-4:-2], 1, 1), masked)
+  top = jax.lax.stop_gradient(jnp.maximum(masked.max(axis=-1, keepdims=True), sink))
+  weights = jnp.exp(masked - top)
+  return weights / (weights.sum(axis=-1, keepdims=True) + jnp.exp(sink - top))
+
+
 def mix(probs: Float[Array, "*B K G T S"], v: Float[Array, "*B S K H"]) -> Float[Array, "*B T N H"]:
   """Values weighted by probabilities, summed in float32."""
   mixed = product("...kgts,...skh->...tkgh", probs, v)
@@ -31,10 +43,11 @@ def attend_masked(
   v: Float[Array, "*B S K H"],
   mask: Bool[Array, "*B T S"],
   softcap: float | None,
+  sinks: Float[Array, " N"] | None = None,
 ) -> tuple[Float[Array, "*B T N H"], Float[Array, "*B N T S"]]:
   """Softmax attention over the positions where `mask` is True, and its probabilities."""
   masked = jnp.where(mask[..., None, None, :, :], scores(q, k, softcap), MASKED)
-  probs = jax.nn.softmax(masked, axis=-1)
+  probs = softmax_beside(sinks, masked)
   heads = probs.reshape(*probs.shape[:-4], -1, *probs.shape[-2:])
   return mix(probs, v), heads
 

@@ -149,6 +149,7 @@ class ModelConfig:
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
   qk_norm: bool = False  # RMS norm over the head width of queries and keys
+  attention_sinks: bool = False  # a score a head that no value belongs to (gpt-oss)
   wide_qk_norm: bool = False  # RMS norm over all heads of queries, and of keys, at once (OLMo)
   pre_norms: bool = True  # a norm before attention and before the feed-forward
   post_norms: bool = False  # a norm after attention and after the feed-forward (Gemma, OLMo)

@@ -38,9 +38,10 @@ def forward_hidden(
   softcap = decoder.config.attention_softcap
   kv_dtype = decoder.embedding.dtype
 
-  def attend(q, k, v, window, _):
+  def attend(q, k, v, window, sinks, _):
     k, v = k.astype(kv_dtype), v.astype(kv_dtype)
-    out, probs = attend_masked(q, k, v, causal_mask(positions, positions, window), softcap)
+    mask = causal_mask(positions, positions, window)
+    out, probs = attend_masked(q, k, v, mask, softcap, sinks)
     return out, (KeyValues(k, v), probs if return_attention else None)
 
   hidden, (kept, probs) = decoder.run_layers(decoder.embed(token_ids), positions, attend)

@@ -13,9 +13,9 @@ from greedy_prune_jax.models.feed_forward import Experts, FeedForward
 from greedy_prune_jax.models.rope import apply_rope
 from greedy_prune_jax.models.weights import along, project, random_weight
 
-# (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], layer_input)
-#   -> (out [..., T, N, H], layer_output)
-Attend = Callable[[Array, Array, Array, Array, Any], tuple[Array, Any]]
+# (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], sinks [N] or None,
+#   layer_input) -> (out [..., T, N, H], layer_output)
+Attend = Callable[[Array, Array, Array, Array, Array | None, Any], tuple[Array, Any]]
 
 
 class RMSNorm(nnx.Module):
@@ -63,6 +63,8 @@ class Attention(nnx.Module):
     if config.wide_qk_norm:
       self.wide_q_norm = RMSNorm(n, h, config=config)
       self.wide_k_norm = RMSNorm(k, h, config=config)
+    if config.attention_sinks:
+      self.sinks = nnx.Param(jnp.zeros((n,), dtype))
     self.config = config
 
   def __call__(
@@ -86,8 +88,9 @@ class Attention(nnx.Module):
     if self.config.wide_qk_norm:
       q, k = self.wide_q_norm(q), self.wide_k_norm(k)
     q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
+    sinks = self.sinks[...] if self.config.attention_sinks else None
     with jax.named_scope("attend"):
-      attended, layer_output = attend(q * rope.query_scale, k, v, window, layer_input)
+      attended, layer_output = attend(q * rope.query_scale, k, v, window, sinks, layer_input)
     out = project("...tnh,nhd->...td", attended, self.out[...])
     if self.config.out_bias:
       out += along(self.out_bias[...], out)

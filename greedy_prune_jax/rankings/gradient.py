@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores
+from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores, softmax_beside
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.rankings.interface import (
@@ -104,11 +104,10 @@ def _gated_hidden(
   positions = jnp.arange(token_ids.shape[0])
 
   @jax.checkpoint  # keeps one layer's attention at a time for the way back, not every layer's
-  def attend(q, k, v, window, _):
+  def attend(q, k, v, window, sinks, _):
     gated = scores(q, k, decoder.config.attention_softcap) + log_gates[None, None, None, :]
-    probs = jax.nn.softmax(
-      jnp.where(causal_mask(positions, positions, window)[None, None], gated, MASKED)
-    )
+    mask = causal_mask(positions, positions, window)[None, None]
+    probs = softmax_beside(sinks, jnp.where(mask, gated, MASKED))
     return mix(probs, v), None
 
   hidden, _ = decoder.run_layers(decoder.embed(token_ids), positions, attend)

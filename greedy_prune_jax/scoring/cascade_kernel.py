@@ -29,6 +29,7 @@ from greedy_prune_jax.scoring.tiles import (
   key_intervals,
   no_keys,
   split_queries,
+  split_sinks,
 )
 
 _SOURCES = 4  # intervals of keys; see `key_intervals`
@@ -68,6 +69,7 @@ def attend_cascade(
   tile: int,
   softcap: float | None,
   platform: str,
+  sinks: Float[Array, " N"] | None = None,
   interpret: bool = False,
 ) -> Float[Array, "T N H"]:
   """Softmax attention of each slot over all that it sees.
@@ -84,6 +86,7 @@ def attend_cascade(
     tile: slots of a tile; on a GPU a power of two.
     softcap: see `ModelConfig.attention_softcap`.
     platform: platform of the program: `cpu` (the form for GPUs, interpreted), `gpu` or `tpu`.
+    sinks: see `ModelConfig.attention_sinks`.
     interpret: runs the form for `platform` on a CPU.
   """
   queries = split_queries(q, own.k.shape[1], tile).astype(own.k.dtype)
@@ -97,13 +100,14 @@ def attend_cascade(
     layer,
     slots.chain[::tile],
     key_intervals(slots, text_ends, window, tile),
+    () if sinks is None else (split_sinks(sinks, own.k.shape[1], tile),),
     softcap=softcap,
     interpret=interpret or platform == "cpu",
   )
   return join_queries(out, tile)
 
 
-def _on_gpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret) -> Array:
+def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, interpret) -> Array:
   """One program for each block of queries of a head."""
   count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
@@ -111,13 +115,16 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret)
   sizes = GpuBlocks.choose(tile, width, q.dtype.itemsize)
   common = common_intervals(intervals)
 
-  def run(layer, chains, common, intervals, q, own_k, own_v, text_k, text_v, kept_k, kept_v, out):
+  def run(layer, chains, common, intervals, q, own_k, own_v, text_k, text_v, kept_k, kept_v, *rest):
+    *sinks, out = rest
     y = pl.program_id(0)
     of_chain = layer[0], chains[y]
     of_text, of_kept = (text_k, text_v, of_chain), (kept_k, kept_v, of_chain)
     is_dim = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1) < head_dim
     queries = triton.load(q, mask=is_dim, other=0.0)
-    state = no_keys((sizes.queries, 1), (sizes.queries, width))
+    state = no_keys(
+      (sizes.queries, 1), (sizes.queries, width), *(ref[...][:, None] for ref in sinks)
+    )
     for source, (k, v, chain) in enumerate((of_text, of_text, of_kept, (own_k, own_v, ()))):
       low, high = (intervals[source, i][:, None] for i in range(2))
       first, last = (common[y, source, i] for i in range(2))
@@ -156,16 +163,17 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret)
       *[own_spec] * 2,
       *[text_spec] * 2,
       *[kept_spec] * 2,
+      *[pl.BlockSpec((None, sizes.queries), lambda y, i, k: (k, i))] * len(sinks),
     ],
     out_specs=of_head,
     interpret=interpret,
     compiler_params=None
     if interpret
     else triton.CompilerParams(num_warps=sizes.num_warps, num_stages=sizes.num_stages),
-  )(layer[None], chains, common, intervals, q, *own, *text, *kept)
+  )(layer[None], chains, common, intervals, q, *own, *text, *kept, *sinks)
 
 
-def _on_tpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret) -> Array:
+def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, interpret) -> Array:
   """A grid over heads, tiles, and the blocks of keys that the longest tile needs.
 
   A tile that needs fewer asks for the block that is there already, so that nothing is fetched.
@@ -190,12 +198,15 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret)
     source = sum((index >= ends[_SOURCES * y + j]).astype(jnp.int32) for j in range(_SOURCES - 1))
     return source, begins[_SOURCES * y + source] + index
 
-  def run(begins, ends, common, intervals, q, k, v, out, *state):
+  def run(begins, ends, common, intervals, q, k, v, *rest):
+    *sinks, out, top, total, mixed = rest
+    state = top, total, mixed
     y, i = pl.program_id(1), pl.program_id(2)
 
     @pl.when(i == 0)
     def _start():
-      _write(state, no_keys((1, num_queries), (head_dim, num_queries)))
+      own_sinks = [ref[...] for ref in sinks]
+      _write(state, no_keys((1, num_queries), (head_dim, num_queries), *own_sinks))
 
     @pl.when(i < ends[_SOURCES * y + _SOURCES - 1])
     def _take_in():
@@ -228,6 +239,7 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret)
         pl.BlockSpec((None, 2 * _SOURCES, tile), lambda k, y, i, *_: (y, 0, 0)),
         of_tile(num_queries, head_dim),
         *[pl.BlockSpec((None, KEY_BLOCK, head_dim), keys_at)] * 2,
+        *[pl.BlockSpec((None, 1, num_queries), lambda k, *_: (k, 0, 0))] * len(sinks),
       ],
       out_specs=of_tile(head_dim, num_queries),
       scratch_shapes=[
@@ -237,7 +249,15 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, *, softcap, interpret)
     ),
     interpret=interpret,
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-  )(begins, ends, common.reshape(-1), intervals.reshape(count, 2 * _SOURCES, tile), q, *keys)
+  )(
+    begins,
+    ends,
+    common.reshape(-1),
+    intervals.reshape(count, 2 * _SOURCES, tile),
+    q,
+    *keys,
+    *(x[:, None] for x in sinks),
+  )
   return out.swapaxes(2, 3)
 
 

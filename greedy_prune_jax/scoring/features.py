@@ -95,10 +95,11 @@ def _features_of_chain(decoder: Decoder, chain: ChainBatch, *, capacity: int) ->
   place = begin + jnp.arange(capacity)  # of the reasoning tokens; past the end it is clipped
   kv_dtype = decoder.embedding.dtype
 
-  def attend(q, k, v, window, _):
+  def attend(q, k, v, window, sinks, _):
     k, v = k.astype(kv_dtype), v.astype(kv_dtype)
     mask = causal_mask(positions, positions, window)
-    out, probs = attend_masked(q, k, v, mask, decoder.config.attention_softcap)  # [N, T, T]
+    softcap = decoder.config.attention_softcap
+    out, probs = attend_masked(q, k, v, mask, softcap, sinks)  # [N, T, T]
     from_answer = jnp.where(is_answer[None, :, None], probs, 0.0)
     from_closing = jnp.where(is_closing[None, :, None], probs, 0.0)
     from_later = jnp.where(behind[None], probs, 0.0)

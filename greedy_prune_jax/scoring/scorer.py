@@ -207,7 +207,7 @@ def _run_layers(
   else:
     attend_slots = partial(attend_tiles, at_once=program.tiles_at_once)
 
-  def attend(q, k, v, window, layer):
+  def attend(q, k, v, window, sinks, layer):
     own = KeyValues(k.astype(dtype), v.astype(dtype))
     out = attend_slots(
       q,
@@ -220,6 +220,7 @@ def _run_layers(
       texts.answer_start - 1,
       tile=program.tile,
       softcap=decoder.config.attention_softcap,
+      sinks=sinks,
     )
     return out, bfloat16_as_uint16(own, decoder.platform)
 

@@ -79,6 +79,11 @@ def join_queries(x: Float[Array, "Y K Q H"], tile: int) -> Float[Array, "T N H"]
   return x.reshape(count * tile, -1, head_dim)
 
 
+def split_sinks(sinks: Float[Array, " N"], kv_heads: int, tile: int) -> Float[Array, "K Q"]:
+  """Sinks of a tile's queries, as `split_queries` orders these."""
+  return jnp.repeat(sinks.astype(jnp.float32).reshape(kv_heads, -1), tile, axis=1)
+
+
 class Running(NamedTuple):
   """A softmax over the keys so far, of some queries; keys lie along one axis of scores."""
 
@@ -108,8 +113,18 @@ class Running(NamedTuple):
     return self.mixed / jnp.maximum(self.total, 1.0)
 
 
-def no_keys(of_queries: tuple[int, ...], mixed: tuple[int, ...]) -> Running:
-  """The softmax before any key; shapes of `top` and of `mixed`."""
+def no_keys(
+  of_queries: tuple[int, ...], mixed: tuple[int, ...], sinks: Float[Array, "..."] | None = None
+) -> Running:
+  """The softmax before any key, over the queries' sinks if there are any.
+
+  Args:
+    of_queries: shape of `top`.
+    mixed: shape of `mixed`.
+    sinks: score of each query's head, float32, of the shape of `top`.
+  """
+  if sinks is not None:
+    return Running(sinks, jnp.ones(of_queries, jnp.float32), jnp.zeros(mixed, jnp.float32))
   return Running(
     jnp.full(of_queries, MASKED, jnp.float32),
     jnp.zeros(of_queries, jnp.float32),
@@ -130,6 +145,7 @@ def attend_tiles(
   tile: int,
   at_once: int,
   softcap: float | None,
+  sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "T N H"]:
   """Softmax attention of each slot over all that it sees.
 
@@ -145,6 +161,7 @@ def attend_tiles(
     tile: slots of a tile, all of one chain; a divisor of T.
     at_once: tiles that run side by side; 0 for all.
     softcap: see `ModelConfig.attention_softcap`.
+    sinks: see `ModelConfig.attention_sinks`.
   """
   kv_heads = own.k.shape[1]
   own_block = min(KEY_BLOCK, len(q))
@@ -173,7 +190,8 @@ def attend_tiles(
       same = (number >= common[3, 0]) & (number < common[3, 1])
       return KeyValues(k, jnp.where(same[:, None, None], v, 0))
 
-    state = no_keys((kv_heads, tile * groups, 1), q.shape)
+    own_sinks = None if sinks is None else split_sinks(sinks, kv_heads, tile)[..., None]
+    state = no_keys((kv_heads, tile * groups, 1), q.shape, own_sinks)
     of_text = from_cache(text), KEY_BLOCK
     sources = of_text, of_text, (from_cache(kept), KEY_BLOCK), (from_block, own_block)
     for (read, block), (low, high), (first, last) in zip(sources, intervals, common, strict=True):

@@ -32,16 +32,16 @@ def made(width, window, dtype=jnp.float32, heads=6, kv_heads=2, dim=8):
   return (q * dim**-0.5, k.astype(dtype), v.astype(dtype)), d_out, seen
 
 
-def plain(softcap, q, k, v, seen):
+def plain(softcap, q, k, v, seen, sinks=None):
   mask = causal_mask(seen.positions, seen.positions, seen.window)
   mask &= seen.segments[:, :, None] == seen.segments[:, None, :]
-  return attend_masked(q, k, v, mask, softcap)[0]
+  return attend_masked(q, k, v, mask, softcap, sinks)[0]
 
 
 def result_and_gradients(attend, softcap, operands, d_out, seen):
   @jax.jit
   def both(operands):
-    out, pull = jax.vjp(lambda *operands: attend(softcap, *operands, seen), *operands)
+    out, pull = jax.vjp(lambda q, k, v, *sinks: attend(softcap, q, k, v, seen, *sinks), *operands)
     return out, *pull(d_out)
 
   return both(operands)
@@ -50,9 +50,13 @@ def result_and_gradients(attend, softcap, operands, d_out, seen):
 # Within a block, several blocks with a narrow last one, and more than there may be of 128.
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [64, 288, 1056])
-@pytest.mark.parametrize(("softcap", "window"), [(None, NO_WINDOW), (3.0, 40)])
-def test_equals_plain_attention(width, softcap, window):
+@pytest.mark.parametrize(
+  ("softcap", "window", "sinks"),
+  [(None, NO_WINDOW, ()), (3.0, 40, ()), (None, 40, (-5.0, 0.0, 1.0, 3.0, 5.0, 30.0))],
+)
+def test_equals_plain_attention(width, softcap, window, sinks):
   operands, d_out, seen = made(width, window)
+  operands += (jnp.array(sinks),) if sinks else ()
   ours = result_and_gradients(attend_packed, softcap, operands, d_out, seen)
   theirs = result_and_gradients(plain, softcap, operands, d_out, seen)
   for own, other in zip(ours, theirs, strict=True):

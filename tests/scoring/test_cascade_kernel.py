@@ -76,17 +76,17 @@ def _inputs(spans_of, first, size, tile, head_dim=16, dtype=jnp.float32):
   return q, keys_values(size), text, kept, jnp.int32(1), slots, texts.answer_start - 1
 
 
-def _attend(form, inputs, window, tile, softcap):
+def _attend(form, inputs, window, tile, softcap, sinks=None):
   """`form` is tiles, or a platform of the kernel."""
   *inputs, slots, text_ends = inputs
   attend = partial(attend_cascade, platform=form, interpret=True)
   if form == "tiles":
     attend = partial(attend_tiles, at_once=0)
-  attend = jax.jit(partial(attend, tile=tile, softcap=softcap))
+  attend = jax.jit(partial(attend, tile=tile, softcap=softcap, sinks=sinks))
   return np.asarray(attend(*inputs, jnp.int32(window), slots, text_ends))
 
 
-def _one_by_one(inputs, window, softcap):
+def _one_by_one(inputs, window, softcap, sinks=None):
   """Slot by slot, over all keys, under a mask that is read off the description of `Slots`."""
   q, own, text, kept, layer, slots, text_ends = inputs
   slots = jax.tree.map(np.asarray, slots)
@@ -107,7 +107,8 @@ def _one_by_one(inputs, window, softcap):
     ]
     places = np.concatenate([place, of_column, slots.position])
     mask = np.concatenate(seen) & (slots.position[i] - places < window)
-    out.append(attend_masked(q[i : i + 1], keys, values, jnp.asarray(mask[None]), softcap)[0][0])
+    mask = jnp.asarray(mask[None])
+    out.append(attend_masked(q[i : i + 1], keys, values, mask, softcap, sinks)[0][0])
   return jnp.stack(out)
 
 
@@ -134,6 +135,20 @@ def test_each_slot_sees_its_whole_text(spans_of, first, size, tile, window, soft
     found = _attend(form, inputs, window, tile, softcap)
     np.testing.assert_allclose(found[valid], expected[valid], atol=2e-6, err_msg=form)
     assert not found[~valid].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [EVERYTHING, 9])
+@pytest.mark.parametrize("spans_of", ["suffixes", "tails"])
+def test_a_sink_counts_once_beside_prefix_and_suffix(spans_of, window):
+  inputs = _inputs(spans_of, 128, 128, 32)
+  valid = np.asarray(inputs[-2].valid)
+  sinks = jnp.array((-4.0, 0.0, 1.0, 2.0, 4.0, 90.0))  # of no weight, to all of it
+  expected = _one_by_one(inputs, window, None, sinks)
+  assert np.abs(expected[valid] - _one_by_one(inputs, window, None)[valid]).mean() > 0.02
+  for form in ("tiles", "gpu", "tpu"):
+    found = _attend(form, inputs, window, 32, None, sinks)
+    np.testing.assert_allclose(found[valid], expected[valid], atol=2e-6, err_msg=form)
 
 
 @pytest.mark.slow
@@ -177,8 +192,10 @@ def test_bfloat16_keys_round_operands_alone(form):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("platform", "lowering"), [("gpu", "cuda"), ("tpu", "tpu")])
-def test_it_lowers_for_accelerators(platform, lowering, dtype):
+@pytest.mark.parametrize("with_sinks", [False, True])
+def test_it_lowers_for_accelerators(platform, lowering, dtype, with_sinks):
   *inputs, slots, text_ends = _inputs("suffixes", 128, 256, 128, 128, dtype)
-  attend = partial(attend_cascade, tile=128, softcap=5.0, platform=platform)
+  sinks = jnp.zeros(KV_HEADS * GROUPS) if with_sinks else None
+  attend = partial(attend_cascade, tile=128, softcap=5.0, platform=platform, sinks=sinks)
   traced = jax.jit(attend).trace(*inputs, jnp.int32(9), slots, text_ends)
   assert "custom_call" in traced.lower(lowering_platforms=(lowering,)).as_text()

@@ -149,7 +149,7 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
       if source >= unit + 1 + window:
         sees[row, [prompt + j for j in middle]] = True
 
-    def attend(q, k, v, width, _, sees=sees, positions=positions):
+    def attend(q, k, v, width, sinks, _, sees=sees, positions=positions):
       near = positions[:, None] - positions[None, :] < width
       return attend_masked(q, k, v, jnp.asarray(sees & near), None)[0], None
 
