@@ -67,15 +67,15 @@ def _forward(softcap, q, k, v, seen, sinks):
   """The result, and what the backward pass needs of it."""
   keys, values, kv_heads = _by_head(k), _by_head(v), k.shape[2]
   outs, log_sums = [], []
+  sink = None if sinks is None else _of_heads(sinks, kv_heads)
   for start, stop in _blocks(q.shape[1]):
     scores, _ = _scores(softcap, _fold(q, kv_heads, start, stop), keys, seen, start, stop)
     top = scores.max(axis=-1, keepdims=True)
-    if sinks is not None:
-      sink = _of_heads(sinks, kv_heads)
+    if sink is not None:
       top = jnp.maximum(top, sink)
     weights = jnp.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True)
-    if sinks is not None:
+    if sink is not None:
       total += jnp.exp(sink - top)
     mixed = product("rkms,rksh->rkmh", _merged(weights), values[:, :, :stop])
     outs.append(_unfold(mixed / _merged(total), stop - start))

@@ -276,12 +276,12 @@ def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], KeyVal
     to_own = _capped(_product("bkgh,bkh->bkg", q, k), config.attention_softcap)[..., None]
     top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
     if sinks is not None:
-      sink = sinks.astype(jnp.float32).reshape(1, config.num_kv_heads, groups, 1)
-      top = jnp.maximum(top, sink)
+      sinks = sinks.astype(jnp.float32).reshape(1, config.num_kv_heads, groups, 1)
+      top = jnp.maximum(top, sinks)
     to_cache, to_own = jnp.exp(to_cache - top), jnp.exp(to_own - top)
     total = to_cache.sum(-1, keepdims=True) + to_own
     if sinks is not None:
-      total += jnp.exp(sink - top)
+      total += jnp.exp(sinks - top)
     out = _product("bkgs,bksh->bkgh", to_cache, cache.v) + to_own * v[:, :, None]
     out = (out / total).reshape(out.shape[0], 1, -1, config.head_dim)
     return out, KeyValues(k, v)
