@@ -18,7 +18,8 @@ def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
   config = config_dict.ConfigDict()
 
-  # What is done: some of these, in any order.
+  # The parts.
+  # Some of these, in any order.
   config.parts = (
     "patterns",
     "agreement",
@@ -29,7 +30,7 @@ def get_config() -> config_dict.ConfigDict:
     "viewer",
   )
 
-  # What is read.
+  # The runs.
   config.names = ()  # what the report calls the runs; empty: the names of their folders
   config.num_chains = 0  # of each run; 0: all
   config.viewer_chains = 200  # of each run in viewer.html; 0: all
@@ -37,7 +38,7 @@ def get_config() -> config_dict.ConfigDict:
   # Categories of tokens.
   config.annotator = "rules"  # offline; or `model`: a text model, asked
   config.text_model = ""  # of annotator=model; as `teacher` in configs/sample.py
-  # Of text_model=openai: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  # Where text_model=openai asks; see EndpointSettings.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
   config.other_labels = ()  # label files to hold the annotator against, in the viewer's form
 
@@ -50,7 +51,7 @@ def get_config() -> config_dict.ConfigDict:
   config.regressors = ("ridge", "trees")  # trees take minutes for a few hundred chains
   config.late_share = 0.25  # also predict which tokens leave last, so many, if pruned so far
 
-  # How it runs; none of this changes a result.
+  # The run; none of this changes a result.
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
   config.mesh.data = 0  # chains, or replies of annotator=model, side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary

@@ -23,7 +23,7 @@ def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
   config = config_dict.ConfigDict()
 
-  # What is shortened.
+  # The chains.
   # A file, a folder, a workdir, a split on the hub (hf:ORG/NAME:SPLIT), or a question set's name.
   config.chains = "gsm_symbolic"
   # A file's own names of question, response, ...: see ColumnSettings for each.
@@ -31,21 +31,22 @@ def get_config() -> config_dict.ConfigDict:
   config.num_chains = 0  # 0: all; of gsm_symbolic, which has no end, 4
   config.seed = 0  # of a question set's order, and of every reply's randomness
 
-  # What is done.
+  # The stages.
   config.stages = ("decompose", "edit", "write")  # or some of them that follow each other
   config.splitter = "teacher"  # who decomposes: `teacher` or `rules`
   config.stored = ""  # a drp workdir whose stages before these are taken where this has none
 
-  # Who is asked.
+  # The teacher.
   # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
   config.teacher = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.dtype = "float32"  # of the weights: float32 or bfloat16
 
-  # The endpoint: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  # The endpoint.
+  # Where teacher=openai asks; see EndpointSettings.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
 
-  # How it writes.
+  # Its writing.
   config.temperature = 0.0  # 0: the likeliest token each time
   config.top_p = 1.0  # the likeliest tokens that have this probability together; 1: all
   config.top_k = 0  # so many of the likeliest tokens; 0: all
@@ -55,12 +56,12 @@ def get_config() -> config_dict.ConfigDict:
   config.max_thinking_tokens = 4096  # of the thinking before a reply
   config.force_answer = False  # write the closing tag for a model that does not end its thinking
 
-  # What is done with replies that fail a check, and with chains that cannot be used.
+  # Failures: replies that fail a check, and chains that cannot be used.
   config.max_attempts = 3  # how often a stage asks about a chain, the first time included
   config.on_failure = "keep"  # after the last: keep the chain as it was, or leave_out
   config.on_bad_chain = "error"  # error: stop; skip: record it in skipped.jsonl and go on
 
-  # How it runs; none of these changes a result.
+  # The run; none of these changes a result.
   config.dry_run = False  # only say what is left to ask for
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left

@@ -20,7 +20,8 @@ def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
   config = config_dict.ConfigDict()
 
-  # Who answers: `[NAME=]PLACE[@WHICH]`. PLACE is the workdir of a distill run, whose checkpoint
+  # The models.
+  # Each is `[NAME=]PLACE[@WHICH]`. PLACE is the workdir of a distill run, whose checkpoint
   # WHICH is: last, best, all, or a step; or a folder, a GGUF file, a hub id, an offline name.
   config.models = ("smollm2-135m-instruct",)
   config.follow = False  # evaluate every checkpoint of a training as it appears, until it is over
@@ -30,29 +31,29 @@ def get_config() -> config_dict.ConfigDict:
   config.keep_ratios = ()  # that are told, each a row; (): those that a student was trained with
   config.dtype = "float32"  # of the weights: float32 or bfloat16
 
-  # What is asked.
+  # The questions.
   config.questions = "gsm_symbolic"  # a question set's name, or NAME:PATH for local rows
   config.split = "test"  # train or test, of sets that have both
   config.num_questions = 0  # 0: all; of gsm_symbolic, which has no end, 4
   config.num_shots = 0  # worked solutions of other questions shown first; base models need some
   config.seed = 0  # of the questions' order, and of every sample's randomness
 
-  # How they write.
+  # Their writing.
   config.num_samples = 1  # a question
   config.temperature = 0.0  # 0: the likeliest token each time
   config.top_p = 1.0  # the likeliest tokens that have this probability together; 1: all
   config.top_k = 0  # so many of the likeliest tokens; 0: all
   config.max_new_tokens = 320  # longer replies are cut off; what they said before counts
-  # thinking=auto: as a student was trained, else where the template opens every reply with a tag.
+  # auto: as a student was trained, else where the template opens every reply with a tag.
   config.thinking = "auto"
   config.max_thinking_tokens = 4096  # of the thinking before a reply
   config.force_answer = False  # write the closing tag for a model that does not end its thinking
   config.stop_strings = ()  # a reply ends before the first of these
 
-  # What they are compared with.
+  # The comparison.
   config.compare_with = ()  # workdirs of other evaluate runs, on the same questions
 
-  # How it runs; none of these changes a reply.
+  # The run; none of these changes a reply.
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
   config.mesh.data = 0  # replies side by side

@@ -15,20 +15,20 @@ def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
   config = config_dict.ConfigDict()
 
-  # What is evaluated.
+  # The chains.
   config.pruned = ("runs/prune",)  # workdirs of prune runs, as DIR or NAME=DIR
   config.num_chains = 0  # of each run, in the order of their ids; 0: all
 
-  # Who answers.
+  # The model.
   config.model = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.dtype = "float32"  # of the weights: float32 or bfloat16
 
-  # How it answers, greedily.
+  # The answers, greedy.
   config.begin_answer = True  # the answer's form is begun for it, so that it reasons no further
-  config.max_new_tokens = 32
+  config.max_new_tokens = 32  # most tokens of an answer
 
-  # How it runs; none of these changes a reply.
+  # The run; none of these changes a reply.
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
   config.mesh.data = 0  # replies side by side

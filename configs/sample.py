@@ -18,7 +18,7 @@ def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
   config = config_dict.ConfigDict()
 
-  # What is asked.
+  # The questions.
   config.questions = "gsm_symbolic"  # a question set's name, or NAME:PATH for local rows
   config.split = "train"  # train or test, of sets that have both
   config.num_questions = 0  # 0: all; of gsm_symbolic, which has no end, 4
@@ -26,28 +26,29 @@ def get_config() -> config_dict.ConfigDict:
   config.instruction = ""  # said beside the question set's own; it does not become part of chains
   config.seed = 0  # of the questions' order, and of every sample's randomness
 
-  # Who answers.
+  # The teacher.
   # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
   config.teacher = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.dtype = "float32"  # of the weights: float32 or bfloat16
 
-  # The endpoint: endpoint.model, endpoint.base_url, ...; see EndpointSettings for each.
+  # The endpoint.
+  # Where teacher=openai asks; see EndpointSettings.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
 
-  # How it writes.
+  # Its writing.
   config.num_samples = 4  # a question
   config.temperature = 0.7  # 0: the likeliest token each time, for one sample a question
   config.top_p = 0.95  # the likeliest tokens that have this probability together; 1: all
   config.top_k = 0  # so many of the likeliest tokens; 0: all
   config.max_new_tokens = 320  # longer replies are cut off, and not kept
-  # thinking=auto: only where the template opens every reply with a tag; on or off asks for it.
+  # auto: only where the template opens every reply with a tag; on or off asks for it.
   config.thinking = "auto"
   config.max_thinking_tokens = 4096  # of the thinking before a reply
   config.force_answer = False  # write the closing tag for a model that does not end its thinking
   config.stop_strings = ()  # a reply ends before the first of these
 
-  # How it runs; none of these changes a reply.
+  # The run; none of these changes a reply.
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
   config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
   config.mesh.data = 0  # replies side by side

@@ -54,11 +54,13 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   # question set's seed is then chains_seed plus the student's. False: all have the same chains.
   config.fresh_chains = False
 
+  # The base model.
   # A model that is trained first, which arms and students can name as `base`: what it changes in
   # `distill`. Empty: none. See configs/study_planted.py.
   config.base = config_dict.ConfigDict()
 
-  # The arms: what each changes in `prune`.
+  # The arms.
+  # Changes of each arm in `prune`.
   config.arms = config_dict.ConfigDict(ARMS)
   config.reference = "greedy_joint"  # the arm whose differences to all others are told
   config.keep_ratios = (0.7, 0.9, 0.5, 0.3)  # of every arm, in the order in which students come
@@ -67,11 +69,13 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   # Chains that are trained on as they are, by arm: what other jobs made of `chains/chains.jsonl`.
   config.ready = config_dict.ConfigDict()
 
-  # The students: what each changes in `distill`.
+  # The students.
+  # Changes of each in `distill`.
   config.students = config_dict.ConfigDict({"smollm2": {"student": "smollm2-135m-instruct"}})
   config.seeds = (0, 1, 2)  # of the training
 
-  # The tests: what each changes in `evaluate`.
+  # The tests.
+  # Changes of each in `evaluate`.
   config.tests = config_dict.ConfigDict(
     {
       "same_templates": {"questions": _TRAINED, "num_questions": 80},
@@ -79,11 +83,11 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
     }
   )
 
-  # What is common to all arms, students and tests; see the configs of these jobs.
-  config.prune = prune.get_config()
-  config.drp = drp.get_config()
-  config.distill = distill.get_config()
-  config.evaluate = evaluate.get_config()
+  # Common to all arms, students and tests.
+  config.prune = prune.get_config()  # settings of `prune`
+  config.drp = drp.get_config()  # settings of `drp`
+  config.distill = distill.get_config()  # settings of `distill`
+  config.evaluate = evaluate.get_config()  # settings of `evaluate`
   config.update(
     {
       "prune": {"batch_size": 8},  # short chains fill a core only together
@@ -102,7 +106,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
     }
   )
 
-  # How it runs; none of these changes a result.
+  # The run; none of these changes a result.
   config.keep_students = False  # else the checkpoints of all students stay, 60 MB each
   config.poll_seconds = 10.0  # between two looks whether other processes have done their parts
   config.compilation_cache = True  # keep compiled programs in the user's cache folder

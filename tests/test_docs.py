@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import config_dict
 
+from docs.settings_tables import CLASSES, Comment, comments_of, settings_of, with_tables
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.tasks import read_tasks
@@ -184,3 +185,31 @@ def test_the_table_of_families_is_made_from_the_tests():
   page = (ROOT / "docs" / "models.md").read_text()
   assert families_table.with_table(page) == page
   assert f"[{len(FAMILIES)} families](docs/models.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_tables_of_settings_are_those_of_now():
+  """`python -m docs.settings_tables` writes them anew."""
+  pages = {page: page.read_text() for page in ROOT.glob("docs/*.md")}
+  assert [page.name for page in pages if with_tables(pages[page]) != pages[page]] == []
+  marked = re.findall(r"<!-- settings of (\w+) -->", "".join(pages.values()))
+  assert sorted(marked) == sorted(Path(cls.config_file).stem for cls in CLASSES)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_setting_is_explained(cls):
+  rows = [row for _, found in settings_of(cls) for row in found]
+  assert len(rows) >= 7
+  assert [row.key for row in rows if len(row.meaning) < 5] == []
+
+
+def test_meanings_of_settings_are_read_from_comments():
+  source = (
+    "def get_config():\n\n  # A title. A note.\n  config.a = 1  # one\n  # two\n  # lines\n"
+    '  config.b = "#"\n\n  # Other title.\n  # three\n  config.c.d = (\n  3)\n  config.e = 4\n'
+  )
+  assert comments_of(source) == {
+    "a": Comment("A title", "A note.", "one"),
+    "b": Comment("", "", "two lines"),
+    "c.d": Comment("Other title", "", "three"),
+    "e": Comment(),
+  }
