@@ -6,6 +6,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -236,8 +238,10 @@ def _explain(what: str) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # bare ones too
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    raise UserError(f"{what}: {lines[0]}. What was written before is whole") from error
+    full = os.strerror(errno.ENOSPC)
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    why = f"{full}; free some, the same command goes on" if full in str(error) else first
+    raise UserError(f"{what}: {why}. What was written before is whole") from error
 
 
 def saved_steps(workdir: Path) -> list[int]:

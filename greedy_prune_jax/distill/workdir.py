@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.distill.settings import MAY_CHANGE
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import make_folder, replace_file
 from greedy_prune_jax.runs.json_reader import read_json
@@ -23,13 +24,19 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
     config: the run's config.
 
   Raises:
-    UserError: the workdir belongs to another config, or cannot be written.
+    UserError: the workdir belongs to another config or to none, or cannot be written.
   """
   metrics = workdir / "metrics.jsonl"
   logged = metrics.exists() and metrics.stat().st_size > 0
   begun = logged or any((workdir / "checkpoints").glob("[0-9]*"))
+  path = workdir / "config.json"
+  if begun and not path.exists():  # such as what Orbax was writing while the workdir was moved
+    raise UserError(
+      f"{workdir} holds a training but no config.json, so nobody knows how it was made; choose "
+      f"another workdir"
+    )
   make_folder(workdir)
-  write_or_check_config(workdir / "config.json", config, MAY_CHANGE, begun=begun)
+  write_or_check_config(path, config, MAY_CHANGE, begun=begun)
 
 
 def note_examples(workdir: Path, thinking_form: str | None) -> None:

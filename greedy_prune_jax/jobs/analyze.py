@@ -1,9 +1,9 @@
 """Analyses pruned chains; see `configs/analyze.py` for the command."""
 
-from greedy_prune_jax.jobs import interrupts
+from greedy_prune_jax.jobs import startup
 
 if __name__ == "__main__":
-  interrupts.leave_at_once()  # before the imports below, which take seconds
+  startup.prepare_process()  # before the imports below, which take seconds
 
 import contextlib
 from collections.abc import Mapping, Sequence

@@ -5,16 +5,16 @@ import runpy
 import sys
 from pathlib import Path
 
-from greedy_prune_jax.jobs import interrupts
+from greedy_prune_jax.jobs import startup
 
 _JOBS = Path(__file__).parent
 _CONFIGS = _JOBS.parent / "configs"  # in a clone a link to the folder beside the package
-_NO_JOBS = ("command", "entry", "interrupts")
+_NO_JOBS = ("command", "entry", "startup")
 
 
 def main() -> None:
   """Runs `greedy-prune JOB FLAGS` as `python -m greedy_prune_jax.jobs.JOB FLAGS`."""
-  interrupts.leave_at_once()
+  startup.prepare_process()
   job = sys.argv[1] if len(sys.argv) > 1 else ""
   if job not in job_names():
     wants_help = job in ("help", "-h", "--help", "-help", "--helpshort")

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import logging as python_logging
 import os
 import platform
@@ -21,6 +20,7 @@ from ml_collections import config_flags
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.command import config_names, find_config
+from greedy_prune_jax.jobs.startup import output_error
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
 from greedy_prune_jax.reports.printing import printable
 from greedy_prune_jax.runs.workdir import Workdir
@@ -105,19 +105,8 @@ def run_in_workdir(
 
 
 def print_result(text: str) -> None:
-  """Prints what a job found to standard output.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  try:
-    print(printable(text), flush=True)
-  except OSError as error:
-    # Python would try again at the end, with a traceback.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise UserError(
-      f"cannot write to standard output: {error.strerror}. The workdir has all results."
-    ) from error
+  """Prints what a job found to standard output; see `startup` for one that cannot be written."""
+  print(printable(text), flush=True)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -222,6 +211,8 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
     logging.info("devices: %s", jax.local_devices())
     job(config.to_dict(), flags.FLAGS.workdir)
     leave_processes()
+    if error := output_error():
+      raise UserError(f"cannot write to standard output: {error}. The workdir has all results")
   except UserError as error:
     _fail(error)
   except OSError as error:  # whatever was not expected of a disk
@@ -244,19 +235,21 @@ def _describe_fault(error: Exception) -> str:
 
 
 def _protect_terminal() -> None:
-  """Makes the log and standard output show any text, in one line each, and act on none."""
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors="backslashreplace")
+  """Makes the log show any text in one line and act on none, and libraries' faults a line of it."""
   make = python_logging.getLogRecordFactory()  # of the log of every library
   python_logging.setLogRecordFactory(lambda *args, **kwargs: _escaped(make(*args, **kwargs)))
   python_logging.captureWarnings(True)
-  threading.excepthook = _log_thread_fault
+  # What waits for a thread raises its error too. `sys.excepthook` gets those of callbacks that C++
+  # makes, such as tensorstore's after a full disk.
+  threading.excepthook = lambda args: _log_fault(args.exc_type, args.exc_value)
+  sys.unraisablehook = lambda args: _log_fault(args.exc_type, args.exc_value)
+  sys.excepthook = _log_fault
 
 
-def _log_thread_fault(args: Any) -> None:
-  """Logs in one line that a thread of a library ended; what waits for it raises the error."""
-  logging.warning("a thread ended: %s: %s", args.exc_type.__name__, args.exc_value)
+def _log_fault(kind: type[BaseException], error: BaseException | None, *_: Any) -> None:
+  """Logs in one line an error beside the run: in a library's thread, callback or destructor."""
+  exc_info = (kind, error, error.__traceback__) if error is not None else None
+  logging.warning("beside the run: %s: %s", kind.__name__, error, exc_info=exc_info)
 
 
 def _escaped(record: Any) -> Any:

@@ -3,10 +3,10 @@
 python -m greedy_prune_jax.jobs.evaluate --config=configs/evaluate.py --workdir=DIR
 """
 
-from greedy_prune_jax.jobs import interrupts
+from greedy_prune_jax.jobs import startup
 
 if __name__ == "__main__":
-  interrupts.leave_at_once()  # before the imports below, which take seconds
+  startup.prepare_process()  # before the imports below, which take seconds
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -18,7 +18,7 @@ CONFIGS = {path.stem for path in ROOT.glob("configs/*.py")}
 def test_all_configs_and_jobs_have_names():
   assert set(command.config_names()) == CONFIGS
   jobs = {path.stem for path in ROOT.glob("greedy_prune_jax/jobs/*.py")}
-  assert set(command.job_names()) == jobs - {"__init__", "command", "entry", "interrupts"}
+  assert set(command.job_names()) == jobs - {"__init__", "command", "entry", "startup"}
 
 
 @pytest.mark.parametrize(

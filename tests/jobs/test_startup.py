@@ -1,4 +1,4 @@
-"""Signals and output of jobs that have hardly begun, as real programs."""
+"""Signals to jobs that have hardly begun, and streams that cannot be written, as real programs."""
 
 import os
 import signal
@@ -57,3 +57,53 @@ def test_flags_that_cannot_be_are_a_message(start, flags, message):
   assert message in job.stderr.splitlines()[-1]
   assert "Traceback" not in job.stderr
   assert "\x1b" not in job.stderr
+
+
+PRINTS = """
+from greedy_prune_jax.jobs import startup
+startup.prepare_process()
+import contextlib, os, sys
+print("result")
+print("log", file=sys.stderr)
+kept = open("kept.txt", "w")
+for number in (1, 2):
+  with contextlib.suppress(OSError):
+    os.write(number, b"of a library")
+kept.write(str(startup.output_error()))
+"""
+
+
+@pytest.mark.parametrize(
+  ("redirections", "error", "stdout"),
+  [
+    ("", None, "result\nof a library"),
+    (">/dev/full", "No space left on device", ""),
+    (">&-", None, ""),
+    ("2>/dev/full", None, "result\nof a library"),
+    ("2>&-", None, "result\nof a library"),
+    ("<&- >&- 2>&-", None, ""),
+  ],
+)
+def test_streams_that_are_closed_or_full_raise_nothing(tmp_path, redirections, error, stdout):
+  (tmp_path / "program.py").write_text(PRINTS)
+  command = f"exec {sys.executable} program.py {redirections}"
+  ended = subprocess.run(
+    command, shell=True, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True
+  )
+  said = (tmp_path / "kept.txt").read_text()
+  assert said == "None" if error is None else error in said
+  assert ended.stdout == stdout
+  assert "Traceback" not in ended.stderr
+  assert "Exception" not in ended.stderr
+
+
+def test_a_reader_that_left_raises_nothing(tmp_path):
+  many = "for i in range(99999):\n  print(i)\n"
+  (tmp_path / "program.py").write_text(PRINTS.replace('print("result")\n', many))
+  command = f"{sys.executable} program.py 2>errors | head -1"
+  ended = subprocess.run(
+    command, shell=True, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True
+  )
+  assert ended.stdout == "0\n"
+  assert "Broken pipe" in (tmp_path / "kept.txt").read_text()
+  assert "Traceback" not in (tmp_path / "errors").read_text()
