@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 RUNS = runs
 
-.PHONY: test test-fast lint types check accelerators docs-figures
+.PHONY: test test-fast lint types check docs accelerators docs-figures
 
 # All tests.
 test:
@@ -22,6 +22,12 @@ types:
 # What must pass before a change lands.
 check:
 	.ci/run
+
+# The site of docs, into site/, with the tables of settings and families of now. A dead link fails it.
+docs:
+	$(PYTHON) -m docs.settings_tables
+	$(PYTHON) -m tests.helpers.families_table
+	$(PYTHON) -m mkdocs build
 
 # Compiles our programs for TPUs and an H100; a small part of it: PROGRAMS='decode 135m'.
 AOT = .venv-aot
