@@ -1,6 +1,11 @@
 """Seeded mutations of JSON, text, bytes and files; and the limits within which a program must end.
 
-A case is named by its number: the same number makes the same mutation.
+`tests/fuzz` gives them to every reader of what users, models and earlier runs give, and to every
+job; endpoints are attacked in `tests/teachers/test_fuzz.py`. A case is taken or ends in a
+UserError: no other exception, no hang, no memory beyond a limit.
+
+A case is named by its number: the same number makes the same mutation. FUZZ_SEED=7 pytest
+tests/fuzz makes others.
 """
 
 import contextlib
@@ -17,11 +22,11 @@ from typing import Any
 
 from greedy_prune_jax.errors import UserError
 
-SECONDS = 40  # for a case; the slowest good one takes a few
+SECONDS = 40  # of processors' time for a case; the slowest good one takes a few
+_WAITS = 10  # times as long it may take by the clock: other tests share the processors
 MOST_BYTES = 4 << 30  # of memory beyond that which the process has
 
 _LONGEST_MESSAGE = 20_000  # characters
-# Set it to attack with other cases: FUZZ_SEED=7 pytest tests/fuzz
 BASE_SEED = int(os.environ.get("FUZZ_SEED", "0")) * 10**6
 
 VALUES: tuple[Any, ...] = (
@@ -163,20 +168,24 @@ def limits(seconds: int = SECONDS) -> Iterator[None]:
   """Ends what takes too long by `HangError`, and what takes too much memory by MemoryError."""
 
   def late(*_: Any) -> None:
-    raise HangError(f"still running after {seconds} s")
+    raise HangError(f"still running after {seconds} s of processors' time, or {_WAITS} times that")
 
   size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
   before, hard = resource.getrlimit(resource.RLIMIT_AS)
-  handler = signal.signal(signal.SIGALRM, late)
-  signal.alarm(seconds)
-  faulthandler.dump_traceback_later(3 * seconds, exit=True)  # where no handler is ever called
+  handlers = {number: signal.signal(number, late) for number in (signal.SIGALRM, signal.SIGPROF)}
+  signal.alarm(_WAITS * seconds)
+  signal.setitimer(signal.ITIMER_PROF, seconds)
+  # Where no handler is ever called.
+  faulthandler.dump_traceback_later(2 * _WAITS * seconds, exit=True)
   resource.setrlimit(resource.RLIMIT_AS, (size + MOST_BYTES, hard))
   try:
     yield
   finally:
     signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     faulthandler.cancel_dump_traceback_later()
-    signal.signal(signal.SIGALRM, handler)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
     resource.setrlimit(resource.RLIMIT_AS, (before, hard))
 
 

@@ -10,7 +10,9 @@ import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -72,6 +74,15 @@ def start(
   process = _SERVER.Process(target=_run, args=(folder, job, argv, num_devices, most_bytes, env))
   process.start()
   return Job(process, folder)
+
+
+def wait_for_handlers(process: "subprocess.Popen[str]") -> None:
+  """Waits until a program catches Ctrl-C itself: that is long before its imports are done."""
+  caught = 0
+  while not caught & 1 << signal.SIGTERM - 1 and process.poll() is None:
+    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    caught = int(next(line for line in status if line.startswith("SigCgt")).split()[1], 16)
+    time.sleep(0.01)
 
 
 def _run(

@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+
+from tests.helpers.processes import wait_for_handlers
 
 ENV = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
 
@@ -15,15 +16,6 @@ def start_program(*flags, job="distill", **kwargs):
   command = [sys.executable, "-m", f"greedy_prune_jax.jobs.{job}", *flags]
   pipe = subprocess.PIPE
   return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENV, **kwargs)
-
-
-def wait_for_handlers(process):
-  """Waits until the program catches Ctrl-C itself: that is long before its imports are done."""
-  caught = 0
-  while not caught & 1 << signal.SIGTERM - 1:
-    with open(f"/proc/{process.pid}/status") as file:
-      caught = int(next(line for line in file if line.startswith("SigCgt")).split()[1], 16)
-    time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
