@@ -12,7 +12,7 @@ from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerC
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.scratch import RandomInit
 from greedy_prune_jax.models.settings import ModelSettings
-from greedy_prune_jax.runs.settings import DTYPES, check_choice, check_least
+from greedy_prune_jax.runs.settings import DTYPES, MOST, check_choice, check_least
 
 EXPORTS = ("none", "last", "best")
 
@@ -140,8 +140,12 @@ class DistillSettings(ChainSettings, ModelSettings):
     return LoraConfig(rank=self.lora_rank, alpha=self.lora_alpha, targets=self.lora_targets)
 
   def num_steps(self, num_chains: int) -> int:
-    """Steps of the run, on so many training chains."""
-    return self.steps or max(1, round(self.epochs * num_chains / self.batch_size))
+    """Steps of the run, on so many training chains; a UserError for more than any run takes."""
+    steps = self.steps or self.epochs * num_chains / self.batch_size
+    if steps > MOST["steps"]:
+      most = MOST["steps"]
+      raise UserError(f"epochs={self.epochs} are {steps:.3g} steps; expected at most {most}")
+    return max(1, round(steps))
 
   def optimizer_config(self, steps: int) -> OptimizerConfig:
     """The optimiser's part."""

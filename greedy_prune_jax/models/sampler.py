@@ -348,7 +348,7 @@ def _new_texts(requests: Sequence[Request | None], mesh: Mesh | None) -> Texts:
       seed=column(lambda request: request.seed, np.uint32),
       temperature=column(lambda request: request.temperature, np.float32),
       top_p=column(lambda request: request.top_p, np.float32),
-      top_k=column(lambda request: request.top_k, np.int32),
+      top_k=column(lambda request: min(request.top_k, 2**31 - 1), np.int32),
     ),
   )
   return place_rows(texts, mesh)

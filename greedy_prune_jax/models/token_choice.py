@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 _BLOCK = 128  # logits that a draw narrows its choice to first
+_TEMPERATURES = (1e-30, 1e30)
 
 
 class Choice(NamedTuple):
@@ -41,7 +42,9 @@ def choose_tokens(
   wanted = choice.temperature > 0
 
   def draw():
-    scaled = logits / jnp.where(wanted, choice.temperature, 1.0)[:, None]
+    # Beyond these bounds a quotient could be infinite or NaN, and any token come out.
+    temperature = jnp.clip(choice.temperature, *_TEMPERATURES)
+    scaled = logits / jnp.where(wanted, temperature, 1.0)[:, None]
     keys = jax.vmap(lambda seed, at: jax.random.fold_in(jax.random.key(seed), at))(
       choice.seed, step
     )

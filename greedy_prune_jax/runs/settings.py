@@ -12,7 +12,7 @@ ON_BAD_CHAIN = ("error", "skip")
 
 _MOST_INTEGER = 2**53  # up to here JSON readers keep every whole number
 # Sizes beyond any machine, which would be allocated, or looped over, before anything is said.
-_MOST = {
+MOST = {
   "batch_size": 2**24,
   "batch_positions": 2**31,
   "concurrency": 2**16,
@@ -23,7 +23,7 @@ _MOST = {
   "num_samples": 2**20,
   "num_shots": 10_000,
   "save_every": 2**40,
-  "steps": 2**40,
+  "steps": 2**24,  # each has its learning rate in memory
 }
 
 SettingsT = TypeVar("SettingsT")
@@ -80,10 +80,8 @@ def _check_possible(name: str, value: Any, kind: Any, file: str) -> None:
   """A UserError for what is of the right kind and yet no number, no text or no size."""
   if isinstance(value, float) and not math.isfinite(value):
     raise UserError(f"{name}={value}; expected a finite number; see {file}")
-  if type(value) is int and abs(value) > _MOST.get(name, _MOST_INTEGER):
-    raise UserError(
-      f"{name}={value}; expected at most {_MOST.get(name, _MOST_INTEGER)}; see {file}"
-    )
+  if type(value) is int and abs(value) > MOST.get(name, _MOST_INTEGER):
+    raise UserError(f"{name}={value}; expected at most {MOST.get(name, _MOST_INTEGER)}; see {file}")
   if isinstance(value, str) and "\0" in value:
     raise UserError(f"{name}={value!r} has a NUL character; see {file}")
   if isinstance(value, tuple):

@@ -94,6 +94,7 @@ def answer_requests(answer: Callable[[Any], Any], most_bytes: int) -> None:
   sizes = Path("/proc/self/statm")
   taken = int(sizes.read_text().split()[0]) * resource.getpagesize() if sizes.exists() else 0
   resource.setrlimit(resource.RLIMIT_AS, (taken + most_bytes, taken + most_bytes))
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who asked has ended: no traceback of that
   print("ready", flush=True)
   for line in sys.stdin:
     asked = json.loads(line)

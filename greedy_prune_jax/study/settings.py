@@ -21,6 +21,7 @@ BASE = "base"
 # The job whose settings each group changes.
 _JOBS = {"arms": "prune", "edited": "drp", "students": "distill", "tests": "evaluate"}
 
+_LONGEST_POLL = 86_400  # seconds
 _NAME = re.compile(r"\w[\w.-]*")
 
 # What the study decides itself, so that all parts work on the same.
@@ -63,8 +64,10 @@ class StudySettings(JobSettings):
   def __post_init__(self):
     check_least(self, 0, "max_reasoning_tokens", "chains_seed")
     check_least(self, 1, "num_chains")
-    if not self.poll_seconds > 0:
-      raise UserError(f"poll_seconds={self.poll_seconds}; expected a number above 0")
+    if not 0 < self.poll_seconds <= _LONGEST_POLL:
+      raise UserError(
+        f"poll_seconds={self.poll_seconds}; expected a number above 0, up to {_LONGEST_POLL}"
+      )
     good = all(type(seed) is int and seed >= 0 for seed in self.seeds)
     if not self.seeds or not good or len(set(self.seeds)) < len(self.seeds):
       raise UserError(

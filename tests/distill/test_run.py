@@ -253,6 +253,12 @@ def test_settings_that_cannot_be_are_refused(changes, message):
     settings(**changes)
 
 
+def test_epochs_of_more_steps_than_any_run_takes_are_refused():
+  assert settings(epochs=3.0, steps=0, batch_size=2).num_steps(8) == 12
+  with pytest.raises(UserError, match="steps; expected at most 16777216"):
+    settings(epochs=1e300, steps=0).num_steps(8)
+
+
 def test_frozen_weights_are_computed_with_in_any_dtype():
   assert settings(dtype="bfloat16", lora_rank=2).compute_dtype == "float32"
 

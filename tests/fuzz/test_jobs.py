@@ -5,14 +5,13 @@ inputs or of the workdir to go on in, changed. It ends well or in a UserError. O
 FUZZ_SEED=7 pytest tests/fuzz
 """
 
-import random
 import shutil
 
 import pytest
 
 from tests.helpers import teacher_forms as forms
 from tests.helpers import tiny_jobs
-from tests.helpers.attacks import BASE_SEED, HangError, attack, mutated, refusal, words_of
+from tests.helpers.attacks import HangError, attack, cases_of, mutated, refusal, words_of
 from tests.helpers.chat_server import serving
 from tests.helpers.tiny_jobs import CONFIGS, run
 
@@ -51,8 +50,8 @@ def test_configs(name, inputs, tmp_path):
   config = CONFIGS[name](inputs)
   assert not refusal(lambda: run(name, config, tmp_path / "good", inputs))
   faults = []
-  for case in range(BASE_SEED, BASE_SEED + 25):
-    changed = with_another(config, random.Random(f"{name} {case}"))
+  for case, rng in cases_of(name, 25):
+    changed = with_another(config, rng)
     workdir = tmp_path / f"{case}"
     try:
       refusal(lambda changed=changed, workdir=workdir: run(name, changed, workdir, inputs))
@@ -117,9 +116,9 @@ def test_drp(inputs, tmp_path):
     good = tiny_jobs.drp(inputs, server.url)
     run("drp", good, tmp_path / "run", inputs)
     faults = []
-    for case in range(BASE_SEED, BASE_SEED + 25):
+    for case, rng in cases_of("drp", 25):
       kept = ("max_attempts", "base_url", "backoff", "timeout", "poll", "teacher")
-      changed = with_another(good, random.Random(f"drp {case}"), kept)
+      changed = with_another(good, rng, kept)
       try:
         refusal(lambda c=changed, case=case: run("drp", c, tmp_path / f"{case}", inputs))
       except (Exception, HangError) as error:
@@ -159,8 +158,8 @@ def test_studies(studied):
 def test_configs_of_studies(studied, tmp_path):
   _, config = studied
   faults = []
-  for case in range(BASE_SEED, BASE_SEED + 25):
-    changed = with_another(config, random.Random(f"study {case}"), (*_KEPT, "poll_seconds"))
+  for case, rng in cases_of("study", 25):
+    changed = with_another(config, rng, (*_KEPT, "poll_seconds"))
     changed["chains"] = str(tmp_path / "nothing.jsonl")  # all else is looked at before
     try:
       said = refusal(lambda c=changed, case=case: run("study", c, tmp_path / f"{case}", tmp_path))

@@ -1,7 +1,6 @@
 """Folders and files of models; `tests/models/test_mutations.py` changes their weights."""
 
 import json
-import random
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from greedy_prune_jax.models.pretrained import (
   load_stop_ids,
   load_tokenizer,
 )
-from tests.helpers.attacks import attack, is_taken
+from tests.helpers.attacks import attack, cases_of, is_taken
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.reference import tiny_config
 from tests.helpers.reference import tiny_model as reference_model
@@ -80,8 +79,7 @@ def test_values_of_gguf_tokenizers(tmp_path):
     "tokenizer.chat_template": TEMPLATE,
   }
   values = (None, 1, -1.0, True, "x", "{% for %}", ["a"], [1, 2], [1.5], "x" * 9000, "{{ 1 / 0 }}")
-  for case in range(120):
-    rng = random.Random(case)
+  for case, rng in cases_of("values of gguf", 120):
     key = rng.choice(list(good))
     value = rng.choice(values)
     write_gguf(tmp_path / "m.gguf", model, metadata=good | {key: value})

@@ -1,7 +1,6 @@
 """Replies of models: of teachers, annotators and students."""
 
 import json
-import random
 
 import pytest
 
@@ -13,7 +12,7 @@ from greedy_prune_jax.drp.items import Item
 from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers import teacher_forms as forms
-from tests.helpers.attacks import is_taken, mutated, mutated_text
+from tests.helpers.attacks import cases_of, is_taken, mutated, mutated_text
 from tests.helpers.made_records import drp_records
 
 pytestmark = pytest.mark.slow
@@ -38,8 +37,7 @@ def test_replies_of_drp(stage):
     assert len(complaint) < 5000
 
   read(good)
-  for case in range(250):
-    rng = random.Random(f"{stage.name} {case}")
+  for _, rng in cases_of(stage.name, 250):
     text = json.dumps(mutated(json.loads(good), rng), ensure_ascii=False)
     if rng.random() < 0.5:
       text = mutated_text(text, rng)
@@ -51,8 +49,7 @@ def test_replies_of_drp(stage):
 def test_replies_of_the_annotator():
   good = json.dumps({"labels": [{"position": i, "category": "FUNCTION"} for i in range(3)]})
   assert is_taken(lambda: parse_reply(good, 0, 3))
-  for case in range(300):
-    rng = random.Random(case)
+  for _, rng in cases_of("annotator", 300):
     text = json.dumps(mutated(json.loads(good), rng))
     is_taken(lambda text=text, rng=rng: parse_reply(mutated_text(text, rng), 0, 3))
 
@@ -73,8 +70,7 @@ def test_replies_with_answers(form):
     "9" * 99,
   ]
   pieces += ["\\frac{", "^" * 99, "(" * 999, "sqrt" * 30, "NaN", "10^10^10", "x=" * 50, "\u0663"]
-  for case in range(200):
-    rng = random.Random(case)
+  for _, rng in cases_of("answers", 200):
     text = mutated_text(good, rng) + rng.choice(pieces) * rng.choice((1, 3, 2000))
     text += mutated_text(form.write(rng.choice(pieces)), rng)
 

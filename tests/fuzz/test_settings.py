@@ -1,7 +1,5 @@
 """Settings of every job, of other kinds and sizes than they should have."""
 
-import random
-
 import pytest
 
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
@@ -15,7 +13,7 @@ from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.publish.settings import PublishSettings
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.study.settings import StudySettings
-from tests.helpers.attacks import is_taken, mutated, mutated_text
+from tests.helpers.attacks import cases_of, is_taken, mutated, mutated_text
 
 pytestmark = pytest.mark.slow
 
@@ -79,8 +77,8 @@ def test_settings(number, settings_classes):
   config = config.to_dict()
   assert is_taken(lambda: cls.from_config(config))
   refused = 0
-  for case in range(200):
-    changed = with_another(config, random.Random(f"{number} {case}"))
+  for case, rng in cases_of(f"{number}", 200):
+    changed = with_another(config, rng)
     try:
       refused += not is_taken(lambda changed=changed: cls.from_config(changed))
     except Exception as error:
@@ -90,7 +88,6 @@ def test_settings(number, settings_classes):
 
 
 def test_budgets_and_entries_of_models():
-  for case in range(300):
-    rng = random.Random(case)
+  for _, rng in cases_of("budgets", 300):
     is_taken(lambda rng=rng: parse_budgets(mutated_text("nll:+0.1,answer:0.9,right", rng)))
     is_taken(lambda rng=rng: parse_entries((mutated_text("a=b/c@last", rng), "d")))

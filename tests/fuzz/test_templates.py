@@ -1,14 +1,13 @@
 """Chat templates that loop, allocate, reach out, or say no conversation."""
 
 import contextlib
-import random
 
 import pytest
 
 from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.errors import UserError
 from tests.helpers import thinking_templates
-from tests.helpers.attacks import is_taken, mutated_text, refusal
+from tests.helpers.attacks import cases_of, is_taken, mutated_text, refusal
 from tests.helpers.tiny_runs import TEMPLATE
 from tests.helpers.tokenizers_for_tests import byte_level
 
@@ -89,8 +88,7 @@ def test_mutated_templates():
   for template in good:
     assert not refusal(lambda template=template: ChatTemplate(tokenizer, template))
   refused = 0
-  for case in range(250):
-    rng = random.Random(case)
+  for _, rng in cases_of("templates", 250):
     template = mutated_text(rng.choice(good), rng)
 
     def use(template=template):

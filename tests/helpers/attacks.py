@@ -44,6 +44,12 @@ class HangError(BaseException):
   """A case took too long; no handler of exceptions in the code may catch it."""
 
 
+def cases_of(name: str, number: int) -> Iterator[tuple[int, random.Random]]:
+  """The numbers of the cases of an attack of this name, each with its randomness."""
+  for case in range(BASE_SEED, BASE_SEED + number):
+    yield case, random.Random(f"{name} {case}")
+
+
 def mutated(value: Any, rng: random.Random) -> Any:
   """The JSON value with something in it replaced, dropped, renamed, doubled or wrapped."""
   if isinstance(value, dict) and value and rng.random() < 0.9:
