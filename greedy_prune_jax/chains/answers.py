@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from greedy_prune_jax.chains.letters import find_letter, only_letter, same_letter
 from greedy_prune_jax.chains.math_check import same_expression
-from greedy_prune_jax.chains.normal_text import plain_signs
+from greedy_prune_jax.chains.normal_text import hide_tags, plain_signs
 from greedy_prune_jax.chains.numbers import parse_number
 from greedy_prune_jax.chains.thinking import hide_thinking
 
@@ -100,7 +100,7 @@ def first_value(text: str, form: AnswerForm) -> str | None:
 
 def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> list[Answer]:
   """All answers of a response that a marker finds, in their order."""
-  text = plain_signs(hide_thinking(response))
+  text = plain_signs(hide_tags(hide_thinking(response)))
   closing = _closing_braces(text)
   answers: list[Answer] = []
   for match in marker.finditer(text):
@@ -126,30 +126,48 @@ def last_boxed(text: str) -> str | None:
 _LONGEST = 2000  # characters of a boxed value
 _SENTENCE = 500  # characters behind a marker in which a value is looked for
 
-# "Thus, the final answer is:", "Answer:", "So the correct answer is", "The answers are"
+# "Thus, the final answer is:", "**Answer**:", "So the correct answer must be", "Ans. ", "<answer>"
+_VERB = (
+  r"(?:is|are|was|were|equals|becomes|(?:would|should|must|will|can only|has to|have to) be"
+  r"|(?:comes|turns) out (?:to be|as))\b"
+)
+_SAYS = (
+  rf"[*_]{{0,3}}\s{{0,8}}(?:{_VERB}|:|=|->|=>|[\u2192\u21d2]|-{{1,2}}(?=\s)):?"
+  r"(?:\s{1,3}(?:therefore|thus|hence|then|indeed|clearly|simply|probably|(?:most )?likely"
+  r"|definitely|obviously|actually|also|still|now|again)\b){0,2}:?"
+  r"(?!\s{1,3}not\b(?!.{1,40}\bbut\b))"
+)
 _PHRASE = (
   r"(?i:(?:\b(?:thus|therefore|hence|so),? {1,3})?(?:\b(?:the|my|our) {1,3})?"
   r"(?:\b(?:final|correct|right|best) {1,3}){0,3}"
-  r"\banswers?(?:\s{0,8}(?:(?:is|are|was|would be|equals)\b|:|=)):?)(?!\s{1,3}not\b)"
+  rf"(?:\b(?:answers?|ans){_SAYS}|\bans\.(?:\s{{0,3}}[:=]|(?=\s)))|<answer>)"
 )
-_BOX = r"(?:\${1,2}|\\[\[(]\s{0,8})?\\(?:boxed|fbox)\s{0,8}(?P<box>(?=[{\w]))"
-_JSON_KEY = r"""(?i:(?:\{\s{0,8})?\\?["'](?:final[ _]?)?answer\\?["']\s{0,8}:\s{0,8}(?P<json>))"""
+_BOX = r"(?:\${1,2}|\\[\[(]\s{0,8})?\\(?:[bB]oxed|fbox|framebox)\s{0,8}(?P<box>(?=[{\w]))"
+_KEY = r"(?:final|correct|my)?[ _]?answer(?:[ _]?(?:choice|option|letter|value))?"
+_JSON_KEY = rf"""(?i:(?:\{{\s{{0,8}})?\\?["']{_KEY}\\?["']\s{{0,8}}:\s{{0,8}}(?P<json>))"""
 _BEHIND_PHRASE = r"[\s*]{0,8}"
 # "#### Final Answer", with the answer below
 _HEADING = (
   r"^(?:(?:\#{1,6} {0,3}[*_]{0,4}|[*_]{2,4})(?i:(?:the )?(?:(?:final|correct) )?answer)"
-  r"|(?i:(?:the )?(?:final|correct) answer))(?=[*_ ]{0,8}$)"
+  r"|(?i:(?:the )?(?:final|correct) answer))(?=[*_# ]{0,8}$)"
 )
 _OUTSIDE_BOX = rf"{_JSON_KEY}|(?P<phrase>{_PHRASE}\*{{0,2}}|{_HEADING})|\#{{4}}|^A:"
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _TOKEN = re.compile(r"[^\s$]{1,100}")
 _JOINED_WITHIN = 60  # characters between two boxes
-_MARKUP = re.compile(r"\\(?:text|mbox|quad|qquad|[\[\]()])|[\s${}\\]")
-_NAME = re.compile(r"[A-Za-z](?:_\w{1,3})? ?= ?\Z")
-_JOINERS = frozenset(["or", "and", "else", ",", ";", "&"])
+_MARKUP = re.compile(r"\\(?:text|mbox|quad|qquad|[\[\]()])|[\s${}\\*]")
+_REMARK = re.compile(r"\([^()]{1,40}\)")
+# "y =", "Bob:", "f(x) =", "the minimum is", in front of the second box
+_LABEL = re.compile(
+  r"(?:\b(?i:the )?(?i:other|second|third|min\w*|max\w*|small\w*|larg\w*|least|greatest)"
+  r"(?: \w{1,20})?"
+  r"|\b[A-Z]\w*|\b[A-Za-z](?:_\w{1,3})?(?:\(\w{1,3}\))?) ?(?:=|:|\b(?:is|are|has|gets)\b) ?\Z"
+)
+_JOINERS = frozenset(["or", "and", "else", "plus", ",", ";", "&", "/"])
 # A thing that is counted may follow the first box, but no word by which the second corrects it.
-_COUNTED = re.compile(r"(?!(?:no|not|wait|wrong|incorrect|is|was|but|so|actually|hmm)\b)[a-z]{2,}")
+_CORRECTS = r"no|not|wait|wrong|incorrect|is|was|but|so|actually|hmm|sorry|rather|instead"
+_COUNTED = re.compile(rf"(?!(?:{_CORRECTS})\b)[a-z]{{2,}}")
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -182,7 +200,10 @@ def _joined(before: Answer, box: Answer, text: str) -> Answer | None:
   between = text[before.stop : box.start]
   if len(between) > _JOINED_WITHIN:
     return None
-  words = re.sub(r"[,;&]", r" \g<0> ", _NAME.sub("", _MARKUP.sub(" ", between).strip())).split()
+  if not re.search(rf"(?i)\b(?:{_CORRECTS})\b", between):
+    between = _REMARK.sub(" ", between)
+  between = re.sub(r"\bas well as\b", "and", _MARKUP.sub(" ", between).strip())
+  words = re.sub(r"[,;&/]", r" \g<0> ", _LABEL.sub("", between)).split()
   if len(words) > 1 and _COUNTED.fullmatch(words[0]) and words[1] in ("or", "and"):
     words = words[1:]
   if not words or not _JOINERS.issuperset(words):
@@ -192,7 +213,8 @@ def _joined(before: Answer, box: Answer, text: str) -> Answer | None:
 
 
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
-_JSON_END = re.compile(r"[}\n]|,(?!\d{3}(?!\d))")  # of a bare value, which may have thousands
+# Of a bare value, which may be several: a comma counts only in front of another key, or last.
+_JSON_END = re.compile(r"""[}\n]|,(?=\s*(?:["'}]|\w+["']?\s*:|\Z))""")
 
 
 def _in_json(match: re.Match[str]) -> Value:
@@ -202,8 +224,9 @@ def _in_json(match: re.Match[str]) -> Value:
     parsed, _ = _JSON.raw_decode(rest)
   except (ValueError, RecursionError):
     parsed = None
-  if isinstance(parsed, list):
-    return Value(match.end(), ", ".join(map(str, parsed)))
+  if isinstance(parsed, list | dict):
+    items = parsed.values() if isinstance(parsed, dict) else parsed
+    return Value(match.end(), ", ".join(map(str, items)))
   quote = rest[:1] if rest[:1] in ("'", '"') else None
   # Not decoded: what JSON makes of \frac in single backslashes is a form feed.
   value = rest[1:].partition(quote)[0].rstrip("\\") if quote else _JSON_END.split(rest)[0]
@@ -221,7 +244,7 @@ _DIGIT = r"[\d\u00bc-\u00be\u2150-\u215e\u2189]"
 _ENVIRONMENT = r"\\begin\{(?:equation|align|gather)\*?\}"
 # A number on a line of its own below, or in display math, a quotation or a block of code there.
 _NUMBER_BELOW = re.compile(
-  rf"[*_ ]{{0,8}}(?:(?:\$\$|\\\[|{_ENVIRONMENT})\s{{0,8}}"
+  rf"[*_# ]{{0,8}}(?:(?:\$\$|\\\[|{_ENVIRONMENT})\s{{0,8}}"
   rf"|\n\s{{0,8}}(?:> {{0,3}})?"
   rf"(?:\*\*|(?:\$\$|\\\[|\\\(|`{{3}}\w{{0,8}}|{_ENVIRONMENT})\s{{0,8}})?)"
   rf"(?=[-+]?\\?[$£€]?[-+]?\.?{_DIGIT}|\\frac)"
@@ -276,8 +299,9 @@ def _read_expression(match: re.Match[str]) -> Value | None:
 
 
 def _read_letter(match: re.Match[str]) -> Value | None:
-  if match["said"]:
-    return Value(match.start("said"), match["said"].upper())
+  if match.re.pattern == _SAID:
+    group = "said" if match["said"] else "named"
+    return Value(match.start(group), match[group].upper())
   if match["json"] is not None:
     value = _in_json(match)
     letter = only_letter(value.text)
@@ -325,13 +349,14 @@ BOXED = AnswerForm(
 )
 _BOXES = dataclasses.replace(BOXED, markers=BOXED.markers[:1])
 _CHOICE = (
-  r"(?i:\b(?:final|correct|right|best) {1,3}(?:option|choice|letter)"
-  r"(?:\s{0,8}(?:is\b|:|=)):?)(?!\s{1,3}not\b)"
+  r"(?i:\b(?:final|correct|right|best|proper|chosen|my|most {1,3}\w{4,12}) {1,3}(?:answer {1,3})?"
+  rf"(?:option|choice|letter|one){_SAYS})"
 )
 _SAID = (
-  r"(?:(?i:\b(?:option|choice)\s{1,3}\(?(?P<said>[A-J])\b\)?)\*{0,2} is (?:the )?"
-  r"(?:correct|right|best|answer)\b)"
+  r"(?:(?:(?i:\b(?:option|choice)\s{1,3}\(?(?P<said>[A-J])\b\)?)|(?<![\w'])\(?(?P<named>[A-J])\b\)?)"
+  r"\*{0,2} is (?:the )?(?:correct|right|best|(?:final )?answer)\b)"
 )
+_JSON_LETTER = _JSON_KEY.replace(_KEY, rf"(?:{_KEY}|choice|option|letter)")
 LETTER = AnswerForm(
   instruction=(
     "Answer the multiple-choice question. Think step by step, then end with a line of this form, "
@@ -340,10 +365,11 @@ LETTER = AnswerForm(
   write=lambda target: f"Thus, the final answer is: {target}",
   markers=(
     re.compile(
-      rf"(?:{_PHRASE}{_BEHIND_PHRASE})?(?:{_JSON_KEY}|{_BOX})|{_PHRASE}|{_CHOICE}|{_SAID}"
+      rf"(?:{_PHRASE}{_BEHIND_PHRASE})?(?:{_JSON_LETTER}|{_BOX})|{_PHRASE}|{_CHOICE}"
       rf"|{_HEADING}|\#{{4}}",
       re.MULTILINE,
     ),
+    re.compile(_SAID),
   ),
   read=_read_letter,
   read_box=only_letter,

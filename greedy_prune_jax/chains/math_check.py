@@ -7,9 +7,11 @@ import importlib.util
 import itertools
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
+from greedy_prune_jax.chains.letters import only_letter
 from greedy_prune_jax.chains.normal_text import normal_answer
-from greedy_prune_jax.chains.units import split_unit
+from greedy_prune_jax.chains.units import parse_unit, split_unit
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.worker import Worker
 
@@ -30,35 +32,46 @@ def same_expression(value: str, target: str) -> bool:
     return False
   if max(map(_nesting, (value, target))) > _DEEPEST:  # what parses it takes time exponential in it
     return False
+  if (letter := _LETTER.fullmatch(target)) and only_letter(value) == letter[1]:
+    return True
   value, target = (_MEMBER.sub("", text) for text in (value, target))
+  if ("=" in value) != ("=" in target):
+    value, target = _assigned(value), _assigned(target)
+  bases, gold_bases = ([_base(m) for m in _BASE.finditer(text)] for text in (value, target))
+  if bases and gold_bases and sorted(bases) != sorted(gold_bases):
+    return False
+  return _same_quantity(*(_BASE.sub(_digits, text) for text in (value, target)))
+
+
+def _same_quantity(value: str, target: str) -> bool:
+  """Tells whether two numbers are equal in their units, and of the same thing, as far as named."""
   ours, theirs = split_unit(value), split_unit(target)
   factor = Fraction(1)
-  if ours.dimension and theirs.dimension:
-    if ours.dimension != theirs.dimension:
+  if ours.unit and theirs.unit:
+    if ours.unit.dimensions != theirs.unit.dimensions:
       return False
-    factor = ours.factor / theirs.factor
-  value, target = ours.number, theirs.number
+    factor = ours.unit.factor / theirs.unit.factor
+  (value, label), (target, gold_label) = map(_split_label, (ours.number, theirs.number))
+  if label and gold_label and label != gold_label and "unit" not in label + gold_label:
+    return False
   if _squeezed(value) == _squeezed(target):
     return factor == 1
-  ours_in_base, theirs_in_base = _BASE.fullmatch(value), _BASE.fullmatch(target)
-  if ours_in_base and theirs_in_base:
-    return _digits_and_base(ours_in_base) == _digits_and_base(theirs_in_base)
-  if ours_in_base or theirs_in_base:
-    value, target = (_BASE.sub(r"\1", text) for text in (value, target))
   number, gold = _plain_number(value), _plain_number(target)
-  if number is not None and gold is not None:
-    if {ours.dimension, theirs.dimension} == {None, "share^1"}:  # 5% is 0.05, and is written as 5
-      part = Fraction(1, 100) if ours.dimension else Fraction(100)
-      return _same_number(number, gold) or _same_number(number * part, gold)
-    return _same_number(number * factor, gold)
-  if factor != 1:
-    value = rf"({value})\cdot\frac{{{factor.numerator}}}{{{factor.denominator}}}"
+  if number is None or gold is None:
+    if factor != 1:
+      value = rf"({value})\cdot\frac{{{factor.numerator}}}{{{factor.denominator}}}"
+    return _same_values(value, target)
+  if ours.unit != theirs.unit and _SHARE in (ours.unit, theirs.unit):
+    part = Fraction(1, 100) if ours.unit else Fraction(100)  # 5% is 0.05, and is written as 5
+    return _same_number(number, gold) or _same_number(number.times(part), gold)
+  return _same_number(number.times(factor), gold)
+
+
+def _same_values(value: str, target: str) -> bool:
   values, golds = _values(value), _values(target)
   if len(values) != len(golds) and r"\pm" not in value + target:
     return _one_value_in_several_ways(value, target)
-  if not _same_relations(value, target):
-    return False
-  return MATH_CHECKER.equal(value, target)
+  return _same_relations(value, target) and MATH_CHECKER.equal(value, target)
 
 
 def _nesting(text: str) -> int:
@@ -81,60 +94,131 @@ _JOINING_WORD = re.compile(
   r"\s*,?\s*(?:\\(?:text|mbox|mathrm|quad)\s*\{?\s*\b(?:or|and)\b\s*\}?|\b(?:or|and)\b)\s*"
 )
 _WRAPPED_NAME = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*\(?([A-Z])\)?\s*\}")
-_BASE = re.compile(r"([0-9][0-9A-Fa-f]*)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*(\d+|[a-z]+)\s*\}*")
+_NUMBER_NAMES = (
+  "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+)
+_BASES = {name: base for base, name in enumerate(f"{_NUMBER_NAMES} sixteen".split(), start=2)}
+# `2516_8`, `(2516)_{\text{eight}}`, `2516 \text{ (base 8)}`, `FF_{16}`
+_DIGITS = r"(?:[0-9][0-9A-Fa-f]*|[0-9A-Fa-f]{2,}(?=\}?\s*_\s*\{?1[1-6]))(?:[.,][0-9A-Fa-f]+)*"
+_BASE = re.compile(
+  rf"(?<![A-Za-z\\])(?:\((?P<enclosed>{_DIGITS})\)|\\text\s*\{{(?P<text>{_DIGITS})\}}|(?P<bare>{_DIGITS}))"
+  r"\s*(?:_\s*\{?\s*|(?=\W{0,4}(?:\\text\s*\{[\s(]*)?(?:in )?base))"
+  r"[\s(]*(?:\\(?:text|mathrm|mbox)\s*\{[\s(]*)?(?:in )?(?:base[\s}]*)?"
+  rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)})(?!\w)\s*\)?\s*\}}*\)?"
+)
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SCALE = re.compile(
+  rf"(?<=[\d}}])\s*(?:\\(?:text|mbox|mathrm)\s*\{{\s*)?\b({'|'.join(_SCALES)})(?![a-z])(?:\s*\}})?"
+)
+_LETTER = re.compile(r"\\text\{([A-J])\}")
+# A thing that is counted: `5 \text{ apples}`
+_LABEL = re.compile(
+  r"(?<=[\di})\]])\s*(?:\\(?:text\w*|mbox|mathrm)\s*\{(?P<text>[A-Za-z .'\s]*)\}"
+  r"(?:\s*\^\s*\{?\s*[23]\s*\}?)?|\s(?P<words>[A-Za-z]{3,}(?:\s[A-Za-z]+)*))\s*\Z"
+)
+_SHARE = parse_unit("%")
 _MIXED = re.compile(r"(-?)(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)(\d+)\s+(\d+)/(\d+)")
 _QUOTIENT = re.compile(
   r"(-?)\\frac\s*(?:\{(-?\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))|(-?)(\d+)\s*/\s*(\d+)"
 )
-_DECIMAL = re.compile(r"[-+]?\s*(?:\d{1,3}(?:,\s?\d{3})+|\d+)?(?:\.\d+)?")
+_DECIMAL = re.compile(r"[-+]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\s*\{(\d{1,20})\}")
 _SCIENTIFIC = re.compile(
   r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^)\s*\{?\s*([-+]?\d{1,4})\s*\}?"
 )
 _TOLERANCE = Fraction(1000001, 10**12)  # 0.333333 is a third
 
 
-_BASE_NAMES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
-_BASES = {name: str(base) for base, name in enumerate((*_BASE_NAMES, "twelve"), start=2)}
 _MEMBER = re.compile(r"\A\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 
 
-def _digits_and_base(match: re.Match[str]) -> tuple[str, str]:
-  digits, base = match.groups()
-  return digits.upper(), _BASES.get(base, base)
+_NAME = re.compile(
+  r"(?:[A-Za-z]\w*(?:_\w|_\{\w+\})?(?:\([^()]{1,40}\))?|\\(?:text|mathrm|mbox)\s*\{[^{}]*\}"
+  r"|\([A-Za-z](?:, ?[A-Za-z])*\))\s*"
+)
+
+
+def _assigned(text: str) -> str:
+  """The value in `x = 5`, `(a, b) = (3, 5)` or `5 = x`; another text as it is."""
+  sides = [side.strip() for side in text.split("=")]
+  if len(sides) == 2 and all(sides):
+    for name, value in (sides, sides[::-1]):
+      if _NAME.fullmatch(name):
+        return value
+  return text
+
+
+def _base(match: re.Match[str]) -> int:
+  return _BASES.get(match["base"]) or int(match["base"])
+
+
+def _digits(match: re.Match[str]) -> str:
+  return (match["enclosed"] or match["text"] or match["bare"]).upper()
 
 
 def _words_as_signs(text: str) -> str:
-  return _WRAPPED_NAME.sub(r"\\text{\1}", _JOINING_WORD.sub(", ", text))
+  text = _JOINING_WORD.sub(", ", text.replace(r"\equiv", "="))
+  text = _SCALE.sub(lambda m: rf"\cdot {_SCALES[m[1]]} ", text)
+  return _WRAPPED_NAME.sub(r"\\text{\1}", text)
+
+
+def _split_label(text: str) -> tuple[str, str]:
+  """A number and the name, in the singular, of the things that it counts."""
+  match = _LABEL.search(text)
+  if match is None:
+    return text, ""
+  words = (match["text"] or match["words"] or "").strip(" .").lower()
+  return text[: match.start()], words.removesuffix("s")
 
 
 def _squeezed(text: str) -> str:
   return re.sub(r"\s", "", text)
 
 
-def _plain_number(text: str) -> Fraction | None:
+class _Number(NamedTuple):
+  """A number, and whether it is written as a decimal, which may be rounded."""
+
+  value: Fraction
+  is_decimal: bool
+
+  def times(self, factor: Fraction) -> "_Number":
+    return self._replace(value=self.value * factor)
+
+
+def _plain_number(text: str) -> _Number | None:
   """The value of a decimal, a quotient or a mixed number of integers; None for anything else."""
   text = text.strip()
   try:
     if match := _SCIENTIFIC.fullmatch(text):
-      return Fraction(match[1]) * Fraction(10) ** int(match[2])
+      return _Number(Fraction(match[1]) * Fraction(10) ** int(match[2]), "." in text)
     if re.search(r"\d", text) and _DECIMAL.fullmatch(text):
-      return Fraction(re.sub(r"[,\s]", "", text))
+      return _Number(Fraction(re.sub(r"[,\s]", "", text)), "." in text)
+    if match := _REPEATING.fullmatch(text):
+      return _Number(_repeating(*match.groups()), False)
     if match := _MIXED.fullmatch(text):
       sign, whole, above, below = (part for part in match.groups() if part is not None)
       value = int(whole) + Fraction(int(above), int(below))
-      return -value if sign else value
+      return _Number(-value if sign else value, False)
     if match := _QUOTIENT.fullmatch(text):
       sign, above, below = (part for part in match.groups() if part is not None)
       value = Fraction(int(above), int(below))
-      return -value if sign else value
+      return _Number(-value if sign else value, False)
   except ArithmeticError:
     pass
   return None
 
 
-def _same_number(value: Fraction, target: Fraction) -> bool:
-  """Exact where both are decimals or neither is, else as close as six digits say."""
-  if _terminates(value) == _terminates(target):
+def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
+  r"""The value of `0.1\overline{6}`."""
+  once = Fraction(int(whole + fixed + period or "0") - int(whole + fixed or "0"))
+  value = once / (10 ** len(fixed) * (10 ** len(period) - 1))
+  return -value if sign else value
+
+
+def _same_number(number: _Number, gold: _Number) -> bool:
+  """Exact, but a decimal may be a rounded quotient: as close as six digits say."""
+  value, target = number.value, gold.value
+  if number.is_decimal == gold.is_decimal or _terminates(value) == _terminates(target):
     return value == target
   return abs(value - target) <= _TOLERANCE * max(abs(value), abs(target))
 
@@ -152,7 +236,7 @@ _RELATION = re.compile(r"\\(?:ne|neq|le|leq|ge|geq|lt|gt)(?![A-Za-z])|!=|[<>]")
 
 def _values(text: str) -> list[str]:
   """The parts of a text that commas and semicolons separate, outside inner brackets."""
-  text = re.sub(r"(?<=\d),\s?(?=\d{3}(?!\d))", "", text).strip()
+  text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).strip()
   if re.match(r"\\?[({\[]", text) and re.search(r"\\?[)}\]]\Z", text):
     text = re.sub(r"\A\\?[({\[]|\\?[)}\]]\Z", "", text)
   parts, depth, start = [], 0, 0

@@ -3,6 +3,7 @@
 SymPy can neither be interrupted reliably from within nor trusted to come to an end.
 """
 
+import dataclasses
 import logging
 import math
 from typing import Any, cast
@@ -14,7 +15,7 @@ _MAX_BYTES = 4 << 30  # SymPy will work out 9**9**9 if it is asked to
 
 _DIGITS = 40  # of numbers that are compared
 # 0.333333 is a third; numbers of which both or neither are decimals are equal to many more digits.
-_ROUNDED, _SAME = 1.000001e-6, 1e-12
+_ROUNDED, _SAME, _EXACT = 1.000001e-6, 1e-12, 1e-30
 
 
 def _equal(value: str, target: str) -> bool:
@@ -22,9 +23,13 @@ def _equal(value: str, target: str) -> bool:
   # readers take one number out of what they cannot parse.
   from math_verify import LatexExtractionConfig, parse, verify
 
+  # Its removal of units takes variables for such: 3s and 3t would be 3.
+  config = LatexExtractionConfig()
+  config = dataclasses.replace(
+    config, normalization_config=dataclasses.replace(config.normalization_config, units=False)
+  )
   gold, given = (
-    parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=0)
-    for text in (target, value)
+    parse(f"\\boxed{{{text}}}", [config], parsing_timeout=0) for text in (target, value)
   )
   return verify(gold, given, timeout_seconds=0)
 
@@ -59,7 +64,10 @@ def _close(a: Any, b: Any) -> bool:
 
   if a.free_symbols or b.free_symbols:
     return bool(nsimplify(a - b, rational=True).expand() == 0)
-  tolerance = _SAME if a.has(Float) == b.has(Float) else _ROUNDED
+  decimals = a.has(Float) + b.has(Float)
+  if not decimals and a.is_Rational and b.is_Rational:
+    return bool(a == b)
+  tolerance = (_EXACT, _ROUNDED, _SAME)[decimals]
   try:
     one, other, difference = (abs(complex(N(x, _DIGITS))) for x in (a, b, a - b))
   except (TypeError, ValueError, OverflowError):

@@ -7,24 +7,38 @@ r"""One normalisation of answers, applied before any answer form parses them.
 import re
 import unicodedata
 
-_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u207b\u208b\ufe58\ufe63\uff0d"
+
+def _of_category(*categories: str) -> list[str]:
+  """The characters beyond ASCII that Unicode puts into any of these categories."""
+  codes = (*range(0x80, 0x3100), *range(0xFE00, 0xFFF0))
+  return [chr(code) for code in codes if unicodedata.category(chr(code)) in categories]
+
+
+_MINUS_SIGNS = "\u2212\u2043\u02d7\u2796"
+_SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u02bc\u02b9\u00b4\uff07"
+_FILLERS = "\u115f\u1160\u3164\uffa0\u2800\u0085\x1c\x1d\x1e\x1f\t\v\f\r"
+# Letters that differ from Latin ones in style alone: bold, italic, in circles, in brackets.
+_STYLED = (*range(0x1D400, 0x1D800), *range(0x249C, 0x24EA))
 _SIGNS = {
-  **dict.fromkeys(_DASHES, "-"),
-  **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\uff02", '"'),
-  **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\uff07", "'"),
+  **dict.fromkeys([*_of_category("Pd"), *_MINUS_SIGNS], "-"),
+  **dict.fromkeys([*_of_category("Pi", "Pf"), *"\u201e\u2033\uff02\u300c\u300d\u300e\u300f"], '"'),
+  **dict.fromkeys(_SINGLE_QUOTES, "'"),
   **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code != 0xFF0D},
+  **{chr(code): unicodedata.normalize("NFKC", chr(code)).strip("()") for code in _STYLED},
   "\u3002": ".",
   "\u3001": ",",
 }
-# White space but line breaks: NBSP, thin, narrow, figure and ideographic spaces, tabs.
-_SPACES = "\t\v\f\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-  map(chr, range(0x2000, 0x200B))
-)
+# White space but line breaks.
+_SPACES = [*_of_category("Zs", "Zl", "Zp"), *_FILLERS]
 _TO_PLAIN = str.maketrans(_SIGNS | dict.fromkeys(_SPACES, " "))
 
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\u180e\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile(
+  "[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\u061c\u180e\u202a-\u202e\u2066-\u2069\ufe00-\ufe0f]"
+)
 _VULGAR = {
-  chr(code): " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/")
+  chr(code): r" \frac{{{}}}{{{}}} ".format(
+    *unicodedata.normalize("NFKC", chr(code)).split("\u2044")
+  )
   for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F), 0x2189)
 }
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+")
@@ -52,34 +66,58 @@ _TEX = {
   "\u03b1": r"\alpha ",
   "\u03b2": r"\beta ",
   "\u2220": r"\angle ",
+  "\u2103": r"^\circ C",
+  "\u2109": r"^\circ F",
   "\u2044": "/",
   "\u2215": "/",
   "\u066b": ".",  # Arabic decimal point
   "\u066c": "{,}",  # and thousands separator
 }
 _CHARACTERS = str.maketrans(_VULGAR | _TEX)
-_ROOT = re.compile("\u221a\\s*(?:\\(([^()]*)\\)|(\\w+|\\\\[a-z]+))")
+_ROOT = re.compile("([\u221a-\u221c])\\s*(?:\\(([^()]*)\\)|(\\w+|\\\\[a-z]+))")
+_ROOTS = {"\u221a": "", "\u221b": "[3]", "\u221c": "[4]"}
 _DEGREE = re.compile(
-  r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|[\u00b0\u00ba](?=\s*[CFK]?\b|\W|$))"
+  r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\(?:text)?degrees?\b|[\u00b0\u00ba\u02da](?=\s*[CFK]?\b|\W|$)"
+  r"|(?<=\d)(?:\s*\^?\s*\u2218|\\deg\b|\s*\^\s*\{?\s*(?:\u2218|o\b|\\(?:text|mathrm)\s*\{o\})\s*\}?))"
 )
 _TEX_SPACE = re.compile(
   r"(?<!\\)\\[,;:!>\s]|(?<!\\)~|\\(?:quad|qquad|thinspace|enspace|nobreakspace)\b"
 )
 _LAYOUT = re.compile(
-  r"\\(?:left|right|bigg?|Bigg?|displaystyle|textstyle|limits|boldsymbol|mathbf|bf)(?![A-Za-z])"
+  r"\\(?:left|right|bigg?|Bigg?|displaystyle|textstyle|limits|boldsymbol|mathbf|underline|bf|rm|it|sf)"
+  r"(?![A-Za-z])"
+  r"|\\(?:text)?color\s*\{[^{}]*\}|\\phantom\s*\{[^{}]*\}|\\(?:qed|blacksquare)\b"
 )
+_SPACE_COMMAND = re.compile(r"\\[hv](?:space|skip)\*?\s*\{[^{}]*\}")
+_SIDE_BY_SIDE = re.compile(r"(?<=\d)\s*\\q?quad\b\s*(?=\d)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:equation|align|gather|displaymath|math)\*?\}")
-_HTML = re.compile(r"<(b|i|u|em|strong|code|mark)>([^<>]{0,500})</\1>", re.IGNORECASE)
-_FRACTION_NAME = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_FRACTION_NAME = re.compile(r"\\(?:[dtcs]|nice)frac(?![A-Za-z])")
+_OVER = re.compile(
+  r"\{([^{}]{1,100})\\over(?![A-Za-z])([^{}]{1,100})\}"
+  r"|\A([^{}]{1,100})\\over(?![A-Za-z])([^{}]{1,100})\Z"
+)
+_HTML_POWER = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>", re.IGNORECASE)
+_STOPPED_TEXT = re.compile(r"(\\(?:text\w*|mbox)\s*\{[^{}]*[^{}\s.,;:])[\s.,;:]+\}\Z")
+# Tags of HTML and ends of replies, which a sampler that shows special tokens leaves in a text.
+_INLINE_TAG = re.compile(
+  r"<([biu])>(?=[^<>]{0,500}</\1>)|</[biu]>"
+  r"|</?(?:em|strong|code|mark|span|font|center)(?:\s[^<>]{0,100})?>",
+  re.IGNORECASE,
+)
+_BLOCK_TAG = re.compile(
+  r"</?(?:p|div|br|pre)(?:\s[^<>]{0,100})?/?>|</answer>|</s>|<(?:eos|end_of_turn)>"
+  r"|<\|[\w ]{1,40}\|>",
+  re.IGNORECASE,
+)
 # Groups of three digits between separators that no list has: `12\,500`, `12{,}500`, `12'500`.
 _GROUPS = re.compile(
   r"(?<![\d.,])(\d{1,3})(?:(?:\s|\\[,;:!>\s]|~|\{,\}|,\\!\s*|\\!,|\{\\,\}|['_])\d{3}){1,99}"
   r"(?![\d,]|\.\d{3}[.,]|\s?-[A-Za-z])"
 )
 _END = re.compile(
-  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705]|\\checkmark\b|(?<!\\)\$|\\\]|\\\)|(?<!\\)\\[,;:!\s])+\Z"
+  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705\u220e\u25a0]|={2}|\\checkmark\b|(?<!\\)\$|\\\]|\\\)|(?<!\\)\\[,;:!\s])+\Z"
 )
-_START = re.compile(r"\A(?:[\s:;*_`]|\$\$?(?![\d.])|\$\$?(?=[^$]*\$)|\\\[|\\\()+")
+_START = re.compile(r"\A(?:[\s:;*_`]|={2}|\$\$?(?![\d.])|\$\$?(?=[^$]*\$)|\\\[|\\\()+")
 
 
 def plain_signs(text: str) -> str:
@@ -87,23 +125,41 @@ def plain_signs(text: str) -> str:
   return text if text.isascii() and "\t" not in text else text.translate(_TO_PLAIN)
 
 
+def hide_tags(text: str) -> str:
+  """The text, of its own length, with white space in place of HTML tags and special tokens."""
+  if "<" not in text:
+    return text
+  text = _INLINE_TAG.sub(lambda m: " " * len(m[0]), text)
+  return _BLOCK_TAG.sub(lambda m: "\n" * len(m[0]), text)
+
+
 def normal_answer(text: str) -> str:
   r"""An answer's value in plain signs and TeX, without layout and without what encloses it.
 
-  `13\,535` and `13 535` become `13535`, `2½` becomes `2 1/2`, `90°` becomes `90^\circ`,
+  `13\,535` and `13 535` become `13535`, `2½` becomes `2 \frac{1}{2}`, `90°` becomes `90^\circ`,
   `**\(x² + 1\).**` becomes `x^{2} + 1`.
   """
-  text = _INVISIBLE.sub("", text).translate(_CHARACTERS)
-  text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
+  text = hide_tags(_HTML_POWER.sub(_as_power, _INVISIBLE.sub("", text).translate(_CHARACTERS)))
+  text = _ROOT.sub(lambda m: rf"\sqrt{_ROOTS[m[1]]}{{{m[2] or m[3]}}}", text)
   text = _DEGREE.sub(r"^\\circ ", text)
-  text = _SUPERSCRIPT.sub(lambda m: "^{" + _nfkc(m[0]) + "}", text)
+  text = _SUPERSCRIPT.sub(lambda m: "^{" + _nfkc(m[0]) + "}" if m.start() else _nfkc(m[0]), text)
   text = _SUBSCRIPT.sub(lambda m: "_{" + _nfkc(m[0]) + "}", text)
   text = plain_signs(_nfkc(text))
-  text = _ENVIRONMENT.sub(" ", _HTML.sub(r"\2", text))
+  text = _SIDE_BY_SIDE.sub(", ", _SPACE_COMMAND.sub(r"\\,", _ENVIRONMENT.sub(" ", text)))
   text = _stripped(_LAYOUT.sub("", _FRACTION_NAME.sub(r"\\frac", text)))
+  text = _STOPPED_TEXT.sub(r"\1}", _OVER.sub(_as_fraction, text))
   text = _GROUPS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
   text = _TEX_SPACE.sub(" ", text).replace("{,}", ",")
   return re.sub(r" {2,}", " ", text.replace("\n", " ")).strip()
+
+
+def _as_power(match: re.Match[str]) -> str:
+  return f"{'^' if match[1].lower() == 'sup' else '_'}{{{match[2]}}}"
+
+
+def _as_fraction(match: re.Match[str]) -> str:
+  above, below = (part for part in match.groups() if part is not None)
+  return rf"\frac{{{above.strip()}}}{{{below.strip()}}}"
 
 
 def _nfkc(text: str) -> str:

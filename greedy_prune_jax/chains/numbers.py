@@ -19,12 +19,17 @@ _NUMBER = re.compile(
 )
 _SCALE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _POWER_OF_TEN = re.compile(
-  r"(?<=\d)\s*(?:\\times|\\cdot|[x*])\s*10\s*\^\s*(?:\{\s*([-+]?\d{1,4})\s*\}|([-+]?\d{1,4}))"
+  r"(?<=\d)\s*(?:\\times|\\cdot|[x*])\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,4})\s*\}|([-+]?\d{1,4}))"
 )
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
 _WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathit|mbox|operatorname|boxed|fbox)(?![A-Za-z])")
 _SIMILAR = re.compile(r"\\(?:approx|simeq|sim|cong|equiv)(?![A-Za-z])|~=|\\=|:=")
-_OTHER_RELATION = re.compile(r"!=|=/=|/=|<>|=<|[<>]=?|\\[a-z]*(?:eq|ne|le|ge|lt|gt)\b")
+_OTHER_RELATION = re.compile(
+  r"!=|=/=|/=|<>|=<|[<>]=?|\\[a-z]*(?:eq|ne|le|ge|lt|gt)\b|\bnot equal to\b|\banything but\b"
+  r"|\b(?:less|more|fewer|greater|smaller|larger|higher|lower|other) than(?=\s*[-$\d])"
+)
+_MONEY_SCALE = re.compile(r"([$£€¥₹]\s*[\d.,]+)\s?(?:([kK])|([mM]n?)|([bB]n?))(?!\w)")  # $2.5M
+_MINUS = re.compile(r"(?i:\A\W*(?:minus|negative)\s+(?=\W?[.\d\\]))")
 # Typography that says nothing about the value; a star between digits multiplies.
 _NOISE = re.compile(r"\\[$%#&]|[$£€¥₹{}_`\"'\\]|(?<![\d*])\*+|\*+(?![\d*])")
 _POWER_OF_UNIT = re.compile(
@@ -54,16 +59,23 @@ def parse_number(text: str) -> Fraction | None:
   """
   if len(text) > _MAX_CHARACTERS:
     return None
+  text = _MONEY_SCALE.sub(_scaled_money, text)
   text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2]}", normal_answer(text))
   text = _SIMILAR.sub("=", _POWER_OF_UNIT.sub(r"\1", _WRAPPER.sub(" ", text)))
   text = re.sub(r"\\div(?![A-Za-z])", _DIVIDED_SIGN, _TIMES.sub(_TIMES_SIGN, text))
   if _OTHER_RELATION.search(text):
     return None
-  *left, last = _FRACTION.sub(_as_quotient, text).split("=")
+  text = _MINUS.sub("-", _FRACTION.sub(_as_quotient, text))
+  *left, last = text.split("=")
   value = _single_number(last)
   if value is None or not all(_states(part, value, last) for part in left):
     return None
   return value
+
+
+def _scaled_money(match: re.Match[str]) -> str:
+  words = ("thousand", "million", "billion")
+  return f"{match[1]} {words[(match.lastindex or 2) - 2]}"
 
 
 def _as_quotient(match: re.Match[str]) -> str:
@@ -93,8 +105,15 @@ def _single_number(text: str) -> Fraction | None:
   value = _value(match)
   if value is None:
     return None
-  scale = re.match(r"\s*(\w+)", text[match.end() :].lower())
-  return value * (_SCALE.get(scale[1], 1) if scale else 1)
+  return value * _scale(text[match.end() :])
+
+
+def _scale(behind: str) -> int:
+  """The factor that a word behind a number stands for: `million`, or `k` without a space."""
+  if re.match(r"k(?!\w)", behind):
+    return 1000
+  word = re.match(r"\s*(\w+)", behind.lower())
+  return _SCALE.get(word[1], 1) if word else 1
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

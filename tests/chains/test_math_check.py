@@ -1,7 +1,6 @@
 import importlib.util
 import signal
 import threading
-import time
 
 import pytest
 
@@ -46,10 +45,10 @@ def test_equality(checker, value, target, equal):
 @needs_math_verify
 def test_a_comparison_that_takes_too_long_is_given_up_and_the_next_one_works():
   checker = MathChecker(seconds=1)
-  checker.equal("1", "1")  # starts the worker, which is not part of the time measured
-  start = time.monotonic()
+  checker.equal("1", "1")  # starts the worker, which may take longer than a comparison
+  process = checker._worker._process
   assert not checker.equal("9^{9^{9^{9}}}", "1")
-  assert time.monotonic() - start < 3
+  assert process.poll() is not None
   assert checker.equal("0.5", r"\frac{1}{2}")
   checker.close()
 
