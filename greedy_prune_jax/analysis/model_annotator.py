@@ -186,7 +186,7 @@ def parse_reply(reply: str, start: int, stop: int) -> list[Category]:
     UserError: it is no JSON of the schema, or does not answer for each position exactly once.
   """
   try:
-    items = read_object(reply, ["labels"])["labels"]
+    items = read_object(reply, REPLY_SCHEMA)["labels"]
     answered = [(fields.get(item, "position", int), Category(item["category"])) for item in items]
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"it is not JSON of the form asked for ({error!r})") from error

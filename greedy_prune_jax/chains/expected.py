@@ -1,13 +1,15 @@
 """The form of a chain's answer and its right value, found in the chain itself."""
 
+import dataclasses
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, AnswerForm, find_answers
+from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, AnswerForm, last_answer
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.errors import UserError
 
 # In this order: a box is a number's marker too, and "the answer is: 5" no letter's.
-_FORMS = (BOXED, NUMBER, LETTER)
+# BOXED's second marker finds what NUMBER's does, which says more.
+_FORMS = (dataclasses.replace(BOXED, markers=BOXED.markers[:1]), NUMBER, LETTER)
 
 
 class Expected(NamedTuple):
@@ -33,12 +35,7 @@ def expected_answer(chain: Chain) -> Expected:
   Raises:
     UserError: no answer of a form that we know is found in the chain's.
   """
-  # BOXED's second marker finds what NUMBER's does, which says more.
-  readings = [
-    (form, answers[-1])
-    for form in _FORMS
-    if (answers := find_answers(chain.answer, form, form.markers[0]))
-  ]
+  readings = [(form, answer) for form in _FORMS if (answer := last_answer(chain.answer, form))]
   if not readings:
     forms = ", ".join(
       form.write(example) for form, example in zip(_FORMS, ("72", "72", "B"), strict=True)

@@ -41,20 +41,33 @@ def find_form(name: str | None) -> ThinkingForm | None:
   return next((form for form in FORMS if form.name == name), None)
 
 
-# Harmony's final channel may follow in other ways than the template's; and decoded without special
-# tokens, nothing is left of its tags but their words.
-_READ_AS = {
+# All that is hidden: tags that say thinking in any spelling (<Think>, <|/think|>, <reasoning>,
+# <seed:think>, <|END_THINKING|>), which end each other, and the forms that are unlike tags.
+_THINK = (
+  r"(?:[a-z]{1,12}[_:]?)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|monologue"
+  r"|analysis)"
+)
+_BEGIN, _END = r"(?:<|&lt;|\u25c1)\s?[|\uff5c]?\s?", r"\s?[|\uff5c]?(?:>|&gt;|\u25b7)"
+_OPENING = rf"{_BEGIN}(?:start_|begin[_\u2581]of[_\u2581])?{_THINK}(?:\s[^<>|]{{0,80}})?{_END}"
+_CLOSING = rf"{_BEGIN}(?:/\s?|end_|end[_\u2581]of[_\u2581]){_THINK}{_END}"
+_HARMONY, _CHANNEL = FORMS[4], FORMS[-1]
+_PATTERNS = {
+  "tag": (_OPENING, _CLOSING),
+  "brackets": (r"\[THINK\]", r"\[/THINK\]"),
+  # The final channel may follow in other ways than the template's; and decoded without special
+  # tokens, nothing is left of the tags but their words.
   "harmony": (
     r"<\|channel\|>\s?(?:analysis|commentary)\b",
-    r"<\|channel\|>\s?final\b(?:<\|message\|>)?",
+    rf"{re.escape(_HARMONY.closing)}|<\|channel\|>\s?final\b(?:<\|message\|>)?",
   ),
   "harmony_words": (r"\A(?:assistant)?analysis(?=[^\W_])", r"assistantfinal"),
+  "channel": (re.escape(_CHANNEL.opening), re.escape(_CHANNEL.closing)),
+  "unused": (r"<unused94>", r"<unused95>"),
 }
-_PATTERNS = {form.name: (re.escape(form.opening), re.escape(form.closing)) for form in FORMS}
 _TAG = re.compile(
   "|".join(
     f"(?P<{side}_{name}>{pattern})"
-    for name, pair in (_PATTERNS | _READ_AS).items()
+    for name, pair in _PATTERNS.items()
     for side, pattern in zip(("open", "close"), pair, strict=True)
   ),
   re.IGNORECASE,
@@ -67,8 +80,9 @@ def hide_thinking(text: str) -> str:
   Thinking that never ends reaches to the end of the text; before a closing tag alone, all is
   thinking, because templates write the opening tag for the model.
   """
+  spans, opened = _thinking_spans(text)
   parts, end = [], 0
-  for start, stop in _thinking_spans(text):
+  for start, stop in spans if opened is None else [*spans, (opened, len(text))]:
     parts += [text[end:start], "\n" * (stop - start)]
     end = stop
   return "".join([*parts, text[end:]])
@@ -76,12 +90,12 @@ def hide_thinking(text: str) -> str:
 
 def never_stops(text: str) -> bool:
   """True if a text begins with thinking that has no end."""
-  begun = text.lstrip()
-  form = next((form for form in FORMS if begun.startswith(form.opening)), None)
-  return form is not None and form.closing not in text
+  _, opened = _thinking_spans(text)
+  return opened is not None and not text[:opened].strip()
 
 
-def _thinking_spans(text: str) -> list[tuple[int, int]]:
+def _thinking_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
+  """The places of all thinking that ends, and where thinking begins that does not."""
   spans: list[tuple[int, int]] = []
   inside, start = None, 0
   for match in _TAG.finditer(text):
@@ -89,12 +103,9 @@ def _thinking_spans(text: str) -> list[tuple[int, int]]:
     if inside is None and side == "open":
       inside, start = name, match.start()
     elif side == "close" and inside in (None, name):
-      if inside is None:
-        spans = [(0, match.end())]
-      else:
-        spans.append((start, match.end()))
+      spans = [*spans, (start, match.end())] if inside else [(0, match.end())]
       inside = None
-  return [*spans, (start, len(text))] if inside else spans
+  return spans, start if inside else None
 
 
 class Thinking(NamedTuple):

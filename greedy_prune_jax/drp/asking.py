@@ -109,7 +109,7 @@ def read_reply(stage: Stage, item: Item, reply: Reply) -> Record:
   if reply.finish_reason == "length":
     raise RefusedReplyError("cut_off", "it was too long and was cut off; be brief")
   try:
-    object_ = mend_object(reply.text, stage.schema["required"])
+    object_ = mend_object(reply.text, stage.schema)
   except UserError as error:
     raise RefusedReplyError("not_json", str(error)) from error
   try:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greedy_prune_jax.chains.thinking import hide_thinking
@@ -33,24 +33,23 @@ def schema_in_words(prompt: ChatPrompt) -> ChatPrompt:
   return dataclasses.replace(prompt, system=system)
 
 
-def read_object(text: str, keys: Collection[str] = ()) -> dict[str, Any]:
+def read_object(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
   """The JSON object that a reply is, or holds among words or in a code block.
 
-  Of several it is the last that has the keys, and what a model thinks before its reply holds none:
-  a draft that it rejected is not its reply. Whether the object follows its schema is for the caller
-  to check: not every endpoint holds to one.
+  Of several it is the last that follows the schema, or else that has its keys; what a model thinks
+  before its reply holds none: a draft that it rejected is not its reply. Whether the object follows
+  its schema is for the caller to check: not every endpoint holds to one.
 
   Raises:
     UserError: there is none.
   """
-  for object_ in _objects(text, keys):
+  for object_ in _objects(text, schema):
     return object_
-  named = f" with {', '.join(keys)}" if keys else ""
-  raise UserError(f"no JSON object{named} is in the reply {_shown(text)}")
+  raise UserError(f"no JSON object with {_named(schema)} is in the reply {_shown(text)}")
 
 
-def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
-  """The JSON object with these keys that a reply is or holds, mended where it is broken.
+def mend_object(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+  """The JSON object of a schema that a reply is or holds, mended where it is broken.
 
   Small models and endpoints that hold to no schema forget quotes, commas and closing brackets; the
   package json-repair puts them back. What a reply that breaks off did not say stays unsaid.
@@ -59,16 +58,39 @@ def mend_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
     UserError: there is none.
     ImportError: the package json-repair is not installed, and the reply is broken.
   """
-  for object_ in (*_objects(text, keys), *_mended(text, keys)):
+  for object_ in (*_objects(text, schema), *_mended(text, schema["required"])):
     return _encodable(object_)
-  raise UserError(f"no JSON object with {', '.join(keys)} is in the reply {_shown(text)}")
+  raise UserError(f"no JSON object with {_named(schema)} is in the reply {_shown(text)}")
 
 
-def _objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
-  """The whole objects of a reply that have the keys, the last first."""
+def _named(schema: Mapping[str, Any]) -> str:
+  return ", ".join(schema["required"])
+
+
+_TYPES = {"object": dict, "array": list, "string": str, "integer": int}
+
+
+def _follows(value: Any, schema: Mapping[str, Any]) -> bool:
+  """Tells whether a value is of a schema's types, with all the keys that it requires."""
+  if "type" not in schema:
+    return value in schema["enum"]
+  kind = _TYPES[schema["type"]]
+  if not isinstance(value, kind) or isinstance(value, bool):
+    return False
+  if kind is list:
+    return all(_follows(item, schema["items"]) for item in value)
+  if kind is dict:
+    properties = schema["properties"]
+    return all(k in value and _follows(value[k], properties[k]) for k in schema["required"])
+  return True
+
+
+def _objects(text: str, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The whole objects with a schema's keys: those that follow it come first, the last before all."""
+  keys = set(schema["required"])
   with contextlib.suppress(ValueError, RecursionError):
     value = json.loads(text)
-    if isinstance(value, dict) and value.keys() >= set(keys):
+    if isinstance(value, dict) and value.keys() >= keys:
       return [value]
   text = hide_thinking(text)
   objects, end = [], 0
@@ -85,9 +107,9 @@ def _objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
       if work < 0:
         break
     else:
-      if value.keys() >= set(keys):
+      if value.keys() >= keys:
         objects.append(value)
-  return objects[::-1]
+  return sorted(objects[::-1], key=lambda value: not _follows(value, schema))
 
 
 def _mended(text: str, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -202,6 +202,21 @@ THINKING = [
   "analysisWell, {}assistantfinal",
   "<seed:think>{}</seed:think>",
   "<think>a</think>no{}</think>",
+  "<reasoning>{}</reasoning>",
+  "{}</reasoning>",
+  "<thoughts>{}</thoughts>",
+  "<scratchpad>{}</scratchpad>",
+  "<|think|>{}<|/think|>",
+  "< think >{}</ think >",
+  "<think budget=9>{}</think>",
+  "&lt;think&gt;{}&lt;/think&gt;",
+  "\u25c1think\u25b7{}\u25c1/think\u25b7",
+  "<\uff5cbegin\u2581of\u2581thinking\uff5c>{}<\uff5cend\u2581of\u2581thinking\uff5c>",
+  "<unused94>thought\n{}<unused95>",
+  "<antthinking>{}</antthinking>",
+  "<think>{}</thinking>",
+  "<thinking>{}</think>",
+  "<|start|>assistant<|channel|>analysis<|message|>{}<|end|><|channel|>final<|message|>",
   "<think>Is it {}? <think> yes</think>",
 ]
 WRONG = {
@@ -226,7 +241,17 @@ def test_thinking_is_never_searched(form, questions):
 
 
 @pytest.mark.parametrize(
-  "opening", ["<think>", "[THINK]", "<|channel|>analysis<|message|>", "<|begin_of_thought|>"]
+  "opening",
+  [
+    *(
+      "<think>",
+      "[THINK]",
+      "<|channel|>analysis<|message|>",
+      "<|begin_of_thought|>",
+      "<Reasoning>",
+    ),
+    *("\u25c1think\u25b7", "<think x='1'>", "<|START_THINKING|>", "<|think|>", "<unused94>"),
+  ],
 )
 @pytest.mark.parametrize("questions", WRONG)
 def test_thinking_that_never_ends_holds_no_answer(opening, questions):
