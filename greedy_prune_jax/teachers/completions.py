@@ -37,12 +37,11 @@ _MOST_TOKENS = 10**9  # of a reply; a count beyond it is none
 # Reasons to end, in the words of OpenAI, Anthropic, Google, Mistral, Hugging Face and others.
 _GOOD_ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text")
 _GOOD_ENDS += ("end", "complete", "completed", "finished", "")
-_CUT_ENDS = ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_length")
-_CUT_ENDS += ("model_length", "token_limit", "context_length", "context_length_exceeded")
-_CUT_ENDS += ("model_context_window_exceeded",)
-_FAILED_ENDS = ("error", "network_error", "content_filter", "insufficient_system_resource", "abort")
-_FAILED_ENDS += ("aborted", "cancelled", "canceled", "timeout", "failed", "sensitive", "safety")
-_FAILED_ENDS += ("recitation", "blocklist", "prohibited_content", "spii", "unknown_error")
+_CUT_END = re.compile(r"length|max_\w*tokens|token_limit|context_window")
+_FAILED_END = re.compile(
+  r"error|fail|abort|cancel|timeout|filter|safety|sensitive|recitation|blocklist|blocked|prohibited"
+  r"|spii|moderation|guardrail|toxic|malformed|insufficient|overload|unavailable|disconnect"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,16 +168,17 @@ def read_completion(
   choices = body.get("choices") if isinstance(body, dict) else None
   choice = choices[0] if isinstance(choices, list) and choices else None
   message = choice.get("message") if isinstance(choice, dict) else None
-  if not isinstance(choice, dict) or not isinstance(message, dict):
+  is_failure = isinstance(body, dict) and body.get("error")
+  if is_failure or not isinstance(choice, dict) or not isinstance(message, dict):
     raise FailedRequestError(words_of(shown), body=shown)
   end = _end(choice.get("finish_reason"), shown)
-  if choice.get("error") or end in _FAILED_ENDS:
+  if choice.get("error") or _FAILED_END.search(end):
     said = f": {words_of(json.dumps(choice['error']))}" if choice.get("error") else ""
     raise FailedRequestError(f"the reply ended with {end or 'an error'!r}{said}", body=shown)
   text, thinking, refusal = _texts(message, shown)
   usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
   written, read = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")
-  if not (text or thinking or refusal or written):
+  if not (text.strip() or thinking.strip() or refusal or written):
     raise FailedRequestError("the reply is empty", body=shown)
   text, end = _cut(text, end, settings.stop_strings)
   details = usage.get("completion_tokens_details")
@@ -209,7 +209,7 @@ def _end(reason: Any, shown: str) -> str:
   known = (reason or "").strip().lower()
   if known in _GOOD_ENDS:
     return STOPPED
-  if known in _CUT_ENDS:
+  if _CUT_END.search(known) and not _FAILED_END.search(known):
     return CUT_OFF
   return REFUSED if known == "refusal" else known
 

@@ -1,5 +1,6 @@
 """Requests that failed: whether they may pass, how long to wait, and what happened, in words."""
 
+import contextlib
 import datetime
 import email.utils
 import html
@@ -93,12 +94,17 @@ def retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
       continue
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
-  try:
-    date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-  except (ValueError, TypeError, OverflowError):
-    return 0.0
-  now = datetime.datetime.now(date.tzinfo)
-  return max(0.0, (date - now).total_seconds())
+  date = _date(headers.get("retry-after", ""))
+  return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds()) if date else 0.0
+
+
+def _date(text: str) -> datetime.datetime | None:
+  """A date in any form of HTTP's, or in ISO 8601's; UTC where it names no zone."""
+  for parse in (email.utils.parsedate_to_datetime, datetime.datetime.fromisoformat):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+      date = parse(text.strip())
+      return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+  return None
 
 
 def wait_before(attempt: int, backoff: float, asked: float, share: float) -> float:

@@ -86,7 +86,7 @@ def _follows(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _objects(text: str, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The whole objects with a schema's keys: those that follow it come first, the last before all."""
+  """The whole objects with a schema's keys: those that follow it first, from the last back."""
   keys = set(schema["required"])
   with contextlib.suppress(ValueError, RecursionError):
     value = json.loads(text)

@@ -47,6 +47,15 @@ FAILURES = {
     "no capacity",
   ),
   "an error's text under 200": (Answer({"error": "no capacity"}), "no capacity"),
+  "an error beside a reply": (
+    reply({"content": "4"}, error={"message": "no capacity"}),
+    "no capacity",
+  ),
+  "an error of the provider's own": (completion("4", "UPSTREAM_ERROR"), "'upstream_error'"),
+  "a filter of another name": (completion("4", "content-filtered"), "'content-filtered'"),
+  "a guardrail": (completion("4", "guardrail_intervened"), "'guardrail_intervened'"),
+  "white space of no tokens": (completion(" \n", tokens=(10, 0)), "the reply is empty"),
+  "white space and no usage": (completion("\n", tokens=None), "the reply is empty"),
   "a detail under 200": (Answer({"detail": "no capacity"}), "no capacity"),
   "a page under 200": (
     Answer("<html><style>b {}</style><b>Sorry</b>, we&#39;re busy</html>"),
@@ -85,7 +94,7 @@ def test_a_failure_is_no_answer_but_tried_again_and_told_in_its_own_words(case):
   ("reason", "known"),
   [
     *[(x, "stop") for x in ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "STOP", None)],
-    *[(x, "length") for x in ("length", "max_tokens", "MAX_TOKENS", "model_length")],
+    *[(x, "length") for x in ("length", "max_tokens", "MAX_TOKENS", "model_length", "token_limit")],
     ("Meteor", "meteor"),
   ],
 )
@@ -260,16 +269,26 @@ def test_what_a_server_refuses_is_named_by_its_setting_and_can_be_left_out(messa
     assert server.questions()[-1] == "Be brief.\n\n2 + 2?"
 
 
-def test_the_time_to_wait_is_read_in_all_its_forms():
+def test_the_time_to_wait_is_read_in_all_its_forms(monkeypatch):
+  monkeypatch.setenv("TZ", "Asia/Tokyo")  # a date without a zone is UTC's wherever it is read
+  time.tzset()
+
   def wait(**headers):
     return failures.retry_after({name.replace("_", "-"): value for name, value in headers.items()})
 
   later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
   assert 50 < wait(retry_after=email.utils.format_datetime(later, usegmt=True)) <= 60
   assert wait(retry_after="Wed, 21 Oct 2015 07:28:00 GMT") == 0
+  assert 50 < wait(retry_after=later.strftime("%A, %d-%b-%y %H:%M:%S GMT")) <= 60
+  assert 50 < wait(retry_after=later.strftime("%a %b %d %H:%M:%S %Y")) <= 60
+  assert 50 < wait(retry_after=later.strftime("%a, %d %b %Y %H:%M:%S -0000")) <= 60
+  assert 50 < wait(retry_after=later.isoformat()) <= 60
+  assert 50 < wait(retry_after=later.strftime("%Y-%m-%dT%H:%M:%SZ")) <= 60
   assert wait(retry_after="2.5") == 2.5
   assert wait(retry_after_ms="1500", retry_after="9") == 1.5
   assert [wait(retry_after=x) for x in ("soon", "nan", "inf", "-3", "")] == [0] * 5
+  monkeypatch.undo()
+  time.tzset()
 
 
 def test_waits_have_a_limit():
