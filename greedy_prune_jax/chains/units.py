@@ -91,7 +91,7 @@ class Unit(NamedTuple):
 
   Attributes:
     dimensions: base units and their powers, sorted by name.
-    factor: from the unit to that product.
+    factor: number of such products that make one unit.
   """
 
   dimensions: tuple[tuple[str, int], ...]
