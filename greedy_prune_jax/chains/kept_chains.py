@@ -49,7 +49,7 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
   """The chain that is left at a keep ratio.
 
   Raises:
-    UserError: the chain was not pruned so far, or nothing is left of it.
+    UserError: the chain was not pruned so far, or nothing is left of it that a text can spell.
   """
   chain, num_tokens = pruned.chain, len(pruned.reasoning_ids)
   try:
@@ -61,6 +61,11 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
     ) from error
   spans = _joined(_token_spans(pruned.reasoning_tokens, positions))
   reasoning = "".join(chain.reasoning[start:end] for start, end in spans)
+  if reasoning != pruned.spell(positions):
+    raise UserError(
+      f"chain {chain.id}: parts of characters are left at {keep_ratio}, which no text can spell; "
+      "prune with unit=word to keep characters whole"
+    )
   if not reasoning.strip():
     raise UserError(f"chain {chain.id}: nothing of its reasoning is left at {keep_ratio}")
   before = chain.extra.get(KEY)

@@ -38,18 +38,38 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
   "alpha_pattern": (),
   "layer_replication": (),
   "trainable_token_indices": (),
+  "target_parameters": (),
+  "alora_invocation_tokens": (),  # which change the weights behind certain tokens alone
+  "use_qalora": (False,),
+  "use_bdlora": (),
+  "kasa_config": (),
+  "monteclora_config": (),
+  "arrow_config": (),
+  "revision": ("main",),
+  # Others (pissa, olora, loftq, corda) change the base's own weights too.
+  "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
 }
+_NO_WEIGHTS = ("adapter_", "training_args", "optimizer", "scheduler", "rng_state", "scaler")
+_WEIGHTS_OF_MODELS = ("model*.safetensors", "consolidated*.safetensors", "*.bin", "*.pth", "*.gguf")
 
 
 def is_adapter(folder: Path) -> bool:
   """Tells whether a folder holds an adapter.
 
   Raises:
-    UserError: it holds weights of a model too, so that one cannot tell which is meant.
+    UserError: it holds weights of a model too, so that one cannot tell which is meant, or only a
+      part of an adapter.
   """
   if not (folder / CONFIG).exists():
+    if parts := sorted(folder.glob("adapter_model*")):
+      raise UserError(
+        f"{folder}: {parts[0].name} is part of a LoRA adapter, but there is no {CONFIG}. Add it,"
+        " or take the adapter out of the folder to use the weights without it."
+      )
     return False
-  if weights := sorted(folder.glob("model*.safetensors")):
+  files = (path for pattern in _WEIGHTS_OF_MODELS for path in folder.glob(pattern))
+  # Trainers leave their arguments and optimizer beside an adapter.
+  if weights := sorted(path for path in files if not path.name.startswith(_NO_WEIGHTS)):
     raise UserError(
       f"{folder / CONFIG}: a LoRA adapter beside the weights of a model, {weights[0].name}. Move "
       "one of them to a folder of its own and pass the folder that you mean."

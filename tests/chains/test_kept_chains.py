@@ -69,3 +69,10 @@ def test_too_little_is_named_or_left_out(first, tmp_path):
   assert [one.id for one in bad] == ["a"]
   with pytest.raises(UserError, match="nothing of its reasoning"):
     list(read_kept(path, 0.5))
+
+
+@pytest.mark.parametrize("left", [2, 3])
+def test_parts_of_a_character_are_no_chain(first, left):
+  torn = pruned(first.chain, TOKENS, (5 - left, 4, 0))
+  with pytest.raises(UserError, match=r"parts of characters are left at 0\.5.*unit=word"):
+    kept_chain(torn, 0.5, "x")

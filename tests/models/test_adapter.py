@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.adapter import is_adapter
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_config, load_model, portable_name
 from tests.helpers.gguf_files import write_gguf
@@ -73,11 +74,32 @@ def test_base_may_be_a_gguf_file(tmp_path):
   )
 
 
-def test_adapter_beside_weights_is_refused(tmp_path):
+@pytest.mark.parametrize(
+  "name", ["model.safetensors", "pytorch_model.bin", "consolidated.00.pth", "q.gguf"]
+)
+def test_adapter_beside_weights_is_refused(name, tmp_path):
   make_adapter(tmp_path)
-  os.rename(tmp_path / "base" / "model.safetensors", tmp_path / "adapter" / "model.safetensors")
-  with pytest.raises(UserError, match=r"adapter beside the weights of a model, model\.safetensors"):
+  os.rename(tmp_path / "base" / "model.safetensors", tmp_path / "adapter" / name)
+  with pytest.raises(UserError, match=f"adapter beside the weights of a model, {name}"):
     load_model(str(tmp_path / "adapter"), "float32")
+
+
+def test_what_a_trainer_leaves_beside_an_adapter_is_no_model(tmp_path):
+  make_adapter(tmp_path)
+  for name in ("training_args.bin", "optimizer.bin", "scheduler.bin"):
+    (tmp_path / "adapter" / name).write_bytes(b"x")
+  assert is_adapter(tmp_path / "adapter")
+
+
+def test_an_adapter_without_its_config_is_refused(tmp_path):
+  make_adapter(tmp_path)
+  os.rename(
+    tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "base" / "adapter_model.bin"
+  )
+  with pytest.raises(
+    UserError, match=r"adapter_model\.bin is part of a LoRA adapter, but there is no"
+  ):
+    load_model(str(tmp_path / "base"), "float32")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,11 @@ def test_adapter_beside_weights_is_refused(tmp_path):
     ({"bias": "all"}, "bias='all' is not supported"),
     ({"modules_to_save": ["lm_head"]}, "modules_to_save=.* is not supported"),
     ({"rank_pattern": {"q_proj": 4}}, "rank_pattern=.* is not supported"),
+    ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' is not supported"),
+    ({"init_lora_weights": "olora"}, "init_lora_weights='olora' is not supported"),
+    ({"alora_invocation_tokens": [1, 2]}, r"alora_invocation_tokens=\[1, 2\] is not supported"),
+    ({"target_parameters": ["x"]}, "target_parameters=.* is not supported"),
+    ({"revision": "abc"}, "revision='abc' is not supported"),
     ({"r": 0}, "r=0; expected a whole number from 1 to"),
     ({"r": None}, "not a usable config of a LoRA adapter"),
     ({"base_model_name_or_path": None}, 'base_model_name_or_path" must be a string, not null'),
