@@ -55,6 +55,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
   ]
   tables = [
     _rank_table(runs, ranks, on),
+    *([_difference_table(runs)] if len(runs) > 1 else []),
     _curve_table("survival", names, shares, survival, on),
     _line_table("run_lengths", "share deleted", names, early, lengths, on),
     _line_table("positions", "place", names, places, positions, on),
@@ -95,6 +96,21 @@ def _rank_table(runs: Sequence[LabelledRun], ranks: Sequence[Interval], on: str)
     rows.append([run.name, "unlabelled", int(counts[-1]), None, None, None])
   caption = f"Mean normalised prune rank of each category with 95% intervals over chains ({on})."
   return Table("ranks", caption, ("run", "category", "tokens", *_INTERVAL), rows)
+
+
+def _difference_table(runs: Sequence[LabelledRun]) -> Table:
+  """Ranks of each run's categories less those of the first, on the chains that both have."""
+  first, *others = runs
+  rows: list[list[Cell]] = []
+  for run in others:
+    difference, num_chains = patterns.paired_rank_differences(run, first)
+    for i, category in enumerate(Category):
+      rows.append([run.name, str(category), num_chains, *interval_cells(difference, i)])
+  caption = (
+    f"Mean normalised prune rank of each category less that in {first.name}, on the same chains, "
+    "with 95% intervals over chains. Above 0 it leaves later than there."
+  )
+  return Table("rank_differences", caption, ("run", "category", "chains", *_INTERVAL), rows)
 
 
 def _curve_table(name, names, shares, curves, on) -> Table:

@@ -30,11 +30,13 @@ class LabelledRun:
     name: the run's name in the report.
     chains: pruned chains, at least one.
     labels: one entry a chain.
+    surprisals: nats of the tokens of each chain; None where they were not computed.
   """
 
   name: str
   chains: Sequence[PrunedChain]
   labels: Sequence[Labels]
+  surprisals: Sequence[Sequence[float]] | None = None
 
   def __post_init__(self):
     for chain, labels in zip(self.chains, self.labels, strict=True):
@@ -116,6 +118,28 @@ def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
     means = weighted_sums(weights, sums) / weighted_sums(weights, counts)
   differences = means - means[:, [list(Category).index(baseline)]]
   return percentile_interval(differences[0], differences[1:])
+
+
+def paired_rank_differences(run: LabelledRun, reference: LabelledRun) -> tuple[Interval, int]:
+  """Mean normalised rank of each category less that in another run of the same chains.
+
+  Both runs of a chain are resampled together, so that what chains have in common cancels out.
+
+  Returns:
+    Arrays [C], and the number of chains that both runs have; NaN where they have none.
+  """
+  places = {chain.chain.id: i for i, chain in enumerate(reference.chains)}
+  pairs = [(i, places[c.chain.id]) for i, c in enumerate(run.chains) if c.chain.id in places]
+  if not pairs:
+    return Interval(*np.full((3, len(Category)), np.nan)), 0
+  weights = np.concatenate([np.ones((1, len(pairs))), resample_weights(len(pairs))])
+  means = []
+  for one, chosen in zip((run, reference), map(list, zip(*pairs, strict=True)), strict=True):
+    sums, counts = _rank_sums(one)
+    with np.errstate(divide="ignore", invalid="ignore"):
+      means.append(weighted_sums(weights, sums[chosen]) / weighted_sums(weights, counts[chosen]))
+  differences = means[0] - means[1]
+  return percentile_interval(differences[0], differences[1:]), len(pairs)
 
 
 def _rank_sums(run: LabelledRun) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B C"]]:

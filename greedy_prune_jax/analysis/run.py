@@ -106,11 +106,17 @@ def run_analysis(
   if "importances" in settings.parts:
     judged = [run for run in runs if all(map(has_importances, run.chains))]
     sections += [importance_section(judged)] if judged else []
+  stores = []
   if "regression" in settings.parts:
-    sections.append(_regression(settings, sources, runs, workdir))
+    stores = _feature_stores(settings, sources, workdir)
+    sections.append(_regression(settings, sources, runs, stores, workdir))
   if "viewer" in settings.parts:
     limit = settings.viewer_chains or None
-    shown = [LabelledRun(run.name, run.chains[:limit], run.labels[:limit]) for run in runs]
+    surprisals = [_surprisals(store)[:limit] for store in stores] or [None] * len(runs)
+    shown = [
+      LabelledRun(run.name, run.chains[:limit], run.labels[:limit], values)
+      for run, values in zip(runs, surprisals, strict=True)
+    ]
     write_viewer(workdir / "viewer.html", shown)
   write_report(workdir, provenance=_provenance(settings, sources), sections=sections)
 
@@ -210,16 +216,12 @@ def _regression(
   settings: AnalyzeSettings,
   sources: Sequence[Source],
   runs: Sequence[LabelledRun],
+  stores: Sequence[FeatureStore],
   workdir: Path,
 ) -> Section:
-  """Features, regressions, and a fitted ranking of each run."""
-  shardings = weight_shardings(make_mesh(settings.mesh))
-  get_model = functools.cache(
-    lambda name: load_model(name, jnp.dtype(settings.dtype), shardings=shardings)
-  )
+  """Regressions, and a fitted ranking of each run."""
   data, rankings = [], []
-  for source, run in zip(sources, runs, strict=True):
-    store = _features(settings, source, workdir, get_model)
+  for source, run, store in zip(sources, runs, stores, strict=True):
     counts = TokenCounts.of([chain.reasoning_ids for chain in run.chains])
     data.append(collect_rank_data(run, store, counts))
     ranking = fit_ranking(
@@ -230,6 +232,22 @@ def _regression(
   scores = workdir / "regressions.jsonl"
   rows = run_regressions(scores, data, settings.regressors, settings.late_share)
   return regression_section(data, rankings, rows, settings.late_share)
+
+
+def _feature_stores(
+  settings: AnalyzeSettings, sources: Sequence[Source], workdir: Path
+) -> list[FeatureStore]:
+  """Attention features of all runs; a model of several is loaded once."""
+  shardings = weight_shardings(make_mesh(settings.mesh))
+  get_model = functools.cache(
+    lambda name: load_model(name, jnp.dtype(settings.dtype), shardings=shardings)
+  )
+  return [_features(settings, source, workdir, get_model) for source in sources]
+
+
+def _surprisals(store: FeatureStore) -> list[Sequence[float]]:
+  """Nats of the tokens of each chain."""
+  return [store.surprisal[store.rows(chain)].tolist() for chain in range(len(store.ids))]
 
 
 def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_model) -> FeatureStore:

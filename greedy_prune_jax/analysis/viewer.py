@@ -7,8 +7,11 @@ from typing import Any
 import jinja2
 
 from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.chains.answers import find_answers
 from greedy_prune_jax.chains.categories import GUIDE, Category
-from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_of
+from greedy_prune_jax.chains.expected import expected_answer
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import replace_file
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -44,16 +47,21 @@ def viewer_data(runs: Sequence[LabelledRun]) -> dict[str, Any]:
 
 def _run_data(run: LabelledRun) -> dict[str, Any]:
   first = run.chains[0]
+  surprisals = run.surprisals or [None] * len(run.chains)
   index_of = {category: i for i, category in enumerate(Category)}
   return {
     "name": run.name,
     "about": (
-      f"{first.pruner}, objective {first.objective}, search {first.search}, unit {first.unit}, "
-      f"{len(run.chains)} chains"
+      f"{first.pruner}, ranking {first.ranking}, objective {first.objective}, "
+      f"search {first.search}, unit {first.unit}, {len(run.chains)} chains"
     ),
     "chains": [
-      _chain_data(chain) | {"labels": [None if x is None else index_of[x] for x in labels]}
-      for chain, labels in zip(run.chains, run.labels, strict=True)
+      _chain_data(chain)
+      | {
+        "labels": [None if x is None else index_of[x] for x in labels],
+        "surprisal": None if surprisal is None else [round(float(x), 3) for x in surprisal],
+      }
+      for chain, labels, surprisal in zip(run.chains, run.labels, surprisals, strict=True)
     ],
   }
 
@@ -63,6 +71,9 @@ def _chain_data(chain: PrunedChain) -> dict[str, Any]:
     "id": chain.chain.id,
     "question": chain.chain.question,
     "answer": chain.chain.answer,
+    "target": chain.chain.target,
+    "right": _is_right(chain.chain),
+    "ratios": _ratios(chain),
     "tokens": chain.reasoning_tokens,
     "deletions": chain.deletions,
     "nll": {
@@ -71,3 +82,23 @@ def _chain_data(chain: PrunedChain) -> dict[str, Any]:
       if name in chain.nll
     },
   }
+
+
+def _ratios(chain: PrunedChain) -> dict[str, int]:
+  """Deletions at each keep ratio that the chain was pruned to."""
+  total = len(chain.reasoning_ids)
+  kept = {key: int(total * ratio) for key in chain.pruned if (ratio := ratio_of(key)) is not None}
+  least = total - len(chain.deletion_order)
+  return {key: chain.deletions_to(number) for key, number in kept.items() if number >= least}
+
+
+def _is_right(chain: Chain) -> bool | None:
+  """Tells whether a chain's own answer is the gold answer; None where either is not known."""
+  if chain.target is None:
+    return None
+  try:
+    expected = expected_answer(chain)
+  except UserError:
+    return None
+  answer = find_answers(chain.answer, expected.form, expected.form.markers[0])[-1].value.text
+  return expected.form.is_right(answer, chain.target)

@@ -49,6 +49,30 @@ def test_ranks_by_category_and_their_difference():
   np.testing.assert_array_equal(patterns.category_counts(run), [300, 0, 0, 0, 0, 300, 0])
 
 
+def test_differences_of_two_runs_are_paired_by_chain():
+  """Chains differ far more than the runs; in pairs the difference of 2 places in 19 is exact."""
+  rng = np.random.default_rng(0)
+  runs = {"later": [], "earlier": []}
+  for i in range(12):
+    place = int(rng.integers(0, 17))
+    for name, rank in (("later", place + 2), ("earlier", place)):
+      order = list(range(1, 20))
+      order.insert(rank, 0)  # the only symbol is token 0
+      runs[name].append(pruned_chain(["x"] * 20, order, f"c/{i}"))
+  labels = [(Category.SYMBOLIC_MATH, *(Category.FUNCTION,) * 19)] * 12
+  later = LabelledRun("later", runs["later"][::-1], labels)
+  earlier = LabelledRun("earlier", runs["earlier"][:10], labels[:10])
+  difference, num_chains = patterns.paired_rank_differences(later, earlier)
+  assert num_chains == 10
+  for bound in difference:
+    np.testing.assert_allclose(bound[SYMBOL], 2 / 19)
+    np.testing.assert_allclose(bound[FUNCTION], -2 / 19 / 19)
+  apart = LabelledRun("apart", [pruned_chain(["x"] * 20, [0], "other")], labels[:1])
+  difference, num_chains = patterns.paired_rank_differences(later, apart)
+  assert num_chains == 0
+  assert np.isnan(difference.estimate).all()
+
+
 def test_the_grid_stops_where_the_shallowest_chain_did():
   chains = [pruned_chain(["x"] * 10, range(8)), pruned_chain(["x"] * 20, range(6))]
   np.testing.assert_allclose(patterns.share_grid(chains, 0.1), [0, 0.1, 0.2, 0.3])

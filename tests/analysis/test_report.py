@@ -36,7 +36,7 @@ def test_the_report_folder_is_complete_and_inert(browser, tmp_path):  # noqa: F8
   write_report(tmp_path, provenance=provenance, sections=[pattern_section(runs), agreement])
   found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
   plots = {"survival", "ranks", "run_lengths", "positions", "confusion_0"}
-  tables = {"survival", "ranks", "run_lengths", "positions", "agreement"}
+  tables = {"survival", "ranks", "rank_differences", "run_lengths", "positions", "agreement"}
   assert found == (
     {"report.html"}
     | {f"plots/{plot}.{ending}" for plot in plots for ending in ("png", "svg")}
@@ -50,6 +50,15 @@ def test_the_report_folder_is_complete_and_inert(browser, tmp_path):  # noqa: F8
   )
   assert loaded == [True] * len(plots)
   assert NAME in browser.execute_script("return document.body.textContent")
+  links = browser.execute_script(
+    "return [...document.querySelectorAll('nav a')].map(a => [a.textContent,"
+    " document.querySelector(a.getAttribute('href')).firstElementChild.textContent])"
+  )
+  assert [title for title, head in links if title == head] == [
+    "What leaves when",
+    "Agreement of annotators",
+    "What was run",
+  ]
   assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 

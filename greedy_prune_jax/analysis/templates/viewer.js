@@ -4,7 +4,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const PLOT = { width: 640, height: 230, left: 52, right: 12, top: 12, bottom: 40 };
 
 function make(parent, tag, className, text) {
   const element = document.createElement(tag);
@@ -14,218 +13,15 @@ function make(parent, tag, className, text) {
   return element;
 }
 
-function draw(parent, tag, attributes, text) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  if (text !== undefined) element.textContent = text;
-  parent.append(element);
-  return element;
-}
-
-const categoryName = (index) => (index === null ? "unlabelled" : data.categories[index].name);
-const categoryClass = (index) => "token " + (index === null ? "cx" : "c" + index);
-const visible = (text) => JSON.stringify(text);
-
-// One run's view of one chain.
-class Panel {
-  constructor(parent, run, chain, index) {
-    this.chain = chain;
-    this.step = 0;
-    this.last = [];  // positions that the last deletion removed
-    this.root = make(parent, "section", "panel");
-    this.root.setAttribute("aria-label", "Run " + run.name);
-    make(this.root, "h2", "", run.name);
-    make(this.root, "p", "about", run.about);
-    this.addTokens(index);
-    this.addLegend();
-    this.addCurves();
-    const details = make(this.root, "details");
-    make(details, "summary", "", "Text that is left");
-    this.left = make(details, "p", "left");
-    this.root.dataset.step = "0";
-  }
-
-  addTokens(index) {
-    const { tokens, deletions, labels } = this.chain;
-    this.stepOf = new Array(tokens.length).fill(Infinity);
-    this.numGone = [0];  // tokens, after each deletion of a unit
-    deletions.forEach((unit, step) => {
-      for (const position of unit) this.stepOf[position] = step + 1;
-      this.numGone.push(this.numGone[step] + unit.length);
-    });
-    this.box = make(this.root, "div", "tokens");
-    this.box.tabIndex = 0;
-    this.box.setAttribute("role", "listbox");
-    this.box.setAttribute("aria-label", "Reasoning tokens; arrow keys go from token to token");
-    this.spans = tokens.map((text, position) => {
-      const span = make(this.box, "span", categoryClass(labels[position]), text);
-      span.id = "t" + index + "-" + position;
-      span.setAttribute("role", "option");
-      span.dataset.position = position;
-      return span;
-    });
-    this.current = 0;
-    this.box.addEventListener("mouseover", (event) => this.point(event.target, event));
-    this.box.addEventListener("mouseleave", hideTip);
-    this.box.addEventListener("focus", () => this.goTo(this.current));
-    this.box.addEventListener("blur", hideTip);
-    this.box.addEventListener("keydown", (event) => this.onKey(event));
-  }
-
-  addLegend() {
-    const list = make(this.root, "ul", "legend");
-    list.setAttribute("aria-label", "Tokens of each category that are left");
-    this.legend = data.categories.map((category, index) => {
-      const item = make(list, "li", "c" + index);
-      item.title = category.meaning;
-      return item;
-    });
-    const count = (index) => this.chain.labels.filter((label) => label === index).length;
-    this.totals = data.categories.map((_, index) => count(index));
-  }
-
-  addCurves() {
-    const { joint = [], answer = [] } = this.chain.nll;
-    const svg = draw(this.root, "svg", {
-      viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, class: "nll", role: "img",
-      "aria-label": "Mean negative log-likelihood, joint and of the answer, against deletions",
-    });
-    const values = [...joint, ...answer].filter((value) => value !== null);
-    const low = Math.min(0, ...values), high = Math.max(1e-6, ...values);
-    const steps = Math.max(1, this.chain.deletions.length);
-    const { width, height, left, right, top, bottom } = PLOT;
-    this.x = (step) => left + (step / steps) * (width - left - right);
-    const y = (value) => height - bottom - ((value - low) / (high - low)) * (height - top - bottom);
-    for (const share of [0, 0.5, 1]) {
-      const value = low + share * (high - low);
-      draw(svg, "line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) });
-      draw(svg, "text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2));
-      const step = Math.round(share * steps);
-      const anchor = share === 1 ? "end" : share ? "middle" : "start";
-      draw(svg, "text", { x: this.x(step), y: height - bottom + 17, "text-anchor": anchor }, step);
-    }
-    const middle = (left + width - right) / 2;
-    draw(svg, "text", { x: middle, y: height - 4, "text-anchor": "middle" },
-      "deletions (NLL in nats per token)");
-    for (const [name, curve] of [["joint", joint], ["answer", answer]]) {
-      const points = curve.flatMap((value, step) => (
-        value === null ? [] : [this.x(step).toFixed(1) + "," + y(value).toFixed(1)]));
-      draw(svg, "polyline", { class: name, points: points.join(" ") });
-    }
-    this.mark = draw(svg, "line", { class: "mark", y1: top, y2: height - bottom });
-    this.values = make(this.root, "p", "values");
-    this.jointValue = make(this.values, "span", "joint");
-    this.values.append(" \u00b7 ");
-    this.answerValue = make(this.values, "span", "answer");
-    svg.addEventListener("click", (event) => {
-      const box = svg.getBoundingClientRect();
-      const place = ((event.clientX - box.left) / box.width) * width;
-      const share = (place - left) / (width - left - right);
-      setStep(Math.round(Math.min(1, Math.max(0, share)) * Number(slider.max)));
-    });
-  }
-
-  // The first step at which at least a share of the tokens is gone.
-  stepAt(share) {
-    const wanted = Math.round(share * this.chain.tokens.length);
-    const found = this.numGone.findIndex((count) => count >= wanted);
-    return found < 0 ? this.chain.deletions.length : found;
-  }
-
-  show(step) {
-    const { tokens, deletions, labels, nll } = this.chain;
-    const [from, to] = [Math.min(step, this.step), Math.max(step, this.step)];
-    for (let k = from; k < to; k += 1) {
-      for (const position of deletions[k]) this.spans[position].classList.toggle("gone", step > k);
-    }
-    for (const position of this.last) this.spans[position].classList.remove("last");
-    this.last = step ? deletions[step - 1] : [];
-    for (const position of this.last) this.spans[position].classList.add("last");
-    this.step = step;
-    this.root.dataset.step = step;
-    const kept = data.categories.map(() => 0);
-    const text = [];
-    // Tokens without a text and the next that has one make up a character; see `spell_kept`.
-    let group = [];
-    tokens.forEach((token, position) => {
-      const isLeft = this.stepOf[position] > step;
-      if (isLeft && labels[position] !== null) kept[labels[position]] += 1;
-      group.push(isLeft);
-      if (!token && position < tokens.length - 1) return;
-      text.push(group.every(Boolean) ? token : "\ufffd".repeat(group.filter(Boolean).length));
-      group = [];
-    });
-    this.legend.forEach((item, index) => {
-      item.textContent = `${categoryName(index)} ${kept[index]}/${this.totals[index]}`;
-      item.hidden = this.totals[index] === 0;
-    });
-    this.left.textContent = text.join("");
-    const value = (curve) => {
-      const found = curve ? curve[step] : undefined;
-      return found === undefined || found === null ? "none" : found.toFixed(3);
-    };
-    this.jointValue.textContent = `\u2014 joint ${value(nll.joint)}`;
-    this.answerValue.textContent = `- - answer ${value(nll.answer)}`;
-    this.mark.setAttribute("x1", this.x(step));
-    this.mark.setAttribute("x2", this.x(step));
-  }
-
-  describe(position) {
-    const step = this.stepOf[position];
-    // The place in the order of deletion, in which the tokens of a unit follow one another.
-    const rank = this.numGone[step - 1] + this.chain.deletions[step - 1]?.indexOf(position);
-    const when = step === Infinity ? "never deleted" : `deletion ${step}, rank ${rank}`;
-    const state = step <= this.step ? "gone" : "still there";
-    const name = categoryName(this.chain.labels[position]);
-    return `${visible(this.chain.tokens[position])}\n${name}\n${when}, ${state}`;
-  }
-
-  point(target, event) {
-    if (target.dataset.position === undefined) return hideTip();
-    showTip(this.describe(Number(target.dataset.position)), event.clientX, event.clientY);
-  }
-
-  goTo(position) {
-    this.spans[this.current].classList.remove("current");
-    this.spans[this.current].setAttribute("aria-selected", "false");
-    this.current = position;
-    const span = this.spans[position];
-    span.classList.add("current");
-    span.setAttribute("aria-selected", "true");
-    span.setAttribute("aria-label", this.describe(position));
-    this.box.setAttribute("aria-activedescendant", span.id);
-    const place = span.getBoundingClientRect();
-    showTip(this.describe(position), place.left, place.bottom);
-  }
-
-  onKey(event) {
-    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -10, ArrowDown: 10 };
-    const end = this.spans.length - 1;
-    let target = event.key === "Home" ? 0 : event.key === "End" ? end : undefined;
-    if (event.key in moves) target = this.current + moves[event.key];
-    if (event.key === "Escape") hideTip();
-    if (target === undefined) return;
-    event.preventDefault();
-    this.goTo(Math.min(end, Math.max(0, target)));
-  }
-}
-
-function showTip(text, x, y) {
-  const tip = byId("tip");
-  tip.textContent = text;
-  tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  tip.style.left = Math.max(4, Math.min(x + 12, innerWidth - box.width - 4)) + "px";
-  tip.style.top = (y + 16 + box.height > innerHeight ? y - box.height - 24 : y + 16) + "px";
-}
-
-function hideTip() {
-  byId("tip").hidden = true;
-}
+{% include "viewer_chart.js" %}
+{% include "viewer_panel.js" %}
+{% include "viewer_export.js" %}
 
 const slider = byId("step");
 const selects = [byId("run0"), byId("run1")];
 let panels = [];
+let player = null;  // the timer while it plays
+let linkTimer = null;
 
 function option(select, value, text) {
   make(select, "option", "", text).value = value;
@@ -248,10 +44,50 @@ function setStep(step) {
   const gone = clipped ? `; last gone: ${visible(text)}, ${[...names].join(", ")}` : "";
   byId("status").textContent = `${numGone} of ${total} tokens deleted (${percent}%)${gone}`;
   slider.setAttribute("aria-valuetext", byId("status").textContent);
+  showParting();
+  writeLink();
+}
+
+const sameTokens = (one, other) => one.length === other.length && one.every((text, i) => text === other[i]);
+
+// Two runs of the same tokens: the first deletion in which they differ, and what they keep now.
+function showParting() {
+  const [first, second] = panels;
+  const comparable = second && sameTokens(first.chain.tokens, second.chain.tokens);
+  byId("parting").hidden = !comparable;
+  for (const panel of panels) panel.markParted(null);
+  if (!comparable) return;
+  const [one, other] = [first.chain.deletions, second.chain.deletions];
+  const shorter = Math.min(one.length, other.length);
+  const step = one.findIndex((unit, k) => k >= shorter || unit.join() !== other[k].join());
+  const words = (unit) => visible(unit.map((position) => first.chain.tokens[position]).join(""));
+  first.markParted(second);
+  second.markParted(first);
+  const now = `now ${first.parted.length} tokens are kept by one and not by the other (dotted)`;
+  byId("parting-text").textContent = step < 0 || step >= shorter
+    ? `The two orders are equal for ${shorter} deletions; ${now}.`
+    : `The two orders part at deletion ${step + 1}: ${words(one[step])} and ${words(other[step])}; ${now}.`;
+  byId("part").hidden = step < 0 || step >= shorter;
+  byId("part").onclick = () => setStep(step + 1);
+}
+
+function addRatios() {
+  const [{ chain, numGone }] = panels;
+  const steps = Math.max(1, chain.deletions.length);
+  byId("ratios").replaceChildren();
+  for (const [ratio, step] of Object.entries(chain.ratios)) {
+    const button = make(byId("ratios"), "button", "", ratio);
+    button.setAttribute("aria-label", `Go to keep ratio ${ratio}`);
+    button.type = "button";
+    button.style.setProperty("--place", step / steps);
+    button.title = `${chain.tokens.length - numGone[step]} tokens`;
+    button.addEventListener("click", () => setStep(step));
+  }
 }
 
 function showChain() {
   hideTip();
+  play(false);
   const id = byId("chain").value;
   byId("panels").replaceChildren();
   panels = [];
@@ -260,24 +96,90 @@ function showChain() {
     const run = data.runs[Number(select.value)];
     const chain = run.chains.find((candidate) => candidate.id === id);
     if (chain) panels.push(new Panel(byId("panels"), run, chain, index));
-    else make(byId("panels"), "section", "panel", `${run.name} has no chain ${id}.`);
+    else if (id) make(byId("panels"), "section", "panel", `${run.name} has no chain ${id}.`);
   });
+  byId("about").hidden = !panels.length;
   if (!panels.length) return;
-  byId("question").textContent = panels[0].chain.question;
-  byId("answer").textContent = panels[0].chain.answer;
-  slider.max = panels[0].chain.deletions.length;
+  const { chain } = panels[0];
+  byId("chain-id").textContent = chain.id;
+  byId("question").textContent = chain.question;
+  byId("answer").textContent = chain.answer;
+  const verdict = { true: ": the chain is right", false: ": the chain is wrong" }[chain.right] || "";
+  byId("target").textContent = chain.target === null ? "not known" : chain.target + verdict;
+  slider.max = chain.deletions.length;
+  for (const panel of panels) panel.paint(byId("colour").value);
+  addRatios();
   setStep(0);
 }
 
+const ORDERS = {
+  file: () => 0,
+  id: (one, other) => one.id.localeCompare(other.id, undefined, { numeric: true }),
+  short: (one, other) => one.tokens.length - other.tokens.length,
+  long: (one, other) => other.tokens.length - one.tokens.length,
+};
+
 function listChains() {
   const select = byId("chain"), before = select.value;
-  select.replaceChildren();
+  const wanted = byId("search").value.toLowerCase(), verdict = byId("verdict").value;
   const { chains } = data.runs[Number(selects[0].value)];
-  for (const chain of chains) {
-    option(select, chain.id, `${chain.id} (${chain.tokens.length} tokens)`);
+  const found = chains
+    .filter((chain) => !verdict || String(chain.right) === verdict)
+    .filter((chain) => (chain.id + "\n" + chain.question).toLowerCase().includes(wanted))
+    .sort(ORDERS[byId("sort").value]);
+  select.replaceChildren();
+  for (const chain of found) {
+    const verdictText = { true: ", right", false: ", wrong" }[chain.right] || "";
+    option(select, chain.id, `${chain.id} (${chain.tokens.length} tokens${verdictText})`);
   }
-  if (chains.some((chain) => chain.id === before)) select.value = before;
+  byId("count").textContent = `${found.length} of ${chains.length} chains`;
+  if (found.some((chain) => chain.id === before)) select.value = before;
+  if (select.value !== before || !panels.length || !found.length) showChain();
+}
+
+function play(on) {
+  clearInterval(player);
+  player = null;
+  byId("play").textContent = on ? "Pause" : "Play";
+  if (!on) return;
+  const most = Number(slider.max);
+  if (Number(slider.value) >= most) setStep(0);
+  const stride = Math.max(1, Math.round(most / 150));  // long chains take half a minute, too
+  player = setInterval(() => {
+    setStep(Number(slider.value) + stride);
+    if (Number(slider.value) >= most) play(false);
+  }, 200);
+}
+
+// The link's part behind `#`: what is shown, so that a link leads here again. Browsers allow few
+// changes of it a second, so it is written when the slider rests.
+function writeLink() {
+  clearTimeout(linkTimer);
+  linkTimer = setTimeout(writeLinkNow, 200);
+}
+
+function writeLinkNow() {
+  const names = { chain: byId("chain").value, step: slider.value, colour: byId("colour").value };
+  selects.forEach((select, index) => { names["run" + index] = select.value; });
+  try {
+    history.replaceState(null, "", "#" + new URLSearchParams(names));
+  } catch {
+    // A page within a notebook has no address of its own.
+  }
+}
+
+const has = (select, value) => [...select.options].some((choice) => choice.value === value);
+
+function readLink() {
+  const link = new URLSearchParams(location.hash.slice(1));
+  for (const [name, select] of [["run0", selects[0]], ["run1", selects[1]], ["colour", byId("colour")]]) {
+    if (link.has(name) && has(select, link.get(name))) select.value = link.get(name);
+  }
+  listChains();
+  if (has(byId("chain"), link.get("chain"))) byId("chain").value = link.get("chain");
   showChain();
+  const step = Number(link.get("step"));
+  if (Number.isInteger(step)) setStep(step);
 }
 
 function start() {
@@ -286,12 +188,21 @@ function start() {
     for (const select of selects) option(select, String(index), run.name);
   });
   if (data.runs.length > 1) selects[1].value = "1";
-  selects[0].addEventListener("change", listChains);
+  byId("verdict-label").hidden = !data.runs.some((run) => run.chains.some((chain) => chain.right !== null));
+  selects[0].addEventListener("change", () => { listChains(); showChain(); });
   selects[1].addEventListener("change", showChain);
   byId("chain").addEventListener("change", showChain);
+  for (const id of ["search", "sort", "verdict"]) byId(id).addEventListener("input", listChains);
   slider.addEventListener("input", () => setStep(Number(slider.value)));
   byId("back").addEventListener("click", () => setStep(Number(slider.value) - 1));
   byId("forth").addEventListener("click", () => setStep(Number(slider.value) + 1));
+  byId("play").addEventListener("click", () => play(player === null));
+  byId("colour").addEventListener("change", () => {
+    for (const panel of panels) panel.paint(byId("colour").value);
+    writeLink();
+  });
+  byId("svg").addEventListener("click", () => save(fileName() + ".svg", "image/svg+xml", pictureAsSvg()));
+  byId("json").addEventListener("click", () => save(fileName() + ".json", "application/json", chainAsJson()));
   for (const radio of document.getElementsByName("deleted")) {
     radio.addEventListener("change", () => {
       byId("panels").classList.toggle("hide", radio.value === "hide" && radio.checked);
@@ -303,7 +214,8 @@ function start() {
       (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
     root.dataset.theme = now === "dark" ? "light" : "dark";
   });
-  listChains();
+  addEventListener("hashchange", readLink);
+  readLink();
 }
 
 start();

@@ -1,0 +1,229 @@
+// One run's view of one chain: its tokens, its categories, its curves, its texts.
+
+const categoryName = (index) => (index === null ? "unlabelled" : data.categories[index].name);
+const visible = (text) => JSON.stringify(text);
+
+class Panel {
+  constructor(parent, run, chain, index) {
+    this.run = run;
+    this.chain = chain;
+    this.step = 0;
+    this.last = [];  // positions that the last deletion removed
+    this.parted = [];  // positions that the other run treats otherwise
+    this.root = make(parent, "section", "panel");
+    this.root.setAttribute("aria-label", "Run " + run.name);
+    make(this.root, "h2", "", run.name);
+    make(this.root, "p", "about", run.about);
+    this.countDeletions();
+    this.addTokens(index);
+    this.legend = make(this.root, "ul", "legend");
+    this.legend.setAttribute("aria-label", "Colours of the tokens");
+    this.chart = new Chart(this.root, chain, this.numGone);
+    this.addTexts();
+    this.root.dataset.step = "0";
+  }
+
+  countDeletions() {
+    const { tokens, deletions } = this.chain;
+    this.stepOf = new Array(tokens.length).fill(Infinity);
+    this.numGone = [0];  // tokens, after each deletion of a unit
+    deletions.forEach((unit, step) => {
+      for (const position of unit) this.stepOf[position] = step + 1;
+      this.numGone.push(this.numGone[step] + unit.length);
+    });
+  }
+
+  addTokens(index) {
+    this.box = make(this.root, "div", "tokens");
+    this.box.tabIndex = 0;
+    this.box.setAttribute("role", "listbox");
+    this.box.setAttribute("aria-label", "Reasoning tokens; arrow keys go from token to token");
+    this.spans = this.chain.tokens.map((text, position) => {
+      const span = make(this.box, "span", "token", text);
+      span.id = "t" + index + "-" + position;
+      span.setAttribute("role", "option");
+      span.dataset.position = position;
+      return span;
+    });
+    this.current = 0;
+    this.box.addEventListener("mouseover", (event) => this.point(event.target, event));
+    this.box.addEventListener("mouseleave", hideTip);
+    this.box.addEventListener("focus", () => this.goTo(this.current));
+    this.box.addEventListener("blur", hideTip);
+    this.box.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  addTexts() {
+    const details = make(this.root, "details");
+    make(details, "summary", "", "Text that is left");
+    this.left = make(details, "p", "left");
+    const ratios = Object.entries(this.chain.ratios);
+    if (!ratios.length) return;
+    const kept = make(this.root, "details");
+    make(kept, "summary", "", "Text at each keep ratio");
+    for (const [ratio, step] of ratios) {
+      const left = this.chain.tokens.length - this.numGone[step];
+      make(kept, "p", "ratio-head", `keep ${ratio}: ${left} tokens`);
+      make(kept, "p", "left", this.textAt(step));
+    }
+  }
+
+  // Shares from 0 to 1 that colour the tokens, by rank or surprisal; null for categories.
+  shares(colour) {
+    const { deletions, surprisal } = this.chain;
+    if (colour === "rank") {
+      return this.stepOf.map((step) => Math.min(1, (step - 1) / Math.max(1, deletions.length)));
+    }
+    if (colour !== "surprisal" || !surprisal) return null;
+    const top = Math.max(1e-6, ...surprisal);
+    return surprisal.map((value) => Math.sqrt(Math.max(0, value) / top));
+  }
+
+  paint(colour) {
+    this.colour = colour;
+    const shares = this.shares(colour);
+    this.spans.forEach((span, position) => {
+      const label = this.chain.labels[position];
+      const category = label === null ? "cx" : "c" + label;
+      for (const name of [...span.classList]) if (/^c\w$|^scaled$/.test(name)) span.classList.remove(name);
+      span.classList.add(shares ? "scaled" : category);
+      if (shares) span.style.setProperty("--share", Math.round(100 * shares[position]) + "%");
+    });
+    this.fillLegend();
+  }
+
+  fillLegend() {
+    this.legend.replaceChildren();
+    const { labels, surprisal } = this.chain;
+    if (this.colour !== "category") {
+      const top = surprisal ? Math.max(...surprisal).toFixed(1) : "";
+      const ends = this.colour === "rank"
+        ? ["deleted first", "deleted last, or never"]
+        : surprisal ? ["0 nats", `${top} nats, on a square-root scale`] : null;
+      if (!ends) {
+        make(this.legend, "li", "", "no surprisals: analyze stores them with its part regression");
+        return;
+      }
+      ends.forEach((text, end) => {
+        const item = make(this.legend, "li", "scaled", text);
+        item.style.setProperty("--share", end * 100 + "%");
+      });
+      return;
+    }
+    const gone = (position) => this.stepOf[position] <= this.step;
+    const list = [...data.categories.keys()];
+    const total = list.map(() => 0), kept = list.map(() => 0);
+    labels.forEach((label, position) => {
+      if (label === null) return;
+      total[label] += 1;
+      if (!gone(position)) kept[label] += 1;
+    });
+    for (const index of list) {
+      if (!total[index]) continue;
+      const text = `${categoryName(index)} ${kept[index]}/${total[index]}`;
+      make(this.legend, "li", "c" + index, text).title = data.categories[index].meaning;
+    }
+  }
+
+  // The first step at which at least a share of the tokens is gone.
+  stepAt(share) {
+    const wanted = Math.round(share * this.chain.tokens.length);
+    const found = this.numGone.findIndex((count) => count >= wanted);
+    return found < 0 ? this.chain.deletions.length : found;
+  }
+
+  // Tokens without a text and the next that has one make up a character; see `spell_kept`.
+  textAt(step) {
+    const { tokens } = this.chain;
+    const text = [];
+    let group = [];
+    tokens.forEach((token, position) => {
+      group.push(this.stepOf[position] > step);
+      if (!token && position < tokens.length - 1) return;
+      text.push(group.every(Boolean) ? token : "\ufffd".repeat(group.filter(Boolean).length));
+      group = [];
+    });
+    return text.join("");
+  }
+
+  show(step) {
+    const { deletions } = this.chain;
+    const [from, to] = [Math.min(step, this.step), Math.max(step, this.step)];
+    for (let k = from; k < to; k += 1) {
+      for (const position of deletions[k]) this.spans[position].classList.toggle("gone", step > k);
+    }
+    for (const position of this.last) this.spans[position].classList.remove("last");
+    this.last = step ? deletions[step - 1] : [];
+    for (const position of this.last) this.spans[position].classList.add("last");
+    this.step = step;
+    this.root.dataset.step = step;
+    this.left.textContent = this.textAt(step);
+    if (this.colour === "category") this.fillLegend();
+    this.chart.show(step);
+  }
+
+  // Marks the tokens that another run of the same tokens keeps where this one does not.
+  markParted(other) {
+    for (const position of this.parted) this.spans[position].classList.remove("parted");
+    this.parted = [];
+    if (!other) return;
+    this.stepOf.forEach((step, position) => {
+      if (step <= this.step !== other.stepOf[position] <= other.step) this.parted.push(position);
+    });
+    for (const position of this.parted) this.spans[position].classList.add("parted");
+  }
+
+  describe(position) {
+    const step = this.stepOf[position];
+    // The place in the order of deletion, in which the tokens of a unit follow one another.
+    const rank = this.numGone[step - 1] + this.chain.deletions[step - 1]?.indexOf(position);
+    const when = step === Infinity ? "never deleted" : `deletion ${step}, rank ${rank}`;
+    const state = step <= this.step ? "gone" : "still there";
+    const name = categoryName(this.chain.labels[position]);
+    const surprisal = this.chain.surprisal
+      ? `\nsurprisal ${this.chain.surprisal[position].toFixed(2)} nats` : "";
+    return `${visible(this.chain.tokens[position])}\n${name}${surprisal}\n${when}, ${state}`;
+  }
+
+  point(target, event) {
+    if (target.dataset.position === undefined) return hideTip();
+    showTip(this.describe(Number(target.dataset.position)), event.clientX, event.clientY);
+  }
+
+  goTo(position) {
+    this.spans[this.current].classList.remove("current");
+    this.spans[this.current].setAttribute("aria-selected", "false");
+    this.current = position;
+    const span = this.spans[position];
+    span.classList.add("current");
+    span.setAttribute("aria-selected", "true");
+    span.setAttribute("aria-label", this.describe(position));
+    this.box.setAttribute("aria-activedescendant", span.id);
+    const place = span.getBoundingClientRect();
+    showTip(this.describe(position), place.left, place.bottom);
+  }
+
+  onKey(event) {
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -10, ArrowDown: 10 };
+    const end = this.spans.length - 1;
+    let target = event.key === "Home" ? 0 : event.key === "End" ? end : undefined;
+    if (event.key in moves) target = this.current + moves[event.key];
+    if (event.key === "Escape") hideTip();
+    if (target === undefined) return;
+    event.preventDefault();
+    this.goTo(Math.min(end, Math.max(0, target)));
+  }
+}
+
+function showTip(text, x, y) {
+  const tip = byId("tip");
+  tip.textContent = text;
+  tip.hidden = false;
+  const box = tip.getBoundingClientRect();
+  tip.style.left = Math.max(4, Math.min(x + 12, innerWidth - box.width - 4)) + "px";
+  tip.style.top = (y + 16 + box.height > innerHeight ? y - box.height - 24 : y + 16) + "px";
+}
+
+function hideTip() {
+  byId("tip").hidden = true;
+}

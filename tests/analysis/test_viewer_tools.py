@@ -1,0 +1,237 @@
+"""Tools of the viewer: colours, keep ratios, two orders, lists of chains, links, files."""
+
+import dataclasses
+import json
+import time
+from xml.etree import ElementTree
+
+import pytest
+
+from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.viewer import viewer_data, write_viewer
+from greedy_prune_jax.chains.categories import Category
+from tests.analysis.test_viewer import move_slider
+from tests.helpers.browser import browser  # noqa: F401 - a fixture
+from tests.helpers.planted import pruned_chain
+
+TOKENS = ["So", " 4", " plus", " 3", " is", " 7"]
+LABELS = (Category.META_DISCOURSE, *(Category.SYMBOLIC_MATH,) * 5)
+SURPRISAL = [4.0, 1.0, 0.25, 0.0, 2.0, 3.0]
+
+
+def chain(
+  order, chain_id="c/0", ranking="greedy", *, answer="7", target="7", tokens=TOKENS, keep=0.5
+):
+  made = pruned_chain(tokens, order, chain_id, answer=f'{{"answer": "{answer}"}}')
+  kept = int(len(tokens) * keep)
+  reached = len(tokens) - len(order) <= kept
+  return dataclasses.replace(
+    made,
+    chain=dataclasses.replace(made.chain, target=target),
+    ranking=ranking,
+    pruned={str(keep): made.spell(made.kept_positions(kept))} if reached else {},
+  )
+
+
+def run(name, *chains, surprisals=None):
+  return LabelledRun(
+    name, chains, [(LABELS * 99)[: len(c.reasoning_ids)] for c in chains], surprisals
+  )
+
+
+@pytest.fixture
+def show(browser, tmp_path):  # noqa: F811
+  """Opens the viewer of some runs and gives a function that runs JavaScript there."""
+
+  def opened(*runs, link=""):
+    write_viewer(tmp_path / "viewer.html", runs)
+    browser.get_log("browser")
+    browser.get("about:blank")
+    browser.get((tmp_path / "viewer.html").as_uri() + link)
+    return browser.execute_script
+
+  return opened
+
+
+def choose(script, name, value):
+  script(
+    "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
+    "s.dispatchEvent(new Event('input')); s.dispatchEvent(new Event('change'))",
+    name,
+    value,
+  )
+
+
+def text_of(script, name):
+  return script("return document.getElementById(arguments[0]).textContent", name)
+
+
+def options(script):
+  return script("return [...document.getElementById('chain').options].map(o => o.value)")
+
+
+def test_tokens_are_coloured_by_rank_and_by_surprisal(show):
+  script = show(run("r", chain([2, 0, 4, 3]), surprisals=[SURPRISAL]))
+  shares = "return panels[0].spans.map(s => s.style.getPropertyValue('--share'))"
+  choose(script, "colour", "rank")
+  assert script(shares) == ["25%", "100%", "0%", "75%", "50%", "100%"]
+  choose(script, "colour", "surprisal")
+  assert script(shares) == ["100%", "50%", "25%", "0%", "71%", "87%"]
+  assert "surprisal 0.25 nats" in script("return panels[0].describe(2)")
+  colours = script("return panels[0].spans.map(s => getComputedStyle(s).backgroundColor)")
+  assert len(set(colours)) == len(TOKENS)
+  choose(script, "colour", "category")
+  assert script("return document.querySelectorAll('.token.scaled').length") == 0
+  assert script("return document.querySelectorAll('.token.c0').length") == 5
+
+
+def test_surprisals_that_there_are_not_are_told(show):
+  script = show(run("r", chain([2])))
+  choose(script, "colour", "surprisal")
+  assert "analyze stores them" in script("return document.querySelector('.legend').textContent")
+
+
+def test_keep_ratios_stand_on_the_slider_and_their_texts_below(show):
+  script = show(run("r", chain([2, 0, 4, 3])))
+  assert text_of(script, "ratios") == "0.5"
+  script("document.querySelector('#ratios button').click()")
+  assert text_of(script, "status").startswith("3 of 6 tokens deleted (50%)")
+  texts = script("return [...document.querySelectorAll('.left')].map(p => p.textContent)")
+  assert texts == [" 4 3 7", " 4 3 7"]
+  assert script("return document.querySelector('.ratio-head').textContent") == "keep 0.5: 3 tokens"
+
+
+def test_two_orders_part_where_they_do(show, browser):  # noqa: F811
+  script = show(run("a", chain([2, 0, 4])), run("b", chain([2, 5, 0], ranking="random")))
+  move_slider(browser, 2)
+  assert 'part at deletion 2: "So" and " 7"' in text_of(script, "parting-text")
+  assert "now 2 tokens" in text_of(script, "parting-text")
+  marked = "return [...document.querySelectorAll('.parted')].map(s => s.id)"
+  assert script(marked) == ["t0-0", "t0-5", "t1-0", "t1-5"]
+  move_slider(browser, 0)
+  assert script(marked) == []
+  browser.find_element("id", "part").click()
+  assert script("return panels[0].step") == 2
+  script = show(run("a", chain([2, 0])), run("b", chain([2, 0])))
+  assert "equal for 2 deletions" in text_of(script, "parting-text")
+  script = show(run("a", chain([1])), run("b", chain([1], tokens=["other", " tokens"])))
+  assert script("return document.getElementById('parting').hidden")
+
+
+def test_chains_are_searched_sorted_and_filtered(show):
+  chains = [
+    chain([0], "x/10"),
+    chain([0], "x/2", tokens=TOKENS * 2, answer="8"),
+    chain([0], "y/1", tokens=TOKENS[:3], target=None),
+  ]
+  script = show(run("r", *chains))
+  assert options(script) == ["x/10", "x/2", "y/1"]
+  for order, expected in [
+    ("id", ["x/2", "x/10", "y/1"]),
+    ("short", ["y/1", "x/10", "x/2"]),
+    ("long", ["x/2", "x/10", "y/1"]),
+  ]:
+    choose(script, "sort", order)
+    assert options(script) == expected
+  choose(script, "verdict", "false")
+  assert options(script) == ["x/2"]
+  assert text_of(script, "chain-id") == "x/2"
+  assert text_of(script, "target") == "7: the chain is wrong"
+  choose(script, "verdict", "true")
+  assert text_of(script, "target") == "7: the chain is right"
+  choose(script, "verdict", "")
+  choose(script, "search", "OF Y")
+  assert options(script) == ["y/1"]
+  assert text_of(script, "target") == "not known"
+  assert text_of(script, "count") == "1 of 3 chains"
+  choose(script, "search", "<nothing>")
+  assert options(script) == []
+  assert script("return document.querySelectorAll('.token').length") == 0
+
+
+def test_a_link_leads_to_chain_and_step(show, browser):  # noqa: F811
+  runs = [run(name, chain([2, 0], "a b/<1>&"), chain([3, 1], "second")) for name in ("r", "s")]
+  script = show(*runs)
+  choose(script, "chain", "second")
+  choose(script, "colour", "rank")
+  choose(script, "run1", "")
+  move_slider(browser, 2)
+  time.sleep(1)  # it is written when the slider rests
+  link = script("return location.hash")
+  script = show(*runs, link=link)
+  assert script("return [panels.length, panels[0].step, panels[0].chain.id]") == [1, 2, "second"]
+  assert script("return panels[0].colour") == "rank"
+  script("location.hash = '#chain=a+b%2F%3C1%3E%26&step=1'")
+  time.sleep(0.3)
+  assert script("return [panels[0].step, panels[0].chain.id]") == [1, "a b/<1>&"]
+
+
+@pytest.mark.parametrize(
+  "link", ["#chain=%3Cimg%20src=x%3E&step=1e9&run0=9&run1=x&colour=none", "#%E0%A4%A", "#step=-1"]
+)
+def test_a_link_that_leads_nowhere_shows_the_first_chain(show, browser, link):  # noqa: F811
+  script = show(run("r", chain([2, 0])), link=link)
+  assert script("return panels[0].chain.id") == "c/0"
+  assert script("return panels[0].step") in (0, 2)
+  assert script("return document.querySelectorAll('img').length") == 0
+  assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_it_plays_to_the_end_and_stops(show):
+  script = show(run("r", chain([2, 0, 4])))
+  script("document.getElementById('play').click()")
+  assert text_of(script, "play") == "Pause"
+  deadline = time.monotonic() + 60
+  while text_of(script, "play") == "Pause" and time.monotonic() < deadline:
+    time.sleep(0.1)
+  assert text_of(script, "play") == "Play"
+  assert script("return panels[0].step") == 3
+
+
+def test_what_is_shown_can_be_saved(show, browser):  # noqa: F811
+  first = chain([2, 0, 4])
+  script = show(run("r", first, surprisals=[SURPRISAL]))
+  move_slider(browser, 1)
+  (saved,) = json.loads(script("return chainAsJson()"))
+  assert saved["tokens"] == TOKENS
+  assert saved["deletions"] == [[2], [0], [4]]
+  assert saved["left"] == "So 4 3 is 7"
+  assert (saved["step"], saved["run"], saved["target"]) == (1, "r", "7")
+  for colour in ("category", "rank"):
+    choose(script, "colour", colour)
+    picture = script("return pictureAsSvg()")
+    root = ElementTree.fromstring(picture)
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert set(TOKENS) < set(texts)
+    assert "reasoning tokens deleted" in texts
+    assert "color(" not in picture
+    assert "var(" not in picture
+  links = "const a = []; HTMLAnchorElement.prototype.click = function () { a.push([this.download,"
+  links += " this.href.split(':')[0]]); }; for (const id of ['svg', 'json'])"
+  links += " document.getElementById(id).click(); return a"
+  assert script(links) == [["c_0-1.svg", "blob"], ["c_0-1.json", "blob"]]
+
+
+def test_axes_have_their_own_titles_and_the_range_of_the_curves(show):
+  script = show(run("r", chain([2, 0, 4])))
+  texts = script("return [...document.querySelectorAll('.nll text')].map(t => t.textContent)")
+  assert "NLL, nats per token" in texts
+  assert "reasoning tokens deleted" in texts
+  numbers = [float(text) for text in texts if text.replace(".", "").isdigit()]
+  assert 0.6 in numbers  # answer: 0.5 to 0.65, joint: 1.0 to 1.3
+  assert script("return panels[0].chart.range[0]") == pytest.approx(0.5 - 0.04 * 0.8)
+  assert script("return document.getElementById('status').textContent").startswith("0 of 6 tokens")
+
+
+def test_runs_of_one_objective_are_told_apart():
+  runs = [run("a", chain([2])), run("b", chain([2], ranking="random"))]
+  about = [data["about"] for data in viewer_data(runs)["runs"]]
+  assert len(set(about)) == 2
+  assert "ranking random, objective joint" in about[1]
+
+
+def test_no_chain_is_right_whose_answer_cannot_be_read():
+  made = chain([2])
+  unread = dataclasses.replace(made, chain=dataclasses.replace(made.chain, answer="so be it"))
+  runs = [run("a", unread, made)]
+  assert [c["right"] for c in viewer_data(runs)["runs"][0]["chains"]] == [None, True]
