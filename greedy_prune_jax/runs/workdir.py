@@ -240,7 +240,7 @@ class Workdir:
     path = self.path / "config.json"
     # Empty files may be those that this run's other processes have just made.
     has_results = any(
-      file.stat().st_size for folder in self._outputs.values() for file in folder.glob("*.jsonl")
+      file.lstat().st_size for folder in self._outputs.values() for file in folder.glob("*.jsonl")
     )
     if has_results and not path.exists():
       raise UserError(
@@ -251,10 +251,11 @@ class Workdir:
 
   def _holds_anything(self) -> bool:
     """Tells whether any file but the config and the locks has something in it."""
-    files = (path for path in self.path.rglob("*") if path.is_file())
+    files = (path for path in self.path.rglob("*") if not path.is_dir())
     own = ("config.json", "config.json.new")
     return any(
-      path.stat().st_size and path.parent.name != "locks" and path.name not in own for path in files
+      path.lstat().st_size and path.parent.name != "locks" and path.name not in own
+      for path in files
     )
 
   def _repair_files_of_others(self, num_processes: int) -> None:

@@ -19,7 +19,7 @@ def inputs(tmp_path_factory):
 
 def end_of(process):
   """The status and the last line of the log; no traceback is in it."""
-  _, said = process.communicate(timeout=300)
+  _, said = process.communicate(timeout=1200)
   assert "Traceback" not in said
   assert "Exception" not in said
   return process.returncode, said.splitlines()[-1]
@@ -57,7 +57,7 @@ def test_a_log_that_cannot_be_written_ends_no_run(job, inputs, tmp_path):
   with open("/dev/full", "w") as full:
     config = tiny_jobs.CONFIGS[job](inputs)
     process = tiny_jobs.start(job, config, tmp_path / "run", inputs, stderr=full)
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=1200)
   assert process.returncode == 0
   assert out
   for path in (tmp_path / "run").glob("*/process-*.jsonl"):

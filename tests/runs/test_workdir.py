@@ -270,3 +270,13 @@ def test_a_partial_result_that_was_changed_is_named(tmp_path, old, new):
     pytest.raises(UserError, match=r"process-00000.jsonl, line 2: .*Remove the line"),
   ):
     run.load_unfinished()
+
+
+@pytest.mark.parametrize("target", ["process-00000.jsonl", "nowhere/x"])
+def test_a_link_to_nothing_in_place_of_an_output_is_a_message(tmp_path, target):
+  open_workdir(tmp_path).__exit__()
+  path = tmp_path / "pruned" / "process-00000.jsonl"
+  path.unlink()
+  path.symlink_to(target)
+  with pytest.raises(UserError, match=r"cannot write .*process-00000\.jsonl"):
+    open_workdir(tmp_path)
