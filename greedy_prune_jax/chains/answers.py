@@ -249,7 +249,7 @@ _NUMBER_BELOW = re.compile(
   rf"(?:\*\*|(?:\$\$|\\\[|\\\(|`{{3}}\w{{0,8}}|{_ENVIRONMENT})\s{{0,8}})?)"
   rf"(?=[-+]?\\?[$£€]?[-+]?\.?{_DIGIT}|\\frac)"
 )
-_CUT_OFF = re.compile(r"\\(?:boxed|fbox)")  # a box that has no end
+_CUT_OFF = re.compile(r"\\(?:[bB]oxed|fbox|framebox)")  # a box that has no end
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[.](?=\*)")
 
 

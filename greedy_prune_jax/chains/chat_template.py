@@ -29,8 +29,8 @@ _PLAIN = (
 # one that Llama 3 falls back to): a macro, because transformers lets no function into a template.
 _DAY = datetime.datetime(2024, 7, 26)
 _DATE_CODES = (  # all of strftime's
-  *(f"%-{letter}" for letter in "dmyHIMSj"),
-  *(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTRen%"),
+  *(f"%-{letter}" for letter in "dmyHIMSjeklCUWVu"),
+  *(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTRengklPrCt%"),
 )
 _FIXED_DATE = (
   "{%- macro strftime_now(format) -%}{{ format"

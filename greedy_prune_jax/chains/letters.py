@@ -39,7 +39,7 @@ _OTHERS = re.compile(
 # `B. Franklin, (H)`
 _SURNAME = re.compile(
   r"\.\s(?!(?:Not|Unlike|Options?|Choices?|So|Thus|Hence|Therefore|Because|Since|Note)\b)"
-  r"[A-Z][\w-]{1,30}(?:\s[A-Z][\w-]{1,30})?,?\s(?:(?:which|that) is |i\.e\.,? |so )?"
+  r"[A-Z][\w-]{1,30}(?:,|\s[A-Z][\w-]{1,30},?)\s(?:(?:which|that) is |i\.e\.,? |so )?"
   rf"(?:{_OPTION}\s{{1,4}})?\((?P<letter>[A-J])\)\s{{0,4}}(?:[.;!\n]|$)"
 )
 # `13, which is D.`, `13, so D`, `13, D.`

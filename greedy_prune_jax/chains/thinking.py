@@ -48,7 +48,8 @@ _THINK = (
   r"|analysis)"
 )
 _BEGIN, _END = r"(?:<|&lt;|\u25c1)\s?[|\uff5c]?\s?", r"\s?[|\uff5c]?(?:>|&gt;|\u25b7)"
-_OPENING = rf"{_BEGIN}(?:start_|begin[_\u2581]of[_\u2581])?{_THINK}(?:\s[^<>|]{{0,80}})?{_END}"
+_START = r"(?!end[_\u2581])(?:start_|begin[_\u2581]of[_\u2581])?"
+_OPENING = rf"{_BEGIN}{_START}{_THINK}(?:\s[^<>|]{{0,80}})?{_END}"
 _CLOSING = rf"{_BEGIN}(?:/\s?|end_|end[_\u2581]of[_\u2581]){_THINK}{_END}"
 _HARMONY, _CHANNEL = FORMS[4], FORMS[-1]
 _PATTERNS = {

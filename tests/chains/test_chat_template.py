@@ -73,7 +73,9 @@ def test_dates_do_not_change_from_day_to_day():
   assert load(DATED_IF_IT_CAN).prompt("Why?").startswith("26 Jul 2024\n<|start|>user\n")
 
 
-@pytest.mark.parametrize("code", "aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTRe")
+@pytest.mark.parametrize(
+  "code", [*"aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTReCgklPrt", "-I", "-j", "-e", "-l", "-U"]
+)
 def test_every_code_of_a_date_is_that_of_the_fixed_day(code):
   day = datetime.datetime(2024, 7, 26)
   source = "It is {{ strftime_now('%" + code + " of %Y') }}.\n" + CHATML

@@ -203,6 +203,8 @@ THINKING = [
   "<seed:think>{}</seed:think>",
   "<think>a</think>no{}</think>",
   "<reasoning>{}</reasoning>",
+  "<|START_THINKING|>{}<|END_THINKING|>",
+  "{}<|END_THINKING|>",
   "{}</reasoning>",
   "<thoughts>{}</thoughts>",
   "<scratchpad>{}</scratchpad>",
