@@ -292,6 +292,7 @@ def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
   assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|start|>user\nx<|end|>\n"
 
 
+@pytest.mark.slow
 def test_peft_reads_the_adapter(run, base, tmp_path):
   run("run", export="last", **LORA)
   ids = torch.arange(20)[None] + 5
@@ -335,6 +336,7 @@ def test_a_student_learns_8_chains_and_then_writes_them(run, base, tmp_path):
   assert ids.index(stop, prompt.shape[1]) == len(ids) - 1, "transformers stops by itself"
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, tmp_path, caplog):
   run("whole", keep_checkpoints=3)
   run("damaged", stop_after=5, keep_checkpoints=3)
@@ -361,6 +363,7 @@ def test_a_run_whose_workdir_is_deleted_ends_and_makes_no_new_one(run, tmp_path,
   assert not (tmp_path / "gone" / "ended.json").exists()
 
 
+@pytest.mark.slow
 def test_from_random_weights(run, tmp_path):
   """A student from nothing learns, is read back as it was, and starts as the seed says."""
   changes = {

@@ -153,6 +153,7 @@ def test_lora_merged_equals_lora_applied():
   assert before - plain > 1, "it has learned something"
 
 
+@pytest.mark.slow
 def test_lora_begins_as_the_model_and_only_its_matrices_are_in_the_state():
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
   weights = flat_params(model.params)

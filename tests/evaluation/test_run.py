@@ -222,6 +222,7 @@ def test_keep_ratios_that_nobody_is_told_are_refused(base, tmp_path, evaluate):
       evaluate(str(model), keep_ratios=(0.5,))
 
 
+@pytest.mark.slow
 def test_one_name_for_two_models_is_refused(base, tmp_path, evaluate):
   evaluate(f"x={base / 'model'}", num_questions=1)
   make_model(tmp_path / "other")

@@ -124,6 +124,7 @@ def test_one_by_one_equal_arms_would_be_called_different_often():
   assert alone / 100 > 0.15
 
 
+@pytest.mark.slow
 def test_intervals_over_questions_alone_would_not():
   """Shows the need for the seeds' part of the error."""
   rng = np.random.default_rng(0)
@@ -135,6 +136,7 @@ def test_intervals_over_questions_alone_would_not():
   assert held / 300 < 0.85
 
 
+@pytest.mark.slow
 def test_over_seeds_alone_would_not_where_arms_differ_in_their_questions():
   """Shows the need for the questions' part of the error, also with many seeds."""
   rng = np.random.default_rng(0)

@@ -105,6 +105,7 @@ def test_a_unit_that_is_all_there_is_can_be_deleted(models, objective):
     assert path.num_deletions == len(unit_sizes)
 
 
+@pytest.mark.slow
 def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
   rope = {"rope_theta": 100.0, "rope_type": "longrope", "factor": 4.0}
   rope |= {"original_max_position_embeddings": 20, "long_factor": [1.0, 2.0, 3.0, 4.0]}
@@ -144,6 +145,7 @@ def test_the_attention_kernel_finds_the_same(models, monkeypatch, family, object
   np.testing.assert_allclose(paths[1].nll["answer"], paths[0].nll["answer"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_lower_of_two_equal_neighbours_goes(models):
   _, model = models()
   segments = random_segments(0, model.config.vocab_size, (4, 6, 2))

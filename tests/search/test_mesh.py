@@ -146,10 +146,12 @@ def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
   return [(kind, result) for result, kind in pattern.findall(lowered.compile().as_text())]
 
 
+@pytest.mark.slow
 def test_chains_side_by_side_never_wait_for_each_other(models):
   assert _collectives(models((8, 1)), 8) == []
 
 
+@pytest.mark.slow
 def test_shared_weights_are_never_put_together(models):
   found = _collectives(models((2, 4)), 2)
   # Sums of what heads, feed-forward and vocabulary contribute; no weight or logit travels.

@@ -210,6 +210,7 @@ def test_a_chain_is_estimated_no_further_because_another_needs_it(model):
   np.testing.assert_array_equal(np.flatnonzero(ages[0] == 0), [0, *range(8, 16)])
 
 
+@pytest.mark.slow
 def test_what_is_known_moves_with_the_units(model):
   chains = _Step(model, _path(model), "joint").chains
   size = chains.texts.unit_sizes.shape[1]
@@ -378,6 +379,7 @@ def _assert_same_known(path, other):
     np.testing.assert_allclose(np.array(path.nll[name], float), theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_of_several_deletions_is_the_best(model):
   path = _path(model, 3, floor=13)
   paths = [_search(model, [path], "joint", deletions_per_step=count)[0] for count in (1, 3)]
@@ -393,6 +395,7 @@ def test_one_program_from_the_whole_chain_to_its_end(model):
   assert prune_steps._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_positions_are_counted(model):
   path = _path(model, 6, (7, 6, 3), floor=5)
   screen = ScreenSettings(window=1, shortlist=1, rounds=1, doubt=0.0)
