@@ -86,7 +86,7 @@ def partial_spearman(
 ) -> float:
   """Spearman's correlation of two variables with others held fixed; NaN where nothing varies.
 
-  The correlation of what is left of their ranks when those of the controls are fitted to them.
+  Correlates the residuals of their ranks after a linear fit of the controls' ranks.
   """
   ranks = [stats.rankdata(values) for values in (one, other)]
   design = np.column_stack([np.ones(len(one)), *map(stats.rankdata, controls)])

@@ -109,7 +109,7 @@ def pooled_attention(
 def shuffle_within_chains(
   values: Float[np.ndarray, "T F"], chain: Int[np.ndarray, " T"], seed: int = 0
 ) -> Float[np.ndarray, "T F"]:
-  """Rows dealt out anew within each chain: what is left of them when tokens are taken away."""
+  """Shuffles the rows of each chain among its tokens: a control that keeps the means of chains."""
   rng = np.random.default_rng(seed)
   order = np.lexsort((rng.random(len(chain)), chain))
   where = np.argsort(chain, kind="stable")

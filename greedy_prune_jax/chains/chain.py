@@ -200,7 +200,7 @@ class PrunedChain:
   def deletions_to(self, num_kept: int) -> int:
     """The fewest deletions that leave at most `num_kept` reasoning tokens: an index into `nll`.
 
-    Of single tokens just so many are left then; where longer units leave it can be fewer.
+    Single tokens leave exactly that many; longer units may leave fewer.
 
     Raises:
       ValueError: the deletions did not go that far.

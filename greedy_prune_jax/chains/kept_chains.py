@@ -1,4 +1,4 @@
-"""Pruned chains that go on: what is left of a chain as a chain of its own, to prune again.
+"""Pruned chains as input: the text that is left becomes a chain of its own, to prune again.
 
 Its record says under `pruned_from` what its positions are relative to: the first run's reasoning,
 and which of its characters are left. A chain that is pruned a third time still tells of the first.

@@ -13,8 +13,8 @@ LEFTOVER = "\N{REPLACEMENT CHARACTER}"
 def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
   """The text of the tokens that are kept, in their order.
 
-  A character of several tokens is there only where all of them are kept; else each of those that
-  are left is U+FFFD by itself, so that no two of them join to a character that nobody wrote.
+  A character of several tokens appears only where all of them are kept. Each token of a broken
+  character becomes one U+FFFD, so that no two join to a character that nobody wrote.
 
   Args:
     tokens: texts of the reasoning tokens, as `token_texts` gives them.
@@ -59,8 +59,8 @@ def kept_positions(tokens: Sequence[str], kept_text: str) -> list[int]:
 def nearest_positions(tokens: Sequence[str], text: str) -> list[int]:
   """Positions of the reasoning tokens that a text has kept, as far as it has, ascending.
 
-  For texts that somebody wrote who was to delete and may have done more. Where the text is made of
-  tokens, those are taken as `kept_positions` does. Else words and signs are matched in their order,
+  Accepts texts of a writer who was asked to delete and may have changed more. Where the text is
+  made of tokens, `kept_positions` finds them. Else words and signs are matched in their order,
   and a token is kept if more than half of its characters are in matched ones, white space alone if
   the token before it is.
   """
@@ -101,7 +101,7 @@ def _characters(tokens: Sequence[str]) -> list[list[int]]:
 
 def _choose(parts: Sequence[str], text: str) -> list[int] | None:
   """The earliest parts that make up the text; None if none do."""
-  # Item i: where in the text parts i and later can begin to make up all the rest of it.
+  # starts[i]: places from which parts i and later can make up the rest of the text.
   starts = [{len(text)}]
   for part in reversed(parts):
     behind = starts[-1]

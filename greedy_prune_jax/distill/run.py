@@ -1,4 +1,4 @@
-"""The `distill` run: chains in, a student out; it can be stopped at any moment and gone on with."""
+"""The `distill` run: chains in, a student out; resumable at any step."""
 
 import dataclasses
 import math
@@ -83,7 +83,7 @@ def run_distill(
 
   Args:
     settings: the run's settings.
-    workdir: the run's workdir; the caller sees to it that nobody else writes there.
+    workdir: the run's workdir; the caller makes sure that no other process writes there.
     should_stop: asked after each step, which it is given; if it is time, the run saves and returns.
 
   Raises:

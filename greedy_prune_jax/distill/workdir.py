@@ -16,11 +16,11 @@ _ENDED, _EXAMPLES = "ended.json", "examples.json"
 
 
 def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
-  """Writes a training's config, or refuses one that what was trained before does not fit.
+  """Writes a training's config, or refuses one that does not fit the earlier training.
 
   Args:
-    workdir: the run's workdir, made if need be; the caller sees to it that nobody else writes
-      there.
+    workdir: the run's workdir, made if needed; the caller makes sure that no other process
+      writes there.
     config: the run's config.
 
   Raises:

@@ -1,8 +1,8 @@
 """Candidates of an evaluation: models, and students from the checkpoints of their training.
 
 An entry of the setting `models` is `[NAME=]PLACE[@WHICH]`. PLACE is a model as the other jobs know
-them, or the workdir of a distill run; of such a run WHICH says which checkpoints: `last` (where
-nothing is said), `best`, `all`, or a step's number.
+them, or the workdir of a distill run; of such a run WHICH names checkpoints: `last` (the
+default), `best`, `all`, or a step's number.
 """
 
 import dataclasses

@@ -101,7 +101,7 @@ def _gone_after_deletions(path: PrunePath, order: Sequence[int]) -> list[int]:
 def _to_score(path: PrunePath, num_gone: Sequence[float], every: int) -> list[int]:
   """Numbers of deletions after which the NLLs are wanted, as a search would score them.
 
-  That is after every so many from the last that is scored on, and at the path's marks.
+  Those are every `every` deletions, counted from the last one that is scored, and the path's marks.
   """
   num_reasoning, last = len(path.segments.reasoning), len(num_gone) - 1
   at_marks = (

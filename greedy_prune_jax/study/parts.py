@@ -38,8 +38,8 @@ class Part:
     needs: names of parts that must be done before, each earlier in the list.
     config: settings that its results depend on; results of other settings are not used.
     may_change: dotted keys of the config that do not matter.
-    run: does it, or goes on with what a process that died has left, if that fits the config. A
-      `UserError` says that it cannot be done; `StoppedError` that this process has to end.
+    run: does it, resuming the work of a process that died if that fits the config. A `UserError`
+      says that it cannot be done; `StoppedError` that this process has to end.
   """
 
   name: str
@@ -55,7 +55,7 @@ class PartsResult:
 
   Attributes:
     failed: why parts could not be done, by their names; parts that need these are not among them.
-    left: parts that are not done because of that.
+    left: number of parts that are not done because they need those.
   """
 
   failed: Mapping[str, str]
@@ -78,7 +78,7 @@ def run_parts(
     after_each: called when this process has done a part.
 
   Raises:
-    UserError: something that is done was done with another config.
+    UserError: a part was done with another config.
     StoppedError: see `Part.run`.
   """
   left, done = list(parts), set[str]()
@@ -159,7 +159,7 @@ def _place(part: Part, folder: Path) -> Path:
 
 
 def _without_hopeless(parts: Sequence[Part], failed: Collection[str]) -> list[Part]:
-  """The parts that need none that failed, or that needs one that did."""
+  """Parts without a failed one among those that they need, directly or through others."""
   hopeless = set(failed)
   for part in parts:
     if hopeless.intersection(part.needs):

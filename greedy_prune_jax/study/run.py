@@ -1,12 +1,12 @@
-"""A study from chains to its table and plot; it can be stopped, gone on with, and shared.
+"""A study from chains to its table and plot, resumable and shared by several processes.
 
-A folder of a study holds what `plan` says, and
+A study's folder holds the chains and students of `plan`, and
 
-    parts/                                       who does what, what is done; see `parts`
+    parts/                                       locks and results of the parts; see `parts`
     answers.parquet                              every answer of every student; see `answers`
     study.csv, study.json, study.png, study.svg  accuracy against generated reasoning tokens
     differences.csv, differences.json            the arm `reference` against the others, in pairs
-    matched.csv, matched.json                    likewise, at equal written length
+    matched.csv, matched.json                    the same at equal written length
     study.md                                     all tables
 """
 
@@ -141,7 +141,7 @@ def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part])
 
 @contextlib.contextmanager
 def _writing(folder: Path, poll_seconds: float) -> Iterator[None]:
-  """Within it nobody else writes results."""
+  """Holds the lock under which this process alone writes results."""
   with contextlib.ExitStack() as held:
     while True:
       try:
