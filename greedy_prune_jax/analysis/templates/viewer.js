@@ -22,6 +22,7 @@ const selects = [byId("run0"), byId("run1")];
 let panels = [];
 let player = null;  // the timer while it plays
 let linkTimer = null;
+let parting = null;  // a sentence on where the two orders part; null where they cannot be compared
 
 function option(select, value, text) {
   make(select, "option", "", text).value = value;
@@ -50,25 +51,31 @@ function setStep(step) {
 
 const sameTokens = (one, other) => one.length === other.length && one.every((text, i) => text === other[i]);
 
-// Two runs of the same tokens: the first deletion in which they differ, and what they keep now.
-function showParting() {
+// Two runs of the same tokens: the first deletion in which they differ.
+function findParting() {
   const [first, second] = panels;
-  const comparable = second && sameTokens(first.chain.tokens, second.chain.tokens);
-  byId("parting").hidden = !comparable;
-  for (const panel of panels) panel.markParted(null);
-  if (!comparable) return;
+  parting = null;
+  if (!second || !sameTokens(first.chain.tokens, second.chain.tokens)) return;
   const [one, other] = [first.chain.deletions, second.chain.deletions];
   const shorter = Math.min(one.length, other.length);
   const step = one.findIndex((unit, k) => k >= shorter || unit.join() !== other[k].join());
   const words = (unit) => visible(unit.map((position) => first.chain.tokens[position]).join(""));
+  const isThere = step >= 0 && step < shorter;
+  parting = isThere
+    ? `The two orders part at deletion ${step + 1}: ${words(one[step])} and ${words(other[step])}`
+    : `The two orders are equal for ${shorter} deletions`;
+  byId("part").hidden = !isThere;
+  byId("part").onclick = () => setStep(step + 1);
+}
+
+function showParting() {
+  byId("parting").hidden = parting === null;
+  if (parting === null) return;
+  const [first, second] = panels;
   first.markParted(second);
   second.markParted(first);
-  const now = `now ${first.parted.length} tokens are kept by one and not by the other (dotted)`;
-  byId("parting-text").textContent = step < 0 || step >= shorter
-    ? `The two orders are equal for ${shorter} deletions; ${now}.`
-    : `The two orders part at deletion ${step + 1}: ${words(one[step])} and ${words(other[step])}; ${now}.`;
-  byId("part").hidden = step < 0 || step >= shorter;
-  byId("part").onclick = () => setStep(step + 1);
+  const now = `now ${first.numParted} tokens are kept by one and not by the other (dotted)`;
+  byId("parting-text").textContent = `${parting}; ${now}.`;
 }
 
 function addRatios() {
@@ -109,6 +116,7 @@ function showChain() {
   slider.max = chain.deletions.length;
   for (const panel of panels) panel.paint(byId("colour").value);
   addRatios();
+  findParting();
   setStep(0);
 }
 

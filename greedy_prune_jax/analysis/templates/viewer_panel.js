@@ -9,7 +9,8 @@ class Panel {
     this.chain = chain;
     this.step = 0;
     this.last = [];  // positions that the last deletion removed
-    this.parted = [];  // positions that the other run treats otherwise
+    this.isParted = [];
+    this.numParted = 0;  // tokens that the other run treats otherwise
     this.root = make(parent, "section", "panel");
     this.root.setAttribute("aria-label", "Run " + run.name);
     make(this.root, "h2", "", run.name);
@@ -164,13 +165,14 @@ class Panel {
 
   // Marks the tokens that another run of the same tokens keeps where this one does not.
   markParted(other) {
-    for (const position of this.parted) this.spans[position].classList.remove("parted");
-    this.parted = [];
-    if (!other) return;
+    this.numParted = 0;
     this.stepOf.forEach((step, position) => {
-      if (step <= this.step !== other.stepOf[position] <= other.step) this.parted.push(position);
+      const parted = step <= this.step !== other.stepOf[position] <= other.step;
+      if (parted) this.numParted += 1;
+      if (parted === (this.isParted[position] ?? false)) return;  // touching a class costs a style
+      this.isParted[position] = parted;
+      this.spans[position].classList.toggle("parted", parted);
     });
-    for (const position of this.parted) this.spans[position].classList.add("parted");
   }
 
   describe(position) {
