@@ -40,7 +40,7 @@ def test_a_ranking_of_ones_own(tmp_path):
 
 @pytest.mark.slow
 def test_a_question_set_of_ones_own(tmp_path):
-  make_model(tmp_path / "model")
+  make_model(tmp_path / "model", max_position_embeddings=512)
   printed = run_script("own_question_set.py", f"--model={tmp_path / 'model'}", "--num_chains=1")
   assert printed.count("whole: ") == printed.count("half:  ") == 1
   assert " times " in printed
