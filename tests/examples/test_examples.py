@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,5 +80,5 @@ def test_the_notebook_runs_as_it_stands(tmp_path):
   assert "the orders part at deletion" in outputs[4]
   assert "'think'" in outputs[5]
   printed = "".join(out.get("text", "") for out in notebook.cells[-2].outputs)
-  first, last = (float(part.split()[0]) for part in printed.split(": ")[1:])
+  first, last = map(float, re.findall(r"step \d+: (\d+\.\d+)", printed))
   assert last < first
