@@ -27,6 +27,8 @@ def prepare_process() -> None:
   A signal that is given another handler later is left to that one.
   """
   _open_streams()
+  # Else the first line that a user reads is transformers' on PyTorch, which no job needs.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   signal.set_wakeup_fd(writer)  # written to at once, whatever the main thread waits for
