@@ -41,6 +41,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.attention\.[qkv]", P(None, _FULLY, MODEL, None)),  # [L, D, N or K, H]
   (r"layers\.attention\.[qkv]\.b", P(None, None, MODEL, None)),  # [L, r, N or K, H]
   (r"layers\.attention\.[qkv]_bias", P(None, MODEL, None)),  # [L, N or K, H]
+  (r"layers\.attention\.sinks", P(None, MODEL)),  # [L, N]
   (r"layers\.attention\.wide_[qk]_norm\.scale", P(None, MODEL, None)),  # [L, N or K, H]
   (r"layers\.attention\.out", P(None, MODEL, None, _FULLY)),  # [L, N, H, D]
   (r"layers\.attention\.out\.a", P(None, MODEL, None, None)),  # [L, N, H, r]
@@ -51,6 +52,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.mlp\.down\.a", P(None, MODEL, None)),  # [L, F, r]
   (r"layers\.experts\.(gate|up)", P(None, MODEL, _FULLY, None)),  # [L, E, D, I]
   (r"layers\.experts\.down", P(None, MODEL, None, _FULLY)),  # [L, E, I, D]
+  (r"layers\.experts\.(gate|up|down)_bias", P(None, MODEL, None)),  # [L, E, I or D]
   (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
 )
 

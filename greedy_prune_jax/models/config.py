@@ -145,6 +145,9 @@ class ModelConfig:
   expert_dim: int = 0  # width of one expert's hidden layer
   layer_experts: tuple[int, ...] = ()  # per layer, 1 where it has experts; empty: all, if there are
   renormalised_experts: bool = True  # a token's weights of its experts add up to 1
+  expert_bias: bool = False  # on the router and on the experts' projections
+  glu_limit: float | None = None  # clamps gates, and ups on both sides, of (up + 1) * swish(gate)
+  glu_alpha: float = 1.0  # of that swish, gate * sigmoid(alpha * gate)
   qkv_bias: bool = False
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
@@ -166,6 +169,7 @@ class ModelConfig:
     for field in SIZES:
       check_size(field, getattr(self, field))
     _check_positive(self, "norm_eps", "attention_scale", "attention_softcap", "logit_softcap")
+    _check_positive(self, "glu_limit", "glu_alpha")
     _check_positive(self, "embedding_multiplier", "residual_multiplier", "logit_divisor")
     for field in dataclasses.fields(self):
       if field.type is bool and type(getattr(self, field.name)) is not bool:

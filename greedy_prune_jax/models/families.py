@@ -40,6 +40,7 @@ HF_TENSORS: dict[str, str] = {
   "layers.attention.k_bias": "self_attn.k_proj.bias",
   "layers.attention.v_bias": "self_attn.v_proj.bias",
   "layers.attention.out_bias": "self_attn.o_proj.bias",
+  "layers.attention.sinks": "self_attn.sinks",
   "layers.attention.q_norm.scale": "self_attn.q_norm.weight",
   "layers.attention.k_norm.scale": "self_attn.k_norm.weight",
   "layers.attention.wide_q_norm.scale": "self_attn.q_norm.weight",
@@ -75,6 +76,7 @@ GGUF_TENSORS: dict[str, str] = {
   "layers.attention.k_bias": "attn_k.bias",
   "layers.attention.v_bias": "attn_v.bias",
   "layers.attention.out_bias": "attn_output.bias",
+  "layers.attention.sinks": "attn_sinks.weight",
   "layers.attention.q_norm.scale": "attn_q_norm.weight",
   "layers.attention.k_norm.scale": "attn_k_norm.weight",
   "layers.attention.wide_q_norm.scale": "attn_q_norm.weight",
@@ -89,6 +91,10 @@ GGUF_TENSORS: dict[str, str] = {
   "layers.experts.gate": "ffn_gate_exps.weight",
   "layers.experts.up": "ffn_up_exps.weight",
   "layers.experts.down": "ffn_down_exps.weight",
+  "layers.experts.router_bias": "ffn_gate_inp.bias",
+  "layers.experts.gate_bias": "ffn_gate_exps.bias",
+  "layers.experts.up_bias": "ffn_up_exps.bias",
+  "layers.experts.down_bias": "ffn_down_exps.bias",
 }
 
 
@@ -102,6 +108,7 @@ class GgufNames:
     defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
       `attention.sliding_window` among them, the family's layers have windows.
     activation: activation of its feed-forward layers, of which files say nothing.
+    truncated_yarn: whether yarn's ramp begins and ends at whole pairs; files do not say.
     with_windows: name of the family of files that have a window; empty: this one.
     scaled_by_width: number of layers of the one model of the family that scales queries by the
       residual stream's width per head instead of the head width: a file does not say.
@@ -112,6 +119,7 @@ class GgufNames:
   interleaved: bool = False
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   activation: str = "silu"
+  truncated_yarn: bool = True
   with_windows: str = ""
   scaled_by_width: int = 0
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -125,7 +133,8 @@ class Family:
     name: `model_type` of config.json, and `ModelConfig.family`.
     title: models of the family, as people call them.
     hf_class: the class of transformers, for `architectures` of config.json.
-    switches: fields of `ModelConfig` with one value for the whole family.
+    switches: fields of `ModelConfig` with one value for the whole family, or where a file does not
+      say another.
     keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
     tensors: names that differ from `HF_TENSORS`. Parameters of one tensor are its rows, in this
       order.
@@ -273,6 +282,41 @@ _RECORDS = (
       "layers.experts.up": "block_sparse_moe.experts.{expert}.w3.weight",
       "layers.experts.down": "block_sparse_moe.experts.{expert}.w2.weight",
     },
+  ),
+  Family(
+    name="gpt_oss",
+    title="gpt-oss",
+    hf_class="GptOssForCausalLM",
+    switches={
+      "attention_sinks": True,
+      "expert_bias": True,
+      "glu_limit": 7.0,
+      "glu_alpha": 1.702,
+    },
+    keys={
+      **_ATTENTION_BIAS,
+      "num_experts": "num_local_experts",
+      "experts_per_token": "num_experts_per_tok",
+      "expert_dim": "intermediate_size",
+      "glu_limit": "swiglu_limit",
+      "glu_alpha": "swiglu_alpha",
+    },
+    tensors={
+      "layers.experts.router": "mlp.router.weight",
+      "layers.experts.gate": "mlp.experts.gate_up_proj",
+      "layers.experts.up": "mlp.experts.gate_up_proj",
+      "layers.experts.down": "mlp.experts.down_proj",
+      "layers.experts.router_bias": "mlp.router.bias",
+      "layers.experts.gate_bias": "mlp.experts.gate_up_proj_bias",
+      "layers.experts.up_bias": "mlp.experts.gate_up_proj_bias",
+      "layers.experts.down_bias": "mlp.experts.down_proj_bias",
+    },
+    gguf=GgufNames(
+      architecture="gpt-oss",
+      defaults={"attention.sliding_window": 128, "attention.sliding_window_pattern": 2},
+      truncated_yarn=False,
+      tensors={"layers.mlp_norm.scale": "post_attention_norm.weight"},
+    ),
   ),
   Family(
     name="gemma2",

@@ -28,6 +28,15 @@ def xielu(x: Array, alpha_p: Array, alpha_n: Array) -> Array:
   return jnp.where(x > 0, above, below)
 
 
+def gated(config: ModelConfig, gate: Array, up: Array) -> Array:
+  """Hidden layer of a feed-forward with a gate."""
+  if config.glu_limit is None:
+    return _ACTIVATIONS[config.activation](gate) * up
+  gate = jnp.minimum(gate, config.glu_limit)
+  up = jnp.clip(up, -config.glu_limit, config.glu_limit)
+  return (up + 1) * gate * jax.nn.sigmoid(config.glu_alpha * gate)
+
+
 class FeedForward(nnx.Module):
   """Feed-forward, down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate."""
 
@@ -54,7 +63,7 @@ class FeedForward(nnx.Module):
     if self.config.gated_mlp:
       gate = project("...d,df->...f", x, self.gate[...])
       gate = self._biased(gate, self.gate_bias if has_bias else None)
-      hidden = self._activated(gate) * up
+      hidden = gated(self.config, gate, up)
     else:
       hidden = self._activated(up)
     out = project("...f,fd->...d", hidden, self.down[...])
@@ -87,6 +96,11 @@ class Experts(nnx.Module):
     self.gate = random_weight(rngs, (e, d, f), dtype, d)
     self.up = random_weight(rngs, (e, d, f), dtype, d)
     self.down = random_weight(rngs, (e, f, d), dtype, f)
+    if config.expert_bias:
+      self.router_bias = nnx.Param(jnp.zeros((e,), dtype))
+      self.gate_bias = nnx.Param(jnp.zeros((e, f), dtype))
+      self.up_bias = nnx.Param(jnp.zeros((e, f), dtype))
+      self.down_bias = nnx.Param(jnp.zeros((e, d), dtype))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns what to add to the residual stream, in float32."""
@@ -95,14 +109,24 @@ class Experts(nnx.Module):
     if len(tokens) <= FEW_TOKENS:
       out = self._all(tokens, weights, chosen)
     else:
-      experts = (self.gate[...], self.up[...], self.down[...])
-      grouped = grouped_experts(self.config.activation, tokens, weights, chosen, experts)
+      experts = tuple(weight[...] for weight in (self.gate, self.up, self.down))
+      grouped = grouped_experts(self.config, tokens, weights, chosen, (experts, self._biases))
       out = cast(Array, grouped)  # pyright takes what custom_vjp returns for any object
     return out.reshape(x.shape)
 
+  @property
+  def _biases(self) -> tuple[Array, ...]:
+    """Of gates, ups and downs; empty where there are none."""
+    if not self.config.expert_bias:
+      return ()
+    return self.gate_bias[...], self.up_bias[...], self.down_bias[...]
+
   def route(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T k"], Int[Array, "T k"]]:
     """Weights and numbers of each token's experts."""
-    probs = jax.nn.softmax(project("td,de->te", x, self.router[...]), axis=-1)
+    logits = project("td,de->te", x, self.router[...])
+    if self.config.expert_bias:
+      logits += self.router_bias[...][None]
+    probs = jax.nn.softmax(logits, axis=-1)
     weights, chosen = jax.lax.top_k(probs, self.config.experts_per_token)
     if self.config.renormalised_experts:
       weights = weights / weights.sum(-1, keepdims=True)
@@ -116,17 +140,21 @@ class Experts(nnx.Module):
     of_expert = (weights[..., None] * one_hot).sum(1)
     gate = project("td,edf->tef", x, self.gate[...])
     up = project("td,edf->tef", x, self.up[...])
-    hidden = _ACTIVATIONS[self.config.activation](gate) * up * of_expert[..., None]
-    return project("tef,efd->td", hidden, self.down[...])
+    if self._biases:
+      gate_bias, up_bias, down_bias = self._biases
+      gate, up = gate + gate_bias[None], up + up_bias[None]
+    hidden = gated(self.config, gate, up) * of_expert[..., None]
+    out = project("tef,efd->td", hidden, self.down[...])
+    return out + project("te,ed->td", of_expert, down_bias) if self._biases else out
 
 
-# Weights of all experts: gates and ups [E, D, F], and downs [E, F, D].
-ExpertWeights = tuple[Array | MasterWeight, Array | MasterWeight, Array | MasterWeight]
+# Weights of all experts, gates and ups [E, D, F] and downs [E, F, D]; and their biases, if any.
+ExpertWeights = tuple[tuple[Array | MasterWeight, ...], tuple[Array, ...]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def grouped_experts(
-  activation: str,
+  config: ModelConfig,
   x: Float[Array, "T D"],
   weights: Float[Array, "T k"],
   chosen: Int[Array, "T k"],
@@ -137,12 +165,12 @@ def grouped_experts(
   `vmap` makes one call for the tokens of a whole batch: `ragged_dot` has no such rule. The backward
   pass runs the forward pass again, and `vmap` of it one item of the batch after the other.
   """
-  run = jax.custom_batching.custom_vmap(functools.partial(_grouped, activation))
+  run = jax.custom_batching.custom_vmap(functools.partial(_grouped, config))
 
   @run.def_vmap
   def _(size, batched, *args):
     if any(jax.tree.leaves(batched[3])):
-      return _one_by_one(functools.partial(_grouped, activation), size, batched, args), True
+      return _one_by_one(functools.partial(_grouped, config), size, batched, args), True
     *tokens, experts = args
     flat = [_flat(*item, size) for item in zip(tokens, batched[:3], strict=True)]
     return run(*flat, experts).reshape(size, -1, x.shape[-1]), True
@@ -150,13 +178,13 @@ def grouped_experts(
   return run(x, weights, chosen, experts)
 
 
-def _grouped_forward(activation: str, *args: Any) -> tuple[Array, Any]:
-  return grouped_experts(activation, *args), args
+def _grouped_forward(config: ModelConfig, *args: Any) -> tuple[Array, Any]:
+  return grouped_experts(config, *args), args
 
 
-def _grouped_backward(activation: str, args: Any, d_out: Array) -> tuple[Any, ...]:
+def _grouped_backward(config: ModelConfig, args: Any, d_out: Array) -> tuple[Any, ...]:
   def pull(x, weights, chosen, experts, d_out):
-    run = functools.partial(_grouped, activation)
+    run = functools.partial(_grouped, config)
     _, backward = jax.vjp(lambda x, w, e: run(x, w, chosen, e), x, weights, experts)
     return backward(d_out)
 
@@ -175,18 +203,24 @@ grouped_experts.defvjp(_grouped_forward, _grouped_backward)
 
 
 def _grouped(
-  activation: str,
+  config: ModelConfig,
   x: Float[Array, "T D"],
   weights: Float[Array, "T k"],
   chosen: Int[Array, "T k"],
   experts: ExpertWeights,
 ) -> Float[Array, "T D"]:
   order = jnp.argsort(chosen.reshape(-1), stable=True)  # [T * k]
-  sizes = jnp.bincount(chosen.reshape(-1), length=experts[0].shape[0])
+  (gates, ups, downs), biases = experts
+  sizes = jnp.bincount(chosen.reshape(-1), length=config.num_experts)
   rows = x[order // chosen.shape[1]]
-  gate, up = (_grouped_product(rows, weight, sizes) for weight in experts[:2])
-  hidden = _ACTIVATIONS[activation](gate) * up
-  out = _grouped_product(hidden, experts[2], sizes)[jnp.argsort(order)]
+  gate, up = (_grouped_product(rows, weight, sizes) for weight in (gates, ups))
+  if biases:
+    of_rows = chosen.reshape(-1)[order]
+    gate_bias, up_bias, down_bias = (bias[of_rows] for bias in biases)
+    gate, up = gate + gate_bias, up + up_bias
+  hidden = gated(config, gate, up)
+  out = _grouped_product(hidden, downs, sizes)
+  out = (out + down_bias if biases else out)[jnp.argsort(order)]
   return (out.reshape(*chosen.shape, -1) * weights[..., None]).sum(1)
 
 

@@ -313,6 +313,7 @@ def _ropes(metadata: _Metadata, head_dim: int) -> tuple[RopeConfig, ...]:
       original_max_positions=metadata.number("rope.scaling.original_context_length", context),
       beta_fast=metadata.number("rope.scaling.yarn_beta_fast", 32.0),
       beta_slow=metadata.number("rope.scaling.yarn_beta_slow", 1.0),
+      truncate=metadata.names.truncated_yarn,
     )
   elif factor != 1.0:
     rope = RopeConfig(theta=theta, kind="linear", factor=factor)

@@ -26,6 +26,7 @@ from greedy_prune_jax.models.config import (
   check_size,
 )
 from greedy_prune_jax.models.families import FAMILIES, WRAPPERS, Family
+from greedy_prune_jax.models.quantised import FP8_BLOCK
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.torch_free import import_without_torch
@@ -67,7 +68,6 @@ _FLOATS = (str(float), "float", "float | None")  # types of fields that may be w
 # Keys that every class of transformers honours, and we do not -> the only value that may be given
 # beside null, and the reason.
 _REFUSED = {
-  "quantization_config": (None, "only float checkpoints (or a GGUF file) can be read"),
   "use_bidirectional_attention": (False, "only causal attention is supported"),
   "is_causal": (True, "only causal attention is supported"),
   "per_layer_config": (None, "layers of different shapes are not supported"),
@@ -107,6 +107,7 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
   for key, (allowed, reason) in _REFUSED.items():
     if values.get(key) is not None and values[key] is not allowed:
       raise UserError(f"{where}: {key}={values[key]!r} is not supported: {reason}.")
+  _check_quantisation(values.get("quantization_config"), where)
   for key, reason in family.refused.items():
     if values.get(key):
       raise UserError(f"{where}: {key}={values[key]!r} is not supported: {reason}.")
@@ -146,6 +147,22 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
   if again != config:
     raise ValueError(f"a {family.name} config.json has no words for {config}")
   return values
+
+
+def _check_quantisation(given: Any, where: str) -> None:
+  """Refuses weights in other forms than `quantised` reads."""
+  if given is None:
+    return
+  method = given.get("quant_method") if isinstance(given, Mapping) else given
+  if method == "mxfp4":
+    return
+  if method == "fp8" and given.get("weight_block_size") == [FP8_BLOCK] * 2:
+    return
+  raise UserError(
+    f"{where}: quantization_config has quant_method={method!r}, which is not supported; expected "
+    f"float weights, mxfp4, or fp8 with weight_block_size=[{FP8_BLOCK}, {FP8_BLOCK}]. Take another "
+    "checkpoint of this model, or a GGUF file."
+  )
 
 
 def _read(path: str | Path) -> Record:
@@ -213,7 +230,8 @@ def _by_transformers(family: Family, values: Mapping[str, Any]) -> Any:
     if field in SIZES and values.get(key) is not None:
       check_size(field, values[key])  # before transformers makes lists of so many layers
   given: dict[str, Any] = {k: v for k, v in values.items() if v is not None or k in _NULLABLE}
-  for key in ("model_type", "dtype", "torch_dtype"):  # the last two would import PyTorch
+  # The dtypes would import PyTorch; the last is not asked for by the models' classes.
+  for key in ("model_type", "dtype", "torch_dtype", "quantization_config"):
     given.pop(key, None)
   for key in ("rope_parameters", "rope_scaling"):
     if isinstance(rope := given.get(key), Mapping):
@@ -236,9 +254,9 @@ def _named_by_version_5(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 def _model_config(family: Family, theirs: Any) -> ModelConfig:
   fields: dict[str, Any] = {
-    field: getattr(theirs, key, None) for field, key in family.hf_keys.items()
+    field: getattr(theirs, key) for field, key in family.hf_keys.items() if hasattr(theirs, key)
   }
-  if fields["head_dim"] is None:
+  if fields.get("head_dim") is None:
     fields["head_dim"] = fields["model_dim"] // fields["num_heads"]
   for key, value in family.fixed.items():
     if (given := getattr(theirs, key)) != value:
@@ -254,8 +272,7 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
   windows = _windows(theirs, fields["num_layers"])
   sliding = tuple(int(window != FULL_ATTENTION) for window in windows)
   return ModelConfig(
-    **fields,
-    **family.switches,
+    **(dict(family.switches) | fields),
     family=family.name,
     ropes=_ropes(family, theirs),
     layer_rope=_layer_rope(family, theirs, sliding),

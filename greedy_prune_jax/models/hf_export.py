@@ -119,11 +119,18 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
     places = np.ndindex(*values[paths[0]].shape[:numbered])
     for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):
       blocks = [_stored(model.config, path, name, values[path][place]) for path in paths]
-      tensor = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+      tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, layout_of(paths[0], name).turns)
       yield one, np.ascontiguousarray(tensor.astype(dtype))
   for name, value in family.constants.items():
     for layer in range(model.config.num_layers):
       yield f"model.layers.{layer}.{name}", np.array(value, dtype)
+
+
+def _fused(blocks: list[np.ndarray], turns: int) -> np.ndarray:
+  """Parts of one tensor, which take turns along its last axis or lie one behind the other."""
+  if turns == 1:
+    return np.concatenate(blocks)
+  return np.stack(blocks, axis=-1).reshape(*blocks[0].shape[:-1], -1)
 
 
 def _stored(config: ModelConfig, path: str, name: str, value: jax.Array) -> np.ndarray:

@@ -14,7 +14,8 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
-from greedy_prune_jax.models.safetensors_file import open_safetensors
+from greedy_prune_jax.models.quantised import DequantisedTensors
+from greedy_prune_jax.models.safetensors_file import FLOAT8, map_float8, open_safetensors
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.json_reader import read_json
 
@@ -59,12 +60,13 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   """A folder's config, its tensors and their names by parameter; see `load_huggingface`."""
   config = read_hf_config(Path(folder) / "config.json")
   checkpoint = _Checkpoint(Path(folder))
+  tensors = DequantisedTensors(checkpoint, checkpoint.read_stored)
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   _check_constants(checkpoint, config, prefix)
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
-  return config, checkpoint, names
+  return config, tensors, names
 
 
 class _Checkpoint(TensorSource):
@@ -103,6 +105,19 @@ class _Checkpoint(TensorSource):
         f"supported are {', '.join(_FLOATS)}."
       )
     return tensor[index]
+
+  def read_stored(self, name: str, index: Index, kind: str) -> np.ndarray:
+    """Part of a tensor of numbers that stand for others.
+
+    Raises:
+      UserError: it is not stored as `kind`.
+    """
+    tensor = self._slices[name]
+    if tensor.get_dtype() != kind:
+      raise UserError(
+        f"{self.where(name)}: tensor {name!r} is stored as {tensor.get_dtype()}; expected {kind}."
+      )
+    return map_float8(self._places[name], name)[index] if kind == FLOAT8 else tensor[index]
 
 
 def _check_constants(checkpoint: _Checkpoint, config: ModelConfig, prefix: str) -> None:

@@ -23,6 +23,7 @@ from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.families import FAMILIES
 
 Index = tuple[slice, ...]
+_ALIGNMENT = 64  # bytes
 _ROWS = 4096  # of an embedding, read and converted at a time
 # Maps the tree of parameter shapes (`jax.ShapeDtypeStruct` leaves) to a tree of shardings.
 ChooseShardings = Callable[[nnx.State], Any]
@@ -54,10 +55,17 @@ class Layout:
   """Axes of a parameter (one layer of it), and which of them each stored axis is made of.
 
   Letters are those of `greedy_prune_jax.models.decoder`; K stands for the key/value heads.
+
+  Attributes:
+    axes: letters of the parameter's axes.
+    stored: letters of each axis of its tensor.
+    turns: parameters that take turns along the last axis of one tensor; where it is 1, those of
+      one tensor lie there one behind the other, along its first axis.
   """
 
   axes: str
   stored: tuple[str, ...]
+  turns: int = 1
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -76,6 +84,7 @@ LAYOUTS: dict[str, Layout] = {
   "layers.attention.k_bias": Layout("KH", ("KH",)),
   "layers.attention.v_bias": Layout("KH", ("KH",)),
   "layers.attention.out_bias": Layout("D", ("D",)),
+  "layers.attention.sinks": Layout("N", ("N",)),
   "layers.attention.q_norm.scale": Layout("H", ("H",)),
   "layers.attention.k_norm.scale": Layout("H", ("H",)),
   "layers.attention.wide_q_norm.scale": Layout("NH", ("NH",)),
@@ -90,8 +99,19 @@ LAYOUTS: dict[str, Layout] = {
   "layers.experts.gate": Layout("EDI", ("E", "I", "D")),
   "layers.experts.up": Layout("EDI", ("E", "I", "D")),
   "layers.experts.down": Layout("EID", ("E", "D", "I")),
+  "layers.experts.router_bias": Layout("R", ("R",)),
+  "layers.experts.gate_bias": Layout("EI", ("E", "I")),
+  "layers.experts.up_bias": Layout("EI", ("E", "I")),
+  "layers.experts.down_bias": Layout("ED", ("E", "D")),
   "layers.mlp.alpha_p": Layout("1", ("1",)),
   "layers.mlp.alpha_n": Layout("1", ("1",)),
+}
+
+# Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs].
+_OTHER_LAYOUTS: dict[str, Layout] = {
+  ".experts.gate_up_proj": Layout("EDI", ("E", "D", "I"), turns=2),
+  ".experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
+  ".experts.down_proj": Layout("EID", ("E", "I", "D")),
 }
 
 # Parameters whose axis H is that of queries and keys, and is ordered as `head_order` says.
@@ -135,7 +155,7 @@ def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
 
 def layout_of(path: str, name: str) -> Layout:
   """The layout of a parameter whose tensors have this name: one for each expert, or one for all."""
-  layout = LAYOUTS[path]
+  layout = next((x for end, x in _OTHER_LAYOUTS.items() if name.endswith(end)), LAYOUTS[path])
   return Layout(layout.axes[1:], layout.stored[1:]) if "{expert}" in name else layout
 
 
@@ -151,12 +171,12 @@ def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
   return config.layers_with(path.split(".")[1])
 
 
-def fused_rows(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
-  """First row of each parameter in its tensor: several of one name lie there in order."""
+def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
+  """Row of its tensor at which each parameter begins, or its number where they take turns."""
   sizes, ends, starts = axis_sizes(config), dict.fromkeys(names.values(), 0), {}
   for path, name in names.items():
-    starts[path] = ends[name]
-    ends[name] += math.prod(sizes[a] for a in layout_of(path, name).stored[0])
+    starts[path], layout = ends[name], layout_of(path, name)
+    ends[name] += math.prod(sizes[a] for a in layout.stored[0]) if layout.turns == 1 else 1
   return starts
 
 
@@ -199,14 +219,14 @@ def read_model(
   abstract = abstract_model(config, dtype)
   paths = [parameter_name(path) for path in nnx.to_flat_state(abstract.params).paths]
   names = {path: name for path, name in names.items() if path in paths}  # in the order of fusing
-  rows = fused_rows(config, names)
+  fused = fused_places(config, names)
   _check_tensors(config, source, names)
   shapes, tree = jax.tree.flatten(abstract.params)
   places = (
     [None] * len(shapes) if shardings is None else jax.tree.leaves(shardings(abstract.params))
   )
   arrays = [
-    _ParameterReader(config, source, path, names[path], rows[path], shape.dtype).place(
+    _ParameterReader(config, source, path, names[path], fused[path], shape.dtype).place(
       shape.shape, to
     )
     for path, shape, to in zip(paths, shapes, places, strict=True)
@@ -220,9 +240,12 @@ def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str
   unexpected = set(source.names)
   shapes: dict[str, tuple[int, ...]] = {}
   for path, template in names.items():
-    stored = layout_of(path, template).stored
-    first, *rest = (math.prod(sizes[a] for a in group) for group in stored)
-    shapes[template] = (first + shapes.get(template, (0,))[0], *rest)
+    layout = layout_of(path, template)
+    shape = [math.prod(sizes[a] for a in group) for group in layout.stored]
+    shape[-1] *= layout.turns
+    if layout.turns == 1:
+      shape[0] += shapes.get(template, (0,))[0]
+    shapes[template] = tuple(shape)
   for path, template in names.items():
     expected = shapes[template]
     for name in tensor_names(config, path, template):
@@ -251,7 +274,7 @@ class _ParameterReader:
   source: TensorSource
   path: str  # of the parameter
   name: str  # of its tensor; with {layer} where the parameter is stacked over layers
-  first_row: int  # of the tensor that belongs to it
+  fused: int  # see `fused_places`
   dtype: Any
 
   def place(self, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:
@@ -270,7 +293,7 @@ class _ParameterReader:
 
   def read(self, index: Index) -> np.ndarray:
     """A block of the parameter, in one array that is filled by layers, or else by rows."""
-    block = np.empty([s.stop - s.start for s in index], self.dtype)
+    block = _aligned([s.stop - s.start for s in index], self.dtype)
     first, *rest = index
     if "{layer}" in self.name:
       for place, layer in enumerate(layers_of(self.config, self.path)[first]):
@@ -284,13 +307,16 @@ class _ParameterReader:
     return block
 
   def _read_layer(self, name: str, index: Index, block: np.ndarray) -> None:
-    """Fills a block with its part of one layer."""
-    if "{expert}" not in name:
+    """Fills a block with its part of one layer, expert by expert where it has experts."""
+    if LAYOUTS[self.path].axes[0] != "E":
       block[...] = self._read_tensor(name, index)
       return
     experts, *rest = index
     for place, expert in enumerate(range(experts.start, experts.stop)):
-      block[place] = self._read_tensor(name.format(expert=expert), tuple(rest))
+      if "{expert}" in name:
+        block[place] = self._read_tensor(name.format(expert=expert), tuple(rest))
+      else:
+        [block[place]] = self._read_tensor(name, (slice(expert, expert + 1), *rest))
 
   def _read_tensor(self, name: str, index: Index) -> np.ndarray:
     """Part of one tensor, its axes in our order."""
@@ -304,11 +330,25 @@ class _ParameterReader:
       # A stored axis is cut along its outermost part, and along the others after reading.
       outer, inner = wanted[group[0]], [sizes[a] for a in group[1:]]
       stride = math.prod(inner)
-      first = 0 if stored_index else self.first_row
+      first = 0 if stored_index or layout.turns > 1 else self.fused
       stored_index.append(slice(first + outer.start * stride, first + outer.stop * stride))
       shape += [outer.stop - outer.start, *inner]
       trim += [slice(None), *(wanted[a] for a in group[1:])]
-    block = self.source.read(name, tuple(stored_index)).reshape(shape)[tuple(trim)]
+    if layout.turns > 1:
+      last = stored_index[-1]
+      stored_index[-1] = slice(layout.turns * last.start, layout.turns * last.stop)
+    block = self.source.read(name, tuple(stored_index))
+    if layout.turns > 1:
+      block = block[..., self.fused :: layout.turns]
+    block = block.reshape(shape)[tuple(trim)]
     stored_axes = "".join(layout.stored)
     block = block.transpose([stored_axes.index(a) for a in layout.axes])
     return block if order is None else block.take(order, layout.axes.index("H"))
+
+
+def _aligned(shape: list[int], dtype: Any) -> np.ndarray:
+  """An empty array that XLA's CPU backend takes as it is; others it copies."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  raw = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -raw.ctypes.data % _ALIGNMENT
+  return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,9 +1,11 @@
 """Safetensors files, whose every fault is told by the file's name."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -35,6 +37,21 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return load_file(path)
   except Exception as error:
     raise _damaged(path, error) from error
+
+
+FLOAT8 = "F8_E4M3"
+
+
+def map_float8(path: Path, name: str) -> np.ndarray:
+  """A tensor of kind `FLOAT8` in a file that `open_safetensors` has read, mapped into memory.
+
+  safetensors looks for its dtype in numpy, which has none.
+  """
+  with path.open("rb") as file:
+    size = int.from_bytes(file.read(8), "little")
+    entry = json.loads(file.read(size))[name]
+  start = 8 + size + entry["data_offsets"][0]
+  return np.memmap(path, jnp.float8_e4m3fn, "r", start, tuple(entry["shape"]))
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -24,6 +24,7 @@ _ARCHITECTURES = {
   "arcee": gguf.MODEL_ARCH.ARCEE,
   "exaone4": gguf.MODEL_ARCH.EXAONE4,
   "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+  "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
 }
 _PERMUTED = ("llama", "mistral", "smollm3", "granite", "arcee")
 
@@ -32,6 +33,7 @@ _OPTIONAL = {
   "num_experts": "expert_count",
   "num_experts_per_tok": "expert_used_count",
   "moe_intermediate_size": "expert_feed_forward_length",
+  "num_local_experts": "expert_count",
   "embedding_multiplier": "embedding_scale",
   "residual_multiplier": "residual_scale",
   "attention_multiplier": "attention.scale",
@@ -64,11 +66,14 @@ def write_gguf(
   names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
   writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
   _add_metadata(writer, _dimensions(config) | (metadata or {}))
-  for name, parameter in _separate(model.state_dict()):
+  separate = _separate_in_turns if config.model_type == "gpt_oss" else _separate
+  for name, parameter in separate(model.state_dict()):
     if name == "lm_head.weight" and config.tie_word_embeddings:
       continue
     value = _converted(name, parameter.numpy(), config)
-    stored_as = kind if value.ndim >= 2 else gguf.GGMLQuantizationType.F32
+    stored_as = (
+      kind if value.ndim >= 2 and not name.endswith(".bias") else gguf.GGMLQuantizationType.F32
+    )
     stored = (blocks or {}).get(name)
     stored = gguf.quants.quantize(value, stored_as) if stored is None else stored
     writer.add_tensor(names.get_name(name, (".weight", ".bias")), stored, raw_dtype=stored_as)
@@ -99,6 +104,21 @@ def _separate(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
       continue
     for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2, dim=1), strict=True):
       yield name.replace("gate_up_proj", part) + ".weight", half.contiguous()
+
+
+def _separate_in_turns(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+  """gpt-oss's gates and ups, every other column of one tensor, by themselves, and transposed."""
+  for name, tensor in tensors.items():
+    if ".experts." not in name:
+      yield name + ".weight" * name.endswith(".sinks"), tensor
+      continue
+    both = {"gate_proj": tensor[..., ::2], "up_proj": tensor[..., 1::2]}
+    for part, value in (both if "gate_up_proj" in name else {"down_proj": tensor}).items():
+      whole = name.replace("gate_up_proj", part)
+      if whole.endswith("_bias"):
+        yield whole.removesuffix("_bias") + ".bias", value.contiguous()
+      else:
+        yield whole + ".weight", value.swapaxes(-1, -2).contiguous()
 
 
 def _dimensions(config: transformers.PretrainedConfig) -> dict[str, Any]:

@@ -95,6 +95,23 @@ _FAMILIES = {
     {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
   ),
   "mixtral": (transformers.MixtralConfig, {"num_local_experts": 5}),
+  "gpt_oss": (
+    transformers.GptOssConfig,
+    {
+      "head_dim": 16,
+      "num_hidden_layers": 4,
+      "num_local_experts": 6,
+      "sliding_window": WINDOW,
+      "swiglu_limit": 0.6,  # near what gates and ups are
+      "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 100.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": CONTEXT,
+        "truncate": False,
+      },
+    },
+  ),
   "glm4": (transformers.Glm4Config, {"head_dim": 16, "pad_token_id": 0}),
   "seed_oss": (transformers.SeedOssConfig, {"head_dim": 16}),
   "arcee": (transformers.ArceeConfig, {}),
@@ -126,6 +143,8 @@ def tiny_model(
       noise = torch.randn(parameter.shape, generator=generator)
       if parameter.ndim >= 2:
         parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+      elif name.endswith("sinks"):
+        parameter.copy_(noise + 2)  # as much as several keys
       elif name.endswith("bias"):
         parameter.copy_(noise * 0.3)
       else:

@@ -28,11 +28,13 @@ CHAINS = [
 CONTEXT = 192
 
 
-def make_model(folder: Path, chat_template: str | None = TEMPLATE, **switches: Any):
+def make_model(
+  folder: Path, chat_template: str | None = TEMPLATE, family: str = "llama", **switches: Any
+):
   """Writes a model with one layer and its tokenizer; returns both as transformers has them."""
   tokenizer = byte_level(chat_template)
   sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
-  model = tiny_model(tiny_config("llama", **(sizes | switches)))
+  model = tiny_model(tiny_config(family, **(sizes | switches)))
   model.save_pretrained(folder)
   tokenizer.save_pretrained(folder)
   return model, tokenizer

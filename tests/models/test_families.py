@@ -179,6 +179,17 @@ SWITCHES = {
   ),
   "mixtral": ("mixtral", {}),
   "mixtral window": ("mixtral", {"sliding_window": WINDOW}),
+  "gpt_oss": ("gpt_oss", {}),
+  "gpt_oss no biases, one key/value head, unclamped": (
+    "gpt_oss",
+    {"attention_bias": False, "num_key_value_heads": 1, "swiglu_limit": 7.0, "swiglu_alpha": 1.0},
+  ),
+  "gpt_oss other windows, linear rope": (
+    "gpt_oss",
+    {"layer_types": ["full_attention", *["sliding_attention"] * 3]}
+    | _rope(rope_type="linear", factor=3.0)
+    | {"num_experts_per_tok": 2},
+  ),
   "granite": ("granite", {}),
   "granite biases, tied": (
     "granite",

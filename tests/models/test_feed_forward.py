@@ -17,10 +17,17 @@ from tests.helpers.reference import tiny_config, tiny_model, token_ids
 from tests.helpers.tiny_student import CONFIG
 
 
-@pytest.fixture
-def experts():
+@pytest.fixture(params=["plain", "biases and clamps"])
+def experts(request):
   config = dataclasses.replace(CONFIG, num_experts=5, experts_per_token=2, expert_dim=12)
-  return Experts(config, nnx.Rngs(0), jnp.float32)
+  if request.param == "plain":
+    return Experts(config, nnx.Rngs(0), jnp.float32)
+  config = dataclasses.replace(config, expert_bias=True, glu_limit=0.7, glu_alpha=1.7)
+  experts = Experts(config, nnx.Rngs(0), jnp.float32)
+  for at, name in enumerate(("router_bias", "gate_bias", "up_bias", "down_bias")):
+    bias = getattr(experts, name)
+    bias.set_value(jax.random.normal(jax.random.key(at), bias.shape))
+  return experts
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.rope import rope_frequencies
 from tests.helpers.gguf_files import write_gguf
-from tests.helpers.reference import WINDOW, tiny_config, tiny_model
+from tests.helpers.reference import CONTEXT, WINDOW, tiny_config, tiny_model
 
 _SWA = {"attention.sliding_window": WINDOW}
 MODELS = {
@@ -97,7 +97,25 @@ MODELS |= {
     {},
   ),
   "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}, {}),
+  "gpt_oss": (
+    "gpt_oss",
+    {"swiglu_limit": 7.0, "swiglu_alpha": 1.702},
+    {
+      "expert_feed_forward_length": 40,
+      "attention.sliding_window": WINDOW,
+      "rope.freq_base": 100.0,
+      "rope.scaling.type": "yarn",
+      "rope.scaling.factor": 4.0,
+      "rope.scaling.original_context_length": CONTEXT,
+    },
+  ),
 }
+
+
+def _rounded(config):
+  """The config with its numbers as files have them, in float32."""
+  numbers = {field: value for field, value in vars(config).items() if type(value) is float}
+  return dataclasses.replace(config, **{f: float(np.float32(x)) for f, x in numbers.items()})
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,12 +129,7 @@ def test_equals_the_folder_it_was_made_from(name, tmp_path):
 
   expected = load_huggingface(tmp_path, "float32")
   family = expected.config.family.replace("mistral", "llama")  # of which its files speak
-  rounded = {  # files have numbers in float32
-    field: float(np.float32(value))
-    for field, value in vars(expected.config).items()
-    if type(value) is float
-  }
-  assert model.config == dataclasses.replace(expected.config, family=family, **rounded)
+  assert _rounded(model.config) == dataclasses.replace(_rounded(expected.config), family=family)
   jax.tree.map(
     lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-7),  # norms: (w + 1) - 1
     nnx.to_pure_dict(model.params),

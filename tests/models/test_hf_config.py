@@ -161,7 +161,21 @@ def test_inexpressible_model_is_not_written():
   [
     ({"model_type": "mamba"}, "model_type 'mamba' is not supported; supported are llama, mistral"),
     ({}, "model_type None is not supported"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not supported: only float"),
+    ({"quantization_config": {"bits": 4}}, "quant_method=None, which is not supported; expected"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quant_method='gptq', which is"),
+    ({"quantization_config": {"quant_method": "awq"}}, "quant_method='awq', which is not support"),
+    (
+      {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+      "quant_method='bitsandbytes', which is not supported",
+    ),
+    (
+      {"quantization_config": {"quant_method": "compressed-tensors"}},
+      "quant_method='compressed-tensors', which is not supported",
+    ),
+    (
+      {"quantization_config": {"quant_method": "fp8", "weight_block_size": None}},
+      r"quant_method='fp8', .* or fp8 with weight_block_size=\[128, 128\]",
+    ),
     ({"hidden_act": "relu"}, "hidden_act='relu'; expected one of silu, swish, gelu"),
     (
       {"rope_scaling": {"rope_type": "spiral"}},

@@ -116,6 +116,18 @@ def test_any_mesh_writes_what_one_device_writes(models, on_one_device, watched, 
 
 
 @pytest.mark.slow
+def test_sinks_and_experts_on_a_mesh(tmp_path):
+  config = tiny_config("gpt_oss", num_local_experts=8, tie_word_embeddings=False, **SIZES)
+  tiny_model(config).save_pretrained(tmp_path)
+  choose = weight_shardings(make_mesh(MeshSettings(data=2, model=2)))
+  one, many = (
+    _written(load_huggingface(tmp_path, "float32", shardings=shardings), _requests()[:6])
+    for shardings in (None, choose)
+  )
+  assert many == one
+
+
+@pytest.mark.slow
 def test_bfloat16_on_a_mesh(models):
   requests = _requests()[:4]
   one, many = (_written(models(mesh, "bfloat16"), requests, 4) for mesh in ((), (4, 2)))

@@ -54,7 +54,10 @@ def slow_features(model, chain):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"layer_window": (4, 2**30), "attention_softcap": 3.0}])
+@pytest.mark.parametrize(
+  "changes",
+  [{}, {"layer_window": (4, 2**30), "attention_softcap": 3.0}, {"attention_sinks": True}],
+)
 def test_features_are_those_of_the_definition_in_padded_batches(changes):
   model = tiny_model(**changes)
   chains = random_segments(3)

@@ -18,7 +18,7 @@ from tests.helpers.full_passes import full_pass_nlls, full_pass_search, random_s
 from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
 
 # Both objectives where attention differs; the rest of a layer is the same to either.
-BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss")
 CASES = [(family, "joint") for family in FAMILIES] + [(family, "answer") for family in BOTH]
 
 
@@ -128,14 +128,19 @@ def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "objective", "unit_sizes"),
-  [("gemma2", "joint", None), ("llama", "answer", None), ("llama", "joint", (2, 1, 5, 1, 3))],
+  [
+    ("gemma2", "joint", None),
+    ("gpt_oss", "answer", None),
+    ("llama", "answer", None),
+    ("llama", "joint", (2, 1, 5, 1, 3)),
+  ],
 )
 def test_the_attention_kernel_finds_the_same(models, monkeypatch, family, objective, unit_sizes):
   traced = []
   monkeypatch.setattr(
     scorer, "attend_cascade", lambda *args, **kw: traced.append(1) or attend_cascade(*args, **kw)
   )
-  _, model = models(family)  # gemma2 has windows and a soft cap
+  _, model = models(family)  # gemma2 has windows and a soft cap, gpt_oss has sinks
   segments = random_segments(7, model.config.vocab_size, (9, 12, 3))
   path = PrunePath(segments, floor=6, unit_sizes=unit_sizes)
   paths = [_search(model, [path], objective, attention=name)[0] for name in ("xla", "pallas")]

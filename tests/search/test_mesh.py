@@ -44,7 +44,8 @@ def models(tmp_path_factory):
   @functools.cache
   def folder(family):
     path = tmp_path_factory.mktemp(family)
-    tiny_model(tiny_config(family, num_hidden_layers=2, **HEADS)).save_pretrained(path)
+    experts = {"num_local_experts": 8} if family == "gpt_oss" else {}
+    tiny_model(tiny_config(family, num_hidden_layers=2, **HEADS, **experts)).save_pretrained(path)
     return path
 
   @functools.cache
@@ -96,7 +97,7 @@ def test_any_mesh_finds_what_one_device_finds(models, on_one_device, mesh, objec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text", "gpt_oss"])
 def test_every_kind_of_parameter_can_be_shared(models, family):
   shapes = ((9, 4, 2), (3, 3, 2))  # of one length bucket
   one = _searched(models((), family), "joint", shapes=shapes)

@@ -1,0 +1,65 @@
+"""Families of unlike structure through the jobs: sampled, pruned, trained, and pruned again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.helpers import thinking_templates as forms
+from tests.helpers import tiny_runs
+
+THOUGHT, SAID = "3 + 4 = 7 clips.\nSo 7.", '{"answer": "7"}'
+THINKING = tiny_runs.CHAINS[0] | {"reasoning": f"<think>\n{THOUGHT}\n</think>\n\n", "answer": SAID}
+PLAIN = tiny_runs.TEMPLATE
+CASES = {
+  "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
+  "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
+  "olmo3": (PLAIN, {"num_hidden_layers": 4}),
+  "phi3": (PLAIN, {}),
+  "apertus": (PLAIN, {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CASES)
+def test_sample_prune_and_distill(run, tmp_path, family):
+  template, switches = CASES[family]
+  model, _ = tiny_runs.make_model(
+    tmp_path / "model", template, family, max_position_embeddings=1024, **switches
+  )
+  question = {"question": "What is 3 + 4?", "answer": "It is 7.\n#### 7"}
+  (tmp_path / "rows.jsonl").write_text(json.dumps(question) + "\n")
+  settings = {"questions": f"gsm8k:{tmp_path / 'rows.jsonl'}", "teacher": tmp_path / "model"}
+  settings |= {"num_questions": 0, "num_samples": 2, "max_new_tokens": 12, "batch_size": 2}
+  run(job="sample", workdir="sampled", **settings)
+  (record,) = (tmp_path / "sampled" / "samples").glob("*.jsonl")
+  samples = json.loads(record.read_text())["samples"]
+  assert len(samples) == 2
+  assert samples[0] != samples[1]
+
+  thinks = template is forms.HARMONY
+  chains = tiny_runs.write_chains(
+    tmp_path / "chains.jsonl", [THINKING if thinks else tiny_runs.CHAINS[0]]
+  )
+  run(pruner=tmp_path / "model", chains=chains, keep_ratios="(0.5,)", workdir="pruned")
+  (pruned,) = tiny_runs.records(tmp_path / "pruned").values()
+  assert pruned.get("thinking_form") == ("harmony" if thinks else None)
+  tokens = len(pruned["reasoning_ids"])
+  assert len(pruned["deletion_order"]) == tokens - tokens // 2
+  assert np.isfinite(pruned["nll"]["joint"]).all()
+
+  student = {"student": tmp_path / "model", "chains": tmp_path / "pruned", "batch_size": 1}
+  student |= {"keep_ratios": "(0.5,)", "steps": 2, "epochs": 0, "num_validation": 0}
+  run(job="distill", workdir="student", learning_rate=1e-2, **student)
+  export = tmp_path / "student" / "export"
+  again = transformers.AutoModelForCausalLM.from_pretrained(export)
+  assert type(again) is type(model)
+  trained = again.state_dict()
+  changed = {n for n, x in model.state_dict().items() if not torch.equal(x, trained[n].to(x.dtype))}
+  assert len(changed) > len(trained) / 2
+
+  run(pruner=export, chains=chains, keep_ratios="(0.5,)", workdir="again")
+  (record,) = tiny_runs.records(tmp_path / "again").values()
+  assert record["nll"]["joint"][0] < pruned["nll"]["joint"][0]
