@@ -108,7 +108,7 @@ class GgufNames:
     defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
       `attention.sliding_window` among them, the family's layers have windows.
     activation: activation of its feed-forward layers, of which files say nothing.
-    truncated_yarn: whether yarn's ramp begins and ends at whole pairs; files do not say.
+    truncated_yarn: True where yarn's ramp begins and ends at whole pairs; files do not say.
     with_windows: name of the family of files that have a window; empty: this one.
     scaled_by_width: number of layers of the one model of the family that scales queries by the
       residual stream's width per head instead of the head width: a file does not say.

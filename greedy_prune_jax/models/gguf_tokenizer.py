@@ -40,14 +40,15 @@ class _Splitting:
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED_LETTERS = (
-  r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-  r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-)
+_LOWER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+_UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _REST_WITH_SLASH = _REST.replace(r"[\r\n]*|", r"[\r\n/]*|")
 
 _LLAMA3 = _Splitting(pattern=rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}", whole_pieces=True, add_bos=True)
 _QWEN2 = _Splitting(pattern=rf"{_LETTERS}|\p{{N}}|{_REST}", normalise=True)
+
+_GPT_4O = rf"{_LOWER}{_CONTRACTION}|{_UPPER}{_CONTRACTION}|\p{{N}}{{1,3}}|{_REST_WITH_SLASH}"
 
 # Values of tokenizer.ggml.pre.
 _SPLITTINGS = {
@@ -58,8 +59,9 @@ _SPLITTINGS = {
   "llama-v3": _LLAMA3,
   "qwen2": _QWEN2,
   "deepseek-r1-qwen": _QWEN2,
+  "gpt-4o": _Splitting(pattern=_GPT_4O),  # gpt-oss
   "tekken": _Splitting(
-    pattern=rf"{_CASED_LETTERS}|\p{{N}}|{_REST_WITH_SLASH}", whole_pieces=True, add_bos=True
+    pattern=rf"{_LOWER}|{_UPPER}|\p{{N}}|{_REST_WITH_SLASH}", whole_pieces=True, add_bos=True
   ),
 }
 

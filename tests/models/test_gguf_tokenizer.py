@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import regex
+from tiktoken_ext import openai_public
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -110,6 +112,17 @@ def test_numbers_are_split_as_the_model_learned_them(pre, splits, tmp_path):
   # transformers does not know the rule of smollm.
   write_tokenizer_gguf(tmp_path / "model.gguf", _byte_level_metadata(pre))
   assert load_gguf_tokenizer(tmp_path / "model.gguf").tokenize("123") == splits
+
+
+def test_gpt_4o_splits_as_tiktoken_does(tmp_path, monkeypatch):
+  monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})  # from the network
+  pattern = openai_public.o200k_base()["pat_str"]
+  write_tokenizer_gguf(tmp_path / "model.gguf", _byte_level_metadata("gpt-4o"))
+  splitting = load_gguf_tokenizer(tmp_path / "model.gguf").backend_tokenizer.pre_tokenizer
+  assert splitting is not None
+  for text in (*_TEXTS, "I'M sure DON'T HTTPServer's x's 12345/67 a/b,\n/ \u01c5x \u00e9t\u00e9"):
+    pieces = [text[start:stop] for _, (start, stop) in splitting.pre_tokenize_str(text)]
+    assert pieces == regex.findall(pattern, text)
 
 
 @pytest.mark.parametrize(
