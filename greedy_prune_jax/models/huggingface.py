@@ -60,13 +60,12 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   """A folder's config, its tensors and their names by parameter; see `load_huggingface`."""
   config = read_hf_config(Path(folder) / "config.json")
   checkpoint = _Checkpoint(Path(folder))
-  tensors = DequantisedTensors(checkpoint, checkpoint.read_stored)
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   _check_constants(checkpoint, config, prefix)
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
-  return config, tensors, names
+  return config, DequantisedTensors(checkpoint, checkpoint.read_stored), names
 
 
 class _Checkpoint(TensorSource):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.parameters import Index, TensorSource
 from greedy_prune_jax.models.safetensors_file import FLOAT8
 
@@ -30,7 +31,11 @@ ReadStored = Callable[[str, Index, str], np.ndarray]
 
 
 class DequantisedTensors(TensorSource):
-  """Tensors of a folder, of which those in one of these forms are dequantised as they are read."""
+  """Tensors of a folder, of which those in one of these forms are dequantised as they are read.
+
+  Raises:
+    UserError: scales do not have the shape that their numbers ask for.
+  """
 
   def __init__(self, source: TensorSource, read_stored: ReadStored):
     self._source, self._read_stored = source, read_stored
@@ -44,6 +49,21 @@ class DequantisedTensors(TensorSource):
     parts = {name + end for name in self._mxfp4 for end in (_BLOCKS, _SCALES)}
     parts |= {name + _FP8_SCALES for name in self._fp8}
     self._names = names - parts | self._mxfp4
+    for name in self._mxfp4:
+      shape = source.shape(name + _BLOCKS) or ()
+      self._check(name + _BLOCKS, (*shape[:-1], _MXFP4_BLOCK // 2))
+      self._check(name + _SCALES, shape[:-1])
+    for name in self._fp8:
+      shape = source.shape(name) or ()
+      self._check(name + _FP8_SCALES, tuple(-(-size // FP8_BLOCK) for size in shape))
+
+  def _check(self, name: str, expected: tuple[int, ...]) -> None:
+    shape = self._source.shape(name) or ()
+    if shape != expected or len(shape) < 2:
+      raise UserError(
+        f"{self._source.where(name)}: tensor {name!r} has shape {list(shape)}; expected "
+        f"{list(expected)}, by the shape of what it belongs to. Is the download complete?"
+      )
 
   @property
   def names(self) -> Collection[str]:

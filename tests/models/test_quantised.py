@@ -155,3 +155,16 @@ def test_numbers_of_another_kind_are_named(mxfp4):
   _quantise(folder, change, {"quant_method": "mxfp4"})
   with pytest.raises(UserError, match=r"'model.layers.1.*down_proj_scales' is stored as I32; expe"):
     load_huggingface(folder, "float32")
+
+
+def test_scales_of_another_shape_are_named(mxfp4):
+  folder, _ = mxfp4
+
+  def change(name, tensor):
+    return {name: tensor[:, :-1].contiguous() if name.endswith("down_proj_scales") else tensor}
+
+  _quantise(folder, change, {"quant_method": "mxfp4"})
+  with pytest.raises(
+    UserError, match=r"down_proj_scales' has shape \[6, 63, 3\]; expected \[6, 64"
+  ):
+    load_huggingface(folder, "float32")
