@@ -140,12 +140,12 @@ class Experts(nnx.Module):
     of_expert = (weights[..., None] * one_hot).sum(1)
     gate = project("td,edf->tef", x, self.gate[...])
     up = project("td,edf->tef", x, self.up[...])
-    if self._biases:
-      gate_bias, up_bias, down_bias = self._biases
-      gate, up = gate + gate_bias[None], up + up_bias[None]
+    biases = self._biases
+    if biases:
+      gate, up = gate + biases[0][None], up + biases[1][None]
     hidden = gated(self.config, gate, up) * of_expert[..., None]
     out = project("tef,efd->td", hidden, self.down[...])
-    return out + project("te,ed->td", of_expert, down_bias) if self._biases else out
+    return out + project("te,ed->td", of_expert, biases[2]) if biases else out
 
 
 # Weights of all experts, gates and ups [E, D, F] and downs [E, F, D]; and their biases, if any.
@@ -216,11 +216,11 @@ def _grouped(
   gate, up = (_grouped_product(rows, weight, sizes) for weight in (gates, ups))
   if biases:
     of_rows = chosen.reshape(-1)[order]
-    gate_bias, up_bias, down_bias = (bias[of_rows] for bias in biases)
-    gate, up = gate + gate_bias, up + up_bias
+    biases = tuple(bias[of_rows] for bias in biases)
+    gate, up = gate + biases[0], up + biases[1]
   hidden = gated(config, gate, up)
   out = _grouped_product(hidden, downs, sizes)
-  out = (out + down_bias if biases else out)[jnp.argsort(order)]
+  out = (out + biases[2] if biases else out)[jnp.argsort(order)]
   return (out.reshape(*chosen.shape, -1) * weights[..., None]).sum(1)
 
 

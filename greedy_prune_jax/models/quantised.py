@@ -74,7 +74,9 @@ class DequantisedTensors(TensorSource):
     """See `TensorSource`."""
     if name not in self._mxfp4:
       return self._source.shape(name)
-    *outer, outputs, blocks, _ = self._source.shape(name + _BLOCKS) or ()
+    shape = self._source.shape(name + _BLOCKS)
+    assert shape is not None
+    *outer, outputs, blocks, _ = shape
     return (*outer, blocks * _MXFP4_BLOCK, outputs)
 
   def where(self, name: str) -> str:
