@@ -8,8 +8,9 @@ from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.errors import UserError
 
 # In this order: a box is a number's marker too, and "the answer is: 5" no letter's.
+_FORMS = (BOXED, NUMBER, LETTER)
 # BOXED's second marker finds what NUMBER's does, which says more.
-_FORMS = (dataclasses.replace(BOXED, markers=BOXED.markers[:1]), NUMBER, LETTER)
+_BOXES = dataclasses.replace(BOXED, markers=BOXED.markers[:1])
 
 
 class Expected(NamedTuple):
@@ -35,7 +36,11 @@ def expected_answer(chain: Chain) -> Expected:
   Raises:
     UserError: no answer of a form that we know is found in the chain's.
   """
-  readings = [(form, answer) for form in _FORMS if (answer := last_answer(chain.answer, form))]
+  readings = [
+    (form, answer)
+    for form in _FORMS
+    if (answer := last_answer(chain.answer, _BOXES if form is BOXED else form))
+  ]
   if not readings:
     forms = ", ".join(
       form.write(example) for form, example in zip(_FORMS, ("72", "72", "B"), strict=True)
