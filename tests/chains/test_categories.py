@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+import greedy_prune_jax.chains.category_rules  # noqa: F401 (registers "rules")
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, labelling_prompt, parse_reply
