@@ -45,9 +45,9 @@ def get_config() -> config_dict.ConfigDict:
 
   # The search.
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
-  # exact: every candidate is scored at every step; screened: a shortlist of them, for long chains.
+  # exact: every candidate is scored at every step; screened: those that may win, for long chains.
   config.search = "exact"
-  # Sizes of a screened search's estimates and shortlists.
+  # Windows and margin of a screened search's estimates.
   config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))
   # Deletions from one scoring, of every ranking; more where time matters: NLLs between them are not
   # known then.

@@ -73,7 +73,7 @@ def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
 def search_work(config: ModelConfig, path: PrunePath, search: SearchSettings) -> Work:
   """Estimates the work of greedy search on a chain.
 
-  Which deletions come first, and how many shortlists a screened search scores, is known only
+  Which deletions come first, and how many candidates a race runs to their ends, is known only
   afterwards; see `search.work` for what is assumed.
   """
   positions = search_positions(path, search)

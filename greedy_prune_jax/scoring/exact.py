@@ -4,16 +4,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.scorer import ChainState, Scorer, Sums, run_spans
+from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
 from greedy_prune_jax.scoring.stream import (
+  Spans,
   Text,
   distinct_candidates,
+  spans_of,
   suffix_lengths,
-  suffix_spans,
-  text_spans,
   unit_spans,
 )
 
@@ -21,39 +22,68 @@ from greedy_prune_jax.scoring.stream import (
 def run_texts(
   scorer: Scorer, state: ChainState, pending: Bool[Array, " B"]
 ) -> tuple[ChainState, Int[Array, " B"]]:
-  """Brings what is known of the texts as they stand up to date; and the positions it took."""
-  spans = text_spans(state.texts, state.text_known, pending)
-  state, _ = run_spans(scorer, state, spans, (scorer.program.rest,), of_texts=True)
-  known = jnp.where(pending, state.texts.last, state.text_known)
-  return state._replace(text_known=known), spans.length.sum(axis=1)
+  """Runs the texts as they stand where a deletion has not shown them; and the positions it took."""
+  last = state.texts.last
+  unknown = pending & (state.text_known < last)
+  first = jnp.minimum(state.text_known, state.old_skips[:, 0])
+  length = jnp.where(unknown, last - first, 0)
+  nothing = jnp.zeros_like(state.columns_known)
+  spans = spans_of((first, length), (nothing, nothing))
+  state, _ = run_spans(scorer, state, spans, (scorer.program.rest,))
+  known = choose(unknown, last, state.text_known)
+  old_skips = choose(unknown, jnp.stack([last, last], axis=1), state.old_skips)
+  return state._replace(text_known=known, old_skips=old_skips), length
+
+
+def suffix_spans(state: ChainState, wanted: Bool[Array, "B U"]) -> Spans:
+  """Suffixes of the wanted candidates, each from its first column that is not known."""
+  columns = suffix_lengths(state.texts)
+  length = jnp.where(wanted, columns - state.columns_known, 0)
+  return with_old_skips(state, wanted, state.columns_known, length)
+
+
+def with_old_skips(
+  state: ChainState,
+  wanted: Bool[Array, "B U"],
+  first: Int[Array, "B U"],
+  length: Int[Array, "B U"],
+  skipped: Int[Array, "B U"] | None = None,
+) -> Spans:
+  """Spans of candidates, and of the text where its skips are old: no run needs them, scores do."""
+  begin, end = state.old_skips.T
+  return spans_of((begin, jnp.where(wanted.any(axis=1), end - begin, 0)), (first, length), skipped)
 
 
 def score_deletions(
-  scorer: Scorer,
-  state: ChainState,
-  wanted: Bool[Array, "B U"],
-  counted_columns: int = 0,
-) -> tuple[ChainState, Float[Array, "B U"], Sums, Int[Array, " B"]]:
+  scorer: Scorer, state: ChainState, wanted: Bool[Array, "B U"]
+) -> tuple[ChainState, Float[Array, "B U"], Int[Array, " B"]]:
   """Objective of each chain after the deletion of each wanted unit.
 
   Args:
     scorer: model and program.
     state: the chains; `run_texts` has run.
     wanted: units to score, all of them `distinct_candidates`.
-    counted_columns: see `run_spans`.
 
   Returns:
-    The state; mean NLL in nats per token, infinity for units that are not wanted; the sums that
-    they are made of; and the token positions that went through the model.
+    The state; mean NLL in nats per token, infinity for units that are not wanted; and the token
+    positions that went through the model.
   """
-  spans = suffix_spans(state.texts, state.columns_known, wanted)
-  sizes = (scorer.program.block, scorer.program.rest)
-  state, sums = run_spans(scorer, state, spans, sizes, counted_columns=counted_columns)
+  spans = suffix_spans(state, wanted)
+  state, sums = run_spans(scorer, state, spans, (scorer.program.block, scorer.program.rest))
+  state = after_run(scorer, state, wanted, suffix_lengths(state.texts))
+  nll = jnp.where(wanted, nll_after_deletions(scorer, state, sums), jnp.inf)
+  return state, nll, spans.length.sum(axis=1)
+
+
+def after_run(
+  scorer: Scorer, state: ChainState, ran: Bool[Array, "B U"], columns: Int[Array, "B U"]
+) -> ChainState:
+  """The state when candidates have run up to some of their columns, and the old skips with them."""
   stored = state.kept_offsets < scorer.program.kept
-  known = jnp.where(wanted & stored, suffix_lengths(state.texts), state.columns_known)
-  state = state._replace(columns_known=known)
-  nll = jnp.where(wanted, nll_after_deletions(scorer, state, sums.total), jnp.inf)
-  return state, nll, sums, spans.length.sum(axis=1)
+  return state._replace(
+    columns_known=jnp.where(ran & stored, columns, state.columns_known),
+    old_skips=jnp.where(ran.any(axis=1)[:, None], state.old_skips[:, 1:], state.old_skips),
+  )
 
 
 def candidates(texts: Text, running: Bool[Array, " B"]) -> Bool[Array, "B U"]:
@@ -88,49 +118,131 @@ def _nll_after_deletion(
   behind_gap = skip_log_probs[starts]
   if objective == "answer":
     total = suffix_sums + jnp.where(stops == text.answer_start, behind_gap, 0.0)
-    return -total / text.num_answer
-  before = jnp.cumsum(log_probs) - log_probs
-  total = before[starts] + behind_gap + suffix_sums
-  return -total / (text.num_reasoning - text.unit_sizes + text.num_answer)
+  else:
+    total = (jnp.cumsum(log_probs) - log_probs)[starts] + behind_gap + suffix_sums
+  return -total / scored_tokens(text, objective)
+
+
+def scored_tokens(texts: Text, objective: Objective) -> Int[Array, "*B U"]:
+  """Tokens that the objective counts after the deletion of each unit."""
+  answer, reasoning = texts.num_answer[..., None], texts.num_reasoning[..., None]
+  if objective == "answer":
+    return jnp.broadcast_to(answer, texts.unit_sizes.shape)
+  return reasoning - texts.unit_sizes + answer
 
 
 def delete_units(
-  state: ChainState, unit: Int[Array, " B"], chosen: Bool[Array, " B"]
+  scorer: Scorer, state: ChainState, unit: Int[Array, " B"], chosen: Bool[Array, " B"]
 ) -> ChainState:
-  """Deletes one unit of each chosen chain; what is known behind it holds no longer."""
+  """Deletes one unit of each chosen chain.
 
-  def delete(text: Text, text_known, columns_known, unit):
-    starts, stops = unit_spans(text)
-    start, stop = starts[unit], stops[unit]
-    before = starts[jnp.maximum(unit - 1, 0)]
-    # What would follow the unit before, were it deleted, is another token now; so is what follows
-    # the last token before the gap.
-    first_new = jnp.where(unit > 0, before, start) - 1
-    index = jnp.arange(starts.shape[0])
-    columns_known = jnp.minimum(columns_known, jnp.maximum(start - 1 - stops, 0))
-    columns_known = jnp.where(index < unit, columns_known, 0)
-    return _without(text, unit, start, stop), jnp.minimum(text_known, first_new), columns_known
+  Where all columns of its candidate are kept, and their log-probabilities with them (for `joint`),
+  they become the text's, and nothing has to run again. Else the text behind the gap does.
 
-  texts, text_known, columns_known = jax.vmap(delete)(
-    state.texts, state.text_known, state.columns_known, unit
+  Args:
+    scorer: model and program.
+    state: the chains.
+    unit: the unit to delete, of each chain.
+    chosen: chains of which one is deleted.
+  """
+  starts, stops = jax.vmap(unit_spans)(state.texts)
+  start, stop, offset, known = (
+    jnp.take_along_axis(x, unit[:, None], axis=1)[:, 0]
+    for x in (starts, stops, state.kept_offsets, state.columns_known)
   )
+  shown = chosen & (state.text_known >= state.texts.last) & (known >= state.texts.last - stop)
+  if scorer.answer_only:
+    shown = jnp.zeros_like(shown)
+  move = jax.vmap(_from_kept, in_axes=(1, 1, 0, 0, 0), out_axes=1)
+  text_cache = KeyValues(
+    *(
+      move(text, kept, start, offset, shown)
+      for text, kept in zip(state.text_cache, state.kept_cache, strict=True)
+    )
+  )
+  small = state._replace(text_cache=None, kept_cache=None)
+  found = jax.vmap(partial(_delete_unit, scorer))(small, unit, offset, shown)
+  found = jax.tree.map(partial(choose, chosen), found, small)
+  return found._replace(text_cache=text_cache, kept_cache=state.kept_cache)
+
+
+def _from_kept(
+  text: Shaped[Array, "L S *R"],
+  kept: Shaped[Array, "L Z *R"],
+  start: Int[Array, ""],
+  offset: Int[Array, ""],
+  shown: Bool[Array, ""],
+) -> Shaped[Array, "L S *R"]:
+  """The text's items, from the start on those that are kept at the offset, if they are shown."""
+  place = jnp.arange(text.shape[1])
+  at = jnp.clip(place - start + offset, 0, kept.shape[1] - 1)
+  taken = (shown & (place >= start)).reshape(-1, *[1] * (text.ndim - 2))
+  return jnp.where(taken, kept[:, at], text)
+
+
+def _delete_unit(
+  scorer: Scorer,
+  state: ChainState,
+  unit: Int[Array, ""],
+  offset: Int[Array, ""],
+  shown: Bool[Array, ""],
+) -> ChainState:
+  """Does the rest of `delete_units` to one chain."""
+  text = state.texts
+  starts, stops = unit_spans(text)
+  start, stop = starts[unit], stops[unit]
+  # What would follow the unit before, were it deleted, is another token now; so is what follows
+  # the last token before the gap.
+  first_old = jnp.where(unit > 0, starts[jnp.maximum(unit - 1, 0)], start) - 1
+  none_old = state.old_skips[0] >= state.old_skips[1]
+  old_skips = jnp.stack(
+    [
+      jnp.where(none_old, first_old, jnp.minimum(first_old, state.old_skips[0])),
+      jnp.where(none_old, start, jnp.maximum(start, state.old_skips[1])),
+    ]
+  )
+  left = _without(text, unit, start, stop)
+  index = jnp.arange(starts.shape[0])
+  # Kept columns must hold the skips of a text that they may become.
+  held = start - 1 if scorer.answer_only else first_old
+  columns_known = jnp.minimum(state.columns_known, jnp.maximum(held - stops, 0))
+  kept = partial(
+    _from_kept, kept=state.kept_log_probs[None, :, 1:], start=start + 1, offset=offset, shown=shown
+  )
+  new = jnp.stack([state.log_probs, state.skip_log_probs], axis=-1)
+  log_probs, skips = kept(new[None])[0].T
+  log_probs = log_probs.at[start].set(jnp.where(shown, state.skip_log_probs[start], 0.0))
   return state._replace(
-    texts=jax.tree.map(partial(choose, chosen), texts, state.texts),
-    text_known=choose(chosen, text_known, state.text_known),
-    columns_known=choose(chosen, columns_known, state.columns_known),
+    texts=left,
+    log_probs=jnp.where(shown, log_probs, state.log_probs),
+    skip_log_probs=skips,
+    text_known=jnp.where(shown, left.last, jnp.minimum(state.text_known, first_old)),
+    old_skips=jnp.minimum(old_skips, left.last),
+    columns_known=jnp.where(index < unit, columns_known, 0),
+    stale=_closed(state.stale, unit, 1) | _close_to(left, start, scorer.program.window),
+    changes=_closed(_closed(state.changes, unit, 1).T, start, stop - start).T,
   )
 
 
-def _without(text: Text, unit, start, stop) -> Text:
+def _close_to(text: Text, gap: Int[Array, ""], window: int) -> Bool[Array, " U"]:
+  """True for units with less than a window of tokens between them and a gap."""
+  starts, stops = unit_spans(text)
+  return (stops + window > gap) & (starts < gap + window)
+
+
+def _closed(x: Shaped[Array, "I *R"], at: Int[Array, ""], size: int | Int[Array, ""]) -> Array:
+  """The items without those in [at, at + size); zeros behind the last."""
+  index = jnp.arange(x.shape[0])
+  source = jnp.where(index >= at, index + size, index)
+  return x.at[source].get(mode="fill", fill_value=0)
+
+
+def _without(text: Text, unit: Int[Array, ""], start: Int[Array, ""], stop: Int[Array, ""]) -> Text:
   """Closes the gap that deleting a unit leaves."""
-  place = jnp.arange(text.token_ids.shape[0])
-  source = jnp.where(place >= start, place + stop - start, place)
-  index = jnp.arange(text.unit_sizes.shape[0])
-  unit_source = jnp.where(index >= unit, index + 1, index)
   return text._replace(
-    token_ids=text.token_ids.at[source].get(mode="fill", fill_value=0),
+    token_ids=_closed(text.token_ids, start, stop - start),
     num_reasoning=text.num_reasoning - (stop - start),
-    unit_sizes=text.unit_sizes.at[unit_source].get(mode="fill", fill_value=0),
+    unit_sizes=_closed(text.unit_sizes, unit, 1),
     num_units=text.num_units - 1,
   )
 

@@ -10,7 +10,7 @@ work that those passes share:
 2. Only the suffix behind each deletion is left, and of that only what no earlier step has run:
    deleting a unit leaves all candidates before it as they were up to there.
 
-`stream` says how spans are laid out, `tiles` how they attend, `exact` and `shortlist` which to run.
+`stream` says how spans are laid out, `tiles` how they attend, `exact` and `racing` which to run.
 
 Objective and notation: arXiv 2601.03066. Sums are of log-probabilities in nats.
 """
@@ -58,6 +58,8 @@ class Program:
     tiles_at_once: tiles that attend side by side; 0 for all of a block.
     objective: `joint` or `answer`.
     attention: implementation of attention; the numbers are the same.
+    window: tokens behind a deletion whose changes are seen again after deletions close by; 0 where
+      no changes are remembered (S is 0 in `ChainState.changes` then).
   """
 
   places: int
@@ -69,6 +71,7 @@ class Program:
   tiles_at_once: int
   objective: Objective = "joint"
   attention: AttentionKind = "xla"
+  window: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +93,15 @@ class ChainState(NamedTuple):
   texts: Text  # every field with an axis B in front
   text_cache: KeyValues  # [L, B, S, K, H] of the texts, as bits
   kept_cache: KeyValues  # [L, B, Z, K, H] of candidates' columns, as bits
-  kept_sums: Float[Array, "B Z 2"]  # summed log-probabilities up to each of these; see `Sums`
+  kept_log_probs: Float[Array, "B Z 3"]  # of each of these: sum up to it, its own, its skip
   kept_offsets: Int[Array, "B U"]  # where in Z each candidate's columns are kept
+  columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
   log_probs: Float[Array, "B S"]  # of each token, given all before it; 0 in the prompt
   skip_log_probs: Float[Array, "B S"]  # of what follows the unit that begins here, were it deleted
-  text_known: Int[Array, " B"]  # places up to which all this holds
-  columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
-
-
-class Sums(NamedTuple):
-  """Summed log-probabilities of the counted targets up to the end of each span, nats."""
-
-  total: Float[Array, "B U"]
-  change: Float[Array, "B U"]  # of the first of them, less the same before the deletion
+  text_known: Int[Array, " B"]  # places up to which text and log-probabilities hold
+  old_skips: Int[Array, "B 2"]  # places [first, stop) behind which skips hold no longer
+  changes: Float[Array, "B U S"]  # of each token's log-probability by each deletion, as last seen
+  stale: Bool[Array, "B U"]  # units near which tokens were deleted since
 
 
 def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
@@ -114,7 +113,8 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     texts: the chains, each field with an axis B in front.
   """
   config, (batch, places) = decoder.config, texts.token_ids.shape
-  index = jnp.arange(texts.unit_sizes.shape[1])[None, :]
+  units = texts.unit_sizes.shape[1]
+  index = jnp.arange(units)[None, :]
   lengths = jnp.where(index < texts.num_units[:, None], suffix_lengths(texts), 0)
   ends = jnp.cumsum(lengths, axis=1)
   # Candidates whose columns do not fit share one place, in which they stay as long as they run.
@@ -131,12 +131,15 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     texts=texts,
     text_cache=cache(places),
     kept_cache=cache(kept),
-    kept_sums=jnp.zeros((batch, kept, 2)),
+    kept_log_probs=jnp.zeros((batch, kept, 3)),
     kept_offsets=offsets,
+    columns_known=jnp.zeros_like(texts.unit_sizes),
     log_probs=jnp.zeros((batch, places)),
     skip_log_probs=jnp.zeros((batch, places)),
     text_known=jnp.zeros(batch, jnp.int32),
-    columns_known=jnp.zeros_like(texts.unit_sizes),
+    old_skips=jnp.zeros((batch, 2), jnp.int32),
+    changes=jnp.zeros((batch, units, places if program.window else 0), jnp.bfloat16),
+    stale=jnp.ones((batch, units), bool),
   )
 
 
@@ -145,11 +148,8 @@ def run_spans(
   state: ChainState,
   spans: Spans,
   sizes: tuple[int, ...],
-  *,
-  of_texts: bool = False,
   window: int = 0,
-  counted_columns: int | Int[Array, ""] = 0,
-) -> tuple[ChainState, Sums]:
+) -> tuple[ChainState, Float[Array, "B U"]]:
   """Runs spans through the model.
 
   Args:
@@ -158,15 +158,14 @@ def run_spans(
       (`text_known`, `columns_known`).
     spans: spans to run.
     sizes: slots of a block; the second size runs what is too little for the first.
-    of_texts: the spans are of the texts as they stand, and else all of candidates.
-    window: see `stream.window_spans`.
-    counted_columns: columns of which `Sums.change` is the sum.
+    window: see `stream.window_lengths`.
 
   Returns:
-    The state, and the sums of the candidates that ran to the end of their span; 0 of the others.
+    The state, and the summed log-probabilities of the counted targets of each candidate up to the
+    end of its span.
   """
   layout = lay_out(spans, scorer.program.tile)
-  sums = jnp.zeros((*spans.first.shape, 2))
+  sums = _sums_before(state, spans)
   first_slot = jnp.zeros((), jnp.int32)
   for size, is_last in zip(sizes, (*[False] * (len(sizes) - 1), True), strict=True):
     left = jnp.maximum(layout.total - first_slot, 0)
@@ -179,20 +178,26 @@ def run_spans(
         state.texts, spans, layout, state.kept_offsets, first_slot + index * size, size, window
       )
       hidden, keys_values = _run_layers(scorer, state, slots)
-      log_probs, skip, counted = _slot_log_probs(scorer, state, slots, hidden, of_texts=of_texts)
-      if of_texts:
-        return _keep_texts(state, slots, keys_values, log_probs, skip), sums
-      before = state.log_probs[slots.chain, slots.source + 1]
-      counted &= slots.column < counted_columns
-      change = jnp.where(counted, log_probs - before, 0.0)
-      running = _running_sums(state, slots, jnp.stack([log_probs, change], axis=-1))
-      state = _keep_columns(state, slots, keys_values, running, scorer.program.kept)
+      log_probs, counted = _slot_log_probs(scorer, state, slots, hidden)
+      if scorer.program.window:
+        state = _remember(state, slots, log_probs[:, 0], counted)
+      running = _running_sums(state, slots, log_probs[:, 0])
+      state = _keep_texts(state, slots, keys_values, log_probs)
+      found = jnp.concatenate([running[:, None], log_probs], axis=1)
+      state = _keep_columns(state, slots, keys_values, found, scorer.program.kept)
       chain = jnp.where(slots.is_last, slots.chain, sums.shape[0])
       return state, sums.at[chain, slots.sequence].set(running, mode="drop")
 
     state, sums = jax.lax.fori_loop(0, blocks, run_block, (state, sums))
     first_slot += blocks * size
-  return state, Sums(sums[:, 1:, 0], sums[:, 1:, 1])
+  return state, sums[:, 1:]
+
+
+def _sums_before(state: ChainState, spans: Spans) -> Float[Array, "B V"]:
+  """Sums up to its span of each sequence, V = 1 + U of them."""
+  at = jnp.maximum(state.kept_offsets + spans.first[:, 1:] - 1, 0)
+  kept = jnp.take_along_axis(state.kept_log_probs[..., 0], at, axis=1)
+  return jnp.pad(jnp.where(spans.first[:, 1:] > 0, kept, 0.0), ((0, 0), (1, 0)))
 
 
 def _run_layers(
@@ -230,24 +235,19 @@ def _run_layers(
 
 
 def _slot_log_probs(
-  scorer: Scorer,
-  state: ChainState,
-  slots: Slots,
-  hidden: Float[Array, "T D"],
-  *,
-  of_texts: bool,
-) -> tuple[Float[Array, " T"], Float[Array, " T"], Bool[Array, " T"]]:
-  """Of the next token; of what follows the unit that it begins; and where they count, else 0."""
+  scorer: Scorer, state: ChainState, slots: Slots, hidden: Float[Array, "T D"]
+) -> tuple[Float[Array, "T 2"], Bool[Array, " T"]]:
+  """Of the next token, and of what follows the unit that it begins; 0 where they do not count."""
   texts, target = state.texts, slots.source + 1
   following = jax.vmap(_behind_units)(texts)
   targets = jnp.stack(
     [texts.token_ids[slots.chain, target], following[slots.chain, target]], axis=-1
   )
-  of_answer = scorer.answer_only and not of_texts
-  counts_from = texts.answer_start if of_answer else texts.num_prompt
-  counted = slots.valid & (target >= counts_from[slots.chain])
-  log_probs = counted_log_probs(scorer.decoder, hidden, targets, counted)
-  return log_probs[:, 0], log_probs[:, 1], counted
+  counts_from = texts.num_prompt[slots.chain]
+  if scorer.answer_only:  # of candidates; the text's own likelihood is wanted in any case
+    counts_from = jnp.where(slots.sequence > 0, texts.answer_start[slots.chain], counts_from)
+  counted = slots.valid & (target >= counts_from)
+  return counted_log_probs(scorer.decoder, hidden, targets, counted), counted
 
 
 def _behind_units(text: Text) -> Int[Array, " S"]:
@@ -257,21 +257,17 @@ def _behind_units(text: Text) -> Int[Array, " S"]:
 
 
 def _keep_texts(
-  state: ChainState,
-  slots: Slots,
-  keys_values: KeyValues,
-  log_probs: Float[Array, " T"],
-  skip_log_probs: Float[Array, " T"],
+  state: ChainState, slots: Slots, keys_values: KeyValues, log_probs: Float[Array, "T 2"]
 ) -> ChainState:
   """Stores what a block found of the texts as they stand."""
   num_chains = state.texts.token_ids.shape[0]
-  chain = jnp.where(slots.valid, slots.chain, num_chains)
-  scored = jnp.where(slots.source + 1 >= state.texts.num_prompt[slots.chain], chain, num_chains)
+  chain = jnp.where(slots.valid & (slots.sequence == 0), slots.chain, num_chains)
   target = slots.source + 1
+  scored = jnp.where(target >= state.texts.num_prompt[slots.chain], chain, num_chains)
   return state._replace(
     text_cache=_put(state.text_cache, chain, slots.source, keys_values),
-    log_probs=state.log_probs.at[scored, target].set(log_probs, mode="drop"),
-    skip_log_probs=state.skip_log_probs.at[scored, target].set(skip_log_probs, mode="drop"),
+    log_probs=state.log_probs.at[scored, target].set(log_probs[:, 0], mode="drop"),
+    skip_log_probs=state.skip_log_probs.at[scored, target].set(log_probs[:, 1], mode="drop"),
   )
 
 
@@ -279,19 +275,30 @@ def _keep_columns(
   state: ChainState,
   slots: Slots,
   keys_values: KeyValues,
-  running: Float[Array, "T 2"],
+  log_probs: Float[Array, "T 3"],
   shared_place: int,
 ) -> ChainState:
   """Stores a block's columns: those that have a place, and those of the one that goes on."""
   num_chains = state.texts.token_ids.shape[0]
   goes_on = slots.valid[-1] & ~slots.is_last[-1] & (slots.begin == slots.begin[-1])
-  kept = slots.valid & ((slots.kept_start < shared_place) | goes_on)
+  kept = slots.valid & (slots.sequence > 0) & ((slots.kept_start < shared_place) | goes_on)
   chain = jnp.where(kept, slots.chain, num_chains)
   at = slots.kept_start + slots.column
   return state._replace(
     kept_cache=_put(state.kept_cache, chain, at, keys_values),
-    kept_sums=state.kept_sums.at[chain, at].set(running, mode="drop"),
+    kept_log_probs=state.kept_log_probs.at[chain, at].set(log_probs, mode="drop"),
   )
+
+
+def _remember(
+  state: ChainState, slots: Slots, log_probs: Float[Array, " T"], counted: Bool[Array, " T"]
+) -> ChainState:
+  """Stores how a block's candidates change the tokens that they count."""
+  num_chains, target = state.texts.token_ids.shape[0], slots.source + 1
+  chain = jnp.where(counted & (slots.sequence > 0), slots.chain, num_chains)
+  change = (log_probs - state.log_probs[slots.chain, target]).astype(state.changes.dtype)
+  unit = slots.sequence - 1
+  return state._replace(changes=state.changes.at[chain, unit, target].set(change, mode="drop"))
 
 
 def _put(
@@ -304,19 +311,19 @@ def _put(
 
 
 def _running_sums(
-  state: ChainState, slots: Slots, values: Float[Array, "T 2"]
-) -> Float[Array, "T 2"]:
+  state: ChainState, slots: Slots, values: Float[Array, " T"]
+) -> Float[Array, " T"]:
   """Sums of each sequence's values up to each slot, with those of its columns that are kept.
 
   Summed sequence by sequence, in a fixed order (a scatter-add has none on accelerators).
   """
   at = jnp.maximum(slots.kept_stop - 1, 0)
-  earlier = state.kept_sums[slots.chain, at]
-  earlier = jnp.where((slots.kept_stop > slots.kept_start)[:, None], earlier, 0.0)
+  earlier = state.kept_log_probs[slots.chain, at, 0]
+  earlier = jnp.where(slots.kept_stop > slots.kept_start, earlier, 0.0)
   begins = slots.begin == jnp.arange(slots.begin.shape[0])
 
   def combine(left, right):
     return left[0] | right[0], jnp.where(right[0], right[1], left[1] + right[1])
 
-  _, sums = jax.lax.associative_scan(combine, (begins[:, None], values))
+  _, sums = jax.lax.associative_scan(combine, (begins, values))
   return sums + earlier

@@ -69,7 +69,7 @@ class Spans(NamedTuple):
 
   first: Array  # column at which the run begins; those before it are kept from earlier
   length: Array
-  skipped: Array  # columns that are left out behind the first `window`; see `window_spans`
+  skipped: Array  # columns that are left out behind the first `window`; see `window_lengths`
 
 
 class StreamLayout(NamedTuple):
@@ -172,12 +172,24 @@ def block_slots(
   )
 
 
-def text_spans(texts: Text, known: Int[Array, " B"], pending: Bool[Array, " B"]) -> Spans:
-  """The texts as they stand, from the first place whose keys are not known."""
-  length = jnp.where(pending, texts.last - known, 0)
-  count = texts.unit_sizes.shape[1]
-  first, length = (jnp.pad(x[:, None], ((0, 0), (0, count))) for x in (known, length))
-  return Spans(first, length, jnp.zeros_like(first))
+def spans_of(
+  texts: tuple[Int[Array, " B"], Int[Array, " B"]],
+  candidates: tuple[Int[Array, "B U"], Int[Array, "B U"]],
+  skipped: Int[Array, "B U"] | None = None,
+) -> Spans:
+  """One stream of texts as they stand and of candidates.
+
+  Args:
+    texts: first place and length of each text's run.
+    candidates: first column and length of each candidate's run.
+    skipped: see `Spans`; None for nothing.
+  """
+  first, length = (
+    jnp.concatenate([text[:, None], columns], axis=1)
+    for text, columns in zip(texts, candidates, strict=True)
+  )
+  skipped = jnp.zeros_like(length) if skipped is None else jnp.pad(skipped, ((0, 0), (1, 0)))
+  return Spans(first, length, skipped)
 
 
 def suffix_lengths(texts: Text) -> Int[Array, "B U"]:
@@ -186,27 +198,27 @@ def suffix_lengths(texts: Text) -> Int[Array, "B U"]:
   return texts.last[:, None] - stops
 
 
-def suffix_spans(texts: Text, known: Int[Array, "B U"], wanted: Bool[Array, "B U"]) -> Spans:
-  """Suffixes of the wanted candidates, each from its first column that is not known."""
-  length = jnp.where(wanted, suffix_lengths(texts) - known, 0)
-  first, length = (jnp.pad(x, ((0, 0), (1, 0))) for x in (known, length))
-  return Spans(first, length, jnp.zeros_like(first))
-
-
-def window_spans(texts: Text, wanted: Bool[Array, "B U"], window: int, *, tail: bool) -> Spans:
-  """Spans that estimate the wanted candidates: a window of columns, and perhaps a tail.
+def window_lengths(
+  texts: Text, window: int, *, tail: bool
+) -> tuple[Int[Array, "B U"], Int[Array, "B U"]]:
+  """Columns that an estimate runs of each candidate: a window, and perhaps a tail.
 
   The tail is what predicts the answer: the last reasoning token and the answer. Between window and
   tail stands the *middle*, which does not run again: the tail sees it as it was before the
   deletion. Positions tell the tail the same story, that the middle has not moved; where there is
   no middle all is exact.
+
+  Args:
+    texts: the chains.
+    window: w, columns right behind the deletion.
+    tail: True where the answer is run behind them.
+
+  Returns:
+    Columns of each run, and those between window and tail that are left out.
   """
+  columns = suffix_lengths(texts)
+  if not tail:
+    return jnp.minimum(columns, window), jnp.zeros_like(columns)
   _, stops = jax.vmap(unit_spans)(texts)
-  columns = texts.last[:, None] - stops
-  if tail:
-    skipped = jnp.maximum(texts.answer_start[:, None] - 1 - (stops + window), 0)
-    length = columns - skipped
-  else:
-    skipped, length = jnp.zeros_like(columns), jnp.minimum(columns, window)
-  length, skipped = (jnp.pad(jnp.where(wanted, x, 0), ((0, 0), (1, 0))) for x in (length, skipped))
-  return Spans(jnp.zeros_like(length), length, skipped)
+  skipped = jnp.maximum(texts.answer_start[:, None] - 1 - (stops + window), 0)
+  return columns - skipped, skipped

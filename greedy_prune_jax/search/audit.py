@@ -27,16 +27,18 @@ def prune_ranks(path: PrunePath) -> Int[np.ndarray, " N"]:
 
 
 def screen_report(path: PrunePath) -> Record:
-  """Reports a screened search's shortlists, and the error of their estimates.
+  """A screened search's own view of its estimates.
 
   Returns:
-    `scored_per_step`: units that were scored exactly. `error`: root mean square of estimate less
-    exact score over all of them, nats per token.
+    `scored_per_step`: units that were estimated and then scored exactly. `error`: root mean square
+    of estimate less exact score over all of them, nats per token. `upsets`: the share of them that
+    were better than estimated by more than the margin.
   """
   tally = path.tally
   return {
     "scored_per_step": tally["num_scored"] / max(tally["steps"], 1),
     "error": math.sqrt(tally["squared_error"] / max(tally["num_scored"], 1)),
+    "upsets": tally["upsets"] / max(tally["num_scored"], 1),
   }
 
 
@@ -79,7 +81,8 @@ def format_trust(records: Sequence[Mapping[str, Any]]) -> str:
   """The reports of a run's chains, `trust` of their records, as a few lines to read."""
   lines = [
     f"screened search on {len(records)} chains: {_mean(records, 'scored_per_step'):.1f} exact "
-    f"scores a step; estimates were off by {_mean(records, 'error'):.4f} nats per token"
+    f"scores a step; estimates were off by {_mean(records, 'error'):.4f} nats per token, "
+    f"{_mean(records, 'upsets'):.0%} of them too high by more than the margin"
   ]
   audits = [record["audit"] for record in records if "audit" in record]
   if audits:

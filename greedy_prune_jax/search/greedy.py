@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -17,12 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.decoder import merge_decoder
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.parallel import DATA, MODEL
-from greedy_prune_jax.scoring import exact, shortlist
+from greedy_prune_jax.scoring import exact
 from greedy_prune_jax.scoring.exact import candidates, choose
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
+from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
 from greedy_prune_jax.scoring.scorer import ChainState, Program, Scorer, start_state
-from greedy_prune_jax.scoring.shortlist import Estimates, ShortlistPlan
-from greedy_prune_jax.scoring.stream import Text, unit_spans
+from greedy_prune_jax.scoring.stream import Text
 
 
 class Tally(NamedTuple):
@@ -34,8 +35,9 @@ class Tally(NamedTuple):
 
   positions: Int[Array, " B"]  # token positions that went through the model
   steps: Int[Array, " B"]  # scorings, each of which deletes one unit or a few
-  num_scored: Int[Array, " B"]  # units that were scored exactly
+  num_scored: Int[Array, " B"]  # units that were scored exactly; of a race, after an estimate
   squared_error: Float[Array, "B U"]  # (estimate - exact)^2, nats per token, summed over these
+  upsets: Int[Array, " B"]  # of these, those whose estimate was too high by more than the margin
   missed: Int[Array, " B"]  # checked steps whose best unit beats all scored by over `_SAME_NLL`
   lost: Float[Array, "B U"]  # of checked steps: best found - best, nats per token
 
@@ -51,19 +53,17 @@ class Steps(NamedTuple):
   tally: Tally
 
 
-class Search(NamedTuple):
-  """Chains in the middle of a search, on the device."""
+class Known(NamedTuple):
+  """Fields of `ChainState` that a race goes on from, when all else is run again."""
 
-  chains: ChainState
-  estimates: Estimates  # of their units, for a screened search
+  changes: Float[Array | np.ndarray, "B U S"]
+  stale: Bool[Array | np.ndarray, "B U"]
 
 
-# How these lie on a mesh.
+# How chains lie on a mesh.
 _KEYS_VALUES = KeyValues._make([P(None, DATA)] * 2)
 _CHAINS = ChainState._make([P(DATA)] * len(ChainState._fields))
-_SEARCH = Search._make(
-  [_CHAINS._replace(text_cache=_KEYS_VALUES, kept_cache=_KEYS_VALUES), P(DATA)]
-)
+_CHAINS = _CHAINS._replace(text_cache=_KEYS_VALUES, kept_cache=_KEYS_VALUES)
 
 
 @partial(jax.jit, static_argnames=("graph", "program", "mesh"))
@@ -71,80 +71,81 @@ def start_search(
   graph: nnx.GraphDef,
   params: nnx.State,
   texts: Text,
-  estimates: Estimates,
+  known: Known | None = None,
   *,
   program: Program,
   mesh: Mesh | None,
-) -> Search:
-  """Chains of which nothing is known yet but estimates; arguments as of `prune_steps`."""
+) -> ChainState:
+  """Chains of which nothing is known yet but what a race remembers; else as `prune_steps`."""
 
-  def start(params, texts, estimates):
-    return Search(start_state(merge_decoder(graph, params), program, texts), estimates)
+  def start(params, texts, known):
+    state = start_state(merge_decoder(graph, params), program, texts)
+    return state if known is None else state._replace(**known._asdict())
 
-  run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _SEARCH)
-  return _placed(run(params, texts, estimates), mesh)
+  run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _CHAINS)
+  return _placed(run(params, texts, known), mesh)
 
 
 @partial(
   jax.jit,
   static_argnames=("graph", "program", "mesh", "plan", "check", "most_deletions"),
-  donate_argnames=("search",),
+  donate_argnames=("chains",),
 )
 def prune_steps(
   graph: nnx.GraphDef,
   params: nnx.State,
-  search: Search,
+  chains: ChainState,
   active: Bool[Array, " B"],
   floors: Int[Array, " B"],
   budget: Float[Array, ""],
   *,
   program: Program,
   mesh: Mesh | None = None,
-  plan: ShortlistPlan | None = None,
+  plan: RacePlan | None = None,
   check: bool = False,
   most_deletions: int = 1,
-) -> tuple[Search, Steps]:
+) -> tuple[ChainState, Steps]:
   """Deletes units of each chain while it has more than `floors[b]` reasoning tokens.
 
   Args:
     graph: graph definition of the scoring model.
     params: parameters of the scoring model.
-    search: the chains, from `start_search` or the call before.
+    chains: state from `start_search` or the call before.
     active: chains that are not finished; nothing is found of the others.
     floors: number of reasoning tokens at or under which a chain stops.
     budget: token positions on each device of `data` after which no further step begins.
     program: static sizes.
     mesh: mesh on which the model lies; None for one device.
-    plan: sizes of a screened search's shortlists; None: every candidate is scored.
-    check: score every candidate beside a screened search, and count what it missed.
+    plan: margin and size of a race for the best candidates; None: every candidate is scored.
+    check: score every candidate beside a race, and count what it missed.
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """
 
-  def steps(params, search, active, floors, budget):
+  def steps(params, chains, active, floors, budget):
     scorer = Scorer(merge_decoder(graph, params), program)
     step = partial(
       _step, scorer, floors=floors, budget=budget, plan=plan, check=check, most=most_deletions
     )
-    start = search, _nothing_done(search, active)
+    start = chains, _nothing_done(chains, active)
     return jax.lax.while_loop(lambda state: ~state[1].done.all(), step, start)
 
-  specs = (P(), _SEARCH, P(DATA), P(DATA), P())
-  run = on_mesh(steps, mesh, specs, (_SEARCH, P(DATA)))
-  search, found = run(params, search, active, floors, budget)
-  return _placed(search, mesh), found
+  specs = (P(), _CHAINS, P(DATA), P(DATA), P())
+  run = on_mesh(steps, mesh, specs, (_CHAINS, P(DATA)))
+  chains, found = run(params, chains, active, floors, budget)
+  return _placed(chains, mesh), found
 
 
-def _placed(search: Search, mesh: Mesh | None) -> Search:
+def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
   """Each array where every call finds it: caches' heads along `model`, as the weights' are."""
   if mesh is None:
-    return search
+    return chains
   heads = KeyValues._make([P(None, DATA, None, MODEL)] * 2)
-  specs = _SEARCH._replace(chains=_CHAINS._replace(text_cache=heads, kept_cache=heads))
+  specs = _CHAINS._replace(text_cache=heads, kept_cache=heads)
 
   def place(spec: P, arrays: Any) -> Any:
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, spec))
 
-  return jax.tree.map(place, specs, search, is_leaf=lambda x: isinstance(x, P))
+  return jax.tree.map(place, specs, chains, is_leaf=lambda x: isinstance(x, P))
 
 
 def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
@@ -167,18 +168,18 @@ _SAME_NLL = 1e-5
 
 def _step(
   scorer: Scorer,
-  carried: tuple[Search, Steps],
+  carried: tuple[ChainState, Steps],
   *,
   floors: Int[Array, " B"],
   budget: Float[Array, ""],
-  plan: ShortlistPlan | None,
+  plan: RacePlan | None,
   check: bool,
   most: int,
-) -> tuple[Search, Steps]:
+) -> tuple[ChainState, Steps]:
   """Records the NLLs of the texts as they stand, scores deletions, and makes the best."""
-  search, found = carried
+  chains, found = carried
   pending = ~found.done
-  chains, ran = exact.run_texts(scorer, search.chains, pending)
+  chains, ran = exact.run_texts(scorer, chains, pending)
   texts = chains.texts
   nll = jax.vmap(chain_nll)(
     chains.log_probs, texts.num_reasoning, texts.num_answer, texts.num_prompt
@@ -189,9 +190,7 @@ def _step(
   running = pending & (texts.num_reasoning > floors) & jnp.isfinite(nll.joint)
   running &= found.tally.positions.sum() < budget
   # Where no chain is running (the last pass, for its NLL alone) this runs no blocks.
-  search, scores, tally = _scored(
-    scorer, search._replace(chains=chains), found, running, plan, check=check
-  )
+  chains, scores, tally = _scored(scorer, chains, found, running, plan, check=check)
   sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
   chosen = running & sound
   found = found._replace(
@@ -201,52 +200,45 @@ def _step(
     tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
   )
   scores = jnp.where(chosen[:, None], scores, jnp.inf)
-  delete = partial(_delete_best, floors=floors, reach=plan.window if plan else 0)
-  search, found, _ = jax.lax.fori_loop(
-    0, most, lambda _, carried: delete(*carried), (search, found, scores)
+  delete = partial(_delete_best, scorer, floors=floors)
+  chains, found, _ = jax.lax.fori_loop(
+    0, most, lambda _, carried: delete(*carried), (chains, found, scores)
   )
-  return search, found
+  return chains, found
 
 
 def _scored(
   scorer: Scorer,
-  search: Search,
+  chains: ChainState,
   found: Steps,
   running: Bool[Array, " B"],
-  plan: ShortlistPlan | None,
+  plan: RacePlan | None,
   *,
   check: bool,
-) -> tuple[Search, Float[Array, "B U"], Tally]:
+) -> tuple[ChainState, Float[Array, "B U"], Tally]:
   """Scores that units are deleted by, lowest first; and the tally with what they took."""
-  chains, tally = search.chains, found.tally
-  wanted = candidates(chains.texts, running)
+  tally, wanted = found.tally, candidates(chains.texts, running)
   if plan is None:
-    chains, nll, _, positions = exact.score_deletions(scorer, chains, wanted)
+    chains, nll, positions = exact.score_deletions(scorer, chains, wanted)
     num_scored = jnp.where(running, chains.texts.num_units, 0)
-    return (
-      search._replace(chains=chains),
-      nll,
-      _add(tally, positions=positions, num_scored=num_scored),
-    )
-  chains, scores = shortlist.screen_deletions(scorer, chains, search.estimates, wanted, plan)
-  tally = _add(tally, positions=scores.positions, num_scored=scores.num_scored)
-  error = _put(tally.squared_error, found.num_deleted, scores.squared_error, running)
+    return chains, nll, _add(tally, positions=positions, num_scored=num_scored)
+  chains, raced = race_deletions(scorer, chains, wanted, plan)
+  tally = _add(tally, positions=raced.positions, num_scored=raced.num_scored, upsets=raced.upsets)
+  error = _put(tally.squared_error, found.num_deleted, raced.squared_error, running)
   tally = tally._replace(squared_error=error)
   if check:
-    chains, nll, _, _ = exact.score_deletions(scorer, chains, wanted)
-    # Both of one scoring: other blocks hold other slots in the other, and are rounded differently.
-    of_chosen = jnp.take_along_axis(nll, scores.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
+    apart, nll, _ = exact.score_deletions(scorer, chains, wanted)
+    of_chosen = jnp.take_along_axis(nll, raced.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
     lost = jnp.where(running, of_chosen - nll.min(axis=1), 0.0)
     tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
     tally = tally._replace(lost=_put(tally.lost, found.num_deleted, lost, running))
-  nll = scores.nll
-  if plan.by_estimate:
-    nll = shortlist.with_estimates(scorer, chains, scores, wanted)
-  return Search(chains, scores.estimates), nll, tally
+    # The race goes on as if nobody had checked.
+    chains = apart._replace(columns_known=chains.columns_known, changes=chains.changes)
+  return chains, raced.nll, tally
 
 
-def _nothing_done(search: Search, active: Bool[Array, " B"]) -> Steps:
-  batch, units = search.chains.columns_known.shape
+def _nothing_done(chains: ChainState, active: Bool[Array, " B"]) -> Steps:
+  batch, units = chains.columns_known.shape
   empty = jnp.full((batch, units + 1), jnp.nan)
   zero, zeros = jnp.zeros(batch, jnp.int32), jnp.zeros((batch, units))
   return Steps(
@@ -255,7 +247,7 @@ def _nothing_done(search: Search, active: Bool[Array, " B"]) -> Steps:
     nll=ChainNLL(empty, empty, empty),
     finite=jnp.ones(batch, bool),
     done=~active,
-    tally=Tally(zero, zero, zero, zeros, zero, zeros),
+    tally=Tally(zero, zero, zero, zeros, zero, zero, zeros),
   )
 
 
@@ -270,28 +262,21 @@ def _put(rows: Array, at: Int[Array, " B"], x: Array, where: Bool[Array, " B"]) 
 
 
 def _delete_best(
-  search: Search,
+  scorer: Scorer,
+  chains: ChainState,
   found: Steps,
   scores: Float[Array, "B U"],
   *,
   floors: Int[Array, " B"],
-  reach: int,
-) -> tuple[Search, Steps, Float[Array, "B U"]]:
+) -> tuple[ChainState, Steps, Float[Array, "B U"]]:
   """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
 
   Their scores assumed that the deleted unit was present.
   """
-  texts = search.chains.texts
   best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores
   lowest = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
-  chosen = jnp.isfinite(lowest) & (texts.num_reasoning > floors)
-  starts, _ = jax.vmap(unit_spans)(texts)
-  start = jnp.take_along_axis(starts, best[:, None], axis=1)[:, 0]
-  chains = exact.delete_units(search.chains, best, chosen)
-  move = jax.vmap(partial(shortlist.estimates_after_deletion, reach=reach))
-  estimates = move(chains.texts, search.estimates, best, start)
-  estimates = jax.tree.map(partial(choose, chosen), estimates, search.estimates)
-
+  chosen = jnp.isfinite(lowest) & (chains.texts.num_reasoning > floors)
+  chains = exact.delete_units(scorer, chains, best, chosen)
   index = jnp.arange(scores.shape[1])[None, :]
   beside = jnp.abs(index - best[:, None]) == 1
   moved = jnp.where(index >= best[:, None], index + 1, index)
@@ -302,4 +287,4 @@ def _delete_best(
     num_deleted=found.num_deleted + chosen,
     deleted=_put(found.deleted, found.num_deleted, best, chosen),
   )
-  return Search(chains, estimates), found, choose(chosen, left, scores)
+  return chains, found, choose(chosen, left, scores)

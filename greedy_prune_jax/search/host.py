@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, mesh_of, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.scorer import AttentionKind, Program
-from greedy_prune_jax.scoring.shortlist import Estimates, no_estimates
+from greedy_prune_jax.scoring.racing import RacePlan
+from greedy_prune_jax.scoring.scorer import AttentionKind, ChainState, Program
 from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import (
   block_sizes,
@@ -29,9 +28,10 @@ from greedy_prune_jax.search.capacity import (
   places_of,
   suffix_positions,
 )
-from greedy_prune_jax.search.greedy import Search, Steps, prune_steps, start_search
+from greedy_prune_jax.search.greedy import Known, Steps, prune_steps, start_search
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist
+from greedy_prune_jax.search.remembered import pack_known, unpack_known
+from greedy_prune_jax.search.screen import ScreenSettings
 
 
 class SearchSettings(NamedTuple):
@@ -71,14 +71,15 @@ def prune_paths(
   screen = settings.screen
   program, mesh = plan_program(model, current, settings), mesh_of(model.params)
   graph = model.graph_for(max(len(path.segments) for path in current))
-  search = _start(model, graph, current, program)
+  chains = _start(model, graph, current, program)
+  plan = screen and RacePlan(margin=screen.margin, deletions=settings.deletions_per_step)
   budget = 0.0  # the first call makes one step, and shows how fast that is
   while not all(path.finished for path in current):
     started = time.monotonic()
-    search, steps = prune_steps(
+    chains, steps = prune_steps(
       graph,
       model.inference_params,
-      search,
+      chains,
       *place_batch(
         (
           np.array([not path.finished for path in current]),
@@ -89,15 +90,16 @@ def prune_paths(
       max(budget, 1.0),
       program=program,
       mesh=mesh,
-      plan=screen and plan_shortlist(screen, settings.deletions_per_step),
+      plan=plan,
       check=settings.check,
       most_deletions=settings.deletions_per_step,
     )
-    steps, estimates = jax.device_get((steps, search.estimates if screen else None))
+    known = Known(chains.changes, chains.stale) if screen else None
+    steps, known = jax.device_get((steps, known))
     elapsed = time.monotonic() - started
     seconds = elapsed / sum(not path.finished for path in current)
     longer = [
-      path if path.finished else _extended(path, steps, row, seconds, estimates)
+      path if path.finished else _extended(path, steps, row, seconds, known)
       for row, path in enumerate(current)
     ]
     speed = (_positions(longer) - _positions(current)) / elapsed / replicas
@@ -115,16 +117,14 @@ def _next_floor(path: PrunePath, settings: SearchSettings) -> int:
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
   """The program of a batch; from few sizes, so that few programs are compiled."""
-  kept = 0
-  if settings.screen is None:
-    kept = kept_columns(
-      model.config,
-      max(suffix_positions(path.segments, path.unit_sizes) for path in paths),
-      len(paths) // axis_size(model.params, DATA),
-      settings.kept_bytes,
-      jnp.dtype(model.decoder.embedding.dtype).itemsize,
-      axis_size(model.params, MODEL),
-    )
+  kept = kept_columns(
+    model.config,
+    max(suffix_positions(path.segments, path.unit_sizes) for path in paths),
+    len(paths) // axis_size(model.params, DATA),
+    settings.kept_bytes,
+    jnp.dtype(model.decoder.embedding.dtype).itemsize,
+    axis_size(model.params, MODEL),
+  )
   units = max(len(path.unit_sizes or path.segments.reasoning) for path in paths)
   return Program(
     places=max(places_of(path.segments) for path in paths),
@@ -132,18 +132,20 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
     kept=kept,
     objective=settings.objective,
     attention=settings.attention,
+    window=settings.screen.window if settings.screen else 0,
     **block_sizes(settings.block_positions, model.platform),
   )
 
 
 def _start(
   model: Model, graph: nnx.GraphDef, paths: Sequence[PrunePath], program: Program
-) -> Search:
-  arrays = _texts(paths, program), _estimates(paths, program)
-  texts, estimates = place_batch(arrays, model.params)
-  texts, estimates = Text(*texts), Estimates(**estimates)
+) -> ChainState:
+  arrays = _texts(paths, program), _known(paths, program)
+  texts, known = place_batch(arrays, model.params)
   mesh = mesh_of(model.params)
-  return start_search(graph, model.inference_params, texts, estimates, program=program, mesh=mesh)
+  return start_search(
+    graph, model.inference_params, Text(*texts), known, program=program, mesh=mesh
+  )
 
 
 def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ...]:
@@ -160,21 +162,19 @@ def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ..
   return ids, *counts[:3], unit_sizes, counts[3]
 
 
-def _estimates(paths: Sequence[PrunePath], program: Program) -> dict[str, np.ndarray]:
-  """Estimates that an interrupted run had of each chain's units: the fields of `Estimates`."""
-  arrays = no_estimates((len(paths), program.units))
-  for row, path in enumerate(paths):
-    if path.known is not None and not path.finished:
-      if other := sorted(set(path.known) - set(arrays)):
-        raise UserError(
-          f"the workdir's unfinished chains have estimates of another version "
-          f"({', '.join(other)}); finish them with that version, or remove the workdir's folder "
-          f"unfinished to begin them again"
-        )
-      for name, known in path.known.items():
-        place = (row, slice(len(known))) if isinstance(known, list) else row
-        arrays[name][place] = known
-  return arrays
+def _known(paths: Sequence[PrunePath], program: Program) -> Known | None:
+  """Memories of an interrupted run's races, of each chain; None where there are none."""
+  rows = [None if path.finished else path.known for path in paths]
+  if not any(rows):
+    return None
+  changes = np.zeros((len(paths), program.units, program.places), jnp.bfloat16)
+  stale = np.ones((len(paths), program.units), bool)
+  for row, (path, known) in enumerate(zip(paths, rows, strict=True)):
+    if known:
+      shape = len(path.kept_units), len(path.segments) - len(path.deleted)
+      of_row = unpack_known(known, shape)
+      changes[row, : shape[0], : shape[1]], stale[row, : shape[0]] = of_row
+  return Known(changes, stale)
 
 
 def _positions(paths: Sequence[PrunePath]) -> int:
@@ -189,7 +189,7 @@ def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
 
 
 def _extended(
-  path: PrunePath, steps: Steps, row: int, seconds: float, estimates: Estimates | None
+  path: PrunePath, steps: Steps, row: int, seconds: float, known: Known | None
 ) -> PrunePath:
   """A path with the deletions of one call behind its own; `row` is its place in the batch."""
   count = int(steps.num_deleted[row])
@@ -216,13 +216,11 @@ def _extended(
     seconds=path.seconds + seconds,
     positions_scored=path.positions_scored + positions,
   )
-  known = None
-  if estimates is not None:
-    known = {
-      name: x[row, : len(units)].tolist() if x.ndim > 1 else x[row].item()
-      for name, x in estimates._asdict().items()
-    }
-  return dataclasses.replace(longer, known=known)
+  if known is None:
+    return longer
+  left, places = len(units), len(longer.segments) - len(longer.deleted)
+  packed = pack_known(known.changes[row, :left, :places], known.stale[row, :left])
+  return dataclasses.replace(longer, known=packed)
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import estimate_positions, shortlist_positions
+from greedy_prune_jax.search.screen import ended_positions, window_positions
 
 
 def first_step_positions(
@@ -14,8 +14,8 @@ def first_step_positions(
   if settings.screen is None:
     return num_units * ((num_reasoning - 1) / 2 + num_answer - 1)
   screen, deletions = settings.screen, settings.deletions_per_step
-  estimates = num_units * (screen.window + _tail(num_answer, settings))
-  return estimates + shortlist_positions(num_reasoning, num_answer, screen, deletions)
+  windows = num_units * (screen.window + _tail(num_answer, settings))
+  return windows + ended_positions(num_reasoning, num_answer, screen, deletions)
 
 
 def step_positions(
@@ -23,17 +23,18 @@ def step_positions(
 ) -> float:
   """Positions of a later step, about: what runs again of text and candidates.
 
-  Deletions are taken to fall anywhere with equal chances. Then half of the text runs again, two
-  thirds of what is reasoning in the candidates' suffixes, and all of the answers.
+  Deletions are taken to fall anywhere with equal chances. Then two thirds of what is reasoning in
+  the candidates' suffixes run again, all of the answers, and half of the text where the candidate
+  that was deleted does not show it.
   """
-  text, screen = num_reasoning / 2 + num_answer, settings.screen
+  screen, deletions = settings.screen, settings.deletions_per_step
+  shown = settings.objective == "joint" and deletions == 1
+  text = 2 if shown else num_reasoning / 2 + num_answer
   if screen is None:
-    share = 1 / 3 if settings.deletions_per_step == 1 else 1 / 2
+    share = 1 / 3 if deletions == 1 else 1 / 2
     return text + num_units * ((num_reasoning - 1) * share + num_answer - 0.5)
-  deletions = settings.deletions_per_step
-  tail = _tail(num_answer, settings)
-  estimates = estimate_positions(num_reasoning, screen, tail, deletions)
-  return text + estimates + shortlist_positions(num_reasoning, num_answer, screen, deletions)
+  windows = window_positions(num_reasoning, screen, _tail(num_answer, settings), deletions)
+  return text + windows + ended_positions(num_reasoning, num_answer, screen, deletions)
 
 
 def _tail(num_answer: int, settings: SearchSettings) -> int:

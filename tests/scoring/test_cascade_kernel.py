@@ -16,11 +16,9 @@ from greedy_prune_jax.scoring.stream import (
   block_slots,
   lay_out,
   suffix_lengths,
-  suffix_spans,
-  text_spans,
-  window_spans,
 )
 from greedy_prune_jax.scoring.tiles import attend_tiles
+from tests.helpers.spans import candidate_spans, text_spans, window_spans
 
 KV_HEADS, GROUPS, LAYERS = 2, 3, 2
 PLACES, KEPT = 256, 512
@@ -51,7 +49,7 @@ def _slots(spans_of, first, size, tile):
   if spans_of == "texts":
     spans = text_spans(texts, jnp.array((5, 0, 130)), jnp.array((True, True, True)))
   elif spans_of == "suffixes":
-    spans = suffix_spans(texts, jnp.maximum(lengths // 2 - 3, 0), wanted)
+    spans = candidate_spans(texts, jnp.maximum(lengths // 2 - 3, 0), wanted)
   else:
     tail = 6
     spans = window_spans(texts, wanted, tail, tail=True)

@@ -13,11 +13,9 @@ from greedy_prune_jax.scoring.stream import (
   block_slots,
   lay_out,
   suffix_lengths,
-  suffix_spans,
-  text_spans,
   unit_spans,
-  window_spans,
 )
+from tests.helpers.spans import candidate_spans, text_spans, window_spans
 
 TILE = 4
 
@@ -78,7 +76,7 @@ def test_every_wanted_suffix_runs_once_from_where_it_is_not_known(shapes, size, 
   draw = np.random.default_rng(data.draw(st.integers(0, 2**16)))
   wanted = exists & (draw.random(lengths.shape) < 0.8)
   known = np.where(exists, (draw.random(lengths.shape) * (lengths + 1)).astype(int), 0)
-  blocks = _slots(texts, suffix_spans(texts, jnp.asarray(known), jnp.asarray(wanted)), size)
+  blocks = _slots(texts, candidate_spans(texts, jnp.asarray(known), jnp.asarray(wanted)), size)
   found = _sequences(blocks)
   expected = {}
   for chain, (num_prompt, sizes, num_answer) in enumerate(shapes):

@@ -23,6 +23,7 @@ def test_prune_ranks_of_tokens_and_of_units():
 def test_an_audit_sets_two_paths_side_by_side():
   exact = _path([4, 0, 2, 1], [1.0, 1.0, 1.5, 2.0, 2.5], positions_scored=70, seconds=2.0)
   tally = {"steps": 4, "num_scored": 10, "squared_error": 0.4, "missed": 1, "lost": 0.2}
+  tally["upsets"] = 3
   screened = _path([4, 2, 0, 1], [1.0, 1.0, 1.7, None, 2.7], tally=tally)
   report = audit_report(screened, exact, "joint")
   assert report["regret"] == pytest.approx(6.4 / 6.0 - 1)  # the third is not known on both sides
@@ -31,12 +32,18 @@ def test_an_audit_sets_two_paths_side_by_side():
   # Ranks 1 3 2 4 0 4 and 2 3 1 4 0 4: one pair of 15 has changed places, one is tied.
   assert report["kendall"] == pytest.approx((13 - 1) / 14)
   assert 0.9 < report["spearman"] < 1
-  assert screen_report(screened) == {"scored_per_step": 2.5, "error": pytest.approx(0.2)}
+  assert screen_report(screened) == {
+    "scored_per_step": 2.5,
+    "error": pytest.approx(0.2),
+    "upsets": 0.3,
+  }
 
 
 def test_trust_is_told_with_and_without_audits():
-  record = {"scored_per_step": 5.0, "error": 0.01}
-  assert "2 chains: 5.0 exact" in format_trust([record, record])
+  record = {"scored_per_step": 5.0, "error": 0.01, "upsets": 0.12}
+  told = format_trust([record, record])
+  assert "2 chains: 5.0 exact" in told
+  assert "12% of them too high by more" in told
   audit = {"regret": 0.01, "spearman": 0.9, "kendall": None, "same_winner": 0.5}
   told = format_trust([record, record | {"audit": audit}])
   assert "on 1 of them: NLL regret 1.00%, Spearman 0.900" in told

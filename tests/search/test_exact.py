@@ -197,24 +197,31 @@ def test_what_is_kept_saves_work_and_changes_nothing(models, objective, unit_siz
   assert positions[0] == positions[1] < positions[3]
 
 
-def test_positions_are_those_that_nothing_earlier_has_run(models):
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_positions_are_those_that_nothing_earlier_has_run(models, objective):
   _, model = models()
   segments = random_segments(6, model.config.vocab_size, (7, 4, 3))
   segments.reasoning[:] = [5, 9, 14, 20]  # no two are one candidate
   path = PrunePath(segments, floor=2)
-  [path] = _search(model, [path], "joint")
+  [path] = _search(model, [path], objective)
   # At first all of prompt and text but the last token, and suffixes of 5, 4, 3, 2.
   positions, kept = 7 + 4 + 3 - 1 + (5 + 4 + 3 + 2), [0, 1, 2, 3]
   for position in path.deleted:
     gap = kept.index(position)
     kept.remove(position)
     behind = len(kept) + 3 - 1  # tokens that run, from the first of reasoning on
-    # The text from two tokens before the gap on: what would follow the one before it, were that
-    # deleted, is another token now.
-    positions += behind - max(gap - 2, -1)
+    # What would follow the token before the gap, were that deleted, is another token now, and so is
+    # what would follow the first behind it: two places before the gap run again.
+    old = max(gap - 2, -1)
+    if objective == "answer":
+      positions += behind - old  # and all behind it
+    elif len(kept) > 2:
+      positions += gap - old
     if len(kept) > 2:
-      # Candidates before the gap go on one token before it, the others begin anew.
-      firsts = [max(gap - 1, unit + 1) for unit in range(gap)]
+      # Candidates before the gap go on one token before it (two where the text that they may become
+      # needs to know what would follow that one), the others begin anew.
+      before = 1 if objective == "answer" else 2
+      firsts = [max(gap - before, unit + 1) for unit in range(gap)]
       firsts += [unit + 1 for unit in range(gap, len(kept))]
       positions += sum(behind - first for first in firsts)
   assert path.positions_scored == positions

@@ -15,8 +15,8 @@ from tests.helpers.full_passes import full_pass_search, random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
-# Windows that reach the end of every chain, and a shortlist that holds every unit: exact again.
-EVERYTHING = ScreenSettings(window=24, shortlist=24, rounds=1, doubt=0.0)
+# Windows that reach the end of every chain: exact again.
+EVERYTHING = ScreenSettings(window=24, margin=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_window_shorter_than_units_deletes_all_the_same(models):
   _, model, _ = models
   rng = np.random.default_rng(3)
   paths = [_random_path(rng, 6) for _ in range(4)]
-  screen = ScreenSettings(window=1, shortlist=1, rounds=2, doubt=0.5)
+  screen = ScreenSettings(window=1, margin=0.1)
   screened = SearchSettings(objective="joint", block_positions=48, screen=screen)
   for path in prune_paths(model, paths, screened):
     assert len(path.kept) <= path.floor

@@ -1,6 +1,8 @@
 """Screened search against exact search, and its estimates against what they stand for."""
 
 import dataclasses
+import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,31 +12,22 @@ import pytest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.scoring import exact
-from greedy_prune_jax.scoring.exact import candidates, run_texts, score_deletions
+from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts, score_deletions
+from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls, race_deletions
 from greedy_prune_jax.scoring.scorer import Scorer, run_spans
-from greedy_prune_jax.scoring.shortlist import (
-  STALE,
-  Estimates,
-  _estimate,
-  estimated_nlls,
-  estimates_after_deletion,
-  no_estimates,
-  screen_deletions,
-  with_estimates,
-)
-from greedy_prune_jax.scoring.stream import Text, window_spans
+from greedy_prune_jax.scoring.stream import spans_of, window_lengths
 from greedy_prune_jax.search.greedy import prune_steps
 from greedy_prune_jax.search.host import SearchSettings, _start, plan_program, prune_paths
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import ScreenSettings, plan_shortlist
+from greedy_prune_jax.search.remembered import pack_known, unpack_known
+from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.work import search_positions
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
-# Windows that reach the end, shortlists that hold everything: nothing is estimated then.
-EVERYTHING = ScreenSettings(window=64, shortlist=64, rounds=1, doubt=0.0)
-SMALL = ScreenSettings(window=2, shortlist=2, rounds=2, doubt=1.0)
+# Windows that reach the end: nothing is estimated then.
+EVERYTHING = ScreenSettings(window=64, margin=0.0)
+SMALL = ScreenSettings(window=2, margin=0.05)  # random models change little
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +67,7 @@ class _Step:
     settings = SearchSettings(objective, 64, screen=SMALL)
     self.program = plan_program(model, paths, settings)
     self.scorer = Scorer(model.decoder, self.program)
-    chains = _start(model, model.graph, paths, self.program).chains
+    chains = _start(model, model.graph, paths, self.program)
     self.chains, _ = run_texts(self.scorer, chains, jnp.ones(len(paths), bool))
     self.of_all = (self.scorer, self.chains)
     self.candidates = candidates(self.chains.texts, jnp.ones(len(paths), bool))
@@ -84,14 +77,14 @@ class _Step:
     return jnp.zeros_like(self.candidates).at[0, jnp.asarray(units)].set(True)
 
   def windows(self, units, window):
-    """Window changes of some units of the first chain; and the positions it took."""
-    spans = window_spans(
-      self.chains.texts, self.marked(units), window, tail=self.scorer.answer_only
-    )
-    _, sums = run_spans(
-      *self.of_all, spans, (self.program.rest,), window=window, counted_columns=1000
-    )
-    return sums.change[0, jnp.asarray(units)], int(spans.length.sum())
+    """Changes that windows of some units of the first chain show, summed; and their positions."""
+    lengths, skipped = window_lengths(self.chains.texts, window, tail=self.scorer.answer_only)
+    lengths = jnp.where(self.marked(units), lengths, 0)
+    none = jnp.zeros(len(lengths), int)
+    spans = spans_of((none, none), (jnp.zeros_like(lengths), lengths), skipped)
+    chains, _ = run_spans(*self.of_all, spans, (self.program.rest,), window)
+    changes = chains.changes[0, jnp.asarray(units)].astype(jnp.float32)
+    return changes.sum(axis=1), int(lengths.sum())
 
 
 @pytest.mark.slow
@@ -99,9 +92,9 @@ class _Step:
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
 def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
   step = _Step(model, _path(model, unit_sizes=unit_sizes), objective)
-  _, every, _, _ = score_deletions(*step.of_all, step.candidates)
+  _, every, _ = score_deletions(*step.of_all, step.candidates)
   at = np.asarray([5, 0, 3, 4])
-  _, some, _, _ = score_deletions(*step.of_all, step.marked(at))
+  _, some, _ = score_deletions(*step.of_all, step.marked(at))
   np.testing.assert_allclose(some[0, at], every[0, at], atol=1e-5)
   assert np.isinf(np.delete(np.asarray(some[0]), at)).all()
 
@@ -110,18 +103,15 @@ def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
 def test_a_window_holds_the_first_changes_of_the_exact_score(model):
   step = _Step(model, _path(model), "joint")
   units = np.asarray([0, 5, 11, 15])
-  _, _, sums, _ = score_deletions(*step.of_all, step.marked(units), 3)
   near, positions = step.windows(units, 3)
   assert np.abs(near).min() > 1e-3
-  np.testing.assert_allclose(near, sums.change[0, units], atol=1e-5)
   assert positions == 4 * 3  # behind the last token stand three of the answer's four
-  # With a window of everything it is all that deletions change behind the first target.
-  _, _, sums, _ = score_deletions(*step.of_all, step.marked(units), 64)
-  log_probs, prompt = step.chains.log_probs[0], 9
-  behind = [log_probs[prompt + unit + 2 : prompt + 20].sum() for unit in units]
-  np.testing.assert_allclose(
-    sums.change[0, units] + jnp.asarray(behind), sums.total[0, units], atol=1e-4
-  )
+  chains, _, _ = score_deletions(*step.of_all, step.marked(units))
+  changes, prompt = np.asarray(chains.changes[0], np.float32), 9
+  for unit, change in zip(units, near, strict=True):
+    behind = changes[unit, prompt + unit + 2 :]
+    np.testing.assert_allclose(behind[:3].sum(), change, atol=2e-3)  # changes are in bfloat16
+    assert not changes[unit, : prompt + unit + 2].any()
 
 
 @pytest.mark.slow
@@ -160,87 +150,64 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
     before = step.chains.log_probs[0, prompt:]
     change = sum(log_probs[row, whole[prompt + target]] - before[target] for row, target in scored)
     near, _ = step.windows([unit], window)
-    np.testing.assert_allclose(near[0], change, atol=2e-5)
-
-
-def _four_scored(step, objective):
-  """Result of the first screening, with exact scores of four candidates."""
-  estimates = Estimates(**jax.tree.map(jnp.asarray, no_estimates((1, step.program.units))))
-  plan = plan_shortlist(dataclasses.replace(SMALL, shortlist=4, rounds=1), 1)
-  return screen_deletions(*step.of_all, estimates, step.candidates, plan)[1]
+    np.testing.assert_allclose(near[0], change, rtol=8e-3)  # changes are in bfloat16
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_estimates_take_over_what_exact_scores_found(model, objective):
   step = _Step(model, _path(model), objective)
-  found = _four_scored(step, objective)
-  nll, known = found.nll[0], found.estimates
-  scored = np.flatnonzero(np.isfinite(nll))
-  assert len(scored) == found.num_scored[0] == 4
-  # Of a unit that was scored, the estimate is its exact score from now on.
-  estimates = estimated_nlls(*step.of_all, known, step.candidates)[0]
-  np.testing.assert_allclose(estimates[scored], nll[scored], atol=1e-5)
-  # For the others, what those four had in common beyond their windows counts in full.
-  far = np.asarray(known.rest_change)[0, scored]
-  assert np.abs(far).max() > 1e-3
-  np.testing.assert_allclose(known.mean_rest[0], far.mean(), rtol=1e-5)
-  nothing = known._replace(weight=jnp.zeros_like(known.weight), mean_rest=jnp.zeros(1))
-  without = estimated_nlls(*step.of_all, nothing, step.candidates)[0]
-  others = np.setdiff1d(np.flatnonzero(np.isfinite(without)), scored)
-  count = 4 if objective == "answer" else 16 - 1 + 4
-  difference = estimates[others] - without[others]
-  np.testing.assert_allclose(difference, -far.mean() / count, rtol=1e-3)
+  before = np.asarray(estimated_nlls(*step.of_all, step.candidates)[0])
+  units = np.asarray([0, 3, 4, 12])
+  chains, nll, _ = score_deletions(*step.of_all, step.marked(units))
+  estimates = np.asarray(estimated_nlls(step.scorer, chains, step.candidates)[0])
+  # Of a unit that was scored, the estimate is its exact score from now on; others stay unchanged.
+  np.testing.assert_allclose(estimates[units], nll[0, units], atol=5e-4)
+  assert np.abs(estimates - before)[units].max() > 3e-3
+  np.testing.assert_array_equal(np.delete(estimates, units), np.delete(before, units))
 
 
 @pytest.mark.slow
-def test_a_chain_is_estimated_no_further_because_another_needs_it(model):
-  step = _Step(model, _path(model), "joint", _path(model, 1))
-  fresh = no_estimates((2, step.program.units))
-  fresh["age"][0] = np.arange(step.program.units)  # nothing of the first is stale
-  _, estimates, _ = _estimate(
-    *step.of_all,
-    Estimates(**jax.tree.map(jnp.asarray, fresh)),
-    step.candidates,
-    plan_shortlist(SMALL, 1),
-  )
-  ages = np.asarray(estimates.age)[:, :16]
-  assert np.isin(ages[1], (0, STALE)).all()
-  assert (ages[1] == 0).sum() == 14  # but for two equal neighbours, which are no candidates
-  np.testing.assert_array_equal(np.flatnonzero(ages[0] == 0), [0, *range(8, 16)])
+def test_a_deleted_tokens_changes_no_longer_count(model):
+  path = _path(model)
+  step = _Step(model, path, "joint")
+  chains, _, _ = score_deletions(*step.of_all, step.marked([2, 9]))
+  changes, prompt = np.asarray(chains.changes[0], np.float32), 9
+  after = delete_units(step.scorer, chains, jnp.asarray([6]), jnp.ones(1, bool))
+  moved = np.asarray(after.changes[0], np.float32)
+  at = prompt + 6
+  np.testing.assert_array_equal(moved[2], np.append(np.delete(changes[2], at), 0))
+  np.testing.assert_array_equal(moved[8], np.append(np.delete(changes[9], at), 0))
+  # Windows of two behind tokens 4 and 5 meet the gap, and two tokens stand close behind it.
+  after = after._replace(stale=jnp.zeros_like(after.stale))
+  again = delete_units(step.scorer, after, jnp.asarray([6]), jnp.ones(1, bool))
+  np.testing.assert_array_equal(np.flatnonzero(again.stale[0, :14]), [4, 5, 6, 7])
 
 
 @pytest.mark.slow
-def test_what_is_known_moves_with_the_units(model):
-  chains = _Step(model, _path(model), "joint").chains
-  size = chains.texts.unit_sizes.shape[1]
-  known = jnp.arange(size, dtype=jnp.float32)
-  estimates = Estimates(known, 10 * known, known / 100, jnp.zeros(size, int), known[3], known[5])
-  chains = exact.delete_units(chains, jnp.asarray([6]), jnp.ones(1, bool))
-  left = Text(*(x[0] for x in chains.texts))
-  moved = estimates_after_deletion(left, estimates, jnp.int32(6), jnp.int32(9 + 6), reach=2)
-  units = [*range(6), *range(7, 16)]
-  np.testing.assert_array_equal(moved.window_change[:15], np.asarray(units, float))
-  np.testing.assert_array_equal(moved.rest_change[:15], 10 * np.asarray(units, float))
-  np.testing.assert_allclose(moved.weight[:15], 0.9 * np.asarray(units) / 100, rtol=1e-6)
-  # A window of two behind tokens 3 to 5 holds the gap, and two tokens stand close behind it.
-  stale = np.flatnonzero(np.asarray(moved.age[:15]) == STALE)
-  np.testing.assert_array_equal(stale, [3, 4, 5, 6, 7])
-  assert set(np.delete(np.asarray(moved.age[:15]), stale)) == {1}
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_a_chain_runs_no_more_because_another_needs_it(model, objective):
+  """The first of two chains begins with all that its scores would show."""
+  step = _Step(model, _path(model), objective, _path(model, 1))
+  chains, nll, _ = score_deletions(*step.of_all, step.candidates & (jnp.arange(2) == 0)[:, None])
+  chains = chains._replace(stale=chains.stale & (jnp.arange(2) == 1)[:, None])
+  _, raced = race_deletions(step.scorer, chains, step.candidates, RacePlan(margin=0.0))
+  assert raced.nll[0].min() == pytest.approx(float(nll[0].min()), abs=1e-6)
+  assert raced.positions[0] == 0  # what it runs to its end is known up to there
+  assert raced.num_scored.tolist()[0] == 1
+  assert raced.positions[1] > 14 * 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
-def test_a_shortlist_of_everything_is_exact_search(model, objective, unit_sizes):
+def test_windows_up_to_the_end_are_exact_search(model, objective, unit_sizes):
   paths = [_path(model, unit_sizes=unit_sizes) for _ in range(2)]
   [exact] = _search(model, paths[:1], objective)
   [screened] = _search(model, paths[1:], objective, screen=EVERYTHING)
   paths = [exact, screened]
   _assert_same(*paths)
-  # Nothing was estimated but by rounding: all windows reach the end.
-  root = (paths[1].tally["squared_error"] / paths[1].tally["num_scored"]) ** 0.5
-  assert root < 1e-5
+  # What was estimated was so from changes close by: a margin of nothing is enough.
 
 
 @pytest.mark.slow
@@ -264,20 +231,31 @@ def test_a_check_finds_what_exact_search_would_have_chosen(model, objective):
       assert exact.nll[objective][same + 1] < checked.nll[objective][same + 1]
     missed += checked.tally["missed"]
     assert checked.tally["steps"] == 8
-    assert checked.tally["num_scored"] <= 8 * 4
   assert missed  # else this test tells nothing
 
 
 @pytest.mark.slow
-def test_doubt_widens_the_shortlist(model):
+def test_a_margin_widens_the_race(model):
   scored = []
-  for rounds, doubt in ((1, 0.0), (3, 0.0), (3, 1e3)):
+  for margin in (0.0, 1.0, 1e3):
     path = _path(model, floor=12)
-    settings = dataclasses.replace(SMALL, rounds=rounds, doubt=doubt)
+    settings = dataclasses.replace(SMALL, margin=margin)
     [path] = _search(model, [path], "joint", screen=settings)
     scored.append(path.tally["num_scored"])
-  assert scored[0] == 4 * 2
-  assert scored[0] <= scored[1] < scored[2] <= 4 * 6
+  assert 4 <= scored[0] < scored[1] < scored[2]
+  # With a margin without end all that four rounds can run are run.
+  assert scored[2] >= 4 * 12
+
+
+@pytest.mark.slow
+def test_upsets_are_estimates_too_high_by_more_than_the_margin(model):
+  counts = []
+  for margin in (0.0, 1e-3, 1e3):
+    settings = dataclasses.replace(SMALL, margin=margin)
+    [path] = _search(model, [_path(model)], "joint", screen=settings)
+    counts.append(path.tally["upsets"] / path.tally["num_scored"])
+  assert counts[0] > counts[2] == 0
+  assert 0.1 < counts[0] < 0.9
 
 
 @pytest.mark.slow
@@ -333,50 +311,10 @@ def test_several_deletions_from_one_scoring(model, screen):
   other = _path(model, 2, (9, 20, 4), floor=13, deleted=path.deleted[:7])
   [other] = _search(model, [other], "joint")
   np.testing.assert_allclose(other.nll["joint"][0], path.nll["joint"][7], atol=1e-5)
-  for start, stop in ((0, 3), (3, 6)):
+  for start, stop in itertools.pairwise(known):
     left = [i for i in range(20) if i not in path.deleted[:start]]
     places = sorted(left.index(position) for position in path.deleted[start:stop])
-    assert min(np.diff(places)) > 1  # none next to another
-
-
-@pytest.mark.slow
-def test_estimates_choose_what_no_exact_score_was_made_for(model):
-  # The first of a step's deletions has an exact score; the others only if per_deletion says so.
-  screen = dataclasses.replace(SMALL, rounds=1, per_deletion=0.0)
-  path = _path(model, 2, (9, 20, 4), floor=8)
-  [path] = _search(model, [path], "joint", deletions_per_step=4, screen=screen)
-  assert path.tally["num_scored"] == 3 * SMALL.shortlist
-  assert sorted([*path.deleted, *path.kept]) == list(range(20))
-  assert len(path.deleted) == 12
-  assert [i for i, nll in enumerate(path.nll["joint"]) if nll is not None] == [0, 4, 8, 12]
-  # Where windows reach the end an estimate misses nothing, and exact scores choose the same.
-  near = [dataclasses.replace(EVERYTHING, shortlist=1, per_deletion=0.0), EVERYTHING, None]
-  path = _path(model, 2, (9, 20, 4), floor=8)
-  paths = [_search(model, [path], "joint", deletions_per_step=4, screen=x)[0] for x in near]
-  _assert_same_known(paths[0], paths[1])
-  _assert_same_known(paths[0], paths[2])
-
-
-@pytest.mark.slow
-def test_no_estimate_goes_before_the_best_exact_score(model):
-  step = _Step(model, _path(model), "joint")
-  found = _four_scored(step, "joint")
-  # Had the exact scores come out higher, all estimates would be lower than the best of them.
-  found = found._replace(nll=found.nll + 10)
-  scores = with_estimates(*step.of_all, found, step.candidates)[0]
-  best = int(found.nll[0].argmin())
-  assert int(scores.argmin()) == best
-  estimates = estimated_nlls(*step.of_all, found.estimates, step.candidates)[0]
-  expected = np.where(np.isinf(found.nll[0]), estimates, found.nll[0])
-  np.testing.assert_array_equal(np.delete(scores, best), np.delete(expected, best))
-  assert scores[best] < expected.min()
-
-
-def _assert_same_known(path, other):
-  assert path.deleted == other.deleted
-  for name in ("joint", "answer"):
-    theirs = np.array(other.nll[name], float)  # None: NaN
-    np.testing.assert_allclose(np.array(path.nll[name], float), theirs, atol=1e-5)
+    assert min(np.diff(places), default=2) > 1  # none next to another
 
 
 @pytest.mark.slow
@@ -398,31 +336,47 @@ def test_one_program_from_the_whole_chain_to_its_end(model):
 @pytest.mark.slow
 def test_positions_are_counted(model):
   path = _path(model, 6, (7, 6, 3), floor=5)
-  screen = ScreenSettings(window=1, shortlist=1, rounds=1, doubt=0.0)
-  [path] = _search(model, [path], "joint", screen=screen)
-  windows = 6  # one position behind each token
-  text, gap = 6 + 3 - 1, path.deleted[0]
-  suffix = 6 - 1 - gap + 3 - 1
-  left = 5 + 3 - 1 - (max(gap - 2, -1) if gap else -1)  # of the text, from before the gap on
-  repeated = 2  # of three equal neighbours two are no candidates of their own
-  assert path.positions_scored == 7 + text + windows - repeated + suffix + left
+  [path] = _search(model, [path], "joint", screen=ScreenSettings(window=1, margin=0.0))
+  tokens = path.segments.reasoning
+  repeated = np.append(False, tokens[1:] == tokens[:-1])  # no candidates of their own
+  assert repeated.sum() == 2
+  suffixes = 6 - 1 - np.arange(6) + 3 - 1
+  # The text; and the four candidates, a position of each in its window and the rest behind that.
+  # What the winner ran is the text that it leaves.
+  assert path.positions_scored == 7 + 6 + 3 - 1 + suffixes[~repeated].sum()
+  assert path.tally["num_scored"] == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("deletions", [1, 3])
 def test_the_expected_positions_are_near_those_counted(model, objective, deletions):
-  # In one round, since how often a winner is in doubt is not known beforehand.
-  screen = ScreenSettings(window=3, shortlist=4, rounds=1, doubt=0.0)
+  # How many candidates are in doubt is not known beforehand; windows and the text are.
+  screen = ScreenSettings(window=8, margin=0.0)
   settings = {"screen": screen, "deletions_per_step": deletions}
   paths = [_path(model, seed, shape=(9, 44, 4), floor=12) for seed in range(4)]
   paths = _search(model, paths, objective, **settings)
   search = SearchSettings(objective=objective, block_positions=64, **settings)
   counted = sum(path.positions_scored for path in paths)
-  assert counted == pytest.approx(sum(search_positions(p, search) for p in paths), rel=0.1)
+  assert counted == pytest.approx(sum(search_positions(p, search) for p in paths), rel=0.25)
 
 
-def test_estimates_of_another_version_are_named(model):
-  path = dataclasses.replace(_path(model), known={"near": [0.0], "far": [0.0]})
-  with pytest.raises(UserError, match=r"estimates of another version \(far, near\).*unfinished"):
+@pytest.mark.parametrize("known", [{"near": [0.0]}, {"changes": "AA==", "stale": [0]}])
+def test_estimates_of_another_version_are_named(model, known):
+  path = dataclasses.replace(_path(model), known=known)
+  with pytest.raises(UserError, match=r"estimates of another version.*unfinished"):
     _search(model, [path], "joint", screen=ScreenSettings())
+
+
+def test_what_is_remembered_is_packed_and_unpacked_without_loss():
+  changes = np.random.default_rng(0).normal(size=(5, 7)).astype(jnp.bfloat16)
+  stale = np.array([True, False, False, True, False])
+  packed = json.loads(json.dumps(pack_known(changes, stale)))
+  same, same_stale = unpack_known(packed, (5, 7))
+  np.testing.assert_array_equal(same, changes)
+  np.testing.assert_array_equal(same_stale, stale)
+  for shape in ((5, 6), (6, 7), (2, 7)):
+    with pytest.raises(UserError, match="damaged"):
+      unpack_known(packed, shape)
+  with pytest.raises(UserError, match="damaged"):
+    unpack_known(packed | {"stale": [-1]}, (5, 7))

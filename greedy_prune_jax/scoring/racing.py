@@ -1,0 +1,188 @@
+"""Races between deletions: exact scores of the few candidates that may be the best.
+
+What a deletion does to each later token is remembered from the last time that it was seen
+(`ChainState.changes`). A candidate's estimate is its score if all these changes still held: the
+text as it stands is known, and so is what it shares with the candidate. Deletions elsewhere make
+estimates stale only slowly, but for
+
+- the tokens that are deleted, whose changes no longer count;
+- units close to a deletion. The first few tokens behind these, a *window*, are run again (and for
+  `answer` the answer, behind an untouched middle; see `stream.window_lengths`).
+
+The candidates of lowest estimate then run to their ends, a few at a time, until the next estimate
+would lose even if it were too high by a margin. The deleted unit has always an exact score.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from greedy_prune_jax.scoring.exact import (
+  after_run,
+  nll_after_deletions,
+  scored_tokens,
+  suffix_spans,
+  with_old_skips,
+)
+from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
+from greedy_prune_jax.scoring.stream import Text, suffix_lengths, unit_spans, window_lengths
+
+_ROUNDS = 4  # of one step, at most
+_AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RacePlan:
+  """Size of a race.
+
+  Attributes:
+    margin: nats by which estimates may be too high.
+    deletions: units that are deleted from one scoring.
+  """
+
+  margin: float
+  deletions: int = 1
+
+
+class Raced(NamedTuple):
+  """Results of one step's race, for each chain of a batch."""
+
+  nll: Float[Array, "B U"]  # after the deletion of each unit that ran to its end; else infinity
+  positions: Int[Array, " B"]  # token positions that went through the model
+  num_scored: Int[Array, " B"]  # units that ran to their ends after an estimate
+  squared_error: Float[Array, " B"]  # summed over these: (estimate - exact)^2, nats per token
+  upsets: Int[Array, " B"]  # of these, those whose estimates were too high by more than the margin
+
+
+def race_deletions(
+  scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"], plan: RacePlan
+) -> tuple[ChainState, Raced]:
+  """Exact scores of each chain's most promising deletions.
+
+  Args:
+    scorer: model and program.
+    state: the chains; `exact.run_texts` has run.
+    candidates: units to choose from.
+    plan: size of the race.
+  """
+  state, raced = _first_round(scorer, state, candidates, plan)
+  estimates = estimated_nlls(scorer, state, candidates)
+  margin = plan.margin / scored_tokens(state.texts, scorer.program.objective)
+
+  def in_race(nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
+    best = jnp.sort(nll, axis=1)[:, plan.deletions - 1 : plan.deletions]
+    return candidates & jnp.isinf(nll) & ((estimates - margin < best) | jnp.isinf(best))
+
+  def one_round(carried):
+    index, state, raced = carried
+    chosen = _lowest(estimates, in_race(raced.nll), _AT_A_TIME + plan.deletions - 1)
+    state, raced = _run_to_ends(scorer, state, raced, chosen, estimates, plan)
+    return index + 1, state, raced
+
+  def go_on(carried):
+    index, _, raced = carried
+    return (index < _ROUNDS) & in_race(raced.nll).any()
+
+  _, state, raced = jax.lax.while_loop(go_on, one_round, (jnp.int32(0), state, raced))
+  return state, raced
+
+
+def estimated_nlls(
+  scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"]
+) -> Float[Array, "B U"]:
+  """Mean NLL after the deletion of each unit if its changes were as last seen, nats per token.
+
+  Args:
+    scorer: model and program.
+    state: the chains.
+    candidates: units to estimate; the others get infinity.
+  """
+
+  def sums(text: Text, log_probs: Float[Array, " S"], changes: Float[Array, "U S"]):
+    _, stops = unit_spans(text)
+    place = jnp.arange(log_probs.shape[0])[None, :]
+    counted = (place > stops[:, None]) & (place <= text.last)
+    if scorer.answer_only:
+      counted &= place >= text.answer_start
+    after = log_probs[None, :] + changes.astype(jnp.float32)
+    return jnp.where(counted, after, 0.0).sum(axis=1)
+
+  found = jax.vmap(sums)(state.texts, state.log_probs, state.changes)
+  return jnp.where(candidates, nll_after_deletions(scorer, state, found), jnp.inf)
+
+
+def _first_round(
+  scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"], plan: RacePlan
+) -> tuple[ChainState, Raced]:
+  """Runs the windows of stale estimates, and the leaders among the others to their ends."""
+  estimates = estimated_nlls(scorer, state, candidates)
+  stale = candidates & state.stale
+  leaders = _lowest(estimates, candidates & ~stale, plan.deletions)
+  window, columns = scorer.program.window, suffix_lengths(state.texts)
+  lengths, skipped = window_lengths(state.texts, window, tail=scorer.answer_only)
+  # Of what is kept of a stale candidate the window at most is of use.
+  first = jnp.where(stale, jnp.minimum(state.columns_known, lengths), state.columns_known)
+  first = jnp.where(stale & (skipped > 0), jnp.minimum(first, window), first)
+  length = jnp.where(stale, lengths - first, jnp.where(leaders, columns - first, 0))
+  spans = with_old_skips(state, stale | leaders, first, length, jnp.where(stale, skipped, 0))
+  state, sums = run_spans(scorer, state, spans, _sizes(scorer), window)
+  ended = leaders | (stale & (first + length >= columns))
+  held = jnp.where(ended, columns, jnp.minimum(columns, window))
+  state = after_run(scorer, state, stale | leaders, jnp.maximum(held, state.columns_known))
+  state = state._replace(stale=state.stale & ~stale)
+  nll = jnp.where(ended, nll_after_deletions(scorer, state, sums), jnp.inf)
+  nothing = jnp.zeros(candidates.shape[0], jnp.int32)
+  raced = Raced(nll, spans.length.sum(axis=1), nothing, nothing.astype(jnp.float32), nothing)
+  return state, _tallied(scorer, state, raced, leaders, estimates, plan)
+
+
+def _run_to_ends(
+  scorer: Scorer,
+  state: ChainState,
+  raced: Raced,
+  chosen: Bool[Array, "B U"],
+  estimates: Float[Array, "B U"],
+  plan: RacePlan,
+) -> tuple[ChainState, Raced]:
+  """Runs the rest of the chosen candidates."""
+  spans = suffix_spans(state, chosen)
+  state, sums = run_spans(scorer, state, spans, _sizes(scorer))
+  state = after_run(scorer, state, chosen, suffix_lengths(state.texts))
+  nll = jnp.where(chosen, nll_after_deletions(scorer, state, sums), raced.nll)
+  raced = raced._replace(nll=nll, positions=raced.positions + spans.length.sum(axis=1))
+  return state, _tallied(scorer, state, raced, chosen, estimates, plan)
+
+
+def _tallied(
+  scorer: Scorer,
+  state: ChainState,
+  raced: Raced,
+  new: Bool[Array, "B U"],
+  estimates: Float[Array, "B U"],
+  plan: RacePlan,
+) -> Raced:
+  """The tally with the units that have run to their ends now."""
+  off = jnp.where(new, estimates - raced.nll, 0.0)
+  too_high = off * scored_tokens(state.texts, scorer.program.objective) > plan.margin
+  return raced._replace(
+    num_scored=raced.num_scored + new.sum(axis=1),
+    squared_error=raced.squared_error + (off**2).sum(axis=1),
+    upsets=raced.upsets + too_high.sum(axis=1),
+  )
+
+
+def _lowest(
+  values: Float[Array, "B U"], among: Bool[Array, "B U"], count: int
+) -> Bool[Array, "B U"]:
+  """True at the lowest values of each row, of so many of those to choose from as there are."""
+  count = min(count, values.shape[1])
+  lowest, listed = jax.lax.top_k(jnp.where(among, -values, -jnp.inf), count)
+  row = jnp.arange(values.shape[0])[:, None]
+  return jnp.zeros_like(among).at[row, listed].set(jnp.isfinite(lowest))
+
+
+def _sizes(scorer: Scorer) -> tuple[int, int]:
+  return scorer.program.block, scorer.program.rest
