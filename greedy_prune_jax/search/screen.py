@@ -5,7 +5,7 @@ import dataclasses
 from greedy_prune_jax.runs.settings import check_least
 
 # Candidates that run to their ends at a step for each nat of margin, beside one for each deletion:
-# SmolLM2-135M ran 2.2 to 3.3 on chains of 41 to 121 tokens at 1 nat, 2.7 to 5.0 at 2.
+# SmolLM2-135M ran 2.8 to 4.6 on chains of 41 to 280 tokens at 1 nat, 3.4 to 7.1 at 2.
 _ENDED_PER_NAT = 1.7
 
 
@@ -20,7 +20,7 @@ class ScreenSettings:
   """
 
   window: int = 4
-  margin: float = 2.0
+  margin: float = 1.0
 
   def __post_init__(self):
     check_least(self, 1, "window")

@@ -301,7 +301,7 @@ def test_the_workdir_of_another_config(start, run, tmp_path):
 def test_how_a_screened_search_screens_may_not_change(start, run):
   run(num_chains=1, search="screened")
   message = error_of(start(num_chains=1, search="screened", **{"screen.window": 3}))
-  assert re.search(r"These keys differ:\n  screen.window: was 6, is 3\n", message)
+  assert re.search(r"These keys differ:\n  screen.window: was 4, is 3\n", message)
 
 
 def test_a_template_of_ones_own_that_does_not_work(start, tmp_path):
