@@ -68,7 +68,8 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
   config, tensors, names = open_huggingface(place) if place.is_dir() else open_gguf(place)
   if adapter is not None:
     in_folders = FAMILIES[config.family].hf_tensors()
-    pairs = {in_folders[parameter]: tensor for parameter, tensor in names.items()}
+    # GGUF files of all families have one table of names.
+    pairs = {name: names[parameter] for parameter, name in in_folders.items() if parameter in names}
     tensors = AdaptedTensors(tensors, adapter, pairs, config.num_layers)
   return read_model(config, tensors, names, dtype, shardings)
 

@@ -190,8 +190,11 @@ def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
 
 
 def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:
-  """Keys and values of one chain's text, and of the longest suffix that a block leaves open."""
-  return 2 * places * _column_bytes(config, itemsize, split)
+  """Keys and values of one chain's text, and of the longest suffix that a block leaves open.
+
+  And the memory of a race, of as many units as places at most, in bfloat16.
+  """
+  return 2 * places * _column_bytes(config, itemsize, split) + 2 * places**2
 
 
 def _free_bytes(model: Model) -> float | None:
