@@ -72,9 +72,11 @@ def race_deletions(
   estimates = estimated_nlls(scorer, state, candidates)
   margin = plan.margin / scored_tokens(state.texts, scorer.program.objective)
 
+  worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
+
   def in_race(nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
-    best = jnp.sort(nll, axis=1)[:, plan.deletions - 1 : plan.deletions]
-    return candidates & jnp.isinf(nll) & ((estimates - margin < best) | jnp.isinf(best))
+    to_beat = jnp.sort(nll, axis=1)[:, worst, None]
+    return candidates & jnp.isinf(nll) & ((estimates - margin < to_beat) | jnp.isinf(to_beat))
 
   def one_round(carried):
     index, state, raced = carried

@@ -318,6 +318,13 @@ def test_several_deletions_from_one_scoring(model, screen):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_more_deletions_than_units_may_be_asked_for(model):
+  path = _path(model, 3, floor=2)
+  [path] = _search(model, [path], "joint", screen=SMALL, deletions_per_step=100)
+  assert len(path.kept) == 2
+
+
 def test_the_first_of_several_deletions_is_the_best(model):
   path = _path(model, 3, floor=13)
   paths = [_search(model, [path], "joint", deletions_per_step=count)[0] for count in (1, 3)]

@@ -1,0 +1,82 @@
+"""Whole paths of screened search beside exact search, on the same chains.
+
+    python -m benchmarks.screened_paths --chains=FILE[,FILE...] --sizes=41,115 --margins=1,2
+
+For each size N the chain whose reasoning is nearest to N tokens is pruned down to a keep ratio,
+once exactly and once by a race for each margin. *Less* is the positions that exact search would run
+if it kept nothing from step to step, over those of the race, both with their first step. Regret and
+ranks are those of `audit`.
+"""
+
+import time
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from benchmarks.chains import chains_of_sizes
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
+from greedy_prune_jax.search.audit import audit_report, screen_report
+from greedy_prune_jax.search.capacity import choose_batching
+from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.path import PrunePath
+from greedy_prune_jax.search.screen import ScreenSettings
+
+_CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
+_SIZES = flags.DEFINE_list("sizes", ["41", "115"], "Reasoning tokens.")
+_MARGINS = flags.DEFINE_list("margins", ["1", "2"], "Margins of the races, in nats.")
+_KEEP = flags.DEFINE_float("keep", 0.5, "Keep ratio at which paths end.")
+_OBJECTIVE = flags.DEFINE_enum("objective", "joint", OBJECTIVES, "Objective.")
+_MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
+_DTYPE = flags.DEFINE_string("dtype", "bfloat16", "Dtype of the weights.")
+_HEADER = """\
+    N margin s/deletion positions   less  regret spearman  scored  upsets"""
+
+
+def positions_without_keeping(path: PrunePath) -> int:
+  """Positions of exact search along a path of tokens if every step ran all suffixes anew."""
+  left, num_answer = list(range(len(path.segments.reasoning))), len(path.segments.answer)
+  total = 0
+  for position in path.deleted:
+    n, gap = len(left), left.index(position)
+    total += n * (n - 1) // 2 + n * (num_answer - 1) + n - gap + num_answer
+    left.remove(position)
+  return total
+
+
+def main(_) -> None:
+  """Runs all paths and prints the table."""
+  tokenizer = load_tokenizer(_MODEL.value)
+  chains = chains_of_sizes(tokenizer, _CHAINS.value, [int(size) for size in _SIZES.value])
+  model = load_model(_MODEL.value, jnp.dtype(_DTYPE.value))
+  objective = cast(Objective, _OBJECTIVE.value)
+  print(f"{_MODEL.value}, {_DTYPE.value}, {objective}; {jax.devices()[0].device_kind}")
+  print(_HEADER)
+  for segments in chains:
+    path = PrunePath(segments, floor=int(len(segments.reasoning) * _KEEP.value))
+    sizes = choose_batching([segments], model, 1, [0.0])
+    settings = SearchSettings(
+      objective, sizes.block_positions, sizes.kept_bytes, seconds_between_reports=1e9
+    )
+    [exact] = prune_paths(model, [path], settings)
+    work = positions_without_keeping(exact)
+    for margin in map(float, _MARGINS.value):
+      started = time.perf_counter()
+      screen = ScreenSettings(margin=margin)
+      [raced] = prune_paths(model, [path], settings._replace(screen=screen))
+      seconds, deletions = time.perf_counter() - started, raced.num_deletions
+      audit = audit_report(raced, exact, objective)
+      report = screen_report(raced)
+      print(
+        f"{len(segments.reasoning):5}{margin:7g}{seconds / deletions:11.2f}"
+        f"{raced.positions_scored / deletions:10.0f}{work / raced.positions_scored:7.1f}"
+        f"{audit['regret']:8.2%}{audit['spearman']:9.3f}{report['scored_per_step']:8.1f}"
+        f"{report['upsets']:8.2f}",
+        flush=True,
+      )
+
+
+if __name__ == "__main__":
+  app.run(main)
