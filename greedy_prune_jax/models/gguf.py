@@ -33,7 +33,8 @@ from greedy_prune_jax.models.config import (
   check_size,
 )
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.families import FAMILIES, GGUF_FAMILIES, Family, GgufNames
+from greedy_prune_jax.models.families import FAMILIES, GGUF_FAMILIES
+from greedy_prune_jax.models.family import Family, GgufNames
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
 

@@ -25,7 +25,8 @@ from greedy_prune_jax.models.config import (
   RopeConfig,
   check_size,
 )
-from greedy_prune_jax.models.families import FAMILIES, WRAPPERS, Family
+from greedy_prune_jax.models.families import FAMILIES, WRAPPERS
+from greedy_prune_jax.models.family import Family
 from greedy_prune_jax.models.quantised import FP8_BLOCK
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record

@@ -1,0 +1,55 @@
+"""The families of Gemma."""
+
+from greedy_prune_jax.models.family import ATTENTION_BIAS, Family, GgufNames
+
+_GEMMA_SWITCHES = {"post_norms": True, "unit_offset_norm": True, "scale_embedding": True}
+_GEMMA_KEYS = {
+  **ATTENTION_BIAS,
+  "activation": "hidden_activation",
+  "attention_scale": "query_pre_attn_scalar",
+  "logit_softcap": "final_logit_softcapping",
+}
+_GEMMA_TENSORS = {"layers.mlp_norm.scale": "pre_feedforward_layernorm.weight"}
+
+GEMMA = (
+  Family(
+    name="gemma2",
+    title="Gemma 2",
+    hf_class="Gemma2ForCausalLM",
+    switches=_GEMMA_SWITCHES,
+    keys={**_GEMMA_KEYS, "attention_softcap": "attn_logit_softcapping"},
+    tensors=_GEMMA_TENSORS,
+    gguf=GgufNames(
+      architecture="gemma2",
+      activation="gelu_tanh",
+      defaults={
+        "attention.sliding_window": 4096,
+        "attention.sliding_window_pattern": 2,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+      },
+      scaled_by_width=46,  # layers of the 27B model
+    ),
+  ),
+  Family(
+    name="gemma3_text",
+    title="Gemma 3, text",
+    hf_class="Gemma3ForCausalLM",
+    switches={**_GEMMA_SWITCHES, "qk_norm": True},
+    keys=_GEMMA_KEYS,
+    tensors=_GEMMA_TENSORS,
+    rope_by_kind=True,
+    refused={"attn_logit_softcapping": "transformers gives it no meaning for this family"},
+    wrapper="gemma3",
+    gguf=GgufNames(
+      architecture="gemma3",
+      activation="gelu_tanh",
+      defaults={
+        "attention.sliding_window": 0,
+        "attention.sliding_window_pattern": 6,
+        "rope.freq_base_swa": 10_000.0,
+      },
+      scaled_by_width=62,  # layers of the 27B model
+    ),
+  ),
+)

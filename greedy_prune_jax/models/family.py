@@ -1,0 +1,194 @@
+"""The record of a family of models, and the names that most families give to things in files."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# Fields of `ModelConfig` -> keys of config.json.
+HF_KEYS: dict[str, str] = {
+  "vocab_size": "vocab_size",
+  "model_dim": "hidden_size",
+  "num_layers": "num_hidden_layers",
+  "num_heads": "num_attention_heads",
+  "num_kv_heads": "num_key_value_heads",
+  "head_dim": "head_dim",
+  "mlp_dim": "intermediate_size",
+  "max_positions": "max_position_embeddings",
+  "norm_eps": "rms_norm_eps",
+  "tied_head": "tie_word_embeddings",
+  "activation": "hidden_act",
+}
+
+# Fields -> keys of most families whose projections may have a bias.
+ATTENTION_BIAS = {"qkv_bias": "attention_bias", "out_bias": "attention_bias"}
+
+# Decoder parameters -> tensors of a Hugging Face folder. Those of layers stand under the layer.
+HF_TENSORS: dict[str, str] = {
+  "embedding": "embed_tokens.weight",
+  "head": "lm_head.weight",
+  "final_norm.scale": "norm.weight",
+  "layers.attention_norm.scale": "input_layernorm.weight",
+  "layers.post_attention_norm.scale": "post_attention_layernorm.weight",
+  "layers.mlp_norm.scale": "post_attention_layernorm.weight",
+  "layers.post_mlp_norm.scale": "post_feedforward_layernorm.weight",
+  "layers.attention.q": "self_attn.q_proj.weight",
+  "layers.attention.k": "self_attn.k_proj.weight",
+  "layers.attention.v": "self_attn.v_proj.weight",
+  "layers.attention.out": "self_attn.o_proj.weight",
+  "layers.attention.q_bias": "self_attn.q_proj.bias",
+  "layers.attention.k_bias": "self_attn.k_proj.bias",
+  "layers.attention.v_bias": "self_attn.v_proj.bias",
+  "layers.attention.out_bias": "self_attn.o_proj.bias",
+  "layers.attention.sinks": "self_attn.sinks",
+  "layers.attention.q_norm.scale": "self_attn.q_norm.weight",
+  "layers.attention.k_norm.scale": "self_attn.k_norm.weight",
+  "layers.attention.wide_q_norm.scale": "self_attn.q_norm.weight",
+  "layers.attention.wide_k_norm.scale": "self_attn.k_norm.weight",
+  "layers.mlp.gate": "mlp.gate_proj.weight",
+  "layers.mlp.up": "mlp.up_proj.weight",
+  "layers.mlp.down": "mlp.down_proj.weight",
+  "layers.mlp.gate_bias": "mlp.gate_proj.bias",
+  "layers.mlp.up_bias": "mlp.up_proj.bias",
+  "layers.mlp.down_bias": "mlp.down_proj.bias",
+  "layers.experts.router": "mlp.gate.weight",
+  "layers.experts.gate": "mlp.experts.{expert}.gate_proj.weight",
+  "layers.experts.up": "mlp.experts.{expert}.up_proj.weight",
+  "layers.experts.down": "mlp.experts.{expert}.down_proj.weight",
+  "layers.mlp.alpha_p": "mlp.act_fn.alpha_p",
+  "layers.mlp.alpha_n": "mlp.act_fn.alpha_n",
+}
+
+# Decoder parameters -> tensors of a GGUF file. Those of layers stand under `blk.{layer}.`.
+GGUF_TENSORS: dict[str, str] = {
+  "embedding": "token_embd.weight",
+  "head": "output.weight",
+  "final_norm.scale": "output_norm.weight",
+  "layers.attention_norm.scale": "attn_norm.weight",
+  "layers.post_attention_norm.scale": "post_attention_norm.weight",
+  "layers.mlp_norm.scale": "ffn_norm.weight",
+  "layers.post_mlp_norm.scale": "post_ffw_norm.weight",
+  "layers.attention.q": "attn_q.weight",
+  "layers.attention.k": "attn_k.weight",
+  "layers.attention.v": "attn_v.weight",
+  "layers.attention.out": "attn_output.weight",
+  "layers.attention.q_bias": "attn_q.bias",
+  "layers.attention.k_bias": "attn_k.bias",
+  "layers.attention.v_bias": "attn_v.bias",
+  "layers.attention.out_bias": "attn_output.bias",
+  "layers.attention.sinks": "attn_sinks.weight",
+  "layers.attention.q_norm.scale": "attn_q_norm.weight",
+  "layers.attention.k_norm.scale": "attn_k_norm.weight",
+  "layers.attention.wide_q_norm.scale": "attn_q_norm.weight",
+  "layers.attention.wide_k_norm.scale": "attn_k_norm.weight",
+  "layers.mlp.gate": "ffn_gate.weight",
+  "layers.mlp.up": "ffn_up.weight",
+  "layers.mlp.down": "ffn_down.weight",
+  "layers.mlp.gate_bias": "ffn_gate.bias",
+  "layers.mlp.up_bias": "ffn_up.bias",
+  "layers.mlp.down_bias": "ffn_down.bias",
+  "layers.experts.router": "ffn_gate_inp.weight",
+  "layers.experts.gate": "ffn_gate_exps.weight",
+  "layers.experts.up": "ffn_up_exps.weight",
+  "layers.experts.down": "ffn_down_exps.weight",
+  "layers.experts.router_bias": "ffn_gate_inp.bias",
+  "layers.experts.gate_bias": "ffn_gate_exps.bias",
+  "layers.experts.up_bias": "ffn_up_exps.bias",
+  "layers.experts.down_bias": "ffn_down_exps.bias",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GgufNames:
+  """A family in GGUF files.
+
+  Attributes:
+    architecture: `general.architecture` of its files.
+    interleaved: True if the two halves of each query and key head are stored interleaved.
+    defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
+      `attention.sliding_window` among them, the family's layers have windows.
+    activation: activation of its feed-forward layers, of which files say nothing.
+    truncated_yarn: True where yarn's ramp begins and ends at whole pairs; files do not say.
+    with_windows: name of the family of files that have a window; empty: this one.
+    scaled_by_width: number of layers of the one model of the family that scales queries by the
+      residual stream's width per head instead of the head width: a file does not say.
+    tensors: names that differ from `GGUF_TENSORS`.
+  """
+
+  architecture: str
+  interleaved: bool = False
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  activation: str = "silu"
+  truncated_yarn: bool = True
+  with_windows: str = ""
+  scaled_by_width: int = 0
+  tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+  """One family.
+
+  Attributes:
+    name: `model_type` of config.json, and `ModelConfig.family`.
+    title: models of the family, as people call them.
+    hf_class: the class of transformers, for `architectures` of config.json.
+    switches: fields of `ModelConfig` with one value for the whole family, or where a file does not
+      say another.
+    keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
+    tensors: names that differ from `HF_TENSORS`. Parameters of one tensor are its rows, in this
+      order.
+    constants: tensors of each layer that a folder has beside the parameters -> their one value.
+    rope_by_kind: True if layers with a window have a rope of their own, `ropes[1]`.
+    unrotated: rule for layers without rope: a name of `hf_config.UNROTATED`; empty: none.
+    partial_rotary: True if a part of each head may be rotated.
+    query_growth: True if queries may grow with their positions.
+    interleaved: True if the dimensions of a head that rope rotates as a pair lie side by side.
+    refused: keys of config.json that must not be set -> the reason.
+    fixed: keys of config.json -> the one value that is supported.
+    written: keys of config.json that mean nothing here -> what transformers wants to see.
+    wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
+      does not say another.
+    gguf: names in GGUF files; None where there are none or they name another family.
+  """
+
+  name: str
+  title: str
+  hf_class: str
+  switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  rope_by_kind: bool = False
+  constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  unrotated: str = ""
+  partial_rotary: bool = False
+  query_growth: bool = False
+  interleaved: bool = False
+  refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  wrapper: str = ""
+  gguf: GgufNames | None = None
+
+  @property
+  def hf_keys(self) -> dict[str, str]:
+    """Fields of `ModelConfig` -> keys of config.json."""
+    return HF_KEYS | dict(self.keys)
+
+  def hf_tensors(self, prefix: str = "model.", head_prefix: str = "") -> dict[str, str]:
+    """Decoder parameters -> tensors of a folder, `{layer}` for a layer's and `{expert}` for an
+    expert's number.
+
+    Args:
+      prefix: prefix of all names but the head's.
+      head_prefix: prefix of the head's name.
+    """
+    names = HF_TENSORS | dict(self.tensors)
+    prefixes = {name: prefix + "layers.{layer}." * name.startswith("layers.") for name in names}
+    prefixes["head"] = head_prefix
+    return {name: prefixes[name] + tensor for name, tensor in names.items()}
+
+  @property
+  def gguf_tensors(self) -> dict[str, str]:
+    """Decoder parameters -> tensors of a GGUF file, `{layer}` for the layer's number."""
+    names = GGUF_TENSORS | dict(self.gguf.tensors if self.gguf else {})
+    return {name: "blk.{layer}." * name.startswith("layers.") + t for name, t in names.items()}
