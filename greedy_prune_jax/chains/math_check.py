@@ -11,6 +11,14 @@ from typing import NamedTuple
 
 from greedy_prune_jax.chains.letters import only_letter
 from greedy_prune_jax.chains.normal_text import normal_answer
+from greedy_prune_jax.chains.relations import (
+  as_intervals,
+  has_other_relation,
+  is_bound,
+  is_name,
+  sides_of,
+  stated,
+)
 from greedy_prune_jax.chains.units import parse_unit, split_unit
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.worker import Worker
@@ -25,16 +33,20 @@ def same_expression(value: str, target: str) -> bool:
   Units and bases of numbers count where both have them (5 km is 5000 m, not 5 m); several values
   are equal only to as many.
   """
-  value, target = (_words_as_signs(normal_answer(text)) for text in (value, target))
+  value, target = (_words_as_signs(stated(normal_answer(text))) for text in (value, target))
   if _squeezed(value) == _squeezed(target):
     return True
   if max(len(value), len(target)) > _LONGEST or not value or not target:
     return False
   if max(map(_nesting, (value, target))) > _DEEPEST:  # what parses it takes time exponential in it
     return False
+  if is_bound(value) != is_bound(target):
+    return False
   if (letter := _LETTER.fullmatch(target)) and only_letter(value) == letter[1]:
     return True
   value, target = (_MEMBER.sub("", text) for text in (value, target))
+  if has_other_relation(value) != has_other_relation(target):
+    value, target = as_intervals(value), as_intervals(target)
   if ("=" in value) != ("=" in target):
     value, target = _assigned(value), _assigned(target)
   bases, gold_bases = ([_base(m) for m in _BASE.finditer(text)] for text in (value, target))
@@ -132,18 +144,12 @@ _TOLERANCE = Fraction(1000001, 10**12)  # 0.333333 is a third
 _MEMBER = re.compile(r"\A\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 
 
-_NAME = re.compile(
-  r"(?:[A-Za-z]\w*(?:_\w|_\{\w+\})?(?:\([^()]{1,40}\))?|\\(?:text|mathrm|mbox)\s*\{[^{}]*\}"
-  r"|\([A-Za-z](?:, ?[A-Za-z])*\))\s*"
-)
-
-
 def _assigned(text: str) -> str:
   """The value in `x = 5`, `(a, b) = (3, 5)` or `5 = x`; another text as it is."""
-  sides = [side.strip() for side in text.split("=")]
+  sides = sides_of(text)
   if len(sides) == 2 and all(sides):
     for name, value in (sides, sides[::-1]):
-      if _NAME.fullmatch(name):
+      if is_name(name):
         return value
   return text
 
@@ -157,7 +163,7 @@ def _digits(match: re.Match[str]) -> str:
 
 
 def _words_as_signs(text: str) -> str:
-  text = _JOINING_WORD.sub(", ", text.replace(r"\equiv", "="))
+  text = _JOINING_WORD.sub(", ", re.sub(r"\\equiv(?![A-Za-z])|:=", "=", text))
   text = _SCALE.sub(lambda m: rf"\cdot {_SCALES[m[1]]} ", text)
   return _WRAPPED_NAME.sub(r"\\text{\1}", text)
 
@@ -231,9 +237,6 @@ def _terminates(value: Fraction) -> bool:
   return rest == 1
 
 
-_RELATION = re.compile(r"\\(?:ne|neq|le|leq|ge|geq|lt|gt)(?![A-Za-z])|!=|[<>]")
-
-
 def _values(text: str) -> list[str]:
   """The parts of a text that commas and semicolons separate, outside inner brackets."""
   text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text).strip()
@@ -250,16 +253,14 @@ def _values(text: str) -> list[str]:
 
 def _same_relations(value: str, target: str) -> bool:
   """Tells whether an inequality is compared with one, and an equation gives what it ends in."""
-  if bool(_RELATION.search(value)) and not _RELATION.search(target):
-    return r"\in" in target
+  if has_other_relation(value) != has_other_relation(target):
+    return False
   if "=" not in value or "=" in target:
     return True
   for part in _values(value):
-    *left, last = part.split("=")
-    for side in left:
-      is_number = re.search(r"\d", side) and not re.search(r"(?<!\\)\b[A-Za-z]", side)
-      if is_number and not same_expression(side, last):
-        return False
+    *left, last = sides_of(part)
+    if not all(is_name(side) or same_expression(side, last) for side in left):
+      return False
   return True
 
 

@@ -7,6 +7,7 @@ import unicodedata
 from fractions import Fraction
 
 from greedy_prune_jax.chains.normal_text import normal_answer
+from greedy_prune_jax.chains.relations import has_other_relation, is_bound, is_name, sides_of
 
 # `1,234.50`, `.5`, `-3`; a sign belongs to the number unless it stands between two things.
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+"
@@ -24,10 +25,6 @@ _POWER_OF_TEN = re.compile(
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
 _WRAPPER = re.compile(r"\\(?:text\w*|mathrm|mathit|mbox|operatorname|boxed|fbox)(?![A-Za-z])")
 _SIMILAR = re.compile(r"\\(?:approx|simeq|sim|cong|equiv)(?![A-Za-z])|~=|\\=|:=")
-_OTHER_RELATION = re.compile(
-  r"!=|=/=|/=|<>|=<|[<>]=?|\\[a-z]*(?:eq|ne|le|ge|lt|gt)\b|\bnot equal to\b|\banything but\b"
-  r"|\b(?:less|more|fewer|greater|smaller|larger|higher|lower|other) than(?=\s*[-$\d])"
-)
 _MONEY_SCALE = re.compile(r"([$£€¥₹]\s*[\d.,]+)\s?(?:([kK])|([mM]n?)|([bB]n?))(?!\w)")  # $2.5M
 _MINUS = re.compile(r"(?i:\A\W*(?:minus|negative)\s+(?=\W?[.\d\\]))")
 # Typography that says nothing about the value; a star between digits multiplies.
@@ -63,12 +60,19 @@ def parse_number(text: str) -> Fraction | None:
   text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2]}", normal_answer(text))
   text = _SIMILAR.sub("=", _POWER_OF_UNIT.sub(r"\1", _WRAPPER.sub(" ", text)))
   text = re.sub(r"\\div(?![A-Za-z])", _DIVIDED_SIGN, _TIMES.sub(_TIMES_SIGN, text))
-  if _OTHER_RELATION.search(text):
+  if has_other_relation(text) or is_bound(text):
     return None
   text = _MINUS.sub("-", _FRACTION.sub(_as_quotient, text))
-  *left, last = text.split("=")
+  sides = sides_of(text)
+  value = _last_side(sides)
+  return _last_side(sides[::-1]) if value is None and len(sides) == 2 else value  # 5 = x
+
+
+def _last_side(sides: list[str]) -> Fraction | None:
+  """The number that the last side of an equation is; None if the others state another."""
+  *left, last = sides
   value = _single_number(last)
-  if value is None or not all(_states(part, value, last) for part in left):
+  if value is None or not all(_states(side, value, last) for side in left):
     return None
   return value
 
@@ -133,6 +137,8 @@ def _states(side: str, value: Fraction, written: str) -> bool:
 
   The value may be rounded as it is written.
   """
+  if is_name(side):
+    return True
   side = _NOISE.sub("", side).replace(_TIMES_SIGN, "*").replace(_DIVIDED_SIGN, "/")
   side = _NAME.sub(" ", re.sub(r"(?<=\d)\s*x\s*(?=\d)", "*", side)).replace(",", "").strip()
   if not re.search(r"\d", side):
