@@ -18,12 +18,14 @@ _COMPARED = (
 )
 # From a number to its end: a unit, or a thing that is counted.
 _COUNTED = r"(?<=[\d})%])\s{0,3}(?:\\text\s*)?[\s{]{0,4}(?:[a-z]+ ){0,2}"
+_AT_LEAST = r"at (?:the )?(?:very )?(?:least|most|minimum|maximum)"
+_COMPARISON = rf"{_COMPARED} (?:than(?: or equal to)?|or equal to)"
 _BOUND = re.compile(
-  rf"\b(?:at (?:the )?(?:very )?(?:least|most|minimum|maximum)|{_COMPARED} (?:than(?: or equal to)?|or equal to)|over|under|above"
-  rf"|below|beyond|within|between|exceed(?:s|ed|ing)?|not equal to|anything but|up to|upwards? of"
-  rf"|as (?:many|few|much|little) as|half(?: of)?|twice|thrice|double|triple)\b{_A_NUMBER}"
+  rf"\b(?:{_AT_LEAST}|{_COMPARISON}|over|under|above|below|beyond|within|between"
+  rf"|exceed(?:s|ed|ing)?|not equal to|anything but|up to|upwards? of|as (?:many|few|much) as"
+  rf"|half(?: of)?|twice|thrice|double|triple)\b{_A_NUMBER}"
   rf"|{_COUNTED}(?:or|and) (?:{_COMPARED}|above|over|up|upwards?|below|under|beyond|better)\b"
-  rf"|{_COUNTED}(?:at (?:the )?(?:very )?(?:least|most|minimum|maximum)|upwards?|plus)\b[\s}})$.]*\Z"
+  rf"|{_COUNTED}(?:{_AT_LEAST}|upwards?|plus)\b[\s}})$.]*\Z"
   rf"|(?<=\d)\s*\+\s*\Z",
   re.IGNORECASE,
 )
