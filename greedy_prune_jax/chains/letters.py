@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.normal_text import normal_answer, plain_signs
+from greedy_prune_jax.chains.species import SPECIES
 
 _OPTION = r"(?i:option|choice|letter|answer)"
 _WRAPPED = r"\\(?:text\w{0,2}|math\w{2}|boxed)\s{0,4}\{"
@@ -20,7 +21,7 @@ _STRONG = re.compile(rf"\s{{0,4}}(?:{_CLOSED}|\.(?!\s+[a-z])|\\[\]]|$)|\s+[-(](?
 _REASON = r"because|since|as|which|that|due|given|based|is"
 _FURTHER = (
   rf"(?:{_REASON}|for|and|but|so|or|where|when|if|in|with|not|by|from|we|it|here|this|the|rather"
-  r"|instead|unless|whenever|only)"
+  r"|instead|unless|whenever|only|over)"
 )
 # Words that go on after a letter, but after neither an article nor a pronoun.
 _BECAUSE = re.compile(rf"\s+(?:{_REASON}|when|where|if|and not|rather|instead|unless)\b")
@@ -28,11 +29,13 @@ _FOR = re.compile(r"\s+(?:for|by|from)\s+(?:this|these|the|all|our)\b")
 _GOES_ON = re.compile(rf"\s+(?:{_FURTHER}\b|[A-Z\d])")
 _OPTION_TEXT = re.compile(r"\.\s+[a-z]")  # `C. four`; but `E. coli, (B)`
 # A variable, B-cell, I'm, E.g., D. H. Lawrence
-_NO_LETTER = re.compile(r"\s{0,4}(?:[=^+/<>]|_(?=[^\W_]|\{))|[-'.](?=\w)|\.\s{0,2}[A-Z]\.")
+_NO_LETTER = re.compile(
+  r"\s{0,4}(?:[=^+/<>]|_(?=[^\W_]|\{))|[-'.](?=\w)|\.\s{0,2}[A-Z](?!\.\s{0,4}[a-z])\."
+)
 _OTHERS = re.compile(
   r"\s{0,4}[)*]{0,3}(?:"
   r"(?:\s{0,4},)?\s{0,4}(?:\b(?:or|and)\b|[/&])\s{0,4}"
-  rf"(?:(?i:both|{_OPTION})\s{{1,4}})?\(?(?P<joined>[A-J])(?=[\s).,;*]|$)"
+  rf"(?:(?i:both|{_OPTION})\s{{1,4}})?\(?(?!I\s+(?!is|are|both|because|since)[a-z])(?P<joined>[A-J])(?=[\s).,;*]|$)"
   r"|\s{0,4},\s{0,4}\(?(?P<listed>[A-J])(?=[)*]{0,3}\s{0,4}(?:[,;]|\.(?!\s+[a-z])|\n|$|\b(?:and|or)\b))"
   r"|\s{0,4},\s{0,4}(?P<roman>II|III|IV|VI{0,3})\b)"
 )
@@ -51,6 +54,21 @@ _CONCLUDED = re.compile(
 _EXPLICIT = re.compile(rf"(?<!not )(?:{_OPTION}\s{{1,4}}\(?(?P<a>[A-J])\b|\((?P<b>[A-J])\))")
 _SENTENCE = re.compile(r"\n|(?<!i\.e)(?<!e\.g)(?<!\b[A-Z])[.!?]\s+(?=[A-Z])")
 
+
+# `I choose D`, `I'd go with (D)`, `it must be D`
+_CHOOSES = (
+  r"(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed|ing)?|(?:go(?:ing)?|went) (?:with|for)"
+  r"|opt(?:ed|ing)? for|settled? on|say|said|think|thought|believe|guess|conclude)"
+)
+_IS = (
+  r"(?:(?:it|that|this|the (?:correct |right |best )?(?:answer|option|choice|one))(?:'s| is| {})?)"
+)
+_IS = _IS.format("(?:must|should|would|has to) be")
+_CHOSEN = re.compile(
+  r"(?:\A[\W_]{0,8}|[,;:] |(?=\bbut ))(?:(?:but|so|thus|therefore|hence|well|then),? )?"
+  rf"(?i:(?:(?:(?:i|we)(?:'d|'m|'ll|'ve)?|let's|let us) (?:(?!not|never)[a-z]{{2,12}} ){{0,2}})?"
+  rf"{_CHOOSES},?(?: that)?(?: {_IS})?|{_IS}|must be) +"
+)
 
 _LAST = re.compile(r"\A[^()]{1,200}\((?P<letter>[A-J])\)\Z")  # `13 (D)`
 
@@ -81,7 +99,15 @@ def find_letter(text: str) -> Letter | None:
       if explicit := pattern.search(sentence):
         group = str(explicit.lastgroup)
         return Letter(lead + explicit.start(group), explicit[group])
-  return letter or _before_option_text(match)
+  return letter or _before_option_text(match) or _chosen_letter(sentence, lead)
+
+
+def _chosen_letter(sentence: str, start: int) -> Letter | None:
+  """The letter behind `I choose`, in a sentence that begins at `start`."""
+  chosen = _CHOSEN.search(sentence)
+  match = _LETTER.match(sentence, chosen.end()) if chosen else None
+  letter = _meant_letter(match) or _before_option_text(match)
+  return letter and Letter(start + letter.start, letter.text)
 
 
 def only_letter(text: str) -> str | None:
@@ -105,7 +131,8 @@ def _meant_letter(match: re.Match[str] | None) -> Letter | None:
 def _before_option_text(match: re.Match[str] | None) -> Letter | None:
   if match is None or not match["letter"].isupper():
     return None
-  if not _OPTION_TEXT.match(match.string, match.end()):
+  behind = (match.string, match.end())
+  if not _OPTION_TEXT.match(*behind) or SPECIES.match(*behind):
     return None
   return Letter(match.start("letter"), match["letter"])
 
@@ -114,6 +141,8 @@ def _is_meant(match: re.Match[str], behind: str) -> bool:
   """Tells whether a letter at the beginning of an answer names an option."""
   if match["open"]:
     return behind.lstrip().startswith(")")
+  if SPECIES.match(behind):
+    return False
   if _NO_LETTER.match(behind):
     return bool(_OTHERS.match(behind))
   if _STRONG.match(behind) or _BECAUSE.match(behind):
