@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from greedy_prune_jax.chains.kept_text import spell_kept
+from greedy_prune_jax.chains.kept_text import is_torn, spell_kept
 from greedy_prune_jax.chains.thinking import FORMS, find_form
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
@@ -230,6 +230,10 @@ class PrunedChain:
   def spell(self, kept: Iterable[int]) -> str:
     """The text of the reasoning tokens at some positions; see `spell_kept`."""
     return spell_kept(self.reasoning_tokens, kept)
+
+  def is_torn(self, kept: Iterable[int]) -> bool:
+    """Tells whether a character is kept in part; see `kept_text.is_torn`."""
+    return is_torn(self.reasoning_tokens, kept)
 
 
 def unit_starts(unit_sizes: Sequence[int]) -> list[int]:

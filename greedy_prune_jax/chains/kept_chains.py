@@ -59,13 +59,13 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
       f"chain {chain.id} was not pruned to {keep_ratio}: {len(pruned.deletion_order)} of its "
       f"{num_tokens} reasoning tokens were deleted"
     ) from error
-  spans = _joined(_token_spans(pruned.reasoning_tokens, positions))
-  reasoning = "".join(chain.reasoning[start:end] for start, end in spans)
-  if reasoning != pruned.spell(positions):
+  if pruned.is_torn(positions):
     raise UserError(
       f"chain {chain.id}: parts of characters are left at {keep_ratio}, which no text can spell; "
       "prune with unit=word to keep characters whole"
     )
+  spans = _joined(_token_spans(pruned.reasoning_tokens, positions))
+  reasoning = "".join(chain.reasoning[start:end] for start, end in spans)
   if not reasoning.strip():
     raise UserError(f"chain {chain.id}: nothing of its reasoning is left at {keep_ratio}")
   before = chain.extra.get(KEY)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from greedy_prune_jax.errors import UserError
 
 _SHOWN = 30  # characters of a text that a message quotes
-LEFTOVER = "\N{REPLACEMENT CHARACTER}"
+_LEFTOVER = "\N{REPLACEMENT CHARACTER}"
 
 
 def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
@@ -24,8 +24,14 @@ def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
   for group in _characters(tokens):
     left = [position for position in group if position in there]
     whole = len(left) == len(group)
-    parts.append(tokens[group[-1]] if whole else LEFTOVER * len(left))
+    parts.append(tokens[group[-1]] if whole else _LEFTOVER * len(left))
   return "".join(parts)
+
+
+def is_torn(tokens: Sequence[str], kept: Iterable[int]) -> bool:
+  """Tells whether only some tokens of a character are kept, which no text can spell."""
+  there = set(kept)
+  return any(len({position in there for position in group}) > 1 for group in _characters(tokens))
 
 
 def kept_positions(tokens: Sequence[str], kept_text: str) -> list[int]:

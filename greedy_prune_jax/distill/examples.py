@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
-from greedy_prune_jax.chains.kept_text import LEFTOVER
 from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
@@ -103,6 +102,12 @@ class ExampleForm:
   thinking: str = AUTO
 
 
+_TORN = (
+  "its reasoning has parts of a character whose other tokens were deleted, which no text can "
+  "spell; prune with unit=word to keep characters whole"
+)
+
+
 def read_texts(
   source: str,
   keep_ratios: Sequence[float],
@@ -110,8 +115,10 @@ def read_texts(
   num_chains: int = 0,
   seed: int = 0,
   columns: ColumnSettings | None = None,
-) -> list[tuple[Chain, dict[float, str]]]:
+) -> list[tuple[Chain, dict[float, str | None]]]:
   """Chains by id, and the reasoning of each at every keep ratio.
+
+  None stands for a reasoning with parts of a character, which no text can spell.
 
   Args:
     source: the workdir of a `prune` run, one of its files, or, where the only ratios are 1 and 0,
@@ -125,6 +132,7 @@ def read_texts(
   Raises:
     UserError: nothing usable at `source`, or it was not pruned as far as a keep ratio asks.
   """
+  texts: Iterable[tuple[Chain, dict[float, str | None]]]
   if set(keep_ratios) <= {0.0, 1.0}:
     wanted = num_chains if split_source(source) is not None else 0
     texts = (
@@ -135,10 +143,17 @@ def read_texts(
     )
   else:
     texts = (
-      (pruned.chain, {ratio: text_at(pruned, ratio) for ratio in keep_ratios})
+      (pruned.chain, {ratio: _whole_text_at(pruned, ratio) for ratio in keep_ratios})
       for pruned in read_pruned(source)
     )
   return sorted(texts, key=lambda item: item[0].id)[: num_chains or None]
+
+
+def _whole_text_at(pruned: PrunedChain, keep_ratio: float | int) -> str | None:
+  text = text_at(pruned, keep_ratio)
+  if keep_ratio in (0, 1):
+    return text
+  return None if pruned.is_torn(_positions_at(pruned, keep_ratio)) else text
 
 
 def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
@@ -152,9 +167,13 @@ def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
   stored = pruned.pruned.get(ratio_key(keep_ratio))
   if stored is not None or keep_ratio == 0:
     return stored or ""
-  num_kept = int(len(pruned.reasoning_ids) * keep_ratio)
+  return pruned.spell(_positions_at(pruned, keep_ratio))
+
+
+def _positions_at(pruned: PrunedChain, keep_ratio: float | int) -> list[int]:
+  """Reasoning positions that are left at a keep ratio; see `text_at` for its error."""
   try:
-    kept = pruned.kept_positions(num_kept)
+    return pruned.kept_positions(int(len(pruned.reasoning_ids) * keep_ratio))
   except ValueError as error:
     raise UserError(
       f"chain {pruned.chain.id} was not pruned to keep_ratio={keep_ratio}: "
@@ -162,7 +181,11 @@ def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
       f"deleted; it has {', '.join(pruned.pruned) or 'no ratios'}. Prune to a lower ratio, or ask "
       f"for one of these"
     ) from error
-  return pruned.spell(kept)
+
+
+def _example_id(chain: Chain, keep_ratio: float | int) -> str:
+  """The chain's id and, behind an @, the keep ratio."""
+  return f"{chain.id}@{ratio_key(keep_ratio)}"
 
 
 def make_example(
@@ -182,7 +205,7 @@ def make_example(
   shown = fit_chain(shown, template, thinking)
   parts = segment(shown, tokenizer, template)
   return Example(
-    id=f"{chain.id}@{ratio_key(keep_ratio)}",
+    id=_example_id(chain, keep_ratio),
     token_ids=np.concatenate([parts.prompt, parts.reasoning, parts.answer]),
     num_prompt=len(parts.prompt),
     thinking_form=shown.thinking_form,
@@ -190,7 +213,7 @@ def make_example(
 
 
 def make_examples(
-  texts: Iterable[tuple[Chain, Mapping[float, str]]],
+  texts: Iterable[tuple[Chain, Mapping[float, str | None]]],
   form: ExampleForm,
   tokenizer: PreTrainedTokenizerFast,
   template: ChatTemplate,
@@ -219,13 +242,17 @@ def make_examples(
   for chain, reasonings in chains:
     group = []
     for ratio, text in reasonings.items():
+      if text is None:
+        left_out.append(LeftOut(_example_id(chain, ratio), _TORN))
+        continue
       example = make_example(
         chain, text, ratio, tokenizer, template, form.ratio_form, form.thinking
       )
-      if reason := _why_not(example, text, chain, form.max_length):
-        left_out.append(LeftOut(example.id, reason))
-      else:
+      if len(example) <= form.max_length:
         group.append(example)
+        continue
+      reason = f"it has {len(example)} tokens, more than the max_length of {form.max_length}"
+      left_out.append(LeftOut(example.id, reason))
     groups.append(tuple(group))
   train = tuple(group for group in groups[num_validation:] if group)
   if not train:
@@ -242,18 +269,6 @@ def make_examples(
       f"more"
     )
   return ExampleSet(train, held_out, tuple(left_out))
-
-
-def _why_not(example: Example, text: str, chain: Chain, max_length: int) -> str | None:
-  """The reason why an example cannot be trained on; None if it can."""
-  if text.count(LEFTOVER) > chain.reasoning.count(LEFTOVER):
-    return (
-      "its reasoning has parts of a character whose other tokens were deleted, which no text can "
-      "spell; prune with unit=word to keep characters whole"
-    )
-  if len(example) > max_length:
-    return f"it has {len(example)} tokens, more than the max_length of {max_length}"
-  return None
 
 
 def _place(chain_id: str, seed: int) -> str:

@@ -76,3 +76,12 @@ def test_parts_of_a_character_are_no_chain(first, left):
   torn = pruned(first.chain, TOKENS, (5 - left, 4, 0))
   with pytest.raises(UserError, match=r"parts of characters are left at 0\.5.*unit=word"):
     kept_chain(torn, 0.5, "x")
+
+
+def test_parts_of_a_replacement_character_are_not_that_character():
+  """Byte-level tokenizers write U+FFFD as three tokens; the last one alone is a leftover byte."""
+  tokens = ("One ", "", "", "\N{REPLACEMENT CHARACTER}", " two")
+  chain = Chain(**OWN | {"reasoning": "".join(tokens)})
+  assert "\N{REPLACEMENT CHARACTER}" in kept_chain(pruned(chain, tokens, (0,)), 0.8, "x").reasoning
+  with pytest.raises(UserError, match="parts of characters are left"):
+    kept_chain(pruned(chain, tokens, (1, 2)), 0.6, "x")

@@ -8,7 +8,6 @@ import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.kept_text import spell_kept
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.segments import token_texts
 from greedy_prune_jax.distill.examples import (
@@ -192,23 +191,35 @@ def test_too_long_ones_are_left_out_and_named(tokenizer, template):
     make_examples(texts("a"), form(), tokenizer, template, num_validation=1)
 
 
-def test_no_student_learns_parts_of_characters(tokenizer, template):
-  """Bytes that a deletion left over are no text: what spells them has other tokens."""
-  reasoning = "So \N{ROCKET} goes. \N{REPLACEMENT CHARACTER}\n"  # one that the teacher wrote
+@pytest.mark.parametrize("deleted", ["rocket", "rocket and mark"])
+def test_no_student_learns_parts_of_characters(tokenizer, template, tmp_path, deleted):
+  """Bytes that a deletion left over are no text: what spells them has other tokens.
+
+  Nor do they become one where the teacher wrote as many U+FFFD, which were deleted.
+  """
+  reasoning = "So \N{ROCKET} goes. \N{REPLACEMENT CHARACTER}\n"
   tokens = token_texts(tokenizer, reasoning)
-  rocket = tokens.index("\N{ROCKET}")
+  rocket, mark = (tokens.index(c) for c in ("\N{ROCKET}", "\N{REPLACEMENT CHARACTER}"))
+  firsts = [rocket - 3, rocket, rocket - 2, rocket - 1]  # one byte is left, then the others are not
+  order = firsts if deleted == "rocket" else [mark - 2, mark - 1, mark, *firsts]
   flies = dataclasses.replace(chain(), reasoning=reasoning)
-  texts_at = {
-    1.0: reasoning,
-    0.9: spell_kept(tokens, [i for i in range(len(tokens)) if i != rocket]),
-    0.8: spell_kept(tokens, [i for i in range(len(tokens)) if not rocket - 3 <= i <= rocket]),
+  record = pruned_record().to_record() | flies.to_record()
+  record |= {
+    "reasoning_ids": list(range(len(tokens))),
+    "reasoning_tokens": list(tokens),
+    "deletion_order": order,
+    "nll": dict.fromkeys(("joint", "answer", "reasoning"), [1.0] * (len(order) + 1)),
   }
-  assert texts_at[0.9].count("\N{REPLACEMENT CHARACTER}") == 4
-  made = make_examples([(flies, texts_at)], form(), tokenizer, template)
-  assert [example.id for example in made.train[0]] == ["a@1.0", "a@0.8"]
-  assert [(out.id, "parts of a character" in out.reason) for out in made.left_out] == [
-    ("a@0.9", True)
+  path = tmp_path / "pruned.jsonl"
+  path.write_text(json.dumps(record) + "\n")
+  ratios = [(len(tokens) - count + 0.5) / len(tokens) for count in range(1, len(order) + 1)]
+  made = make_examples(read_texts(str(path), (1.0, *ratios)), form(), tokenizer, template)
+  whole = [len(order)] if deleted == "rocket" else [3, len(order)]
+  assert [e.id for e in made.train[0]] == ["a@1.0", *(f"a@{ratios[k - 1]!r}" for k in whole)]
+  assert [out.id for out in made.left_out] == [
+    f"a@{ratios[k - 1]!r}" for k in range(1, len(order) + 1) if k not in whole
   ]
+  assert all("parts of a character" in out.reason for out in made.left_out)
 
 
 def test_held_out_chains_that_are_all_too_long_are_told(tokenizer, template):
