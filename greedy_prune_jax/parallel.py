@@ -53,6 +53,8 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.experts\.(gate|up)", P(None, MODEL, _FULLY, None)),  # [L, E, D, I]
   (r"layers\.experts\.down", P(None, MODEL, None, _FULLY)),  # [L, E, I, D]
   (r"layers\.experts\.(gate|up|down)_bias", P(None, MODEL, None)),  # [L, E, I or D]
+  (r"layers\.delta\.(q|k|v|gate)", P(None, _FULLY, MODEL, None)),  # [L, D, J or M, P or O]
+  (r"layers\.delta\.out", P(None, MODEL, None, _FULLY)),  # [L, M, O, D]
   (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
 )
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.distill.attention import Seen, attend_packed
 from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
+from greedy_prune_jax.models.delta_net import refuse_recurrence
 from greedy_prune_jax.models.weights import MasterWeight
 from greedy_prune_jax.parallel import DATA
 
@@ -48,6 +49,7 @@ def packed_hidden(
 ) -> Float[Array, "R W D"]:
   """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
   kv_dtype = decoder.embedding[...].dtype
+  refuse_recurrence(decoder.config, "training")
   softcap = decoder.config.attention_softcap
 
   def attend(q, k, v, window, sinks, _):

@@ -138,6 +138,15 @@ class ModelConfig:
   layer_rope: tuple[int, ...] = ()  # per layer, an index into `ropes`; empty: all 0
   layer_window: tuple[int, ...] = ()  # per layer, tokens attended to, itself included; empty: all
 
+  layer_recurrent: tuple[
+    int, ...
+  ] = ()  # per layer, 1 with Gated DeltaNet for attention; empty: none
+  delta_key_heads: int = 0  # of queries and keys
+  delta_value_heads: int = 0
+  delta_key_dim: int = 0  # width of one head's queries and keys
+  delta_value_dim: int = 0
+  conv_width: int = 0  # tokens that the convolution before the recurrence takes together
+
   activation: str = "silu"  # a name of `hf_config.ACTIVATIONS`
   gated_mlp: bool = True  # down(activation(gate) * up), else down(activation(up))
   num_experts: int = 0  # E; 0: every layer has one feed-forward
@@ -152,6 +161,7 @@ class ModelConfig:
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
   qk_norm: bool = False  # RMS norm over the head width of queries and keys
+  gated_attention: bool = False  # its output times the sigmoid of a projection (Qwen3-Next)
   attention_sinks: bool = False  # a score a head that no value belongs to (gpt-oss)
   wide_qk_norm: bool = False  # RMS norm over all heads of queries, and of keys, at once (OLMo)
   pre_norms: bool = True  # a norm before attention and before the feed-forward
@@ -175,7 +185,8 @@ class ModelConfig:
       if field.type is bool and type(getattr(self, field.name)) is not bool:
         raise FieldError(field.name, getattr(self, field.name), "true or false")
     self._check_experts()
-    for name in ("layer_rope", "layer_window", "layer_experts"):
+    self._check_recurrence()
+    for name in ("layer_rope", "layer_window", "layer_experts", "layer_recurrent"):
       value = getattr(self, name)
       if value and len(value) != self.num_layers:
         raise FieldError(name, value, f"{self.num_layers} entries, one a layer")
@@ -202,6 +213,29 @@ class ModelConfig:
         raise FieldError(name, value, f"a whole number from 1 to {most}")
     if type(self.expert_dim) is not int or not 1 <= self.expert_dim <= SIZES["mlp_dim"]:
       raise FieldError("expert_dim", self.expert_dim, "a whole number above 0")
+
+  def _check_recurrence(self) -> None:
+    if not any(self.layer_recurrent):
+      return
+    sizes = {
+      "delta_key_heads": "num_heads",
+      "delta_value_heads": "num_heads",
+      "delta_key_dim": "head_dim",
+      "delta_value_dim": "head_dim",
+      "conv_width": "head_dim",
+    }
+    for name, kind in sizes.items():
+      if type(value := getattr(self, name)) is not int or not 1 <= value <= SIZES[kind]:
+        raise FieldError(name, value, f"a whole number from 1 to {SIZES[kind]}")
+    if self.delta_value_heads % self.delta_key_heads:
+      expected = f"a divisor of delta_value_heads={self.delta_value_heads}"
+      raise FieldError("delta_key_heads", self.delta_key_heads, expected)
+    if self.conv_width < 2:
+      raise FieldError("conv_width", self.conv_width, "at least 2 tokens")
+    if self.activation != "silu":
+      raise FieldError("activation", self.activation, "silu: recurrent layers have no other")
+    if all(self.layer_recurrent):
+      raise FieldError("layer_recurrent", self.layer_recurrent, "a layer with attention")
 
   def _check_pairs(self, rope: RopeConfig) -> None:
     width = rope.rotated_width(self.head_dim)
@@ -230,12 +264,32 @@ class ModelConfig:
     experts = self.layer_experts or (bool(self.num_experts),) * self.num_layers
     return tuple("experts" if has else "mlp" for has in experts)
 
+  @property
+  def mixer_of_layers(self) -> tuple[str, ...]:
+    """For each layer, the name of the part where tokens meet: `attention` or `delta`."""
+    recurrent = self.layer_recurrent or (0,) * self.num_layers
+    return tuple("delta" if is_recurrent else "attention" for is_recurrent in recurrent)
+
+  @property
+  def has_recurrence(self) -> bool:
+    """True where some layers have a recurrence in place of attention."""
+    return any(self.layer_recurrent)
+
+  @property
+  def parts_of_layers(self) -> tuple[tuple[str, ...], ...]:
+    """For each layer, the names of its parts that other layers may lack."""
+    if not self.has_recurrence:
+      return tuple((kind,) for kind in self.kind_of_layers)
+    return tuple(zip(self.mixer_of_layers, self.kind_of_layers, strict=True))
+
   def layers_with(self, name: str) -> tuple[int, ...]:
-    """Numbers of the layers that have a part of this name: their kind, or what all layers have."""
-    kinds = self.kind_of_layers
-    if name not in ("mlp", "experts"):
+    """Numbers of the layers that have a part of this name; all have what is no part of a kind."""
+    parts = self.parts_of_layers
+    if name in ("attention", "delta") and not self.has_recurrence:
+      return tuple(range(self.num_layers)) if name == "attention" else ()
+    if name not in ("attention", "delta", "mlp", "experts"):
       return tuple(range(self.num_layers))
-    return tuple(layer for layer, kind in enumerate(kinds) if kind == name)
+    return tuple(layer for layer, kind in enumerate(parts) if name in kind)
 
   @property
   def query_scale(self) -> float:
@@ -244,10 +298,16 @@ class ModelConfig:
 
   def matmul_params(self, *, head: bool) -> int:
     """Number of weights that every position is multiplied with, without or with the LM head."""
-    attention = self.model_dim * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-    feed_forward = {
+    gates = self.num_heads if self.gated_attention else 0
+    of_values = self.delta_value_heads * self.delta_value_dim
+    per_width = {
+      "attention": self.head_dim * (2 * (self.num_heads + self.num_kv_heads) + gates),
+      "delta": 2 * self.delta_key_heads * self.delta_key_dim
+      + 3 * of_values
+      + 2 * self.delta_value_heads,
       "mlp": (3 if self.gated_mlp else 2) * self.mlp_dim,
       "experts": 3 * self.experts_per_token * self.expert_dim + self.num_experts,
     }
-    layers = sum(attention + self.model_dim * feed_forward[kind] for kind in self.kind_of_layers)
+    parts = (*self.mixer_of_layers, *self.kind_of_layers)
+    layers = self.model_dim * sum(per_width[part] for part in parts)
     return layers + (self.vocab_size * self.model_dim if head else 0)

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.attention import MASKED
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, merge_decoder
+from greedy_prune_jax.models.delta_net import refuse_recurrence
 from greedy_prune_jax.models.forward import KeyValues, forward_hidden
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 from greedy_prune_jax.parallel import DATA, MODEL
@@ -91,6 +92,7 @@ def empty_rows(
   def zeros(shape, dtype, spec: P = ROWS_ON_MESH.texts):
     return jnp.zeros(shape, dtype, device=mesh and NamedSharding(mesh, spec))
 
+  refuse_recurrence(config, "sampling")
   heads = (config.num_layers, rows, config.num_kv_heads)
   keys = zeros((*heads, config.head_dim, capacity), dtype, _HEADS)
   values = zeros((*heads, capacity, config.head_dim), dtype, _HEADS)

@@ -1,8 +1,8 @@
 """Gated DeltaNet: the layer that keeps a state in place of keys and values (arXiv 2412.06464).
 
-As attention leaves what is attended to to its caller, so does this layer leave to its caller what
-stands before a text's tokens: it hands `Mixed` to a `recur` function. `recur_rows` is that of whole
-texts.
+As attention leaves to its caller what is attended to, so does this layer leave to its caller what
+stands before a text's tokens: it hands `Mixed` to a `recur` function. `recur_rows` and
+`recur_texts` are those of whole texts.
 
 Axis letters: those of `delta_rule`; Z channels of the convolution, 2 J P + M O; W its width.
 """
@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.delta_rule import DeltaInputs, convolve, run_chunks, tokens_before
 from greedy_prune_jax.models.weights import along, project, random_weight
@@ -24,6 +26,19 @@ CHUNK = 64  # tokens whose changes are solved for together, and between which st
 _L2_EPS = 1e-6  # of queries and keys
 
 
+def refuse_recurrence(config: ModelConfig, who: str) -> None:
+  """Refuses models with recurrent layers.
+
+  Raises:
+    UserError: the model has some.
+  """
+  if config.has_recurrence:
+    raise UserError(
+      f"{who} cannot use a {config.family} model: it has recurrent layers (Gated DeltaNet), which "
+      "are not supported there; take a model whose layers all have attention"
+    )
+
+
 class Mixed(NamedTuple):
   """A layer's tokens, before the convolution, and its weight."""
 
@@ -31,6 +46,13 @@ class Mixed(NamedTuple):
   log_decay: Float[Array, "*B T M"]
   rate: Float[Array, "*B T M"]
   filter: Float[Array, "W Z"]
+
+
+class DeltaCache(NamedTuple):
+  """What a text leaves to the tokens behind it."""
+
+  state: Float[Array, "*B M P O"]
+  channels: Float[Array, "*B rest Z"]  # of its last W - 1 tokens, 0 where it has no more
 
 
 # (tokens, layer_input) -> (out [..., T, M, O], layer_output)
@@ -70,7 +92,9 @@ class DeltaNet(nnx.Module):
     dtype = self.gate.dtype
     channels = [project("...td,djp->...tjp", x, w[...]) for w in (self.q, self.k, self.v)]
     channels = [c.reshape(*c.shape[:-2], -1).astype(dtype) for c in channels]
-    filters = [f[...].reshape(-1, f.shape[-1]) for f in (self.q_filter, self.k_filter, self.v_filter)]
+    filters = [
+      f[...].reshape(-1, f.shape[-1]) for f in (self.q_filter, self.k_filter, self.v_filter)
+    ]
     steps = jax.nn.softplus(
       project("...td,dm->...tm", x, self.decay[...]) + along(self.decay_bias[...], x)
     )
@@ -107,34 +131,60 @@ def delta_inputs(
     _unit(x.reshape(len(x), config.delta_key_heads, config.delta_key_dim)) for x in (query, key)
   )
   value = value.reshape(len(value), config.delta_value_heads, config.delta_value_dim)
-  return DeltaInputs(
-    query * config.delta_key_dim**-0.5, key, value, mixed.log_decay, mixed.rate
-  )
+  return DeltaInputs(query * config.delta_key_dim**-0.5, key, value, mixed.log_decay, mixed.rate)
 
 
-def recur_rows(config: ModelConfig, sequence: Int[Array, "*B T"] | None = None) -> Recur:
+def recur_rows(config: ModelConfig, sequence: Int[Array, "*B T"]) -> Recur:
   """The recurrence of rows of whole texts, one behind the other.
 
   Args:
     config: config of the model.
-    sequence: number of each token's text; None: a row is one text.
+    sequence: number of each token's text.
   """
 
   def one_row(mixed: Mixed, sequence: Int[Array, " T"]) -> Float[Array, "T M O"]:
     before = tokens_before(mixed.channels, sequence, config.conv_width - 1)
-    nothing = jnp.zeros(
-      (config.delta_value_heads, config.delta_key_dim, config.delta_value_dim), jnp.float32
+    return run_chunks(delta_inputs(config, mixed, before), _no_state(config), sequence, CHUNK)[0]
+
+  return lambda mixed, _: (_each(one_row, mixed, sequence), None)
+
+
+def recur_texts(config: ModelConfig, lengths: Int[Array, "*B"], dtype: DTypeLike) -> Recur:
+  """The recurrence of whole texts, each with what it leaves, a `DeltaCache`.
+
+  Args:
+    config: config of the model.
+    lengths: tokens of each text; those behind them leave nothing.
+    dtype: dtype of the channels that are kept.
+  """
+  rest = config.conv_width - 1
+
+  def one_text(mixed: Mixed, length: Int[Array, ""]) -> tuple[Float[Array, "T M O"], DeltaCache]:
+    sequence = jnp.zeros(len(mixed.rate), jnp.int32)
+    inside = (jnp.arange(len(mixed.rate)) < length)[:, None]
+    mixed = mixed._replace(
+      log_decay=jnp.where(inside, mixed.log_decay, 0.0), rate=jnp.where(inside, mixed.rate, 0.0)
     )
-    return run_chunks(delta_inputs(config, mixed, before), nothing, sequence, CHUNK)[0]
+    before = tokens_before(mixed.channels, sequence, rest)
+    out, _, state = run_chunks(
+      delta_inputs(config, mixed, before), _no_state(config), sequence, CHUNK
+    )
+    padded = jnp.pad(mixed.channels, ((rest, 0), (0, 0)))
+    last = jax.lax.dynamic_slice_in_dim(padded, length, rest)
+    return out, DeltaCache(state, last.astype(dtype))
 
-  def recur(mixed: Mixed, _: Any) -> tuple[Array, None]:
-    texts = jnp.zeros(mixed.rate.shape[:-1], jnp.int32) if sequence is None else sequence
-    run = one_row
-    for _ in range(texts.ndim - 1):
-      run = jax.vmap(run, in_axes=(Mixed(0, 0, 0, None), 0))
-    return run(mixed, texts), None
+  return lambda mixed, _: _each(one_text, mixed, lengths)
 
-  return recur
+
+def _each(function: Callable[..., Any], mixed: Mixed, other: Array) -> Any:
+  """A function of one row, of every row."""
+  for _ in range(mixed.rate.ndim - 2):
+    function = jax.vmap(function, in_axes=(Mixed(0, 0, 0, None), 0))  # pyright: ignore[reportArgumentType]
+  return function(mixed, other)
+
+
+def _no_state(config: ModelConfig) -> Float[Array, "M P O"]:
+  return jnp.zeros((config.delta_value_heads, config.delta_key_dim, config.delta_value_dim))
 
 
 def _unit(x: Float[Array, "*B P"]) -> Float[Array, "*B P"]:

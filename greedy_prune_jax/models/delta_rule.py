@@ -3,12 +3,15 @@
 Each head has a state, a map from keys to values. A token fades it, reads what it now says of the
 token's key, and writes the difference from the token's value, as far as its rate goes:
 
-    S <- exp(log_decay) S;  change = rate * (value - S^T key);  S <- S + key change^T;  out = S^T query
+    S <- exp(log_decay) S
+    change = rate * (value - S^T key)
+    S <- S + key change^T
+    out = S^T query
 
 Seen from any state S0, the state after some tokens is S0 faded, and the sum of key change^T, each
-faded by the tokens behind it. So keys, changes and log-decays are to this layer what keys and values
-are to attention: from them `advance_state` makes the state at any place. The changes of a chunk
-solve one triangular system (`run_chunk`; arXiv 2406.06484, 2412.06464).
+faded by the tokens behind it. So keys, changes and log-decays are to this layer what keys and
+values are to attention: from them `advance_state` makes the state at any place. The changes of a
+chunk solve one triangular system (`run_chunk`; arXiv 2406.06484, 2412.06464).
 
 Axis letters: T tokens or slots, J heads of keys and queries, M heads of values (a multiple of J), P
 width of keys, O width of values. All in float32.
@@ -154,7 +157,7 @@ def convolve(
 def tokens_before(
   x: Float[Array, "T Z"], sequence: Int[Array, " T"], count: int
 ) -> Float[Array, "T count Z"]:
-  """The tokens of the same sequence before each token, the farthest first; 0 where there are none."""
+  """The tokens of its sequence before each token, the farthest first; 0 where there are none."""
   place = jnp.arange(len(x))[:, None] - jnp.arange(count, 0, -1)[None, :]
   at = jnp.maximum(place, 0)
   there = (place >= 0) & (sequence[at] == sequence[:, None])

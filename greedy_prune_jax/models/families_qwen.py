@@ -2,6 +2,15 @@
 
 from greedy_prune_jax.models.family import ATTENTION_BIAS, Family, GgufNames
 
+_DELTA_KEYS = {
+  "delta_key_heads": "linear_num_key_heads",
+  "delta_value_heads": "linear_num_value_heads",
+  "delta_key_dim": "linear_key_head_dim",
+  "delta_value_dim": "linear_value_head_dim",
+  "conv_width": "linear_conv_kernel_dim",
+}
+_NEXT_SWITCHES = {"qk_norm": True, "unit_offset_norm": True, "gated_attention": True}
+
 QWEN = (
   Family(
     name="qwen2",
@@ -31,5 +40,16 @@ QWEN = (
       "renormalised_experts": "norm_topk_prob",
     },
     gguf=GgufNames(architecture="qwen3moe"),
+  ),
+  Family(
+    name="qwen3_5_text",
+    title="Qwen3.5, dense, text",
+    hf_class="Qwen3_5ForCausalLM",
+    switches=_NEXT_SWITCHES,
+    keys={**ATTENTION_BIAS, **_DELTA_KEYS},
+    partial_rotary=True,
+    fixed={"attention_bias": False},
+    wrapper="qwen3_5",
+    wrapper_ties=False,
   ),
 )

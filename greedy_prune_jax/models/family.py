@@ -40,6 +40,20 @@ HF_TENSORS: dict[str, str] = {
   "layers.attention.v_bias": "self_attn.v_proj.bias",
   "layers.attention.out_bias": "self_attn.o_proj.bias",
   "layers.attention.sinks": "self_attn.sinks",
+  "layers.attention.gate": "self_attn.q_proj.weight",
+  "layers.delta.q": "linear_attn.in_proj_qkv.weight",
+  "layers.delta.k": "linear_attn.in_proj_qkv.weight",
+  "layers.delta.v": "linear_attn.in_proj_qkv.weight",
+  "layers.delta.gate": "linear_attn.in_proj_z.weight",
+  "layers.delta.rate": "linear_attn.in_proj_b.weight",
+  "layers.delta.decay": "linear_attn.in_proj_a.weight",
+  "layers.delta.q_filter": "linear_attn.conv1d.weight",
+  "layers.delta.k_filter": "linear_attn.conv1d.weight",
+  "layers.delta.v_filter": "linear_attn.conv1d.weight",
+  "layers.delta.decay_bias": "linear_attn.dt_bias",
+  "layers.delta.log_speed": "linear_attn.A_log",
+  "layers.delta.norm_scale": "linear_attn.norm.weight",
+  "layers.delta.out": "linear_attn.out_proj.weight",
   "layers.attention.q_norm.scale": "self_attn.q_norm.weight",
   "layers.attention.k_norm.scale": "self_attn.k_norm.weight",
   "layers.attention.wide_q_norm.scale": "self_attn.q_norm.weight",
@@ -148,6 +162,7 @@ class Family:
     written: keys of config.json that mean nothing here -> what transformers wants to see.
     wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
       does not say another.
+    wrapper_ties: True if a wrapper's config.json that does not say so ties head and embedding.
     gguf: names in GGUF files; None where there are none or they name another family.
   """
 
@@ -167,6 +182,7 @@ class Family:
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   wrapper: str = ""
+  wrapper_ties: bool = True
   gguf: GgufNames | None = None
 
   @property

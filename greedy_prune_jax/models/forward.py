@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
-from greedy_prune_jax.models.decoder import Decoder
+from greedy_prune_jax.models.decoder import ByMixer, Decoder
+from greedy_prune_jax.models.delta_net import recur_texts
 
 
 class KeyValues(NamedTuple):
@@ -21,7 +22,8 @@ def forward_hidden(
   token_ids: Int[Array, "*B T"],
   *,
   return_attention: bool = False,
-) -> tuple[Float[Array, "*B T D"], KeyValues, Float[Array, "L *B N T T"] | None]:
+  lengths: Int[Array, "*B"] | None = None,
+) -> tuple[Float[Array, "*B T D"], KeyValues | ByMixer, Float[Array, "L *B N T T"] | None]:
   """Runs whole texts, right-padded if at all, from position 0.
 
   Args:
@@ -30,9 +32,11 @@ def forward_hidden(
     return_attention: True to return every layer's attention probabilities too. They take L*N*T*T
       floats a text: meant for one text at a time; `attend` gives analyses a hook that need not keep
       them.
+    lengths: tokens of each text, behind which recurrent layers keep nothing; None: all.
 
   Returns:
-    Normalised hidden states, the keys and values of every layer, and the probabilities or None.
+    Normalised hidden states; the keys and values of every layer, or if there are recurrent layers
+    `ByMixer` of those and of a `DeltaCache` of these; and the probabilities or None.
   """
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[-1]), token_ids.shape)
   softcap = decoder.config.attention_softcap
@@ -44,8 +48,15 @@ def forward_hidden(
     out, probs = attend_masked(q, k, v, mask, softcap, sinks)
     return out, (KeyValues(k, v), probs if return_attention else None)
 
-  hidden, (kept, probs) = decoder.run_layers(decoder.embed(token_ids), positions, attend)
-  return hidden, kept, probs
+  x = decoder.embed(token_ids)
+  if not decoder.config.has_recurrence:
+    hidden, (kept, probs) = decoder.run_layers(x, positions, attend)
+    return hidden, kept, probs
+  if lengths is None:
+    lengths = jnp.full(token_ids.shape[:-1], token_ids.shape[-1])
+  recur = recur_texts(decoder.config, lengths, kv_dtype)
+  hidden, ((kept, probs), left) = decoder.run_layers(x, positions, attend, recur=recur)
+  return hidden, ByMixer(kept, left), probs
 
 
 def forward_logits(decoder: Decoder, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T V"]:

@@ -34,6 +34,7 @@ from greedy_prune_jax.torch_free import import_without_torch
 
 # Entries of `layer_types`.
 SLIDING, FULL = "sliding_attention", "full_attention"
+RECURRENT = "linear_attention"
 
 # `hidden_act` or `hidden_activation` -> ModelConfig.activation.
 ACTIVATIONS = {
@@ -193,7 +194,8 @@ def _text_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
   inner = values["text_config"]
   name = inner.get("model_type")
   name = name if isinstance(name, str) and name in FAMILIES else wrapped.name
-  tied = {"tie_word_embeddings": values.get("tie_word_embeddings", True)}  # the inner is not asked
+  # The inner config is not asked.
+  tied = {"tie_word_embeddings": values.get("tie_word_embeddings", wrapped.wrapper_ties)}
   return {**outer, **inner, **tied, "model_type": name}
 
 
@@ -270,7 +272,7 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     if not fields["attention_scale"] > 0:
       raise FieldError("attention_scale", fields["attention_scale"], "a number above 0")
     fields["attention_scale"] = fields["attention_scale"] ** -0.5
-  windows = _windows(theirs, fields["num_layers"])
+  windows = _windows(family, theirs, fields["num_layers"])
   sliding = tuple(int(window != FULL_ATTENTION) for window in windows)
   return ModelConfig(
     **(dict(family.switches) | fields),
@@ -278,23 +280,33 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     ropes=_ropes(family, theirs),
     layer_rope=_layer_rope(family, theirs, sliding),
     layer_experts=_layer_experts(theirs, fields["num_layers"]),
+    layer_recurrent=_layer_recurrent(family, theirs),
     layer_window=windows if any(sliding) else (),
   )
 
 
-def _windows(theirs: Any, num_layers: int) -> tuple[int, ...]:
+def _windows(family: Family, theirs: Any, num_layers: int) -> tuple[int, ...]:
   """For each layer, how many tokens it attends to."""
   honoured = {field.name for field in dataclasses.fields(theirs)}
   window: Any = theirs.sliding_window if "sliding_window" in honoured else None
   kinds = [SLIDING if window else FULL] * num_layers
   if "layer_types" in honoured:
     kinds = theirs.layer_types
-  if unknown := set(kinds) - {SLIDING, FULL}:
-    raise FieldError("layer_types", sorted(unknown), f"{SLIDING} and {FULL} alone")
+  known = (FULL, RECURRENT) if "delta_key_heads" in family.keys else (SLIDING, FULL)
+  if unknown := set(kinds) - set(known):
+    raise FieldError("layer_types", sorted(unknown), f"{' and '.join(known)} alone")
   if SLIDING in kinds and not window:
     expected = "a number of tokens: layer_types has sliding layers"
     raise FieldError("sliding_window", window, expected)
   return tuple(window if kind == SLIDING else FULL_ATTENTION for kind in kinds)
+
+
+def _layer_recurrent(family: Family, theirs: Any) -> tuple[int, ...]:
+  """For each layer 1 where it has a recurrence; empty where none has."""
+  if "delta_key_heads" not in family.keys:
+    return ()
+  layers = tuple(int(kind == RECURRENT) for kind in theirs.layer_types)
+  return layers if any(layers) else ()
 
 
 def _layer_experts(theirs: Any, num_layers: int) -> tuple[int, ...]:
@@ -370,7 +382,7 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
   keys: dict[str, Any] = {
     "sliding_window": window,
     "use_sliding_window": window is not None,
-    "layer_types": [FULL if w == FULL_ATTENTION else SLIDING for w in config.window_of_layers],
+    "layer_types": _layer_types(config),
   }
   keys |= {**FAMILIES[config.family].fixed, **FAMILIES[config.family].written}
   keys["decoder_sparse_step"] = 1
@@ -378,6 +390,14 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
   keys["position_embedding_type"] = None if config.layer_rope else "rope"
   keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
   return {key: value for key, value in keys.items() if key in honoured}
+
+
+def _layer_types(config: ModelConfig) -> list[str]:
+  recurrent = config.layer_recurrent or (0,) * config.num_layers
+  return [
+    RECURRENT if is_recurrent else FULL if window == FULL_ATTENTION else SLIDING
+    for is_recurrent, window in zip(recurrent, config.window_of_layers, strict=True)
+  ]
 
 
 def _rope_keys(config: ModelConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from greedy_prune_jax.models.parameters import (
   head_order,
   layout_of,
   parameter_name,
+  row_groups,
   tensor_names,
 )
 
@@ -119,17 +120,19 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
     places = np.ndindex(*values[paths[0]].shape[:numbered])
     for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):
       blocks = [_stored(model.config, path, name, values[path][place]) for path in paths]
-      tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, layout_of(paths[0], name).turns)
+      turns, groups = layout_of(paths[0], name).turns, row_groups(model.config, paths[0])
+      tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, turns, groups)
       yield one, np.ascontiguousarray(tensor.astype(dtype))
   for name, value in family.constants.items():
     for layer in range(model.config.num_layers):
       yield f"model.layers.{layer}.{name}", np.array(value, dtype)
 
 
-def _fused(blocks: list[np.ndarray], turns: int) -> np.ndarray:
-  """Parts of one tensor, which take turns along its last axis or lie one behind the other."""
+def _fused(blocks: list[np.ndarray], turns: int, groups: int) -> np.ndarray:
+  """Parts of one tensor: in turns along its last axis, or side by side in each group of rows."""
   if turns == 1:
-    return np.concatenate(blocks)
+    rows = [block.reshape(groups, -1, *block.shape[1:]) for block in blocks]
+    return np.concatenate(rows, axis=1).reshape(-1, *blocks[0].shape[1:])
   return np.stack(blocks, axis=-1).reshape(*blocks[0].shape[:-1], -1)
 
 

@@ -32,10 +32,10 @@ _PREFIXES = {
 _ROWS = 4096  # of the embedding and of a head that is to be tied to it, compared at a time
 
 # Tensors that checkpoints hold and a decoder does not need: tables that old ones stored, the head
-# of a tied model, and the other parts of multimodal models.
+# of a tied model, the other parts of multimodal models, and those that guess further tokens.
 _UNUSED = re.compile(
   r".*rotary_emb\.inv_freq|(model\.|language_model\.)*lm_head\.weight|(model\.)?vision_tower\..*"
-  r"|(model\.)?multi_modal_projector\..*"
+  r"|(model\.)?multi_modal_projector\..*|(model\.)?visual\..*|mtp\..*"
 )
 
 

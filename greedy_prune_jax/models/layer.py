@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.delta_net import DeltaNet
 from greedy_prune_jax.models.feed_forward import Experts, FeedForward
 from greedy_prune_jax.models.rope import apply_rope
 from greedy_prune_jax.models.weights import along, project, random_weight
@@ -51,6 +52,8 @@ class Attention(nnx.Module):
     self.k = random_weight(rngs, (d, k, h), dtype, d)
     self.v = random_weight(rngs, (d, k, h), dtype, d)
     self.out = random_weight(rngs, (n, h, d), dtype, n * h)
+    if config.gated_attention:
+      self.gate = random_weight(rngs, (d, n, h), dtype, d)
     if config.qkv_bias:
       self.q_bias = nnx.Param(jnp.zeros((n, h), dtype))
       self.k_bias = nnx.Param(jnp.zeros((k, h), dtype))
@@ -91,21 +94,30 @@ class Attention(nnx.Module):
     sinks = self.sinks[...] if self.config.attention_sinks else None
     with jax.named_scope("attend"):
       attended, layer_output = attend(q * rope.query_scale, k, v, window, sinks, layer_input)
+    if self.config.gated_attention:
+      attended = attended * jax.nn.sigmoid(project("...td,dnh->...tnh", x, self.gate[...]))
     out = project("...tnh,nhd->...td", attended, self.out[...])
     if self.config.out_bias:
       out += along(self.out_bias[...], out)
     return out, layer_output
 
 
+# normalised residual stream -> (what to add to the residual stream, layer_output)
+Mix = Callable[[Array], tuple[Array, Any]]
+
+
 class Layer(nnx.Module):
-  """Attention and feed-forward, each between norms and added to the residual stream."""
+  """Attention or a recurrence, and feed-forward, between norms, added to the residual stream."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
     self.config = config
-    kinds = config.kind_of_layers
+    mixers, kinds = config.mixer_of_layers, config.kind_of_layers
     if config.pre_norms:
       self.attention_norm = RMSNorm(config.model_dim, config=config)
-    self.attention = Attention(config, rngs, dtype)
+    if "attention" in mixers:
+      self.attention = Attention(config, rngs, dtype)
+    if "delta" in mixers:
+      self.delta = DeltaNet(config, rngs, dtype)
     if config.pre_norms:
       self.mlp_norm = RMSNorm(config.model_dim, config=config)
     if "mlp" in kinds:
@@ -117,21 +129,20 @@ class Layer(nnx.Module):
       self.post_mlp_norm = RMSNorm(config.model_dim, config=config)
 
   def __call__(
-    self,
-    x: Float[Array, "*B T D"],
-    rope: Rope,
-    window: Int[Array, ""],
-    attend: Attend,
-    layer_input: Any,
-    kind: str,
+    self, x: Float[Array, "*B T D"], mix: Mix, kind: tuple[str, ...]
   ) -> tuple[Float[Array, "*B T D"], Any]:
-    """Runs the layer; arguments are those of `Attention` and of `ModelConfig.kind_of_layers`."""
+    """Runs the layer.
+
+    Args:
+      x: the residual stream.
+      mix: runs attention or recurrence.
+      kind: see `ModelConfig.parts_of_layers`.
+    """
     pre, post = self.config.pre_norms, self.config.post_norms
-    attended, layer_output = self.attention(
-      self.attention_norm(x) if pre else x, rope, window, attend, layer_input
-    )
+    normed = self.attention_norm(x) if pre else x
+    attended, layer_output = mix(normed)
     x = self._added(x, self.post_attention_norm(attended) if post else attended)
-    feed_forward = self.mlp if kind == "mlp" else self.experts
+    feed_forward = self.mlp if "mlp" in kind else self.experts
     mixed = feed_forward(self.mlp_norm(x) if pre else x)
     return self._added(x, self.post_mlp_norm(mixed) if post else mixed), layer_output
 

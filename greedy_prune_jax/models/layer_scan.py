@@ -1,8 +1,9 @@
 """Scans over layers of several kinds: a scan for each group, whose steps are periods of layers.
 
-Parameters that all layers have are stacked over all of them, those of one kind over the layers of
-that kind: no layer holds or runs what another kind has. Layers of one kind are one group of periods
-of one layer, and their stacks are scanned as they are.
+A layer's kind is the names of its parts, but for those that all layers have. Parameters, inputs and
+outputs of a part are stacked over the layers that have it, those of all layers under the empty
+name: no layer holds or runs what it does not have. Layers of one kind are one group of periods of
+one layer, and their stacks are scanned as they are.
 """
 
 import dataclasses
@@ -20,8 +21,10 @@ from greedy_prune_jax.models.weights import bfloat16_as_uint16, uint16_as_bfloat
 # (residual stream, one layer's parameters and inputs) -> (residual stream, layer_output)
 LayerBody = Callable[[Array, Any], tuple[Array, Any]]
 
-# (residual stream, layer, its inputs, its kind) -> (residual stream, layer_output)
-RunLayer = Callable[[Array, Any, Any, str], tuple[Array, Any]]
+Kind = tuple[str, ...]
+
+# (residual stream, layer, inputs by part, its kind) -> (residual stream, outputs by part)
+RunLayer = Callable[[Array, Any, dict[str, Any], Kind], tuple[Array, dict[str, Any]]]
 
 _LONGEST_PERIOD = 8
 
@@ -37,7 +40,7 @@ class LayerGroup:
   """
 
   first: int
-  kinds: tuple[str, ...]
+  kinds: tuple[Kind, ...]
   repeats: int
 
   @property
@@ -46,7 +49,7 @@ class LayerGroup:
     return len(self.kinds) * self.repeats
 
 
-def layer_groups(kinds: Sequence[str]) -> list[LayerGroup]:
+def layer_groups(kinds: Sequence[Kind]) -> list[LayerGroup]:
   """The groups of layers of these kinds: each the longest from where the last one ends."""
   groups: list[LayerGroup] = []
   first = 0
@@ -61,7 +64,7 @@ def layer_groups(kinds: Sequence[str]) -> list[LayerGroup]:
   return groups
 
 
-def _repeats(kinds: Sequence[str], period: int) -> int:
+def _repeats(kinds: Sequence[Kind], period: int) -> int:
   """Counts how often the first `period` kinds follow each other."""
   repeats = 1
   while kinds[repeats * period : (repeats + 1) * period] == kinds[:period]:
@@ -72,20 +75,20 @@ def _repeats(kinds: Sequence[str], period: int) -> int:
 def scan_layers(
   x: Array,
   layers: nnx.Module,
-  inputs: Any,
-  kinds: Sequence[str],
+  inputs: dict[str, Any],
+  kinds: Sequence[Kind],
   run: RunLayer,
   *,
   wrap_layer: Callable[[LayerBody], LayerBody],
   platform: str | None,
   unroll: bool = False,
-) -> tuple[Array, Any]:
+) -> tuple[Array, dict[str, Any]]:
   """Runs layers one after the other.
 
   Args:
     x: the residual stream.
-    layers: module of stacked parameters; those under the name of a kind are of its layers alone.
-    inputs: pytree with leading axis L.
+    layers: module of stacked parameters; those under the name of a part are of its layers alone.
+    inputs: by part, a pytree with a leading axis of its layers.
     kinds: kinds of the L layers.
     run: runs one layer, given its inputs.
     wrap_layer: wraps the function that runs one layer.
@@ -93,50 +96,62 @@ def scan_layers(
     unroll: see `Decoder.run_layers`.
 
   Returns:
-    The residual stream, and what the layers returned beside it, stacked over L.
+    The residual stream, and by part what its layers returned beside it, stacked.
   """
   graph, state = nnx.split(layers)
-  stacks = _by_kind(nnx.to_flat_state(state), set(kinds))
+  parts = sorted({part for kind in kinds for part in kind})
+  stacks = _by_part(nnx.to_flat_state(state), parts)
 
-  def body_of(kind: str) -> LayerBody:
-    # The graph has parameters of all kinds: any layer's will do for those that nothing reads.
-    unused = [jax.tree.map(lambda v: v[0], stacks[other]) for other in set(kinds) - {kind}]
+  def body_of(kind: Kind) -> LayerBody:
+    # The graph has parameters of all parts: any layer's will do for those that nothing reads.
+    unused = [jax.tree.map(lambda v: v[0], stacks[other]) for other in parts if other not in kind]
 
-    def body(x: Array, part: Any) -> tuple[Array, Any]:
-      shared, own, layer_inputs = uint16_as_bfloat16(part)
-      flat = itertools.chain(shared.items(), own.items(), *(other.items() for other in unused))
-      return run(x, nnx.merge(graph, nnx.from_flat_state(dict(flat))), layer_inputs, kind)
+    def body(x: Array, given: Any) -> tuple[Array, Any]:
+      weights, inputs = uint16_as_bfloat16(given)
+      flat = itertools.chain(*(of_part.items() for of_part in (*weights, *unused)))
+      return run(x, nnx.merge(graph, nnx.from_flat_state(dict(flat))), inputs, kind)
 
     return wrap_layer(body)
 
   bodies = {kind: body_of(kind) for kind in set(kinds)}
-  outputs = []
+  outputs: dict[str, list[Any]] = {}
   for group in layer_groups(kinds):
-    parts = _parts(group, kinds, stacks, inputs)
     x, output = jax.lax.scan(
       _period(group, bodies),
       x,
-      bfloat16_as_uint16(parts, platform),
+      bfloat16_as_uint16(_periods(group, kinds, stacks, inputs), platform),
       unroll=group.repeats if unroll else 1,
     )
-    if len(group.kinds) > 1:  # [R, P, ...]
-      output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), output)
-    outputs.append(output)
-  if len(outputs) == 1:
-    return x, outputs[0]
-  return x, jax.tree.map(lambda *groups: jnp.concatenate(groups), *outputs)
+    for part, of_part in output.items():
+      if _count(group.kinds, part) > 1:  # [R, P, ...]
+        of_part = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), of_part)
+      outputs.setdefault(part, []).append(of_part)
+  return x, {part: _concatenated(groups) for part, groups in outputs.items()}
 
 
-def _by_kind(state: Any, kinds: Collection[str]) -> dict[str, dict[tuple, Any]]:
-  """Parameters by path, those of each kind by themselves; under the empty name those of all."""
-  stacks: dict[str, dict[tuple, Any]] = {kind: {} for kind in ("", *kinds)}
+def _concatenated(groups: list[Any]) -> Any:
+  if len(groups) == 1:
+    return groups[0]
+  return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *groups)
+
+
+def _by_part(state: Any, parts: Collection[str]) -> dict[str, dict[tuple, Any]]:
+  """Parameters by path, those of each part by themselves; under the empty name the others."""
+  stacks: dict[str, dict[tuple, Any]] = {part: {} for part in ("", *parts)}
   for path, variable in state:
-    stacks[path[0] if path[0] in kinds else ""][path] = variable
+    stacks[path[0] if path[0] in parts else ""][path] = variable
   return stacks
 
 
-def _parts(group: LayerGroup, kinds: Sequence[str], stacks: Any, inputs: Any) -> dict[str, Any]:
-  """Parameters of all layers and of each kind, and inputs, for the scan over a group's periods."""
+def _count(kinds: Sequence[Kind], part: str) -> int:
+  """Number of layers that have a part; all have the one without a name."""
+  return len(kinds) if not part else sum(part in kind for kind in kinds)
+
+
+def _periods(
+  group: LayerGroup, kinds: Sequence[Kind], stacks: Any, inputs: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  """Parameters and inputs of each part, for the scan over a group's periods."""
 
   def periods(tree: Any, first: int, count: int) -> Any:  # [L, ...] -> [R, count, ...] or [R, ...]
     def take(x: Array) -> Array:
@@ -146,29 +161,40 @@ def _parts(group: LayerGroup, kinds: Sequence[str], stacks: Any, inputs: Any) ->
 
     return jax.tree.map(take, tree)
 
-  before = kinds[: group.first]
-  of_kinds = {
-    kind: periods(stacks[kind], before.count(kind), group.kinds.count(kind))
-    for kind in set(group.kinds)
+  return {
+    part: periods(
+      (stacks[part], inputs.get(part)),
+      _count(kinds[: group.first], part),
+      _count(group.kinds, part),
+    )
+    for part in sorted({"", *itertools.chain(*group.kinds)})
   }
-  return of_kinds | {"": periods((stacks[""], inputs), group.first, len(group.kinds))}
 
 
-def _period(group: LayerGroup, bodies: Mapping[str, LayerBody]) -> LayerBody:
+def _period(group: LayerGroup, bodies: Mapping[Kind, LayerBody]) -> LayerBody:
   """The function that runs the layers of one period."""
 
   def one(tree: Any, at: int, count: int) -> Any:
     return tree if count == 1 else jax.tree.map(lambda x: x[at], tree)
 
   def period(x: Array, parts: Any) -> tuple[Array, Any]:
-    outputs = []
+    outputs: dict[str, list[Any]] = {}
     for place, kind in enumerate(group.kinds):
-      shared, inputs = one(parts[""], place, len(group.kinds))
-      own = one(parts[kind], group.kinds[:place].count(kind), group.kinds.count(kind))
-      x, output = bodies[kind](x, (shared, own, inputs))
-      outputs.append(output)
-    if len(outputs) == 1:
-      return x, outputs[0]
-    return x, jax.tree.map(lambda *layers: jnp.stack(layers), *outputs)
+      given = {
+        part: one(parts[part], _count(group.kinds[:place], part), _count(group.kinds, part))
+        for part in ("", *kind)
+      }
+      weights = [of_part for of_part, _ in given.values()]
+      inputs = {part: of_part for part, (_, of_part) in given.items()}
+      x, output = bodies[kind](x, (weights, inputs))
+      for part, of_part in output.items():
+        outputs.setdefault(part, []).append(of_part)
+    return x, {part: _stacked(layers) for part, layers in outputs.items()}
 
   return period
+
+
+def _stacked(layers: list[Any]) -> Any:
+  if len(layers) == 1:
+    return layers[0]
+  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)

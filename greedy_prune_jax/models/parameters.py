@@ -54,7 +54,8 @@ class TensorSource(abc.ABC):
 class Layout:
   """Axes of a parameter (one layer of it), and which of them each stored axis is made of.
 
-  Letters are those of `greedy_prune_jax.models.decoder`; K stands for the key/value heads.
+  Letters are those of `greedy_prune_jax.models.decoder` and `delta_net`; K stands for the key/value
+  heads.
 
   Attributes:
     axes: letters of the parameter's axes.
@@ -85,6 +86,20 @@ LAYOUTS: dict[str, Layout] = {
   "layers.attention.v_bias": Layout("KH", ("KH",)),
   "layers.attention.out_bias": Layout("D", ("D",)),
   "layers.attention.sinks": Layout("N", ("N",)),
+  "layers.attention.gate": Layout("DNH", ("NH", "D")),
+  "layers.delta.q": Layout("DJP", ("JP", "D")),
+  "layers.delta.k": Layout("DJP", ("JP", "D")),
+  "layers.delta.v": Layout("DMO", ("MO", "D")),
+  "layers.delta.gate": Layout("DMO", ("MO", "D")),
+  "layers.delta.rate": Layout("DM", ("M", "D")),
+  "layers.delta.decay": Layout("DM", ("M", "D")),
+  "layers.delta.q_filter": Layout("JP1W", ("JP", "1", "W")),
+  "layers.delta.k_filter": Layout("JP1W", ("JP", "1", "W")),
+  "layers.delta.v_filter": Layout("MO1W", ("MO", "1", "W")),
+  "layers.delta.decay_bias": Layout("M", ("M",)),
+  "layers.delta.log_speed": Layout("M", ("M",)),
+  "layers.delta.norm_scale": Layout("O", ("O",)),
+  "layers.delta.out": Layout("MOD", ("D", "MO")),
   "layers.attention.q_norm.scale": Layout("H", ("H",)),
   "layers.attention.k_norm.scale": Layout("H", ("H",)),
   "layers.attention.wide_q_norm.scale": Layout("NH", ("NH",)),
@@ -130,6 +145,11 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     "E": config.num_experts,
     "R": config.num_experts,  # the router's outputs, which stay on every device
     "I": config.expert_dim,
+    "J": config.delta_key_heads,
+    "M": config.delta_value_heads,
+    "P": config.delta_key_dim,
+    "O": config.delta_value_dim,
+    "W": config.conv_width,
     "1": 1,
   }
 
@@ -169,6 +189,13 @@ def tensor_names(config: ModelConfig, path: str, name: str) -> list[str]:
 def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
   """Numbers of the layers that a parameter of layers is stacked over."""
   return config.layers_with(path.split(".")[1])
+
+
+def row_groups(config: ModelConfig, path: str) -> int:
+  """Groups of rows in which the parameters of one tensor take turns; 1: each is one block of it."""
+  if config.gated_attention and path in ("layers.attention.q", "layers.attention.gate"):
+    return config.num_heads
+  return 1
 
 
 def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
@@ -337,13 +364,28 @@ class _ParameterReader:
     if layout.turns > 1:
       last = stored_index[-1]
       stored_index[-1] = slice(layout.turns * last.start, layout.turns * last.stop)
-    block = self.source.read(name, tuple(stored_index))
+    groups = row_groups(self.config, self.path)
+    if groups > 1:
+      block = self._read_groups(name, groups, stored_index, layout)
+    else:
+      block = self.source.read(name, tuple(stored_index))
     if layout.turns > 1:
       block = block[..., self.fused :: layout.turns]
     block = block.reshape(shape)[tuple(trim)]
     stored_axes = "".join(layout.stored)
     block = block.transpose([stored_axes.index(a) for a in layout.axes])
     return block if order is None else block.take(order, layout.axes.index("H"))
+
+  def _read_groups(self, name: str, groups: int, index: list[slice], layout: Layout) -> np.ndarray:
+    """Rows of this parameter, of which every group of the tensor's rows has its share."""
+    shape = self.source.shape(name)
+    assert shape is not None  # `_check_tensors`
+    tensor = self.source.read(name, (slice(0, shape[0]), *index[1:]))
+    sizes = axis_sizes(self.config)
+    first, own = self.fused // groups, math.prod(sizes[a] for a in layout.stored[0]) // groups
+    rows = tensor.reshape(groups, -1, *tensor.shape[1:])[:, first : first + own]
+    wanted = slice(index[0].start - self.fused, index[0].stop - self.fused)
+    return rows.reshape(-1, *tensor.shape[1:])[wanted]
 
 
 def _aligned(shape: list[int], dtype: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores, softmax_beside
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.delta_net import refuse_recurrence
 from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
@@ -84,6 +85,7 @@ def gate_gradient(
     Nats per token; of tokens of all three segments.
   """
   decoder = nnx.merge(graph, params)
+  refuse_recurrence(decoder.config, "the gradient ranking")
 
   def nll(log_gates: Float[Array, " T"]) -> Float[Array, ""]:
     hidden = _gated_hidden(decoder, token_ids, log_gates)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.delta_net import refuse_recurrence
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 
@@ -134,6 +135,7 @@ def extract_features(
     batch_size: chains in the batch; fewer are filled up, so that one program serves all batches of
       a length, and as many more as make their number a multiple of the mesh axis `data`.
   """
+  refuse_recurrence(model.config, "the analysis of attention")
   capacity = _round_up(max(len(chain.reasoning) for chain in chains))
   alike: dict[nnx.GraphDef, list[int]] = {}  # chains whose ropes turn alike
   for i, chain in enumerate(chains):

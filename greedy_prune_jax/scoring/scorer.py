@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import Decoder
+from greedy_prune_jax.models.delta_net import refuse_recurrence
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
@@ -113,6 +114,7 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     texts: the chains, each field with an axis B in front.
   """
   config, (batch, places) = decoder.config, texts.token_ids.shape
+  refuse_recurrence(config, "scoring deletions")
   units = texts.unit_sizes.shape[1]
   index = jnp.arange(units)[None, :]
   lengths = jnp.where(index < texts.num_units[:, None], suffix_lengths(texts), 0)

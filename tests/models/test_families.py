@@ -190,6 +190,20 @@ SWITCHES = {
     | _rope(rope_type="linear", factor=3.0)
     | {"num_experts_per_tok": 2},
   ),
+  "qwen3_5": ("qwen3_5_text", {}),
+  "qwen3_5 tied, other layers, one key head": (
+    "qwen3_5_text",
+    {
+      "tie_word_embeddings": True,
+      "layer_types": ["linear_attention", "full_attention", "full_attention", "linear_attention"],
+      "linear_num_key_heads": 1,
+      "linear_conv_kernel_dim": 3,
+    },
+  ),
+  "qwen3_5 no groups, attention alone": (
+    "qwen3_5_text",
+    {"linear_num_key_heads": 4, "layer_types": ["full_attention"] * 4},
+  ),
   "granite": ("granite", {}),
   "granite biases, tied": (
     "granite",
