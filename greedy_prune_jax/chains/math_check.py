@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.letters import only_letter
-from greedy_prune_jax.chains.normal_text import normal_answer
+from greedy_prune_jax.chains.normal_text import PREFIXED, in_decimals, normal_answer
 from greedy_prune_jax.chains.relations import (
   as_intervals,
   has_other_relation,
@@ -19,7 +19,7 @@ from greedy_prune_jax.chains.relations import (
   sides_of,
   stated,
 )
-from greedy_prune_jax.chains.units import parse_unit, split_unit
+from greedy_prune_jax.chains.units import parse_unit, ratio, split_unit
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.worker import Worker
 
@@ -40,6 +40,9 @@ def same_expression(value: str, target: str) -> bool:
     return False
   if max(map(_nesting, (value, target))) > _DEEPEST:  # what parses it takes time exponential in it
     return False
+  if not _BASE.search(f"{value} {target}"):
+    value, target = in_decimals(value), in_decimals(target)
+  value, target = (PREFIXED.sub(_with_base, text) for text in (value, target))
   if is_bound(value) != is_bound(target):
     return False
   if (letter := _LETTER.fullmatch(target)) and only_letter(value) == letter[1]:
@@ -58,14 +61,17 @@ def same_expression(value: str, target: str) -> bool:
 def _same_quantity(value: str, target: str) -> bool:
   """Tells whether two numbers are equal in their units, and of the same thing, as far as named."""
   ours, theirs = split_unit(value), split_unit(target)
-  factor = Fraction(1)
+  factor, angles = Fraction(1), 0
   if ours.unit and theirs.unit:
-    if ours.unit.dimensions != theirs.unit.dimensions:
+    found = ratio(ours.unit, theirs.unit)
+    if found is None:
       return False
-    factor = ours.unit.factor / theirs.unit.factor
+    factor, angles = found
   (value, label), (target, gold_label) = map(_split_label, (ours.number, theirs.number))
   if label and gold_label and label != gold_label and "unit" not in label + gold_label:
     return False
+  if angles:
+    return _same_values(rf"({value})\cdot(\frac{{\pi}}{{180}})^{{{angles}}}", target)
   if _squeezed(value) == _squeezed(target):
     return factor == 1
   number, gold = _plain_number(value), _plain_number(target)
@@ -152,6 +158,11 @@ def _assigned(text: str) -> str:
       if is_name(name):
         return value
   return text
+
+
+def _with_base(match: re.Match[str]) -> str:
+  bases = {"x": 16, "b": 2, "o": 8}
+  return f"{match['digits']}_{{{bases[match['prefix'].lower()]}}}"
 
 
 def _base(match: re.Match[str]) -> int:

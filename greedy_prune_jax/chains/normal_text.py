@@ -98,6 +98,12 @@ _OVER = re.compile(
 )
 _HTML_POWER = re.compile(r"<(sup|sub)>([^<>]{1,100})</\1>", re.IGNORECASE)
 _STOPPED_TEXT = re.compile(r"(\\(?:text\w*|mbox)\s*\{[^{}]*[^{}\s.,;:])[\s.,;:]+\}\Z")
+# Where the user speaks again: a reply that went on past its end.
+_NEXT_TURN = re.compile(
+  r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|start\|>|<\|turn>)\s{0,4}user\b"
+  r"|<[|\uff5c]user[|\uff5c]>|\[INST\]",
+  re.IGNORECASE,
+)
 # Tags of HTML and ends of replies, which a sampler that shows special tokens leaves in a text.
 _INLINE_TAG = re.compile(
   r"<([biu])>(?=[^<>]{0,500}</\1>)|</[biu]>"
@@ -105,8 +111,9 @@ _INLINE_TAG = re.compile(
   re.IGNORECASE,
 )
 _BLOCK_TAG = re.compile(
-  r"</?(?:p|div|br|pre)(?:\s[^<>]{0,100})?/?>|</answer>|</s>|<(?:eos|end_of_turn)>"
-  r"|<\|[\w ]{1,40}\|>",
+  r"</?(?:p|div|br|pre)(?:\s[^<>]{0,100})?/?>|</answer>|</s>|<(?:eo[sd]|end_of_\w{1,12})>"
+  r"|<[|\uff5c][\w\u2581 ]{1,40}[|\uff5c]>|<\|[a-z_]{1,20}>|<[a-z_]{1,20}\|>"
+  r"|\[(?:EOS|/?INST|end of text)\]",
   re.IGNORECASE,
 )
 # Groups of three digits between separators that no list has: `12\,500`, `12{,}500`, `12'500`.
@@ -126,9 +133,14 @@ def plain_signs(text: str) -> str:
 
 
 def hide_tags(text: str) -> str:
-  """The text, of its own length, with white space in place of HTML tags and special tokens."""
-  if "<" not in text:
+  """The text, of its own length, with white space in place of HTML tags and special tokens.
+
+  Nor does it show what follows where a reply went on with the user's next turn.
+  """
+  if "<" not in text and "[" not in text:
     return text
+  if turn := _NEXT_TURN.search(text, 1):
+    text = text[: turn.start()] + "\n" * (len(text) - turn.start())
   text = _INLINE_TAG.sub(lambda m: " " * len(m[0]), text)
   return _BLOCK_TAG.sub(lambda m: "\n" * len(m[0]), text)
 
@@ -151,6 +163,18 @@ def normal_answer(text: str) -> str:
   text = _GROUPS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
   text = _TEX_SPACE.sub(" ", text).replace("{,}", ",")
   return re.sub(r" {2,}", " ", text.replace("\n", " ")).strip()
+
+
+# `0xAB`, as programs write numbers of base 16, 2 and 8; `0 x 12` is a product.
+PREFIXED = re.compile(
+  r"(?<![\w.])0(?P<prefix>[xX](?=[0-9A-Fa-f])|[bB](?=[01]{1,99}\b)|[oO](?=[0-7]{1,99}\b))"
+  r"(?P<digits>[0-9A-Fa-f]{1,99})(?![\w.])"
+)
+
+
+def in_decimals(text: str) -> str:
+  """The text with numbers such as `0xAB` in decimals."""
+  return PREFIXED.sub(lambda match: str(int(match[0], 0)), text)
 
 
 def _as_power(match: re.Match[str]) -> str:

@@ -6,11 +6,12 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from greedy_prune_jax.chains.normal_text import normal_answer
+from greedy_prune_jax.chains.normal_text import in_decimals, normal_answer
 from greedy_prune_jax.chains.relations import has_other_relation, is_bound, is_name, sides_of
 
-# `1,234.50`, `.5`, `-3`; a sign belongs to the number unless it stands between two things.
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+"
+# `1,234.50`, `12,34,567` (India), `.5`, `-3`; a sign between two things is not the number's.
+_GROUPED = r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})"
+_PLAIN = rf"(?:{_GROUPED}(?!,?\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+"
 _DECIMAL = rf"(?:{_PLAIN})(?:[eE][-+]?\d{{1,4}}(?![\w.]))?"
 _SIGN = r"(?:(?<![\w)\]])[-+])?"
 _NUMBER = re.compile(
@@ -57,7 +58,7 @@ def parse_number(text: str) -> Fraction | None:
   if len(text) > _MAX_CHARACTERS:
     return None
   text = _MONEY_SCALE.sub(_scaled_money, text)
-  text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2]}", normal_answer(text))
+  text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2]}", in_decimals(normal_answer(text)))
   text = _SIMILAR.sub("=", _POWER_OF_UNIT.sub(r"\1", _WRAPPER.sub(" ", text)))
   text = re.sub(r"\\div(?![A-Za-z])", _DIVIDED_SIGN, _TIMES.sub(_TIMES_SIGN, text))
   if has_other_relation(text) or is_bound(text):
@@ -196,7 +197,7 @@ def canonical_number(text: str) -> str:
   `1,000` and `1000.0` both become `1000`; `1,2` is no number, but a list of two.
   """
   text = text.strip()
-  if not re.fullmatch(r"-?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?", text):
+  if not re.fullmatch(rf"-?(\d+|{_GROUPED})(\.\d+)?", text):
     return text
   sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
   whole, _, decimals = digits.replace(",", "").partition(".")

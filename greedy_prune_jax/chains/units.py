@@ -12,6 +12,7 @@ from typing import NamedTuple
 # Names = value in other units; a unit without a value is a dimension of its own. A name with a star
 # takes SI's prefixes in short, and further names of its line take them in full.
 _DEFINITIONS = """
+PIbyOneEighty
 m* meter
 in inch = 0.0254 m
 ft foot feet = 0.3048 m
@@ -71,8 +72,8 @@ nickel = 5 cent
 dime = 10 cent
 euro eur €
 gbp £
-degree deg circ
 radian rad
+degree deg circ = 1 radian PIbyOneEighty
 celsius circC
 fahrenheit circF
 % percent pct
@@ -104,6 +105,20 @@ class Unit(NamedTuple):
       powers[name] += exponent * power
     dimensions = tuple(sorted((name, x) for name, x in powers.items() if x))
     return Unit(dimensions, self.factor * other.factor**power)
+
+
+def ratio(unit: Unit, other: Unit) -> tuple[Fraction, int] | None:
+  """The number of `other` in one `unit`: a factor, and the power of pi / 180 beside it.
+
+  None where they measure different things. An angle's degree is pi / 180 radians.
+  """
+  powers = collections.Counter(dict(unit.dimensions))
+  powers.subtract(dict(other.dimensions))
+  angles = powers.pop(_PI_BY_180, 0)
+  return None if any(powers.values()) else (unit.factor / other.factor, angles)
+
+
+_PI_BY_180 = "PIbyOneEighty"
 
 
 class Quantity(NamedTuple):

@@ -59,6 +59,9 @@ def test_one_number_is_read_exactly(text, number):
     "half",
     "1,2",
     "12,345,67",
+    "1,2,345",
+    "1,23,4567",
+    "0 x 12",
     "10 + 5",
     "10+John's age",
     "5-6",
@@ -89,6 +92,8 @@ def test_what_is_no_number_or_several_is_not_read(text):
     ("0.50", "0.5"),
     ("-0.50", "-0.5"),
     ("1,2", "1,2"),
+    ("12,34,567", "1234567"),
+    ("1,23,4567", "1,23,4567"),
     ("2 apples", "2 apples"),
   ],
 )

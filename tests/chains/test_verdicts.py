@@ -66,6 +66,9 @@ NUMBERS = [
   ("1\N{RIGHT SINGLE QUOTATION MARK}234", "1234"),
   ("1_000", "1000"),
   ("1{,}000", "1000"),
+  ("12,34,567", "1234567"),
+  ("1,50,000.50", "150000.5"),
+  ("0xAB", "171"),
   ("10,\\!080", "10080"),
   ("12 500 m", "12500"),
   ("3\N{VULGAR FRACTION ONE QUARTER}", "3.25"),
@@ -376,6 +379,19 @@ EXPRESSIONS = [
   ("\\boxed{1e999}", "1e998", False),
   ("\\boxed{NaN}", "5", False),
   ("\\boxed{(2,4)}", "(2,\\infty)", False),
+  ("\\boxed{180^\\circ}", "\\pi \\text{ rad}", True),
+  ("\\boxed{\\pi\\text{ radians}}", "180^\\circ", True),
+  ("\\boxed{90^\\circ}", "\\frac{\\pi}{2}\\text{ rad}", True),
+  ("\\boxed{90^\\circ}", "\\pi\\text{ rad}", False),
+  ("\\boxed{2\\text{ rad}}", "2^\\circ", False),
+  ("\\boxed{2\\pi\\text{ rad/s}}", "360\\text{ deg/s}", True),
+  ("\\boxed{180^\\circ}", "\\pi", False),
+  ("\\boxed{0xAB}", "171", True),
+  ("\\boxed{0xab}", "AB_{16}", True),
+  ("\\boxed{0xAB}", "AB_{15}", False),
+  ("\\boxed{0b101}", "101_2", True),
+  ("\\boxed{0b101}", "5", True),
+  ("\\boxed{0xAB}", "172", False),
 ]
 
 
@@ -397,6 +413,42 @@ def test_expressions(reply, target, correct):
 )
 def test_gold_boxes_of_rows(solution, target):
   assert last_boxed(solution) == target
+
+
+ENDS = [
+  *("<|end|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<eos>", "<end_of_turn>"),
+  *("<turn|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|END_OF_TURN_TOKEN|>", "<|return|>"),
+  *("[EOS]", "<eod>", "<|eom_id|>", "[/INST]", "<end_of_utterance>", "[end of text]"),
+]
+ANSWERS = [
+  ("gsm8k", "#### 5", "5"),
+  ("gsm8k", "The answer is 5", "5"),
+  ("gsm8k", '{"answer": "5"}', "5"),
+  ("math", "\\boxed{5}", "5"),
+  ("math", "The final answer is: $5$", "5"),
+  ("mmlu_pro", "The answer is B", "B"),
+  ("mmlu_pro", "\\boxed{B}", "B"),
+]
+NEXT_TURNS = [
+  *("<|im_start|>user\n", "<start_of_turn>user\n", "<|start_header_id|>user<|end_header_id|>\n\n"),
+  *("<|user|>\n", "<\uff5cUser\uff5c>", "[INST] ", "<|start|>user<|message|>", "<|turn>user\n"),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_of_turn_changes_no_verdict(end):
+  for questions, reply, target in ANSWERS:
+    for text in (reply + end, f"{reply}\n{end}", end + reply, f"So.{end}\n{reply}"):
+      assert right(questions, text, target), text
+
+
+@pytest.mark.parametrize("turn", NEXT_TURNS)
+def test_what_follows_the_end_of_a_reply_is_not_its_answer(turn):
+  for questions, reply, target in ANSWERS:
+    text = (
+      f"{reply}<|im_end|>\n{turn}And then?\n{reply.replace(target, 'C' if target == 'B' else '7')}"
+    )
+    assert right(questions, text, target), text
 
 
 UNITS_OF_TEXT = [
