@@ -38,7 +38,7 @@ from greedy_prune_jax.models.weights import (
 
 
 class ByMixer(NamedTuple):
-  """What is stacked over layers with attention, and over those with a recurrence."""
+  """Stacks over layers with attention, and over those with a recurrence."""
 
   attention: Any
   delta: Any
@@ -106,7 +106,7 @@ class Decoder(nnx.Module):
       unroll: compile each layer by itself, in as many times the compile time. A GPU's scan copies
         each layer's weights and inputs before it reads them.
       recur: recurrence of one layer's tokens, as `attend`; None: that of rows of one text each.
-      recur_inputs: as `layer_inputs`, of the recurrent layers.
+      recur_inputs: pytree with a leading axis of the recurrent layers; `recur` gets a slice.
 
     Returns:
       The normalised hidden states, divided as the logits are to be, and what `attend` returned

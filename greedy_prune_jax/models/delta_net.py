@@ -49,7 +49,7 @@ class Mixed(NamedTuple):
 
 
 class DeltaCache(NamedTuple):
-  """What a text leaves to the tokens behind it."""
+  """State and last channels that a text leaves to the tokens behind it."""
 
   state: Float[Array, "*B M P O"]
   channels: Float[Array, "*B rest Z"]  # of its last W - 1 tokens, 0 where it has no more

@@ -62,8 +62,8 @@ def run_chunk(
   Args:
     inputs: tokens of one or several sequences, those of one side by side.
     sequence: number of each token's sequence.
-    of_key: what the state before a sequence's first token here says of each token's key.
-    of_query: the same of each token's query.
+    of_key: values that the state before a sequence's first token here gives to its keys.
+    of_query: values that this state gives to its queries.
   """
   groups = inputs.value.shape[1] // inputs.key.shape[1]
   same = sequence[:, None] == sequence[None, :]
@@ -80,7 +80,7 @@ def run_chunk(
 
 
 def read_state(state: Float[Array, "M P O"], x: Float[Array, "T J P"]) -> Float[Array, "T M O"]:
-  """What a state says of keys or queries."""
+  """Values that a state gives to keys or queries."""
   grouped = state.reshape(x.shape[1], -1, *state.shape[1:])  # [J, G, P, O]
   return _dot("jgpo,tjp->tjgo", grouped, x).reshape(len(x), *state.shape[::2])
 

@@ -88,7 +88,7 @@ def scan_layers(
   Args:
     x: the residual stream.
     layers: module of stacked parameters; those under the name of a part are of its layers alone.
-    inputs: by part, a pytree with a leading axis of its layers.
+    inputs: pytrees by part, each with a leading axis of the layers that have it.
     kinds: kinds of the L layers.
     run: runs one layer, given its inputs.
     wrap_layer: wraps the function that runs one layer.

@@ -16,6 +16,9 @@ from greedy_prune_jax.models.layer_scan import LayerGroup, layer_groups
   ],
 )
 def test_groups_are_the_longest_that_repeat(kinds, groups):
-  expected = [LayerGroup(first, tuple(period), repeats) for first, period, repeats in groups]
-  assert layer_groups(tuple(kinds)) == expected
+  def parts(names):
+    return tuple((name,) for name in names)
+
+  expected = [LayerGroup(first, parts(period), repeats) for first, period, repeats in groups]
+  assert layer_groups(parts(kinds)) == expected
   assert sum(group.num_layers for group in expected) == len(kinds)
