@@ -98,7 +98,7 @@ def decode_step(place: Place, config: ModelConfig, dtype: str, rows: int, capaci
   model = place.weights(config, dtype)
   state = _rows(place, config, dtype, rows, capacity)
   stop_ids = place.array((1,), jnp.int32)
-  cache = sum(_device_bytes(x) for x in state.keys_values)
+  cache = sum(_device_bytes(x) for x in jax.tree.leaves(state.caches))
   # By design every row reads all of the cache's length, whatever it holds.
   return Program(
     lambda: decode.trace(model.graph, model.params, state, stop_ids, steps=1, mesh=place.mesh),
@@ -122,9 +122,9 @@ def prefill(place: Place, config: ModelConfig, dtype: str, count: int, width: in
 
 def _rows(place: Place, config: ModelConfig, dtype: str, rows: int, capacity: int) -> Rows:
   shapes = jax.eval_shape(lambda: empty_rows(config, rows, capacity, jnp.dtype(dtype)))
-  keys_values = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.keys_values), shapes.keys_values)
+  caches = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.caches), shapes.caches)
   texts: Texts = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.texts), shapes.texts)
-  return Rows(keys_values, texts)
+  return Rows(caches, texts)
 
 
 def train_step(

@@ -55,7 +55,7 @@ def packed_hidden(
   def attend(q, k, v, window, sinks, _):
     seen = Seen(rows.segments, rows.positions, window)
     out = attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen, sinks)
-    return cast(Array, out), None  # pyright takes what custom_vjp returns for any object
+    return cast(Array, out), {}  # pyright takes what custom_vjp returns for any object
 
   x = decoder.embed(rows.token_ids)
   if mesh is not None:  # rows stay where they are and weights come to them, not the other way

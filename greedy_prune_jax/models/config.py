@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import reprlib
-from typing import Any
+from typing import Any, NamedTuple
 
 # A layer with this window attends to everything: no supported context reaches it.
 FULL_ATTENTION = 2**30
@@ -111,6 +111,14 @@ class RopeConfig:
     if self.kind == "proportional":  # all are, some of them by nothing
       return head_dim
     return int(head_dim * self.rotated_fraction)
+
+
+class CacheShape(NamedTuple):
+  """Keys, or values, of the layers whose heads are alike."""
+
+  num_layers: int
+  num_kv_heads: int
+  head_dim: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,6 +298,12 @@ class ModelConfig:
     if name not in ("attention", "delta", "mlp", "experts"):
       return tuple(range(self.num_layers))
     return tuple(layer for layer, kind in enumerate(parts) if name in kind)
+
+  @property
+  def caches(self) -> dict[str, CacheShape]:
+    """Names of the arrays of keys and values -> their shapes."""
+    layers = len(self.layers_with("attention"))
+    return {"attention": CacheShape(layers, self.num_kv_heads, self.head_dim)}
 
   @property
   def query_scale(self) -> float:

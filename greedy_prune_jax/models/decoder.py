@@ -14,8 +14,8 @@ heads, K key/value heads, G = N / K, H head width, F feed-forward width, L layer
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.delta_net import Recur, recur_rows
-from greedy_prune_jax.models.layer import Attend, Layer, RMSNorm, Rope
+from greedy_prune_jax.models.layer import Attend, Layer, LayerCache, RMSNorm, Rope
 from greedy_prune_jax.models.layer_scan import Kind, LayerBody, scan_layers
 from greedy_prune_jax.models.rope import config_for_length, query_scales, rope_turns
 from greedy_prune_jax.models.weights import (
@@ -35,13 +35,6 @@ from greedy_prune_jax.models.weights import (
   random_weight,
   uint16_as_bfloat16,
 )
-
-
-class ByMixer(NamedTuple):
-  """Stacks over layers with attention, and over those with a recurrence."""
-
-  attention: Any
-  delta: Any
 
 
 class Decoder(nnx.Module):
@@ -87,75 +80,68 @@ class Decoder(nnx.Module):
     x: Float[Array, "*B T D"],
     positions: Int[Array, "*B T"],
     attend: Attend,
-    layer_inputs: Any = None,
+    layer_inputs: Mapping[str, Any] | None = None,
     wrap_layer: Callable[[LayerBody], LayerBody] = lambda body: body,
     *,
     unroll: bool = False,
     recur: Recur | None = None,
-    recur_inputs: Any = None,
-  ) -> tuple[Float[Array, "*B T D"], Any]:
+  ) -> tuple[Float[Array, "*B T D"], dict[str, Any]]:
     """Runs every layer and the final norm.
 
     Args:
       x: the residual stream, from `embed`.
       positions: place of each token in its text; rotary embeddings depend on it.
       attend: attention of one layer's queries; called once, while tracing the scan's body.
-      layer_inputs: pytree with a leading axis of the layers with attention (a cache, say); `attend`
-        gets one layer's slice.
+      layer_inputs: keys of `ModelConfig.caches` (and `delta`) -> pytrees stacked over the layers of
+        each, the cache itself, say; `attend` (and `recur`) gets one layer's part.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
       unroll: compile each layer by itself, in as many times the compile time. A GPU's scan copies
         each layer's weights and inputs before it reads them.
       recur: recurrence of one layer's tokens, as `attend`; None: that of rows of one text each.
-      recur_inputs: pytree with a leading axis of the recurrent layers; `recur` gets a slice.
 
     Returns:
-      The normalised hidden states, divided as the logits are to be, and what `attend` returned
-      beside its output, stacked over its layers; if the model has recurrent layers, `ByMixer` of
-      that and of what `recur` returned.
+      The normalised hidden states, divided as the logits are to be; and the outputs of `attend` by
+      name, stacked over the layers where it returned one, with those of `recur` under `delta`.
     """
     cos, sin = rope_turns(self.config, positions)  # [..., T, ropes, H / 2]
     query_scale = self.config.query_scale
     if self.config.ropes[0].query_growth:
       query_scale = query_scale * query_scales(self.config, positions)
 
-    has_recurrence = self.config.has_recurrence
     recur = recur or recur_rows(self.config, jnp.zeros(positions.shape, jnp.int32))
 
-    def run(x: Array, layer: Layer, inputs: dict[str, Any], kind: Kind) -> tuple[Array, Any]:
-      rope_index, window, layer_input = inputs[""]
-      mixer = kind[0] if has_recurrence else ""
-      if has_recurrence:
-        layer_input = inputs[mixer]
+    def run(
+      x: Array, layer: Layer, inputs: dict[str, Any], kind: Kind
+    ) -> tuple[Array, dict[str, Any]]:
+      rope_index, window, caches = inputs[""]
       rope = Rope(cos[..., rope_index, :], sin[..., rope_index, :], query_scale)
 
-      def mix(x: Array) -> tuple[Array, Any]:
-        if mixer == "delta":
-          return layer.delta(x, recur, layer_input)
-        return layer.attention(x, rope, window, attend, layer_input)
+      def mix(x: Array) -> tuple[Array, dict[str, Any]]:
+        if "delta" in kind:
+          out, left = layer.delta(x, recur, inputs["delta"])
+          return out, {"delta": left}
+        value = (caches | inputs).get("attention")
+        return layer.attention(x, rope, window, attend, LayerCache("attention", value))
 
-      x, output = layer(x, mix, kind)
-      return x, {mixer: output}
+      return layer(x, mix, kind)
 
+    kinds, caches = self.config.parts_of_layers, dict(layer_inputs or {})
+    of_parts = {name: caches.pop(name) for name in list(caches) if any(name in k for k in kinds)}
     ropes = jnp.asarray(self.config.rope_of_layers, jnp.int32)
     windows = jnp.asarray(self.config.window_of_layers, jnp.int32)
-    if has_recurrence:
-      inputs = {"": (ropes, windows, None), "attention": layer_inputs, "delta": recur_inputs}
-    else:
-      inputs = {"": (ropes, windows, layer_inputs)}
     x, outputs = scan_layers(
       x,
       self.layers,
-      inputs,
-      self.config.parts_of_layers,
+      {"": (ropes, windows, caches), **of_parts},
+      kinds,
       run,
       wrap_layer=wrap_layer,
       platform=self.platform,
       unroll=unroll,
     )
-    layer_outputs = ByMixer(**outputs) if has_recurrence else outputs[""]
     hidden = self.final_norm(x)
     divisor = self.config.logit_divisor
-    return (hidden if divisor == 1 else hidden / divisor), layer_outputs
+    return (hidden if divisor == 1 else hidden / divisor), outputs
 
   def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
     """Next-token logits from normalised hidden states, in float32."""

@@ -28,7 +28,7 @@ from greedy_prune_jax.models.attention import MASKED
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, merge_decoder
 from greedy_prune_jax.models.delta_net import refuse_recurrence
-from greedy_prune_jax.models.forward import KeyValues, forward_hidden
+from greedy_prune_jax.models.forward import Caches, KeyValues, forward_hidden
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 from greedy_prune_jax.parallel import DATA, MODEL
 
@@ -48,18 +48,18 @@ class Texts(NamedTuple):
 class Rows(NamedTuple):
   """B texts in the making, and their cache.
 
-  Keys are [L, B, K, H, S] and values [L, B, K, S, H], as the products over them read them: with
-  keys of [S, H], that with the queries takes a CPU five times as long. Position s of a row holds
-  its token s; those from `length` on hold nothing yet.
+  Keys are [L, B, K, H, S] and values [L, B, K, S, H] of each cache, as the products over
+  them read them: with keys of [S, H], that with the queries takes a CPU five times as long.
+  Position s of a row holds its token s; those from `length` on hold nothing yet.
   """
 
-  keys_values: KeyValues
+  caches: Caches
   texts: Texts
 
   @property
   def capacity(self) -> int:
-    """Positions of the cache, S."""
-    return self.keys_values.v.shape[3]
+    """Positions of the caches, S."""
+    return next(iter(self.caches.values())).v.shape[3]
 
 
 # How keys and values (the cache's and new ones), and rows, lie on a mesh.
@@ -93,14 +93,18 @@ def empty_rows(
     return jnp.zeros(shape, dtype, device=mesh and NamedSharding(mesh, spec))
 
   refuse_recurrence(config, "sampling")
-  heads = (config.num_layers, rows, config.num_kv_heads)
-  keys = zeros((*heads, config.head_dim, capacity), dtype, _HEADS)
-  values = zeros((*heads, capacity, config.head_dim), dtype, _HEADS)
+  caches = {
+    name: KeyValues(
+      zeros((shape.num_layers, rows, shape.num_kv_heads, shape.head_dim, capacity), dtype, _HEADS),
+      zeros((shape.num_layers, rows, shape.num_kv_heads, capacity, shape.head_dim), dtype, _HEADS),
+    )
+    for name, shape in config.caches.items()
+  }
   kinds = (jnp.uint32, jnp.float32, jnp.float32, jnp.int32)
   choice = Choice(*(zeros(rows, kind) for kind in kinds))
   counts = {name: zeros(rows, jnp.int32) for name in ("length", "last_id", "written", "budget")}
   texts = Texts(**counts, active=zeros(rows, bool), finite=~zeros(rows, bool), choice=choice)
-  return Rows(KeyValues(keys, values), texts)
+  return Rows(caches, texts)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames="rows")
@@ -131,21 +135,23 @@ def admit(
   return _of_own_rows(_put, mesh, specs, ROWS_ON_MESH)(rows, admitted, kept, source)
 
 
-def _put(rows: Rows, admitted: Texts, kept: KeyValues, source: Int[Array, " B"]) -> Rows:
+def _put(rows: Rows, admitted: Texts, kept: Caches, source: Int[Array, " B"]) -> Rows:
   """The rows with prompts' keys and values, [L, R, T, K, H], where `source` says so."""
   taken = source >= 0
-  width = kept.k.shape[2]
 
   def put(cache, new, axis):  # new has the axes of the cache, but R for B and T for S
+    width = new.shape[axis]
     old = jax.lax.slice_in_dim(cache, 0, width, axis=axis)
     start = jnp.where(taken[None, :, None, None, None], new[:, source], old)
     return jax.lax.dynamic_update_slice_in_dim(cache, start, 0, axis)
 
-  keys = put(rows.keys_values.k, kept.k.transpose(0, 1, 3, 4, 2), 4)  # from [L, R, T, K, H]
-  values = put(rows.keys_values.v, kept.v.transpose(0, 1, 3, 2, 4), 3)
-  keys_values = KeyValues(keys, values)
+  def put_both(cache: KeyValues, new: KeyValues) -> KeyValues:  # new is [L, R, T, K, H]
+    keys = put(cache.k, new.k.transpose(0, 1, 3, 4, 2), 4)
+    return KeyValues(keys, put(cache.v, new.v.transpose(0, 1, 3, 2, 4), 3))
+
+  caches = {name: put_both(cache, kept[name]) for name, cache in rows.caches.items()}
   return Rows(
-    keys_values, jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
+    caches, jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
   )
 
 
@@ -171,8 +177,8 @@ def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
     room = [(0, capacity - kept if at == axis else 0) for at in range(cache.ndim)]
     return jnp.pad(jax.lax.slice_in_dim(cache[:, take], 0, kept, axis=axis), room)
 
-  keys_values = KeyValues(fit(rows.keys_values.k, 4), fit(rows.keys_values.v, 3))
-  return Rows(keys_values, jax.tree.map(lambda x: x[take], rows.texts))
+  caches = {n: KeyValues(fit(cache.k, 4), fit(cache.v, 3)) for n, cache in rows.caches.items()}
+  return Rows(caches, jax.tree.map(lambda x: x[take], rows.texts))
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "mesh"), donate_argnames="rows")
@@ -227,7 +233,7 @@ def _write(
   rows: Rows,
   hidden: Float[Array, "B D"],
   logits: Float[Array, "B V"],
-  new: KeyValues,
+  new: Caches,
   stop_ids: Int[Array, " E"],
 ) -> tuple[Rows, Int[Array, " B"]]:
   """Lets every active row write the token that comes next.
@@ -258,54 +264,57 @@ def _write(
   return Rows(_append(rows, new), after), ids
 
 
-def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], KeyValues]:
+def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], Caches]:
   """Runs each row's last token over its cache: hidden states, and its own keys and values.
 
   The cache is only read here: a scan that gave back a new one would copy all of it at every step.
   """
-  config = decoder.config
-  groups = config.num_heads // config.num_kv_heads
+  softcap = decoder.config.attention_softcap
   slots = jnp.arange(rows.capacity)
   length = rows.texts.length
   distance = length[:, None] - slots[None]  # [B, S]
 
-  def attend(q, k, v, window, sinks, cache):
+  def attend(q, k, v, window, sinks, layer):
+    cache, kv_heads = layer.value, k.shape[2]
     k, v = k[:, 0].astype(cache.k.dtype), v[:, 0].astype(cache.v.dtype)  # [B, K, H]
-    q = q.reshape(q.shape[0], config.num_kv_heads, groups, config.head_dim)
+    q = q.reshape(q.shape[0], kv_heads, -1, q.shape[-1])
     visible = (distance > 0) & (distance < window)
-    to_cache = _capped(_product("bkgh,bkhs->bkgs", q, cache.k), config.attention_softcap)
+    to_cache = _capped(_product("bkgh,bkhs->bkgs", q, cache.k), softcap)
     to_cache = jnp.where(visible[:, None, None], to_cache, MASKED)
-    to_own = _capped(_product("bkgh,bkh->bkg", q, k), config.attention_softcap)[..., None]
+    to_own = _capped(_product("bkgh,bkh->bkg", q, k), softcap)[..., None]
     top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
     if sinks is not None:
-      sinks = sinks.astype(jnp.float32).reshape(1, config.num_kv_heads, groups, 1)
+      sinks = sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1)
       top = jnp.maximum(top, sinks)
     to_cache, to_own = jnp.exp(to_cache - top), jnp.exp(to_own - top)
     total = to_cache.sum(-1, keepdims=True) + to_own
     if sinks is not None:
       total += jnp.exp(sinks - top)
     out = _product("bkgs,bksh->bkgh", to_cache, cache.v) + to_own * v[:, :, None]
-    out = (out / total).reshape(out.shape[0], 1, -1, config.head_dim)
-    return out, KeyValues(k, v)
+    out = (out / total).reshape(out.shape[0], 1, -1, out.shape[-1])
+    return out, {layer.name: KeyValues(k, v)}
 
   x = decoder.embed(rows.texts.last_id[:, None])
   hidden, new = decoder.run_layers(
-    x, length[:, None], attend, rows.keys_values, unroll=decoder.platform == "gpu"
+    x, length[:, None], attend, rows.caches, unroll=decoder.platform == "gpu"
   )
   return hidden[:, 0], new
 
 
-def _append(rows: Rows, new: KeyValues) -> KeyValues:
-  """The cache with each active row's new keys and values, [L, B, K, H], behind its others."""
-  batch, heads = new.k.shape[1:3]
-  row, head = jnp.arange(batch)[:, None], jnp.arange(heads)[None]
-  at = jnp.where(rows.texts.active, rows.texts.length, rows.capacity)[:, None]  # beyond: dropped
-  cache = rows.keys_values
-  # The slice between the index arrays leaves [B, K] in front of [L, H]; side by side, they stay
-  # where they are.
-  keys = cache.k.at[:, row, head, :, at].set(new.k.transpose(1, 2, 0, 3), mode="drop")
-  values = cache.v.at[:, row, head, at].set(new.v, mode="drop")
-  return KeyValues(keys, values)
+def _append(rows: Rows, new: Caches) -> Caches:
+  """The caches with each active row's new keys and values, [L, B, K, H], behind its others."""
+
+  def append(cache: KeyValues, new: KeyValues) -> KeyValues:
+    batch, heads = new.k.shape[1:3]
+    row, head = jnp.arange(batch)[:, None], jnp.arange(heads)[None]
+    at = jnp.where(rows.texts.active, rows.texts.length, rows.capacity)[:, None]  # beyond: dropped
+    # The slice between the index arrays leaves [B, K] in front of [L, H]; side by side, they stay
+    # where they are.
+    keys = cache.k.at[:, row, head, :, at].set(new.k.transpose(1, 2, 0, 3), mode="drop")
+    values = cache.v.at[:, row, head, at].set(new.v, mode="drop")
+    return KeyValues(keys, values)
+
+  return {name: append(cache, new[name]) for name, cache in rows.caches.items()}
 
 
 def _product(subscripts: str, a: Array, b: Array) -> Array:

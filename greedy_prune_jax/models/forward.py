@@ -1,12 +1,12 @@
 """Plain forward passes of a decoder: whole texts, without or with what the layers kept."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
-from greedy_prune_jax.models.decoder import ByMixer, Decoder
+from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.delta_net import recur_texts
 
 
@@ -17,13 +17,18 @@ class KeyValues(NamedTuple):
   v: Array
 
 
+# By the names of `ModelConfig.caches`, over the layers of each; and under `delta` the `DeltaCache`
+# of recurrent layers.
+Caches = dict[str, Any]
+
+
 def forward_hidden(
   decoder: Decoder,
   token_ids: Int[Array, "*B T"],
   *,
   return_attention: bool = False,
   lengths: Int[Array, "*B"] | None = None,
-) -> tuple[Float[Array, "*B T D"], KeyValues | ByMixer, Float[Array, "L *B N T T"] | None]:
+) -> tuple[Float[Array, "*B T D"], Caches, Float[Array, "L *B N T T"] | None]:
   """Runs whole texts, right-padded if at all, from position 0.
 
   Args:
@@ -35,28 +40,27 @@ def forward_hidden(
     lengths: tokens of each text, behind which recurrent layers keep nothing; None: all.
 
   Returns:
-    Normalised hidden states; the keys and values of every layer, or if there are recurrent layers
-    `ByMixer` of those and of a `DeltaCache` of these; and the probabilities or None.
+    Normalised hidden states; the caches; and the probabilities or None.
   """
   positions = jnp.broadcast_to(jnp.arange(token_ids.shape[-1]), token_ids.shape)
   softcap = decoder.config.attention_softcap
   kv_dtype = decoder.embedding.dtype
 
-  def attend(q, k, v, window, sinks, _):
+  def attend(q, k, v, window, sinks, cache):
     k, v = k.astype(kv_dtype), v.astype(kv_dtype)
     mask = causal_mask(positions, positions, window)
     out, probs = attend_masked(q, k, v, mask, softcap, sinks)
-    return out, (KeyValues(k, v), probs if return_attention else None)
+    kept = {cache.name: KeyValues(k, v)}
+    return out, kept | ({"probs": probs} if return_attention else {})
 
-  x = decoder.embed(token_ids)
-  if not decoder.config.has_recurrence:
-    hidden, (kept, probs) = decoder.run_layers(x, positions, attend)
-    return hidden, kept, probs
-  if lengths is None:
-    lengths = jnp.full(token_ids.shape[:-1], token_ids.shape[-1])
-  recur = recur_texts(decoder.config, lengths, kv_dtype)
-  hidden, ((kept, probs), left) = decoder.run_layers(x, positions, attend, recur=recur)
-  return hidden, ByMixer(kept, left), probs
+  recur = None
+  if decoder.config.has_recurrence:
+    if lengths is None:
+      lengths = jnp.full(token_ids.shape[:-1], token_ids.shape[-1])
+    recur = recur_texts(decoder.config, lengths, kv_dtype)
+  hidden, outputs = decoder.run_layers(decoder.embed(token_ids), positions, attend, recur=recur)
+  probs = outputs.pop("probs", None)
+  return hidden, outputs, probs
 
 
 def forward_logits(decoder: Decoder, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T V"]:

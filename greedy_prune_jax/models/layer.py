@@ -14,9 +14,24 @@ from greedy_prune_jax.models.feed_forward import Experts, FeedForward
 from greedy_prune_jax.models.rope import apply_rope
 from greedy_prune_jax.models.weights import along, project, random_weight
 
-# (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], sinks [N] or None,
-#   layer_input) -> (out [..., T, N, H], layer_output)
-Attend = Callable[[Array, Array, Array, Array, Array | None, Any], tuple[Array, Any]]
+
+class LayerCache(NamedTuple):
+  """A layer's keys and values in what the caller of `run_layers` keeps.
+
+  Attributes:
+    name: a key of `ModelConfig.caches`.
+    value: this layer's part of the caller's `layer_inputs` of that name.
+  """
+
+  name: str
+  value: Any
+
+
+# (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], sinks [N] or None, cache)
+#   -> (out [..., T, N, H], the layer's outputs by name)
+Attend = Callable[
+  [Array, Array, Array, Array, Array | None, LayerCache], tuple[Array, dict[str, Any]]
+]
 
 
 class RMSNorm(nnx.Module):
@@ -76,8 +91,8 @@ class Attention(nnx.Module):
     rope: Rope,
     window: Int[Array, ""],
     attend: Attend,
-    layer_input: Any,
-  ) -> tuple[Float[Array, "*B T D"], Any]:
+    cache: LayerCache,
+  ) -> tuple[Float[Array, "*B T D"], dict[str, Any]]:
     """Returns what to add to the residual stream, and what `attend` returned beside its output."""
     q = project("...td,dnh->...tnh", x, self.q[...])
     k = project("...td,dkh->...tkh", x, self.k[...])
@@ -93,17 +108,17 @@ class Attention(nnx.Module):
     q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
     sinks = self.sinks[...] if self.config.attention_sinks else None
     with jax.named_scope("attend"):
-      attended, layer_output = attend(q * rope.query_scale, k, v, window, sinks, layer_input)
+      attended, outputs = attend(q * rope.query_scale, k, v, window, sinks, cache)
     if self.config.gated_attention:
       attended = attended * jax.nn.sigmoid(project("...td,dnh->...tnh", x, self.gate[...]))
     out = project("...tnh,nhd->...td", attended, self.out[...])
     if self.config.out_bias:
       out += along(self.out_bias[...], out)
-    return out, layer_output
+    return out, outputs
 
 
-# normalised residual stream -> (what to add to the residual stream, layer_output)
-Mix = Callable[[Array], tuple[Array, Any]]
+# normalised residual stream -> (what to add to the residual stream, the layer's outputs by name)
+Mix = Callable[[Array], tuple[Array, dict[str, Any]]]
 
 
 class Layer(nnx.Module):
@@ -130,7 +145,7 @@ class Layer(nnx.Module):
 
   def __call__(
     self, x: Float[Array, "*B T D"], mix: Mix, kind: tuple[str, ...]
-  ) -> tuple[Float[Array, "*B T D"], Any]:
+  ) -> tuple[Float[Array, "*B T D"], dict[str, Any]]:
     """Runs the layer.
 
     Args:
@@ -140,11 +155,11 @@ class Layer(nnx.Module):
     """
     pre, post = self.config.pre_norms, self.config.post_norms
     normed = self.attention_norm(x) if pre else x
-    attended, layer_output = mix(normed)
+    attended, outputs = mix(normed)
     x = self._added(x, self.post_attention_norm(attended) if post else attended)
     feed_forward = self.mlp if "mlp" in kind else self.experts
     mixed = feed_forward(self.mlp_norm(x) if pre else x)
-    return self._added(x, self.post_mlp_norm(mixed) if post else mixed), layer_output
+    return self._added(x, self.post_mlp_norm(mixed) if post else mixed), outputs
 
   def _added(self, x: Array, change: Array) -> Array:
     multiplier = self.config.residual_multiplier

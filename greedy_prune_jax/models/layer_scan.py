@@ -1,14 +1,14 @@
 """Scans over layers of several kinds: a scan for each group, whose steps are periods of layers.
 
-A layer's kind is the names of its parts, but for those that all layers have. Parameters, inputs and
-outputs of a part are stacked over the layers that have it, those of all layers under the empty
-name: no layer holds or runs what it does not have. Layers of one kind are one group of periods of
-one layer, and their stacks are scanned as they are.
+A layer's kind names the parts that it has and that others may lack. Parameters of a part are
+stacked over the layers that have it, all others over all layers: no layer holds or runs what
+another kind has. Layers of one kind are one group of periods of one layer, and their stacks are
+scanned as they are.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +18,13 @@ from jaxtyping import Array
 
 from greedy_prune_jax.models.weights import bfloat16_as_uint16, uint16_as_bfloat16
 
-# (residual stream, one layer's parameters and inputs) -> (residual stream, layer_output)
-LayerBody = Callable[[Array, Any], tuple[Array, Any]]
+Kind = tuple[str, ...]  # names of a layer's parts that other layers may lack
 
-Kind = tuple[str, ...]
+# (what layers hand on, one layer's parameters and inputs) -> (what it hands on, outputs by name)
+LayerBody = Callable[[Any, Any], tuple[Any, dict[str, Any]]]
 
-# (residual stream, layer, inputs by part, its kind) -> (residual stream, outputs by part)
-RunLayer = Callable[[Array, Any, dict[str, Any], Kind], tuple[Array, dict[str, Any]]]
+# (what layers hand on, layer, its inputs by part, its kind) -> as LayerBody
+RunLayer = Callable[[Any, Any, dict[str, Any], Kind], tuple[Any, dict[str, Any]]]
 
 _LONGEST_PERIOD = 8
 
@@ -73,22 +73,22 @@ def _repeats(kinds: Sequence[Kind], period: int) -> int:
 
 
 def scan_layers(
-  x: Array,
+  carried: Any,
   layers: nnx.Module,
-  inputs: dict[str, Any],
+  inputs: Mapping[str, Any],
   kinds: Sequence[Kind],
   run: RunLayer,
   *,
   wrap_layer: Callable[[LayerBody], LayerBody],
   platform: str | None,
   unroll: bool = False,
-) -> tuple[Array, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
   """Runs layers one after the other.
 
   Args:
-    x: the residual stream.
-    layers: module of stacked parameters; those under the name of a part are of its layers alone.
-    inputs: pytrees by part, each with a leading axis of the layers that have it.
+    carried: what each layer hands on to the next: the residual stream, and more if need be.
+    layers: module of stacked parameters.
+    inputs: part -> inputs stacked over the layers that have it; under the empty name those of all.
     kinds: kinds of the L layers.
     run: runs one layer, given its inputs.
     wrap_layer: wraps the function that runs one layer.
@@ -96,47 +96,53 @@ def scan_layers(
     unroll: see `Decoder.run_layers`.
 
   Returns:
-    The residual stream, and by part what its layers returned beside it, stacked.
+    What the last layer handed on; and outputs by name, stacked over the layers that returned one.
   """
   graph, state = nnx.split(layers)
-  parts = sorted({part for kind in kinds for part in kind})
+  parts = list(dict.fromkeys(part for kind in kinds for part in kind))
   stacks = _by_part(nnx.to_flat_state(state), parts)
 
   def body_of(kind: Kind) -> LayerBody:
     # The graph has parameters of all parts: any layer's will do for those that nothing reads.
-    unused = [jax.tree.map(lambda v: v[0], stacks[other]) for other in parts if other not in kind]
+    unused = [jax.tree.map(lambda v: v[0], stacks[part]) for part in parts if part not in kind]
 
-    def body(x: Array, given: Any) -> tuple[Array, Any]:
-      weights, inputs = uint16_as_bfloat16(given)
-      flat = itertools.chain(*(of_part.items() for of_part in (*weights, *unused)))
-      return run(x, nnx.merge(graph, nnx.from_flat_state(dict(flat))), inputs, kind)
+    def body(carried: Any, layer: Any) -> tuple[Any, dict[str, Any]]:
+      params, layer_inputs = uint16_as_bfloat16(layer)
+      flat = itertools.chain.from_iterable(part.items() for part in [*params.values(), *unused])
+      return run(carried, nnx.merge(graph, nnx.from_flat_state(dict(flat))), layer_inputs, kind)
 
     return wrap_layer(body)
 
-  bodies = {kind: body_of(kind) for kind in set(kinds)}
+  bodies = {kind: body_of(kind) for kind in dict.fromkeys(kinds)}
+  with_inputs = {part: (stack, inputs.get(part)) for part, stack in stacks.items()}
   outputs: dict[str, list[Any]] = {}
   for group in layer_groups(kinds):
-    x, output = jax.lax.scan(
+    xs = {
+      part: _periods(group, kinds, part, stack)
+      for part, stack in with_inputs.items()
+      if _count(group.kinds, part)
+    }
+    carried, found = jax.lax.scan(
       _period(group, bodies),
-      x,
-      bfloat16_as_uint16(_periods(group, kinds, stacks, inputs), platform),
+      carried,
+      bfloat16_as_uint16(xs, platform),
       unroll=group.repeats if unroll else 1,
     )
-    for part, of_part in output.items():
-      if _count(group.kinds, part) > 1:  # [R, P, ...]
-        of_part = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), of_part)
-      outputs.setdefault(part, []).append(of_part)
-  return x, {part: _concatenated(groups) for part, groups in outputs.items()}
+    for name, output in found.items():
+      if len(group.kinds) > 1:  # [R, layers of a period, ...]
+        output = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), output)
+      outputs.setdefault(name, []).append(output)
+  return carried, {name: _joined(groups) for name, groups in outputs.items()}
 
 
-def _concatenated(groups: list[Any]) -> Any:
+def _joined(groups: list[Any]) -> Any:
   if len(groups) == 1:
     return groups[0]
-  return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *groups)
+  return jax.tree.map(lambda *of_groups: jnp.concatenate(of_groups), *groups)
 
 
-def _by_part(state: Any, parts: Collection[str]) -> dict[str, dict[tuple, Any]]:
-  """Parameters by path, those of each part by themselves; under the empty name the others."""
+def _by_part(state: Any, parts: Sequence[str]) -> dict[str, dict[tuple, Any]]:
+  """Parameters by path, those of each part by themselves; under the empty name those of all."""
   stacks: dict[str, dict[tuple, Any]] = {part: {} for part in ("", *parts)}
   for path, variable in state:
     stacks[path[0] if path[0] in parts else ""][path] = variable
@@ -144,57 +150,46 @@ def _by_part(state: Any, parts: Collection[str]) -> dict[str, dict[tuple, Any]]:
 
 
 def _count(kinds: Sequence[Kind], part: str) -> int:
-  """Number of layers that have a part; all have the one without a name."""
-  return len(kinds) if not part else sum(part in kind for kind in kinds)
+  """Number of layers that have a part, which all have if it has no name."""
+  return sum(not part or part in kind for kind in kinds)
 
 
-def _periods(
-  group: LayerGroup, kinds: Sequence[Kind], stacks: Any, inputs: dict[str, Any]
-) -> dict[str, tuple[Any, Any]]:
-  """Parameters and inputs of each part, for the scan over a group's periods."""
+def _periods(group: LayerGroup, kinds: Sequence[Kind], part: str, tree: Any) -> Any:
+  """Those of a part's stacks that are a group's, [layers, ...], as [R, ...] or [R, count, ...]."""
+  first, count = _count(kinds[: group.first], part), _count(group.kinds, part)
 
-  def periods(tree: Any, first: int, count: int) -> Any:  # [L, ...] -> [R, count, ...] or [R, ...]
-    def take(x: Array) -> Array:
-      if len(x) != count * group.repeats:
-        x = jax.lax.slice_in_dim(x, first, first + count * group.repeats)
-      return x if count == 1 else x.reshape(group.repeats, count, *x.shape[1:])
+  def take(x: Array) -> Array:
+    if len(x) != count * group.repeats:
+      x = jax.lax.slice_in_dim(x, first, first + count * group.repeats)
+    return x if count == 1 else x.reshape(group.repeats, count, *x.shape[1:])
 
-    return jax.tree.map(take, tree)
-
-  return {
-    part: periods(
-      (stacks[part], inputs.get(part)),
-      _count(kinds[: group.first], part),
-      _count(group.kinds, part),
-    )
-    for part in sorted({"", *itertools.chain(*group.kinds)})
-  }
+  return jax.tree.map(take, tree)
 
 
 def _period(group: LayerGroup, bodies: Mapping[Kind, LayerBody]) -> LayerBody:
   """The function that runs the layers of one period."""
 
-  def one(tree: Any, at: int, count: int) -> Any:
-    return tree if count == 1 else jax.tree.map(lambda x: x[at], tree)
+  def of_layer(xs: dict[str, Any], place: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    kinds = group.kinds
 
-  def period(x: Array, parts: Any) -> tuple[Array, Any]:
+    def one(part: str) -> Any:
+      at, count = _count(kinds[:place], part), _count(kinds, part)
+      return xs[part] if count == 1 else jax.tree.map(lambda x: x[at], xs[part])
+
+    taken = {part: one(part) for part in ("", *kinds[place])}
+    return {p: params for p, (params, _) in taken.items()}, {p: x for p, (_, x) in taken.items()}
+
+  def period(carried: Any, xs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     outputs: dict[str, list[Any]] = {}
     for place, kind in enumerate(group.kinds):
-      given = {
-        part: one(parts[part], _count(group.kinds[:place], part), _count(group.kinds, part))
-        for part in ("", *kind)
-      }
-      weights = [of_part for of_part, _ in given.values()]
-      inputs = {part: of_part for part, (_, of_part) in given.items()}
-      x, output = bodies[kind](x, (weights, inputs))
-      for part, of_part in output.items():
-        outputs.setdefault(part, []).append(of_part)
-    return x, {part: _stacked(layers) for part, layers in outputs.items()}
+      carried, found = bodies[kind](carried, of_layer(xs, place))
+      for name, output in found.items():
+        outputs.setdefault(name, []).append(output)
+    if len(group.kinds) == 1:
+      return carried, {name: output for name, [output] in outputs.items()}
+    return carried, {
+      name: jax.tree.map(lambda *layers: jnp.stack(layers), *of_layers)
+      for name, of_layers in outputs.items()
+    }
 
   return period
-
-
-def _stacked(layers: list[Any]) -> Any:
-  if len(layers) == 1:
-    return layers[0]
-  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)

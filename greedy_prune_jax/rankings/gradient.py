@@ -106,11 +106,14 @@ def _gated_hidden(
   positions = jnp.arange(token_ids.shape[0])
 
   @jax.checkpoint  # keeps one layer's attention at a time for the way back, not every layer's
-  def attend(q, k, v, window, sinks, _):
+  def mixed(q, k, v, window, sinks):
     gated = scores(q, k, decoder.config.attention_softcap) + log_gates[None, None, None, :]
     mask = causal_mask(positions, positions, window)[None, None]
     probs = softmax_beside(sinks, jnp.where(mask, gated, MASKED))
-    return mix(probs, v), None
+    return mix(probs, v)
+
+  def attend(q, k, v, window, sinks, _):
+    return mixed(q, k, v, window, sinks), {}
 
   hidden, _ = decoder.run_layers(decoder.embed(token_ids), positions, attend)
   return hidden

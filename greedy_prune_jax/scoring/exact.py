@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
 from greedy_prune_jax.scoring.stream import (
@@ -154,13 +153,10 @@ def delete_units(
   if scorer.answer_only:
     shown = jnp.zeros_like(shown)
   move = jax.vmap(_from_kept, in_axes=(1, 1, 0, 0, 0), out_axes=1)
-  text_cache = KeyValues(
-    *(
-      move(text, kept, start, offset, shown)
-      for text, kept in zip(state.text_cache, state.kept_cache, strict=True)
-    )
+  text_cache = jax.tree.map(
+    lambda text, kept: move(text, kept, start, offset, shown), state.text_cache, state.kept_cache
   )
-  small = state._replace(text_cache=None, kept_cache=None)
+  small = state._replace(text_cache={}, kept_cache={})
   found = jax.vmap(partial(_delete_unit, scorer))(small, unit, offset, shown)
   found = jax.tree.map(partial(choose, chosen), found, small)
   return found._replace(text_cache=text_cache, kept_cache=state.kept_cache)

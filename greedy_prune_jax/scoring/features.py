@@ -113,12 +113,12 @@ def _features_of_chain(decoder: Decoder, chain: ChainBatch, *, capacity: int) ->
       from_closing.max(axis=1),
       -jax.scipy.special.xlogy(probs, probs).sum(axis=2),
     )
-    return out, jnp.stack(statistics, axis=-1)[:, place]  # [N, R, S]
+    return out, {"statistics": jnp.stack(statistics, axis=-1)[:, place]}  # [N, R, S]
 
   x = decoder.embed(chain.token_ids)
-  hidden, statistics = decoder.run_layers(x, positions, attend)
+  hidden, outputs = decoder.run_layers(x, positions, attend)
   log_probs = target_log_probs(decoder, hidden[place - 1], chain.token_ids[place][:, None])
-  return TokenFeatures(statistics.transpose(2, 0, 1, 3), -log_probs[:, 0])
+  return TokenFeatures(outputs["statistics"].transpose(2, 0, 1, 3), -log_probs[:, 0])
 
 
 def extract_features(

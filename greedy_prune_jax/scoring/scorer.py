@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.delta_net import refuse_recurrence
-from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.forward import Caches, KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.scoring.likelihood import counted_log_probs
@@ -92,8 +92,8 @@ class ChainState(NamedTuple):
   """Chains as they stand, and what is known of them."""
 
   texts: Text  # every field with an axis B in front
-  text_cache: KeyValues  # [L, B, S, K, H] of the texts, as bits
-  kept_cache: KeyValues  # [L, B, Z, K, H] of candidates' columns, as bits
+  text_cache: Caches  # [L, B, S, K, H] of the texts, as bits
+  kept_cache: Caches  # [L, B, Z, K, H] of candidates' columns, as bits
   kept_log_probs: Float[Array, "B Z 3"]  # of each of these: sum up to it, its own, its skip
   kept_offsets: Int[Array, "B U"]  # where in Z each candidate's columns are kept
   columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
@@ -113,8 +113,8 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     program: static sizes.
     texts: the chains, each field with an axis B in front.
   """
-  config, (batch, places) = decoder.config, texts.token_ids.shape
-  refuse_recurrence(config, "scoring deletions")
+  batch, places = texts.token_ids.shape
+  refuse_recurrence(decoder.config, "scoring deletions")
   units = texts.unit_sizes.shape[1]
   index = jnp.arange(units)[None, :]
   lengths = jnp.where(index < texts.num_units[:, None], suffix_lengths(texts), 0)
@@ -122,17 +122,19 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
   # Candidates whose columns do not fit share one place, in which they stay as long as they run.
   offsets = jnp.where(ends <= program.kept, ends - lengths, program.kept)
 
-  def cache(size: int) -> KeyValues:
-    shape = (config.num_layers, batch, size, config.num_kv_heads, config.head_dim)
-    return bfloat16_as_uint16(
-      KeyValues(*[jnp.zeros(shape, decoder.embedding.dtype)] * 2), decoder.platform
-    )
+  def caches(size: int) -> Caches:
+    zeros = {
+      name: jnp.zeros((layers, batch, size, *heads), decoder.embedding.dtype)
+      for name, (layers, *heads) in decoder.config.caches.items()
+    }
+    by_name = {name: KeyValues(x, x) for name, x in zeros.items()}
+    return bfloat16_as_uint16(by_name, decoder.platform)
 
   kept = program.kept + program.places
   return ChainState(
     texts=texts,
-    text_cache=cache(places),
-    kept_cache=cache(kept),
+    text_cache=caches(places),
+    kept_cache=caches(kept),
     kept_log_probs=jnp.zeros((batch, kept, 3)),
     kept_offsets=offsets,
     columns_known=jnp.zeros_like(texts.unit_sizes),
@@ -204,7 +206,7 @@ def _sums_before(state: ChainState, spans: Spans) -> Float[Array, "B V"]:
 
 def _run_layers(
   scorer: Scorer, state: ChainState, slots: Slots
-) -> tuple[Float[Array, "T D"], KeyValues]:
+) -> tuple[Float[Array, "T D"], Caches]:
   """Hidden states of a block, and its keys and values, [L, T, K, H], as bits."""
   decoder, program, texts = scorer.decoder, scorer.program, state.texts
   dtype = decoder.embedding.dtype
@@ -214,14 +216,14 @@ def _run_layers(
   else:
     attend_slots = partial(attend_tiles, at_once=program.tiles_at_once)
 
-  def attend(q, k, v, window, sinks, layer):
+  def attend(q, k, v, window, sinks, cache):
     own = KeyValues(k.astype(dtype), v.astype(dtype))
     out = attend_slots(
       q,
       own,
-      state.text_cache,
-      state.kept_cache,
-      layer,
+      state.text_cache[cache.name],
+      state.kept_cache[cache.name],
+      cache.value,
       window,
       slots,
       texts.answer_start - 1,
@@ -229,10 +231,10 @@ def _run_layers(
       softcap=decoder.config.attention_softcap,
       sinks=sinks,
     )
-    return out, bfloat16_as_uint16(own, decoder.platform)
+    return out, {cache.name: bfloat16_as_uint16(own, decoder.platform)}
 
   x = decoder.embed(texts.token_ids[slots.chain, slots.source])
-  layers = jnp.arange(decoder.config.num_layers)
+  layers = {name: jnp.arange(shape.num_layers) for name, shape in decoder.config.caches.items()}
   return decoder.run_layers(x, slots.position, attend, layers)
 
 
@@ -259,7 +261,7 @@ def _behind_units(text: Text) -> Int[Array, " S"]:
 
 
 def _keep_texts(
-  state: ChainState, slots: Slots, keys_values: KeyValues, log_probs: Float[Array, "T 2"]
+  state: ChainState, slots: Slots, keys_values: Caches, log_probs: Float[Array, "T 2"]
 ) -> ChainState:
   """Stores what a block found of the texts as they stand."""
   num_chains = state.texts.token_ids.shape[0]
@@ -276,7 +278,7 @@ def _keep_texts(
 def _keep_columns(
   state: ChainState,
   slots: Slots,
-  keys_values: KeyValues,
+  keys_values: Caches,
   log_probs: Float[Array, "T 3"],
   shared_place: int,
 ) -> ChainState:
@@ -303,13 +305,9 @@ def _remember(
   return state._replace(changes=state.changes.at[chain, unit, target].set(change, mode="drop"))
 
 
-def _put(
-  cache: KeyValues, chain: Int[Array, " T"], at: Int[Array, " T"], new: KeyValues
-) -> KeyValues:
-  """Writes [L, T, K, H] into a cache [L, B, Z, K, H]; chains beyond B are left out."""
-  return KeyValues(
-    *(x.at[:, chain, at].set(y, mode="drop") for x, y in zip(cache, new, strict=True))
-  )
+def _put(caches: Caches, chain: Int[Array, " T"], at: Int[Array, " T"], new: Caches) -> Caches:
+  """Writes [L, T, K, H] into caches [L, B, Z, K, H]; chains beyond B are left out."""
+  return jax.tree.map(lambda x, y: x.at[:, chain, at].set(y, mode="drop"), caches, new)
 
 
 def _running_sums(

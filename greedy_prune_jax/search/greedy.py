@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import merge_decoder
-from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.parallel import DATA, MODEL
 from greedy_prune_jax.scoring import exact
 from greedy_prune_jax.scoring.exact import candidates, choose
@@ -61,9 +60,8 @@ class Known(NamedTuple):
 
 
 # How chains lie on a mesh.
-_KEYS_VALUES = KeyValues._make([P(None, DATA)] * 2)
-_CHAINS = ChainState._make([P(DATA)] * len(ChainState._fields))
-_CHAINS = _CHAINS._replace(text_cache=_KEYS_VALUES, kept_cache=_KEYS_VALUES)
+_CHAINS: Any = ChainState._make([P(DATA)] * len(ChainState._fields))
+_CHAINS = _CHAINS._replace(text_cache=P(None, DATA), kept_cache=P(None, DATA))
 
 
 @partial(jax.jit, static_argnames=("graph", "program", "mesh"))
@@ -139,7 +137,7 @@ def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
   """Each array where every call finds it: caches' heads along `model`, as the weights' are."""
   if mesh is None:
     return chains
-  heads = KeyValues._make([P(None, DATA, None, MODEL)] * 2)
+  heads = P(None, DATA, None, MODEL)
   specs = _CHAINS._replace(text_cache=heads, kept_cache=heads)
 
   def place(spec: P, arrays: Any) -> Any:

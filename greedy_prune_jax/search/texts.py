@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model, merge_decoder
-from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.forward import Caches
 from greedy_prune_jax.models.sizes import bucket, round_up
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch, place_rows
 from greedy_prune_jax.scoring.exact import run_texts
@@ -28,7 +28,7 @@ _LENGTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
 
 def score_texts(
   model: Model,
-  prompt: KeyValues,
+  prompt: Caches,
   segments: Segments,
   gone: Sequence[Sequence[int]],
   block_positions: int,
@@ -61,7 +61,7 @@ def score_texts(
   )
 
 
-def start_prompt(model: Model, segments: Segments, block_positions: int) -> KeyValues:
+def start_prompt(model: Model, segments: Segments, block_positions: int) -> Caches:
   """Keys and values of a chain's prompt, in a cache for the whole chain, as bits."""
   texts = Text(*place_rows(_arrays([segments.prompt], segments, 0), None))
   program = _program(model, segments, block_positions)
@@ -78,7 +78,7 @@ def _program(model: Model, segments: Segments, block_positions: int) -> Program:
 
 
 @partial(jax.jit, static_argnames=("graph", "program"))
-def _start(graph: nnx.GraphDef, params: nnx.State, texts: Text, *, program: Program) -> KeyValues:
+def _start(graph: nnx.GraphDef, params: nnx.State, texts: Text, *, program: Program) -> Caches:
   decoder = merge_decoder(graph, params)
   state = start_state(decoder, program, texts)
   state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(1, bool))
@@ -89,17 +89,17 @@ def _start(graph: nnx.GraphDef, params: nnx.State, texts: Text, *, program: Prog
 def _score(
   graph: nnx.GraphDef,
   params: nnx.State,
-  prompt: KeyValues,
+  prompt: Caches,
   texts: Text,
   *,
   program: Program,
   mesh: Mesh | None,
 ) -> ChainNLL:
-  def score(params: nnx.State, prompt: KeyValues, texts: Text) -> ChainNLL:
+  def score(params: nnx.State, prompt: Caches, texts: Text) -> ChainNLL:
     decoder, count = merge_decoder(graph, params), texts.num_prompt.shape[0]
     state = start_state(decoder, program, texts)
     state = state._replace(
-      text_cache=KeyValues(*(jnp.repeat(x, count, axis=1) for x in prompt)),
+      text_cache=jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prompt),
       text_known=texts.num_prompt - 1,
     )
     state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(count, bool))

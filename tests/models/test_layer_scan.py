@@ -5,6 +5,10 @@ import pytest
 from greedy_prune_jax.models.layer_scan import LayerGroup, layer_groups
 
 
+def _kinds(letters):
+  return tuple((letter,) for letter in letters)
+
+
 @pytest.mark.parametrize(
   ("kinds", "groups"),
   [
@@ -16,9 +20,6 @@ from greedy_prune_jax.models.layer_scan import LayerGroup, layer_groups
   ],
 )
 def test_groups_are_the_longest_that_repeat(kinds, groups):
-  def parts(names):
-    return tuple((name,) for name in names)
-
-  expected = [LayerGroup(first, parts(period), repeats) for first, period, repeats in groups]
-  assert layer_groups(parts(kinds)) == expected
+  expected = [LayerGroup(first, _kinds(period), repeats) for first, period, repeats in groups]
+  assert layer_groups(_kinds(kinds)) == expected
   assert sum(group.num_layers for group in expected) == len(kinds)

@@ -141,7 +141,7 @@ def test_the_answer_is_estimated_over_the_untouched_middle(name, request):
 
     def attend(q, k, v, width, sinks, _, sees=sees, positions=positions):
       near = positions[:, None] - positions[None, :] < width
-      return attend_masked(q, k, v, jnp.asarray(sees & near), None)[0], None
+      return attend_masked(q, k, v, jnp.asarray(sees & near), None)[0], {}
 
     decoder = model.decoder
     hidden, _ = decoder.run_layers(decoder.embed(jnp.asarray(ids)), jnp.asarray(positions), attend)
