@@ -108,7 +108,8 @@ class Decoder(nnx.Module):
     if self.config.ropes[0].query_growth:
       query_scale = query_scale * query_scales(self.config, positions)
 
-    recur = recur or recur_rows(self.config, jnp.zeros(positions.shape, jnp.int32))
+    if recur is None and self.config.has_recurrence:
+      recur = recur_rows(self.config, jnp.zeros(positions.shape, jnp.int32))
 
     def run(
       x: Array, layer: Layer, inputs: dict[str, Any], kind: Kind
@@ -118,6 +119,7 @@ class Decoder(nnx.Module):
 
       def mix(x: Array) -> tuple[Array, dict[str, Any]]:
         if "delta" in kind:
+          assert recur is not None
           out, left = layer.delta(x, recur, inputs["delta"])
           return out, {"delta": left}
         value = (caches | inputs).get("attention")
