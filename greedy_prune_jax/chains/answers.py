@@ -212,6 +212,7 @@ def _joined(before: Answer, box: Answer, text: str) -> Answer | None:
   return Answer(before.start, box.stop, Value(before.value.start, ", ".join(values)))
 
 
+_ESCAPED = re.compile(r"(?<!\\)\\u(?![dD][89a-fA-F])([0-9a-fA-F]{4})")
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 # Of a bare value, which may be several: a comma counts only in front of another key, or last.
 _JSON_END = re.compile(r"""[}\n]|,(?=\s*(?:["'}]|\w+["']?\s*:|\Z))""")
@@ -230,7 +231,7 @@ def _in_json(match: re.Match[str]) -> Value:
   quote = rest[:1] if rest[:1] in ("'", '"') else None
   # Not decoded: what JSON makes of \frac in single backslashes is a form feed.
   value = rest[1:].partition(quote)[0].rstrip("\\") if quote else _JSON_END.split(rest)[0]
-  value = value.replace("\\\\", "\\")
+  value = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), value).replace("\\\\", "\\")
   return Value(match.end() + len(quote or ""), value.strip())
 
 

@@ -47,6 +47,7 @@ LAYOUT = [
   ("**Answer:**\n\n$$96$$", "96"),
   ("#### \N{NO-BREAK SPACE}96", "96"),
   ("ANSWER: 96", "96"),
+  ('{"answer": "\\u200996\\u00b0"}', "96"),
   ('{"ANSWER": 96}', "96"),
   ("{'Final Answer': '96'}", "96"),
   ('{"final_answer": "96."}', "96"),
