@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.command import config_names, find_config
-from greedy_prune_jax.jobs.startup import output_error
+from greedy_prune_jax.jobs.startup import output_error, tell_done
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
 from greedy_prune_jax.reports.printing import printable
 from greedy_prune_jax.runs.workdir import Workdir
@@ -219,6 +219,7 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
     _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
   except Exception as error:
     _fail(_describe_fault(error))
+  tell_done()
 
 
 def _describe_fault(error: Exception) -> str:

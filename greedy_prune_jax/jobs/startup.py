@@ -2,13 +2,15 @@
 
 Ctrl-C and SIGTERM end a job at once: what is on disk is whole at any moment. Python itself would
 print a traceback while modules are imported, and later wait until the device is done with what it
-was given, half a minute or more.
+was given, half a minute or more. While Python takes itself down, after all that it runs at exit, it
+would give signals their defaults again, so a job that is done leaves before that.
 
 Standard output that nobody reads any more, or whose disk is full, ends no run.
 
 Jobs call this before their other imports, so nothing that takes time is imported here.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -18,6 +20,7 @@ import sys
 import threading
 from typing import Any
 
+_DONE = threading.Event()
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -27,6 +30,7 @@ def prepare_process() -> None:
   A signal that is given another handler later is left to that one.
   """
   _open_streams()
+  atexit.register(_leave_when_done)  # before all other imports: runs after what they register
   # Else the first line that a user reads is transformers' on PyTorch, which no job needs.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   reader, writer = os.pipe()
@@ -35,6 +39,11 @@ def prepare_process() -> None:
   for number in _WORDS:
     signal.signal(number, _left_to_the_thread)
   threading.Thread(target=_wait_and_leave, args=(reader,), daemon=True).start()
+
+
+def tell_done() -> None:
+  """Makes the process end with status 0 once all that is registered to run at its exit has run."""
+  _DONE.set()
 
 
 def output_error() -> str | None:
@@ -72,6 +81,13 @@ def _text_stream(number: int) -> io.TextIOWrapper:
   """The stream of a descriptor, in lines; characters that it has no bytes for are escaped."""
   buffer = io.BufferedWriter(_StandardStream(number, "w", closefd=False))
   return io.TextIOWrapper(buffer, errors="backslashreplace", line_buffering=True)
+
+
+def _leave_when_done() -> None:
+  if _DONE.is_set():
+    for stream in (sys.stdout, sys.stderr):
+      stream.flush()
+    os._exit(0)
 
 
 def _left_to_the_thread(*_: Any) -> None:

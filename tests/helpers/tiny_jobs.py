@@ -1,15 +1,19 @@
 """All jobs at a size that takes seconds: inputs, configs, runs in this process or as programs."""
 
+import contextlib
 import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.helpers import teacher_forms
+from tests.helpers.chat_server import serving
 from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
 ONE_DEVICE = {"data": 1, "model": 1}
@@ -167,3 +171,19 @@ CONFIGS: dict[str, Callable[[Path], dict[str, Any]]] = {
   "publish": publish,
   "analyze": analyze,
 }
+
+
+JOBS = (*CONFIGS, "drp", "study")
+
+
+@contextlib.contextmanager
+def config_of(job: str, folder: Path) -> Iterator[dict[str, Any]]:
+  """The config of any of `JOBS`; the teacher that drp asks answers as long as this is open."""
+  if job in CONFIGS:
+    yield CONFIGS[job](folder)
+  elif job == "study":
+    yield study(folder)
+  else:
+    pytest.importorskip("openai")
+    with serving(teacher_forms.good) as server:
+      yield drp(folder, server.url)

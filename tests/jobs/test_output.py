@@ -1,13 +1,11 @@
 """Every job as a real program whose standard output or error is full, or read no further."""
 
-import contextlib
 import json
 import os
 
 import pytest
 
-from tests.helpers import teacher_forms, tiny_jobs
-from tests.helpers.chat_server import serving
+from tests.helpers import tiny_jobs
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +23,9 @@ def end_of(process):
   return process.returncode, said.splitlines()[-1]
 
 
-@pytest.mark.parametrize("job", [*tiny_jobs.CONFIGS, "drp", "study"])
+@pytest.mark.parametrize("job", tiny_jobs.JOBS)
 def test_a_full_standard_output_is_a_message_at_the_end(job, inputs, tmp_path):
-  with contextlib.ExitStack() as stack:
-    if job == "drp":
-      pytest.importorskip("openai")
-      config = tiny_jobs.drp(inputs, stack.enter_context(serving(teacher_forms.good)).url)
-    else:
-      config = tiny_jobs.study(inputs) if job == "study" else tiny_jobs.CONFIGS[job](inputs)
-    full = stack.enter_context(open("/dev/full", "w"))
+  with tiny_jobs.config_of(job, inputs) as config, open("/dev/full", "w") as full:
     status, last = end_of(tiny_jobs.start(job, config, tmp_path / "run", inputs, stdout=full))
   assert status == 1
   assert last == (

@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from tests.helpers import teacher_forms, tiny_jobs
-from tests.helpers.chat_server import serving
+from tests.helpers import tiny_jobs
 from tests.helpers.processes import wait_for_handlers
 
 pytestmark = pytest.mark.slow
@@ -27,14 +26,9 @@ def inputs(tmp_path_factory):
   return tiny_jobs.make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.mark.parametrize("job", [*tiny_jobs.CONFIGS, "drp", "study"])
+@pytest.mark.parametrize("job", tiny_jobs.JOBS)
 def test_a_signal_at_any_moment_is_one_line(job, inputs, tmp_path):
-  with contextlib.ExitStack() as stack:
-    if job == "drp":
-      pytest.importorskip("openai")
-      config = tiny_jobs.drp(inputs, stack.enter_context(serving(teacher_forms.good)).url)
-    else:
-      config = tiny_jobs.study(inputs) if job == "study" else tiny_jobs.CONFIGS[job](inputs)
+  with tiny_jobs.config_of(job, inputs) as config:
     begun = time.monotonic()
     whole = tiny_jobs.start(job, config, tmp_path / "whole", inputs)
     _, said = whole.communicate(timeout=1200)
@@ -61,8 +55,7 @@ def _signal_at(moment, number, job, process):
   what = f"{job}, {number.name} after {moment:.2f} s: status {process.returncode}\n{said[-3000:]}"
   assert "Traceback" not in said, what
   assert "Exception" not in said, what
-  # It had just ended; or its interpreter was ending, and the signal had its default again.
-  if process.returncode in (0, -number):
+  if process.returncode == 0:  # it had just ended
     return
   status, word = ENDS[number]
   assert process.returncode == status, what

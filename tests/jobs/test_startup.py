@@ -99,3 +99,51 @@ def test_a_reader_that_left_raises_nothing(tmp_path):
   assert ended.stdout == "0\n"
   assert "Broken pipe" in (tmp_path / "kept.txt").read_text()
   assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+# A library registers an end of its own, such as JAX's shutdown, and an object that Python deletes
+# in the very end, when signals have their defaults again.
+ENDS = """
+from greedy_prune_jax.jobs import startup
+startup.prepare_process()
+import atexit, os, sys, time
+
+def shut_down():
+  print("shutting down", flush=True)
+  time.sleep({seconds})
+  print("shut down")
+
+class Kept:
+  def __del__(self, write=os.write):
+    write(1, b"taken down")
+
+sys.kept = Kept()
+atexit.register(shut_down)
+startup.tell_done()
+"""
+
+
+def start_ending(tmp_path, seconds):
+  (tmp_path / "program.py").write_text(ENDS.format(seconds=seconds))
+  pipe = subprocess.PIPE
+  command = [sys.executable, str(tmp_path / "program.py")]
+  return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENV)
+
+
+def test_a_job_that_is_done_leaves_after_shutdowns_and_before_python_is_taken_down(tmp_path):
+  process = start_ending(tmp_path, seconds=0)
+  assert process.communicate(timeout=60) == ("shutting down\nshut down\n", "")
+  assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+  ("number", "status", "word"),
+  [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_while_a_job_that_is_done_shuts_down_is_one_line(tmp_path, number, status, word):
+  process = start_ending(tmp_path, seconds=100)
+  assert process.stdout.readline() == "shutting down\n"
+  process.send_signal(number)
+  out, error = process.communicate(timeout=60)
+  assert (process.returncode, out) == (status, "")
+  assert error.strip() == f"{word}; the same command goes on from here"
