@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import threading
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,10 +18,8 @@ from greedy_prune_jax.teachers.failures import (
   shortened,
   words_of,
 )
+from greedy_prune_jax.teachers.secrets import SecretFilter
 from greedy_prune_jax.teachers.settings import EndpointSettings
-
-_SHORTEST_SECRET = 8  # characters; placeholders such as "none" or "EMPTY" are no secrets
-_SECRET = "[the key]"
 
 
 class Endpoint:
@@ -53,7 +52,6 @@ class Endpoint:
     if not settings.model:
       raise UserError("endpoint.model is empty; expected the name of a model at the endpoint")
     key = _read_key(settings)
-    self._secret = key if len(key) >= _SHORTEST_SECRET else ""
     self.settings = settings
     self._openai = openai
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it reports every request
@@ -74,6 +72,7 @@ class Endpoint:
       ) from error
     self._response = type(http).response_type
     url = self._client.base_url
+    self._secrets = SecretFilter(key, urllib.parse.unquote(url.userinfo.decode()).partition(":")[2])
     self.name = f"{settings.model} at {url.copy_with(userinfo=b'', query=None)}"
 
   def post(self, path: str, body: Mapping[str, Any]) -> Record:
@@ -99,16 +98,15 @@ class Endpoint:
     try:
       value = json.loads(text, parse_constant=lambda _: None)  # NaN says nothing
     except (ValueError, RecursionError) as error:
-      said = f": {words_of(text)}" if text.strip() else ", but empty"
+      said = f": {self._words(text)}" if text.strip() else ", but empty"
       raise FailedRequestError(f"the answer is not JSON{said}", body=text) from error
-    # Once more: the key may have been spelt with JSON's escapes.
-    return _replace(value, self._secret, _SECRET) if self._secret else value
+    return self._secrets.value(value)  # once more, without JSON's escapes
 
   def _object(self, send: Callable[[], Any]) -> Record:
     text = self._text(send)
     value = self.parse(text)
     if not isinstance(value, dict):
-      raise FailedRequestError(f"the answer is no JSON object: {words_of(text)}", body=text)
+      raise FailedRequestError(f"the answer is no JSON object: {self._words(text)}", body=text)
     return value
 
   def _text(self, send: Callable[[], Any]) -> str:
@@ -138,7 +136,7 @@ class Endpoint:
       value = None
     error = value.get("error") if isinstance(value, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
-    words = words_of(text)
+    words = self._words(text)
     if 300 <= response.status_code < 400:
       place = self._without_key(response.headers.get("location", "").encode())
       words = f"it redirects to {shortened(place)}; set endpoint.base_url to where it is"
@@ -150,9 +148,11 @@ class Endpoint:
       wait=retry_after(response.headers),
     )
 
+  def _words(self, text: str) -> str:
+    return self._secrets.text(words_of(text))  # once more, without what it was escaped by
+
   def _without_key(self, content: bytes) -> str:
-    text = content.decode(errors="replace")
-    return text.replace(self._secret, _SECRET) if self._secret else text
+    return self._secrets.text(content.decode(errors="replace"))
 
 
 def _read_key(settings: EndpointSettings) -> str:
@@ -170,17 +170,6 @@ def _read_key(settings: EndpointSettings) -> str:
       "ASCII, which no header can hold"
     )
   return key
-
-
-def _replace(value: Any, old: str, new: str) -> Any:
-  """A JSON value with a text replaced in all its strings, keys included."""
-  if isinstance(value, str):
-    return value.replace(old, new)
-  if isinstance(value, list):
-    return [_replace(item, old, new) for item in value]
-  if isinstance(value, dict):
-    return {_replace(k, old, new): _replace(item, old, new) for k, item in value.items()}
-  return value
 
 
 class RequestBudget:
