@@ -5,10 +5,12 @@ import textwrap
 
 _WIDTH = 100
 
-# A terminal acts on control characters; bidirectional overrides show a text in another order; two
-# characters break lines beside the newline. Tabs and newlines stay.
+# A terminal acts on control characters; marks of direction show a text in another order; some
+# characters show nothing, so that two ids look alike; two break lines beside the newline. Tabs and
+# newlines stay, and what joins letters and emojis.
 _UNSAFE = re.compile(
-  "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+  "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+  "\ud800-\udfff\U000e0001]"
 )
 
 

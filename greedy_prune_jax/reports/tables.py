@@ -64,14 +64,22 @@ def write_table(folder: Path, table: Table) -> None:
   replace_file(folder / f"{table.name}.json", text + "\n")
 
 
+# Where a spreadsheet begins a cell: at the text's beginning, and, as its settings are, behind a
+# semicolon, tab or line break; then the signs of formulas, full-width and small ones too.
+_FORMULA = re.compile(
+  r"((?:\A|[;\t\r\n])[\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*)"
+  r"(?=[=+\-@\uff1d\uff0b\uff0d\uff20\ufe62\ufe63\ufe66\ufe6b\u2212])"
+)
+
+
 def _csv_cell(cell: Cell) -> Cell:
-  """The cell, a text such that no spreadsheet takes it for a formula and runs it.
+  """The cell, a text such that no spreadsheet takes a part of it for a formula and runs it.
 
   The apostrophe is what spreadsheets themselves mark a text with.
   """
-  if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
+  if not isinstance(cell, str) or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", cell, re.ASCII):
     return cell
-  return cell if re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", cell) else f"'{cell}"
+  return _FORMULA.sub(r"\1'", cell)
 
 
 def format_cell(cell: Cell) -> str:

@@ -26,6 +26,8 @@ class Answer:
     send: bytes of the body to send before breaking off; None: all.
     stall: say nothing until the server is closed.
     drip: seconds between two bytes of the body, and of the headers before it; 0: all at once.
+    endless: bytes to repeat behind the body, which then stands for the whole answer, headers and
+      all; they come every `drip` seconds.
   """
 
   body: Any
@@ -34,6 +36,7 @@ class Answer:
   send: int | None = None
   stall: bool = False
   drip: float = 0.0
+  endless: bytes = b""
 
 
 def completion(
@@ -206,6 +209,13 @@ class ChatServer:
 def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
   data = answer.body if isinstance(answer.body, bytes | str) else json.dumps(answer.body)
   data = data.encode() if isinstance(data, str) else data
+  if answer.endless:
+    with contextlib.suppress(OSError):  # the other side has left
+      handler.wfile.write(data)
+      while True:
+        handler.wfile.write(answer.endless)
+        time.sleep(answer.drip)
+    return
   if answer.drip:
     with contextlib.suppress(OSError):  # the other side has left
       for byte in b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + data:

@@ -330,6 +330,37 @@ def test_an_answer_that_drips_has_an_end():
   assert "more than 0.5 s (endpoint.max_seconds)" in (failed.error or "")
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+  "chunks": (CHUNKED, b"1\r\n \r\n"),
+  "a chunk's size": (CHUNKED, b"0"),
+  "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n"),
+  "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+  "a header": (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+  "a status": (b"HTTP/1.1 200 ", b"O"),
+  "not yet": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+  "early hints": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
+  "signs of life": (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b": ping\n\n"),
+  "white space": (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+  "white space of an error": (b"HTTP/1.1 500 Oh\r\n\r\n", b" "),
+  "nothing": (b"", b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("drip", [0.01, 0.0])
+@pytest.mark.parametrize("case", ENDLESS)
+def test_an_answer_without_an_end_is_left(case, drip):
+  body, endless = ENDLESS[case]
+  if not drip:
+    endless *= 100
+  with serving(lambda *_: Answer(body, drip=drip, endless=endless)) as server:
+    begun = time.monotonic()
+    failed = ask(server, max_seconds=1.0, max_attempts=1)
+    assert time.monotonic() - begun < 30
+  assert failed.error is not None
+  assert "Error" not in failed.error
+
+
 def test_redirects_are_named_and_not_followed():
   away = Answer("", 307, {"Location": "http://localhost:9/v1"})
   with (
