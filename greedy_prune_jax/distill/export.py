@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from safetensors.numpy import save
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.distill.checkpoints import Checkpoints
-from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, axes_in, init_lora, merge_lora
+from greedy_prune_jax.distill.lora import (
+  TARGETS,
+  LoraConfig,
+  adapted_names,
+  axes_in,
+  init_lora,
+  merge_lora,
+)
 from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.errors import UserError
@@ -24,7 +32,13 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.parameters import ChooseShardings, head_order
+from greedy_prune_jax.models.parameters import (
+  ChooseShardings,
+  abstract_model,
+  head_order,
+  layers_of,
+  part_of,
+)
 from greedy_prune_jax.models.pretrained import (
   is_multimodal,
   load_model,
@@ -164,27 +178,30 @@ def save_adapter(
     UserError: the base cannot be found.
   """
   names = FAMILIES[model.family].hf_tensors()
-  if fused := [t for t in config.targets if list(names.values()).count(names[TARGETS[t]]) > 1]:
+  paths = flat_params(abstract_model(model, "float32").params)
+  tensors = Counter((part_of(path), names[path]) for path in paths)
+  adapted = {target: adapted_names(paths, target) for target in config.targets}
+  fused = [t for t, of in adapted.items() if any(tensors[part_of(p), names[p]] > 1 for p in of)]
+  if fused:
     logging.warning("%s: no adapter of %s, which %s fuses", folder, ", ".join(fused), model.family)
     return
   make_folder(folder)
-  tensors, modules = {}, list(config.targets)
+  stored, modules = {}, list(config.targets)
   layers = "model.layers"
   if is_multimodal(base):  # its image part has modules of the same names
     layers = "model.language_model.layers"
     modules = rf"{re.escape(layers)}\..*\.({'|'.join(config.targets)})"
-  for target in config.targets:
-    name = TARGETS[target]
+  for target, name in [(target, name) for target, of in adapted.items() for name in of]:
     a, b = (np.asarray(jax.device_get(matrices[f"{name}.{part}"])) for part in "ab")
     order = head_order(model, name)
     if order is not None:
       b = b.take(np.argsort(order), axis=-1)
     module = _MODULES[target]
-    for layer in range(a.shape[0]):
+    for at, layer in enumerate(layers_of(model, name)):
       prefix = f"base_model.model.{layers}.{layer}.{module}.{target}"
-      tensors[f"{prefix}.lora_A.weight"] = _transposed(a[layer], axes_in(name))
-      tensors[f"{prefix}.lora_B.weight"] = _transposed(b[layer], 1)
-  replace_file(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+      stored[f"{prefix}.lora_A.weight"] = _transposed(a[at], axes_in(name))
+      stored[f"{prefix}.lora_B.weight"] = _transposed(b[at], 1)
+  replace_file(folder / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))
   text = json.dumps(_adapter_config(config, portable_name(base), modules), indent=2) + "\n"
   replace_file(folder / "adapter_config.json", text)
 

@@ -7,7 +7,7 @@ that a student begins as the model it comes from.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.parameters import LAYOUTS
+from greedy_prune_jax.models.parameters import LAYOUTS, base_path
 from greedy_prune_jax.models.weights import LowRank, MasterWeight
 
 # What PEFT and transformers call the weights that can be adapted, and what we call them.
@@ -64,25 +64,32 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
   """
   matrices = {}
   for at, target in enumerate(sorted(config.targets)):
-    name = TARGETS[target]
-    if name not in params:
+    names = adapted_names(params, target)
+    if not names:
       raise UserError(
         f"lora_targets has {target}, which no layer of this model has (its feed-forward has no "
         "gate, or is made of experts); leave it out"
       )
-    shape, num_in = params[name].shape, axes_in(name)
-    layers, into, out = shape[0], shape[1 : 1 + num_in], shape[1 + num_in :]
-    bound = 1 / math.sqrt(math.prod(into))  # Kaiming's with a = sqrt(5), as in PyTorch's layers
     key = jax.random.fold_in(jax.random.key(seed), at)
-    a = jax.random.uniform(key, (layers, *into, config.rank), jnp.float32, -bound, bound)
-    matrices[f"{name}.a"] = a
-    matrices[f"{name}.b"] = jnp.zeros((layers, config.rank, *out), jnp.float32)
+    for name in names:
+      shape, num_in = params[name].shape, axes_in(name)
+      layers, into, out = shape[0], shape[1 : 1 + num_in], shape[1 + num_in :]
+      bound = 1 / math.sqrt(math.prod(into))  # Kaiming's with a = sqrt(5), as in PyTorch's layers
+      a = jax.random.uniform(key, (layers, *into, config.rank), jnp.float32, -bound, bound)
+      matrices[f"{name}.a"] = a
+      matrices[f"{name}.b"] = jnp.zeros((layers, config.rank, *out), jnp.float32)
+      key = jax.random.fold_in(key, 0)
   return matrices
+
+
+def adapted_names(names: Iterable[str], target: str) -> list[str]:
+  """Parameters among some that a target adapts: of all layers, or of each kind of layer."""
+  return [name for name in sorted(names) if base_path(name) == TARGETS[target]]
 
 
 def axes_in(name: str) -> int:
   """Number of axes of a weight (one layer of it) that are summed over: those stored last."""
-  return len(LAYOUTS[name].stored[-1])
+  return len(LAYOUTS[base_path(name)].stored[-1])
 
 
 def apply_lora(
@@ -90,13 +97,9 @@ def apply_lora(
 ) -> dict[str, Array | LowRank]:
   """The weights, adapted ones as `LowRank`."""
   adapted = {
-    TARGETS[target]: LowRank(
-      weights[TARGETS[target]],
-      matrices[f"{TARGETS[target]}.a"],
-      matrices[f"{TARGETS[target]}.b"],
-      config.scale,
-    )
+    name: LowRank(weights[name], matrices[f"{name}.a"], matrices[f"{name}.b"], config.scale)
     for target in config.targets
+    for name in adapted_names(weights, target)
   }
   return {**weights, **adapted}
 
@@ -106,8 +109,7 @@ def merge_lora(
 ) -> Params:
   """The weights with the change added, in their dtype; summed in float32."""
   merged = dict(weights)
-  for target in config.targets:
-    name = TARGETS[target]
+  for name in [name for t in config.targets for name in adapted_names(weights, t)]:
     a, b = matrices[f"{name}.a"], matrices[f"{name}.b"]
     layers, rank = b.shape[:2]
     change = jnp.einsum(

@@ -113,6 +113,32 @@ class RopeConfig:
     return int(head_dim * self.rotated_fraction)
 
 
+ATTENTIONS = ("attention", "global_attention")  # with keys and values of their own
+
+# Names that a part with attention or a feed-forward may have -> the part that it is a form of.
+VARIANTS: dict[str, str] = {
+  **{shared + name: "attention" for shared in ("", "shared_") for name in ATTENTIONS},
+  "wide_mlp": "mlp",
+}
+
+
+def base_part(part: str) -> str:
+  """The part that a name is a form of."""
+  return VARIANTS.get(part, part)
+
+
+def cache_name(part: str) -> str:
+  """The part whose keys and values a part with attention attends to."""
+  return part.removeprefix("shared_")
+
+
+class Heads(NamedTuple):
+  """Key/value heads of a layer."""
+
+  num_kv_heads: int
+  head_dim: int
+
+
 class CacheShape(NamedTuple):
   """Keys, or values, of the layers whose heads are alike."""
 
@@ -155,6 +181,12 @@ class ModelConfig:
   delta_value_dim: int = 0
   conv_width: int = 0  # tokens that the convolution before the recurrence takes together
 
+  global_head_dim: int = 0  # of layers without a window, where that differs; see `mixer_of_layers`
+  global_kv_heads: int = 0
+  global_keys_as_values: bool = False  # these layers' values are their keys, before norm and rope
+  shared_kv_layers: int = 0  # last layers, which attend to an earlier one's keys and values
+  wide_shared_mlp: bool = False  # their feed-forwards are twice as wide
+
   activation: str = "silu"  # a name of `hf_config.ACTIVATIONS`
   gated_mlp: bool = True  # down(activation(gate) * up), else down(activation(up))
   num_experts: int = 0  # E; 0: every layer has one feed-forward
@@ -169,6 +201,7 @@ class ModelConfig:
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
   qk_norm: bool = False  # RMS norm over the head width of queries and keys
+  value_norm: bool = False  # RMS norm over the head width of values, without a weight (Gemma 4)
   gated_attention: bool = False  # its output times the sigmoid of a projection (Qwen3-Next)
   attention_sinks: bool = False  # a score a head that no value belongs to (gpt-oss)
   wide_qk_norm: bool = False  # RMS norm over all heads of queries, and of keys, at once (OLMo)
@@ -176,6 +209,8 @@ class ModelConfig:
   post_norms: bool = False  # a norm after attention and after the feed-forward (Gemma, OLMo)
   unit_offset_norm: bool = False  # a norm's weight is stored as its difference from 1 (Gemma)
   scale_embedding: bool = False  # embeddings times sqrt(D) (Gemma)
+  per_layer_dim: int = 0  # width of each token's embedding for every layer; 0: none (Gemma 4)
+  layer_scalars: bool = False  # a layer's result is multiplied by a number of its own (Gemma 4)
   embedding_multiplier: float = 1.0  # Granite, as the two below
   residual_multiplier: float = 1.0  # of what a layer adds to the residual stream
   logit_divisor: float = 1.0
@@ -194,6 +229,7 @@ class ModelConfig:
         raise FieldError(field.name, getattr(self, field.name), "true or false")
     self._check_experts()
     self._check_recurrence()
+    self._check_shared()
     for name in ("layer_rope", "layer_window", "layer_experts", "layer_recurrent"):
       value = getattr(self, name)
       if value and len(value) != self.num_layers:
@@ -210,8 +246,8 @@ class ModelConfig:
       raise FieldError("activation", "xielu", "another: this family's feed-forward has a gate")
     if not self.pre_norms and not self.post_norms:
       raise FieldError("pre_norms", False, "norms before or after")
-    for rope in self.ropes:
-      self._check_pairs(rope)
+    for index, rope in enumerate(self.ropes):
+      self._check_pairs(rope, self.rope_head_dim(index))
 
   def _check_experts(self) -> None:
     if self.num_experts == 0:
@@ -221,6 +257,25 @@ class ModelConfig:
         raise FieldError(name, value, f"a whole number from 1 to {most}")
     if type(self.expert_dim) is not int or not 1 <= self.expert_dim <= SIZES["mlp_dim"]:
       raise FieldError("expert_dim", self.expert_dim, "a whole number above 0")
+
+  def _check_shared(self) -> None:
+    """Checks heads that differ from layer to layer."""
+    most = {"shared_kv_layers": self.num_layers - 1, "per_layer_dim": SIZES["model_dim"]}
+    if self.global_head_dim or self.global_kv_heads:
+      check_size("head_dim", self.global_head_dim)
+      check_size("num_kv_heads", self.global_kv_heads)
+    for name, largest in most.items():
+      if type(value := getattr(self, name)) is not int or not 0 <= value <= largest:
+        raise FieldError(name, value, f"a whole number from 0 to {largest}")
+    if self.global_kv_heads and self.num_heads % self.global_kv_heads:
+      expected = f"a divisor of num_heads={self.num_heads}"
+      raise FieldError("global_kv_heads", self.global_kv_heads, expected)
+    if self.global_head_dim % 2:
+      raise FieldError("global_head_dim", self.global_head_dim, "an even number")
+    mixers = set(self.mixer_of_layers)
+    if {cache_name(mixer) for mixer in mixers} - mixers:
+      expected = "so few that a layer of each kind has keys and values of its own"
+      raise FieldError("shared_kv_layers", self.shared_kv_layers, expected)
 
   def _check_recurrence(self) -> None:
     if not any(self.layer_recurrent):
@@ -245,15 +300,15 @@ class ModelConfig:
     if all(self.layer_recurrent):
       raise FieldError("layer_recurrent", self.layer_recurrent, "a layer with attention")
 
-  def _check_pairs(self, rope: RopeConfig) -> None:
-    width = rope.rotated_width(self.head_dim)
+  def _check_pairs(self, rope: RopeConfig, head_dim: int) -> None:
+    width = rope.rotated_width(head_dim)
     if width < 2 or width % 2:
-      expected = f"a share of the head width {self.head_dim} that is an even number of dimensions"
+      expected = f"a share of the head width {head_dim} that is an even number of dimensions"
       raise FieldError("rotated_fraction", rope.rotated_fraction, expected)
     for name in ("short_factor", "long_factor"):
       factors = getattr(rope, name)
       if factors and len(factors) != width // 2:
-        rotated = f"head width {width}" if width == self.head_dim else f"rotated width {width}"
+        rotated = f"head width {width}" if width == head_dim else f"rotated width {width}"
         raise FieldError(name, list(factors), f"{width // 2} numbers, one a pair of the {rotated}")
 
   @property
@@ -268,15 +323,27 @@ class ModelConfig:
 
   @property
   def kind_of_layers(self) -> tuple[str, ...]:
-    """For each layer, the name of its feed-forward: `mlp` or `experts`."""
+    """For each layer, the name of its feed-forward: `mlp`, `wide_mlp` or `experts`."""
     experts = self.layer_experts or (bool(self.num_experts),) * self.num_layers
-    return tuple("experts" if has else "mlp" for has in experts)
+    first_wide = self.num_layers - self.shared_kv_layers * self.wide_shared_mlp
+    mlps = ("mlp" if layer < first_wide else "wide_mlp" for layer in range(self.num_layers))
+    return tuple("experts" if has else mlp for has, mlp in zip(experts, mlps, strict=True))
 
   @property
   def mixer_of_layers(self) -> tuple[str, ...]:
-    """For each layer, the name of the part where tokens meet: `attention` or `delta`."""
+    """For each layer, the name of the part where tokens meet: `attention` or `delta`.
+
+    Attention is `global_attention` where a layer has no window and `global_head_dim` is set, and
+    `shared_` stands before the name where keys and values are an earlier layer's.
+    """
     recurrent = self.layer_recurrent or (0,) * self.num_layers
-    return tuple("delta" if is_recurrent else "attention" for is_recurrent in recurrent)
+    first_shared = self.num_layers - self.shared_kv_layers
+    names = []
+    for layer, window in enumerate(self.window_of_layers):
+      is_global = self.global_head_dim and window == FULL_ATTENTION
+      name = "shared_" * (layer >= first_shared) + "global_" * bool(is_global) + "attention"
+      names.append("delta" if recurrent[layer] else name)
+    return tuple(names)
 
   @property
   def has_recurrence(self) -> bool:
@@ -286,24 +353,47 @@ class ModelConfig:
   @property
   def parts_of_layers(self) -> tuple[tuple[str, ...], ...]:
     """For each layer, the names of its parts that other layers may lack."""
-    if not self.has_recurrence:
-      return tuple((kind,) for kind in self.kind_of_layers)
-    return tuple(zip(self.mixer_of_layers, self.kind_of_layers, strict=True))
+    mixers, kinds = self.mixer_of_layers, self.kind_of_layers
+    if set(mixers) == {"attention"}:
+      return tuple((kind,) for kind in kinds)
+    return tuple(zip(mixers, kinds, strict=True))
 
   def layers_with(self, name: str) -> tuple[int, ...]:
     """Numbers of the layers that have a part of this name; all have what is no part of a kind."""
-    parts = self.parts_of_layers
-    if name in ("attention", "delta") and not self.has_recurrence:
-      return tuple(range(self.num_layers)) if name == "attention" else ()
-    if name not in ("attention", "delta", "mlp", "experts"):
+    if base_part(name) not in ("attention", "delta", "mlp", "experts"):
       return tuple(range(self.num_layers))
-    return tuple(layer for layer, kind in enumerate(parts) if name in kind)
+    parts = zip(self.mixer_of_layers, self.kind_of_layers, strict=True)
+    return tuple(layer for layer, of_layer in enumerate(parts) if name in of_layer)
 
   @property
   def caches(self) -> dict[str, CacheShape]:
-    """Names of the arrays of keys and values -> their shapes."""
-    layers = len(self.layers_with("attention"))
-    return {"attention": CacheShape(layers, self.num_kv_heads, self.head_dim)}
+    """Names of the arrays of keys and values, which are parts' -> their shapes."""
+    names = dict.fromkeys(name for name in self.mixer_of_layers if name in ATTENTIONS)
+    return {name: CacheShape(len(self.layers_with(name)), *self.heads(name)) for name in names}
+
+  @property
+  def cache_width(self) -> int:
+    """Numbers in the keys, or the values, of one position in all caches."""
+    return sum(layers * heads * width for layers, heads, width in self.caches.values())
+
+  @property
+  def attention_width(self) -> int:
+    """Width of the queries of all layers with attention."""
+    mixers = [mixer for mixer in self.mixer_of_layers if mixer != "delta"]
+    return sum(self.num_heads * self.heads(mixer).head_dim for mixer in mixers)
+
+  def heads(self, part: str) -> Heads:
+    """Key/value heads of a part with attention."""
+    if "global_" in part:
+      return Heads(self.global_kv_heads, self.global_head_dim)
+    return Heads(self.num_kv_heads, self.head_dim)
+
+  def rope_head_dim(self, index: int) -> int:
+    """Head width of the layers with a rope."""
+    ropes = zip(self.rope_of_layers, self.mixer_of_layers, strict=True)
+    return next(
+      (self.heads(mixer).head_dim for rope, mixer in ropes if rope == index), self.head_dim
+    )
 
   @property
   def query_scale(self) -> float:
@@ -315,13 +405,29 @@ class ModelConfig:
     gates = self.num_heads if self.gated_attention else 0
     of_values = self.delta_value_heads * self.delta_value_dim
     per_width = {
-      "attention": self.head_dim * (2 * (self.num_heads + self.num_kv_heads) + gates),
+      **{
+        name: self._attention_params(name) + gates * self.head_dim
+        for name in VARIANTS
+        if name != "wide_mlp"
+      },
       "delta": 2 * self.delta_key_heads * self.delta_key_dim
       + 3 * of_values
       + 2 * self.delta_value_heads,
       "mlp": (3 if self.gated_mlp else 2) * self.mlp_dim,
+      "wide_mlp": 6 * self.mlp_dim,
       "experts": 3 * self.experts_per_token * self.expert_dim + self.num_experts,
     }
     parts = (*self.mixer_of_layers, *self.kind_of_layers)
     layers = self.model_dim * sum(per_width[part] for part in parts)
+    layers += 3 * self.model_dim * self.per_layer_dim * self.num_layers
     return layers + (self.vocab_size * self.model_dim if head else 0)
+
+  def _attention_params(self, part: str) -> int:
+    """Weights of a part with attention, over the model's width."""
+    kv_heads, head_dim = self.heads(part)
+    own = 0 if part.startswith("shared_") else 1 if self.takes_keys(part) else 2
+    return head_dim * (2 * self.num_heads + own * kv_heads)
+
+  def takes_keys(self, part: str) -> bool:
+    """True where a part's values are its keys."""
+    return self.global_keys_as_values and "global_" in part

@@ -15,7 +15,7 @@ heads, K key/value heads, G = N / K, H head width, F feed-forward width, L layer
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.config import ModelConfig, cache_name
 from greedy_prune_jax.models.delta_net import Recur, recur_rows
-from greedy_prune_jax.models.layer import Attend, Layer, LayerCache, RMSNorm, Rope
+from greedy_prune_jax.models.layer import Attend, Layer, LayerCache, OwnKeysValues, Rope
 from greedy_prune_jax.models.layer_scan import Kind, LayerBody, scan_layers
+from greedy_prune_jax.models.norm import RMSNorm
+from greedy_prune_jax.models.per_layer import PerLayerEmbedding
 from greedy_prune_jax.models.rope import config_for_length, query_scales, rope_turns
 from greedy_prune_jax.models.weights import (
   MasterWeight,
@@ -35,6 +37,13 @@ from greedy_prune_jax.models.weights import (
   random_weight,
   uint16_as_bfloat16,
 )
+
+
+class Embedded(NamedTuple):
+  """Embedded tokens: the start of the residual stream, and rows of `per_layer`'s table, if any."""
+
+  x: Float[Array, "*B T D"]
+  rows: Float[Array, "*B T L U"] | None
 
 
 class Decoder(nnx.Module):
@@ -60,24 +69,32 @@ class Decoder(nnx.Module):
     stacked = jax.vmap(lambda key: nnx.state(Layer(config, nnx.Rngs(key), dtype)))(keys)
     self.layers = nnx.merge(graph, _of_kinds(stacked, config))
     self.final_norm = RMSNorm(d, config=config)
+    if config.per_layer_dim:
+      self.per_layer = PerLayerEmbedding(config, rngs, dtype)
     if not config.tied_head:
       self.head = random_weight(rngs, (v, d), dtype, d)
 
-  def embed(self, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
-    """Embeds token ids; the start of the residual stream."""
-    table = self.embedding[...]
+  def embed(self, token_ids: Int[Array, "*B T"]) -> Embedded:
+    """Embeds token ids."""
+    x = self._rows(self.embedding[...], token_ids)
+    if self.config.scale_embedding:
+      x = x * self.config.model_dim**0.5
+    if self.config.embedding_multiplier != 1:
+      x = x * self.config.embedding_multiplier
+    rows = self._rows(self.per_layer.table[...], token_ids) if self.config.per_layer_dim else None
+    return Embedded(x, rows)
+
+  def _rows(self, table: Array | MasterWeight, token_ids: Int[Array, "*B T"]) -> Array:
+    """Rows of a table, in float32."""
     if isinstance(table, MasterWeight):
       rows = table.weight[token_ids].astype(table.dtype)
     else:
       rows = uint16_as_bfloat16(bfloat16_as_uint16(table, self.platform)[token_ids])
-    x = rows.astype(jnp.float32)
-    if self.config.scale_embedding:
-      x = x * self.config.model_dim**0.5
-    return x if self.config.embedding_multiplier == 1 else x * self.config.embedding_multiplier
+    return rows.astype(jnp.float32)
 
   def run_layers(
     self,
-    x: Float[Array, "*B T D"],
+    embedded: Embedded,
     positions: Int[Array, "*B T"],
     attend: Attend,
     layer_inputs: Mapping[str, Any] | None = None,
@@ -89,7 +106,7 @@ class Decoder(nnx.Module):
     """Runs every layer and the final norm.
 
     Args:
-      x: the residual stream, from `embed`.
+      embedded: the tokens, from `embed`.
       positions: place of each token in its text; rotary embeddings depend on it.
       attend: attention of one layer's queries; called once, while tracing the scan's body.
       layer_inputs: keys of `ModelConfig.caches` (and `delta`) -> pytrees stacked over the layers of
@@ -111,10 +128,18 @@ class Decoder(nnx.Module):
     if recur is None and self.config.has_recurrence:
       recur = recur_rows(self.config, jnp.zeros(positions.shape, jnp.int32))
 
+    kinds, caches = self.config.parts_of_layers, dict(layer_inputs or {})
+    shared = {cache_name(part) for kind in kinds for part in kind if part.startswith("shared_")}
+    last_of = {name: jax.tree.map(lambda y: y[-1], caches.get(name)) for name in shared}
+
     def run(
-      x: Array, layer: Layer, inputs: dict[str, Any], kind: Kind
-    ) -> tuple[Array, dict[str, Any]]:
-      rope_index, window, caches = inputs[""]
+      carried: tuple[Array, dict[str, OwnKeysValues]],
+      layer: Layer,
+      inputs: dict[str, Any],
+      kind: Kind,
+    ) -> tuple[Any, dict[str, Any]]:
+      (x, handed_on), (rope_index, window, caches, piece) = carried, inputs[""]
+      handed_on = dict(handed_on)
       rope = Rope(cos[..., rope_index, :], sin[..., rope_index, :], query_scale)
 
       def mix(x: Array) -> tuple[Array, dict[str, Any]]:
@@ -122,19 +147,36 @@ class Decoder(nnx.Module):
           assert recur is not None
           out, left = layer.delta(x, recur, inputs["delta"])
           return out, {"delta": left}
-        value = (caches | inputs).get("attention")
-        return layer.attention(x, rope, window, attend, LayerCache("attention", value))
+        part = kind[0] if len(kind) > 1 else "attention"
+        name = cache_name(part)
+        own = part == name
+        value = (caches | inputs).get(name) if own else last_of[name]
+        out, outputs, keys_values = getattr(layer, part)(
+          x,
+          rope,
+          window,
+          attend,
+          LayerCache(name, value, own),
+          None if own else handed_on[name],
+        )
+        if name in handed_on:
+          handed_on[name] = keys_values
+        return out, outputs
 
-      return layer(x, mix, kind)
+      x, outputs = layer(x, mix, kind, piece)
+      return (x, handed_on), outputs
 
-    kinds, caches = self.config.parts_of_layers, dict(layer_inputs or {})
     of_parts = {name: caches.pop(name) for name in list(caches) if any(name in k for k in kinds)}
     ropes = jnp.asarray(self.config.rope_of_layers, jnp.int32)
     windows = jnp.asarray(self.config.window_of_layers, jnp.int32)
-    x, outputs = scan_layers(
-      x,
+    pieces = None if embedded.rows is None else self.per_layer(embedded.x, embedded.rows)
+    nothing = {
+      name: (jnp.zeros((*embedded.x.shape[:-1], *self.config.heads(name))),) * 2 for name in shared
+    }
+    (x, _), outputs = scan_layers(
+      (embedded.x, nothing),
       self.layers,
-      {"": (ropes, windows, caches), **of_parts},
+      {"": (ropes, windows, caches, pieces), **of_parts},
       kinds,
       run,
       wrap_layer=wrap_layer,

@@ -292,7 +292,7 @@ def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], Caches
       total += jnp.exp(sinks - top)
     out = _product("bkgs,bksh->bkgh", to_cache, cache.v) + to_own * v[:, :, None]
     out = (out / total).reshape(out.shape[0], 1, -1, out.shape[-1])
-    return out, {layer.name: KeyValues(k, v)}
+    return out, {layer.name: KeyValues(k, v)} if layer.own else {}
 
   x = decoder.embed(rows.texts.last_id[:, None])
   hidden, new = decoder.run_layers(

@@ -52,4 +52,33 @@ GEMMA = (
       scaled_by_width=62,  # layers of the 27B model
     ),
   ),
+  Family(
+    name="gemma4_text",
+    title="Gemma 4, text, without experts",
+    hf_class="Gemma4ForCausalLM",
+    switches={
+      "post_norms": True,
+      "scale_embedding": True,
+      "qk_norm": True,
+      "value_norm": True,
+      "attention_scale": 1.0,
+      "layer_scalars": True,
+    },
+    keys={
+      **ATTENTION_BIAS,
+      "activation": "hidden_activation",
+      "logit_softcap": "final_logit_softcapping",
+      "global_head_dim": "global_head_dim",
+      "global_kv_heads": "num_global_key_value_heads",
+      "global_keys_as_values": "attention_k_eq_v",
+      "shared_kv_layers": "num_kv_shared_layers",
+      "wide_shared_mlp": "use_double_wide_mlp",
+      "per_layer_dim": "hidden_size_per_layer_input",
+    },
+    tensors=_GEMMA_TENSORS,
+    rope_by_kind=True,
+    heads_by_kind=True,
+    refused={"enable_moe_block": "experts beside a feed-forward are not"},
+    wrapper="gemma4",
+  ),
 )

@@ -1,8 +1,11 @@
 """The record of a family of models, and the names that most families give to things in files."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from greedy_prune_jax.models.config import VARIANTS
 
 # Fields of `ModelConfig` -> keys of config.json.
 HF_KEYS: dict[str, str] = {
@@ -70,6 +73,13 @@ HF_TENSORS: dict[str, str] = {
   "layers.experts.down": "mlp.experts.{expert}.down_proj.weight",
   "layers.mlp.alpha_p": "mlp.act_fn.alpha_p",
   "layers.mlp.alpha_n": "mlp.act_fn.alpha_n",
+  "layers.scale": "layer_scalar",
+  "layers.per_layer.gate": "per_layer_input_gate.weight",
+  "layers.per_layer.out": "per_layer_projection.weight",
+  "layers.per_layer.norm.scale": "post_per_layer_input_norm.weight",
+  "per_layer.table": "embed_tokens_per_layer.weight",
+  "per_layer.projection": "per_layer_model_projection.weight",
+  "per_layer.norm.scale": "per_layer_projection_norm.weight",
 }
 
 # Decoder parameters -> tensors of a GGUF file. Those of layers stand under `blk.{layer}.`.
@@ -109,6 +119,17 @@ GGUF_TENSORS: dict[str, str] = {
   "layers.experts.up_bias": "ffn_up_exps.bias",
   "layers.experts.down_bias": "ffn_down_exps.bias",
 }
+
+
+def _with_variants(names: Mapping[str, str]) -> dict[str, str]:
+  """The names, and those of the forms that a part may have."""
+  forms = {
+    re.sub(rf"\b{base}\b", form, path, count=1): name
+    for form, base in VARIANTS.items()
+    for path, name in names.items()
+    if path.startswith(f"layers.{base}.")
+  }
+  return dict(names) | forms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +178,7 @@ class Family:
     partial_rotary: True if a part of each head may be rotated.
     query_growth: True if queries may grow with their positions.
     interleaved: True if the dimensions of a head that rope rotates as a pair lie side by side.
+    heads_by_kind: True if layers without a window may have other heads than those with one.
     refused: keys of config.json that must not be set -> the reason.
     fixed: keys of config.json -> the one value that is supported.
     written: keys of config.json that mean nothing here -> what transformers wants to see.
@@ -178,6 +200,7 @@ class Family:
   partial_rotary: bool = False
   query_growth: bool = False
   interleaved: bool = False
+  heads_by_kind: bool = False
   refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -198,7 +221,7 @@ class Family:
       prefix: prefix of all names but the head's.
       head_prefix: prefix of the head's name.
     """
-    names = HF_TENSORS | dict(self.tensors)
+    names = _with_variants(HF_TENSORS | dict(self.tensors))
     prefixes = {name: prefix + "layers.{layer}." * name.startswith("layers.") for name in names}
     prefixes["head"] = head_prefix
     return {name: prefixes[name] + tensor for name, tensor in names.items()}

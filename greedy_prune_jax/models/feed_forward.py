@@ -20,6 +20,11 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def activated(name: str, x: Array) -> Array:
+  """The activation of this name (a value of `hf_config.ACTIVATIONS`), if it has no parameters."""
+  return _ACTIVATIONS[name](x)
+
+
 def xielu(x: Array, alpha_p: Array, alpha_n: Array) -> Array:
   """The activation with two trained slopes of arXiv 2411.13010; its other constants are fixed."""
   beta, eps = 0.5, -1e-6
@@ -40,8 +45,8 @@ def gated(config: ModelConfig, gate: Array, up: Array) -> Array:
 class FeedForward(nnx.Module):
   """Feed-forward, down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
-    d, f = config.model_dim, config.mlp_dim
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any, width: int):
+    d, f = config.model_dim, width
     self.config = config
     if config.gated_mlp:
       self.gate = random_weight(rngs, (d, f), dtype, d)

@@ -50,7 +50,7 @@ def forward_hidden(
     k, v = k.astype(kv_dtype), v.astype(kv_dtype)
     mask = causal_mask(positions, positions, window)
     out, probs = attend_masked(q, k, v, mask, softcap, sinks)
-    kept = {cache.name: KeyValues(k, v)}
+    kept = {cache.name: KeyValues(k, v)} if cache.own else {}
     return out, kept | ({"probs": probs} if return_attention else {})
 
   recur = None

@@ -67,12 +67,13 @@ _NULLABLE = (
 
 _FLOATS = (str(float), "float", "float | None")  # types of fields that may be written as 1 for 1.0
 
-# Keys that every class of transformers honours, and we do not -> the only value that may be given
+# Keys that every class of transformers honours, and we do not -> the values that may be given
 # beside null, and the reason.
 _REFUSED = {
-  "use_bidirectional_attention": (False, "only causal attention is supported"),
-  "is_causal": (True, "only causal attention is supported"),
-  "per_layer_config": (None, "layers of different shapes are not supported"),
+  # "vision": of the tokens of images.
+  "use_bidirectional_attention": ((False, "vision"), "only causal attention is supported"),
+  "is_causal": ((True,), "only causal attention is supported"),
+  "per_layer_config": ((), "layers of different shapes are not supported"),
 }
 
 
@@ -107,7 +108,9 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
   values = _text_model(values)
   family = _family(values, where)
   for key, (allowed, reason) in _REFUSED.items():
-    if values.get(key) is not None and values[key] is not allowed:
+    if key == "per_layer_config" and family.heads_by_kind:
+      continue
+    if values.get(key) is not None and values[key] not in allowed:
       raise UserError(f"{where}: {key}={values[key]!r} is not supported: {reason}.")
   _check_quantisation(values.get("quantization_config"), where)
   for key, reason in family.refused.items():
@@ -141,6 +144,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
       value = config.query_scale**-2
       value = round(value) if abs(value - round(value)) < 1e-6 else value
     values[key] = value
+  if config.per_layer_dim:
+    values["vocab_size_per_layer_input"] = config.vocab_size
   values |= _window_keys(config) | _rope_keys(config)
   try:
     again = config_from_hf(values)
@@ -256,8 +261,11 @@ def _named_by_version_5(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_config(family: Family, theirs: Any) -> ModelConfig:
-  fields: dict[str, Any] = {
-    field: getattr(theirs, key) for field, key in family.hf_keys.items() if hasattr(theirs, key)
+  heads = _heads_by_kind(theirs) if family.heads_by_kind else {}
+  fields: dict[str, Any] = heads | {
+    field: getattr(theirs, key)
+    for field, key in family.hf_keys.items()
+    if field not in heads and hasattr(theirs, key)
   }
   if fields.get("head_dim") is None:
     fields["head_dim"] = fields["model_dim"] // fields["num_heads"]
@@ -283,6 +291,26 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     layer_recurrent=_layer_recurrent(family, theirs),
     layer_window=windows if any(sliding) else (),
   )
+
+
+def _heads_by_kind(theirs: Any) -> dict[str, Any]:
+  """Heads of the layers with a window, and of those without; the key says so if others differ."""
+  fields: dict[str, Any] = {}
+  for key, field in (("head_dim", "head_dim"), ("num_key_value_heads", "kv_heads")):
+    of_layers = [getattr(theirs.per_layer_config[i], key) for i in range(len(theirs.layer_types))]
+    values = {
+      kind: {x for x, of in zip(of_layers, theirs.layer_types, strict=True) if of == kind}
+      for kind in (SLIDING, FULL)
+    }
+    if any(len(found) > 1 for found in values.values()):
+      raise FieldError("per_layer_config", of_layers, f"one {key} for all layers of a kind")
+    whole = max(values[FULL])
+    fields[f"global_{field}"] = whole
+    fields["num_kv_heads" if field == "kv_heads" else field] = max(values[SLIDING], default=whole)
+  if theirs.hidden_size_per_layer_input and theirs.vocab_size_per_layer_input != theirs.vocab_size:
+    found = theirs.vocab_size_per_layer_input
+    raise FieldError("vocab_size_per_layer_input", found, f"vocab_size={theirs.vocab_size}")
+  return fields
 
 
 def _windows(family: Family, theirs: Any, num_layers: int) -> tuple[int, ...]:

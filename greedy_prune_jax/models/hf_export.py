@@ -22,6 +22,7 @@ from greedy_prune_jax.models.parameters import (
   head_order,
   layout_of,
   parameter_name,
+  part_of,
   row_groups,
   tensor_names,
 )
@@ -111,11 +112,11 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
   """Name and value of every tensor, as PyTorch's linear layers lay it out."""
   family = FAMILIES[model.config.family]
   values = {parameter_name(p): v.get_value() for p, v in nnx.to_flat_state(model.params)}
-  parts: dict[str, list[str]] = {}  # a tensor -> parameters whose rows it has
+  parts: dict[tuple[str, str], list[str]] = {}  # a tensor -> parameters whose rows it has
   for path, name in family.hf_tensors().items():
     if path in values:
-      parts.setdefault(name, []).append(path)
-  for name, paths in parts.items():
+      parts.setdefault((part_of(path), name), []).append(path)
+  for (_, name), paths in parts.items():
     numbered = sum(axis in name for axis in ("{layer}", "{expert}"))
     places = np.ndindex(*values[paths[0]].shape[:numbered])
     for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):

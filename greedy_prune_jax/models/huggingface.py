@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _ROWS = 4096  # of the embedding and of a head that is to be tied to it, compare
 _UNUSED = re.compile(
   r".*rotary_emb\.inv_freq|(model\.|language_model\.)*lm_head\.weight|(model\.)?vision_tower\..*"
   r"|(model\.)?multi_modal_projector\..*|(model\.)?visual\..*|mtp\..*"
+  r"|(model\.)?(embed_vision|embed_audio|audio_tower)\..*"
 )
 
 
@@ -63,6 +65,7 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   _check_constants(checkpoint, config, prefix)
+  checkpoint.unread |= set(_shared_tensors(config, names))
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
   return config, DequantisedTensors(checkpoint, checkpoint.read_stored), names
@@ -75,7 +78,7 @@ class _Checkpoint(TensorSource):
     self._folder = folder
     self._places = _index(folder)
     self._slices: dict[str, Any] = {}
-    self.constants: set[str] = set()  # tensors with the one value that the family computes with
+    self.unread: set[str] = set()  # tensors that say nothing new, or that no layer asks for
     for path in sorted(set(self._places.values())) or [folder / "model.safetensors"]:
       file = _open(path)
       for name in file.keys():  # noqa: SIM118  a safe_open is no mapping
@@ -88,7 +91,7 @@ class _Checkpoint(TensorSource):
 
   @property
   def names(self) -> set[str]:
-    return {name for name in self._slices if not _UNUSED.fullmatch(name)} - self.constants
+    return {name for name in self._slices if not _UNUSED.fullmatch(name)} - self.unread
 
   def shape(self, name: str) -> tuple[int, ...] | None:
     return tuple(self._slices[name].get_shape()) if name in self._slices else None
@@ -126,10 +129,18 @@ def _check_constants(checkpoint: _Checkpoint, config: ModelConfig, prefix: str) 
       name = f"{prefix}layers.{layer}.{constant}"
       if checkpoint.shape(name) is None:
         continue
-      checkpoint.constants.add(name)
+      checkpoint.unread.add(name)
       stored = float(checkpoint.read(name, ()))
       if not math.isclose(stored, value, rel_tol=0.01):  # bfloat16 has 8 bits
         raise UserError(f"{checkpoint.where(name)}: tensor {name!r} is {stored}; expected {value}.")
+
+
+def _shared_tensors(config: ModelConfig, names: Mapping[str, str]) -> Iterator[str]:
+  """Keys, values and their norms that layers hold which attend to those of an earlier layer."""
+  for part in ("shared_attention", "shared_global_attention"):
+    for layer in config.layers_with(part):
+      for weight in ("k", "v", "k_bias", "v_bias", "k_norm.scale"):
+        yield names[f"layers.attention.{weight}"].format(layer=layer)
 
 
 def _check_tied_head(checkpoint: _Checkpoint, embedding: str, head: str) -> None:

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.config import ModelConfig, base_part
 from greedy_prune_jax.models.delta_net import DeltaNet
 from greedy_prune_jax.models.feed_forward import Experts, FeedForward
+from greedy_prune_jax.models.norm import RMSNorm, normalised
+from greedy_prune_jax.models.per_layer import PerLayerGate
 from greedy_prune_jax.models.rope import apply_rope
 from greedy_prune_jax.models.weights import along, project, random_weight
 
@@ -20,11 +22,14 @@ class LayerCache(NamedTuple):
 
   Attributes:
     name: a key of `ModelConfig.caches`.
-    value: this layer's part of the caller's `layer_inputs` of that name.
+    value: part of the caller's `layer_inputs` of that name: this layer's, or that of the layer
+      whose keys and values it attends to.
+    own: False where these are an earlier layer's, and kept already.
   """
 
   name: str
   value: Any
+  own: bool
 
 
 # (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], sinks [N] or None, cache)
@@ -32,22 +37,6 @@ class LayerCache(NamedTuple):
 Attend = Callable[
   [Array, Array, Array, Array, Array | None, LayerCache], tuple[Array, dict[str, Any]]
 ]
-
-
-class RMSNorm(nnx.Module):
-  """Root-mean-square norm over the last axes, in float32."""
-
-  def __init__(self, *shape: int, config: ModelConfig):
-    self.eps = config.norm_eps
-    self.unit_offset = config.unit_offset_norm
-    self.axes = tuple(range(-len(shape), 0))
-    self.scale = nnx.Param(jnp.full(shape, 0.0 if config.unit_offset_norm else 1.0, jnp.float32))
-
-  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Normalises float32 x."""
-    scale = self.scale[...].astype(jnp.float32) + (1.0 if self.unit_offset else 0.0)
-    normalised = x * jax.lax.rsqrt(jnp.mean(x * x, axis=self.axes, keepdims=True) + self.eps)
-    return normalised * along(scale, x)
 
 
 class Rope(NamedTuple):
@@ -58,32 +47,54 @@ class Rope(NamedTuple):
   query_scale: Any  # of queries: a number, or [*B, T, 1, 1]
 
 
-class Attention(nnx.Module):
-  """Projections around `attend`: grouped queries, optional biases and query/key norms."""
+# k and v, [..., T, K, H], in float32
+OwnKeysValues = tuple[Array, Array]
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any):
-    d, n, k, h = config.model_dim, config.num_heads, config.num_kv_heads, config.head_dim
+
+class Attention(nnx.Module):
+  """Projections around `attend`: grouped queries, optional biases and norms.
+
+  `part` is the name that the layer gives it; see `ModelConfig.mixer_of_layers`.
+  """
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any, part: str):
+    (k, h), d, n = config.heads(part), config.model_dim, config.num_heads
+    self.part, self.config = part, config
     self.q = random_weight(rngs, (d, n, h), dtype, d)
-    self.k = random_weight(rngs, (d, k, h), dtype, d)
-    self.v = random_weight(rngs, (d, k, h), dtype, d)
+    if self.has_keys:
+      self.k = random_weight(rngs, (d, k, h), dtype, d)
+    if self.has_values:
+      self.v = random_weight(rngs, (d, k, h), dtype, d)
     self.out = random_weight(rngs, (n, h, d), dtype, n * h)
     if config.gated_attention:
       self.gate = random_weight(rngs, (d, n, h), dtype, d)
     if config.qkv_bias:
       self.q_bias = nnx.Param(jnp.zeros((n, h), dtype))
+    if config.qkv_bias and self.has_keys:
       self.k_bias = nnx.Param(jnp.zeros((k, h), dtype))
+    if config.qkv_bias and self.has_values:
       self.v_bias = nnx.Param(jnp.zeros((k, h), dtype))
     if config.out_bias:
       self.out_bias = nnx.Param(jnp.zeros((d,), dtype))
     if config.qk_norm:
       self.q_norm = RMSNorm(h, config=config)
+    if config.qk_norm and self.has_keys:
       self.k_norm = RMSNorm(h, config=config)
     if config.wide_qk_norm:
       self.wide_q_norm = RMSNorm(n, h, config=config)
       self.wide_k_norm = RMSNorm(k, h, config=config)
     if config.attention_sinks:
       self.sinks = nnx.Param(jnp.zeros((n,), dtype))
-    self.config = config
+
+  @property
+  def has_keys(self) -> bool:
+    """False where keys and values are an earlier layer's."""
+    return not self.part.startswith("shared_")
+
+  @property
+  def has_values(self) -> bool:
+    """False where values are keys, or an earlier layer's."""
+    return self.has_keys and not self.config.takes_keys(self.part)
 
   def __call__(
     self,
@@ -92,20 +103,23 @@ class Attention(nnx.Module):
     window: Int[Array, ""],
     attend: Attend,
     cache: LayerCache,
-  ) -> tuple[Float[Array, "*B T D"], dict[str, Any]]:
-    """Returns what to add to the residual stream, and what `attend` returned beside its output."""
+    earlier: OwnKeysValues | None = None,
+  ) -> tuple[Float[Array, "*B T D"], dict[str, Any], OwnKeysValues]:
+    """Attends to the keys and values of this layer, or to an `earlier` one's.
+
+    Returns:
+      What to add to the residual stream, what `attend` returned beside its output, and the keys and
+      values.
+    """
+    width = self.config.heads(self.part).head_dim // 2
+    if rope.cos.shape[-1] > width:  # other layers have wider heads
+      rope = rope._replace(cos=rope.cos[..., :width], sin=rope.sin[..., :width])
     q = project("...td,dnh->...tnh", x, self.q[...])
-    k = project("...td,dkh->...tkh", x, self.k[...])
-    v = project("...td,dkh->...tkh", x, self.v[...])
-    if self.config.qkv_bias:
-      q += along(self.q_bias[...], q)
-      k += along(self.k_bias[...], k)
-      v += along(self.v_bias[...], v)
-    if self.config.qk_norm:
-      q, k = self.q_norm(q), self.k_norm(k)
-    if self.config.wide_qk_norm:
-      q, k = self.wide_q_norm(q), self.wide_k_norm(k)
-    q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
+    if earlier is None:
+      q, k, v = self._projected(q, x)
+      q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
+    else:
+      q, (k, v) = apply_rope(self._queries(q), rope.cos, rope.sin), earlier
     sinks = self.sinks[...] if self.config.attention_sinks else None
     with jax.named_scope("attend"):
       attended, outputs = attend(q * rope.query_scale, k, v, window, sinks, cache)
@@ -114,7 +128,31 @@ class Attention(nnx.Module):
     out = project("...tnh,nhd->...td", attended, self.out[...])
     if self.config.out_bias:
       out += along(self.out_bias[...], out)
-    return out, outputs
+    return out, outputs, (k, v)
+
+  def _queries(self, q: Array) -> Array:
+    """Queries with bias and norm, of a layer that has no keys."""
+    if self.config.qkv_bias:
+      q += along(self.q_bias[...], q)
+    return self.q_norm(q) if self.config.qk_norm else q
+
+  def _projected(self, q: Array, x: Array) -> tuple[Array, Array, Array]:
+    """Queries, keys and values with biases and norms; queries come as they are projected."""
+    k = project("...td,dkh->...tkh", x, self.k[...])
+    v = project("...td,dkh->...tkh", x, self.v[...]) if self.has_values else None
+    if self.config.qkv_bias:
+      q += along(self.q_bias[...], q)
+      k += along(self.k_bias[...], k)
+    if self.config.qkv_bias and v is not None:
+      v += along(self.v_bias[...], v)
+    v = k if v is None else v
+    if self.config.value_norm:
+      v = normalised(v, self.config.norm_eps)
+    if self.config.qk_norm:
+      q, k = self.q_norm(q), self.k_norm(k)
+    if self.config.wide_qk_norm:
+      q, k = self.wide_q_norm(q), self.wide_k_norm(k)
+    return q, k, v
 
 
 # normalised residual stream -> (what to add to the residual stream, the layer's outputs by name)
@@ -129,22 +167,33 @@ class Layer(nnx.Module):
     mixers, kinds = config.mixer_of_layers, config.kind_of_layers
     if config.pre_norms:
       self.attention_norm = RMSNorm(config.model_dim, config=config)
-    if "attention" in mixers:
-      self.attention = Attention(config, rngs, dtype)
+    for part in dict.fromkeys(mixers):
+      if base_part(part) == "attention":
+        setattr(self, part, Attention(config, rngs, dtype, part))
     if "delta" in mixers:
       self.delta = DeltaNet(config, rngs, dtype)
     if config.pre_norms:
       self.mlp_norm = RMSNorm(config.model_dim, config=config)
     if "mlp" in kinds:
-      self.mlp = FeedForward(config, rngs, dtype)
+      self.mlp = FeedForward(config, rngs, dtype, config.mlp_dim)
+    if "wide_mlp" in kinds:
+      self.wide_mlp = FeedForward(config, rngs, dtype, 2 * config.mlp_dim)
     if "experts" in kinds:
       self.experts = Experts(config, rngs, dtype)
     if config.post_norms:
       self.post_attention_norm = RMSNorm(config.model_dim, config=config)
       self.post_mlp_norm = RMSNorm(config.model_dim, config=config)
+    if config.per_layer_dim:
+      self.per_layer = PerLayerGate(config, rngs, dtype)
+    if config.layer_scalars:
+      self.scale = nnx.Param(jnp.ones((1,), jnp.float32))
 
   def __call__(
-    self, x: Float[Array, "*B T D"], mix: Mix, kind: tuple[str, ...]
+    self,
+    x: Float[Array, "*B T D"],
+    mix: Mix,
+    kind: tuple[str, ...],
+    piece: Float[Array, "*B T U"] | None = None,
   ) -> tuple[Float[Array, "*B T D"], dict[str, Any]]:
     """Runs the layer.
 
@@ -152,14 +201,19 @@ class Layer(nnx.Module):
       x: the residual stream.
       mix: runs attention or recurrence.
       kind: see `ModelConfig.parts_of_layers`.
+      piece: the tokens' embeddings for this layer, if there are any; see `per_layer`.
     """
     pre, post = self.config.pre_norms, self.config.post_norms
     normed = self.attention_norm(x) if pre else x
     attended, outputs = mix(normed)
     x = self._added(x, self.post_attention_norm(attended) if post else attended)
-    feed_forward = self.mlp if "mlp" in kind else self.experts
-    mixed = feed_forward(self.mlp_norm(x) if pre else x)
-    return self._added(x, self.post_mlp_norm(mixed) if post else mixed), outputs
+    mixed = getattr(self, kind[-1])(self.mlp_norm(x) if pre else x)
+    x = self._added(x, self.post_mlp_norm(mixed) if post else mixed)
+    if piece is not None:
+      x = x + self.per_layer(x, piece)
+    if self.config.layer_scalars:  # no one trains them
+      x = x * along(jax.lax.stop_gradient(self.scale[...].astype(jnp.float32)), x)
+    return x, outputs
 
   def _added(self, x: Array, change: Array) -> Array:
     multiplier = self.config.residual_multiplier

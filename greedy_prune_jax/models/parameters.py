@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.config import ModelConfig, base_part
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.families import FAMILIES
 
@@ -120,6 +120,13 @@ LAYOUTS: dict[str, Layout] = {
   "layers.experts.down_bias": Layout("ED", ("E", "D")),
   "layers.mlp.alpha_p": Layout("1", ("1",)),
   "layers.mlp.alpha_n": Layout("1", ("1",)),
+  "layers.scale": Layout("1", ("1",)),
+  "layers.per_layer.gate": Layout("DU", ("U", "D")),
+  "layers.per_layer.out": Layout("UD", ("D", "U")),
+  "layers.per_layer.norm.scale": Layout("D", ("D",)),
+  "per_layer.table": Layout("VLU", ("V", "LU")),
+  "per_layer.projection": Layout("DLU", ("LU", "D")),
+  "per_layer.norm.scale": Layout("U", ("U",)),
 }
 
 # Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs].
@@ -133,15 +140,30 @@ _OTHER_LAYOUTS: dict[str, Layout] = {
 _ROTATED = re.compile(r"layers\.attention\.(wide_)?[qk](_bias|_norm\.scale)?")
 
 
-def axis_sizes(config: ModelConfig) -> dict[str, int]:
-  """Size of each axis letter of `LAYOUTS`."""
+def part_of(path: str) -> str:
+  """The part of a layer that a parameter belongs to; empty where it is no layer's."""
+  return path.split(".")[1] if path.startswith("layers.") else ""
+
+
+def base_path(path: str) -> str:
+  """A parameter's path in the part that its own is a form of: a key of `LAYOUTS`."""
+  part = part_of(path)
+  return path.replace(part, base_part(part), 1) if part else path
+
+
+def axis_sizes(config: ModelConfig, path: str) -> dict[str, int]:
+  """Size of each axis letter of `LAYOUTS` for a parameter."""
+  part = part_of(path)
+  kv_heads, head_dim = config.heads(part)
   return {
     "V": config.vocab_size,
     "D": config.model_dim,
     "N": config.num_heads,
-    "K": config.num_kv_heads,
-    "H": config.head_dim,
-    "F": config.mlp_dim,
+    "K": kv_heads,
+    "H": head_dim,
+    "F": config.mlp_dim * (2 if part == "wide_mlp" else 1),
+    "L": config.num_layers,
+    "U": config.per_layer_dim,
     "E": config.num_experts,
     "R": config.num_experts,  # the router's outputs, which stay on every device
     "I": config.expert_dim,
@@ -165,17 +187,20 @@ def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
     name: a parameter's name.
   """
   interleaved = FAMILIES[config.family].interleaved
-  width = min(rope.rotated_width(config.head_dim) for rope in config.ropes)
-  if not _ROTATED.fullmatch(name) or (width == config.head_dim and not interleaved):
+  head_dim = config.heads(part_of(name)).head_dim
+  width = min(rope.rotated_width(head_dim) for rope in config.ropes)
+  if not _ROTATED.fullmatch(base_path(name)) or (width == head_dim and not interleaved):
     return None
-  rotated, others = np.arange(width), np.arange(width, config.head_dim)
+  rotated, others = np.arange(width), np.arange(width, head_dim)
   pairs = rotated.reshape(-1, 2).T if interleaved else rotated.reshape(2, -1)
   return np.concatenate([pairs, others.reshape(2, -1)], axis=1).reshape(-1)
 
 
 def layout_of(path: str, name: str) -> Layout:
   """The layout of a parameter whose tensors have this name: one for each expert, or one for all."""
-  layout = next((x for end, x in _OTHER_LAYOUTS.items() if name.endswith(end)), LAYOUTS[path])
+  layout = next(
+    (x for end, x in _OTHER_LAYOUTS.items() if name.endswith(end)), LAYOUTS[base_path(path)]
+  )
   return Layout(layout.axes[1:], layout.stored[1:]) if "{expert}" in name else layout
 
 
@@ -188,7 +213,7 @@ def tensor_names(config: ModelConfig, path: str, name: str) -> list[str]:
 
 def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
   """Numbers of the layers that a parameter of layers is stacked over."""
-  return config.layers_with(path.split(".")[1])
+  return config.layers_with(part_of(path))
 
 
 def row_groups(config: ModelConfig, path: str) -> int:
@@ -200,10 +225,13 @@ def row_groups(config: ModelConfig, path: str) -> int:
 
 def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
   """Row of its tensor at which each parameter begins, or its number where they take turns."""
-  sizes, ends, starts = axis_sizes(config), dict.fromkeys(names.values(), 0), {}
+  ends: dict[tuple[str, str], int] = {}
+  starts: dict[str, int] = {}
   for path, name in names.items():
-    starts[path], layout = ends[name], layout_of(path, name)
-    ends[name] += math.prod(sizes[a] for a in layout.stored[0]) if layout.turns == 1 else 1
+    sizes, layout, tensor = axis_sizes(config, path), layout_of(path, name), (part_of(path), name)
+    starts[path] = ends.get(tensor, 0)
+    size = math.prod(sizes[a] for a in layout.stored[0]) if layout.turns == 1 else 1
+    ends[tensor] = starts[path] + size
   return starts
 
 
@@ -263,18 +291,17 @@ def read_model(
 
 def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str, str]) -> None:
   """Compares the tensors of a source with those that a model of this config is made of."""
-  sizes = axis_sizes(config)
   unexpected = set(source.names)
-  shapes: dict[str, tuple[int, ...]] = {}
+  shapes: dict[tuple[str, str], tuple[int, ...]] = {}
   for path, template in names.items():
-    layout = layout_of(path, template)
+    layout, sizes, part = layout_of(path, template), axis_sizes(config, path), part_of(path)
     shape = [math.prod(sizes[a] for a in group) for group in layout.stored]
     shape[-1] *= layout.turns
     if layout.turns == 1:
-      shape[0] += shapes.get(template, (0,))[0]
-    shapes[template] = tuple(shape)
+      shape[0] += shapes.get((part, template), (0,))[0]
+    shapes[part, template] = tuple(shape)
   for path, template in names.items():
-    expected = shapes[template]
+    expected = shapes[part_of(path), template]
     for name in tensor_names(config, path, template):
       unexpected.discard(name)
       shape = source.shape(name)
@@ -335,7 +362,7 @@ class _ParameterReader:
 
   def _read_layer(self, name: str, index: Index, block: np.ndarray) -> None:
     """Fills a block with its part of one layer, expert by expert where it has experts."""
-    if LAYOUTS[self.path].axes[0] != "E":
+    if LAYOUTS[base_path(self.path)].axes[0] != "E":
       block[...] = self._read_tensor(name, index)
       return
     experts, *rest = index
@@ -347,7 +374,7 @@ class _ParameterReader:
 
   def _read_tensor(self, name: str, index: Index) -> np.ndarray:
     """Part of one tensor, its axes in our order."""
-    sizes, layout = axis_sizes(self.config), layout_of(self.path, self.name)
+    sizes, layout = axis_sizes(self.config, self.path), layout_of(self.path, self.name)
     wanted = dict(zip(layout.axes, index, strict=True))
     order = head_order(self.config, self.path)
     if order is not None:
@@ -381,7 +408,7 @@ class _ParameterReader:
     shape = self.source.shape(name)
     assert shape is not None  # `_check_tensors`
     tensor = self.source.read(name, (slice(0, shape[0]), *index[1:]))
-    sizes = axis_sizes(self.config)
+    sizes = axis_sizes(self.config, self.path)
     first, own = self.fused // groups, math.prod(sizes[a] for a in layout.stored[0]) // groups
     rows = tensor.reshape(groups, -1, *tensor.shape[1:])[:, first : first + own]
     wanted = slice(index[0].start - self.fused, index[0].stop - self.fused)

@@ -24,13 +24,14 @@ def rope_frequencies(
   longer than the model was first trained on.
 
   Returns:
-    frequencies [len(config.ropes), H / 2], radians a position, and scales [len(config.ropes)] that
-    multiply cosines and sines.
+    frequencies [len(config.ropes), H / 2] of the widest heads, radians a position, and scales
+    [len(config.ropes)] that multiply cosines and sines.
   """
   length = config.rope_length or 0
-  frequencies = [
-    _frequencies(rope, config.head_dim, config.max_positions, length) for rope in config.ropes
-  ]
+  widths = [config.rope_head_dim(index) for index in range(len(config.ropes))]
+  frequencies = np.zeros((len(widths), max(widths) // 2))
+  for row, rope, width in zip(frequencies, config.ropes, widths, strict=True):
+    row[: width // 2] = _frequencies(rope, width, config.max_positions, length)
   scales = [_output_scale(rope) for rope in config.ropes]
   return np.asarray(frequencies, np.float32), np.asarray(scales, np.float32)
 

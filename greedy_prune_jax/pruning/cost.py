@@ -35,7 +35,7 @@ def _flops(config: ModelConfig, positions: float, scored: float, seen: float) ->
   return (
     2.0 * config.matmul_params(head=False) * positions
     + 2.0 * config.vocab_size * config.model_dim * scored
-    + 4.0 * config.num_layers * config.num_heads * config.head_dim * seen
+    + 4.0 * config.attention_width * seen
   )
 
 

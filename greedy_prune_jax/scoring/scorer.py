@@ -231,7 +231,7 @@ def _run_layers(
       softcap=decoder.config.attention_softcap,
       sinks=sinks,
     )
-    return out, {cache.name: bfloat16_as_uint16(own, decoder.platform)}
+    return out, {cache.name: bfloat16_as_uint16(own, decoder.platform)} if cache.own else {}
 
   x = decoder.embed(texts.token_ids[slots.chain, slots.source])
   layers = {name: jnp.arange(shape.num_layers) for name, shape in decoder.config.caches.items()}

@@ -174,7 +174,8 @@ def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
 
   On each of the `split` devices that heads and feed-forward are split over.
   """
-  heads = 6 * config.num_heads * config.head_dim + 3 * config.num_heads * KEY_BLOCK
+  head_dim = max(config.head_dim, config.global_head_dim)
+  heads = 6 * config.num_heads * head_dim + 3 * config.num_heads * KEY_BLOCK
   return 4 * (6 * config.model_dim + (3 * config.mlp_dim + heads) // split)
 
 
@@ -186,7 +187,7 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
 
 def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
   """Keys and values of one position in every layer."""
-  return 2 * config.num_layers * config.num_kv_heads // split * config.head_dim * itemsize
+  return 2 * config.cache_width // split * itemsize
 
 
 def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:

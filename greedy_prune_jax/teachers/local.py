@@ -227,4 +227,4 @@ def _device_memory() -> int | None:
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int) -> int:
-  return 2 * config.num_layers * length * config.num_kv_heads * config.head_dim * itemsize
+  return 2 * config.cache_width * length * itemsize

@@ -130,6 +130,29 @@ _FAMILIES = {
       },
     },
   ),
+  "gemma4_text": (  # as E2B: keys and values of the last layers are the first ones'
+    transformers.Gemma4TextConfig,
+    {
+      "num_hidden_layers": 6,
+      "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+      "head_dim": 8,
+      "global_head_dim": 16,
+      "sliding_window": WINDOW,
+      "num_kv_shared_layers": 3,
+      "use_double_wide_mlp": True,
+      "hidden_size_per_layer_input": 6,
+      "vocab_size_per_layer_input": 61,
+      "final_logit_softcapping": 2.0,
+      "rope_parameters": {
+        "full_attention": {
+          "rope_type": "proportional",
+          "partial_rotary_factor": 0.25,
+          "rope_theta": 5000.0,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+      },
+    },
+  ),
   "glm4": (transformers.Glm4Config, {"head_dim": 16, "pad_token_id": 0}),
   "seed_oss": (transformers.SeedOssConfig, {"head_dim": 16}),
   "arcee": (transformers.ArceeConfig, {}),
@@ -169,6 +192,9 @@ def tiny_model(
         parameter.copy_(noise * 0.3)
       else:
         parameter.add_(noise * 0.3)
+    for name, buffer in model.named_buffers():
+      if name.endswith("layer_scalar"):
+        buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.3)
   return model.eval()
 
 

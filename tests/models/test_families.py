@@ -126,6 +126,38 @@ SWITCHES = {
       }
     },
   ),
+  "gemma4": ("gemma4_text", {}),
+  "gemma4 keys as values": (  # as 31B
+    "gemma4_text",
+    {
+      "attention_k_eq_v": True,
+      "num_global_key_value_heads": 1,
+      "num_kv_shared_layers": 0,
+      "hidden_size_per_layer_input": 0,
+      "use_bidirectional_attention": "vision",
+    },
+  ),
+  "gemma4 all switches": (
+    "gemma4_text",
+    {
+      "attention_k_eq_v": True,
+      "num_global_key_value_heads": 1,
+      "num_kv_shared_layers": 2,
+      "use_double_wide_mlp": False,
+      "attention_bias": True,
+      "final_logit_softcapping": None,
+      "num_hidden_layers": 8,
+      "layer_types": [*["sliding_attention", "full_attention"] * 3, *["full_attention"] * 2],
+    },
+  ),
+  "gemma4 no windows, untied": (
+    "gemma4_text",
+    {
+      "layer_types": ["full_attention"] * 6,
+      "tie_word_embeddings": False,
+      "num_kv_shared_layers": 5,
+    },
+  ),
   "ministral3": ("ministral3", {}),
   "ministral3 tied, window": (
     "ministral3",
