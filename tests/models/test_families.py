@@ -135,6 +135,7 @@ SWITCHES = {
       "num_kv_shared_layers": 0,
       "hidden_size_per_layer_input": 0,
       "use_bidirectional_attention": "vision",
+      "final_logit_softcapping": None,
     },
   ),
   "gemma4 all switches": (
@@ -144,10 +145,9 @@ SWITCHES = {
       "num_global_key_value_heads": 1,
       "num_kv_shared_layers": 2,
       "use_double_wide_mlp": False,
+      "hidden_size_per_layer_input": 0,
       "attention_bias": True,
-      "final_logit_softcapping": None,
-      "num_hidden_layers": 8,
-      "layer_types": [*["sliding_attention", "full_attention"] * 3, *["full_attention"] * 2],
+      "layer_types": [*["sliding_attention", "full_attention"] * 2, *["full_attention"] * 2],
     },
   ),
   "gemma4 no windows, untied": (
@@ -156,6 +156,7 @@ SWITCHES = {
       "layer_types": ["full_attention"] * 6,
       "tie_word_embeddings": False,
       "num_kv_shared_layers": 5,
+      "final_logit_softcapping": 1.0,
     },
   ),
   "ministral3": ("ministral3", {}),
