@@ -78,6 +78,7 @@ GEMMA = (
     tensors=_GEMMA_TENSORS,
     rope_by_kind=True,
     heads_by_kind=True,
+    only_in_5=True,
     refused={"enable_moe_block": "experts beside a feed-forward are not"},
     wrapper="gemma4",
   ),

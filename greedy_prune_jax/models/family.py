@@ -179,6 +179,7 @@ class Family:
     query_growth: True if queries may grow with their positions.
     interleaved: True if the dimensions of a head that rope rotates as a pair lie side by side.
     heads_by_kind: True if layers without a window may have other heads than those with one.
+    only_in_5: True if transformers 4 does not know it, and its old keys must not be written.
     refused: keys of config.json that must not be set -> the reason.
     fixed: keys of config.json -> the one value that is supported.
     written: keys of config.json that mean nothing here -> what transformers wants to see.
@@ -201,6 +202,7 @@ class Family:
   query_growth: bool = False
   interleaved: bool = False
   heads_by_kind: bool = False
+  only_in_5: bool = False
   refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   written: Mapping[str, Any] = dataclasses.field(default_factory=dict)

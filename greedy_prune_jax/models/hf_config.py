@@ -444,7 +444,7 @@ def _rope_keys(config: ModelConfig) -> dict[str, Any]:
     second = _rope_parameters(family, config.ropes[1])
     keys["rope_local_base_freq"] = config.ropes[1].theta
     keys["rope_parameters"] = {FULL: first, SLIDING: second}
-  return keys
+  return {"rope_parameters": keys["rope_parameters"]} if family.only_in_5 else keys
 
 
 def _rope_parameters(family: Family, rope: RopeConfig) -> dict[str, Any]:

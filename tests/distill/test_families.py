@@ -45,7 +45,9 @@ def test_loss_and_gradient_equal_transformers(family, tmp_path):
   scale = np.abs(expected).max()  # PyTorch leaves the padding's row out, though it is a token here
   found = gradient["embedding"] / scale
   np.testing.assert_allclose(found[counted], expected[counted] / scale, atol=1e-5)
-  assert all(np.isfinite(array).all() and np.abs(array).max() > 0 for array in gradient.values())
+  assert all(np.isfinite(array).all() for array in gradient.values())
+  still = {name for name, array in gradient.items() if not np.abs(array).max()}
+  assert still <= {"layers.scale"}  # a buffer, which no one trains
 
 
 @pytest.mark.slow

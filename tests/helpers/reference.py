@@ -133,13 +133,13 @@ _FAMILIES = {
   "gemma4_text": (  # as E2B: keys and values of the last layers are the first ones'
     transformers.Gemma4TextConfig,
     {
-      "num_hidden_layers": 6,
-      "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+      "num_hidden_layers": 5,
+      "layer_types": ["sliding_attention", *["sliding_attention", "full_attention"] * 2],
       "head_dim": 8,
       "global_head_dim": 16,
       "rms_norm_eps": 1e-2,  # with 1e-6 transformers is up to 5e-5 from its own float64
       "sliding_window": WINDOW,
-      "num_kv_shared_layers": 3,
+      "num_kv_shared_layers": 2,
       "use_double_wide_mlp": True,
       "hidden_size_per_layer_input": 6,
       "vocab_size_per_layer_input": 61,
