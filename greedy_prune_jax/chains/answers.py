@@ -251,7 +251,7 @@ _NUMBER_BELOW = re.compile(
   rf"(?=[-+]?\\?[$£€]?[-+]?\.?{_DIGIT}|\\frac)"
 )
 _CUT_OFF = re.compile(r"\\(?:[bB]oxed|fbox|framebox)")  # a box that has no end
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[.](?=\*)")
+_SENTENCE_END = re.compile(r"(?<!\bapprox)(?<!\bca)[.!?](?=\s|$)|[.](?=\*)")
 
 
 def _read_number(match: re.Match[str]) -> Value | None:

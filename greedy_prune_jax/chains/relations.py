@@ -23,10 +23,10 @@ _COMPARISON = rf"{_COMPARED} (?:than(?: or equal to)?|or equal to)"
 _BOUND = re.compile(
   rf"\b(?:{_AT_LEAST}|{_COMPARISON}|over|under|above|below|beyond|within|between"
   rf"|exceed(?:s|ed|ing)?|not equal to|anything but|up to|upwards? of|as (?:many|few|much) as"
-  rf"|half(?: of)?|twice|thrice|double|triple)\b{_A_NUMBER}"
+  rf"|half(?: of)?|(?:third|quarter|root) of|twice|thrice|double|triple)\b{_A_NUMBER}"
   rf"|{_COUNTED}(?:or|and) (?:{_COMPARED}|above|over|up|upwards?|below|under|beyond|better)\b"
   rf"|{_COUNTED}(?:{_AT_LEAST}|upwards?|plus)\b[\s}})$.]*\Z"
-  rf"|(?<=\d)\s*\+\s*\Z",
+  rf"|(?<=\d)\s*(?:\+\s*\Z|(?:squared|cubed|factorial)\b(?! [a-z]))",
   re.IGNORECASE,
 )
 _SIGNED = re.compile(

@@ -28,14 +28,32 @@ BOUNDS = [
   *("x > N", "x<N", "> N", "x >= N", "x <= N", "\\ge N", "\\leq N", "x \\geqslant N", "N > x"),
   *("N \\le x", "3<x<N", "3 \\le x < N", "x \\ne N", "x \\gg N", "\N{LESS-THAN OR EQUAL TO} N"),
   *("x+2=N", "x + 2 = N", "2x = N", "2x+1=N", "x/2 = N", "x - N = 0", "y = x + N", "N = x + 2"),
-  *("half of N", "twice N", "x is at least N", "from 3 to N", "between 3 and N", "not N"),
+  *(
+    "half of N",
+    "twice N",
+    "a third of N",
+    "x is at least N",
+    "from 3 to N",
+    "between 3 and N",
+    "not N",
+  ),
+  *("square root of N", "N squared", "N cubed"),
 ]
 STATED = [
   *("N", "x = N", "x=N", "N = x", "f(2) = N", "f(2)=N", "x_1 = N", "y(0) = N", "x + y = N"),
   *("f^{-1}(3) = N", "\\angle ABC = N", "\\overline{AB} = N", "\\triangle = N", "P(X=2) = N"),
   *("E[X] = N", "\\text{Total cost} = N", "x^2 + y^2 = N", "x := N", "x' = N", "\\lambda = N"),
   *("about N", "\\approx N", "x \\approx N", "\N{ALMOST EQUAL TO} N", "approximately N"),
-  *("roughly N", "around N", "nearly N", "exactly N", "\\text{about } N", "x is N", "equal to N"),
+  *(
+    "roughly N",
+    "around N",
+    "nearly N",
+    "approx. N",
+    "exactly N",
+    "\\text{about } N",
+    "x is N",
+    "equal to N",
+  ),
   *("N more", "N more apples", "N less", "N years older", "N times as many"),
 ]
 NUMBERS = ("5", "2.5", "1200")
