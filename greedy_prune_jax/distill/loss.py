@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.distill.attention import Seen, attend_packed
 from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
-from greedy_prune_jax.models.delta_net import refuse_recurrence
+from greedy_prune_jax.models.delta_net import recur_rows
 from greedy_prune_jax.models.weights import MasterWeight
 from greedy_prune_jax.parallel import DATA
 
@@ -49,7 +49,6 @@ def packed_hidden(
 ) -> Float[Array, "R W D"]:
   """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
   kv_dtype = decoder.embedding[...].dtype
-  refuse_recurrence(decoder.config, "training")
   softcap = decoder.config.attention_softcap
 
   def attend(q, k, v, window, sinks, _):
@@ -60,7 +59,10 @@ def packed_hidden(
   x = decoder.embed(rows.token_ids)
   if mesh is not None:  # rows stay where they are and weights come to them, not the other way
     x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
-  hidden, _ = decoder.run_layers(x, rows.positions, attend, wrap_layer=REMAT[remat])
+  recur = None
+  if decoder.config.has_recurrence:
+    recur = recur_rows(decoder.config, rows.segments)
+  hidden, _ = decoder.run_layers(x, rows.positions, attend, wrap_layer=REMAT[remat], recur=recur)
   return hidden
 
 

@@ -41,9 +41,13 @@ def with_params(model: Model, values: Mapping[str, Any]) -> Model:
   return Model(model.config, model.graph, unflat_params(model.params, values))
 
 
+# Scales of norms, and what a recurrence is fine-tuned by.
+_FLOAT32 = (".scale", "_filter", ".decay_bias", ".log_speed", ".norm_scale")
+
+
 def is_norm(name: str) -> bool:
-  """Tells whether a parameter is a norm's scale, which is float32 whatever the weights are."""
-  return name.endswith(".scale")
+  """Tells whether a parameter is float32 whatever the weights are: a norm's scale, or as small."""
+  return name.endswith(_FLOAT32)
 
 
 def decays(name: str) -> bool:

@@ -346,6 +346,12 @@ class ModelConfig:
     return tuple(names)
 
   @property
+  def conv_channels(self) -> int:
+    """Channels of the convolution before the recurrence."""
+    of_keys = self.delta_key_heads * self.delta_key_dim
+    return 2 * of_keys + self.delta_value_heads * self.delta_value_dim
+
+  @property
   def has_recurrence(self) -> bool:
     """True where some layers have a recurrence in place of attention."""
     return any(self.layer_recurrent)

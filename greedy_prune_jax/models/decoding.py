@@ -27,7 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.attention import MASKED
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, merge_decoder
-from greedy_prune_jax.models.delta_net import refuse_recurrence
+from greedy_prune_jax.models.delta_net import DeltaCache, Mixed, cache_shapes, delta_inputs
+from greedy_prune_jax.models.delta_rule import run_tokens
 from greedy_prune_jax.models.forward import Caches, KeyValues, forward_hidden
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 from greedy_prune_jax.parallel import DATA, MODEL
@@ -53,7 +54,8 @@ class Rows(NamedTuple):
   Position s of a row holds its token s; those from `length` on hold nothing yet.
   """
 
-  caches: Caches
+  caches: Caches  # of the layers with attention
+  delta: DeltaCache | None  # of the recurrent layers, [L, B, ...]
   texts: Texts
 
   @property
@@ -63,8 +65,8 @@ class Rows(NamedTuple):
 
 
 # How keys and values (the cache's and new ones), and rows, lie on a mesh.
-_HEADS = P(None, DATA, MODEL)
-ROWS_ON_MESH: Any = Rows(_HEADS, P(DATA))  # pyright: ignore[reportArgumentType] - a prefix of the tree
+_HEADS, _STATES = P(None, DATA, MODEL), P(None, DATA)
+ROWS_ON_MESH: Any = Rows(_HEADS, _STATES, P(DATA))  # pyright: ignore[reportArgumentType] - a prefix of the tree
 
 
 def _of_own_rows(
@@ -92,7 +94,6 @@ def empty_rows(
   def zeros(shape, dtype, spec: P = ROWS_ON_MESH.texts):
     return jnp.zeros(shape, dtype, device=mesh and NamedSharding(mesh, spec))
 
-  refuse_recurrence(config, "sampling")
   caches = {
     name: KeyValues(
       zeros((shape.num_layers, rows, shape.num_kv_heads, shape.head_dim, capacity), dtype, _HEADS),
@@ -104,7 +105,11 @@ def empty_rows(
   choice = Choice(*(zeros(rows, kind) for kind in kinds))
   counts = {name: zeros(rows, jnp.int32) for name in ("length", "last_id", "written", "budget")}
   texts = Texts(**counts, active=zeros(rows, bool), finite=~zeros(rows, bool), choice=choice)
-  return Rows(caches, texts)
+  delta = None
+  if config.has_recurrence:
+    shapes = cache_shapes(config, rows, dtype)
+    delta = jax.tree.map(lambda x: zeros(x.shape, x.dtype, _STATES), shapes)
+  return Rows(caches, delta, texts)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames="rows")
@@ -129,14 +134,33 @@ def admit(
     source: index of the prompt that each row takes; -1 where it goes on with its own.
     mesh: mesh on which the model lies; None: one device.
   """
-  _, kept, _ = forward_hidden(merge_decoder(graph, params), prompt_ids)
+  lengths = None
+  if rows.delta is not None:
+    prompt = jnp.where(source >= 0, source, len(prompt_ids))
+    lengths = jnp.zeros(len(prompt_ids), jnp.int32).at[prompt].set(admitted.length, mode="drop")
+  _, kept, _ = forward_hidden(merge_decoder(graph, params), prompt_ids, lengths=lengths)
+  delta = kept.pop("delta", None)
   # Every device gets its heads of all prompts: any row may take any of them.
-  specs = (ROWS_ON_MESH, P(DATA), P(None, None, None, MODEL), P(DATA))
-  return _of_own_rows(_put, mesh, specs, ROWS_ON_MESH)(rows, admitted, kept, source)
+  specs = (ROWS_ON_MESH, P(DATA), P(None, None, None, MODEL), P(), P(DATA))
+  return _of_own_rows(_put, mesh, specs, ROWS_ON_MESH)(rows, admitted, kept, delta, source)
 
 
-def _put(rows: Rows, admitted: Texts, kept: Caches, source: Int[Array, " B"]) -> Rows:
-  """The rows with prompts' keys and values, [L, R, T, K, H], where `source` says so."""
+def _put(
+  rows: Rows,
+  admitted: Texts,
+  kept: Caches,
+  delta: DeltaCache | None,
+  source: Int[Array, " B"],
+) -> Rows:
+  """The rows with what prompts leave where `source` says so.
+
+  Args:
+    rows: present state of the rows.
+    admitted: see `admit`.
+    kept: keys and values of the prompts, [L, R, T, K, H].
+    delta: states behind the prompts, [L, R, ...].
+    source: see `admit`.
+  """
   taken = source >= 0
 
   def put(cache, new, axis):  # new has the axes of the cache, but R for B and T for S
@@ -150,9 +174,20 @@ def _put(rows: Rows, admitted: Texts, kept: Caches, source: Int[Array, " B"]) ->
     return KeyValues(keys, put(cache.v, new.v.transpose(0, 1, 3, 2, 4), 3))
 
   caches = {name: put_both(cache, kept[name]) for name, cache in rows.caches.items()}
-  return Rows(
-    caches, jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
-  )
+  texts = jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
+  of_rows = jax.tree.map(lambda x: x[:, source], delta)
+  return Rows(caches, _of_rows(taken, of_rows, rows.delta), texts)
+
+
+def _of_rows(
+  wanted: Bool[Array, " B"], new: DeltaCache | None, old: DeltaCache | None
+) -> DeltaCache | None:
+  """The new states of the wanted rows, and the old ones of the others."""
+
+  def choose(new: Array, old: Array) -> Array:  # [L, B, ...]
+    return jnp.where(wanted.reshape(1, -1, *[1] * (new.ndim - 2)), new, old)
+
+  return jax.tree.map(choose, new, old)
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "mesh"))
@@ -178,7 +213,8 @@ def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
     return jnp.pad(jax.lax.slice_in_dim(cache[:, take], 0, kept, axis=axis), room)
 
   caches = {n: KeyValues(fit(cache.k, 4), fit(cache.v, 3)) for n, cache in rows.caches.items()}
-  return Rows(caches, jax.tree.map(lambda x: x[take], rows.texts))
+  delta = jax.tree.map(lambda x: x[:, take], rows.delta)
+  return Rows(caches, delta, jax.tree.map(lambda x: x[take], rows.texts))
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "mesh"), donate_argnames="rows")
@@ -208,16 +244,16 @@ def decode(
     The rows, and the tokens that each wrote, from the left; -1 behind them.
   """
   decoder = merge_decoder(graph, params)
-  specs = (ROWS_ON_MESH, P(DATA), P(DATA), _HEADS, P())
+  specs = (ROWS_ON_MESH, P(DATA), P(DATA), _HEADS, _STATES, P())
   write = _of_own_rows(_write, mesh, specs, (ROWS_ON_MESH, P(DATA)))
 
   def step(carry):
     index, rows, written = carry
-    hidden, new = _run_last(decoder, rows)
+    hidden, new, delta = _run_last(decoder, rows)
     logits = decoder.logits(hidden)
     if mesh is not None:  # else the head's weights would travel to the rows, and not the logits
       logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, P(DATA, MODEL)))
-    rows, ids = write(rows, hidden, logits, new, stop_ids)
+    rows, ids = write(rows, hidden, logits, new, delta, stop_ids)
     return index + 1, rows, written.at[:, index].set(ids)
 
   def unfinished(carry):
@@ -234,6 +270,7 @@ def _write(
   hidden: Float[Array, "B D"],
   logits: Float[Array, "B V"],
   new: Caches,
+  delta: DeltaCache | None,
   stop_ids: Int[Array, " E"],
 ) -> tuple[Rows, Int[Array, " B"]]:
   """Lets every active row write the token that comes next.
@@ -243,6 +280,7 @@ def _write(
     hidden: states of their last tokens.
     logits: logits of the next tokens.
     new: keys and values of the last tokens, [L, B, K, H].
+    delta: states behind the last tokens, [L, B, ...].
     stop_ids: tokens that end a text.
 
   Returns:
@@ -261,11 +299,13 @@ def _write(
     finite=texts.finite & (finite | ~texts.active),
   )
   ids = jnp.where(texts.active & finite, next_ids, -1)
-  return Rows(_append(rows, new), after), ids
+  return Rows(_append(rows, new), _of_rows(texts.active, delta, rows.delta), after), ids
 
 
-def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], Caches]:
-  """Runs each row's last token over its cache: hidden states, and its own keys and values.
+def _run_last(
+  decoder: Decoder, rows: Rows
+) -> tuple[Float[Array, "B D"], Caches, DeltaCache | None]:
+  """Runs each row's last token over its cache: hidden states, its own keys and values, new states.
 
   The cache is only read here: a scan that gave back a new one would copy all of it at every step.
   """
@@ -294,11 +334,21 @@ def _run_last(decoder: Decoder, rows: Rows) -> tuple[Float[Array, "B D"], Caches
     out = (out / total).reshape(out.shape[0], 1, -1, out.shape[-1])
     return out, {layer.name: KeyValues(k, v)} if layer.own else {}
 
+  def recur(mixed, cache):
+    def one_row(mixed, cache):
+      inputs = delta_inputs(decoder.config, mixed, cache.channels.astype(jnp.float32)[None])
+      out, state = run_tokens(inputs, cache.state)
+      new = mixed.channels.astype(cache.channels.dtype)
+      return out, DeltaCache(state, jnp.concatenate([cache.channels[1:], new]))
+
+    return jax.vmap(one_row, in_axes=(Mixed(0, 0, 0, None), 0))(mixed, cache)  # pyright: ignore[reportArgumentType]
+
   x = decoder.embed(rows.texts.last_id[:, None])
+  inputs = rows.caches if rows.delta is None else rows.caches | {"delta": rows.delta}
   hidden, new = decoder.run_layers(
-    x, length[:, None], attend, rows.caches, unroll=decoder.platform == "gpu"
+    x, length[:, None], attend, inputs, unroll=decoder.platform == "gpu", recur=recur
   )
-  return hidden[:, 0], new
+  return hidden[:, 0], new, new.pop("delta", None)
 
 
 def _append(rows: Rows, new: Caches) -> Caches:

@@ -51,8 +51,8 @@ class Mixed(NamedTuple):
 class DeltaCache(NamedTuple):
   """State and last channels that a text leaves to the tokens behind it."""
 
-  state: Float[Array, "*B M P O"]
-  channels: Float[Array, "*B rest Z"]  # of its last W - 1 tokens, 0 where it has no more
+  state: Any  # [*B, M, P, O], float32
+  channels: Any  # [*B, W - 1, Z] of its last tokens, 0 where it has no more
 
 
 # (tokens, layer_input) -> (out [..., T, M, O], layer_output)
@@ -89,7 +89,7 @@ class DeltaNet(nnx.Module):
     self, x: Float[Array, "*B T D"], recur: Recur, layer_input: Any
   ) -> tuple[Float[Array, "*B T D"], Any]:
     """Returns what to add to the residual stream, and what `recur` returned beside its output."""
-    dtype = self.gate.dtype
+    dtype = self.gate[...].dtype
     channels = [project("...td,djp->...tjp", x, w[...]) for w in (self.q, self.k, self.v)]
     channels = [c.reshape(*c.shape[:-2], -1).astype(dtype) for c in channels]
     filters = [
@@ -112,6 +112,17 @@ class DeltaNet(nnx.Module):
   def _normed(self, x: Float[Array, "*B T M O"]) -> Float[Array, "*B T M O"]:
     mean = jnp.mean(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(mean + self.config.norm_eps) * along(self.norm_scale[...], x)
+
+
+def cache_shapes(config: ModelConfig, rows: int, dtype: DTypeLike) -> DeltaCache:
+  """Shapes of the caches of all recurrent layers, for rows of texts."""
+  layers = len(config.layers_with("delta"))
+  heads = (config.delta_value_heads, config.delta_key_dim, config.delta_value_dim)
+  channels = (config.conv_width - 1, config.conv_channels)
+  return DeltaCache(
+    jax.ShapeDtypeStruct((layers, rows, *heads), jnp.float32),
+    jax.ShapeDtypeStruct((layers, rows, *channels), dtype),
+  )
 
 
 def delta_inputs(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.delta_net import CHUNK
 from greedy_prune_jax.rankings.follow import path_lengths, path_positions
 from greedy_prune_jax.rankings.registry import RANKINGS, ChainSizes
 from greedy_prune_jax.search.host import SearchSettings
@@ -24,8 +25,8 @@ def positions_flops(
 ) -> float:
   """FLOPs of token positions of which some are scored, and which see a text of a length on average.
 
-  Counted are products with weights, of the LM head where a target is scored, and attention's (as if
-  no window cut it off). Two FLOPs a multiply-add.
+  Counted are products with weights, of the LM head where a target is scored, of recurrences, and
+  attention's (as if no window cut it off). Two FLOPs a multiply-add.
   """
   return _flops(config, positions, scored, positions * mean_length)
 
@@ -33,10 +34,22 @@ def positions_flops(
 def _flops(config: ModelConfig, positions: float, scored: float, seen: float) -> float:
   """FLOPs of positions of which some are scored, and which together attend to `seen` positions."""
   return (
-    2.0 * config.matmul_params(head=False) * positions
+    2.0 * (config.matmul_params(head=False) + _recurrent_products(config)) * positions
     + 2.0 * config.vocab_size * config.model_dim * scored
     + 4.0 * config.attention_width * seen
   )
+
+
+def _recurrent_products(config: ModelConfig) -> int:
+  """Multiply-adds of the recurrent layers at one position, beside those with weights.
+
+  A state is read for key and query, and written; a chunk's tokens meet each other: keys with keys
+  and queries, decays summed, changes solved for and read.
+  """
+  p, o = config.delta_key_dim, config.delta_value_dim
+  of_head = 3 * p * o + CHUNK * (2 * p + CHUNK + 2 * o)
+  convolution = config.conv_width * config.conv_channels
+  return len(config.layers_with("delta")) * (config.delta_value_heads * of_head + convolution)
 
 
 def _seen(start, length):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
+from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans, with_borders
 from greedy_prune_jax.scoring.stream import (
   Spans,
   Text,
@@ -156,10 +156,13 @@ def delete_units(
   text_cache = jax.tree.map(
     lambda text, kept: move(text, kept, start, offset, shown), state.text_cache, state.kept_cache
   )
-  small = state._replace(text_cache={}, kept_cache={})
+  small = state._replace(text_cache={}, borders=None, kept_cache={})
   found = jax.vmap(partial(_delete_unit, scorer))(small, unit, offset, shown)
   found = jax.tree.map(partial(choose, chosen), found, small)
-  return found._replace(text_cache=text_cache, kept_cache=state.kept_cache)
+  found = found._replace(text_cache=text_cache, borders=state.borders, kept_cache=state.kept_cache)
+  if state.borders is None:
+    return found
+  return with_borders(found, text_cache, start, jnp.where(shown, found.texts.last, 0))
 
 
 def _from_kept(

@@ -24,12 +24,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import Decoder
-from greedy_prune_jax.models.delta_net import refuse_recurrence
 from greedy_prune_jax.models.forward import Caches, KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.scoring.likelihood import counted_log_probs
 from greedy_prune_jax.scoring.objectives import Objective
+from greedy_prune_jax.scoring.recurrence import (
+  empty_borders,
+  empty_columns,
+  recur_slots,
+  renewed_borders,
+)
 from greedy_prune_jax.scoring.stream import (
   Slots,
   Spans,
@@ -92,8 +97,9 @@ class ChainState(NamedTuple):
   """Chains as they stand, and what is known of them."""
 
   texts: Text  # every field with an axis B in front
-  text_cache: Caches  # [L, B, S, K, H] of the texts, as bits
-  kept_cache: Caches  # [L, B, Z, K, H] of candidates' columns, as bits
+  text_cache: Caches  # [L, B, S, K, H] of the texts, as bits; `delta`: `DeltaColumns` of them
+  borders: Float[Array, "L B C M P O"] | None  # states before places of the texts, if any recur
+  kept_cache: Caches  # [L, B, Z, K, H] of candidates' columns, as bits; `delta` too
   kept_log_probs: Float[Array, "B Z 3"]  # of each of these: sum up to it, its own, its skip
   kept_offsets: Int[Array, "B U"]  # where in Z each candidate's columns are kept
   columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
@@ -113,8 +119,7 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     program: static sizes.
     texts: the chains, each field with an axis B in front.
   """
-  batch, places = texts.token_ids.shape
-  refuse_recurrence(decoder.config, "scoring deletions")
+  config, (batch, places) = decoder.config, texts.token_ids.shape
   units = texts.unit_sizes.shape[1]
   index = jnp.arange(units)[None, :]
   lengths = jnp.where(index < texts.num_units[:, None], suffix_lengths(texts), 0)
@@ -125,15 +130,18 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
   def caches(size: int) -> Caches:
     zeros = {
       name: jnp.zeros((layers, batch, size, *heads), decoder.embedding.dtype)
-      for name, (layers, *heads) in decoder.config.caches.items()
+      for name, (layers, *heads) in config.caches.items()
     }
-    by_name = {name: KeyValues(x, x) for name, x in zeros.items()}
+    by_name: Caches = {name: KeyValues(x, x) for name, x in zeros.items()}
+    if config.has_recurrence:
+      by_name["delta"] = empty_columns(config, (batch, size), decoder.embedding.dtype)
     return bfloat16_as_uint16(by_name, decoder.platform)
 
   kept = program.kept + program.places
   return ChainState(
     texts=texts,
     text_cache=caches(places),
+    borders=empty_borders(config, batch, places) if config.has_recurrence else None,
     kept_cache=caches(kept),
     kept_log_probs=jnp.zeros((batch, kept, 3)),
     kept_offsets=offsets,
@@ -207,7 +215,7 @@ def _sums_before(state: ChainState, spans: Spans) -> Float[Array, "B V"]:
 def _run_layers(
   scorer: Scorer, state: ChainState, slots: Slots
 ) -> tuple[Float[Array, "T D"], Caches]:
-  """Hidden states of a block, and its keys and values, [L, T, K, H], as bits."""
+  """Hidden states of a block, and its part of the caches, [L, T, ...], as bits."""
   decoder, program, texts = scorer.decoder, scorer.program, state.texts
   dtype = decoder.embedding.dtype
 
@@ -235,7 +243,24 @@ def _run_layers(
 
   x = decoder.embed(texts.token_ids[slots.chain, slots.source])
   layers = {name: jnp.arange(shape.num_layers) for name, shape in decoder.config.caches.items()}
-  return decoder.run_layers(x, slots.position, attend, layers)
+  if state.borders is None:
+    return decoder.run_layers(x, slots.position, attend, layers)
+
+  def recur(mixed, layer):
+    out, own = recur_slots(
+      mixed,
+      layer,
+      state.text_cache["delta"],
+      state.kept_cache["delta"],
+      state.borders,
+      slots,
+      config=decoder.config,
+      dtype=dtype,
+    )
+    return out, bfloat16_as_uint16(own, decoder.platform)
+
+  layers["delta"] = jnp.arange(len(state.borders))
+  return decoder.run_layers(x, slots.position, attend, layers, recur=recur)
 
 
 def _slot_log_probs(
@@ -268,8 +293,11 @@ def _keep_texts(
   chain = jnp.where(slots.valid & (slots.sequence == 0), slots.chain, num_chains)
   target = slots.source + 1
   scored = jnp.where(target >= state.texts.num_prompt[slots.chain], chain, num_chains)
+  text_cache = _put(state.text_cache, chain, slots.source, keys_values)
+  if state.borders is not None:
+    state = with_borders(state, text_cache, *_run_places(chain, slots.source, num_chains))
   return state._replace(
-    text_cache=_put(state.text_cache, chain, slots.source, keys_values),
+    text_cache=text_cache,
     log_probs=state.log_probs.at[scored, target].set(log_probs[:, 0], mode="drop"),
     skip_log_probs=state.skip_log_probs.at[scored, target].set(log_probs[:, 1], mode="drop"),
   )
@@ -308,6 +336,25 @@ def _remember(
 def _put(caches: Caches, chain: Int[Array, " T"], at: Int[Array, " T"], new: Caches) -> Caches:
   """Writes [L, T, K, H] into caches [L, B, Z, K, H]; chains beyond B are left out."""
   return jax.tree.map(lambda x, y: x.at[:, chain, at].set(y, mode="drop"), caches, new)
+
+
+def _run_places(
+  chain: Int[Array, " T"], place: Int[Array, " T"], num_chains: int
+) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+  """The first place of each chain's text that a block runs, and the one behind the last."""
+  nothing = jnp.full(num_chains, jnp.iinfo(jnp.int32).max)
+  first = nothing.at[chain].min(place, mode="drop")
+  return first, jnp.zeros(num_chains, jnp.int32).at[chain].max(place + 1, mode="drop")
+
+
+def with_borders(
+  state: ChainState, text_cache: Caches, first: Int[Array, " B"], stop: Int[Array, " B"]
+) -> ChainState:
+  """The state with caches of texts that are new in places [first, stop)."""
+  if state.borders is None:
+    return state._replace(text_cache=text_cache)
+  borders = renewed_borders(state.borders, text_cache["delta"], first, stop)
+  return state._replace(text_cache=text_cache, borders=borders)
 
 
 def _running_sums(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.delta_net import CHUNK
 from greedy_prune_jax.models.rope import config_for_length
 from greedy_prune_jax.models.sizes import bucket, round_up
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
@@ -176,6 +177,9 @@ def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
   """
   head_dim = max(config.head_dim, config.global_head_dim)
   heads = 6 * config.num_heads * head_dim + 3 * config.num_heads * KEY_BLOCK
+  if config.has_recurrence:  # channels and what they become; a chunk's decays and products
+    of_values = config.delta_value_heads * (config.delta_value_dim + CHUNK)
+    heads = max(heads, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
   return 4 * (6 * config.model_dim + (3 * config.mlp_dim + heads) // split)
 
 
@@ -186,16 +190,29 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
 
 
 def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
-  """Keys and values of one position in every layer."""
-  return 2 * config.cache_width // split * itemsize
+  """Bytes that all layers keep of one position: keys and values, or the `DeltaColumns` of it."""
+  heads = 2 * config.cache_width // split * itemsize
+  if not config.has_recurrence:
+    return heads
+  of_keys = config.delta_key_heads * config.delta_key_dim
+  of_values = config.delta_value_heads * config.delta_value_dim
+  of_layer = (of_keys + of_values + config.conv_channels) * itemsize + 4 * config.delta_value_heads
+  return heads + len(config.layers_with("delta")) * of_layer // split
+
+
+def _border_bytes(config: ModelConfig, places: int, split: int) -> int:
+  """States before every `CHUNK`-th place of a text, in every recurrent layer."""
+  of_layer = config.delta_value_heads * config.delta_key_dim * config.delta_value_dim
+  return 4 * len(config.layers_with("delta")) * of_layer // split * (places // CHUNK)
 
 
 def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:
-  """Keys and values of one chain's text, and of the longest suffix that a block leaves open.
+  """Bytes that layers keep of one chain's text, and of the longest suffix that a block leaves open.
 
   And the memory of a race, of as many units as places at most, in bfloat16.
   """
-  return 2 * places * _column_bytes(config, itemsize, split) + 2 * places**2
+  kept = 2 * places * _column_bytes(config, itemsize, split)
+  return kept + _border_bytes(config, places, split) + 2 * places**2
 
 
 def _free_bytes(model: Model) -> float | None:

@@ -60,8 +60,9 @@ class Known(NamedTuple):
 
 
 # How chains lie on a mesh.
+_OF_LAYERS = ("text_cache", "borders", "kept_cache")  # fields whose first axis is that of layers
 _CHAINS: Any = ChainState._make([P(DATA)] * len(ChainState._fields))
-_CHAINS = _CHAINS._replace(text_cache=P(None, DATA), kept_cache=P(None, DATA))
+_CHAINS = _CHAINS._replace(**dict.fromkeys(_OF_LAYERS, P(None, DATA)))
 
 
 @partial(jax.jit, static_argnames=("graph", "program", "mesh"))
@@ -137,8 +138,7 @@ def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
   """Each array where every call finds it: caches' heads along `model`, as the weights' are."""
   if mesh is None:
     return chains
-  heads = P(None, DATA, None, MODEL)
-  specs = _CHAINS._replace(text_cache=heads, kept_cache=heads)
+  specs = _CHAINS._replace(**dict.fromkeys(_OF_LAYERS, P(None, DATA, None, MODEL)))
 
   def place(spec: P, arrays: Any) -> Any:
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, spec))

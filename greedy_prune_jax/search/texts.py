@@ -17,7 +17,7 @@ from greedy_prune_jax.models.sizes import bucket, round_up
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch, place_rows
 from greedy_prune_jax.scoring.exact import run_texts
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
-from greedy_prune_jax.scoring.scorer import Program, Scorer, start_state
+from greedy_prune_jax.scoring.scorer import Program, Scorer, start_state, with_borders
 from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import block_sizes, places_of
 from greedy_prune_jax.search.greedy import on_mesh
@@ -98,10 +98,9 @@ def _score(
   def score(params: nnx.State, prompt: Caches, texts: Text) -> ChainNLL:
     decoder, count = merge_decoder(graph, params), texts.num_prompt.shape[0]
     state = start_state(decoder, program, texts)
-    state = state._replace(
-      text_cache=jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prompt),
-      text_known=texts.num_prompt - 1,
-    )
+    known = texts.num_prompt - 1
+    cache = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prompt)
+    state = with_borders(state, cache, jnp.zeros_like(known), known)._replace(text_known=known)
     state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(count, bool))
     numbers = texts.num_reasoning, texts.num_answer, texts.num_prompt
     return jax.vmap(chain_nll)(state.log_probs, *numbers)

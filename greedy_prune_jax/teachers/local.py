@@ -6,6 +6,7 @@ thinking and the closing tag in the tokens in which pruning scores such a chain.
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_templa
 from greedy_prune_jax.chains.segments import encode_parts
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.delta_net import cache_shapes
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
@@ -227,4 +229,9 @@ def _device_memory() -> int | None:
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int) -> int:
-  return 2 * config.cache_width * length * itemsize
+  """Keys and values of a row, and the states of its recurrent layers."""
+  keys_values = 2 * config.cache_width * length * itemsize
+  if not config.has_recurrence:
+    return keys_values
+  states = jax.tree.leaves(cache_shapes(config, 1, jnp.float32))
+  return keys_values + sum(math.prod(x.shape) * x.dtype.itemsize for x in states)

@@ -165,7 +165,7 @@ _FAMILIES = {
 }
 
 
-FAMILIES = tuple(family for family in _FAMILIES if family != "qwen3_5_text")
+FAMILIES = tuple(_FAMILIES)
 
 
 def tiny_config(family: str, **switches: Any) -> transformers.PretrainedConfig:

@@ -18,7 +18,7 @@ from tests.helpers.full_passes import full_pass_nlls, full_pass_search, random_s
 from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
 
 # Both objectives where attention differs; the rest of a layer is the same to either.
-BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss")
+BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "qwen3_5_text")
 CASES = [(family, "joint") for family in FAMILIES] + [(family, "answer") for family in BOTH]
 
 
