@@ -124,7 +124,8 @@ def _rows(place: Place, config: ModelConfig, dtype: str, rows: int, capacity: in
   shapes = jax.eval_shape(lambda: empty_rows(config, rows, capacity, jnp.dtype(dtype)))
   caches = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.caches), shapes.caches)
   texts: Texts = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.texts), shapes.texts)
-  return Rows(caches, texts)
+  delta = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.delta), shapes.delta)
+  return Rows(caches, delta, texts)
 
 
 def train_step(

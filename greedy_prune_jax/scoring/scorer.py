@@ -243,7 +243,7 @@ def _run_layers(
 
   x = decoder.embed(texts.token_ids[slots.chain, slots.source])
   layers = {name: jnp.arange(shape.num_layers) for name, shape in decoder.config.caches.items()}
-  if state.borders is None:
+  if (borders := state.borders) is None:
     return decoder.run_layers(x, slots.position, attend, layers)
 
   def recur(mixed, layer):
@@ -252,14 +252,14 @@ def _run_layers(
       layer,
       state.text_cache["delta"],
       state.kept_cache["delta"],
-      state.borders,
+      borders,
       slots,
       config=decoder.config,
       dtype=dtype,
     )
     return out, bfloat16_as_uint16(own, decoder.platform)
 
-  layers["delta"] = jnp.arange(len(state.borders))
+  layers["delta"] = jnp.arange(len(borders))
   return decoder.run_layers(x, slots.position, attend, layers, recur=recur)
 
 
