@@ -142,7 +142,6 @@ _FAMILIES = {
       "num_kv_shared_layers": 2,
       "use_double_wide_mlp": True,
       "hidden_size_per_layer_input": 6,
-      "vocab_size_per_layer_input": 61,
       "final_logit_softcapping": 2.0,
       "rope_parameters": {
         "full_attention": {
@@ -171,7 +170,10 @@ FAMILIES = tuple(_FAMILIES)
 def tiny_config(family: str, **switches: Any) -> transformers.PretrainedConfig:
   """A small config of a family, with some switches set."""
   config_class, family_switches = _FAMILIES[family]
-  return config_class(**{**_TINY, **family_switches, **switches})
+  values = {**_TINY, **family_switches, **switches}
+  if family == "gemma4_text":
+    values["vocab_size_per_layer_input"] = values["vocab_size"]
+  return config_class(**values)
 
 
 def tiny_model(

@@ -19,6 +19,15 @@ CASES = {
   "olmo3": (PLAIN, {"num_hidden_layers": 4}),
   "phi3": (PLAIN, {}),
   "apertus": (PLAIN, {}),
+  # Keys and values of the last two layers, one with a window, are the first ones'.
+  "gemma4_text": (
+    PLAIN,
+    {
+      "num_hidden_layers": 4,
+      "layer_types": ["sliding_attention", "full_attention"] * 2,
+      "num_kv_shared_layers": 2,
+    },
+  ),
 }
 
 

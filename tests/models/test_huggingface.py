@@ -152,6 +152,43 @@ def test_multimodal_gemma3_gives_its_text_model(tied, tmp_path):
     )
 
 
+def test_multimodal_gemma4_gives_its_text_model(tmp_path):
+  _save(tmp_path / "text", "gemma4_text")
+  config = json.loads((tmp_path / "text" / "config.json").read_text())
+  tensors = {
+    name.replace("model.", "model.language_model.", 1): value
+    for name, value in load_file(tmp_path / "text" / "model.safetensors").items()
+  }
+  for part in ("vision_tower", "audio_tower", "embed_vision", "embed_audio"):
+    tensors[f"model.{part}.weight"] = np.zeros(3, np.float32)
+  # Checkpoints hold keys and values of layers that never ask for them.
+  for weight in ("k_proj", "v_proj", "k_norm"):
+    tensors[f"model.language_model.layers.4.self_attn.{weight}.weight"] = np.zeros(3, np.float32)
+  save_file(tensors, tmp_path / "model.safetensors")
+  outer = {"model_type": "gemma4", "text_config": config, "vision_config": {}, "audio_config": {}}
+  (tmp_path / "config.json").write_text(json.dumps(outer))
+  _assert_same(
+    load_huggingface(tmp_path, "float32"), load_huggingface(tmp_path / "text", "float32")
+  )
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("enable_moe_block", True, "experts beside a feed-forward are not"),
+    ("num_kv_shared_layers", 4, "num_kv_shared_layers=4; expected so few that"),
+    ("vocab_size_per_layer_input", 60, "vocab_size_per_layer_input=60; expected vocab_size=61"),
+    ("use_bidirectional_attention", "all", "only causal attention is supported"),
+  ],
+)
+def test_gemma4_models_that_are_not_supported_are_refused(key, value, message, tmp_path):
+  _save(tmp_path, "gemma4_text")
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+  with pytest.raises(UserError, match=message):
+    load_huggingface(tmp_path, "float32")
+
+
 def _change(folder, name, value):
   """Replaces a tensor in a folder's only file, or removes it."""
   tensors = load_file(folder / "model.safetensors")

@@ -18,7 +18,8 @@ from tests.helpers.full_passes import full_pass_nlls, full_pass_search, random_s
 from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
 
 # Both objectives where attention differs; the rest of a layer is the same to either.
-BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "qwen3_5_text")
+BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma4_text", "gpt_oss")
+BOTH += ("qwen3_5_text",)
 CASES = [(family, "joint") for family in FAMILIES] + [(family, "answer") for family in BOTH]
 
 
@@ -131,6 +132,7 @@ def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
   [
     ("gemma2", "joint", None),
     ("gpt_oss", "answer", None),
+    ("gemma4_text", "joint", None),
     ("llama", "answer", None),
     ("llama", "joint", (2, 1, 5, 1, 3)),
   ],
