@@ -45,14 +45,15 @@ def get_config() -> config_dict.ConfigDict:
 
   # The search.
   config.objective = "joint"  # keep `joint`: reasoning and answer likely; `answer`: the answer
-  # exact: every candidate is scored at every step; screened: those that may win, for long chains.
+  # exact: every candidate is scored at every step; screened: those that may win, for long chains;
+  # runs: passages of any length at once, coarse to fine, which keeps texts likely far down.
   config.search = "exact"
-  # Windows and margin of a screened search's estimates.
+  # Windows and margin of the estimates of a screened search or one by runs.
   config.screen = config_dict.ConfigDict(dataclasses.asdict(ScreenSettings()))
   # Deletions from one scoring, of every ranking; more where time matters: NLLs between them are not
   # known then.
   config.deletions_per_step = 1
-  config.audit = 0  # of a screened search: chains that exact search goes through too
+  config.audit = 0  # of screened and runs: chains whose candidates are all scored beside it
   # One deletion removes a token, a word (with the white space before it; 1,234.5 is one, signs are
   # words of their own), a sentence (by rules; lines end them), or a skill_step: one operation of
   # the reasoning, by rules or from `steps`.

@@ -110,6 +110,8 @@ class PrunedChain:
     seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
       Of an audited chain, with the time of scoring every deletion to check each step.
     trust: report on a screened search's errors; see `search.audit`. None for others.
+    move_sizes: of a search by runs, the tokens of each run that left at once, in their order; None
+      for others.
   """
 
   chain: Chain
@@ -127,6 +129,7 @@ class PrunedChain:
   positions_scored: int
   seconds: float
   trust: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
+  move_sizes: tuple[int, ...] | None = None
 
   @classmethod
   def from_record(cls, record: Record) -> "PrunedChain":
@@ -169,6 +172,7 @@ class PrunedChain:
       positions_scored=fields.get(record, "positions_scored", int),
       seconds=fields.get(record, "seconds", float, int),
       trust=fields.get(record, "trust", dict) if "trust" in record else None,
+      move_sizes=fields.get_items(record, "move_sizes", int) if "move_sizes" in record else None,
     )
     _check_results(found)
     return found
@@ -177,7 +181,7 @@ class PrunedChain:
     """The input's keys, then the results, as one JSON object, without those that are None."""
     results = {key: getattr(self, key) for key in RESULT_KEYS}
     results = {key: value for key, value in results.items() if value is not None}
-    for key in ("unit_sizes", "reasoning_ids", "reasoning_tokens", "deletion_order"):
+    for key in ("unit_sizes", "reasoning_ids", "reasoning_tokens", "deletion_order", "move_sizes"):
       if key in results:
         results[key] = list(results[key])
     results["nll"] = {key: list(values) for key, values in self.nll.items()}
@@ -274,7 +278,13 @@ def _check_results(pruned: PrunedChain) -> None:
         f'"nll" must have {deletions + 1} items of "{name}", for {deletions} deletions; it has '
         f"{len(pruned.nll.get(name, ()))}"
       )
-  total, left = len(pruned.reasoning_ids), len(pruned.reasoning_ids) - len(pruned.deletion_order)
+  moves, deleted = pruned.move_sizes, len(pruned.deletion_order)
+  if moves is not None and (sum(moves) != deleted or min(moves, default=1) < 1):
+    raise UserError(
+      f'"move_sizes" must be 1 or more each and add up to the {deleted} tokens of '
+      f'"deletion_order"; they add up to {sum(moves)}'
+    )
+  total, left = len(pruned.reasoning_ids), len(pruned.reasoning_ids) - deleted
   for key in pruned.pruned:
     ratio = ratio_of(key)
     if ratio is None or not 0 <= ratio < 1 or int(total * ratio) < left:

@@ -19,7 +19,7 @@ from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import search_settings, step_positions_of
-from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, PruneSettings
+from greedy_prune_jax.pruning.settings import GREEDY, RACES, PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks, usable_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.capacity import (
@@ -216,7 +216,7 @@ def _memory(
 
 def _kept_columns_needed(settings: PruneSettings, tasks: Sequence[PruneTask]) -> int:
   """Columns that the longest chain's candidates would keep; exact searches alone keep any."""
-  if settings.ranking != GREEDY or settings.search == SCREENED:
+  if settings.ranking != GREEDY or settings.search in RACES:
     return 0
   return max(suffix_positions(task.path.segments, task.path.unit_sizes) for task in tasks)
 

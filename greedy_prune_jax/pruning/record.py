@@ -6,7 +6,8 @@ from typing import cast
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.pruning.settings import (
   GREEDY,
-  SCREENED,
+  RACES,
+  RUNS,
   OrderSettings,
   PrunerSettings,
   PruneSettings,
@@ -39,6 +40,7 @@ def pruned_chain(task: PruneTask, settings: PruneSettings) -> PrunedChain:
     positions_scored=path.positions_scored,
     seconds=round(path.seconds, 3),
     trust=_trust(task, settings),
+    move_sizes=path.move_sizes if settings.search == RUNS and settings.ranking == GREEDY else None,
   )
   texts = {}
   for ratio in settings.keep_ratios:
@@ -48,8 +50,8 @@ def pruned_chain(task: PruneTask, settings: PruneSettings) -> PrunedChain:
 
 
 def _trust(task: PruneTask, settings: OrderSettings) -> Record | None:
-  """Report on a screened search's errors; None for other rankings and searches."""
-  if settings.ranking != GREEDY or settings.search != SCREENED:
+  """Report on the errors of a search that estimates; None for other rankings and searches."""
+  if settings.ranking != GREEDY or settings.search not in RACES:
     return None
   report = screen_report(task.path)
   if task.audit is not None and task.audit.finite:

@@ -20,7 +20,7 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
 from greedy_prune_jax.pruning.progress import Progress
 from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
-from greedy_prune_jax.pruning.settings import GREEDY, SCREENED, OrderSettings, PruneSettings
+from greedy_prune_jax.pruning.settings import GREEDY, RACES, RUNS, OrderSettings, PruneSettings
 from greedy_prune_jax.pruning.tasks import (
   PruneTask,
   audit_id,
@@ -39,6 +39,7 @@ from greedy_prune_jax.scoring.scorer import AttentionKind
 from greedy_prune_jax.search.capacity import choose_batching
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
+from greedy_prune_jax.search.runs import prune_by_runs
 from greedy_prune_jax.search.work import search_positions, step_positions
 
 
@@ -156,10 +157,11 @@ def _search_batch(
     return _with_paths(tasks, paths), unranked
   to_audit = {audit_id(task.chain): task.audit for task in tasks if task.audit is not None}
   checked = search._replace(check=bool(to_audit))
-  tasks = _with_paths(tasks, prune_paths(model, [task.path for task in tasks], checked, report))
+  prune = prune_by_runs if search.by_runs else prune_paths
+  tasks = _with_paths(tasks, prune(model, [task.path for task in tasks], checked, report))
   if to_audit:
     exact, report = search._replace(screen=None), make_reporter(to_audit)
-    audits = prune_paths(model, [*to_audit.values()], exact, report)
+    audits = prune(model, [*to_audit.values()], exact, report)
     tasks = [
       dataclasses.replace(task, audit=audit) for task, audit in zip(tasks, audits, strict=True)
     ]
@@ -184,8 +186,9 @@ def search_settings(settings: OrderSettings) -> SearchSettings:
     objective=cast(Objective, settings.objective),
     block_positions=0,
     attention=cast(AttentionKind, settings.attention),
-    screen=settings.screen if settings.search == SCREENED else None,
+    screen=settings.screen if settings.search in RACES else None,
     deletions_per_step=settings.deletions_per_step,
+    by_runs=settings.search == RUNS,
   )
 
 

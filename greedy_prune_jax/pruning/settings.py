@@ -22,13 +22,15 @@ from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
 from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.skill_steps import SKILL_STEP
-from greedy_prune_jax.search.units import UNITS
+from greedy_prune_jax.search.units import TOKEN, UNITS
 from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.settings import EndpointSettings
 
 GREEDY = "greedy"  # the ranking that is a search
 SCREENED = "screened"
-SEARCHES = ("exact", SCREENED)
+RUNS = "runs"
+SEARCHES = ("exact", SCREENED, RUNS)
+RACES = (SCREENED, RUNS)  # searches that `screen` and `audit` are for
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 _MAY_CHANGE = (
@@ -188,16 +190,26 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
   def __post_init__(self):
     super().__post_init__()
     check_least(self, 0, "show_chains")
-    if self.audit and not (self.search == SCREENED and self.ranking == GREEDY):
+    if self.audit and not (self.search in RACES and self.ranking == GREEDY):
       raise UserError(
-        f"audit={self.audit}: it sets a screened search beside an exact one; expected "
-        f"ranking={GREEDY} and search={SCREENED}, or audit=0"
+        f"audit={self.audit}: it sets a search that estimates beside an exact one; expected "
+        f"ranking={GREEDY} and search={' or '.join(RACES)}, or audit=0"
       )
+    if self.search == RUNS and self.ranking == GREEDY:
+      for name, value, expected in (
+        ("unit", self.unit, TOKEN),
+        ("deletions_per_step", self.deletions_per_step, 1),
+      ):
+        if value != expected:
+          raise UserError(
+            f"{name}={value} with search={RUNS}, which deletes runs of tokens, as long as it finds "
+            f"best; expected {name}={expected}, or another search"
+          )
 
   @property
   def may_change(self) -> tuple[str, ...]:
     """Keys that a later run in the same workdir may set differently."""
-    if self.search == SCREENED:
+    if self.search in RACES:
       return _MAY_CHANGE
     return (*_MAY_CHANGE, *(f"screen.{field.name}" for field in dataclasses.fields(ScreenSettings)))
 

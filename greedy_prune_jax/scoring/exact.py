@@ -11,10 +11,10 @@ from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans, with_
 from greedy_prune_jax.scoring.stream import (
   Spans,
   Text,
+  deletion_spans,
   distinct_candidates,
   spans_of,
   suffix_lengths,
-  unit_spans,
 )
 
 
@@ -113,7 +113,7 @@ def _nll_after_deletion(
   *,
   objective: Objective,
 ) -> Float[Array, " U"]:
-  starts, stops = unit_spans(text)
+  starts, stops = deletion_spans(text)
   behind_gap = skip_log_probs[starts]
   if objective == "answer":
     total = suffix_sums + jnp.where(stops == text.answer_start, behind_gap, 0.0)
@@ -122,12 +122,12 @@ def _nll_after_deletion(
   return -total / scored_tokens(text, objective)
 
 
-def scored_tokens(texts: Text, objective: Objective) -> Int[Array, "*B U"]:
-  """Tokens that the objective counts after the deletion of each unit."""
-  answer, reasoning = texts.num_answer[..., None], texts.num_reasoning[..., None]
+def scored_tokens(text: Text, objective: Objective) -> Int[Array, " U"]:
+  """Tokens that the objective counts after each deletion."""
+  starts, stops = deletion_spans(text)
   if objective == "answer":
-    return jnp.broadcast_to(answer, texts.unit_sizes.shape)
-  return reasoning - texts.unit_sizes + answer
+    return jnp.broadcast_to(text.num_answer, starts.shape)
+  return text.num_reasoning - (stops - starts) + text.num_answer
 
 
 def delete_units(
@@ -144,7 +144,7 @@ def delete_units(
     unit: the unit to delete, of each chain.
     chosen: chains of which one is deleted.
   """
-  starts, stops = jax.vmap(unit_spans)(state.texts)
+  starts, stops = jax.vmap(deletion_spans)(state.texts)
   start, stop, offset, known = (
     jnp.take_along_axis(x, unit[:, None], axis=1)[:, 0]
     for x in (starts, stops, state.kept_offsets, state.columns_known)
@@ -188,11 +188,11 @@ def _delete_unit(
 ) -> ChainState:
   """Does the rest of `delete_units` to one chain."""
   text = state.texts
-  starts, stops = unit_spans(text)
+  starts, stops = deletion_spans(text)
   start, stop = starts[unit], stops[unit]
-  # What would follow the unit before, were it deleted, is another token now; so is what follows
+  # What would follow the units before, were they deleted, is another token now; so is what follows
   # the last token before the gap.
-  first_old = jnp.where(unit > 0, starts[jnp.maximum(unit - 1, 0)], start) - 1
+  first_old = starts[jnp.maximum(unit - text.width, 0)] - 1
   none_old = state.old_skips[0] >= state.old_skips[1]
   old_skips = jnp.stack(
     [
@@ -218,14 +218,14 @@ def _delete_unit(
     text_known=jnp.where(shown, left.last, jnp.minimum(state.text_known, first_old)),
     old_skips=jnp.minimum(old_skips, left.last),
     columns_known=jnp.where(index < unit, columns_known, 0),
-    stale=_closed(state.stale, unit, 1) | _close_to(left, start, scorer.program.window),
-    changes=_closed(_closed(state.changes, unit, 1).T, start, stop - start).T,
+    stale=_closed(state.stale, unit, text.width) | _close_to(left, start, scorer.program.window),
+    changes=_closed(_closed(state.changes, unit, text.width).T, start, stop - start).T,
   )
 
 
 def _close_to(text: Text, gap: Int[Array, ""], window: int) -> Bool[Array, " U"]:
   """True for units with less than a window of tokens between them and a gap."""
-  starts, stops = unit_spans(text)
+  starts, stops = deletion_spans(text)
   return (stops + window > gap) & (starts < gap + window)
 
 
@@ -241,8 +241,8 @@ def _without(text: Text, unit: Int[Array, ""], start: Int[Array, ""], stop: Int[
   return text._replace(
     token_ids=_closed(text.token_ids, start, stop - start),
     num_reasoning=text.num_reasoning - (stop - start),
-    unit_sizes=_closed(text.unit_sizes, unit, 1),
-    num_units=text.num_units - 1,
+    unit_sizes=_closed(text.unit_sizes, unit, text.width),
+    num_units=text.num_units - text.width,
   )
 
 

@@ -28,7 +28,7 @@ from greedy_prune_jax.scoring.exact import (
   with_old_skips,
 )
 from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
-from greedy_prune_jax.scoring.stream import Text, suffix_lengths, unit_spans, window_lengths
+from greedy_prune_jax.scoring.stream import Text, deletion_spans, suffix_lengths, window_lengths
 
 _ROUNDS = 4  # of one step, at most
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
@@ -70,7 +70,7 @@ def race_deletions(
   """
   state, raced = _first_round(scorer, state, candidates, plan)
   estimates = estimated_nlls(scorer, state, candidates)
-  margin = plan.margin / scored_tokens(state.texts, scorer.program.objective)
+  margin = plan.margin / _counted(scorer, state)
 
   worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
 
@@ -104,7 +104,7 @@ def estimated_nlls(
   """
 
   def sums(text: Text, log_probs: Float[Array, " S"], changes: Float[Array, "U S"]):
-    _, stops = unit_spans(text)
+    _, stops = deletion_spans(text)
     place = jnp.arange(log_probs.shape[0])[None, :]
     counted = (place > stops[:, None]) & (place <= text.last)
     if scorer.answer_only:
@@ -168,12 +168,17 @@ def _tallied(
 ) -> Raced:
   """The tally with the units that have run to their ends now."""
   off = jnp.where(new, estimates - raced.nll, 0.0)
-  too_high = off * scored_tokens(state.texts, scorer.program.objective) > plan.margin
+  too_high = off * _counted(scorer, state) > plan.margin
   return raced._replace(
     num_scored=raced.num_scored + new.sum(axis=1),
     squared_error=raced.squared_error + (off**2).sum(axis=1),
     upsets=raced.upsets + too_high.sum(axis=1),
   )
+
+
+def _counted(scorer: Scorer, state: ChainState) -> Int[Array, "B U"]:
+  """Tokens that the objective counts after each deletion."""
+  return jax.vmap(lambda text: scored_tokens(text, scorer.program.objective))(state.texts)
 
 
 def _lowest(

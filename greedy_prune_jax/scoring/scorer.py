@@ -40,9 +40,9 @@ from greedy_prune_jax.scoring.stream import (
   Spans,
   Text,
   block_slots,
+  deletion_spans,
   lay_out,
   suffix_lengths,
-  unit_spans,
 )
 from greedy_prune_jax.scoring.tiles import attend_tiles
 
@@ -281,7 +281,7 @@ def _slot_log_probs(
 
 def _behind_units(text: Text) -> Int[Array, " S"]:
   """At the place where each unit begins, the token behind the unit."""
-  starts, stops = unit_spans(text)
+  starts, stops = deletion_spans(text)
   return text.token_ids.at[starts].set(text.token_ids[stops], mode="drop")
 
 

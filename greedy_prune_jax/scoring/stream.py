@@ -14,7 +14,8 @@ and end in the next: keys and values of the columns that were run are kept (see
 *tile* are of one chain, so that they meet one prefix.
 
 Letters beside those of `models.decoder`: B chains, S places of a text (prompt, reasoning, answer),
-U units (one deletion removes a unit), T slots of a block, Z columns that a chain has kept.
+U units (one deletion removes one, or a run of them), T slots of a block, Z columns that a chain has
+kept.
 """
 
 from typing import NamedTuple
@@ -33,6 +34,7 @@ class Text(NamedTuple):
   num_answer: Int[Array, ""]
   unit_sizes: Int[Array, " U"]  # tokens of each unit, in order; 0 behind the last unit
   num_units: Int[Array, ""]
+  width: Int[Array, ""]  # units that one deletion removes, one behind the other
 
   @property
   def answer_start(self) -> Int[Array, "..."]:
@@ -45,23 +47,34 @@ class Text(NamedTuple):
     return self.answer_start + self.num_answer - 1
 
 
-def unit_spans(text: Text) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
-  """Places [start, stop) of each unit; empty spans behind the last."""
-  stops = text.num_prompt + jnp.cumsum(text.unit_sizes)
-  return stops - text.unit_sizes, stops
+def deletion_spans(text: Text) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
+  """Places [start, stop) that go when each unit is deleted, and with it the next `width - 1` units.
+
+  Spans end with the reasoning; behind the last unit they are empty.
+  """
+  ends = text.num_prompt + jnp.cumsum(text.unit_sizes)
+  return ends - text.unit_sizes, ends[_last_units(text)]
+
+
+def _last_units(text: Text) -> Int[Array, " U"]:
+  """The last of the units that go with each."""
+  most = text.unit_sizes.shape[0]
+  return jnp.minimum(jnp.arange(most) + text.width - 1, most - 1)
 
 
 def distinct_candidates(text: Text) -> Bool[Array, " U"]:
   """True for each unit whose deletion leaves a text that no lower unit's deletion leaves.
 
   Deleting either of two equal neighbouring tokens leaves the same text; the lower one stands for
-  both. Longer units are compared only by the token where units are tokens.
+  both. So it is with two runs of which one has a token in front and the other the same one at its
+  end. Longer units are compared only by the token where units are tokens.
   """
   index = jnp.arange(text.unit_sizes.shape[0])
-  starts, _ = unit_spans(text)
-  repeated = text.token_ids[starts] == text.token_ids[starts - 1]
-  single = (text.unit_sizes == 1) & (jnp.roll(text.unit_sizes, 1) == 1)
-  return (index < text.num_units) & ~(repeated & single & (index > 0))
+  starts, stops = deletion_spans(text)
+  repeated = text.token_ids[stops - 1] == text.token_ids[starts - 1]
+  single = (text.unit_sizes[_last_units(text)] == 1) & (jnp.roll(text.unit_sizes, 1) == 1)
+  whole = index + text.width <= text.num_units
+  return whole & ~(repeated & single & (index > 0))
 
 
 class Spans(NamedTuple):
@@ -143,7 +156,7 @@ def block_slots(
   begin_here = jnp.maximum(begin - first_slot, 0)
   ran_before = first + begin_here + first_slot - begin  # columns of the sequence before the block
 
-  starts, stops = jax.vmap(unit_spans)(texts)
+  starts, stops = jax.vmap(deletion_spans)(texts)
   unit = jnp.maximum(sequence - 1, 0)
   is_text = sequence == 0
   start = jnp.where(is_text, 0, starts[chain, unit])
@@ -194,7 +207,7 @@ def spans_of(
 
 def suffix_lengths(texts: Text) -> Int[Array, "B U"]:
   """Columns of each candidate."""
-  _, stops = jax.vmap(unit_spans)(texts)
+  _, stops = jax.vmap(deletion_spans)(texts)
   return texts.last[:, None] - stops
 
 
@@ -219,6 +232,6 @@ def window_lengths(
   columns = suffix_lengths(texts)
   if not tail:
     return jnp.minimum(columns, window), jnp.zeros_like(columns)
-  _, stops = jax.vmap(unit_spans)(texts)
+  _, stops = jax.vmap(deletion_spans)(texts)
   skipped = jnp.maximum(texts.answer_start[:, None] - 1 - (stops + window), 0)
   return columns - skipped, skipped

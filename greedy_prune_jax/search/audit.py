@@ -80,7 +80,7 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
 def format_trust(records: Sequence[Mapping[str, Any]]) -> str:
   """The reports of a run's chains, `trust` of their records, as a few lines to read."""
   lines = [
-    f"screened search on {len(records)} chains: {_mean(records, 'scored_per_step'):.1f} exact "
+    f"estimates on {len(records)} chains: {_mean(records, 'scored_per_step'):.1f} exact "
     f"scores a step; estimates were off by {_mean(records, 'error'):.4f} nats per token, "
     f"{_mean(records, 'upsets'):.0%} of them too high by more than the margin"
   ]

@@ -37,7 +37,7 @@ class Tally(NamedTuple):
   num_scored: Int[Array, " B"]  # units that were scored exactly; of a race, after an estimate
   squared_error: Float[Array, "B U"]  # (estimate - exact)^2, nats per token, summed over these
   upsets: Int[Array, " B"]  # of these, those whose estimate was too high by more than the margin
-  missed: Int[Array, " B"]  # checked steps whose best unit beats all scored by over `_SAME_NLL`
+  missed: Int[Array, " B"]  # checked steps whose best unit beats all scored by over `SAME_NLL`
   lost: Float[Array, "B U"]  # of checked steps: best found - best, nats per token
 
 
@@ -65,7 +65,7 @@ _CHAINS: Any = ChainState._make([P(DATA)] * len(ChainState._fields))
 _CHAINS = _CHAINS._replace(**dict.fromkeys(_OF_LAYERS, P(None, DATA)))
 
 
-@partial(jax.jit, static_argnames=("graph", "program", "mesh"))
+@partial(jax.jit, static_argnames=("graph", "program", "mesh", "run_texts"))
 def start_search(
   graph: nnx.GraphDef,
   params: nnx.State,
@@ -74,15 +74,37 @@ def start_search(
   *,
   program: Program,
   mesh: Mesh | None,
+  run_texts: bool = False,
 ) -> ChainState:
-  """Chains of which nothing is known yet but what a race remembers; else as `prune_steps`."""
+  """Chains of which nothing is known yet but what a race remembers; else as `prune_steps`.
+
+  With `run_texts`, their texts have been run.
+  """
 
   def start(params, texts, known):
-    state = start_state(merge_decoder(graph, params), program, texts)
+    decoder = merge_decoder(graph, params)
+    state = start_state(decoder, program, texts)
+    if run_texts:
+      everyone = jnp.ones(texts.num_prompt.shape[0], bool)
+      state, _ = exact.run_texts(Scorer(decoder, program), state, everyone)
     return state if known is None else state._replace(**known._asdict())
 
   run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _CHAINS)
   return _placed(run(params, texts, known), mesh)
+
+
+@jax.jit
+def with_widths(chains: ChainState, widths: Int[Array, " B"]) -> ChainState:
+  """A copy of chains of which a deletion is to remove so many units; of the texts all is kept."""
+  texts = chains.texts._replace(width=widths)
+  state = chains._replace(
+    texts=texts,
+    columns_known=jnp.zeros_like(chains.columns_known),
+    old_skips=jnp.stack([texts.num_prompt - 1, texts.last], axis=1),
+    changes=jnp.zeros_like(chains.changes),
+    stale=jnp.ones_like(chains.stale),
+  )
+  return jax.tree.map(jnp.copy, state)
 
 
 @partial(
@@ -161,7 +183,7 @@ def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
 
 
 # Scores of the same text differ by so much where blocks hold other slots, nats per token.
-_SAME_NLL = 1e-5
+SAME_NLL = 1e-5
 
 
 def _step(
@@ -228,7 +250,7 @@ def _scored(
     apart, nll, _ = exact.score_deletions(scorer, chains, wanted)
     of_chosen = jnp.take_along_axis(nll, raced.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
     lost = jnp.where(running, of_chosen - nll.min(axis=1), 0.0)
-    tally = _add(tally, missed=(lost > _SAME_NLL).astype(jnp.int32))
+    tally = _add(tally, missed=(lost > SAME_NLL).astype(jnp.int32))
     tally = tally._replace(lost=_put(tally.lost, found.num_deleted, lost, running))
     # The race goes on as if nobody had checked.
     chains = apart._replace(columns_known=chains.columns_known, changes=chains.changes)
@@ -269,18 +291,19 @@ def _delete_best(
 ) -> tuple[ChainState, Steps, Float[Array, "B U"]]:
   """Deletes the unit of lowest score of each chain above its floor; its neighbours lose theirs.
 
-  Their scores assumed that the deleted unit was present.
+  Their scores assumed that what is deleted was present.
   """
   best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores
   lowest = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
   chosen = jnp.isfinite(lowest) & (chains.texts.num_reasoning > floors)
   chains = exact.delete_units(scorer, chains, best, chosen)
+  width = chains.texts.width[:, None]
   index = jnp.arange(scores.shape[1])[None, :]
-  beside = jnp.abs(index - best[:, None]) == 1
-  moved = jnp.where(index >= best[:, None], index + 1, index)
-  scores = jnp.pad(jnp.where(beside, jnp.inf, scores), ((0, 0), (0, 1)), constant_values=jnp.inf)
-  left = jnp.take_along_axis(scores, moved, axis=1)
-  scores = scores[:, :-1]
+  touched = jnp.abs(index - best[:, None]) <= width
+  moved = jnp.where(index >= best[:, None], index + width, index)
+  left = jnp.take_along_axis(
+    jnp.where(touched, jnp.inf, scores), moved, axis=1, mode="fill", fill_value=jnp.inf
+  )
   found = found._replace(
     num_deleted=found.num_deleted + chosen,
     deleted=_put(found.deleted, found.num_deleted, best, chosen),

@@ -45,6 +45,7 @@ class SearchSettings(NamedTuple):
   screen: ScreenSettings | None = None  # None: every candidate is scored exactly
   check: bool = False  # see `prune_steps`
   deletions_per_step: int = 1  # units that are deleted from one scoring
+  by_runs: bool = False  # runs of tokens, by `runs.prune_by_runs`
 
 
 def prune_paths(
@@ -64,55 +65,113 @@ def prune_paths(
   Returns:
     The finished paths, in the order of `paths`.
   """
-  count, replicas = len(paths), axis_size(model.params, DATA)
-  current = _filled_up(paths, replicas)
-  if all(path.finished for path in current):
-    return current[:count]
-  screen = settings.screen
-  program, mesh = plan_program(model, current, settings), mesh_of(model.params)
-  graph = model.graph_for(max(len(path.segments) for path in current))
-  chains = _start(model, graph, current, program)
-  plan = screen and RacePlan(margin=screen.margin, deletions=settings.deletions_per_step)
-  budget = 0.0  # the first call makes one step, and shows how fast that is
-  while not all(path.finished for path in current):
-    started = time.monotonic()
-    chains, steps = prune_steps(
-      graph,
-      model.inference_params,
-      chains,
-      *place_batch(
-        (
-          np.array([not path.finished for path in current]),
-          np.array([_next_floor(path, settings) for path in current], np.int32),
-        ),
-        model.params,
-      ),
-      max(budget, 1.0),
-      program=program,
-      mesh=mesh,
-      plan=plan,
-      check=settings.check,
-      most_deletions=settings.deletions_per_step,
+  batch = Batch.of(model, paths, settings)
+  current = batch.filled_up(paths)
+  if not all(path.finished for path in current):
+    _, current = batch.walk(batch.start(current), current, report=report)
+  return current[: len(paths)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Model and program of a batch of chains.
+
+  Attributes:
+    model: the pruner.
+    graph: its graph definition for texts of this length.
+    settings: the search.
+    program: static sizes.
+    size: number of chains.
+  """
+
+  model: Model
+  graph: nnx.GraphDef
+  settings: SearchSettings
+  program: Program
+  size: int
+
+  @classmethod
+  def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "Batch":
+    """The batch of these paths."""
+    program = plan_program(model, _filled_up(paths, axis_size(model.params, DATA)), settings)
+    graph = model.graph_for(max(len(path.segments) for path in paths))
+    return cls(model, graph, settings, program, len(paths))
+
+  def filled_up(self, paths: Sequence[PrunePath]) -> list[PrunePath]:
+    """The paths, and as many finished ones as the devices need to share them evenly."""
+    return _filled_up(paths, axis_size(self.model.params, DATA))
+
+  def start(self, paths: Sequence[PrunePath], *, run_texts: bool = False) -> ChainState:
+    """The chains as the paths leave them, on the device.
+
+    Args:
+      paths: paths, filled up.
+      run_texts: run the texts at once, and not in the first step.
+    """
+    arrays = _texts(paths, self.program), _known(paths, self.program)
+    texts, known = place_batch(arrays, self.model.params)
+    return start_search(
+      self.graph,
+      self.model.inference_params,
+      Text(*texts),
+      known,
+      program=self.program,
+      mesh=mesh_of(self.model.params),
+      run_texts=run_texts,
     )
-    known = Known(chains.changes, chains.stale) if screen else None
-    steps, known = jax.device_get((steps, known))
-    elapsed = time.monotonic() - started
-    seconds = elapsed / sum(not path.finished for path in current)
-    longer = [
-      path if path.finished else _extended(path, steps, row, seconds, known)
-      for row, path in enumerate(current)
-    ]
-    speed = (_positions(longer) - _positions(current)) / elapsed / replicas
-    budget = speed * settings.seconds_between_reports
-    current = longer
-    report(current[:count])
-  return current[:count]
 
+  def walk(
+    self,
+    chains: ChainState,
+    paths: Sequence[PrunePath],
+    widths: Sequence[int] | None = None,
+    report: Callable[[Sequence[PrunePath]], None] = lambda paths: None,
+  ) -> tuple[ChainState, list[PrunePath]]:
+    """Searches until every path has come to its floor.
 
-def _next_floor(path: PrunePath, settings: SearchSettings) -> int:
-  """Reasoning tokens at which the next call is to stop."""
-  marks = path.marks if settings.deletions_per_step > 1 else ()
-  return max([path.floor, *(mark for mark in marks if mark < len(path.kept))])
+    Args:
+      chains: state of the chains; the device's memory of it goes to the result.
+      paths: paths, filled up.
+      widths: units, one behind the other, that a deletion removes, of each path; None: one.
+      report: see `prune_paths`.
+    """
+    current, screen, settings = list(paths), self.settings.screen, self.settings
+    plan = screen and RacePlan(margin=screen.margin, deletions=settings.deletions_per_step)
+    several = settings.deletions_per_step > 1
+    budget = 0.0  # the first call makes one step, and shows how fast that is
+    while not all(path.finished for path in current):
+      started = time.monotonic()
+      active = np.array([not path.finished for path in current])
+      floors = [path.next_mark if several else path.floor for path in current]
+      chains, steps = prune_steps(
+        self.graph,
+        self.model.inference_params,
+        chains,
+        *place_batch((active, np.array(floors, np.int32)), self.model.params),
+        max(budget, 1.0),
+        program=self.program,
+        mesh=mesh_of(self.model.params),
+        plan=plan,
+        check=settings.check,
+        most_deletions=settings.deletions_per_step,
+      )
+      known = Known(chains.changes, chains.stale) if screen else None
+      steps, known = jax.device_get((steps, known))
+      elapsed = time.monotonic() - started
+      seconds = elapsed / active.sum()
+      longer = [
+        path
+        if path.finished
+        else _extended(path, steps, row, seconds, known, widths[row] if widths else 1)
+        for row, path in enumerate(current)
+      ]
+      done = _positions(longer) - _positions(current)
+      budget = (
+        done / elapsed / axis_size(self.model.params, DATA) * settings.seconds_between_reports
+      )
+      current = longer
+      report(current[: self.size])
+    return chains, current
 
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
@@ -137,17 +196,6 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
   )
 
 
-def _start(
-  model: Model, graph: nnx.GraphDef, paths: Sequence[PrunePath], program: Program
-) -> ChainState:
-  arrays = _texts(paths, program), _known(paths, program)
-  texts, known = place_batch(arrays, model.params)
-  mesh = mesh_of(model.params)
-  return start_search(
-    graph, model.inference_params, Text(*texts), known, program=program, mesh=mesh
-  )
-
-
 def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ...]:
   """The chains as they stand: the fields of `Text`."""
   ids = np.zeros((len(paths), program.places), np.int32)
@@ -159,7 +207,7 @@ def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ..
     ids[row, : len(text)] = text
     unit_sizes[row, : len(units)] = [len(unit) for unit in units]
     counts[:, row] = len(segments.prompt), len(kept), len(segments.answer), len(units)
-  return ids, *counts[:3], unit_sizes, counts[3]
+  return ids, *counts[:3], unit_sizes, counts[3], np.ones(len(paths), np.int32)
 
 
 def _known(paths: Sequence[PrunePath], program: Program) -> Known | None:
@@ -189,17 +237,19 @@ def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
 
 
 def _extended(
-  path: PrunePath, steps: Steps, row: int, seconds: float, known: Known | None
+  path: PrunePath, steps: Steps, row: int, seconds: float, known: Known | None, width: int
 ) -> PrunePath:
   """A path with the deletions of one call behind its own; `row` is its place in the batch."""
   count = int(steps.num_deleted[row])
   units, deleted = path.kept_units, list(path.deleted)
   for unit in steps.deleted[row, :count].tolist():
-    deleted.extend(units.pop(unit))
+    for run in units[unit : unit + width]:
+      deleted.extend(run)
+    del units[unit : unit + width]
   # Item 0 of a call is the chain as the call began: known already, but for the first call.
   first = 1 if path.nll["joint"] else 0
   nll = {
-    name: (*path.nll[name], *map(_finite_or_none, values[row, first : count + 1].tolist()))
+    name: (*path.nll[name], *_spread(values[row, : count + 1].tolist(), width)[first:])
     for name, values in steps.nll._asdict().items()
   }
   tally = dict(path.tally)
@@ -221,6 +271,14 @@ def _extended(
   left, places = len(units), len(longer.segments) - len(longer.deleted)
   packed = pack_known(known.changes[row, :left, :places], known.stale[row, :left])
   return dataclasses.replace(longer, known=packed)
+
+
+def _spread(values: Sequence[float], width: int) -> list[float | None]:
+  """NLLs before and after each deletion of a run; None after its other units."""
+  between = [None] * (width - 1)
+  return [_finite_or_none(values[0])] + [
+    item for value in values[1:] for item in (*between, _finite_or_none(value))
+  ]
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,6 +52,12 @@ class PrunePath:
     return max(len(self.nll["joint"]) - 1, 0)
 
   @property
+  def move_sizes(self) -> tuple[int, ...]:
+    """Units that left together, of each deletion of a search by runs."""
+    scored = [k for k, nll in enumerate(self.nll["joint"]) if nll is not None]
+    return tuple(after - before for before, after in itertools.pairwise(scored))
+
+  @property
   def digest(self) -> str:
     """Of the whole chain's tokens and units: what was found holds for no other."""
     parts = (self.segments.prompt, self.segments.reasoning, self.segments.answer)
@@ -72,6 +79,12 @@ class PrunePath:
     gone = set(self.deleted)
     units = (list(range(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True))
     return [unit for unit in units if unit[0] not in gone]
+
+  @property
+  def next_mark(self) -> int:
+    """Tokens left at the next mark, or at the floor."""
+    left = len(self.segments.reasoning) - len(self.deleted)
+    return max([self.floor, *(mark for mark in self.marks if mark < left)])
 
   @property
   def finished(self) -> bool:

@@ -130,4 +130,4 @@ def _arrays(
   whole = np.full(count, num_prompt, np.int32), np.full(count, num_answer, np.int32)
   # Units matter to searches alone, which score candidates.
   units = np.zeros((count, 1), np.int32)
-  return ids, whole[0], num_reasoning, whole[1], units, units[:, 0]
+  return ids, whole[0], num_reasoning, whole[1], units, units[:, 0], np.ones(count, np.int32)

@@ -73,6 +73,15 @@ _WHOLE = regex.compile(
   | \[asy\].*?\[/asy\]""",
   regex.VERBOSE | regex.DOTALL,
 )
+# Formulas that are set off end a sentence before such; some have rows, and tables with rows within.
+_SET_OFF = (r"\[", "$$", r"\begin")
+_BEGINNING = regex.compile(r"[^\S\n]*(?:\p{Lu}|\$\$|\\\[|\\begin\b)")
+_ALIGNED = regex.compile(
+  r"\\begin\{((?:align|aligned|gather|gathered|eqnarray|split|multline)\*?)\}.*?\\end\{\1\}",
+  regex.DOTALL,
+)
+_ROW_END = regex.compile(r"\\\\(?:\[[^\[\]]*\])?\s*")
+_TABLE = regex.compile(r"\\begin\{(\w*matrix\*?|cases|array)\}.*?\\end\{\1\}", regex.DOTALL)
 _CLOSERS = r"""["'”’)\]*_$]*"""
 _BORDER = regex.compile(
   rf"""
@@ -105,18 +114,42 @@ def sentence_starts(text: str) -> list[int]:
   A sentence ends with its line, and behind `.`, `!` or `?` (and quotes and brackets that close
   there) if white space follows; but not at the full stop of an abbreviation (`Mr.`, `e.g.`) or of
   the number that a sentence begins with (`1.`, `Step 2.`), not before a word in lower case, and not
-  within a formula that LaTeX sets off (`\\[`, `$$`, `\\begin`) or a block of code. Spaces belong to
-  the sentence that they come before, the end of a line and empty lines to the one that they end.
+  within a formula that LaTeX sets off (`\\[`, `$$`, `\\begin`) or a block of code. Such a formula
+  ends a sentence where another or a word with a capital letter follows, and so does each of its
+  rows, if it is aligned. Spaces belong to the sentence that they come before, the end of a line and
+  empty lines to the one that they end.
   """
+  formulas = _formula_borders(text)
   whole = [match.span() for match in _WHOLE.finditer(text)]
+  ends = {
+    border.end(): border["line"] is None
+    for border in _BORDER.finditer(text)
+    if not any(start < border.end() < stop for start, stop in whole)
+  }
   starts = [0]
-  for border in _BORDER.finditer(text):
-    end = border.end()
-    if end < len(text) and not any(start < end < stop for start, stop in whole):
+  for end, by_stop in sorted((ends | dict.fromkeys(formulas, False)).items()):
+    if end < len(text):
       sentence = text[starts[-1] : end]
-      if sentence.strip() if border["line"] is not None else _ends(sentence, text[end:]):
+      if _ends(sentence, text[end:]) if by_stop else sentence.strip():
         starts.append(end)
   return starts
+
+
+def _formula_borders(text: str) -> list[int]:
+  """Ends of formulas that are set off, and of the rows of aligned ones."""
+  borders = [
+    match.end()
+    for match in _WHOLE.finditer(text)
+    if match[0].startswith(_SET_OFF) and _BEGINNING.match(text, match.end())
+  ]
+  for formula in _ALIGNED.finditer(text):
+    tables = [match.span() for match in _TABLE.finditer(text, *formula.span())]
+    borders += [
+      row.end()
+      for row in _ROW_END.finditer(text, *formula.span())
+      if not any(start < row.end() < stop for start, stop in tables)
+    ]
+  return borders
 
 
 def _ends(sentence: str, rest: str) -> bool:

@@ -1,5 +1,7 @@
 """The prune job with a screened search: its records and its audit; test_resume.py kills one."""
 
+import itertools
+
 import pytest
 
 from tests.helpers.tiny_runs import records
@@ -36,9 +38,14 @@ def test_records_say_how_far_to_trust_them(run, tmp_path):
   ("settings", "message"),
   [
     ({"search": "screened", "screen.window": 0}, "window=0; expected 1 or more"),
-    ({"audit": 2}, "audit=2: it sets a screened search beside an exact one"),
+    ({"audit": 2}, "audit=2: it sets a search that estimates beside an exact one"),
+    (
+      {"search": "runs", "unit": "word"},
+      "unit=word with search=runs, which deletes runs of tokens",
+    ),
+    ({"search": "runs", "deletions_per_step": 2}, "deletions_per_step=2 with search=runs"),
     ({"deletions_per_step": 0}, "deletions_per_step=0; expected 1 or more"),
-    ({"search": "guess"}, "search='guess'; expected one of exact, screened"),
+    ({"search": "guess"}, "search='guess'; expected one of exact, screened, runs"),
   ],
 )
 def test_settings_that_cannot_be(start, settings, message):
@@ -46,6 +53,26 @@ def test_settings_that_cannot_be(start, settings, message):
   assert job.wait() == 1
   assert message in job.stderr
   assert "Traceback" not in job.stderr
+
+
+@pytest.mark.slow
+def test_runs_leave_at_once_and_reach_each_ratio_exactly(run, tmp_path):
+  run(**SCREENED | {"search": "runs"}, audit=1)
+  first, *others = records(tmp_path / "run").values()
+  assert first["trust"]["audit"]["positions_exact"] > 0
+  for record in (first, *others):
+    assert record["search"] == "runs"
+    assert sum(record["move_sizes"]) == len(record["deletion_order"])
+    scored = {0, *itertools.accumulate(record["move_sizes"])}
+    n, nll = len(record["reasoning_ids"]), record["nll"]["joint"]
+    assert {k for k, value in enumerate(nll) if value is not None} == scored
+    assert {n - int(n * ratio) for ratio in (0.8, 0.3)} <= scored
+    ends = [*sorted(scored)]
+    for begin, end in itertools.pairwise(ends):  # a run of what was left
+      left = sorted(set(range(n)) - set(record["deletion_order"][:begin]))
+      run_of = record["deletion_order"][begin:end]
+      at = left.index(run_of[0])
+      assert left[at : at + len(run_of)] == run_of
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def _texts():
     *(jnp.array(x) for x in ((9, 1, 60), (40, 14, 150), (4, 1, 3))),
     unit_sizes=jnp.asarray(units),
     num_units=jnp.array((40, 5, 50)),
+    width=jnp.ones(3, jnp.int32),
   )
 
 

@@ -11,17 +11,18 @@ from greedy_prune_jax.scoring.stream import (
   Spans,
   Text,
   block_slots,
+  deletion_spans,
+  distinct_candidates,
   lay_out,
   suffix_lengths,
-  unit_spans,
 )
 from tests.helpers.spans import candidate_spans, text_spans, window_spans
 
 TILE = 4
 
 
-def _texts(shapes, places=48, units=16):
-  """Chains of (prompt tokens, unit sizes, answer tokens)."""
+def _texts(shapes, places=48, units=16, width=1):
+  """Chains of (prompt tokens, unit sizes, answer tokens), of which `width` units go at once."""
   sizes = np.zeros((len(shapes), units), np.int32)
   for row, (_, of_units, _) in zip(sizes, shapes, strict=True):
     row[: len(of_units)] = of_units
@@ -29,9 +30,9 @@ def _texts(shapes, places=48, units=16):
   ids = np.tile(np.arange(places) + 100, (len(shapes), 1))
   counts = prompts, [sum(x) for x in of_units], answers
   counts = [jnp.asarray(x, jnp.int32) for x in counts]
-  return Text(
-    jnp.asarray(ids), *counts, jnp.asarray(sizes), jnp.asarray([len(x) for x in of_units])
-  )
+  num_units = jnp.asarray([len(x) for x in of_units])
+  widths = jnp.full(len(shapes), width)
+  return Text(jnp.asarray(ids), *counts, jnp.asarray(sizes), num_units, widths)
 
 
 def _slots(texts, spans, size, **kwargs):
@@ -135,7 +136,23 @@ def test_lay_out_begins_each_chain_with_a_tile():
   assert int(layout.total) == 15
 
 
-def test_unit_spans_are_places():
-  starts, stops = unit_spans(jax.tree.map(lambda x: x[0], _texts([(3, [2, 1, 4], 2)])))
+def test_deletion_spans_are_places():
+  starts, stops = deletion_spans(jax.tree.map(lambda x: x[0], _texts([(3, [2, 1, 4], 2)])))
   np.testing.assert_array_equal(starts[:4], [3, 5, 6, 10])
   np.testing.assert_array_equal(stops[:4], [5, 6, 10, 10])
+
+
+def test_a_deletion_may_remove_several_units():
+  texts = jax.tree.map(lambda x: x[0], _texts([(3, [2, 1, 4], 2)], width=2))
+  starts, stops = deletion_spans(texts)
+  np.testing.assert_array_equal(starts[:4], [3, 5, 6, 10])
+  np.testing.assert_array_equal(stops[:4], [6, 10, 10, 10])  # they end with the reasoning
+  np.testing.assert_array_equal(distinct_candidates(texts)[:4], [True, True, False, False])
+
+
+def test_of_runs_that_leave_the_same_text_the_lower_is_a_candidate():
+  text = jax.tree.map(lambda x: x[0], _texts([(3, [1] * 6, 2)], width=3))
+  ids = text.token_ids.at[3:9].set(jnp.array([5, 6, 7, 5, 8, 9]))
+  # Without 5 6 7 and without 6 7 5 the same is left: 5 8 9.
+  left = distinct_candidates(text._replace(token_ids=ids))
+  np.testing.assert_array_equal(left[:6], [True, False, True, True, False, False])

@@ -36,6 +36,10 @@ SENTENCES = [
   'She said "Stop!" and left.| "Why?"| He stayed.\n\n|**So: 5.**| Yes?!| Yes.',
   # Formulas and code.
   "We\n|\\[\nx = 1. Then y = 2.\n\\]\n|So $x = 1.$|  Also\n|\\begin{align*}\na\n\\end{align*}\n|",
+  "We get $$a = 1.$$| Then $$b = 2$$| $$c = 3$$ for all d.| Done.",
+  "So \\[x\\]\n|\\[y\\]| Hence $$z$$, which is \\(\\frac{1}{2}. A\\).",
+  "Hence \\begin{align*}\na &= b\\\\\n|&= c. D \\\\[2pt] |&= d\n\\end{align*}|We know $x$.",
+  "Now \\begin{split} m&= \\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix} \\\\ |&= 3 \\end{split}.| End.",
   "Run this:\n|```python\nx = 1\n\nprint(x)\n```\n|It prints 1.",
   "\n\nFirst.  \n\n|  Second.",
   "她有三个。|他有两个！|一共五个。",

@@ -1,0 +1,156 @@
+"""Search by runs of tokens against full forward passes, and against what truncation leaves."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.path import PrunePath
+from greedy_prune_jax.search.runs import prune_by_runs
+from greedy_prune_jax.search.screen import ScreenSettings
+from tests.helpers.full_passes import full_pass_nlls, random_segments
+from tests.helpers.reference import tiny_config, tiny_model
+
+# Windows that reach the end of every chain, and a margin that ends no race: exact again.
+EVERYTHING = ScreenSettings(window=40, margin=1e3)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """A tiny model in transformers, alone, and on a mesh."""
+  reference = tiny_model(
+    tiny_config("llama", num_attention_heads=4, num_key_value_heads=2, vocab_size=64)
+  )
+  folder = tmp_path_factory.mktemp("model")
+  reference.save_pretrained(folder)
+  choose = weight_shardings(make_mesh(MeshSettings(data=2, model=2)))
+  one = load_huggingface(folder, jnp.float32)
+  return reference.float(), one, load_huggingface(folder, jnp.float32, shardings=choose)
+
+
+def _path(model, seed, shape, marks):
+  segments = random_segments(seed, model.config.vocab_size, shape)
+  return PrunePath(segments, floor=min(marks), marks=marks)
+
+
+class _Oracle:
+  """Search by runs as it is described, every text by a full forward pass."""
+
+  def __init__(self, reference, segments, objective):
+    self.gaps = []  # of all decisions, by how much the other was behind
+    self._score = lambda texts: full_pass_nlls(reference, segments, segments.reasoning[texts])[
+      0 if objective == "joint" else 1
+    ]
+
+  def _delete_run(self, kept, width):
+    texts = np.array([kept[:i] + kept[i + width :] for i in range(len(kept) - width + 1)], int)
+    nlls = self._score(texts)
+    best = int(np.flatnonzero(nlls < nlls.min() + 1e-6)[0])
+    behind = nlls[nlls > nlls[best] + 1e-6]
+    self.gaps.extend(behind.min(initial=np.inf)[None] - nlls[best])
+    return texts[best].tolist(), kept[best : best + width], nlls[best]
+
+  def _attempt(self, kept, missing, parts):
+    width, gone = -(-missing // parts), []
+    while len(gone) < missing:
+      kept, run, nll = self._delete_run(kept, min(width, missing - len(gone)))
+      gone += run
+    return nll, kept, gone
+
+  def search(self, num_reasoning, marks):
+    kept, deleted = list(range(num_reasoning)), []
+    for mark in sorted(marks, reverse=True):
+      missing = len(kept) - mark
+      best, parts = self._attempt(kept, missing, 1), 2
+      while parts < 2 * missing:
+        other = self._attempt(kept, missing, parts)
+        gain = best[0] - other[0]
+        self.gaps += [abs(gain - 1e-5)] if abs(gain) > 1e-6 else []  # else the same text
+        if gain < 1e-5:
+          break
+        best, parts = other, 2 * parts
+      kept, deleted = best[1], deleted + best[2]
+    return deleted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+def test_equals_full_passes_on_any_mesh_several_chains_a_batch(models, objective):
+  reference, one_device, mesh = models
+  shapes = [(9, 17, 4), (3, 22, 1), (14, 5, 6)]
+  marks = [(14, 9, 3), (18, 5), (2, 0)]
+  paths = [_path(one_device, i, *case) for i, case in enumerate(zip(shapes, marks, strict=True))]
+  oracles = [_Oracle(reference, path.segments, objective) for path in paths]
+  expected = [
+    oracle.search(len(path.segments.reasoning), path.marks)
+    for oracle, path in zip(oracles, paths, strict=True)
+  ]
+  exact = SearchSettings(objective=objective, block_positions=48)
+  for model, settings in (
+    (one_device, exact),
+    (mesh, exact),
+    (one_device, exact._replace(screen=EVERYTHING)),
+  ):
+    found = prune_by_runs(model, paths, settings)
+    for path, oracle, deleted in zip(found, oracles, expected, strict=True):
+      assert min(oracle.gaps) > 1e-5  # else the order would hang on rounding
+      assert list(path.deleted) == deleted
+      _assert_nlls_are_of_the_texts(reference, path)
+
+
+def _assert_nlls_are_of_the_texts(reference, path):
+  ends = [0, *itertools.accumulate(path.move_sizes)]
+  assert ends[-1] == len(path.deleted)
+  whole = len(path.segments.reasoning)
+  for name, column in (("joint", 0), ("answer", 1)):
+    assert len(path.nll[name]) == ends[-1] + 1
+    assert [k for k, nll in enumerate(path.nll[name]) if nll is not None] == ends
+    for end in ends:
+      kept = sorted(set(range(whole)) - set(path.deleted[:end]))
+      nlls = full_pass_nlls(reference, path.segments, path.segments.reasoning[kept][None])
+      assert path.nll[name][end] == pytest.approx(nlls[column].item(), abs=2e-5)
+  assert all(whole - mark in ends for mark in path.marks)
+
+
+def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
+  reference, model, _ = models
+  for seed in range(4):
+    path = _path(model, seed, (9, 16, 4), (11,))
+    [found] = prune_by_runs(model, [path], SearchSettings("joint", block_positions=48))
+    truncated = path.segments.reasoning[np.array([range(11), range(5, 16)])]
+    joint, _ = full_pass_nlls(reference, path.segments, truncated)
+    assert found.nll["joint"][-1] <= joint.min() + 1e-5
+
+
+def test_a_small_race_finds_texts_about_as_likely(models):
+  _, model, _ = models
+  paths = [_path(model, seed, (9, 40, 4), (30, 20, 10)) for seed in range(4)]
+  exact = SearchSettings("joint", block_positions=64)
+  raced = prune_by_runs(model, paths, exact._replace(screen=ScreenSettings(window=2, margin=0.1)))
+  found = prune_by_runs(model, paths, exact)
+  work = [sum(path.positions_scored for path in some) for some in (raced, found)]
+  assert work[0] < 0.6 * work[1]
+  for path in raced:
+    assert path.known is None  # of runs of one size, and of use to no other
+    assert path.tally["num_scored"] > 0
+  last = [np.mean([path.nll["joint"][-1] for path in some]) for some in (raced, found)]
+  assert last[0] < 1.1 * last[1]
+
+
+def test_a_search_that_was_cut_off_at_a_mark_ends_as_one_that_was_not(models):
+  _, model, _ = models
+  path = _path(model, 5, (9, 20, 4), (15, 9, 4))
+  settings = SearchSettings("joint", block_positions=48)
+  stored = []
+  [whole] = prune_by_runs(model, [path], settings, lambda paths: stored.extend(paths))
+  assert [len(path.kept) for path in stored] == [15, 9, 4]
+  [resumed] = prune_by_runs(model, [stored[0]], settings)
+  assert resumed.deleted == whole.deleted
+  assert resumed.move_sizes == whole.move_sizes
+  np.testing.assert_allclose(
+    np.array(resumed.nll["joint"], float), np.array(whole.nll["joint"], float), atol=2e-6
+  )
