@@ -52,7 +52,8 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
 
   Returns:
     `regret`: mean NLL along the screened path over that along the exact one, less 1, at numbers of
-    deletions where both are known. `spearman`, `kendall`: correlation of the prune ranks.
+    deletions where both are known. `spearman`, `kendall`: correlation of the prune ranks; None
+    where either do not vary.
     `same_winner`: share of the screened steps that deleted the unit that exact search would have
     deleted there. `lost_per_step`: nats per token by which the others were worse, over all steps.
     `positions_exact`: token positions that exact search ran.
@@ -66,11 +67,12 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
   ]
   ours, best = (statistics.fmean(values) for values in zip(*nlls, strict=True))
   ranks = prune_ranks(screened), prune_ranks(exact)
+  constant = any(np.ptp(some) == 0 for some in ranks)
   steps = max(screened.tally["steps"], 1)
   return {
     "regret": ours / best - 1,
-    "spearman": _correlation(spearmanr(*ranks)),
-    "kendall": _correlation(kendalltau(*ranks)),
+    "spearman": None if constant else float(spearmanr(*ranks).statistic),
+    "kendall": None if constant else float(kendalltau(*ranks).statistic),
     "same_winner": 1 - screened.tally["missed"] / steps,
     "lost_per_step": screened.tally["lost"] / steps,
     "positions_exact": exact.positions_scored,
@@ -92,11 +94,6 @@ def format_trust(records: Sequence[Mapping[str, Any]]) -> str:
       f"ranks, the exact winner deleted in {_mean(audits, 'same_winner'):.0%} of the steps"
     )
   return "\n".join(lines)
-
-
-def _correlation(result: Any) -> float | None:
-  """None where ranks do not vary."""
-  return None if math.isnan(result.statistic) else float(result.statistic)
 
 
 def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float:

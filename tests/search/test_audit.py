@@ -39,6 +39,15 @@ def test_an_audit_sets_two_paths_side_by_side():
   }
 
 
+@pytest.mark.filterwarnings("error")
+def test_ranks_that_do_not_vary_correlate_with_nothing():
+  tally = {"steps": 1, "missed": 0, "lost": 0.0}
+  exact = _path([0, 1, 2, 3, 4, 5], [1.0, 2.0], (6,))
+  report = audit_report(_path([0, 1, 2, 3, 4, 5], [1.0, 2.0], (6,), tally=tally), exact, "joint")
+  assert report["spearman"] is None
+  assert report["kendall"] is None
+
+
 def test_trust_is_told_with_and_without_audits():
   record = {"scored_per_step": 5.0, "error": 0.01, "upsets": 0.12}
   told = format_trust([record, record])
