@@ -71,8 +71,8 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
   steps = max(screened.tally["steps"], 1)
   return {
     "regret": ours / best - 1,
-    "spearman": None if constant else float(spearmanr(*ranks).statistic),
-    "kendall": None if constant else float(kendalltau(*ranks).statistic),
+    "spearman": None if constant else _statistic(spearmanr(*ranks)),
+    "kendall": None if constant else _statistic(kendalltau(*ranks)),
     "same_winner": 1 - screened.tally["missed"] / steps,
     "lost_per_step": screened.tally["lost"] / steps,
     "positions_exact": exact.positions_scored,
@@ -94,6 +94,10 @@ def format_trust(records: Sequence[Mapping[str, Any]]) -> str:
       f"ranks, the exact winner deleted in {_mean(audits, 'same_winner'):.0%} of the steps"
     )
   return "\n".join(lines)
+
+
+def _statistic(result: Any) -> float:
+  return float(result.statistic)
 
 
 def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float:
