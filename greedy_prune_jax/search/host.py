@@ -65,7 +65,7 @@ def prune_paths(
   Returns:
     The finished paths, in the order of `paths`.
   """
-  batch = Batch.of(model, paths, settings)
+  batch = ChainBatch.of(model, paths, settings)
   current = batch.filled_up(paths)
   if not all(path.finished for path in current):
     _, current = batch.walk(batch.start(current), current, report=report)
@@ -73,7 +73,7 @@ def prune_paths(
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class ChainBatch:
   """Model and program of a batch of chains.
 
   Attributes:
@@ -91,7 +91,7 @@ class Batch:
   size: int
 
   @classmethod
-  def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "Batch":
+  def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "ChainBatch":
     """The batch of these paths."""
     program = plan_program(model, _filled_up(paths, axis_size(model.params, DATA)), settings)
     graph = model.graph_for(max(len(path.segments) for path in paths))
