@@ -86,7 +86,7 @@ def scan_layers(
   """Runs layers one after the other.
 
   Args:
-    carried: what each layer hands on to the next: the residual stream, and more if need be.
+    carried: value that each layer hands on to the next: the residual stream, and more if need be.
     layers: module of stacked parameters.
     inputs: part -> inputs stacked over the layers that have it; under the empty name those of all.
     kinds: kinds of the L layers.
