@@ -148,8 +148,12 @@ def read_pruned(source: str | Path) -> Iterator[PrunedChain]:
 
 
 def run_of(source: str | Path) -> Path:
-  """The workdir of which a path is the folder or a file of pruned chains; else the path itself."""
-  path = Path(source)
+  """The workdir of which a path is the folder or a file of pruned chains; else the path itself.
+
+  Raises:
+    UserError: no file system can have such a path.
+  """
+  path = user_path(source)
   folder = path.parent if path.is_file() else path
   is_part = folder.name == "pruned" and (folder.parent / "config.json").is_file()
   return folder.parent if is_part else path

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.reading import read_chains, read_pruned
+from greedy_prune_jax.chains.reading import read_chains, read_pruned, run_of
 from greedy_prune_jax.errors import UserError
 
 OWN = {"id": "a", "question": "6 * 7?", "reasoning": "6 * 7 = 42\n", "answer": '{"answer": "42"}'}
@@ -143,6 +143,13 @@ def test_bad_lines_are_left_out_and_reported_when_asked(tmp_path):
     "a",
   ]
   assert "is empty" in skipped[2].reason
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a/" * 3000, "a\0b"])
+def test_a_path_that_no_file_system_has_is_a_message(name):
+  for read in (run_of, read_chains, read_pruned):
+    with pytest.raises(UserError, match="cannot be a file's name"):
+      read(name)
 
 
 def test_sources_with_nothing_in_them(tmp_path):
