@@ -110,8 +110,8 @@ class PrunedChain:
     seconds: wall time spent on this chain; its share of the batch's time where several ran at once.
       Of an audited chain, with the time of scoring every deletion to check each step.
     trust: report on a screened search's errors; see `search.audit`. None for others.
-    move_sizes: of a search by runs, the tokens of each run that left at once, in their order; None
-      for others.
+    move_sizes: numbers of tokens that left at once, in their order, in a search by runs; None for
+      others.
   """
 
   chain: Chain

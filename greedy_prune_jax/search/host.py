@@ -65,7 +65,7 @@ def prune_paths(
   Returns:
     The finished paths, in the order of `paths`.
   """
-  batch = ChainBatch.of(model, paths, settings)
+  batch = SearchBatch.of(model, paths, settings)
   current = batch.filled_up(paths)
   if not all(path.finished for path in current):
     _, current = batch.walk(batch.start(current), current, report=report)
@@ -73,7 +73,7 @@ def prune_paths(
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainBatch:
+class SearchBatch:
   """Model and program of a batch of chains.
 
   Attributes:
@@ -91,7 +91,7 @@ class ChainBatch:
   size: int
 
   @classmethod
-  def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "ChainBatch":
+  def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "SearchBatch":
     """The batch of these paths."""
     program = plan_program(model, _filled_up(paths, axis_size(model.params, DATA)), settings)
     graph = model.graph_for(max(len(path.segments) for path in paths))
@@ -108,17 +108,7 @@ class ChainBatch:
       paths: paths, filled up.
       run_texts: run the texts at once, and not in the first step.
     """
-    arrays = _texts(paths, self.program), _known(paths, self.program)
-    texts, known = place_batch(arrays, self.model.params)
-    return start_search(
-      self.graph,
-      self.model.inference_params,
-      Text(*texts),
-      known,
-      program=self.program,
-      mesh=mesh_of(self.model.params),
-      run_texts=run_texts,
-    )
+    return _start(self.model, self.graph, paths, self.program, run_texts=run_texts)
 
   def walk(
     self,
@@ -172,6 +162,26 @@ class ChainBatch:
       current = longer
       report(current[: self.size])
     return chains, current
+
+
+def _start(
+  model: Model,
+  graph: nnx.GraphDef,
+  paths: Sequence[PrunePath],
+  program: Program,
+  *,
+  run_texts: bool = False,
+) -> ChainState:
+  texts, known = place_batch((_texts(paths, program), _known(paths, program)), model.params)
+  return start_search(
+    graph,
+    model.inference_params,
+    Text(*texts),
+    known,
+    program=program,
+    mesh=mesh_of(model.params),
+    run_texts=run_texts,
+  )
 
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:

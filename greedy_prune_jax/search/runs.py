@@ -17,7 +17,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import place_batch
 from greedy_prune_jax.scoring.scorer import ChainState
 from greedy_prune_jax.search.greedy import SAME_NLL, with_widths
-from greedy_prune_jax.search.host import ChainBatch, SearchSettings
+from greedy_prune_jax.search.host import SearchBatch, SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 
 
@@ -29,7 +29,7 @@ def prune_by_runs(
 ) -> list[PrunePath]:
   """Searches on every path of one batch until it is finished; arguments as of `prune_paths`."""
   # What is kept of candidates is of use to runs of one size alone.
-  batch = ChainBatch.of(model, paths, settings._replace(kept_bytes=0.0))
+  batch = SearchBatch.of(model, paths, settings._replace(kept_bytes=0.0))
   current = batch.filled_up(paths)
   while not all(path.finished for path in current):
     current = _to_next_marks(batch, current)
@@ -37,7 +37,7 @@ def prune_by_runs(
   return current[: len(paths)]
 
 
-def _to_next_marks(batch: ChainBatch, paths: Sequence[PrunePath]) -> list[PrunePath]:
+def _to_next_marks(batch: SearchBatch, paths: Sequence[PrunePath]) -> list[PrunePath]:
   """Every path that is not finished, longer by the best attempt at its next mark."""
   text = batch.start(paths, run_texts=True)
   best, active, parts = list(paths), [not path.finished for path in paths], 1
@@ -67,7 +67,7 @@ def _to_next_marks(batch: ChainBatch, paths: Sequence[PrunePath]) -> list[PruneP
 
 
 def _attempt(
-  batch: ChainBatch, text: ChainState, paths: Sequence[PrunePath], parts: int
+  batch: SearchBatch, text: ChainState, paths: Sequence[PrunePath], parts: int
 ) -> list[PrunePath]:
   """The paths down to their floors in runs of one size, of which `parts` would do, and a rest."""
   widths = [max(-(-_missing(path) // parts), 1) for path in paths]
@@ -84,7 +84,7 @@ def _attempt(
 
 
 def _walk(
-  batch: ChainBatch, chains: ChainState, paths: Sequence[PrunePath], widths: Sequence[int]
+  batch: SearchBatch, chains: ChainState, paths: Sequence[PrunePath], widths: Sequence[int]
 ) -> tuple[ChainState, list[PrunePath]]:
   placed = place_batch((np.array(widths, np.int32),), batch.model.params)
   return batch.walk(with_widths(chains, *placed), paths, widths)
@@ -100,7 +100,7 @@ def _aim(path: PrunePath, floor: int) -> PrunePath:
   return dataclasses.replace(path, floor=floor, known=None)
 
 
-def _nll(batch: ChainBatch, path: PrunePath) -> float:
+def _nll(batch: SearchBatch, path: PrunePath) -> float:
   nll = path.nll[batch.settings.objective][-1]
   return float("inf") if nll is None else nll
 
