@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 # Annotations of the package are checked at every call; must come before its first import. The tower
@@ -42,3 +43,10 @@ def pytest_collection_modifyitems(items):
   """Begins with the files of most slow tests: none of them is left for one process at the end."""
   num_slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
   items.sort(key=lambda item: -num_slow[item.path])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_given_back():
+  """Drops a file's programs: each takes mappings of memory, of which Linux allows 65,530."""
+  yield
+  jax.clear_caches()
