@@ -404,7 +404,7 @@ def _rope(family: Family, theirs: Any, parameters: Mapping[str, Any]) -> RopeCon
 
 
 def _window_keys(config: ModelConfig) -> dict[str, Any]:
-  honoured = {field.name for field in dataclasses.fields(_config_classes()[config.family])}
+  honoured = {f.name: str(f.type) for f in dataclasses.fields(_config_classes()[config.family])}
   windows = set(config.window_of_layers) - {FULL_ATTENTION}
   window = windows.pop() if len(windows) == 1 else None
   keys: dict[str, Any] = {
@@ -417,6 +417,8 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
   keys["mlp_only_layers"] = [i for i, kind in enumerate(config.kind_of_layers) if kind == "mlp"]
   keys["position_embedding_type"] = None if config.layer_rope else "rope"
   keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
+  if window is None and "None" not in honoured.get("sliding_window", "None"):
+    del keys["sliding_window"]  # a class that knows no null has a default, which no layer reads
   return {key: value for key, value in keys.items() if key in honoured}
 
 
