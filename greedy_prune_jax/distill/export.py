@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 from safetensors.numpy import save
@@ -37,6 +38,7 @@ from greedy_prune_jax.models.parameters import (
   abstract_model,
   head_order,
   layers_of,
+  parameter_name,
   part_of,
 )
 from greedy_prune_jax.models.pretrained import (
@@ -178,7 +180,8 @@ def save_adapter(
     UserError: the base cannot be found.
   """
   names = FAMILIES[model.family].hf_tensors()
-  paths = flat_params(abstract_model(model, "float32").params)
+  weights = nnx.to_flat_state(abstract_model(model, "float32").params)
+  paths = [parameter_name(path) for path, _ in weights]
   tensors = Counter((part_of(path), names[path]) for path in paths)
   adapted = {target: adapted_names(paths, target) for target in config.targets}
   fused = [t for t, of in adapted.items() if any(tensors[part_of(p), names[p]] > 1 for p in of)]

@@ -143,10 +143,8 @@ def test_written_config_says_the_same_to_transformers_and_to_us(name, tmp_path):
 
 def _said(config, key):
   """A key as layers see it: each may have its own heads, and windows are some layers' alone."""
-  values, _kinds = config.to_dict(), ["sliding_attention"]
-  if key == "sliding_window" and "sliding_attention" not in values.get(
-    "layer_types", ["sliding_attention"]
-  ):
+  values, sliding = config.to_dict(), "sliding_attention"
+  if key == "sliding_window" and sliding not in values.get("layer_types", [sliding]):
     return None
   if key == "head_dim" and "per_layer_config" in values:
     return [config.per_layer_config[i].head_dim for i in range(config.num_hidden_layers)]
