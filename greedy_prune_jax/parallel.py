@@ -42,7 +42,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"per_layer\.projection", P(_FULLY, None, None)),  # [D, L, U]
   (r"layers\.per_layer\.gate", P(None, _FULLY, None)),  # [L, D, U]
   (r"layers\.per_layer\.out", P(None, None, _FULLY)),  # [L, U, D]
-  (r"layers\.(?:\w+_)?attention\.[qkv]", P(None, _FULLY, MODEL, None)),  # [L, D, N or K, H]
+  (r"layers\.(?:\w+_)?attention\.([qkv]|gate)", P(None, _FULLY, MODEL, None)),  # [L, D, N|K, H]
   (r"layers\.(?:\w+_)?attention\.[qkv]\.b", P(None, None, MODEL, None)),  # [L, r, N or K, H]
   (r"layers\.(?:\w+_)?attention\.[qkv]_bias", P(None, MODEL, None)),  # [L, N or K, H]
   (r"layers\.(?:\w+_)?attention\.sinks", P(None, MODEL)),  # [L, N]
@@ -57,8 +57,10 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.experts\.(gate|up)", P(None, MODEL, _FULLY, None)),  # [L, E, D, I]
   (r"layers\.experts\.down", P(None, MODEL, None, _FULLY)),  # [L, E, I, D]
   (r"layers\.experts\.(gate|up|down)_bias", P(None, MODEL, None)),  # [L, E, I or D]
-  (r"layers\.delta\.(q|k|v|gate)", P(None, _FULLY, MODEL, None)),  # [L, D, J or M, P or O]
-  (r"layers\.delta\.out", P(None, MODEL, None, _FULLY)),  # [L, M, O, D]
+  # Whole along `model`: parts of a recurrence would meet in loops that rows of the mesh run
+  # different numbers of times.
+  (r"layers\.delta\.(q|k|v|gate)", P(None, _FULLY, None, None)),  # [L, D, J or M, P or O]
+  (r"layers\.delta\.out", P(None, None, None, _FULLY)),  # [L, M, O, D]
   (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
 )
 

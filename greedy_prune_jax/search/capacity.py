@@ -173,14 +173,14 @@ def batch_bytes(
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
   """Estimate of the memory that one position of a block takes while a layer runs, in bytes.
 
-  On each of the `split` devices that heads and feed-forward are split over.
+  On each of the `split` devices that heads and feed-forward, but no recurrence, are split over.
   """
   head_dim = max(config.head_dim, config.global_head_dim)
-  heads = 6 * config.num_heads * head_dim + 3 * config.num_heads * KEY_BLOCK
+  mixer = (6 * config.num_heads * head_dim + 3 * config.num_heads * KEY_BLOCK) // split
   if config.has_recurrence:  # channels and what they become; a chunk's decays and products
     of_values = config.delta_value_heads * (config.delta_value_dim + CHUNK)
-    heads = max(heads, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
-  return 4 * (6 * config.model_dim + (3 * config.mlp_dim + heads) // split)
+    mixer = max(mixer, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
+  return 4 * (6 * config.model_dim + 3 * config.mlp_dim // split + mixer)
 
 
 def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
@@ -197,13 +197,13 @@ def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
   of_keys = config.delta_key_heads * config.delta_key_dim
   of_values = config.delta_value_heads * config.delta_value_dim
   of_layer = (of_keys + of_values + config.conv_channels) * itemsize + 4 * config.delta_value_heads
-  return heads + len(config.layers_with("delta")) * of_layer // split
+  return heads + len(config.layers_with("delta")) * of_layer
 
 
-def _border_bytes(config: ModelConfig, places: int, split: int) -> int:
+def _border_bytes(config: ModelConfig, places: int) -> int:
   """States before every `CHUNK`-th place of a text, in every recurrent layer."""
   of_layer = config.delta_value_heads * config.delta_key_dim * config.delta_value_dim
-  return 4 * len(config.layers_with("delta")) * of_layer // split * (places // CHUNK)
+  return 4 * len(config.layers_with("delta")) * of_layer * (places // CHUNK)
 
 
 def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:
@@ -212,7 +212,7 @@ def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) ->
   And the memory of a race, of as many units as places at most, in bfloat16.
   """
   kept = 2 * places * _column_bytes(config, itemsize, split)
-  return kept + _border_bytes(config, places, split) + 2 * places**2
+  return kept + _border_bytes(config, places) + 2 * places**2
 
 
 def _free_bytes(model: Model) -> float | None:

@@ -160,7 +160,10 @@ def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
   """Each array where every call finds it: caches' heads along `model`, as the weights' are."""
   if mesh is None:
     return chains
-  specs = _CHAINS._replace(**dict.fromkeys(_OF_LAYERS, P(None, DATA, None, MODEL)))
+  of_heads = P(None, DATA, None, MODEL)
+  # Recurrent layers are whole along `model`, as their weights are.
+  of_cache = {name: P(None, DATA) if name == "delta" else of_heads for name in chains.text_cache}
+  specs = _CHAINS._replace(text_cache=of_cache, kept_cache=of_cache)
 
   def place(spec: P, arrays: Any) -> Any:
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, spec))
