@@ -116,8 +116,11 @@ def test_any_mesh_writes_what_one_device_writes(models, on_one_device, watched, 
 
 
 @pytest.mark.slow
-def test_sinks_and_experts_on_a_mesh(tmp_path):
-  config = tiny_config("gpt_oss", num_local_experts=8, tie_word_embeddings=False, **SIZES)
+@pytest.mark.parametrize(
+  ("family", "sizes"), [("gpt_oss", {"num_local_experts": 8}), ("qwen3_5_text", {})]
+)
+def test_sinks_experts_and_recurrence_on_a_mesh(tmp_path, family, sizes):
+  config = tiny_config(family, tie_word_embeddings=False, **SIZES, **sizes)
   tiny_model(config).save_pretrained(tmp_path)
   choose = weight_shardings(make_mesh(MeshSettings(data=2, model=2)))
   one, many = (
