@@ -32,13 +32,18 @@ def prune_by_runs(
   batch = SearchBatch.of(model, paths, settings._replace(kept_bytes=0.0))
   current = batch.filled_up(paths)
   while not all(path.finished for path in current):
-    current = _to_next_marks(batch, current)
+    current = _to_next_marks(batch, current, report)
     report(current[: len(paths)])
   return current[: len(paths)]
 
 
-def _to_next_marks(batch: SearchBatch, paths: Sequence[PrunePath]) -> list[PrunePath]:
-  """Every path that is not finished, longer by the best attempt at its next mark."""
+def _to_next_marks(
+  batch: SearchBatch, paths: Sequence[PrunePath], report: Callable[[Sequence[PrunePath]], None]
+) -> list[PrunePath]:
+  """Every path that is not finished, longer by the best attempt at its next mark.
+
+  On the way `report` gets the paths as they were, with what the attempts have cost so far.
+  """
   text = batch.start(paths, run_texts=True)
   best, active, parts = list(paths), [not path.finished for path in paths], 1
   spent = [_with_text(path) for path in paths]
@@ -47,7 +52,11 @@ def _to_next_marks(batch: SearchBatch, paths: Sequence[PrunePath]) -> list[Prune
       _aim(path, path.next_mark if on else len(path.kept))
       for path, on in zip(paths, active, strict=True)
     ]
-    tried = _attempt(batch, text, starts, parts)
+
+    def report_costs(current, spent=tuple(spent)):  # of the chains that were asked for
+      report([_with_costs(*each) for each in zip(spent, current, paths, strict=False)])
+
+    tried = _attempt(batch, text, starts, parts, report_costs)
     for row, path in enumerate(tried):
       if active[row]:
         spent[row] = _with_costs(spent[row], path, paths[row])
@@ -67,27 +76,35 @@ def _to_next_marks(batch: SearchBatch, paths: Sequence[PrunePath]) -> list[Prune
 
 
 def _attempt(
-  batch: SearchBatch, text: ChainState, paths: Sequence[PrunePath], parts: int
+  batch: SearchBatch,
+  text: ChainState,
+  paths: Sequence[PrunePath],
+  parts: int,
+  report: Callable[[Sequence[PrunePath]], None],
 ) -> list[PrunePath]:
   """The paths down to their floors in runs of one size, of which `parts` would do, and a rest."""
   widths = [max(-(-_missing(path) // parts), 1) for path in paths]
   rest = [_missing(path) % width for path, width in zip(paths, widths, strict=True)]
   walked = [_aim(path, path.floor + more) for path, more in zip(paths, rest, strict=True)]
-  chains, walked = _walk(batch, text, walked, widths)
+  chains, walked = _walk(batch, text, walked, widths, report)
   if any(rest):
     last = [
       _aim(path, path.floor - more) if path.finite else path
       for path, more in zip(walked, rest, strict=True)
     ]
-    _, walked = _walk(batch, chains, last, [max(more, 1) for more in rest])
+    _, walked = _walk(batch, chains, last, [max(more, 1) for more in rest], report)
   return walked
 
 
 def _walk(
-  batch: SearchBatch, chains: ChainState, paths: Sequence[PrunePath], widths: Sequence[int]
+  batch: SearchBatch,
+  chains: ChainState,
+  paths: Sequence[PrunePath],
+  widths: Sequence[int],
+  report: Callable[[Sequence[PrunePath]], None],
 ) -> tuple[ChainState, list[PrunePath]]:
   placed = place_batch((np.array(widths, np.int32),), batch.model.params)
-  return batch.walk(with_widths(chains, *placed), paths, widths)
+  return batch.walk(with_widths(chains, *placed), paths, widths, report)
 
 
 def _missing(path: PrunePath) -> int:

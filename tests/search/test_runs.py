@@ -147,10 +147,26 @@ def test_a_search_that_was_cut_off_at_a_mark_ends_as_one_that_was_not(models):
   settings = SearchSettings("joint", block_positions=48)
   stored = []
   [whole] = prune_by_runs(model, [path], settings, lambda paths: stored.extend(paths))
-  assert [len(path.kept) for path in stored] == [15, 9, 4]
-  [resumed] = prune_by_runs(model, [stored[0]], settings)
+  lengths = [len(path.kept) for path in stored]
+  assert sorted(set(lengths), reverse=True) == [20, 15, 9, 4]
+  [resumed] = prune_by_runs(model, [stored[lengths.index(15)]], settings)
   assert resumed.deleted == whole.deleted
   assert resumed.move_sizes == whole.move_sizes
   np.testing.assert_allclose(
     np.array(resumed.nll["joint"], float), np.array(whole.nll["joint"], float), atol=2e-6
   )
+
+
+def test_what_attempts_cost_is_told_on_the_way_to_a_mark(models):
+  _, model, mesh = models
+  paths = [_path(model, seed, (9, 20, 4), (10,)) for seed in range(3)]
+  settings = SearchSettings("joint", block_positions=48)
+  for pruner in (model, mesh):  # the mesh takes a chain more than there are
+    stored = []
+    prune_by_runs(pruner, paths, settings, stored.append)
+    for row in zip(*stored, strict=True):
+      costs = [path.positions_scored for path in row]
+      assert costs == sorted(costs)
+      assert len({*costs[:-1]}) > 2  # before anything is deleted for good
+      assert [len(path.deleted) for path in row] == [*[0] * (len(row) - 1), 10]
+      assert costs[-2] == costs[-1]
