@@ -72,3 +72,15 @@ def test_sample_prune_and_distill(run, tmp_path, family):
   run(pruner=export, chains=chains, keep_ratios="(0.5,)", workdir="again")
   (record,) = tiny_runs.records(tmp_path / "again").values()
   assert record["nll"]["joint"][0] < pruned["nll"]["joint"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranking", ["gradient", "attention"])
+def test_recurrent_layers_have_no_such_ranking(start, tmp_path, ranking):
+  tiny_runs.make_model(tmp_path / "model", PLAIN, "qwen3_5_text", num_hidden_layers=4)
+  job = start(pruner=tmp_path / "model", ranking=ranking)
+  assert job.wait() == 1
+  assert "qwen3_5" in job.stderr
+  assert "it has recurrent layers (Gated DeltaNet), which are not supported there" in job.stderr
+  assert "Traceback" not in job.stderr
+  assert job.stderr.count("not supported there") == 1, "said once, before any chain"
