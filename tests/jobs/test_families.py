@@ -1,4 +1,4 @@
-"""Families of unlike structure through the jobs: sampled, pruned, trained, and pruned again."""
+"""Every family through the jobs: sampled, pruned, trained, and pruned again."""
 
 import json
 
@@ -9,16 +9,19 @@ import transformers
 
 from tests.helpers import thinking_templates as forms
 from tests.helpers import tiny_runs
+from tests.helpers.reference import FAMILIES
 
 THOUGHT, SAID = "3 + 4 = 7 clips.\nSo 7.", '{"answer": "7"}'
 THINKING = tiny_runs.CHAINS[0] | {"reasoning": f"<think>\n{THOUGHT}\n</think>\n\n", "answer": SAID}
 PLAIN = tiny_runs.TEMPLATE
+# Of those that need more than one layer to have one of each kind, or a template of their own.
 CASES = {
+  "ministral": (PLAIN, {"num_hidden_layers": 3}),
+  "granitemoehybrid": (PLAIN, {"layer_types": ["full_attention"]}),
+  "qwen3_5_text": (PLAIN, {"num_hidden_layers": 4}),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
   "olmo3": (PLAIN, {"num_hidden_layers": 4}),
-  "phi3": (PLAIN, {}),
-  "apertus": (PLAIN, {}),
   # Keys and values of the last two layers, one with a window, are the first ones'.
   "gemma4_text": (
     PLAIN,
@@ -32,9 +35,9 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_sample_prune_and_distill(run, tmp_path, family):
-  template, switches = CASES[family]
+  template, switches = CASES.get(family, (PLAIN, {}))
   model, _ = tiny_runs.make_model(
     tmp_path / "model", template, family, max_position_embeddings=1024, **switches
   )
