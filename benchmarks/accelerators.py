@@ -46,11 +46,20 @@ CAUSES = (
 )
 
 
+SEARCHES: dict[str, dict[str, Any]] = {
+  "joint": {},
+  "answer": {"objective": "answer"},
+  "joint, kernel": {"attention": "pallas"},
+  "joint, race": {"screened": True},
+}
+
+
 def programs(
   target: Target, data: int, model: int, shapes: Sequence[str]
 ) -> dict[str, Callable[[], Any]]:
   """Programs to compile for a mesh, by name; made when called, so that one's failure is its own."""
   from benchmarks import accelerator_programs as make
+  from benchmarks.accelerator_search import prune_step
   from benchmarks.shapes import SHAPES
 
   place = make.Place(target, data, model)
@@ -64,6 +73,10 @@ def programs(
       if shape == "8b" and dtype == "float32":
         continue
       some = (place, config, dtype)
+      for name, settings in SEARCHES.items():
+        found[f"prune {shape} {dtype} N=150 {name}"] = lambda s=some, more=settings: prune_step(
+          *s, num_reasoning=150, **more
+        )
       found[f"decode {shape} {dtype} rows=32"] = lambda s=some: make.decode_step(*s, 32, 512)
       found[f"prefill {shape} {dtype} 16x256"] = lambda s=some: make.prefill(*s, 16, 256)
     if shape == "135m":

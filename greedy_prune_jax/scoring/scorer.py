@@ -200,7 +200,8 @@ def run_spans(
       chain = jnp.where(slots.is_last, slots.chain, sums.shape[0])
       return state, sums.at[chain, slots.sequence].set(running, mode="drop")
 
-    state, sums = jax.lax.fori_loop(0, blocks, run_block, (state, sums))
+    with jax.named_scope(f"blocks_{size}"):
+      state, sums = jax.lax.fori_loop(0, blocks, run_block, (state, sums))
     first_slot += blocks * size
   return state, sums[:, 1:]
 

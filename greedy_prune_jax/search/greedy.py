@@ -156,19 +156,23 @@ def prune_steps(
   return _placed(chains, mesh), found
 
 
-def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
-  """Each array where every call finds it: caches' heads along `model`, as the weights' are."""
-  if mesh is None:
-    return chains
+def chain_specs(chains: ChainState) -> Any:
+  """How each array lies on a mesh: caches' heads along `model`, as the weights' are."""
   of_heads = P(None, DATA, None, MODEL)
   # Recurrent layers are whole along `model`, as their weights are.
   of_cache = {name: P(None, DATA) if name == "delta" else of_heads for name in chains.text_cache}
-  specs = _CHAINS._replace(text_cache=of_cache, kept_cache=of_cache)
+  return _CHAINS._replace(text_cache=of_cache, kept_cache=of_cache)
+
+
+def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
+  """Each array where every call finds it."""
+  if mesh is None:
+    return chains
 
   def place(spec: P, arrays: Any) -> Any:
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, spec))
 
-  return jax.tree.map(place, specs, chains, is_leaf=lambda x: isinstance(x, P))
+  return jax.tree.map(place, chain_specs(chains), chains, is_leaf=lambda x: isinstance(x, P))
 
 
 def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
