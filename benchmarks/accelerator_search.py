@@ -1,9 +1,10 @@
 """The search's program for `accelerators`, on shapes alone: one block of one step.
 
 A search runs its blocks again and again, and how many is not written in its program. So costs are
-those of a single block of candidates, filled by whole chains: the loops around it count once, those
-over the text and over what is left of a block not at all, and attention's loop over blocks of keys
-as often as the longest of the block's tiles needs, since all of them go round together.
+those of a single block of candidates, filled by whole chains (in a race, of one in each round): the
+loops around it count once, those over the text and over what is left of a block not at all, and
+attention's loop over blocks of keys as often as the longest of the block's tiles needs, since all
+of them go round together.
 """
 
 import dataclasses
@@ -78,6 +79,8 @@ def prune_step(
   program = plan_program(model, [PrunePath(segments, floor=1)] * batch, search)
   of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32)]
   block = _first_block(program, segments, -(-program.block // needed))
+  plan = screen and RacePlan(margin=screen.margin)
+  blocks = 1 + plan.rounds if plan else 1
   return Program(
     lambda: prune_steps.trace(
       model.graph,
@@ -87,9 +90,9 @@ def prune_step(
       place.array((), jnp.float32),
       program=program,
       mesh=place.mesh,
-      plan=screen and RacePlan(margin=screen.margin),
+      plan=plan,
     ),
-    flops=_block_flops(config, program.block, block) / place.model,
+    flops=blocks * _block_flops(config, program.block, block) / place.model,
     memory=weights
     + batch_bytes(config, batching, places_of(segments), needed if not screen else 0, **sharing),
     trips=lambda source, depth: _trips(program, block, source),
@@ -119,7 +122,8 @@ def _states(
 def _texts(program: scorer.Program, segments: Segments, batch: int) -> stream.Text:
   counts = [len(segments.prompt), len(segments.reasoning), len(segments.answer)]
   units = (jnp.arange(program.units) < counts[1]).astype(jnp.int32)
-  one = [jnp.zeros(program.places, jnp.int32), *counts, units, counts[1], 1]
+  # No two tokens are equal, so every candidate is one of its own.
+  one = [jnp.arange(program.places), *counts, units, counts[1], 1]
   return stream.Text(*(jnp.broadcast_to(x, (batch, *jnp.shape(x))) for x in map(jnp.int32, one)))
 
 

@@ -30,7 +30,6 @@ from greedy_prune_jax.scoring.exact import (
 from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
 from greedy_prune_jax.scoring.stream import Text, deletion_spans, suffix_lengths, window_lengths
 
-_ROUNDS = 4  # of one step, at most
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
 
 
@@ -41,10 +40,14 @@ class RacePlan:
   Attributes:
     margin: nats by which estimates may be too high.
     deletions: units that are deleted from one scoring.
+    rounds: rounds of candidates that run to their ends, at most.
+    ends: candidates that leave a beginning or an end of the text run to their ends first.
   """
 
   margin: float
   deletions: int = 1
+  rounds: int = 4
+  ends: bool = False
 
 
 class Raced(NamedTuple):
@@ -71,25 +74,34 @@ def race_deletions(
   state, raced = _first_round(scorer, state, candidates, plan)
   estimates = estimated_nlls(scorer, state, candidates)
   margin = plan.margin / _counted(scorer, state)
+  # Ends are chosen before the lowest estimate; nobody has an NLL near this.
+  wanted = jnp.where(_are_ends(state.texts), estimates - 1e6, estimates) if plan.ends else estimates
+  at_a_time = _AT_A_TIME + plan.deletions - 1 + 2 * plan.ends
 
   worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
 
   def in_race(nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
     to_beat = jnp.sort(nll, axis=1)[:, worst, None]
-    return candidates & jnp.isinf(nll) & ((estimates - margin < to_beat) | jnp.isinf(to_beat))
+    return candidates & jnp.isinf(nll) & ((wanted - margin < to_beat) | jnp.isinf(to_beat))
 
   def one_round(carried):
     index, state, raced = carried
-    chosen = _lowest(estimates, in_race(raced.nll), _AT_A_TIME + plan.deletions - 1)
+    chosen = _lowest(wanted, in_race(raced.nll), at_a_time)
     state, raced = _run_to_ends(scorer, state, raced, chosen, estimates, plan)
     return index + 1, state, raced
 
   def go_on(carried):
     index, _, raced = carried
-    return (index < _ROUNDS) & in_race(raced.nll).any()
+    return (index < plan.rounds) & in_race(raced.nll).any()
 
   _, state, raced = jax.lax.while_loop(go_on, one_round, (jnp.int32(0), state, raced))
   return state, raced
+
+
+def _are_ends(texts: Text) -> Bool[Array, "B U"]:
+  """True for the first and the last unit from which a deletion may begin."""
+  index = jnp.arange(texts.unit_sizes.shape[1])[None, :]
+  return (index == 0) | (index == (texts.num_units - texts.width)[:, None])
 
 
 def estimated_nlls(

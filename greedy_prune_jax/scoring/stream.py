@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+_RUN_STARTS = 16  # places within the width of a run at which a run may begin
+
 
 class Text(NamedTuple):
   """One chain as it now stands, or several with an axis B in front of each field."""
@@ -65,6 +67,7 @@ def _last_units(text: Text) -> Int[Array, " U"]:
 def distinct_candidates(text: Text) -> Bool[Array, " U"]:
   """True for each unit whose deletion leaves a text that no lower unit's deletion leaves.
 
+  Long runs begin at each sixteenth of their width alone, and at the last place that they have.
   Deleting either of two equal neighbouring tokens leaves the same text; the lower one stands for
   both. So it is with two runs of which one has a token in front and the other the same one at its
   end. Longer units are compared only by the token where units are tokens.
@@ -73,8 +76,10 @@ def distinct_candidates(text: Text) -> Bool[Array, " U"]:
   starts, stops = deletion_spans(text)
   repeated = text.token_ids[stops - 1] == text.token_ids[starts - 1]
   single = (text.unit_sizes[_last_units(text)] == 1) & (jnp.roll(text.unit_sizes, 1) == 1)
-  whole = index + text.width <= text.num_units
-  return whole & ~(repeated & single & (index > 0))
+  apart = jnp.maximum(text.width // _RUN_STARTS, 1)
+  last = text.num_units - text.width
+  begins = (index <= last) & ((index % apart == 0) | (index == last))
+  return begins & ~(repeated & single & (index > 0) & (apart == 1))
 
 
 class Spans(NamedTuple):

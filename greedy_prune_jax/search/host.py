@@ -127,6 +127,8 @@ class SearchBatch:
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings
     plan = screen and RacePlan(margin=screen.margin, deletions=settings.deletions_per_step)
+    if plan and widths:  # what a window shows of a long run is little: more rounds find no better
+      plan = dataclasses.replace(plan, rounds=1, ends=True)
     several = settings.deletions_per_step > 1
     budget = 0.0  # the first call makes one step, and shows how fast that is
     while not all(path.finished for path in current):

@@ -1,5 +1,6 @@
 """Programs compiled for devices that are not here; for real where the extras are installed."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from benchmarks import accelerator_search
 from benchmarks.accelerator_programs import Program
 from benchmarks.accelerator_targets import TARGETS
 from benchmarks.accelerators import compile_row, table
+from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.scoring import scorer
 
 ROOT = Path(__file__).parents[2]
 NEEDED = {"v5e": "libtpu", "h100": "jax_plugins.xla_cuda13"}
@@ -51,6 +56,33 @@ def test_what_does_not_fit_or_compile_stands_in_the_table():
   )
   assert "DOES NOT FIT" in too_large
   assert failed.endswith("does not compile: XlaRuntimeError: out of memory")
+
+
+def test_a_block_of_a_search_sees_what_its_candidates_see():
+  segments = Segments(*(np.zeros(size, np.int32) for size in (20, 30, 5)))
+  program = scorer.Program(
+    places=128, units=64, kept=0, block=256, rest=128, tile=128, tiles_at_once=0
+  )
+  block = accelerator_search._first_block(program, segments, 1)
+  slots = [(i, column) for i in range(30) for column in range(30 + 5 - 2 - i)][:256]
+  assert block.counted == 256  # all of them predict reasoning or answer
+  assert block.seen * 256 == sum(20 + i + column + 1 for i, column in slots)
+  # Of four kinds of keys, all in blocks of 128: the text before the gap, and the block's own.
+  # Of these the last tile sees two: its first candidate began in the tile before.
+  assert block.key_blocks == (1 + 2) / 4
+
+
+def test_loops_of_a_search_are_counted_once_a_block():
+  program = scorer.Program(
+    places=128, units=64, kept=0, block=256, rest=128, tile=128, tiles_at_once=0
+  )
+  block = accelerator_search._Block(key_blocks=1.5, seen=9.0, counted=600.0)
+  at = functools.partial(accelerator_search._trips, program, block)
+  assert at("jit(prune_steps)/while") == 1  # steps
+  assert at("jit(prune_steps)/while/body/blocks_256/while") == 1
+  assert at("jit(prune_steps)/while/body/blocks_128/while") == 0
+  assert at("a/blocks_256/while/body/while/body/attend/while/body/while") == 1.5
+  assert at("a/blocks_256/while/body/while") == 3  # chunks of what meets the head
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from greedy_prune_jax.scoring.stream import Text, distinct_candidates
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.runs import prune_by_runs
@@ -124,6 +125,9 @@ def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
     truncated = path.segments.reasoning[np.array([range(11), range(5, 16)])]
     joint, _ = full_pass_nlls(reference, path.segments, truncated)
     assert found.nll["joint"][-1] <= joint.min() + 1e-5
+    race = SearchSettings("joint", block_positions=48, screen=ScreenSettings(window=1, margin=0.0))
+    [raced] = prune_by_runs(model, [path], race)
+    assert raced.nll["joint"][-1] <= joint.min() + 1e-5
 
 
 def test_a_small_race_finds_texts_about_as_likely(models):
@@ -170,3 +174,16 @@ def test_what_attempts_cost_is_told_on_the_way_to_a_mark(models):
       assert len({*costs[:-1]}) > 2  # before anything is deleted for good
       assert [len(path.deleted) for path in row] == [*[0] * (len(row) - 1), 10]
       assert costs[-2] == costs[-1]
+
+
+def test_long_runs_begin_at_each_sixteenth_of_their_width():
+  text = Text(*(jnp.int32(x) for x in ([5] * 90, 1, 84, 3, [1] * 84 + [0] * 6, 84, 1)))
+  for width, starts in (
+    (1, [0]),  # all tokens are equal
+    (31, [0]),
+    (32, [*range(0, 53, 2)]),
+    (50, [*range(0, 34, 3), 34]),
+    (84, [0]),
+  ):
+    found = distinct_candidates(text._replace(width=jnp.int32(width)))
+    assert np.flatnonzero(found).tolist() == starts
