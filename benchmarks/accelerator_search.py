@@ -93,8 +93,7 @@ def prune_step(
       plan=plan,
     ),
     flops=blocks * _block_flops(config, program.block, block) / place.model,
-    memory=weights
-    + batch_bytes(config, batching, places_of(segments), needed if not screen else 0, **sharing),
+    memory=weights + batch_bytes(config, batching, places_of(segments), needed, **sharing),
     trips=lambda source, depth: _trips(program, block, source),
   )
 

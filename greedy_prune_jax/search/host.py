@@ -127,7 +127,7 @@ class SearchBatch:
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings
     plan = screen and RacePlan(margin=screen.margin, deletions=settings.deletions_per_step)
-    if plan and widths:  # what a window shows of a long run is little: more rounds find no better
+    if plan and widths:  # a window shows little of a long run: no margin would end the race
       plan = dataclasses.replace(plan, rounds=1, ends=True)
     several = settings.deletions_per_step > 1
     budget = 0.0  # the first call makes one step, and shows how fast that is

@@ -54,8 +54,7 @@ def search_positions(path: PrunePath, settings: SearchSettings) -> int:
 
 
 # Of a search by runs to each mark, on average: attempts, runs that they delete, and candidates that
-# run to their ends for each. SmolLM2-135M made 4 to 12 runs on chains of 104 to 250 tokens, with 4
-# to 9 such candidates.
+# run to their ends for each. SmolLM2-135M made 4 to 12 runs on chains of 104 to 250 tokens.
 _ATTEMPTS, _RUNS, _ENDED = 3, 7, 6
 
 
@@ -65,10 +64,11 @@ def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
   left, positions = len(path.segments.reasoning), 0.0
   for mark in sorted({path.floor, *path.marks}, reverse=True):
     between, width = (left + mark) / 2, (left - mark) / 2
-    candidates = max(between - width, 1)  # a run of many tokens has fewer places
+    places = max(between - width, 1)  # a run of many tokens has fewer
+    candidates = places / max(width // 16, 1)
     ended = candidates if settings.screen is None else min(_ENDED, candidates)
     window = 0 if settings.screen is None else settings.screen.window + _tail(answer, settings)
-    of_run = candidates * window + ended * (candidates / 2 + answer) + between / 2
+    of_run = candidates * window + ended * (places / 2 + answer) + between / 2
     positions += prompt + left + answer + _ATTEMPTS * (between + answer) + _RUNS * of_run
     left = mark
   return positions
