@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-_RUN_STARTS = 16  # places within the width of a run at which a run may begin
+_RUN_STARTS = 64  # places within the width of a run at which a run may begin
 
 
 class Text(NamedTuple):
@@ -67,7 +67,7 @@ def _last_units(text: Text) -> Int[Array, " U"]:
 def distinct_candidates(text: Text) -> Bool[Array, " U"]:
   """True for each unit whose deletion leaves a text that no lower unit's deletion leaves.
 
-  Long runs begin at each sixteenth of their width alone, and at the last place that they have.
+  Long runs begin at each 64th of their width alone, and at the last place that they have.
   Deleting either of two equal neighbouring tokens leaves the same text; the lower one stands for
   both. So it is with two runs of which one has a token in front and the other the same one at its
   end. Longer units are compared only by the token where units are tokens.

@@ -176,14 +176,15 @@ def test_what_attempts_cost_is_told_on_the_way_to_a_mark(models):
       assert costs[-2] == costs[-1]
 
 
-def test_long_runs_begin_at_each_sixteenth_of_their_width():
-  text = Text(*(jnp.int32(x) for x in ([5] * 90, 1, 84, 3, [1] * 84 + [0] * 6, 84, 1)))
+def test_long_runs_begin_at_each_64th_of_their_width():
+  tokens = [5] * 290 + [1] * 10  # all of the reasoning is equal
+  text = Text(*(jnp.int32(x) for x in (tokens, 1, 284, 3, [1] * 284 + [0] * 6, 284, 1)))
   for width, starts in (
-    (1, [0]),  # all tokens are equal
-    (31, [0]),
-    (32, [*range(0, 53, 2)]),
-    (50, [*range(0, 34, 3), 34]),
-    (84, [0]),
+    (1, [0]),
+    (127, [0]),
+    (128, [*range(0, 157, 2)]),
+    (200, [*range(0, 84, 3), 84]),
+    (284, [0]),
   ):
     found = distinct_candidates(text._replace(width=jnp.int32(width)))
     assert np.flatnonzero(found).tolist() == starts
