@@ -128,7 +128,7 @@ def _texts(program: scorer.Program, segments: Segments, batch: int) -> stream.Te
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-  """What a full block of candidates attends to and predicts.
+  """Sizes of a full block of candidates.
 
   Attributes:
     key_blocks: rounds of the tiles' loops over keys, on average over the four kinds of keys.

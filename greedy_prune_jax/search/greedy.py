@@ -157,7 +157,7 @@ def prune_steps(
 
 
 def chain_specs(chains: ChainState) -> Any:
-  """How each array lies on a mesh: caches' heads along `model`, as the weights' are."""
+  """Places of the arrays on a mesh: caches' heads along `model`, as the weights' are."""
   of_heads = P(None, DATA, None, MODEL)
   # Recurrent layers are whole along `model`, as their weights are.
   of_cache = {name: P(None, DATA) if name == "delta" else of_heads for name in chains.text_cache}
