@@ -58,6 +58,7 @@ _TEX = {
   "\u00b1": r"\pm ",
   "\u2213": r"\mp ",
   "\u221e": r"\infty ",
+  "\u2205": r"\emptyset ",
   "\u222a": r"\cup ",
   "\u2229": r"\cap ",
   "\u2208": r"\in ",
@@ -83,6 +84,17 @@ _DEGREE = re.compile(
 _TEX_SPACE = re.compile(
   r"(?<!\\)\\[,;:!>\s]|(?<!\\)~|\\(?:quad|qquad|thinspace|enspace|nobreakspace)\b"
 )
+# Names in TeX of one and the same sign, set or function, as that of the right side.
+_SAME_IN_TEX = [
+  (re.compile(pattern), name)
+  for pattern, name in (
+    (r"\\lbrace(?![A-Za-z])", r"\\{"),
+    (r"\\rbrace(?![A-Za-z])", r"\\}"),
+    (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
+    (r"\\([RZNQC])(?![A-Za-z])", r"\\mathbb{\1}"),
+    (r"\\operatorname\*?\s*\{((?:arc)?(?:sin|cos|tan)|ln|log|exp|max|min|gcd)\}", r"\\\1 "),
+  )
+]
 _LAYOUT = re.compile(
   r"\\(?:left|right|bigg?|Bigg?|displaystyle|textstyle|limits|boldsymbol|mathbf|underline|bf|rm|it|sf)"
   r"(?![A-Za-z])"
@@ -122,7 +134,7 @@ _GROUPS = re.compile(
   r"(?![\d,]|\.\d{3}[.,]|\s?-[A-Za-z])"
 )
 _END = re.compile(
-  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705\u220e\u25a0]|={2}|\\checkmark\b|(?<!\\)\$|\\\]|\\\)|(?<!\\)\\[,;:!\s])+\Z"
+  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705\u220e\u25a0]|={2}|\\checkmark\b|(?<!\\)\$|\\\]|\\\)|\\{2}|(?<!\\)\\(?:[,;:!\s]|\Z))+\Z"
 )
 _START = re.compile(r"\A(?:[\s:;*_`]|={2}|\$\$?(?![\d.])|\$\$?(?=[^$]*\$)|\\\[|\\\()+")
 
@@ -161,7 +173,9 @@ def normal_answer(text: str) -> str:
   text = _stripped(_LAYOUT.sub("", _FRACTION_NAME.sub(r"\\frac", text)))
   text = _STOPPED_TEXT.sub(r"\1}", _OVER.sub(_as_fraction, text))
   text = _GROUPS.sub(lambda m: re.sub(r"\D", "", m[0]), text)
-  text = _TEX_SPACE.sub(" ", text).replace("{,}", ",")
+  text = _stripped(_TEX_SPACE.sub(" ", text).replace("{,}", ","))
+  for pattern, name in _SAME_IN_TEX:
+    text = pattern.sub(name, text)
   return re.sub(r" {2,}", " ", text.replace("\n", " ")).strip()
 
 
