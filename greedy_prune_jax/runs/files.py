@@ -59,11 +59,12 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
 
 
 def user_path(name: str | Path) -> Path:
-  """The path of this name, where a file system could have such a one.
+  """The path of this name: of a file or folder, or of one that could be made.
 
   Raises:
-    UserError: it has a NUL, or a part of more than 255 bytes. Asking the system whether there is
-      such a file would raise other errors than for a file that is not there.
+    UserError: it has a NUL, or a part of more than 255 bytes, so that asking the system whether
+      there is such a file would raise other errors than for a file that is not there; or there is
+      a pipe, a socket or a device, which is neither file nor folder and so would seem missing.
   """
   text = str(name)
   longest = max(len(part.encode(errors="replace")) for part in text.split("/"))
@@ -72,7 +73,15 @@ def user_path(name: str | Path) -> Path:
       f"{text[:60]!r}... cannot be a file's name: it has a NUL, or a part of {longest} bytes; file "
       f"systems take {_LONGEST_NAME}"
     )
-  return Path(text)
+  path = Path(text)
+  with contextlib.suppress(OSError):  # whoever reads it says so
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+      raise UserError(
+        f"cannot read {path}: it is {_KINDS.get(kind, 'of an unknown kind')}; expected a file or "
+        "folder"
+      )
+  return path
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

@@ -74,3 +74,20 @@ def test_no_more_is_read_than_allowed(tmp_path):
   assert read_bytes(path, 5) == b"12345"
   with pytest.raises(UserError, match="more than 4 bytes"):
     read_bytes(path, 4)
+
+
+@pytest.mark.parametrize(
+  ("make", "kind"),
+  [
+    (lambda path: os.mkfifo(path), "it is a named pipe"),
+    (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
+    (lambda path: os.mknod(path, 0o140600), "it is a socket"),
+  ],
+)
+def test_a_name_of_neither_file_nor_folder_is_refused_by_what_is_there(tmp_path, make, kind):
+  path = tmp_path / "x"
+  make(path)
+  with pytest.raises(UserError, match=rf"{kind}; expected a file or folder"):
+    user_path(path)
+  assert user_path(tmp_path) == tmp_path
+  assert user_path(tmp_path / "missing") == tmp_path / "missing"
