@@ -70,11 +70,12 @@ def prune_step(
   batching = batching._replace(batches=batching.batches[:1])
   batch = -(-len(batching.batches[0]) // place.data) * place.data
   screen = ScreenSettings() if screened else None
+  chosen: dict[str, Any] = {"objective": "joint"} | settings
   search = SearchSettings(
     block_positions=batching.block_positions,
     kept_bytes=batching.kept_bytes,
     screen=screen,
-    **({"objective": "joint"} | settings),
+    **chosen,
   )
   program = plan_program(model, [PrunePath(segments, floor=1)] * batch, search)
   of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32)]

@@ -62,11 +62,14 @@ def user_path(name: str | Path) -> Path:
   """The path of this name: of a file or folder, or of one that could be made.
 
   Raises:
-    UserError: it has a NUL, or a part of more than 255 bytes, so that asking the system whether
-      there is such a file would raise other errors than for a file that is not there; or there is
-      a pipe, a socket or a device, which is neither file nor folder and so would seem missing.
+    UserError: it is empty, which would mean the folder that the job runs in; it has a NUL, or a
+      part of more than 255 bytes, so that asking the system whether there is such a file would
+      raise other errors than for a file that is not there; or there is a pipe, a socket or a
+      device, which is neither file nor folder and so would seem missing.
   """
   text = str(name)
+  if not text.strip():
+    raise UserError("the name of a file or folder is empty")
   longest = max(len(part.encode(errors="replace")) for part in text.split("/"))
   if "\0" in text or longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
     raise UserError(

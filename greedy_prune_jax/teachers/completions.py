@@ -249,6 +249,8 @@ def _parts(content: Any, kind: str, shown: str) -> tuple[str, str, str]:
   for key in (kind, "text", "summary", "content"):
     if content.get(key) is not None:
       return _parts(content[key], kind, shown)
+  if not named:
+    raise FailedRequestError(f"a part of the reply is {json.dumps(content)[:80]}", body=shown)
   return "", "", ""  # of another kind, such as an encrypted one
 
 

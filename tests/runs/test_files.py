@@ -68,6 +68,11 @@ def test_a_name_that_no_file_can_have_is_refused(name):
   assert user_path("a/" + "n" * 255).name == "n" * 255
 
 
+def test_an_empty_name_is_not_the_folder_of_the_job():
+  with pytest.raises(UserError, match="the name of a file or folder is empty"):
+    user_path("")
+
+
 def test_no_more_is_read_than_allowed(tmp_path):
   path = tmp_path / "x"
   path.write_bytes(b"12345")

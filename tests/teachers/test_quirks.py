@@ -67,6 +67,7 @@ FAILURES = {
   "a list": (Answer([]), "the answer is no JSON object"),
   "a number for a reason": (completion("4", 7), "finish_reason is 7"),
   "a number in the content": (reply({"content": [1]}), "a part of the reply is 1"),
+  "no known part": (reply({"content": {"a": 1}}), r'a part of the reply is {"a": 1}'),
   "deep JSON": (Answer('{"choices":' + "[" * 10_000), "the answer is not JSON"),
   "not UTF-8": (Answer(b"\xff\xfe{}"), "the answer is not JSON"),
   "packed otherwise": (
