@@ -130,6 +130,11 @@ class Workdir:
         for name, folder in self._outputs.items()
       }
       self._unfinished_writer = self._writer(process_file(self._unfinished, process_index))
+      if not (self.path / "locks").is_dir():  # files opened since have made the folder anew
+        raise UserError(
+          f"{self.path} is gone: it was deleted or moved while this run began. Put it back, or "
+          "remove what is there now, and run again"
+        )
       undo.pop_all()
     self._finished, self._main = finished, finished[output]
 

@@ -280,3 +280,17 @@ def test_a_link_to_nothing_in_place_of_an_output_is_a_message(tmp_path, target):
   path.symlink_to(target)
   with pytest.raises(UserError, match=r"cannot write .*process-00000\.jsonl"):
     open_workdir(tmp_path)
+
+
+def test_a_folder_that_is_moved_while_a_run_begins_is_noticed(tmp_path, monkeypatch):
+  make = Workdir._writer
+
+  def moved(self, path):
+    if path.name == "metrics.jsonl":
+      self.path.rename(tmp_path / "moved")
+    return make(self, path)
+
+  monkeypatch.setattr(Workdir, "_writer", moved)
+  with pytest.raises(UserError, match="run is gone: it was deleted or moved while this run began"):
+    open_workdir(tmp_path / "run")
+  assert (tmp_path / "moved" / "config.json").exists()
