@@ -24,7 +24,7 @@ from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.parallel import DATA, device_bytes
 from greedy_prune_jax.scoring import exact, scorer, stream
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
-from greedy_prune_jax.scoring.racing import RacePlan
+from greedy_prune_jax.scoring.racing import ROUNDS, RacePlan
 from greedy_prune_jax.scoring.tiles import KEY_BLOCK, common_intervals, key_intervals
 from greedy_prune_jax.search.capacity import (
   batch_bytes,
@@ -81,7 +81,7 @@ def prune_step(
   of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32)]
   block = _first_block(program, segments, -(-program.block // needed))
   plan = screen and RacePlan(margin=screen.margin)
-  blocks = 1 + plan.rounds if plan else 1
+  blocks = 1 + ROUNDS if plan else 1
   return Program(
     lambda: prune_steps.trace(
       model.graph,

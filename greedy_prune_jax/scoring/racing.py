@@ -30,6 +30,8 @@ from greedy_prune_jax.scoring.exact import (
 from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
 from greedy_prune_jax.scoring.stream import Text, deletion_spans, suffix_lengths, window_lengths
 
+ROUNDS = 4  # of one step, at most
+_LONG_RUN = 128  # units; a window shows so little of such a run that no margin would end its race
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
 
 
@@ -40,13 +42,11 @@ class RacePlan:
   Attributes:
     margin: nats by which estimates may be too high.
     deletions: units that are deleted from one scoring.
-    rounds: rounds of candidates that run to their ends, at most.
     ends: candidates that leave a beginning or an end of the text run to their ends first.
   """
 
   margin: float
   deletions: int = 1
-  rounds: int = 4
   ends: bool = False
 
 
@@ -77,22 +77,25 @@ def race_deletions(
   # Ends are chosen before the lowest estimate; nobody has an NLL near this.
   wanted = jnp.where(_are_ends(state.texts), estimates - 1e6, estimates) if plan.ends else estimates
   at_a_time = _AT_A_TIME + plan.deletions - 1 + 2 * plan.ends
+  # By each chain's own runs: what is found of it must not hang on the chains beside it.
+  rounds = jnp.where(state.texts.width >= _LONG_RUN, 1, ROUNDS)[:, None]
 
   worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
 
-  def in_race(nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
+  def in_race(index: Int[Array, ""], nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
     to_beat = jnp.sort(nll, axis=1)[:, worst, None]
-    return candidates & jnp.isinf(nll) & ((wanted - margin < to_beat) | jnp.isinf(to_beat))
+    ahead = (wanted - margin < to_beat) | jnp.isinf(to_beat)
+    return candidates & jnp.isinf(nll) & ahead & (index < rounds)
 
   def one_round(carried):
     index, state, raced = carried
-    chosen = _lowest(wanted, in_race(raced.nll), at_a_time)
+    chosen = _lowest(wanted, in_race(index, raced.nll), at_a_time)
     state, raced = _run_to_ends(scorer, state, raced, chosen, estimates, plan)
     return index + 1, state, raced
 
   def go_on(carried):
     index, _, raced = carried
-    return (index < plan.rounds) & in_race(raced.nll).any()
+    return (index < ROUNDS) & in_race(index, raced.nll).any()
 
   _, state, raced = jax.lax.while_loop(go_on, one_round, (jnp.int32(0), state, raced))
   return state, raced

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-_RUN_STARTS = 64  # places within the width of a run at which a run may begin
+RUN_STARTS = 64  # places within the width of a run at which a run may begin
 
 
 class Text(NamedTuple):
@@ -76,7 +76,7 @@ def distinct_candidates(text: Text) -> Bool[Array, " U"]:
   starts, stops = deletion_spans(text)
   repeated = text.token_ids[stops - 1] == text.token_ids[starts - 1]
   single = (text.unit_sizes[_last_units(text)] == 1) & (jnp.roll(text.unit_sizes, 1) == 1)
-  apart = jnp.maximum(text.width // _RUN_STARTS, 1)
+  apart = jnp.maximum(text.width // RUN_STARTS, 1)
   last = text.num_units - text.width
   begins = (index <= last) & ((index % apart == 0) | (index == last))
   return begins & ~(repeated & single & (index > 0) & (apart == 1))

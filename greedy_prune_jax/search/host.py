@@ -33,9 +33,6 @@ from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.remembered import pack_known, unpack_known
 from greedy_prune_jax.search.screen import ScreenSettings
 
-# A window shows little of a run of so many units: no margin would end its race.
-_LONG_RUN = 128
-
 
 class SearchSettings(NamedTuple):
   """Objective, method and sizes of a search."""
@@ -129,10 +126,9 @@ class SearchBatch:
       report: see `prune_paths`.
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings
-    plan = screen and RacePlan(margin=screen.margin, deletions=settings.deletions_per_step)
-    if plan and widths:
-      rounds = 1 if max(widths) >= _LONG_RUN else plan.rounds
-      plan = dataclasses.replace(plan, rounds=rounds, ends=True)
+    plan = screen and RacePlan(
+      margin=screen.margin, deletions=settings.deletions_per_step, ends=widths is not None
+    )
     several = settings.deletions_per_step > 1
     budget = 0.0  # the first call makes one step, and shows how fast that is
     while not all(path.finished for path in current):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from greedy_prune_jax.scoring.stream import RUN_STARTS
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ended_positions, window_positions
@@ -65,7 +66,7 @@ def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
   for mark in sorted({path.floor, *path.marks}, reverse=True):
     between, width = (left + mark) / 2, (left - mark) / 2
     places = max(between - width, 1)  # a run of many tokens has fewer
-    candidates = places / max(width // 64, 1)
+    candidates = places / max(width // RUN_STARTS, 1)
     ended = candidates if settings.screen is None else min(_ENDED, candidates)
     window = 0 if settings.screen is None else settings.screen.window + _tail(answer, settings)
     of_run = candidates * window + ended * (places / 2 + answer) + between / 2

@@ -188,3 +188,15 @@ def test_long_runs_begin_at_each_64th_of_their_width():
   ):
     found = distinct_candidates(text._replace(width=jnp.int32(width)))
     assert np.flatnonzero(found).tolist() == starts
+
+
+@pytest.mark.slow
+def test_a_race_of_short_runs_is_the_same_beside_long_ones(models):
+  _, model, _ = models
+  path = _path(model, 0, (9, 60, 4), (30,))
+  long = _path(model, 3, (9, 300, 4), (150,))  # one round of a race, where short runs have four
+  race = SearchSettings("joint", block_positions=256, screen=ScreenSettings(window=2, margin=9.0))
+  [alone] = prune_by_runs(model, [path], race)
+  beside, _ = prune_by_runs(model, [path, long], race)
+  assert beside.deleted == alone.deleted
+  assert beside.tally["num_scored"] == alone.tally["num_scored"]
