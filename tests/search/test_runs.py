@@ -8,8 +8,12 @@ import pytest
 
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from greedy_prune_jax.scoring.exact import candidates
+from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
+from greedy_prune_jax.scoring.scorer import Scorer
 from greedy_prune_jax.scoring.stream import Text, distinct_candidates
-from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.search.greedy import with_widths
+from greedy_prune_jax.search.host import SearchBatch, SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.runs import prune_by_runs
 from greedy_prune_jax.search.screen import ScreenSettings
@@ -125,9 +129,24 @@ def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
     truncated = path.segments.reasoning[np.array([range(11), range(5, 16)])]
     joint, _ = full_pass_nlls(reference, path.segments, truncated)
     assert found.nll["joint"][-1] <= joint.min() + 1e-5
-    race = SearchSettings("joint", block_positions=48, screen=ScreenSettings(window=1, margin=0.0))
-    [raced] = prune_by_runs(model, [path], race)
-    assert raced.nll["joint"][-1] <= joint.min() + 1e-5
+
+
+def test_truncations_run_to_their_ends_whatever_their_estimates(models):
+  _, model, _ = models
+  settings = SearchSettings(
+    "joint", block_positions=256, kept_bytes=0.0, screen=ScreenSettings(window=1, margin=0.0)
+  )
+  path = _path(model, 0, (9, 200, 4), (60,))
+  batch = SearchBatch.of(model, [path], settings)
+  chains = with_widths(batch.start([path], run_texts=True), jnp.array([140]))
+  scorer = Scorer(model.decoder, batch.program)
+  wanted = candidates(chains.texts, jnp.array([True]))
+  _, raced = race_deletions(scorer, chains, wanted, RacePlan(margin=0.0, ends=True))
+  scored = np.flatnonzero(np.isfinite(raced.nll[0]))
+  assert {0, 60} <= {*scored}
+  assert len(scored) == 6  # one round of a long run: the two, and four others
+  _, raced = race_deletions(scorer, chains, wanted, RacePlan(margin=0.0))
+  assert not {0, 60} <= {*np.flatnonzero(np.isfinite(raced.nll[0]))}
 
 
 def test_a_small_race_finds_texts_about_as_likely(models):
