@@ -112,8 +112,10 @@ def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> li
     if inside is None or not inside.text:
       continue
     answer = Answer(match.start(), inside.start + len(inside.text), inside)
-    joined = _joined(answers[-1], answer, text) if box and answers else None
-    answers.append(joined or answer)
+    if box:
+      joined = _joined(answers[-1], answer, text) if answers else None
+      answer = joined or _with_bare(answer, match, form)
+    answers.append(answer)
   return answers
 
 
@@ -210,6 +212,26 @@ def _joined(before: Answer, box: Answer, text: str) -> Answer | None:
     return None
   values = dict.fromkeys([before.value.text, box.value.text])
   return Answer(before.start, box.stop, Value(before.value.start, ", ".join(values)))
+
+
+_BARE = r"(?P<bare>-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)\$?"
+_VARIABLE = r"\$?\s?(?:[a-z]\s?=\s?)?"
+# `\boxed{7} or $-7$.`, `3 or \boxed{5}`; but not `the sum of 3 and \boxed{5}`
+_BARE_BEHIND = re.compile(
+  rf"[}}\s$]{{0,4}}(?:\\[\])])?\s?\b(?:or|and)\s{{1,3}}{_VARIABLE}{_BARE}(?=\s{{0,4}}(?:[.;](?!\d)|\n|\Z))"
+)
+_BARE_BEFORE = re.compile(rf"(?:\A|(?<=[\s$(=])){_BARE}\s{{1,3}}or\s{{1,3}}{_VARIABLE}\Z")
+
+
+def _with_bare(box: Answer, match: re.Match[str], form: AnswerForm) -> Answer:
+  """A box and another value beside it, which is in none, as one answer; else the box."""
+  text, start = match.string, match.start()
+  found = _BARE_BEHIND.match(text, box.stop)
+  found = found or _BARE_BEFORE.search(text[max(start - _JOINED_WITHIN, 0) : start])
+  value = box.value.text
+  if found is None or not re.search(r"\d", value) or form.is_right(found["bare"], value):
+    return box  # alone, or the same value once more
+  return box._replace(value=box.value._replace(text=f"{value}, {found['bare']}"))
 
 
 _ESCAPED = re.compile(r"(?<!\\)\\u(?![dD][89a-fA-F])([0-9a-fA-F]{4})")
