@@ -13,6 +13,7 @@ from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_of
 from greedy_prune_jax.chains.expected import expected_answer
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.search.units import unit_sizes
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -76,6 +77,7 @@ def _chain_data(chain: PrunedChain) -> dict[str, Any]:
     "ratios": _ratios(chain),
     "tokens": chain.reasoning_tokens,
     "deletions": chain.deletions,
+    "sentences": unit_sizes("sentence", chain.reasoning_tokens),
     "nll": {
       name: [None if value is None else round(value, 5) for value in chain.nll[name]]
       for name in ("joint", "answer")

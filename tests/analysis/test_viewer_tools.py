@@ -166,6 +166,63 @@ def test_a_link_leads_to_chain_and_step(show, browser):  # noqa: F811
   assert script("return [panels[0].step, panels[0].chain.id]") == [1, "a b/<1>&"]
 
 
+SENTENCES = ["So", " 4", " plus", " 3", ".", " It", " is", " 7", "."]
+
+
+def sentence_lines(script):
+  """Texts of the lines that are laid out, and the tokens that are."""
+  shown = "[...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent)"
+  shown += ".map(e => e.textContent)"
+  return script(f"return {shown}", ".sentence-head"), script(f"return {shown}", ".token")
+
+
+def test_sentences_fold_to_lines_that_count_what_is_kept(show, browser):  # noqa: F811
+  script = show(run("r", chain([0, 2, 5, 6, 7, 8], tokens=SENTENCES)))
+  assert sentence_lines(script) == ([], SENTENCES)
+  browser.find_element("id", "fold").click()
+  assert sentence_lines(script) == (["5 of 5So 4 plus 3.", "4 of 4It is 7."], [])
+  for step, lines in [
+    (2, ["3 of 54 3.", "4 of 4It is 7."]),
+    (6, ["3 of 54 3.", "0 of 4It is 7."]),  # of one that is gone, the whole in grey
+    (1, ["4 of 54 plus 3.", "4 of 4It is 7."]),
+    (3, ["3 of 54 3.", "3 of 4is 7."]),
+  ]:
+    move_slider(browser, step)
+    assert sentence_lines(script) == (lines, [])
+  marked = "return [...document.querySelectorAll('.sentence-head.last')].map(e => e.id)"
+  assert script(marked) == ["s0-1"]
+  texts = {e.text for e in ElementTree.fromstring(script("return pictureAsSvg()")).iter()}
+  assert {"3 of 5", "4 3.", "3 of 4", "is 7."} <= texts
+  assert not texts & set(SENTENCES[:5])
+  browser.find_element("id", "fold").click()
+  assert sentence_lines(script) == ([], SENTENCES)
+
+
+def test_the_keyboard_opens_sentences(show, browser):  # noqa: F811
+  from selenium.webdriver.common.keys import Keys
+
+  script = show(run("r", chain([0, 2], tokens=SENTENCES)), link="#chain=c%2F0&step=2&fold=1")
+  box = browser.find_element("class name", "tokens")
+
+  def label():
+    return browser.find_element("id", box.get_attribute("aria-activedescendant")).get_attribute(
+      "aria-label"
+    )
+
+  box.send_keys(Keys.ARROW_DOWN)
+  assert label() == "Sentence 2, 4 of 4 tokens kept, folded: It is 7."
+  box.send_keys(Keys.ENTER)
+  assert label() == "Sentence 2, 4 of 4 tokens kept, open: It is 7."
+  assert sentence_lines(script)[1] == SENTENCES[5:]
+  box.send_keys(Keys.ARROW_RIGHT)
+  assert label().startswith('" It"\n')
+  box.send_keys(Keys.ARROW_UP, Keys.ENTER)
+  assert sentence_lines(script)[1] == []
+  browser.find_element("css selector", ".sentence-head").click()
+  assert sentence_lines(script)[1] == SENTENCES[:5]
+  assert label().startswith("Sentence 1, 3 of 5 tokens kept, open: 4 3.")
+
+
 @pytest.mark.parametrize(
   "link", ["#chain=%3Cimg%20src=x%3E&step=1e9&run0=9&run1=x&colour=none", "#%E0%A4%A", "#step=-1"]
 )

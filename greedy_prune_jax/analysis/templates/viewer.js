@@ -14,6 +14,7 @@ function make(parent, tag, className, text) {
 }
 
 {% include "viewer_chart.js" %}
+{% include "viewer_sentences.js" %}
 {% include "viewer_panel.js" %}
 {% include "viewer_export.js" %}
 
@@ -114,7 +115,10 @@ function showChain() {
   const verdict = { true: ": the chain is right", false: ": the chain is wrong" }[chain.right] || "";
   byId("target").textContent = chain.target === null ? "not known" : chain.target + verdict;
   slider.max = chain.deletions.length;
-  for (const panel of panels) panel.paint(byId("colour").value);
+  for (const panel of panels) {
+    panel.paint(byId("colour").value);
+    panel.fold(byId("fold").checked);
+  }
   addRatios();
   findParting();
   setStep(0);
@@ -168,6 +172,7 @@ function writeLink() {
 
 function writeLinkNow() {
   const names = { chain: byId("chain").value, step: slider.value, colour: byId("colour").value };
+  if (byId("fold").checked) names.fold = "1";
   selects.forEach((select, index) => { names["run" + index] = select.value; });
   try {
     history.replaceState(null, "", "#" + new URLSearchParams(names));
@@ -183,6 +188,7 @@ function readLink() {
   for (const [name, select] of [["run0", selects[0]], ["run1", selects[1]], ["colour", byId("colour")]]) {
     if (link.has(name) && has(select, link.get(name))) select.value = link.get(name);
   }
+  byId("fold").checked = link.get("fold") === "1";
   listChains();
   if (has(byId("chain"), link.get("chain"))) byId("chain").value = link.get("chain");
   showChain();
@@ -207,6 +213,10 @@ function start() {
   byId("play").addEventListener("click", () => play(player === null));
   byId("colour").addEventListener("change", () => {
     for (const panel of panels) panel.paint(byId("colour").value);
+    writeLink();
+  });
+  byId("fold").addEventListener("change", () => {
+    for (const panel of panels) panel.fold(byId("fold").checked);
     writeLink();
   });
   byId("svg").addEventListener("click", () => save(fileName() + ".svg", "image/svg+xml", pictureAsSvg()));

@@ -41,6 +41,18 @@ function drawToken(svg, span, left, top) {
   }, span.textContent);
 }
 
+// A sentence's line: how many tokens are kept, and its text as far as the line goes.
+function drawSentence(svg, head, left, top) {
+  for (const child of head.children) {
+    const { left: x, top: y, width, height } = child.getBoundingClientRect();
+    const part = draw(svg, "svg", { x: x - left, y: y - top, width, height });  // clips its text
+    const kept = child.style.getPropertyValue("--kept") || "0%";
+    const fill = getComputedStyle(document.documentElement).getPropertyValue("--c0");
+    draw(part, "rect", { width: kept, height, fill, rx: 3 });
+    drawToken(part, child, x, y);
+  }
+}
+
 function drawChart(svg, chart, top, width) {
   const copy = chart.svg.cloneNode(true);
   const from = chart.svg.querySelectorAll("*"), to = copy.querySelectorAll("*");
@@ -67,7 +79,10 @@ function pictureAsSvg() {
     draw(part, "text", {
       x: 0, y: 18, fill: plainColour(page.color), "font-family": page.fontFamily, "font-size": 15,
     }, `${panel.run.name}: ${panel.chain.id}`);
-    for (const span of panel.spans) drawToken(part, span, box.left, box.top - 28);
+    for (const item of panel.items) {
+      const drawItem = item.dataset.sentence === undefined ? drawToken : drawSentence;
+      drawItem(part, item, box.left, box.top - 28);
+    }
     const height = drawChart(part, panel.chart, box.height + 40, box.width);
     part.setAttribute("height", box.height + 40 + height);
     bottom = Math.max(bottom, box.height + 40 + height);

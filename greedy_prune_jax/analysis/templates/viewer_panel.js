@@ -38,15 +38,17 @@ class Panel {
     this.box = make(this.root, "div", "tokens");
     this.box.tabIndex = 0;
     this.box.setAttribute("role", "listbox");
-    this.box.setAttribute("aria-label", "Reasoning tokens; arrow keys go from token to token");
+    this.sentences = new Sentences(this.box, this.chain, index);
     this.spans = this.chain.tokens.map((text, position) => {
-      const span = make(this.box, "span", "token", text);
+      const span = make(this.sentences.boxOf(position), "span", "token", text);
       span.id = "t" + index + "-" + position;
       span.setAttribute("role", "option");
       span.dataset.position = position;
       return span;
     });
+    this.items = this.spans;  // that the arrow keys go through
     this.current = 0;
+    this.box.addEventListener("click", (event) => this.onClick(event));
     this.box.addEventListener("mouseover", (event) => this.point(event.target, event));
     this.box.addEventListener("mouseleave", hideTip);
     this.box.addEventListener("focus", () => this.goTo(this.current));
@@ -134,17 +136,44 @@ class Panel {
   }
 
   // Tokens without a text and the next that has one make up a character; see `spell_kept`.
-  textAt(step) {
-    const { tokens } = this.chain;
+  textAt(step, from = 0, to = this.chain.tokens.length) {
     const text = [];
     let group = [];
-    tokens.forEach((token, position) => {
+    for (let position = from; position < to; position += 1) {
+      const token = this.chain.tokens[position];
       group.push(this.stepOf[position] > step);
-      if (!token && position < tokens.length - 1) return;
+      if (!token && position < to - 1) continue;
       text.push(group.every(Boolean) ? token : "\ufffd".repeat(group.filter(Boolean).length));
       group = [];
-    });
+    }
     return text.join("");
+  }
+
+  fold(isFolded) {
+    this.box.classList.toggle("folded", isFolded);
+    this.box.setAttribute("aria-label", isFolded
+      ? "Sentences of the reasoning; arrow keys go from one to the next, Enter opens and folds it"
+      : "Reasoning tokens; arrow keys go from token to token");
+    this.leave();
+    this.findItems();
+    if (isFolded) this.sentences.showAll(this);
+  }
+
+  get isFolded() {
+    return this.box.classList.contains("folded");
+  }
+
+  findItems() {
+    const sentence = this.items[this.current]?.parentNode;
+    this.items = this.isFolded ? this.sentences.items(this.spans) : this.spans;
+    this.current = Math.max(0, this.items.findIndex((item) => item.parentNode === sentence));
+  }
+
+  toggleSentence(head) {
+    this.leave();
+    this.sentences.toggle(Number(head.dataset.sentence), this);
+    this.findItems();
+    this.goTo(this.items.indexOf(head));
   }
 
   show(step) {
@@ -157,6 +186,7 @@ class Panel {
     this.last = step ? deletions[step - 1] : [];
     for (const position of this.last) this.spans[position].classList.add("last");
     this.step = step;
+    if (this.isFolded) this.sentences.show(from, to, this);
     this.root.dataset.step = step;
     this.left.textContent = this.textAt(step);
     if (this.colour === "category") this.fillLegend();
@@ -192,28 +222,48 @@ class Panel {
     showTip(this.describe(Number(target.dataset.position)), event.clientX, event.clientY);
   }
 
-  goTo(position) {
-    this.spans[this.current].classList.remove("current");
-    this.spans[this.current].setAttribute("aria-selected", "false");
-    this.current = position;
-    const span = this.spans[position];
-    span.classList.add("current");
-    span.setAttribute("aria-selected", "true");
-    span.setAttribute("aria-label", this.describe(position));
-    this.box.setAttribute("aria-activedescendant", span.id);
-    const place = span.getBoundingClientRect();
-    showTip(this.describe(position), place.left, place.bottom);
+  leave() {
+    hideTip();
+    this.items[this.current]?.classList.remove("current");
+    this.items[this.current]?.setAttribute("aria-selected", "false");
+  }
+
+  goTo(place) {
+    this.leave();
+    this.current = place;
+    const item = this.items[place];
+    item.classList.add("current");
+    item.setAttribute("aria-selected", "true");
+    this.box.setAttribute("aria-activedescendant", item.id);
+    if (item.dataset.position === undefined) return;
+    const text = this.describe(Number(item.dataset.position));
+    item.setAttribute("aria-label", text);
+    const { left, bottom } = item.getBoundingClientRect();
+    showTip(text, left, bottom);
+  }
+
+  onClick(event) {
+    const head = event.target.closest(".sentence-head");
+    if (head) this.toggleSentence(head);
   }
 
   onKey(event) {
-    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -10, ArrowDown: 10 };
-    const end = this.spans.length - 1;
+    const far = this.isFolded ? 1 : 10;
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -far, ArrowDown: far };
+    const end = this.items.length - 1;
+    const item = this.items[this.current];
+    if (["Enter", " "].includes(event.key) && item.dataset.sentence !== undefined) {
+      event.preventDefault();
+      return this.toggleSentence(item);
+    }
     let target = event.key === "Home" ? 0 : event.key === "End" ? end : undefined;
     if (event.key in moves) target = this.current + moves[event.key];
     if (event.key === "Escape") hideTip();
     if (target === undefined) return;
     event.preventDefault();
-    this.goTo(Math.min(end, Math.max(0, target)));
+    const place = Math.min(end, Math.max(0, target));
+    this.items[place].scrollIntoView({ block: "nearest" });
+    this.goTo(place);
   }
 }
 
