@@ -4,10 +4,12 @@ An answer is searched for outside the thinking alone. Every repeat in the patter
 and every value has a most length, so that reading a reply takes time linear in its length.
 """
 
+import collections
 import dataclasses
+import itertools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.letters import find_letter, only_letter, same_letter
@@ -91,19 +93,35 @@ def last_answer(response: str, form: AnswerForm) -> Answer | None:
 
 def first_value(text: str, form: AnswerForm) -> str | None:
   """The value of an answer with which a text begins; None if it begins with none."""
+  text = _without_thinking(text)
   for marker in form.markers:
-    answers = find_answers(text, form, marker)
+    answers = _read_answers(text, form, itertools.islice(marker.finditer(text), 1))
     if answers and answers[0].start == 0:
       return answers[0].value.text
   return None
 
 
 def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> list[Answer]:
-  """All answers of a response that a marker finds, in their order."""
-  text = plain_signs(hide_tags(hide_thinking(response)))
+  """All answers of a response that a marker finds, in their order.
+
+  Of a reply that repeats a marker without end, only the last `_MOST_MARKERS` are read: each costs
+  the reading of a sentence, a hundred times its own length.
+  """
+  text = _without_thinking(response)
+  last = collections.deque(marker.finditer(text), maxlen=_MOST_MARKERS)
+  return _read_answers(text, form, last)
+
+
+def _without_thinking(response: str) -> str:
+  """The response, of its own length, in plain signs and without tags and thinking."""
+  return plain_signs(hide_tags(hide_thinking(response)))
+
+
+def _read_answers(text: str, form: AnswerForm, matches: Iterable[re.Match[str]]) -> list[Answer]:
+  """The answers that begin with these matches of a marker."""
   closing = _closing_braces(text)
   answers: list[Answer] = []
-  for match in marker.finditer(text):
+  for match in matches:
     box = match.groupdict().get("box") is not None
     inside = _in_box(match, closing) if box else form.read(match)
     if box and inside is not None:
@@ -125,6 +143,7 @@ def last_boxed(text: str) -> str | None:
   return split and split.value
 
 
+_MOST_MARKERS = 1000
 _LONGEST = 2000  # characters of a boxed value
 _SENTENCE = 500  # characters behind a marker in which a value is looked for
 

@@ -104,7 +104,9 @@ def _thinking_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
     if inside is None and side == "open":
       inside, start = name, match.start()
     elif side == "close" and inside in (None, name):
-      spans = [*spans, (start, match.end())] if inside else [(0, match.end())]
+      if inside is None:
+        spans, start = [], 0
+      spans.append((start, match.end()))
       inside = None
   return spans, start if inside else None
 

@@ -1,5 +1,6 @@
 """Replies beside their verdicts, by kind: question set, reply, target, right or not."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_boxed, split_response
+from greedy_prune_jax.chains.answers import (
+  BOXED,
+  LETTER,
+  NUMBER,
+  first_value,
+  last_boxed,
+  split_response,
+)
+from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
+from tests.helpers.attacks import limits
 
 FORMS = {"gsm8k": NUMBER, "math": BOXED, "mmlu_pro": LETTER}
 
@@ -467,3 +477,30 @@ def test_a_long_text_of_one_beginning_is_read(unit):
     split_response(text, form)
     split = split_response(text + "\n" * 600 + form.write("5"), form)
     assert split is None or split.value
+
+
+@pytest.mark.parametrize("unit", ["####", '{"answer":', "answer: ", "<answer>"])
+@pytest.mark.parametrize("questions", FORMS)
+def test_of_a_marker_without_end_only_the_last_ones_are_read(questions, unit):
+  form = FORMS[questions]
+  seen = []
+
+  def read(match):
+    seen.append(match.start())
+    return form.read(match)
+
+  counted = dataclasses.replace(form, read=read)
+  target = "B" if form is LETTER else "5"
+  split_response(form.write(target) + ".\nSo " + unit * 3000, counted)
+  assert len(seen) <= 1000 * len(form.markers)
+  assert first_value(form.write(target) + ".\nSo " + unit * 3000, counted) == target
+  split = split_response(unit * 3000 + "\n" * 600 + form.write(target), counted)
+  assert split.value == target
+
+
+@pytest.mark.slow
+def test_thinking_that_begins_again_and_again_is_read_in_linear_time():
+  text = "<think></think>" * 300_000  # kept in a list that is copied for each, it takes minutes
+  with limits(seconds=20):
+    assert hide_thinking(text) == "\n" * len(text)
+    assert not never_stops(text)
