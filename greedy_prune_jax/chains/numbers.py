@@ -10,7 +10,8 @@ from greedy_prune_jax.chains.normal_text import in_decimals, normal_answer
 from greedy_prune_jax.chains.relations import has_other_relation, is_bound, is_name, sides_of
 
 # `1,234.50`, `12,34,567` (India), `.5`, `-3`; a sign between two things is not the number's.
-_GROUPED = r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})"
+# Bounded: digits of 90 groups and more are no number, and each would be tried from every place.
+_GROUPED = r"(?:\d{1,3}(?:,\d{3}){1,30}|\d{1,2}(?:,\d{2}){1,30},\d{3})"
 _PLAIN = rf"(?:{_GROUPED}(?!,?\d)|\d+)(?:\.\d+)?|(?<![A-Za-z])\.\d+"
 _DECIMAL = rf"(?:{_PLAIN})(?:[eE][-+]?\d{{1,4}}(?![\w.]))?"
 _SIGN = r"(?:(?<![\w)\]])[-+])?"

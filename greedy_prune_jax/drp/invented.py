@@ -1,10 +1,11 @@
 """Numbers that a rewritten chain has and nobody gave it."""
 
 import ast
+import bisect
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from greedy_prune_jax.chains.numbers import find_numbers
@@ -13,7 +14,9 @@ _HIGHEST_POWER = 64
 _MOST_BITS = 4096  # of a power's value; nobody writes longer numbers
 _SUM = re.compile(r"[\d.+*/()^%\s-]+")  # the characters of an arithmetic expression
 # Digits that are no quantities: of a list's lines, and of powers.
-_MARKS = re.compile(r"^\s*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE)
+_MARKS = re.compile(
+  r"^[^\S\n]*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE
+)
 _POWER = re.compile(r"[⁰¹²³⁴-⁹]+")
 # From how people and TeX write arithmetic to how Python does.
 _SPELLINGS = (
@@ -55,10 +58,10 @@ def invented_numbers(text: str, given: str) -> list[str]:
   text, given = map(_spell_powers, (text, given))
   known = {value for _, value in find_numbers(given)}
   known |= {value / 100 for value in _percentages(given)}
-  results = [value for equation in _equations(text) for value in equation]
+  results = sorted({abs(value) for equation in _equations(text) for value in equation})
   invented: dict[Fraction, str] = {}
   for written, value in find_numbers(_MARKS.sub("", text)):
-    if value not in known and not any(_is_rounded(written, value, result) for result in results):
+    if value not in known and not _is_rounded(written, value, results):
       invented.setdefault(value, written)
   return list(invented.values())
 
@@ -67,16 +70,17 @@ def _spell_powers(text: str) -> str:
   return _POWER.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
 
 
-def _is_rounded(written: str, value: Fraction, result: Fraction) -> bool:
-  """Tells whether a number states a result, to the digits that it has."""
+def _is_rounded(written: str, value: Fraction, results: Sequence[Fraction]) -> bool:
+  """Tells whether a number states one of the results, ascending, to the digits that it has."""
   digits = len(written.partition(".")[2])
-  error = abs(value - abs(result))
   # A whole number is exact: 3 is not what 10 / 3 gives.
-  return error <= (Fraction(1, 2 * 10**digits) if digits else 0)
+  error = Fraction(1, 2 * 10**digits) if digits else Fraction(0)
+  nearest = bisect.bisect_left(results, value - error)
+  return nearest < len(results) and results[nearest] <= value + error
 
 
 def _percentages(text: str) -> Iterator[Fraction]:
-  for match in re.finditer(r"(\d+(?:\.\d+)?)\s*(?:\\?%|percent)", text):
+  for match in re.finditer(r"(?<!\d)(\d{1,99}(?:\.\d{1,99})?)\s*(?:\\?%|percent)", text):
     yield Fraction(match[1])
 
 

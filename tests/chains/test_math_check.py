@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from greedy_prune_jax.chains.math_check import MathChecker
+from greedy_prune_jax.chains.math_check import MathChecker, same_expression
 from greedy_prune_jax.errors import UserError
+from tests.helpers.attacks import limits
 
 needs_math_verify = pytest.mark.skipif(
   importlib.util.find_spec("math_verify") is None, reason="needs math-verify"
@@ -86,3 +87,11 @@ def test_without_its_package_it_says_how_to_get_it(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r"needs the package math-verify; .*pip install"):
     MathChecker().equal("1", "2")
+
+
+@pytest.mark.parametrize("unit", [" ", "<b></b>", "\u00a0"])
+def test_texts_of_any_length_are_compared_at_once(unit):
+  text = unit * (500_000 // len(unit))
+  with limits(seconds=20):
+    assert not same_expression(text + "6", "5")
+    assert same_expression(f"{text}5{text}", f"{text}5{text}")

@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from greedy_prune_jax.drp.invented import evaluate_expression, invented_numbers
+from tests.helpers.attacks import limits
 
 GIVEN = "Tom has 3 boxes of 14 eggs, 20% broke, each box cost $1,200."
 
@@ -64,3 +65,26 @@ def test_powers_that_no_memory_holds_have_no_value():
   assert evaluate_expression(tower) is None
   assert evaluate_expression("2^10 + 0") == 1024
   assert invented_numbers("+" * 20_000 + " = 5", "") == ["5"]
+
+
+@pytest.mark.parametrize(
+  ("text", "given"),
+  [
+    ("1+1=" * 50_000 + "5", ""),  # each number beside each result
+    ("5", "7" * 500_000),  # a percentage from each digit on
+    ("12," * 100_000, ""),  # groups of digits from each place on
+    ("\n" * 500_000 + "5", ""),  # a list's number behind each line break
+  ],
+)
+def test_long_texts_are_read_in_linear_time(text, given):
+  with limits(seconds=20):
+    invented_numbers(text, given)
+
+
+def test_a_percentage_of_more_digits_than_python_reads_is_none():
+  assert invented_numbers("5", "7" * 5000 + "% of 5") == []
+
+
+def test_the_nearest_of_several_results_is_what_a_rounded_number_states():
+  text = "10 / 3 = 3.33, 20 / 3 = 6.67, 1 - 5 = -4 and 9 / 2 = 4.6"
+  assert invented_numbers(text, "10 3 20 1 5 9 2") == ["4.6"]
