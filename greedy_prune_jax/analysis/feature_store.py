@@ -58,6 +58,11 @@ class FeatureStore:
     """The rows of the chain with this number."""
     return slice(self.starts[chain], self.starts[chain + 1])
 
+  def answer_attention(self, chain: int) -> Float[np.ndarray, " N"]:
+    """Mean attention from the answer's tokens to each token, over all layers and heads."""
+    statistic = STATISTICS.index("from answer, mean")
+    return self.attention[self.rows(chain), :, :, statistic].mean(axis=(1, 2), dtype=np.float32)
+
 
 def build_store(
   folder: Path,

@@ -31,12 +31,15 @@ class LabelledRun:
     chains: pruned chains, at least one.
     labels: one entry a chain.
     surprisals: nats of the tokens of each chain; None where they were not computed.
+    attention: attention from the answer that each token received, mean over the answer's tokens and
+      all layers and heads; None where it was not computed.
   """
 
   name: str
   chains: Sequence[PrunedChain]
   labels: Sequence[Labels]
   surprisals: Sequence[Sequence[float]] | None = None
+  attention: Sequence[Sequence[float]] | None = None
 
   def __post_init__(self):
     for chain, labels in zip(self.chains, self.labels, strict=True):

@@ -112,10 +112,9 @@ def run_analysis(
     sections.append(_regression(settings, sources, runs, stores, workdir))
   if "viewer" in settings.parts:
     limit = settings.viewer_chains or None
-    surprisals = [_surprisals(store)[:limit] for store in stores] or [None] * len(runs)
     shown = [
-      LabelledRun(run.name, run.chains[:limit], run.labels[:limit], values)
-      for run, values in zip(runs, surprisals, strict=True)
+      LabelledRun(run.name, run.chains[:limit], run.labels[:limit], *_token_values(store, limit))
+      for run, store in zip(runs, stores or [None] * len(runs), strict=True)
     ]
     write_viewer(workdir / "viewer.html", shown)
   write_report(workdir, provenance=_provenance(settings, sources), sections=sections)
@@ -245,9 +244,13 @@ def _feature_stores(
   return [_features(settings, source, workdir, get_model) for source in sources]
 
 
-def _surprisals(store: FeatureStore) -> list[Sequence[float]]:
-  """Nats of the tokens of each chain."""
-  return [store.surprisal[store.rows(chain)].tolist() for chain in range(len(store.ids))]
+def _token_values(store: FeatureStore | None, limit: int | None) -> tuple[list | None, list | None]:
+  """Surprisals of the first chains' tokens, and the attention that these get from the answer."""
+  if store is None:
+    return None, None
+  chains = range(len(store.ids))[:limit]
+  surprisals = [store.surprisal[store.rows(chain)].tolist() for chain in chains]
+  return surprisals, [store.answer_attention(chain).tolist() for chain in chains]
 
 
 def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_model) -> FeatureStore:

@@ -48,7 +48,7 @@ def viewer_data(runs: Sequence[LabelledRun]) -> dict[str, Any]:
 
 def _run_data(run: LabelledRun) -> dict[str, Any]:
   first = run.chains[0]
-  surprisals = run.surprisals or [None] * len(run.chains)
+  missing = [None] * len(run.chains)
   index_of = {category: i for i, category in enumerate(Category)}
   return {
     "name": run.name,
@@ -61,8 +61,15 @@ def _run_data(run: LabelledRun) -> dict[str, Any]:
       | {
         "labels": [None if x is None else index_of[x] for x in labels],
         "surprisal": None if surprisal is None else [round(float(x), 3) for x in surprisal],
+        "attention": None if attention is None else [float(f"{x:.3g}") for x in attention],
       }
-      for chain, labels, surprisal in zip(run.chains, run.labels, surprisals, strict=True)
+      for chain, labels, surprisal, attention in zip(
+        run.chains,
+        run.labels,
+        run.surprisals or missing,
+        run.attention or missing,
+        strict=True,
+      )
     ],
   }
 

@@ -65,6 +65,12 @@ def pruned(tmp_path, monkeypatch):
   return workdirs
 
 
+def viewer_chains(workdir):
+  """The chains of the first run that a workdir's viewer holds."""
+  _, _, rest = (workdir / "viewer.html").read_text().partition('id="data">')
+  return json.loads(rest.partition("</script>")[0])["runs"][0]["chains"]
+
+
 @pytest.mark.slow
 def test_one_run_ends_with_everything(pruned, tmp_path):
   out = tmp_path / "out"
@@ -82,6 +88,14 @@ def test_one_run_ends_with_everything(pruned, tmp_path):
   transfer = json.loads((out / "tables" / "transfer.json").read_text())["rows"]
   assert len(transfer) == 20
   assert all(abs(row["spearman"]) < 0.5 for row in transfer)  # orders are random
+  shown = viewer_chains(out)
+  store = open_store(out / "features" / "joint")
+  assert [chain["id"] for chain in shown] == list(store.ids)
+  got = np.concatenate([chain["attention"] for chain in shown])
+  np.testing.assert_allclose(got, store.attention[..., 0].mean(axis=(1, 2)), rtol=0.01)
+  assert [len(chain["attention"]) for chain in shown] == [len(c["tokens"]) for c in shown]
+  got = np.concatenate([chain["surprisal"] for chain in shown])
+  np.testing.assert_allclose(got, store.surprisal, atol=1e-3)
 
 
 def test_a_runs_folder_of_pruned_chains_means_the_run(pruned):

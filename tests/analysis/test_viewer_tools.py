@@ -33,10 +33,9 @@ def chain(
   )
 
 
-def run(name, *chains, surprisals=None):
-  return LabelledRun(
-    name, chains, [(LABELS * 99)[: len(c.reasoning_ids)] for c in chains], surprisals
-  )
+def run(name, *chains, **values):
+  labels = [(LABELS * 99)[: len(c.reasoning_ids)] for c in chains]
+  return LabelledRun(name, chains, labels, **values)
 
 
 @pytest.fixture
@@ -85,10 +84,23 @@ def test_tokens_are_coloured_by_rank_and_by_surprisal(show):
   assert script("return document.querySelectorAll('.token.c0').length") == 5
 
 
-def test_surprisals_that_there_are_not_are_told(show):
+def test_tokens_are_coloured_by_attention_from_the_answer(show):
+  script = show(run("r", chain([2]), attention=[[0.0, 0.0004, 0.0016, 0.0064, 0.0001, 0.0]]))
+  choose(script, "colour", "attention")
+  shares = script("return panels[0].spans.map(s => s.style.getPropertyValue('--share'))")
+  assert shares == ["0%", "25%", "50%", "100%", "13%", "0%"]
+  assert "attention from the answer 0.0016" in script("return panels[0].describe(2)")
+  legend = script("return document.querySelector('.legend').textContent")
+  assert "no attention from the answer" in legend
+  assert "0.0064, mean over its tokens, all layers and heads" in legend
+
+
+@pytest.mark.parametrize("colour", ["surprisal", "attention"])
+def test_values_that_were_not_stored_are_told(show, colour):
   script = show(run("r", chain([2])))
-  choose(script, "colour", "surprisal")
+  choose(script, "colour", colour)
   assert "analyze stores them" in script("return document.querySelector('.legend').textContent")
+  assert script("return document.querySelectorAll('.token.scaled').length") == 0
 
 
 def test_keep_ratios_stand_on_the_slider_and_their_texts_below(show):
@@ -184,13 +196,14 @@ def test_sentences_fold_to_lines_that_count_what_is_kept(show, browser):  # noqa
   for step, lines in [
     (2, ["3 of 54 3.", "4 of 4It is 7."]),
     (6, ["3 of 54 3.", "0 of 4It is 7."]),  # of one that is gone, the whole in grey
+    (2, ["3 of 54 3.", "4 of 4It is 7."]),
     (1, ["4 of 54 plus 3.", "4 of 4It is 7."]),
     (3, ["3 of 54 3.", "3 of 4is 7."]),
   ]:
     move_slider(browser, step)
     assert sentence_lines(script) == (lines, [])
-  marked = "return [...document.querySelectorAll('.sentence-head.last')].map(e => e.id)"
-  assert script(marked) == ["s0-1"]
+    marked = script("return [...document.querySelectorAll('.sentence-head.last')].map(e => e.id)")
+    assert marked == ["s0-0" if step <= 2 else "s0-1"]
   texts = {e.text for e in ElementTree.fromstring(script("return pictureAsSvg()")).iter()}
   assert {"3 of 5", "4 3.", "3 of 4", "is 7."} <= texts
   assert not texts & set(SENTENCES[:5])

@@ -3,6 +3,15 @@
 const categoryName = (index) => (index === null ? "unlabelled" : data.categories[index].name);
 const visible = (text) => JSON.stringify(text);
 
+// Values of tokens that analyze's part regression stores, as colours and in words.
+const VALUES = {
+  surprisal: { name: "surprisals", zero: "0 nats", write: (value) => value.toFixed(2) + " nats" },
+  attention: {
+    name: "attention weights", zero: "no attention from the answer",
+    write: (value) => value.toPrecision(2) + ", mean over its tokens, all layers and heads",
+  },
+};
+
 class Panel {
   constructor(parent, run, chain, index) {
     this.run = run;
@@ -71,15 +80,16 @@ class Panel {
     }
   }
 
-  // Shares from 0 to 1 that colour the tokens, by rank or surprisal; null for categories.
+  // Shares from 0 to 1 that colour the tokens, by rank or a value of theirs; null for categories.
   shares(colour) {
-    const { deletions, surprisal } = this.chain;
+    const { deletions } = this.chain;
     if (colour === "rank") {
       return this.stepOf.map((step) => Math.min(1, (step - 1) / Math.max(1, deletions.length)));
     }
-    if (colour !== "surprisal" || !surprisal) return null;
-    const top = Math.max(1e-6, ...surprisal);
-    return surprisal.map((value) => Math.sqrt(Math.max(0, value) / top));
+    const values = this.chain[colour];
+    if (!(colour in VALUES) || !values) return null;
+    const top = Math.max(1e-6, ...values);
+    return values.map((value) => Math.sqrt(Math.max(0, value) / top));
   }
 
   paint(colour) {
@@ -97,22 +107,8 @@ class Panel {
 
   fillLegend() {
     this.legend.replaceChildren();
-    const { labels, surprisal } = this.chain;
-    if (this.colour !== "category") {
-      const top = surprisal ? Math.max(...surprisal).toFixed(1) : "";
-      const ends = this.colour === "rank"
-        ? ["deleted first", "deleted last, or never"]
-        : surprisal ? ["0 nats", `${top} nats, on a square-root scale`] : null;
-      if (!ends) {
-        make(this.legend, "li", "", "no surprisals: analyze stores them with its part regression");
-        return;
-      }
-      ends.forEach((text, end) => {
-        const item = make(this.legend, "li", "scaled", text);
-        item.style.setProperty("--share", end * 100 + "%");
-      });
-      return;
-    }
+    const { labels } = this.chain;
+    if (this.colour !== "category") return this.fillScale();
     const gone = (position) => this.stepOf[position] <= this.step;
     const list = [...data.categories.keys()];
     const total = list.map(() => 0), kept = list.map(() => 0);
@@ -126,6 +122,21 @@ class Panel {
       const text = `${categoryName(index)} ${kept[index]}/${total[index]}`;
       make(this.legend, "li", "c" + index, text).title = data.categories[index].meaning;
     }
+  }
+
+  fillScale() {
+    const kind = VALUES[this.colour], values = this.chain[this.colour];
+    if (kind && !values) {
+      make(this.legend, "li", "", `no ${kind.name}: analyze stores them with its part regression`);
+      return;
+    }
+    const ends = kind
+      ? [kind.zero, `${kind.write(Math.max(...values))}; on a square-root scale`]
+      : ["deleted first", "deleted last, or never"];
+    ends.forEach((text, end) => {
+      const item = make(this.legend, "li", "scaled", text);
+      item.style.setProperty("--share", end * 100 + "%");
+    });
   }
 
   // The first step at which at least a share of the tokens is gone.
@@ -212,9 +223,10 @@ class Panel {
     const when = step === Infinity ? "never deleted" : `deletion ${step}, rank ${rank}`;
     const state = step <= this.step ? "gone" : "still there";
     const name = categoryName(this.chain.labels[position]);
-    const surprisal = this.chain.surprisal
-      ? `\nsurprisal ${this.chain.surprisal[position].toFixed(2)} nats` : "";
-    return `${visible(this.chain.tokens[position])}\n${name}${surprisal}\n${when}, ${state}`;
+    const { surprisal, attention } = this.chain;
+    const nats = surprisal ? `\nsurprisal ${surprisal[position].toFixed(2)} nats` : "";
+    const got = attention ? `\nattention from the answer ${attention[position].toPrecision(2)}` : "";
+    return `${visible(this.chain.tokens[position])}\n${name}${nats}${got}\n${when}, ${state}`;
   }
 
   point(target, event) {
