@@ -34,6 +34,9 @@ def get_config() -> config_dict.ConfigDict:
   config.names = ()  # what the report calls the runs; empty: the names of their folders
   config.num_chains = 0  # of each run; 0: all
   config.viewer_chains = 200  # of each run in viewer.html; 0: all
+  # Workdirs of evaluate_pruned over these runs, under the same names: viewer.html marks the keep
+  # ratios at which the model still answers right. Results of prune's budget `right` need no naming.
+  config.answers = ()
 
   # Categories of tokens.
   config.annotator = "rules"  # offline; or `model`: a text model, asked

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from greedy_prune_jax.analysis.still_right import Verdicts
 from greedy_prune_jax.chains.categories import Category, Labels
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.reports.bootstrap import (
@@ -33,6 +34,7 @@ class LabelledRun:
     surprisals: nats of the tokens of each chain; None where they were not computed.
     attention: attention from the answer that each token received, mean over the answer's tokens and
       all layers and heads; None where it was not computed.
+    verdicts: lengths at which a model still answers each chain right; None where not read.
   """
 
   name: str
@@ -40,6 +42,7 @@ class LabelledRun:
   labels: Sequence[Labels]
   surprisals: Sequence[Sequence[float]] | None = None
   attention: Sequence[Sequence[float]] | None = None
+  verdicts: Sequence[Verdicts] | None = None
 
   def __post_init__(self):
     for chain, labels in zip(self.chains, self.labels, strict=True):

@@ -27,6 +27,7 @@ from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, fit_ranking
 from greedy_prune_jax.analysis.regression_report import regression_section, run_regressions
 from greedy_prune_jax.analysis.report import Section, write_report
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
+from greedy_prune_jax.analysis.still_right import read_verdicts
 from greedy_prune_jax.analysis.viewer import write_viewer
 from greedy_prune_jax.chains import category_rules  # noqa: F401  registers the annotator `rules`
 from greedy_prune_jax.chains.categories import Annotator, Labels, make_annotator
@@ -87,6 +88,9 @@ def run_analysis(
     UserError: something that the settings or the workdirs name cannot be used.
   """
   sources = read_sources(pruned, settings)
+  verdicts = {}
+  if "viewer" in settings.parts:
+    verdicts = read_verdicts(settings.answers, {s.name: (s.path, s.chains) for s in sources})
   annotator = _annotator(settings, workdir)
   check_config()
   runs = [
@@ -113,7 +117,13 @@ def run_analysis(
   if "viewer" in settings.parts:
     limit = settings.viewer_chains or None
     shown = [
-      LabelledRun(run.name, run.chains[:limit], run.labels[:limit], *_token_values(store, limit))
+      LabelledRun(
+        run.name,
+        run.chains[:limit],
+        run.labels[:limit],
+        *_token_values(store, limit),
+        verdicts=verdicts[run.name][:limit],
+      )
       for run, store in zip(runs, stores or [None] * len(runs), strict=True)
     ]
     write_viewer(workdir / "viewer.html", shown)

@@ -18,6 +18,7 @@ MAY_CHANGE = (
   "parts",
   "names",
   "other_labels",
+  "answers",
   "regressors",
   "viewer_chains",
   "batch_positions",
@@ -42,6 +43,7 @@ class AnalyzeSettings(JobSettings):
   endpoint: EndpointSettings
   other_labels: tuple[str, ...]
   viewer_chains: int
+  answers: tuple[str, ...]
   dtype: str
   feature_dtype: str
   batch_positions: int

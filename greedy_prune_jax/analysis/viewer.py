@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.still_right import Verdicts
 from greedy_prune_jax.chains.answers import find_answers
 from greedy_prune_jax.chains.categories import GUIDE, Category
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_of
@@ -63,11 +64,13 @@ def _run_data(run: LabelledRun) -> dict[str, Any]:
         "surprisal": None if surprisal is None else [round(float(x), 3) for x in surprisal],
         "attention": None if attention is None else [float(f"{x:.3g}") for x in attention],
       }
-      for chain, labels, surprisal, attention in zip(
+      | _verdict_data(chain, verdicts or Verdicts())
+      for chain, labels, surprisal, attention, verdicts in zip(
         run.chains,
         run.labels,
         run.surprisals or missing,
         run.attention or missing,
+        run.verdicts or missing,
         strict=True,
       )
     ],
@@ -81,7 +84,6 @@ def _chain_data(chain: PrunedChain) -> dict[str, Any]:
     "answer": chain.chain.answer,
     "target": chain.chain.target,
     "right": _is_right(chain.chain),
-    "ratios": _ratios(chain),
     "tokens": chain.reasoning_tokens,
     "deletions": chain.deletions,
     "sentences": unit_sizes("sentence", chain.reasoning_tokens),
@@ -90,6 +92,16 @@ def _chain_data(chain: PrunedChain) -> dict[str, Any]:
       for name in ("joint", "answer")
       if name in chain.nll
     },
+  }
+
+
+def _verdict_data(chain: PrunedChain, verdicts: Verdicts) -> dict[str, Any]:
+  whole = {ratio: 0 for ratio in verdicts.answers if ratio not in chain.pruned}
+  return {
+    "ratios": whole | _ratios(chain),
+    "model": verdicts.model,
+    "answered": dict(verdicts.answers),
+    "pruner_right": verdicts.pruner_right,
   }
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 
+from greedy_prune_jax.chains.pruned_answers import OUTPUT, read_pruned_answers
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned.run import (
-  OUTPUT,
   pruned_accuracy_table,
   pruned_pairs_table,
-  read_pruned_answers,
   run_evaluate_pruned,
 )
 from greedy_prune_jax.evaluation.pruned.settings import MAY_CHANGE, EvaluatePrunedSettings

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.pruned_answers import BUDGETS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.jsonl import encode_line
 from greedy_prune_jax.runs.records import Record
-
-FILE = "budgets.jsonl"
 
 _BOUND = re.compile(r"nll:\+\d*\.?\d+|answer:\d*\.?\d+|right")
 
@@ -136,7 +135,7 @@ def furthest_right(
 def write_budgets(workdir: Path, spent: Sequence[Spent]) -> None:
   """Writes `budgets.jsonl`; a UserError if the workdir cannot be written."""
   lines = [encode_line(_record(one)) for one in spent]
-  replace_file(workdir / FILE, b"".join(lines))
+  replace_file(workdir / BUDGETS, b"".join(lines))
 
 
 def _record(spent: Spent) -> Record:

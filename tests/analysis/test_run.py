@@ -28,6 +28,7 @@ def settings(**changes):
     "endpoint": EndpointSettings.defaults(),
     "other_labels": (),
     "viewer_chains": 200,
+    "answers": (),
     "dtype": "float32",
     "feature_dtype": "float32",
     "batch_positions": 400,

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.still_right import Verdicts
 from greedy_prune_jax.analysis.viewer import viewer_data, write_viewer
 from greedy_prune_jax.chains.categories import Category
 from tests.analysis.test_viewer import move_slider
@@ -93,6 +94,29 @@ def test_tokens_are_coloured_by_attention_from_the_answer(show):
   legend = script("return document.querySelector('.legend').textContent")
   assert "no attention from the answer" in legend
   assert "0.0064, mean over its tokens, all layers and heads" in legend
+
+
+def test_keep_ratios_tell_where_a_model_still_answers_right(show):
+  verdicts = Verdicts("asked", {"1.0": True, "0.5": False}, pruner_right=2)
+  script = show(run("r", chain([2, 0, 4]), verdicts=[verdicts]))
+  assert text_of(script, "ratios") == "1.0 \u27130.5 \u2717"
+  labels = "return [...document.querySelectorAll('#ratios button')].map(b => b.ariaLabel)"
+  assert script(labels) == [
+    "Go to keep ratio 1.0, asked answers right", "Go to keep ratio 0.5, asked answers wrong"
+  ]  # fmt: skip
+  heads = script("return [...document.querySelectorAll('.ratio-head')].map(p => p.textContent)")
+  assert heads[1] == "keep 0.5: 3 tokens, asked answers wrong"
+  texts = script("return [...document.querySelectorAll('.nll text')].map(t => t.textContent)")
+  assert "0.5 \u2717" in texts
+  lines = script("return [...document.querySelectorAll('.verdicts')].map(p => p.textContent)")
+  assert lines[1].startswith("The pruner still answers right from 4 tokens")
+  script("document.querySelector('.verdicts button').click()")
+  assert script("return panels[0].step") == 2
+  lost = Verdicts(pruner_right=-1)
+  script = show(run("r", chain([2, 0, 4]), verdicts=[lost]))
+  assert text_of(script, "ratios") == "0.5"
+  lines = script("return [...document.querySelectorAll('.verdicts')].map(p => p.textContent)")
+  assert lines == ["The pruner answers wrong from the whole chain."]
 
 
 @pytest.mark.parametrize("colour", ["surprisal", "attention"])

@@ -9,9 +9,10 @@ from greedy_prune_jax.analysis.label_files import labels_to_record, read_labels
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.kept_chains import read_kept
+from greedy_prune_jax.chains.pruned_answers import read_pruned_answers
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.drp import summary as drp_summary
-from greedy_prune_jax.evaluation.pruned.run import pruned_accuracy_table, read_pruned_answers
+from greedy_prune_jax.evaluation.pruned.run import pruned_accuracy_table
 from greedy_prune_jax.evaluation.run import by_run, read_evaluation
 from greedy_prune_jax.evaluation.scores import accuracy_table, pairs_table
 from greedy_prune_jax.pruning.show import format_mean_nlls, format_pruned

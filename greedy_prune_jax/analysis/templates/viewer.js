@@ -83,12 +83,12 @@ function addRatios() {
   const [{ chain, numGone }] = panels;
   const steps = Math.max(1, chain.deletions.length);
   byId("ratios").replaceChildren();
-  for (const [ratio, step] of Object.entries(chain.ratios)) {
-    const button = make(byId("ratios"), "button", "", ratio);
-    button.setAttribute("aria-label", `Go to keep ratio ${ratio}`);
+  for (const [ratio, step] of ratiosOf(chain)) {
+    const button = make(byId("ratios"), "button", "", ratio + markOf(chain, ratio));
+    button.setAttribute("aria-label", `Go to keep ratio ${ratio}${verdictOf(chain, ratio)}`);
     button.type = "button";
     button.style.setProperty("--place", step / steps);
-    button.title = `${chain.tokens.length - numGone[step]} tokens`;
+    button.title = `${chain.tokens.length - numGone[step]} tokens${verdictOf(chain, ratio)}`;
     button.addEventListener("click", () => setStep(step));
   }
 }

@@ -68,10 +68,15 @@ class Chart {
       const place = { x: this.x(tokens), y: height - bottom + 18, "text-anchor": "middle" };
       draw(this.svg, "text", place, tokens);
     }
-    for (const [ratio, step] of Object.entries(this.chain.ratios)) {
+    for (const [ratio, step] of ratiosOf(this.chain)) {
       const x = this.x(this.numGone[step]);
       draw(this.svg, "line", { class: "ratio", x1: x, x2: x, y1: top, y2: height - bottom });
-      draw(this.svg, "text", { x: x - 3, y: top + 10, "text-anchor": "end" }, ratio);
+      draw(this.svg, "text", { x: x + (step ? -3 : 3), y: top + 10, "text-anchor": step ? "end" : "start" }, ratio + markOf(this.chain, ratio));
+    }
+    const furthest = this.chain.pruner_right;
+    if (furthest !== null && furthest >= 0) {
+      const x = this.x(this.numGone[furthest]);
+      draw(this.svg, "line", { class: "right", x1: x, x2: x, y1: top, y2: height - bottom });
     }
     const middle = (top + height - bottom) / 2;
     draw(this.svg, "text", {

@@ -3,6 +3,14 @@
 const categoryName = (index) => (index === null ? "unlabelled" : data.categories[index].name);
 const visible = (text) => JSON.stringify(text);
 
+// Keep ratios and their steps, the longest text first.
+const ratiosOf = ({ ratios }) => Object.entries(ratios).sort((one, other) => one[1] - other[1]);
+
+// The verdict on a model's answer from what a keep ratio leaves: a mark, and in words.
+const markOf = ({ answered }, ratio) => ({ true: " \u2713", false: " \u2717" }[answered[ratio]] ?? "");
+const verdictOf = ({ answered, model }, ratio) =>
+  ({ true: `, ${model} answers right`, false: `, ${model} answers wrong` }[answered[ratio]] ?? "");
+
 // Values of tokens that analyze's part regression stores, as colours and in words.
 const VALUES = {
   surprisal: { name: "surprisals", zero: "0 nats", write: (value) => value.toFixed(2) + " nats" },
@@ -29,6 +37,7 @@ class Panel {
     this.legend = make(this.root, "ul", "legend");
     this.legend.setAttribute("aria-label", "Colours of the tokens");
     this.chart = new Chart(this.root, chain, this.numGone);
+    this.addVerdicts();
     this.addTexts();
     this.root.dataset.step = "0";
   }
@@ -65,17 +74,34 @@ class Panel {
     this.box.addEventListener("keydown", (event) => this.onKey(event));
   }
 
+  // How far a model still answers right; only the budget `right` looks between keep ratios.
+  addVerdicts() {
+    const { answered, model, pruner_right: right, tokens } = this.chain;
+    if (Object.keys(answered).length) {
+      make(this.root, "p", "verdicts", `\u2713, \u2717: ${model} answers right, or wrong, from what is left there`);
+    }
+    if (right === null) return;
+    const text = right < 0
+      ? "The pruner answers wrong from the whole chain."
+      : `The pruner still answers right from ${tokens.length - this.numGone[right]} tokens (budget right). `;
+    const line = make(this.root, "p", "verdicts", text);
+    if (right < 0) return;
+    const button = make(line, "button", "", "Go there");
+    button.type = "button";
+    button.addEventListener("click", () => setStep(panels[0].stepAt(this.numGone[right] / tokens.length)));
+  }
+
   addTexts() {
     const details = make(this.root, "details");
     make(details, "summary", "", "Text that is left");
     this.left = make(details, "p", "left");
-    const ratios = Object.entries(this.chain.ratios);
+    const ratios = ratiosOf(this.chain);
     if (!ratios.length) return;
     const kept = make(this.root, "details");
     make(kept, "summary", "", "Text at each keep ratio");
     for (const [ratio, step] of ratios) {
       const left = this.chain.tokens.length - this.numGone[step];
-      make(kept, "p", "ratio-head", `keep ${ratio}: ${left} tokens`);
+      make(kept, "p", "ratio-head", `keep ${ratio}: ${left} tokens${verdictOf(this.chain, ratio)}`);
       make(kept, "p", "left", this.textAt(step));
     }
   }

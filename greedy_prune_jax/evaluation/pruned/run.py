@@ -11,35 +11,25 @@ run holds
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_response
-from greedy_prune_jax.chains.chain import PrunedChain, ratio_key, ratio_of
+from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.thinking_chains import closing_of
-from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.tables import Table
-from greedy_prune_jax.runs.jsonl import read_output
-from greedy_prune_jax.runs.records import Record, check_form
+from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
-
-OUTPUT = "answers"
-_ANSWER = {"text": str, "value": (str, type(None)), "correct": bool, "finish_reason": str}
-_FORM = {
-  **dict.fromkeys(("run", "ranking", "objective", "chain", "target"), str),
-  "answers": {"*": _ANSWER},
-}
 
 _WHOLE = ratio_key(1.0)
 
@@ -56,7 +46,7 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
 
   Args:
     settings: the run's settings.
-    workdir: opened with `output=OUTPUT`; takes the records.
+    workdir: opened with the output `pruned_answers.OUTPUT`; takes the records.
 
   Returns:
     How many texts there is no answer to; see `collect_replies`.
@@ -141,23 +131,6 @@ def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) ->
 def _last_value(text: str, form: AnswerForm) -> str | None:
   split = split_response(text, form)
   return split and split.value
-
-
-def read_pruned_answers(workdir: Path) -> list[Record]:
-  """The records of an `evaluate_pruned` run's workdir.
-
-  Raises:
-    UserError: a line is not of the form in which such a run writes it.
-  """
-  return list(read_output(workdir, OUTPUT, _check))
-
-
-def _check(record: Record) -> None:
-  check_form(record, _FORM)
-  for key in record["answers"]:
-    ratio = ratio_of(key)
-    if ratio is None or not 0 <= ratio <= 1:
-      raise UserError(f'"answers" has {key!r}; expected keep ratios, such as 0.5')
 
 
 def pruned_accuracy_table(records: Sequence[Record]) -> Table:

@@ -10,12 +10,12 @@ import transformers
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.expected import expected_answer
+from greedy_prune_jax.chains.pruned_answers import OUTPUT, read_pruned_answers
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned import run as pruned_chains
 from greedy_prune_jax.evaluation.pruned.run import (
   pruned_accuracy_table,
   pruned_pairs_table,
-  read_pruned_answers,
   run_evaluate_pruned,
 )
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
@@ -79,7 +79,7 @@ def evaluate(tmp_path, monkeypatch):
 
   def evaluate(teacher, config, name="out"):
     monkeypatch.setattr(pruned_chains.LocalTeacher, "load", lambda *_, **__: teacher)
-    with Workdir(tmp_path / name, config, output=pruned_chains.OUTPUT) as workdir:
+    with Workdir(tmp_path / name, config, output=OUTPUT) as workdir:
       failed = run_evaluate_pruned(EvaluatePrunedSettings.from_config(config), workdir)
     return failed, {record["id"]: record for record in read_pruned_answers(tmp_path / name)}
 
@@ -217,7 +217,7 @@ def test_answers_are_those_of_transformers(tmp_path):
   make_model(tmp_path / "model")
   write_run(tmp_path / "joint", [chain(i) for i in range(2)])
   config = config_of(str(tmp_path / "joint"), model=str(tmp_path / "model"))
-  with Workdir(tmp_path / "out", config, output=pruned_chains.OUTPUT) as workdir:
+  with Workdir(tmp_path / "out", config, output=OUTPUT) as workdir:
     assert run_evaluate_pruned(EvaluatePrunedSettings.from_config(config), workdir) == 0
 
   model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
