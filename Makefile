@@ -2,7 +2,7 @@
 PYTHON = .venv/bin/python
 RUNS = runs
 
-.PHONY: test test-fast lint types check docs accelerators docs-figures
+.PHONY: test test-fast lint types check docs tables accelerators docs-figures
 
 # All tests.
 test:
@@ -28,6 +28,10 @@ docs:
 	$(PYTHON) -m docs.settings_tables
 	$(PYTHON) -m tests.helpers.families_table
 	$(PYTHON) -m mkdocs build
+
+# The tables whose results are kept in the repository, in README.md and docs/measured.md.
+tables:
+	$(PYTHON) -m docs.tables
 
 # Compiles our programs for TPUs and an H100; a small part of it: PROGRAMS='decode 135m'.
 AOT = .venv-aot

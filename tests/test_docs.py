@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import config_dict
 
+from docs import tables
 from docs.settings_tables import CLASSES, Comment, comments_of, settings_of, with_tables
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.pruning.settings import PruneSettings
@@ -193,6 +194,24 @@ def test_the_tables_of_settings_are_those_of_now():
   assert [page.name for page in pages if with_tables(pages[page]) != pages[page]] == []
   marked = re.findall(r"<!-- settings of (\w+) -->", "".join(pages.values()))
   assert sorted(marked) == sorted(Path(cls.config_file).stem for cls in CLASSES)
+
+
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_tables_are_those_of_the_kept_results(name):
+  """`make tables` writes them anew."""
+  page = (ROOT / name).read_text()
+  assert tables.with_tables(page) == page
+  assert "<!-- table " in page
+  changed = page.replace("40.8% (27 to 56)", "41.8% (27 to 56)")
+  assert changed != page == tables.with_tables(changed)
+
+
+def test_every_other_table_is_marked_as_a_transcript():
+  page = (ROOT / "docs" / "measured.md").read_text()
+  before = re.findall(r"([^\n]*)\n\n\|", page)
+  marks = (r"\*Transcript, commit [0-9a-f]{7}[^*]*\.\*", r"<!-- table \w+ -->")
+  assert [line for line in before if not re.fullmatch("|".join(marks), line)] == []
+  assert len(before) > 10
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
