@@ -22,7 +22,7 @@ from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
 from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.skill_steps import SKILL_STEP
-from greedy_prune_jax.search.units import TOKEN, UNITS
+from greedy_prune_jax.search.units import UNITS
 from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.settings import EndpointSettings
 
@@ -195,16 +195,11 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
         f"audit={self.audit}: it sets a search that estimates beside an exact one; expected "
         f"ranking={GREEDY} and search={' or '.join(RACES)}, or audit=0"
       )
-    if self.search == RUNS and self.ranking == GREEDY:
-      for name, value, expected in (
-        ("unit", self.unit, TOKEN),
-        ("deletions_per_step", self.deletions_per_step, 1),
-      ):
-        if value != expected:
-          raise UserError(
-            f"{name}={value} with search={RUNS}, which deletes runs of tokens, as long as it finds "
-            f"best; expected {name}={expected}, or another search"
-          )
+    if self.search == RUNS and self.ranking == GREEDY and self.deletions_per_step != 1:
+      raise UserError(
+        f"deletions_per_step={self.deletions_per_step} with search={RUNS}, which deletes runs of "
+        "units, as long as it finds best; expected deletions_per_step=1, or another search"
+      )
 
   @property
   def may_change(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from greedy_prune_jax.scoring.stream import (
   distinct_candidates,
   spans_of,
   suffix_lengths,
+  units_deleted,
 )
 
 
@@ -133,7 +134,7 @@ def scored_tokens(text: Text, objective: Objective) -> Int[Array, " U"]:
 def delete_units(
   scorer: Scorer, state: ChainState, unit: Int[Array, " B"], chosen: Bool[Array, " B"]
 ) -> ChainState:
-  """Deletes one unit of each chosen chain.
+  """Deletes one unit of each chosen chain, and what goes with it.
 
   Where all columns of its candidate are kept, and their log-probabilities with them (for `joint`),
   they become the text's, and nothing has to run again. Else the text behind the gap does.
@@ -192,7 +193,7 @@ def _delete_unit(
   start, stop = starts[unit], stops[unit]
   # What would follow the units before, were they deleted, is another token now; so is what follows
   # the last token before the gap.
-  first_old = starts[jnp.maximum(unit - text.width, 0)] - 1
+  first_old = starts[jnp.searchsorted(stops, start)] - 1
   none_old = state.old_skips[0] >= state.old_skips[1]
   old_skips = jnp.stack(
     [
@@ -200,7 +201,8 @@ def _delete_unit(
       jnp.where(none_old, start, jnp.maximum(start, state.old_skips[1])),
     ]
   )
-  left = _without(text, unit, start, stop)
+  count = units_deleted(text)[unit]
+  left = _without(text, unit, count)
   index = jnp.arange(starts.shape[0])
   # Kept columns must hold the skips of a text that they may become.
   held = start - 1 if scorer.answer_only else first_old
@@ -218,8 +220,8 @@ def _delete_unit(
     text_known=jnp.where(shown, left.last, jnp.minimum(state.text_known, first_old)),
     old_skips=jnp.minimum(old_skips, left.last),
     columns_known=jnp.where(index < unit, columns_known, 0),
-    stale=_closed(state.stale, unit, text.width) | _close_to(left, start, scorer.program.window),
-    changes=_closed(_closed(state.changes, unit, text.width).T, start, stop - start).T,
+    stale=_closed(state.stale, unit, count) | _close_to(left, start, scorer.program.window),
+    changes=_closed(_closed(state.changes, unit, count).T, start, stop - start).T,
   )
 
 
@@ -236,13 +238,14 @@ def _closed(x: Shaped[Array, "I *R"], at: Int[Array, ""], size: int | Int[Array,
   return x.at[source].get(mode="fill", fill_value=0)
 
 
-def _without(text: Text, unit: Int[Array, ""], start: Int[Array, ""], stop: Int[Array, ""]) -> Text:
-  """Closes the gap that deleting a unit leaves."""
+def _without(text: Text, unit: Int[Array, ""], count: Int[Array, ""]) -> Text:
+  """Closes the gap that deleting a unit leaves, and the next up to `count`."""
+  start, stop = (x[unit] for x in deletion_spans(text))
   return text._replace(
     token_ids=_closed(text.token_ids, start, stop - start),
     num_reasoning=text.num_reasoning - (stop - start),
-    unit_sizes=_closed(text.unit_sizes, unit, text.width),
-    num_units=text.num_units - text.width,
+    unit_sizes=_closed(text.unit_sizes, unit, count),
+    num_units=text.num_units - count,
   )
 
 

@@ -28,10 +28,16 @@ from greedy_prune_jax.scoring.exact import (
   with_old_skips,
 )
 from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
-from greedy_prune_jax.scoring.stream import Text, deletion_spans, suffix_lengths, window_lengths
+from greedy_prune_jax.scoring.stream import (
+  Text,
+  deletion_spans,
+  last_to_begin,
+  suffix_lengths,
+  window_lengths,
+)
 
 ROUNDS = 4  # of one step, at most
-_LONG_RUN = 128  # units; a window shows so little of such a run that no margin would end its race
+_LONG_RUN = 128  # tokens; a window shows so little of such a run that no margin would end its race
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
 
 
@@ -104,7 +110,7 @@ def race_deletions(
 def _are_ends(texts: Text) -> Bool[Array, "B U"]:
   """True for the first and the last unit from which a deletion may begin."""
   index = jnp.arange(texts.unit_sizes.shape[1])[None, :]
-  return (index == 0) | (index == (texts.num_units - texts.width)[:, None])
+  return (index == 0) | (index == jax.vmap(last_to_begin)(texts)[:, None])
 
 
 def estimated_nlls(

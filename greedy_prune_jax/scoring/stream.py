@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-RUN_STARTS = 64  # places within the width of a run at which a run may begin
+RUN_STARTS = 64  # places within the width of a run at which runs of that width begin
 
 
 class Text(NamedTuple):
@@ -36,7 +36,7 @@ class Text(NamedTuple):
   num_answer: Int[Array, ""]
   unit_sizes: Int[Array, " U"]  # tokens of each unit, in order; 0 behind the last unit
   num_units: Int[Array, ""]
-  width: Int[Array, ""]  # units that one deletion removes, one behind the other
+  width: Int[Array, ""]  # tokens that one deletion removes at least, in whole units
 
   @property
   def answer_start(self) -> Int[Array, "..."]:
@@ -50,7 +50,7 @@ class Text(NamedTuple):
 
 
 def deletion_spans(text: Text) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
-  """Places [start, stop) that go when each unit is deleted, and with it the next `width - 1` units.
+  """Places [start, stop) that go when each unit is deleted, and with it the next up to the width.
 
   Spans end with the reasoning; behind the last unit they are empty.
   """
@@ -58,28 +58,42 @@ def deletion_spans(text: Text) -> tuple[Int[Array, " U"], Int[Array, " U"]]:
   return ends - text.unit_sizes, ends[_last_units(text)]
 
 
+def units_deleted(text: Text) -> Int[Array, " U"]:
+  """Number of units that go when each is deleted."""
+  return _last_units(text) - jnp.arange(text.unit_sizes.shape[0]) + 1
+
+
+def last_to_begin(text: Text) -> Int[Array, ""]:
+  """The last unit with which, or behind which, there are `width` tokens of reasoning."""
+  behind = text.num_reasoning - jnp.cumsum(text.unit_sizes) + text.unit_sizes
+  return ((behind >= text.width) & (text.unit_sizes > 0)).sum() - 1
+
+
 def _last_units(text: Text) -> Int[Array, " U"]:
   """The last of the units that go with each."""
-  most = text.unit_sizes.shape[0]
-  return jnp.minimum(jnp.arange(most) + text.width - 1, most - 1)
+  ends = jnp.cumsum(text.unit_sizes)
+  last = jnp.searchsorted(ends, ends - text.unit_sizes + text.width)
+  return jnp.minimum(last, text.unit_sizes.shape[0] - 1)
 
 
 def distinct_candidates(text: Text) -> Bool[Array, " U"]:
   """True for each unit whose deletion leaves a text that no lower unit's deletion leaves.
 
-  Long runs begin at each 64th of their width alone, and at the last place that they have.
-  Deleting either of two equal neighbouring tokens leaves the same text; the lower one stands for
-  both. So it is with two runs of which one has a token in front and the other the same one at its
-  end. Longer units are compared only by the token where units are tokens.
+  Long runs begin with the first unit of each 64th of their width alone, and at the last place that
+  they have. Deleting either of two equal neighbouring tokens leaves the same text; the lower one
+  stands for both. So it is with two runs of which one has a token in front and the other the same
+  one at its end. Longer units are not compared.
   """
   index = jnp.arange(text.unit_sizes.shape[0])
   starts, stops = deletion_spans(text)
-  repeated = text.token_ids[stops - 1] == text.token_ids[starts - 1]
-  single = (text.unit_sizes[_last_units(text)] == 1) & (jnp.roll(text.unit_sizes, 1) == 1)
   apart = jnp.maximum(text.width // RUN_STARTS, 1)
-  last = text.num_units - text.width
-  begins = (index <= last) & ((index % apart == 0) | (index == last))
-  return begins & ~(repeated & single & (index > 0) & (apart == 1))
+  part = (starts - text.num_prompt) // apart
+  first = (index == 0) | (part != jnp.roll(part, 1))
+  last = last_to_begin(text)
+  begins = (index <= last) & (first | (index == last))
+  repeated = text.token_ids[stops - 1] == text.token_ids[starts - 1]
+  moved = (jnp.roll(stops, 1) == stops - 1) & (jnp.roll(starts, 1) == starts - 1)
+  return begins & ~(repeated & moved & (index > 0) & (apart == 1))
 
 
 class Spans(NamedTuple):

@@ -22,7 +22,7 @@ from greedy_prune_jax.scoring.exact import candidates, choose
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
 from greedy_prune_jax.scoring.scorer import ChainState, Program, Scorer, start_state
-from greedy_prune_jax.scoring.stream import Text
+from greedy_prune_jax.scoring.stream import Text, deletion_spans, units_deleted
 
 
 class Tally(NamedTuple):
@@ -95,7 +95,7 @@ def start_search(
 
 @jax.jit
 def with_widths(chains: ChainState, widths: Int[Array, " B"]) -> ChainState:
-  """A copy of chains of which a deletion is to remove so many units; of the texts all is kept."""
+  """A copy of chains of which a deletion is to remove so many tokens; of the texts all is kept."""
   texts = chains.texts._replace(width=widths)
   state = chains._replace(
     texts=texts,
@@ -303,11 +303,12 @@ def _delete_best(
   best = jnp.argmin(scores, axis=1)  # the lowest index of equal scores
   lowest = jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
   chosen = jnp.isfinite(lowest) & (chains.texts.num_reasoning > floors)
+  unit, index = best[:, None], jnp.arange(scores.shape[1])[None, :]
+  starts, stops = jax.vmap(deletion_spans)(chains.texts)
+  count = jnp.take_along_axis(jax.vmap(units_deleted)(chains.texts), unit, axis=1)
+  touched = (stops >= jnp.take_along_axis(starts, unit, axis=1)) & (index <= unit + count)
+  moved = jnp.where(index >= unit, index + count, index)
   chains = exact.delete_units(scorer, chains, best, chosen)
-  width = chains.texts.width[:, None]
-  index = jnp.arange(scores.shape[1])[None, :]
-  touched = jnp.abs(index - best[:, None]) <= width
-  moved = jnp.where(index >= best[:, None], index + width, index)
   left = jnp.take_along_axis(
     jnp.where(touched, jnp.inf, scores), moved, axis=1, mode="fill", fill_value=jnp.inf
   )

@@ -4,7 +4,9 @@ The device goes some way by itself (`greedy.prune_steps`); every so often the ho
 was found, so that it can be shown and stored. What it knows of the chains stays on the device.
 """
 
+import bisect
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -122,7 +124,7 @@ class SearchBatch:
     Args:
       chains: state of the chains; the device's memory of it goes to the result.
       paths: paths, filled up.
-      widths: units, one behind the other, that a deletion removes, of each path; None: one.
+      widths: tokens that a deletion removes at least, in whole units, of each path; None: a unit.
       report: see `prune_paths`.
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings
@@ -253,15 +255,17 @@ def _extended(
 ) -> PrunePath:
   """A path with the deletions of one call behind its own; `row` is its place in the batch."""
   count = int(steps.num_deleted[row])
-  units, deleted = path.kept_units, list(path.deleted)
+  units, deleted, sizes = path.kept_units, list(path.deleted), []
   for unit in steps.deleted[row, :count].tolist():
-    for run in units[unit : unit + width]:
-      deleted.extend(run)
-    del units[unit : unit + width]
+    size = _units_deleted(units[unit:], width)
+    for gone in units[unit : unit + size]:
+      deleted.extend(gone)
+    del units[unit : unit + size]
+    sizes.append(size)
   # Item 0 of a call is the chain as the call began: known already, but for the first call.
   first = 1 if path.nll["joint"] else 0
   nll = {
-    name: (*path.nll[name], *_spread(values[row, : count + 1].tolist(), width)[first:])
+    name: (*path.nll[name], *_spread(values[row, : count + 1].tolist(), sizes)[first:])
     for name, values in steps.nll._asdict().items()
   }
   tally = dict(path.tally)
@@ -285,12 +289,18 @@ def _extended(
   return dataclasses.replace(longer, known=packed)
 
 
-def _spread(values: Sequence[float], width: int) -> list[float | None]:
-  """NLLs before and after each deletion of a run; None after its other units."""
-  between = [None] * (width - 1)
-  return [_finite_or_none(values[0])] + [
-    item for value in values[1:] for item in (*between, _finite_or_none(value))
-  ]
+def _units_deleted(units: Sequence[Sequence[int]], width: int) -> int:
+  """Number of units, from the first on, that a deletion of a width removes."""
+  ends = list(itertools.accumulate(len(unit) for unit in units))
+  return min(bisect.bisect_left(ends, width) + 1, len(units))
+
+
+def _spread(values: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
+  """NLLs before and after each deletion of several units; None after all but the last of these."""
+  spread = [_finite_or_none(values[0])]
+  for value, size in zip(values[1:], sizes, strict=True):
+    spread += [None] * (size - 1) + [_finite_or_none(value)]
+  return spread
 
 
 def _finite_or_none(value: float) -> float | None:

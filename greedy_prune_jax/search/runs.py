@@ -2,10 +2,10 @@
 
 A greedy search of single units is myopic: each step costs little, and what is left after many of
 them is unlike any text. Here a chain comes from one of its marks (the sizes at which its NLL is
-wanted) to the next by few deletions of long runs: by one run of exactly the size that has to go,
-then by two of half of it, by four, and so on, each time from the same text, for as long as the text
-at the mark gets better. A beginning and an end of the text are runs too, so what truncation leaves
-of the same text is never better.
+wanted) to the next by few deletions of long runs: by one run of the size that has to go (no longer
+than its last unit makes it), then by two of half of it, by four, and so on, each time from the same
+text, for as long as the text at the mark gets better. A beginning and an end of the text are runs
+too, so what truncation leaves of the same text is never better.
 """
 
 import dataclasses
@@ -84,15 +84,12 @@ def _attempt(
 ) -> list[PrunePath]:
   """The paths down to their floors in runs of one size, of which `parts` would do, and a rest."""
   widths = [max(-(-_missing(path) // parts), 1) for path in paths]
-  rest = [_missing(path) % width for path, width in zip(paths, widths, strict=True)]
-  walked = [_aim(path, path.floor + more) for path, more in zip(paths, rest, strict=True)]
-  chains, walked = _walk(batch, text, walked, widths, report)
-  if any(rest):
-    last = [
-      _aim(path, path.floor - more) if path.finite else path
-      for path, more in zip(walked, rest, strict=True)
-    ]
-    _, walked = _walk(batch, chains, last, [max(more, 1) for more in rest], report)
+  almost = [_aim(path, path.floor + width - 1) for path, width in zip(paths, widths, strict=True)]
+  chains, walked = _walk(batch, text, almost, widths, report)
+  last = [_aim(path, start.floor) for path, start in zip(walked, paths, strict=True)]
+  if all(path.finished for path in last):
+    return last
+  _, walked = _walk(batch, chains, last, [max(_missing(path), 1) for path in last], report)
   return walked
 
 

@@ -62,11 +62,12 @@ _ATTEMPTS, _RUNS, _ENDED = 3, 7, 6
 def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
   """Positions of a search by runs, about: each attempt knows the text, and no estimate."""
   prompt, answer = len(path.segments.prompt), len(path.segments.answer)
-  left, positions = len(path.segments.reasoning), 0.0
+  whole = left = len(path.segments.reasoning)
+  share, positions = len(path.unit_sizes or path.segments.reasoning) / max(whole, 1), 0.0
   for mark in sorted({path.floor, *path.marks}, reverse=True):
     between, width = (left + mark) / 2, (left - mark) / 2
     places = max(between - width, 1)  # a run of many tokens has fewer
-    candidates = places / max(width // RUN_STARTS, 1)
+    candidates = places * min(share, 1 / max(width // RUN_STARTS, 1))
     ended = candidates if settings.screen is None else min(_ENDED, candidates)
     window = 0 if settings.screen is None else settings.screen.window + _tail(answer, settings)
     of_run = candidates * window + ended * (places / 2 + answer) + between / 2

@@ -13,8 +13,10 @@ from greedy_prune_jax.scoring.stream import (
   block_slots,
   deletion_spans,
   distinct_candidates,
+  last_to_begin,
   lay_out,
   suffix_lengths,
+  units_deleted,
 )
 from tests.helpers.spans import candidate_spans, text_spans, window_spans
 
@@ -22,7 +24,7 @@ TILE = 4
 
 
 def _texts(shapes, places=48, units=16, width=1):
-  """Chains of (prompt tokens, unit sizes, answer tokens), of which `width` units go at once."""
+  """Chains of (prompt tokens, unit sizes, answer tokens); a deletion has `width` tokens or more."""
   sizes = np.zeros((len(shapes), units), np.int32)
   for row, (_, of_units, _) in zip(sizes, shapes, strict=True):
     row[: len(of_units)] = of_units
@@ -143,11 +145,14 @@ def test_deletion_spans_are_places():
 
 
 def test_a_deletion_may_remove_several_units():
-  texts = jax.tree.map(lambda x: x[0], _texts([(3, [2, 1, 4], 2)], width=2))
+  texts = jax.tree.map(lambda x: x[0], _texts([(3, [2, 1, 4], 2)], width=3))
   starts, stops = deletion_spans(texts)
   np.testing.assert_array_equal(starts[:4], [3, 5, 6, 10])
   np.testing.assert_array_equal(stops[:4], [6, 10, 10, 10])  # they end with the reasoning
-  np.testing.assert_array_equal(distinct_candidates(texts)[:4], [True, True, False, False])
+  np.testing.assert_array_equal(units_deleted(texts)[:2], [2, 2])
+  np.testing.assert_array_equal(distinct_candidates(texts)[:4], [True, True, True, False])
+  for width, last in ((1, 2), (4, 2), (5, 1), (6, 0), (7, 0), (8, -1)):
+    assert last_to_begin(texts._replace(width=jnp.int32(width))) == last
 
 
 def test_of_runs_that_leave_the_same_text_the_lower_is_a_candidate():

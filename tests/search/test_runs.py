@@ -1,4 +1,4 @@
-"""Search by runs of tokens against full forward passes, and against what truncation leaves."""
+"""Search by runs of units against full forward passes, and against what truncation leaves."""
 
 import itertools
 
@@ -37,9 +37,13 @@ def models(tmp_path_factory):
   return reference.float(), one, load_huggingface(folder, jnp.float32, shardings=choose)
 
 
-def _path(model, seed, shape, marks):
+def _path(model, seed, shape, marks, unit_sizes=None):
   segments = random_segments(seed, model.config.vocab_size, shape)
-  return PrunePath(segments, floor=min(marks), marks=marks)
+  return PrunePath(segments, floor=min(marks), marks=marks, unit_sizes=unit_sizes)
+
+
+def _flat(units):
+  return [*itertools.chain.from_iterable(units)]
 
 
 class _Oracle:
@@ -52,24 +56,36 @@ class _Oracle:
     ]
 
   def _delete_run(self, kept, width):
-    texts = np.array([kept[:i] + kept[i + width :] for i in range(len(kept) - width + 1)], int)
-    nlls = self._score(texts)
+    """Of lists of positions, one for each unit: those that are left, and those that go."""
+    tokens = [len(unit) for unit in kept]
+    runs = [
+      (i, next(j for j in range(i, len(kept)) if sum(tokens[i : j + 1]) >= width) + 1)
+      for i in range(len(kept))
+      if sum(tokens[i:]) >= width
+    ]
+    texts = [kept[:i] + kept[j:] for i, j in runs]
+    nlls = np.concatenate([self._score(np.array([_flat(text)], int)) for text in texts])
     best = int(np.flatnonzero(nlls < nlls.min() + 1e-6)[0])
     behind = nlls[nlls > nlls[best] + 1e-6]
     self.gaps.extend(behind.min(initial=np.inf)[None] - nlls[best])
-    return texts[best].tolist(), kept[best : best + width], nlls[best]
+    start, stop = runs[best]
+    return texts[best], kept[start:stop], nlls[best]
 
   def _attempt(self, kept, missing, parts):
     width, gone = -(-missing // parts), []
-    while len(gone) < missing:
-      kept, run, nll = self._delete_run(kept, min(width, missing - len(gone)))
+    while len(_flat(gone)) < missing:
+      kept, run, nll = self._delete_run(kept, min(width, missing - len(_flat(gone))))
       gone += run
-    return nll, kept, gone
+    return nll, kept, _flat(gone)
 
-  def search(self, num_reasoning, marks):
-    kept, deleted = list(range(num_reasoning)), []
-    for mark in sorted(marks, reverse=True):
-      missing = len(kept) - mark
+  def search(self, path):
+    ends = np.cumsum(path.unit_sizes or [1] * len(path.segments.reasoning)).tolist()
+    kept = [[*range(*span)] for span in itertools.pairwise([0, *ends])]
+    deleted = []
+    for mark in sorted(path.marks, reverse=True):
+      missing = len(_flat(kept)) - mark
+      if missing <= 0:  # went with a unit that the mark before wanted
+        continue
       best, parts = self._attempt(kept, missing, 1), 2
       while parts < 2 * missing:
         other = self._attempt(kept, missing, parts)
@@ -83,17 +99,18 @@ class _Oracle:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("units", ["tokens", "longer"])
 @pytest.mark.parametrize("objective", ["joint", "answer"])
-def test_equals_full_passes_on_any_mesh_several_chains_a_batch(models, objective):
+def test_equals_full_passes_on_any_mesh_several_chains_a_batch(models, objective, units):
   reference, one_device, mesh = models
   shapes = [(9, 17, 4), (3, 22, 1), (14, 5, 6)]
   marks = [(14, 9, 3), (18, 5), (2, 0)]
-  paths = [_path(one_device, i, *case) for i, case in enumerate(zip(shapes, marks, strict=True))]
+  longer = [(3, 1, 1, 4, 2, 1, 5), (1, 2) * 7 + (1,), (2, 3)]
+  sizes = longer if units == "longer" else [None] * 3
+  cases = zip(shapes, marks, sizes, strict=True)
+  paths = [_path(one_device, i, *case) for i, case in enumerate(cases)]
   oracles = [_Oracle(reference, path.segments, objective) for path in paths]
-  expected = [
-    oracle.search(len(path.segments.reasoning), path.marks)
-    for oracle, path in zip(oracles, paths, strict=True)
-  ]
+  expected = [oracle.search(path) for oracle, path in zip(oracles, paths, strict=True)]
   exact = SearchSettings(objective=objective, block_positions=48)
   for model, settings in (
     (one_device, exact),
@@ -108,17 +125,22 @@ def test_equals_full_passes_on_any_mesh_several_chains_a_batch(models, objective
 
 
 def _assert_nlls_are_of_the_texts(reference, path):
-  ends = [0, *itertools.accumulate(path.move_sizes)]
-  assert ends[-1] == len(path.deleted)
   whole = len(path.segments.reasoning)
+  sizes = path.unit_sizes or (1,) * whole
+  size_at = dict(zip(itertools.accumulate((0, *sizes)), sizes, strict=False))
+  of_deleted = [size_at[position] for position in path.deleted if position in size_at]
+  gone = [0, *itertools.accumulate(of_deleted)]  # tokens, after so many units
+  moves = [0, *itertools.accumulate(path.move_sizes)]
+  assert (moves[-1], gone[-1]) == (len(of_deleted), len(path.deleted))
   for name, column in (("joint", 0), ("answer", 1)):
-    assert len(path.nll[name]) == ends[-1] + 1
-    assert [k for k, nll in enumerate(path.nll[name]) if nll is not None] == ends
-    for end in ends:
-      kept = sorted(set(range(whole)) - set(path.deleted[:end]))
+    assert len(path.nll[name]) == moves[-1] + 1
+    assert [k for k, nll in enumerate(path.nll[name]) if nll is not None] == moves
+    for move in moves:
+      kept = sorted(set(range(whole)) - set(path.deleted[: gone[move]]))
       nlls = full_pass_nlls(reference, path.segments, path.segments.reasoning[kept][None])
-      assert path.nll[name][end] == pytest.approx(nlls[column].item(), abs=2e-5)
-  assert all(whole - mark in ends for mark in path.marks)
+      assert path.nll[name][move] == pytest.approx(nlls[column].item(), abs=2e-5)
+  for mark in path.marks:  # the first text that is short enough is one of those with a NLL
+    assert next(k for k, tokens in enumerate(gone) if whole - tokens <= mark) in moves
 
 
 def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
