@@ -78,7 +78,7 @@ def prune_step(
     **chosen,
   )
   program = plan_program(model, [PrunePath(segments, floor=1)] * batch, search)
-  of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32)]
+  of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32, jnp.bool)]
   block = _first_block(program, segments, -(-program.block // needed))
   plan = screen and RacePlan(margin=screen.margin)
   blocks = 1 + ROUNDS if plan else 1

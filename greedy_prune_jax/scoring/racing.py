@@ -11,6 +11,9 @@ estimates stale only slowly, but for
 
 The candidates of lowest estimate then run to their ends, a few at a time, until the next estimate
 would lose even if it were too high by a margin. The deleted unit has always an exact score.
+
+A window says little of a run of a hundred tokens and more. Such candidates get a second look: the
+most promising run further, and the best of these to their ends.
 """
 
 import dataclasses
@@ -37,8 +40,11 @@ from greedy_prune_jax.scoring.stream import (
 )
 
 ROUNDS = 4  # of one step, at most
-_LONG_RUN = 128  # tokens; a window shows so little of such a run that no margin would end its race
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
+_LONG_RUN = 128  # tokens; no margin would end the race of such runs, so one round does
+_SECOND_LOOK = 64  # columns
+_LOOKED_AT, _ENDED = 8, 2  # candidates of a long run that get it, and that then run to their ends
+_FIRST_OF_ALL = 1e6  # nats per token; no text has an NLL near this
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,12 +54,12 @@ class RacePlan:
   Attributes:
     margin: nats by which estimates may be too high.
     deletions: units that are deleted from one scoring.
-    ends: candidates that leave a beginning or an end of the text run to their ends first.
+    runs: deletions are runs of units, as many as the texts' widths say.
   """
 
   margin: float
   deletions: int = 1
-  ends: bool = False
+  runs: bool = False
 
 
 class Raced(NamedTuple):
@@ -67,7 +73,11 @@ class Raced(NamedTuple):
 
 
 def race_deletions(
-  scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"], plan: RacePlan
+  scorer: Scorer,
+  state: ChainState,
+  candidates: Bool[Array, "B U"],
+  ends: Bool[Array, " B"],
+  plan: RacePlan,
 ) -> tuple[ChainState, Raced]:
   """Exact scores of each chain's most promising deletions.
 
@@ -75,16 +85,22 @@ def race_deletions(
     scorer: model and program.
     state: the chains; `exact.run_texts` has run.
     candidates: units to choose from.
+    ends: chains of which even long runs that leave a beginning or an end of the text are scored
+      whatever their estimates. Short ones always are.
     plan: size of the race.
   """
   state, raced = _first_round(scorer, state, candidates, plan)
+  # By each chain's own runs: what is found of it must not hang on the chains beside it.
+  long = plan.runs & (state.texts.width >= _LONG_RUN)
+  must = _are_ends(state.texts) & (plan.runs & (ends | ~long))[:, None]
+  if plan.runs:
+    state, raced = _look_again(scorer, state, raced, candidates & long[:, None], must)
   estimates = estimated_nlls(scorer, state, candidates)
   margin = plan.margin / _counted(scorer, state)
-  # Ends are chosen before the lowest estimate; nobody has an NLL near this.
-  wanted = jnp.where(_are_ends(state.texts), estimates - 1e6, estimates) if plan.ends else estimates
-  at_a_time = _AT_A_TIME + plan.deletions - 1 + 2 * plan.ends
-  # By each chain's own runs: what is found of it must not hang on the chains beside it.
-  rounds = jnp.where(state.texts.width >= _LONG_RUN, 1, ROUNDS)[:, None]
+  wanted = jnp.where(must, estimates - _FIRST_OF_ALL, estimates)
+  most = _AT_A_TIME + plan.deletions - 1 + 2 * plan.runs
+  at_a_time = jnp.where(long, _ENDED + 2 * ends, most)
+  rounds = jnp.where(long, 1, ROUNDS)[:, None]
 
   worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
 
@@ -95,7 +111,7 @@ def race_deletions(
 
   def one_round(carried):
     index, state, raced = carried
-    chosen = _lowest(wanted, in_race(index, raced.nll), at_a_time)
+    chosen = _lowest(wanted, in_race(index, raced.nll), most, at_a_time)
     state, raced = _run_to_ends(scorer, state, raced, chosen, estimates, plan)
     return index + 1, state, raced
 
@@ -105,6 +121,23 @@ def race_deletions(
 
   _, state, raced = jax.lax.while_loop(go_on, one_round, (jnp.int32(0), state, raced))
   return state, raced
+
+
+def _look_again(
+  scorer: Scorer,
+  state: ChainState,
+  raced: Raced,
+  candidates: Bool[Array, "B U"],
+  must: Bool[Array, "B U"],
+) -> tuple[ChainState, Raced]:
+  """Runs a wider window of the candidates of lowest estimate."""
+  estimates = estimated_nlls(scorer, state, candidates)
+  chosen = _lowest(jnp.where(must, estimates - _FIRST_OF_ALL, estimates), candidates, _LOOKED_AT)
+  lengths, skipped = window_lengths(state.texts, _SECOND_LOOK, tail=scorer.answer_only)
+  length, skipped = jnp.where(chosen, lengths, 0), jnp.where(chosen, skipped, 0)
+  spans = with_old_skips(state, chosen, jnp.zeros_like(length), length, skipped)
+  state, _ = run_spans(scorer, state, spans, _sizes(scorer), _SECOND_LOOK)
+  return state, raced._replace(positions=raced.positions + spans.length.sum(axis=1))
 
 
 def _are_ends(texts: Text) -> Bool[Array, "B U"]:
@@ -203,13 +236,19 @@ def _counted(scorer: Scorer, state: ChainState) -> Int[Array, "B U"]:
 
 
 def _lowest(
-  values: Float[Array, "B U"], among: Bool[Array, "B U"], count: int
+  values: Float[Array, "B U"],
+  among: Bool[Array, "B U"],
+  most: int,
+  count: Int[Array, " B"] | None = None,
 ) -> Bool[Array, "B U"]:
-  """True at the lowest values of each row, of so many of those to choose from as there are."""
-  count = min(count, values.shape[1])
-  lowest, listed = jax.lax.top_k(jnp.where(among, -values, -jnp.inf), count)
+  """True at the lowest values of each row: `count` of those to choose from, or `most`."""
+  most = min(most, values.shape[1])
+  lowest, listed = jax.lax.top_k(jnp.where(among, -values, -jnp.inf), most)
+  wanted = jnp.isfinite(lowest)
+  if count is not None:
+    wanted &= jnp.arange(most)[None, :] < count[:, None]
   row = jnp.arange(values.shape[0])[:, None]
-  return jnp.zeros_like(among).at[row, listed].set(jnp.isfinite(lowest))
+  return jnp.zeros_like(among).at[row, listed].set(wanted)
 
 
 def _sizes(scorer: Scorer) -> tuple[int, int]:

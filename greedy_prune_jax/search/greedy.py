@@ -4,6 +4,7 @@ One call of `prune_steps` takes a batch of chains some way down without meeting 
 Source: Algorithm 1 of arXiv 2601.03066.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -118,6 +119,7 @@ def prune_steps(
   chains: ChainState,
   active: Bool[Array, " B"],
   floors: Int[Array, " B"],
+  ends: Bool[Array, " B"],
   budget: Float[Array, ""],
   *,
   program: Program,
@@ -134,6 +136,7 @@ def prune_steps(
     chains: state from `start_search` or the call before.
     active: chains that are not finished; nothing is found of the others.
     floors: number of reasoning tokens at or under which a chain stops.
+    ends: see `race_deletions`.
     budget: token positions on each device of `data` after which no further step begins.
     program: static sizes.
     mesh: mesh on which the model lies; None for one device.
@@ -142,17 +145,16 @@ def prune_steps(
     most_deletions: units that are deleted from one scoring, none of them next to another.
   """
 
-  def steps(params, chains, active, floors, budget):
+  def steps(params, chains, active, floors, ends, budget):
     scorer = Scorer(merge_decoder(graph, params), program)
-    step = partial(
-      _step, scorer, floors=floors, budget=budget, plan=plan, check=check, most=most_deletions
-    )
+    score = partial(_scored, scorer, ends=ends, plan=plan, check=check)
+    step = partial(_step, scorer, score, floors=floors, budget=budget, most=most_deletions)
     start = chains, _nothing_done(chains, active)
     return jax.lax.while_loop(lambda state: ~state[1].done.all(), step, start)
 
-  specs = (P(), _CHAINS, P(DATA), P(DATA), P())
+  specs = (P(), _CHAINS, P(DATA), P(DATA), P(DATA), P())
   run = on_mesh(steps, mesh, specs, (_CHAINS, P(DATA)))
-  chains, found = run(params, chains, active, floors, budget)
+  chains, found = run(params, chains, active, floors, ends, budget)
   return _placed(chains, mesh), found
 
 
@@ -195,12 +197,11 @@ SAME_NLL = 1e-5
 
 def _step(
   scorer: Scorer,
+  score: Callable[..., tuple[ChainState, Float[Array, "B U"], Tally]],
   carried: tuple[ChainState, Steps],
   *,
   floors: Int[Array, " B"],
   budget: Float[Array, ""],
-  plan: RacePlan | None,
-  check: bool,
   most: int,
 ) -> tuple[ChainState, Steps]:
   """Records the NLLs of the texts as they stand, scores deletions, and makes the best."""
@@ -217,7 +218,7 @@ def _step(
   running = pending & (texts.num_reasoning > floors) & jnp.isfinite(nll.joint)
   running &= found.tally.positions.sum() < budget
   # Where no chain is running (the last pass, for its NLL alone) this runs no blocks.
-  chains, scores, tally = _scored(scorer, chains, found, running, plan, check=check)
+  chains, scores, tally = score(chains, found, running)
   sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
   chosen = running & sound
   found = found._replace(
@@ -239,8 +240,9 @@ def _scored(
   chains: ChainState,
   found: Steps,
   running: Bool[Array, " B"],
-  plan: RacePlan | None,
   *,
+  ends: Bool[Array, " B"],
+  plan: RacePlan | None,
   check: bool,
 ) -> tuple[ChainState, Float[Array, "B U"], Tally]:
   """Scores that units are deleted by, lowest first; and the tally with what they took."""
@@ -249,7 +251,7 @@ def _scored(
     chains, nll, positions = exact.score_deletions(scorer, chains, wanted)
     num_scored = jnp.where(running, chains.texts.num_units, 0)
     return chains, nll, _add(tally, positions=positions, num_scored=num_scored)
-  chains, raced = race_deletions(scorer, chains, wanted, plan)
+  chains, raced = race_deletions(scorer, chains, wanted, ends, plan)
   tally = _add(tally, positions=raced.positions, num_scored=raced.num_scored, upsets=raced.upsets)
   error = _put(tally.squared_error, found.num_deleted, raced.squared_error, running)
   tally = tally._replace(squared_error=error)

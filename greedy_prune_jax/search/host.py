@@ -117,6 +117,7 @@ class SearchBatch:
     chains: ChainState,
     paths: Sequence[PrunePath],
     widths: Sequence[int] | None = None,
+    ends: Sequence[bool] | None = None,
     report: Callable[[Sequence[PrunePath]], None] = lambda paths: None,
   ) -> tuple[ChainState, list[PrunePath]]:
     """Searches until every path has come to its floor.
@@ -125,13 +126,15 @@ class SearchBatch:
       chains: state of the chains; the device's memory of it goes to the result.
       paths: paths, filled up.
       widths: tokens that a deletion removes at least, in whole units, of each path; None: a unit.
+      ends: see `race_deletions`; None: of no path.
       report: see `prune_paths`.
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings
     plan = screen and RacePlan(
-      margin=screen.margin, deletions=settings.deletions_per_step, ends=widths is not None
+      margin=screen.margin, deletions=settings.deletions_per_step, runs=widths is not None
     )
     several = settings.deletions_per_step > 1
+    wanted_ends = np.array(ends or [False] * len(paths))
     budget = 0.0  # the first call makes one step, and shows how fast that is
     while not all(path.finished for path in current):
       started = time.monotonic()
@@ -141,7 +144,7 @@ class SearchBatch:
         self.graph,
         self.model.inference_params,
         chains,
-        *place_batch((active, np.array(floors, np.int32)), self.model.params),
+        *place_batch((active, np.array(floors, np.int32), wanted_ends), self.model.params),
         max(budget, 1.0),
         program=self.program,
         mesh=mesh_of(self.model.params),

@@ -85,12 +85,14 @@ def _attempt(
   """The paths down to their floors in runs of one size, of which `parts` would do, and a rest."""
   widths = [max(-(-_missing(path) // parts), 1) for path in paths]
   almost = [_aim(path, path.floor + width - 1) for path, width in zip(paths, widths, strict=True)]
-  chains, walked = _walk(batch, text, almost, widths, report)
+  # What truncation leaves at a mark is one deletion from the text.
+  ends = [parts == 1] * len(paths)
+  chains, walked = _walk(batch, text, almost, widths, ends, report)
   last = [_aim(path, start.floor) for path, start in zip(walked, paths, strict=True)]
   if all(path.finished for path in last):
     return last
-  _, walked = _walk(batch, chains, last, [max(_missing(path), 1) for path in last], report)
-  return walked
+  rest = [max(_missing(path), 1) for path in last]
+  return _walk(batch, chains, last, rest, ends, report)[1]
 
 
 def _walk(
@@ -98,10 +100,11 @@ def _walk(
   chains: ChainState,
   paths: Sequence[PrunePath],
   widths: Sequence[int],
+  ends: Sequence[bool],
   report: Callable[[Sequence[PrunePath]], None],
 ) -> tuple[ChainState, list[PrunePath]]:
   placed = place_batch((np.array(widths, np.int32),), batch.model.params)
-  return batch.walk(with_widths(chains, *placed), paths, widths, report)
+  return batch.walk(with_widths(chains, *placed), paths, widths, ends, report)
 
 
 def _missing(path: PrunePath) -> int:

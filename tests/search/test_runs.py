@@ -163,12 +163,14 @@ def test_truncations_run_to_their_ends_whatever_their_estimates(models):
   chains = with_widths(batch.start([path], run_texts=True), jnp.array([140]))
   scorer = Scorer(model.decoder, batch.program)
   wanted = candidates(chains.texts, jnp.array([True]))
-  _, raced = race_deletions(scorer, chains, wanted, RacePlan(margin=0.0, ends=True))
-  scored = np.flatnonzero(np.isfinite(raced.nll[0]))
-  assert {0, 60} <= {*scored}
-  assert len(scored) == 6  # one round of a long run: the two, and four others
-  _, raced = race_deletions(scorer, chains, wanted, RacePlan(margin=0.0))
-  assert not {0, 60} <= {*np.flatnonzero(np.isfinite(raced.nll[0]))}
+  scored = []
+  for ends in (True, False):
+    race = RacePlan(margin=0.0, runs=True)
+    _, raced = race_deletions(scorer, chains, wanted, jnp.array([ends]), race)
+    scored.append({*np.flatnonzero(np.isfinite(raced.nll[0])).tolist()})
+  assert {0, 60} < scored[0]
+  assert [len(units) for units in scored] == [4, 2]  # one round of a long run
+  assert not scored[1] & {0, 60}
 
 
 def test_a_small_race_finds_texts_about_as_likely(models):

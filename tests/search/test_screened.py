@@ -191,7 +191,13 @@ def test_a_chain_runs_no_more_because_another_needs_it(model, objective):
   step = _Step(model, _path(model), objective, _path(model, 1))
   chains, nll, _ = score_deletions(*step.of_all, step.candidates & (jnp.arange(2) == 0)[:, None])
   chains = chains._replace(stale=chains.stale & (jnp.arange(2) == 1)[:, None])
-  _, raced = race_deletions(step.scorer, chains, step.candidates, RacePlan(margin=0.0))
+  _, raced = race_deletions(
+    step.scorer,
+    chains,
+    step.candidates,
+    jnp.zeros(len(step.candidates), bool),
+    RacePlan(margin=0.0),
+  )
   assert raced.nll[0].min() == pytest.approx(float(nll[0].min()), abs=1e-6)
   assert raced.positions[0] == 0  # what it runs to its end is known up to there
   assert raced.num_scored.tolist()[0] == 1
