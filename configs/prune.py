@@ -53,6 +53,9 @@ def get_config() -> config_dict.ConfigDict:
   # Deletions from one scoring, of every ranking; more where time matters: NLLs between them are not
   # known then.
   config.deletions_per_step = 1
+  # Of search by runs: most runs that leave between two keep ratios (fewer take less time); 0: as
+  # many as make what is left more likely.
+  config.max_runs = 0
   config.audit = 0  # of screened and runs: chains whose candidates are all scored beside it
   # One deletion removes a token, a word (with the white space before it; 1,234.5 is one, signs are
   # words of their own), a sentence (by rules; lines end them), or a skill_step: one operation of

@@ -189,6 +189,7 @@ def search_settings(settings: OrderSettings) -> SearchSettings:
     screen=settings.screen if settings.search in RACES else None,
     deletions_per_step=settings.deletions_per_step,
     by_runs=settings.search == RUNS,
+    max_runs=settings.max_runs,
   )
 
 

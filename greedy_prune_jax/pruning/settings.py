@@ -128,6 +128,7 @@ class OrderSettings(JobSettings):
   search: str
   screen: ScreenSettings
   deletions_per_step: int
+  max_runs: int
   attention: str
   ranking: str
   ranking_seed: int
@@ -145,6 +146,7 @@ class OrderSettings(JobSettings):
     check_choice("attention", self.attention, ATTENTIONS)
     check_least(self, 0, "ranking_seed")
     check_least(self, 1, "deletions_per_step")
+    check_least(self, 0, "max_runs")
     if self.ranking not in (GREEDY, *RANKINGS):
       known = [f"  {name}: {ranking.about}" for name, ranking in RANKINGS.items()]
       raise UserError(
@@ -194,6 +196,11 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
       raise UserError(
         f"audit={self.audit}: it sets a search that estimates beside an exact one; expected "
         f"ranking={GREEDY} and search={' or '.join(RACES)}, or audit=0"
+      )
+    if self.max_runs and self.search != RUNS:
+      raise UserError(
+        f"max_runs={self.max_runs} with search={self.search}, which deletes no runs; expected "
+        f"search={RUNS}, or max_runs=0"
       )
     if self.search == RUNS and self.ranking == GREEDY and self.deletions_per_step != 1:
       raise UserError(

@@ -41,9 +41,12 @@ from greedy_prune_jax.scoring.stream import (
 
 ROUNDS = 4  # of one step, at most
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
-_LONG_RUN = 128  # tokens; no margin would end the race of such runs, so one round does
-_SECOND_LOOK = 64  # columns
-_LOOKED_AT, _ENDED = 8, 2  # candidates of a long run that get it, and that then run to their ends
+LONG_RUN = 128  # tokens; no margin would end the race of such runs, so one round does
+SECOND_LOOK = 32  # columns
+LOOKED_AT, ENDED_OF_LONG = (
+  32,
+  2,
+)  # candidates of a long run that get it, and that then run to their ends
 _FIRST_OF_ALL = 1e6  # nats per token; no text has an NLL near this
 
 
@@ -91,7 +94,7 @@ def race_deletions(
   """
   state, raced = _first_round(scorer, state, candidates, plan)
   # By each chain's own runs: what is found of it must not hang on the chains beside it.
-  long = plan.runs & (state.texts.width >= _LONG_RUN)
+  long = plan.runs & (state.texts.width >= LONG_RUN)
   must = _are_ends(state.texts) & (plan.runs & (ends | ~long))[:, None]
   if plan.runs:
     state, raced = _look_again(scorer, state, raced, candidates & long[:, None], must)
@@ -99,7 +102,7 @@ def race_deletions(
   margin = plan.margin / _counted(scorer, state)
   wanted = jnp.where(must, estimates - _FIRST_OF_ALL, estimates)
   most = _AT_A_TIME + plan.deletions - 1 + 2 * plan.runs
-  at_a_time = jnp.where(long, _ENDED + 2 * ends, most)
+  at_a_time = jnp.where(long, ENDED_OF_LONG + 2 * ends, most)
   rounds = jnp.where(long, 1, ROUNDS)[:, None]
 
   worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
@@ -132,11 +135,11 @@ def _look_again(
 ) -> tuple[ChainState, Raced]:
   """Runs a wider window of the candidates of lowest estimate."""
   estimates = estimated_nlls(scorer, state, candidates)
-  chosen = _lowest(jnp.where(must, estimates - _FIRST_OF_ALL, estimates), candidates, _LOOKED_AT)
-  lengths, skipped = window_lengths(state.texts, _SECOND_LOOK, tail=scorer.answer_only)
+  chosen = _lowest(jnp.where(must, estimates - _FIRST_OF_ALL, estimates), candidates, LOOKED_AT)
+  lengths, skipped = window_lengths(state.texts, SECOND_LOOK, tail=scorer.answer_only)
   length, skipped = jnp.where(chosen, lengths, 0), jnp.where(chosen, skipped, 0)
   spans = with_old_skips(state, chosen, jnp.zeros_like(length), length, skipped)
-  state, _ = run_spans(scorer, state, spans, _sizes(scorer), _SECOND_LOOK)
+  state, _ = run_spans(scorer, state, spans, _sizes(scorer), SECOND_LOOK)
   return state, raced._replace(positions=raced.positions + spans.length.sum(axis=1))
 
 

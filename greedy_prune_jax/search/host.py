@@ -47,7 +47,8 @@ class SearchSettings(NamedTuple):
   screen: ScreenSettings | None = None  # None: every candidate is scored exactly
   check: bool = False  # see `prune_steps`
   deletions_per_step: int = 1  # units that are deleted from one scoring
-  by_runs: bool = False  # runs of tokens, by `runs.prune_by_runs`
+  by_runs: bool = False  # runs of units, by `runs.prune_by_runs`
+  max_runs: int = 0  # from one mark to the next; 0: as many as make the text there more likely
 
 
 def prune_paths(

@@ -4,8 +4,9 @@ A greedy search of single units is myopic: each step costs little, and what is l
 them is unlike any text. Here a chain comes from one of its marks (the sizes at which its NLL is
 wanted) to the next by few deletions of long runs: by one run of the size that has to go (no longer
 than its last unit makes it), then by two of half of it, by four, and so on, each time from the same
-text, for as long as the text at the mark gets better. A beginning and an end of the text are runs
-too, so what truncation leaves of the same text is never better.
+text, for as long as the text at the mark gets better and the runs are not more than wanted. A
+beginning and an end of the text are runs too, so what truncation leaves of the same text is never
+better.
 """
 
 import dataclasses
@@ -64,6 +65,8 @@ def _to_next_marks(
         best[row] = path if better else best[row]
         active[row] = better and path.finite and parts < _missing(starts[row])
     parts *= 2
+    if 0 < batch.settings.max_runs < parts:
+      break
   return [
     dataclasses.replace(
       _aim(path, start.floor),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from greedy_prune_jax.scoring.racing import ENDED_OF_LONG, LONG_RUN, LOOKED_AT, SECOND_LOOK
 from greedy_prune_jax.scoring.stream import RUN_STARTS
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
@@ -54,24 +55,33 @@ def search_positions(path: PrunePath, settings: SearchSettings) -> int:
   return round(positions + path.floor / 2 + num_answer)
 
 
-# Of a search by runs to each mark, on average: attempts, runs that they delete, and candidates that
-# run to their ends for each. SmolLM2-135M made 4 to 12 runs on chains of 104 to 250 tokens.
-_ATTEMPTS, _RUNS, _ENDED = 3, 7, 6
+# Of a search by runs to each mark, on average: runs that its attempts delete, and candidates that
+# run to their ends for each that is short. SmolLM2-135M made 4 to 12 runs on chains of 104 to 250
+# tokens.
+_RUNS, _ENDED = 7, 6
 
 
 def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
   """Positions of a search by runs, about: each attempt knows the text, and no estimate."""
   prompt, answer = len(path.segments.prompt), len(path.segments.answer)
   whole = left = len(path.segments.reasoning)
+  runs = min(_RUNS, 2 ** settings.max_runs.bit_length() - 1 or _RUNS)
+  attempts = runs.bit_length()
   share, positions = len(path.unit_sizes or path.segments.reasoning) / max(whole, 1), 0.0
   for mark in sorted({path.floor, *path.marks}, reverse=True):
     between, width = (left + mark) / 2, (left - mark) / 2
     places = max(between - width, 1)  # a run of many tokens has fewer
     candidates = places * min(share, 1 / max(width // RUN_STARTS, 1))
-    ended = candidates if settings.screen is None else min(_ENDED, candidates)
-    window = 0 if settings.screen is None else settings.screen.window + _tail(answer, settings)
-    of_run = candidates * window + ended * (places / 2 + answer) + between / 2
-    positions += prompt + left + answer + _ATTEMPTS * (between + answer) + _RUNS * of_run
+    if settings.screen is None:
+      ended, looks = candidates, 0.0
+    else:
+      ended, tail = min(_ENDED, candidates), _tail(answer, settings)
+      looks = candidates * (settings.screen.window + tail)
+      if width >= LONG_RUN:
+        ended = min(ENDED_OF_LONG + 2 / runs, candidates)  # the two ends, once
+        looks += min(LOOKED_AT, candidates) * (SECOND_LOOK + tail)
+    of_run = looks + ended * (places / 2 + answer) + between / 2
+    positions += prompt + left + answer + attempts * (between + answer) + runs * of_run
     left = mark
   return positions
 
