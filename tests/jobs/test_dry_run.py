@@ -28,6 +28,7 @@ def _number(output, name):
     {"deletions_per_step": 2, "keep_ratios": 0.3},
     {"unit": "word", "keep_ratios": 0.3},
     {"search": "runs", "keep_ratios": (0.7, 0.3)},
+    {"search": "runs", "unit": "word", "keep_ratios": (0.7, 0.3)},
     {"unit": "sentence", "keep_ratios": 0.3},
     *({"ranking": name, "keep_ratios": 0.3} for name in ("random", "surprisal", "gradient")),
     {"ranking": "attention", "unit": "word", "keep_ratios": 0.2},

@@ -40,6 +40,7 @@ def test_records_say_how_far_to_trust_them(run, tmp_path):
     ({"search": "screened", "screen.window": 0}, "window=0; expected 1 or more"),
     ({"audit": 2}, "audit=2: it sets a search that estimates beside an exact one"),
     ({"search": "runs", "deletions_per_step": 2}, "deletions_per_step=2 with search=runs"),
+    ({"search": "screened", "max_runs": 2}, "max_runs=2 with search=screened"),
     ({"deletions_per_step": 0}, "deletions_per_step=0; expected 1 or more"),
     ({"search": "guess"}, "search='guess'; expected one of exact, screened, runs"),
   ],

@@ -2,12 +2,14 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from greedy_prune_jax.scoring import racing
 from greedy_prune_jax.scoring.exact import candidates
 from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
 from greedy_prune_jax.scoring.scorer import Scorer
@@ -217,6 +219,36 @@ def test_what_attempts_cost_is_told_on_the_way_to_a_mark(models):
       assert len({*costs[:-1]}) > 2  # before anything is deleted for good
       assert [len(path.deleted) for path in row] == [*[0] * (len(row) - 1), 10]
       assert costs[-2] == costs[-1]
+
+
+def test_runs_are_no_more_than_wanted(models):
+  _, model, _ = models
+  path = _path(model, 5, (9, 20, 4), (10,))
+  found = {}
+  for most in (0, 1, 2, 3, 5):
+    settings = SearchSettings("joint", block_positions=48, max_runs=most)
+    [found[most]] = prune_by_runs(model, [path], settings)
+  assert len(found[0].move_sizes) > 2  # so a limit of two matters
+  assert [found[most].move_sizes for most in (1, 2)] == [(10,), (5, 5)]
+  assert found[3].deleted == found[2].deleted  # runs are doubled
+  costs = [found[most].positions_scored for most in (1, 2, 3, 5)]
+  assert costs[0] < costs[1] == costs[2] < costs[3] <= found[0].positions_scored
+
+
+def test_a_second_look_finds_what_a_window_does_not_see(models, monkeypatch):
+  _, model, _ = models
+  paths = [_path(model, seed, (9, 300, 4), (150,)) for seed in range(6)]
+  settings = SearchSettings(
+    "joint", block_positions=256, screen=ScreenSettings(window=1), max_runs=1
+  )
+  looked = prune_by_runs(model, paths, settings)
+  monkeypatch.setattr(racing, "LOOKED_AT", 1)
+  jax.clear_caches()
+  blind = prune_by_runs(model, paths, settings)
+  jax.clear_caches()
+  nlls = [[path.nll["joint"][-1] for path in some] for some in (looked, blind)]
+  assert nlls[0] != nlls[1]
+  assert np.mean(nlls[0]) < np.mean(nlls[1])
 
 
 def test_long_runs_begin_at_each_64th_of_their_width():
