@@ -42,11 +42,9 @@ from greedy_prune_jax.scoring.stream import (
 ROUNDS = 4  # of one step, at most
 _AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
 LONG_RUN = 128  # tokens; no margin would end the race of such runs, so one round does
-SECOND_LOOK = 32  # columns
-LOOKED_AT, ENDED_OF_LONG = (
-  32,
-  2,
-)  # candidates of a long run that get it, and that then run to their ends
+SECOND_LOOK = 32  # columns of a long run's candidate
+LOOKED_AT = 32  # candidates that get it
+ENDED_OF_LONG = 2  # of these, run to their ends
 _FIRST_OF_ALL = 1e6  # nats per token; no text has an NLL near this
 
 

@@ -4,9 +4,7 @@ The device goes some way by itself (`greedy.prune_steps`); every so often the ho
 was found, so that it can be shown and stored. What it knows of the chains stays on the device.
 """
 
-import bisect
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -261,7 +259,7 @@ def _extended(
   count = int(steps.num_deleted[row])
   units, deleted, sizes = path.kept_units, list(path.deleted), []
   for unit in steps.deleted[row, :count].tolist():
-    size = _units_deleted(units[unit:], width)
+    size = _units_deleted(units, unit, width)
     for gone in units[unit : unit + size]:
       deleted.extend(gone)
     del units[unit : unit + size]
@@ -293,10 +291,13 @@ def _extended(
   return dataclasses.replace(longer, known=packed)
 
 
-def _units_deleted(units: Sequence[Sequence[int]], width: int) -> int:
-  """Number of units, from the first on, that a deletion of a width removes."""
-  ends = list(itertools.accumulate(len(unit) for unit in units))
-  return min(bisect.bisect_left(ends, width) + 1, len(units))
+def _units_deleted(units: Sequence[Sequence[int]], first: int, width: int) -> int:
+  """Number of units, from `first` on, that a deletion of a width removes."""
+  stop, tokens = first, 0
+  while tokens < width:
+    tokens += len(units[stop])
+    stop += 1
+  return stop - first
 
 
 def _spread(values: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
