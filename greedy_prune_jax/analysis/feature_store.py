@@ -22,7 +22,7 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import DATA, axis_size
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, open_file, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, open_file, replace_file
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.runs.records import Record, check_form, get_text
@@ -103,7 +103,8 @@ def build_store(
     "statistics": list(STATISTICS),
     "dtype": dtype,
   }
-  make_folder(folder)
+  make_subfolder(folder.parent)
+  make_subfolder(folder)
   with explain_os_errors(folder):
     _start_or_check(folder, index)
   attention, surprisal = _open_arrays(folder, index, "r+")

@@ -40,7 +40,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ranking
-from greedy_prune_jax.runs.files import user_path
+from greedy_prune_jax.runs.files import make_subfolder, user_path
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.load import load_teacher
@@ -182,6 +182,7 @@ def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:
 def _labels(workdir: Path, source: Source, annotator: Annotator) -> list:
   """The labels of a run's chains: those that are stored, and new ones for the rest."""
   path = workdir / "labels" / f"{source.name}.jsonl"
+  make_subfolder(path.parent)
   with JsonlWriter(path) as writer:  # opened first, as it cuts off what a killed run left of a line
     stored = read_labels(path)
     missing = [chain for chain in source.chains if chain.chain.id not in stored]

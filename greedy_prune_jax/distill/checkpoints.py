@@ -24,7 +24,7 @@ from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import place
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder
 from greedy_prune_jax.runs.records import CHECK, Record, check_form, checksum
 
 
@@ -117,7 +117,7 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self._kept,
       read_only=read_only,
-      create=not read_only,
+      create=False,  # Orbax would make a workdir that is gone anew
       cleanup_tmp_directories=not read_only,
     )
     if alone:
@@ -125,6 +125,8 @@ class Checkpoints:
       options.multiprocessing_options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
       )
+    if not read_only:
+      make_subfolder(folder)
     with explain_os_errors(folder):
       self._manager = ocp.CheckpointManager(folder, options=options)
     self._folder = folder
@@ -205,7 +207,7 @@ class Checkpoints:
           raise
         logging.warning("%s; going on from the checkpoint before it", error)
         damaged = self._folder.parent / "damaged"
-        make_folder(damaged)
+        make_subfolder(damaged)
         with explain_os_errors(damaged):
           (self._folder / str(step)).rename(damaged / f"{step}-{time.time_ns()}")
         self._manager.reload()

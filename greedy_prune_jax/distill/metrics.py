@@ -11,7 +11,7 @@ import jax
 from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator
 from greedy_prune_jax.distill.batches import Batch
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
 from greedy_prune_jax.runs.records import get
 from greedy_prune_jax.torch_free import import_without_torch
@@ -64,7 +64,7 @@ class _Board:
 
   def __init__(self, folder: Path, step: int):
     """Begins a file in which values of later steps than `step` replace those of earlier files."""
-    make_folder(folder)
+    make_subfolder(folder)
     self._path = folder
     self._proto, self._summary, writer = import_without_torch(_tensorboard)
     with explain_os_errors(folder):

@@ -19,7 +19,7 @@ from greedy_prune_jax.rankings.interface import (
   UnrankedError,
   by_importance,
 )
-from greedy_prune_jax.runs.jsonl import JsonlWriter, process_file, process_records
+from greedy_prune_jax.runs.jsonl import process_records, process_writer
 from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
@@ -103,7 +103,7 @@ def _ask(
     for key, ratio in asked.items()
   ]
   failed = ""
-  with JsonlWriter(process_file(folder, jax.process_index())) as writer:
+  with process_writer(folder, jax.process_index()) as writer:
     for reply in open_teacher().write(prompts):
       if reply.finish_reason != "stop":
         failed = _why_not(reply)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write_plot(folder: Path, plot: Plot) -> None:
   Raises:
     UserError: the folder cannot be written.
   """
-  make_folder(folder)
+  make_subfolder(folder)
   with explain_os_errors(folder):
     plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, bbox_inches="tight")
   replace_file(folder / f"{plot.name}.svg", plot.svg())

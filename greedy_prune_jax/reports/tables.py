@@ -11,7 +11,7 @@ from pathlib import Path
 
 from greedy_prune_jax.reports.bootstrap import Interval
 from greedy_prune_jax.reports.printing import printable
-from greedy_prune_jax.runs.files import make_folder, replace_file
+from greedy_prune_jax.runs.files import make_subfolder, replace_file
 
 _LONGEST_CELL = 200  # characters
 
@@ -55,7 +55,7 @@ def write_table(folder: Path, table: Table) -> None:
   Raises:
     UserError: the folder cannot be written.
   """
-  make_folder(folder)
+  make_subfolder(folder)
   lines = io.StringIO(newline="")
   csv.writer(lines).writerows([[_csv_cell(x) for x in row] for row in (table.columns, *table.rows)])
   replace_file(folder / f"{table.name}.csv", lines.getvalue())

@@ -116,6 +116,12 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
+def make_subfolder(path: Path) -> None:
+  """Makes a folder in one that must be there: a workdir that was moved is not to come back."""
+  with explain_os_errors(path):
+    path.mkdir(exist_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
   """Waits until the folder's list of files is on disk."""
   fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -134,6 +140,11 @@ def explain_os_errors(path: Path) -> Iterator[None]:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
       advice = (
         "What was written before is whole; free some space and run the same command again to go on."
+      )
+    elif error.errno == errno.ENOENT:
+      advice = (
+        "Its folder is gone: it was deleted or moved. Put it back and run the same command again, "
+        "or choose another workdir."
       )
     elif error.errno == errno.ENAMETOOLONG:
       advice = "Choose a shorter name: file systems take names of up to 255 bytes."

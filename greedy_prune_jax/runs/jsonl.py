@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, open_file, sync_folder
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, open_file, sync_folder
 from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
 from greedy_prune_jax.runs.records import Record, get_text
 
@@ -119,6 +119,16 @@ def read_output(
       yield record
 
 
+def process_writer(folder: Path, process_index: int) -> "JsonlWriter":
+  """Opens a process's file in a folder of a workdir, made if the workdir is there.
+
+  Raises:
+    UserError: the place cannot be written.
+  """
+  make_subfolder(folder)
+  return JsonlWriter(process_file(folder, process_index))
+
+
 class JsonlWriter:
   """Appends objects to a file, each of which is wholly on disk when `write` returns, or not at all.
 
@@ -127,13 +137,12 @@ class JsonlWriter:
   """
 
   def __init__(self, path: Path):
-    """Opens `path`, creating it and its folder.
+    """Opens `path`, creating it in a folder that must be there; see `make_subfolder`.
 
     Raises:
       UserError: the place cannot be written.
     """
     self.path = path
-    make_folder(path.parent)
     with explain_os_errors(path):
       self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
       cut_torn_line(self._fd)

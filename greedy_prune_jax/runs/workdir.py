@@ -15,8 +15,8 @@ from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
   parse_line,
-  process_file,
   process_files,
+  process_writer,
   read_lines,
   read_output,
 )
@@ -126,15 +126,10 @@ class Workdir:
             kept.unlink()
         self._metrics_writer = self._writer(self.path / "metrics.jsonl")
       finished = {
-        name: FinishedItems(folder, self._writer(process_file(folder, process_index)))
+        name: FinishedItems(folder, self._open_own(folder))
         for name, folder in self._outputs.items()
       }
-      self._unfinished_writer = self._writer(process_file(self._unfinished, process_index))
-      if not (self.path / "locks").is_dir():  # files opened since have made the folder anew
-        raise UserError(
-          f"{self.path} is gone: it was deleted or moved while this run began. Put it back, or "
-          "remove what is there now, and run again"
-        )
+      self._unfinished_writer = self._open_own(self._unfinished)
       undo.pop_all()
     self._finished, self._main = finished, finished[output]
 
@@ -237,6 +232,9 @@ class Workdir:
     if self._process_index == 0 and not any(self._unfinished.glob("keep-*")):
       with explain_os_errors(self._unfinished):
         shutil.rmtree(self._unfinished)
+
+  def _open_own(self, folder: Path) -> JsonlWriter:
+    return self._open.enter_context(process_writer(folder, self._process_index))
 
   def _writer(self, path: Path) -> JsonlWriter:
     return self._open.enter_context(JsonlWriter(path))

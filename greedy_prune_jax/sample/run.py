@@ -20,9 +20,8 @@ from greedy_prune_jax.chains.question_sets import Question
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.jsonl import (
-  JsonlWriter,
-  process_file,
   process_files,
+  process_writer,
   read_output,
   read_records,
 )
@@ -101,7 +100,7 @@ def _write_chains(workdir: Path) -> None:
   What a run that was killed had not added so comes with the next.
   """
   sources = own_share(process_files(workdir / OUTPUT))
-  with JsonlWriter(process_file(workdir / "chains", jax.process_index())) as writer:
+  with process_writer(workdir / "chains", jax.process_index()) as writer:
     there = {record["id"] for record in read_output(workdir, "chains")}
     for record in (record for path in sources for record in _read(path)):
       chain = first_correct(record)

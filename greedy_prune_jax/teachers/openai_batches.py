@@ -22,7 +22,7 @@ import jax
 from absl import logging
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, process_file, process_records
+from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, process_records, process_writer
 from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.teachers.completions import (
   Dialect,
@@ -88,7 +88,7 @@ class OpenAIBatchTeacher:
     else every later run would meet the same refusal in them.
     """
     asked = {self._key(prompt): _Pending(prompt, self._dialect) for prompt in prompts}
-    with JsonlWriter(process_file(self._folder, jax.process_index())) as notes:
+    with process_writer(self._folder, jax.process_index()) as notes:
       batches = _under_way(self._folder, asked)
       while asked:
         batches |= self._submit(asked, batches, notes)

@@ -10,9 +10,9 @@ from greedy_prune_jax.analysis.run import read_sources, run_analysis
 from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of
-from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers.chat_server import completion, serving
+from tests.helpers.jsonl_files import new_writer
 from tests.helpers.planted import on_mesh, pruned_chain, random_segments, tiny_model
 
 WORDS = [" so", " Janet", " has", " 4", " +", " 5", " eggs", ".", "\n", " she"]
@@ -49,7 +49,7 @@ def pruned(tmp_path, monkeypatch):
   for name, seed in (("joint", 0), ("answer", 1)):
     rng = np.random.default_rng(seed)
     folder = tmp_path / name
-    with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
+    with new_writer(folder / "pruned" / "process-00000.jsonl") as writer:
       for i, (chain, tokens) in enumerate(zip(segments, texts, strict=True)):
         order = rng.permutation(len(tokens))
         record = pruned_chain(tokens, order, f"c/{i}", ids=chain.reasoning).to_record()

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.rankings import compare, ratios_in_steps
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import JsonlWriter
+from tests.helpers.jsonl_files import new_writer
 from tests.helpers.planted import pruned_chain
 
 TOKENS = ["a", " b", " c", " d"]
@@ -22,7 +22,7 @@ def nll_of(level, slope, deletions):
 
 def write_run(folder, ranking, slope, levels=(1.0, 2.0), deletions=4, unit_sizes=None, **changes):
   """A prune run whose joint NLL grows by `slope` with each deletion, and answer NLL twice that."""
-  with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
+  with new_writer(folder / "pruned" / "process-00000.jsonl") as writer:
     for i, level in enumerate(levels):
       nll = nll_of(level, slope, len(unit_sizes or ()) or deletions)
       chain = pruned_chain(TOKENS, range(deletions), f"c/{i}", nll=nll, unit_sizes=unit_sizes)
@@ -33,7 +33,7 @@ def write_run(folder, ranking, slope, levels=(1.0, 2.0), deletions=4, unit_sizes
 
 def write_evaluation(folder, right, ids=("c/0", "c/1")):
   """An evaluate run; `right` has, for each ranking, whether each chain is right at 1 and 0.5."""
-  with JsonlWriter(folder / "answers" / "process-00000.jsonl") as writer:
+  with new_writer(folder / "answers" / "process-00000.jsonl") as writer:
     for ranking, verdicts in right.items():
       for i, (whole, half) in zip(ids, verdicts, strict=True):
         answer = {"text": "4", "value": "4", "finish_reason": "stop"}

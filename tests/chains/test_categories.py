@@ -11,7 +11,7 @@ from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, labelling_
 from greedy_prune_jax.chains import categories
 from greedy_prune_jax.chains.categories import Category, make_annotator, token_spans
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.jsonl import JsonlWriter
+from tests.helpers.jsonl_files import new_writer
 from tests.helpers.planted import pruned_chain
 
 ALL = list(Category)
@@ -47,7 +47,7 @@ def test_unlabelled_tokens_are_counted_and_left_out():
 def test_label_files_hold_the_published_viewers_form(tmp_path):
   chain = pruned_chain(["a", " b", "\u2028<c>"], [2, 0])
   path = tmp_path / "labels.jsonl"
-  with JsonlWriter(path) as writer:
+  with new_writer(path) as writer:
     writer.write(labels_to_record(chain, (ALL[0], None, ALL[5])))
   record = json.loads(path.read_text())
   assert record["reason_tokens_json"][2] == {

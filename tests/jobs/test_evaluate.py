@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from greedy_prune_jax.jobs.evaluate import compared_runs
-from greedy_prune_jax.runs.jsonl import JsonlWriter
 from tests.helpers.answer_records import answer_record
+from tests.helpers.jsonl_files import new_writer
 from tests.helpers.tiny_runs import make_model, write_chains
 
 NUM_QUESTIONS = 5
@@ -46,7 +46,7 @@ def _records(workdir):
 def test_runs_of_workdirs_with_one_name_are_told_apart(tmp_path):
   workdirs = [str(tmp_path / name) for name in ("a/run", "b/run", "b/other")]
   for at, workdir in enumerate(workdirs):
-    with JsonlWriter(Path(workdir) / "answers" / "process-00000.jsonl") as writer:
+    with new_writer(Path(workdir) / "answers" / "process-00000.jsonl") as writer:
       writer.write(answer_record(f"{at}", run="one"))
   runs = compared_runs(workdirs)
   assert {run: records[0]["question_id"] for run, records in runs.items()} == {

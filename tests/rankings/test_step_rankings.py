@@ -11,9 +11,9 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.rankings import steps
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
-from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.search.skill_steps import skill_step_sizes, step_starts
 from tests.helpers.full_passes import full_pass_nlls, random_segments
+from tests.helpers.jsonl_files import new_writer
 from tests.helpers.reference import reference_outputs, tiny_config, tiny_model
 
 SIZES = (3, 1, 4, 2, 5)
@@ -108,7 +108,7 @@ def store(folder, texts, failed=None):
     "num_tokens": 0,
     "made_by": {"decompose": {"teacher": "m"}},
   }
-  with JsonlWriter(folder / "decomposed" / "process-00000.jsonl") as writer:
+  with new_writer(folder / "decomposed" / "process-00000.jsonl") as writer:
     writer.write(record | {"failed": failed})
   return str(folder)
 

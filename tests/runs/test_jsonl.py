@@ -9,13 +9,14 @@ from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
   parse_line,
+  process_writer,
   read_lines,
   read_output,
 )
 
 
 def test_written_lines_read_back(tmp_path):
-  path = tmp_path / "new" / "records.jsonl"
+  path = tmp_path / "records.jsonl"
   records = [{"text": "π \u2028 \n", "n": 1}, {"text": "", "nested": {"a": [None, 0.1]}}]
   with JsonlWriter(path) as writer:
     for record in records:
@@ -75,7 +76,7 @@ def test_nan_is_refused_and_nothing_is_written(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match=r"cannot write .*file: .*Choose a workdir"):
+  with pytest.raises(UserError, match=r"cannot write .*file.*: .*Choose a workdir"):
     JsonlWriter(tmp_path / "file" / "records.jsonl")
 
 
@@ -117,6 +118,7 @@ def test_a_whole_surrogate_pair_is_one_character():
 @pytest.mark.parametrize("gone", ["file", "folder", "moved"])
 def test_a_file_that_is_gone_is_noticed_when_it_is_next_written(tmp_path, gone):
   folder = tmp_path / "run"
+  folder.mkdir()
   with JsonlWriter(folder / "records.jsonl") as writer:
     writer.write({"a": 1})
     if gone == "moved":
@@ -130,9 +132,19 @@ def test_a_file_that_is_gone_is_noticed_when_it_is_next_written(tmp_path, gone):
   assert folder.exists() == (gone == "file")
 
 
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+  for make in (
+    lambda: JsonlWriter(tmp_path / "run" / "a.jsonl"),
+    lambda: process_writer(tmp_path / "run" / "chains", 0),
+  ):
+    with pytest.raises(UserError, match=r"cannot write .*Its folder is gone: .*Put it back"):
+      make()
+  assert not list(tmp_path.iterdir())
+
+
 def test_an_id_that_an_output_has_twice_is_named_with_both_places(tmp_path):
-  for name, ids in (("process-00000", "ab"), ("process-00001", "cb")):
-    with JsonlWriter(tmp_path / "pruned" / f"{name}.jsonl") as writer:
+  for index, ids in enumerate(("ab", "cb")):
+    with process_writer(tmp_path / "pruned", index) as writer:
       for item_id in ids:
         writer.write({"id": item_id})
   with pytest.raises(UserError, match=r'00001.jsonl, line 2: repeats the id "b" of .*, line 2'):

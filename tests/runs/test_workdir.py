@@ -291,6 +291,7 @@ def test_a_folder_that_is_moved_while_a_run_begins_is_noticed(tmp_path, monkeypa
     return make(self, path)
 
   monkeypatch.setattr(Workdir, "_writer", moved)
-  with pytest.raises(UserError, match="run is gone: it was deleted or moved while this run began"):
+  with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: .*Its folder is gone"):
     open_workdir(tmp_path / "run")
+  assert not (tmp_path / "run").exists()
   assert (tmp_path / "moved" / "config.json").exists()

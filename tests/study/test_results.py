@@ -8,12 +8,12 @@ import pytest
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.intervals import paired_difference
-from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.plan import Condition
 from greedy_prune_jax.study.plot import plot_study
 from greedy_prune_jax.study.results import all_tables
 from tests.helpers.answer_records import answer_record
+from tests.helpers.jsonl_files import new_writer
 
 CELLS = {
   # By seed, which of 4 questions is right.
@@ -32,7 +32,7 @@ def answers(tmp_path):
   for condition, seeds in CELLS.items():
     for seed, right in enumerate(seeds):
       folder = tmp_path / condition.folder(seed) / "evaluate" / "sums" / "answers"
-      with JsonlWriter(folder / "process-00000.jsonl") as writer:
+      with new_writer(folder / "process-00000.jsonl") as writer:
         for question in ((2, 0, 3, 1), (3, 1, 0, 2))[seed]:  # as they happened to be finished
           sample = {
             "correct": right[question] == "1",

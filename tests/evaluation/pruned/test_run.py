@@ -19,9 +19,9 @@ from greedy_prune_jax.evaluation.pruned.run import (
   run_evaluate_pruned,
 )
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
-from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.teacher import Reply
+from tests.helpers.jsonl_files import new_writer
 from tests.helpers.planted import pruned_chain
 from tests.helpers.tiny_runs import make_model
 
@@ -36,7 +36,7 @@ def chain(i, **changes):
 
 
 def write_run(folder, chains):
-  with JsonlWriter(folder / "pruned" / "process-00000.jsonl") as writer:
+  with new_writer(folder / "pruned" / "process-00000.jsonl") as writer:
     for pruned in chains:
       writer.write(pruned.to_record())
   (folder / "config.json").write_text("{}")
