@@ -60,6 +60,7 @@ def trained(tmp_path_factory):
   import optax
 
   folder = tmp_path_factory.mktemp("trained") / "run"
+  folder.mkdir()
   state = init_state({"a": jnp.ones((3, 2)), "b": jnp.zeros(4)}, optax.adam(0.1), None)
   with Checkpoints(folder, num_last=3) as checkpoints:
     for step in (1, 2):
