@@ -50,7 +50,7 @@ from greedy_prune_jax.models.pretrained import (
 )
 from greedy_prune_jax.models.scratch import RandomInit, random_model
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder, make_subfolder, replace_file
 from greedy_prune_jax.runs.json_reader import read_json
 
 EXPORT, ADAPTER = "export", "adapter"
@@ -149,6 +149,7 @@ def export_student(
   tokenizer = load_tokenizer(settings.student)
   template = load_chat_template(settings.chat_template, tokenizer)
   tokenizer.chat_template = template.source
+  make_subfolder(folder)
   with explain_os_errors(folder):
     stop_ids = sorted({*template.stop_ids, *load_stop_ids(settings.student)})
     save_huggingface(model, tokenizer, folder, stop_ids=stop_ids)

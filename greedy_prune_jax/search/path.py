@@ -53,8 +53,12 @@ class PrunePath:
 
   @property
   def move_sizes(self) -> tuple[int, ...]:
-    """Units that left together, of each deletion of a search by runs."""
-    scored = [k for k, nll in enumerate(self.nll["joint"]) if nll is not None]
+    """Tokens that left together, of each deletion of a search by runs."""
+    sizes = self.unit_sizes or (1,) * len(self.segments.reasoning)
+    size_at = dict(zip(itertools.accumulate((0, *sizes)), sizes, strict=False))
+    of_units = [size_at[position] for position in self.deleted if position in size_at]
+    gone = [0, *itertools.accumulate(of_units)]
+    scored = [gone[k] for k, nll in enumerate(self.nll["joint"]) if nll is not None]
     return tuple(after - before for before, after in itertools.pairwise(scored))
 
   @property

@@ -83,10 +83,12 @@ _ALIGNED = regex.compile(
 _ROW_END = regex.compile(r"\\\\(?:\[[^\[\]]*\])?\s*")
 _TABLE = regex.compile(r"\\begin\{(\w*matrix\*?|cases|array)\}.*?\\end\{\1\}", regex.DOTALL)
 _CLOSERS = r"""["'”’)\]*_$]*"""
+# Lines and stops begin where a run of their characters does, and take all of it: else long runs
+# would be gone through from each of their places.
 _BORDER = regex.compile(
   rf"""
-  (?P<line>\s*\n)                             # the line's end goes with what it ends
-  | [.!?…]+{_CLOSERS}(?=[^\S\n]+\S)           # spaces begin the next sentence
+  (?P<line>(?<!\s)\s*\n)                            # the line's end goes with what it ends
+  | (?<![.!?…])[.!?…]++{_CLOSERS}+(?=[^\S\n]++\S)  # spaces begin the next sentence
   | [。！？]+["”’」』）]*(?=[^\S\n]*\S)
   """,
   regex.VERBOSE,

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.distill import export
 from greedy_prune_jax.distill import run as run_module
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.examples import make_example, read_texts
@@ -361,6 +362,20 @@ def test_a_run_whose_workdir_is_deleted_ends_and_makes_no_new_one(run, tmp_path,
   with pytest.raises(UserError, match=r"metrics.jsonl is gone"):
     run("gone")
   assert not (tmp_path / "gone" / "ended.json").exists()
+
+
+def test_a_student_is_not_exported_to_a_workdir_that_was_moved(run, tmp_path, monkeypatch):
+  load = export.load_student
+
+  def load_and_move(workdir, *args, **settings):
+    loaded = load(workdir, *args, **settings)
+    workdir.rename(tmp_path / "elsewhere")
+    return loaded
+
+  monkeypatch.setattr(export, "load_student", load_and_move)
+  with pytest.raises(UserError, match="export"):
+    run("gone", export="last")
+  assert not (tmp_path / "gone").exists()
 
 
 @pytest.mark.slow

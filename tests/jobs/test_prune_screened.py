@@ -53,6 +53,20 @@ def test_settings_that_cannot_be(start, settings, message):
 
 
 @pytest.mark.slow
+def test_runs_of_words_are_recorded_and_read_again(run, tmp_path):
+  for _ in range(2):
+    run(**SCREENED | {"search": "runs"}, unit="word", max_runs=4)
+  for record in records(tmp_path / "run").values():
+    assert sum(record["move_sizes"]) == len(record["deletion_order"])
+    assert (
+      len(record["nll"]["joint"]) < len(record["deletion_order"]) + 1
+    )  # words of several tokens
+    starts = {0, *itertools.accumulate(record["unit_sizes"])}
+    moves = [0, *itertools.accumulate(record["move_sizes"])]
+    assert {record["deletion_order"][at] for at in moves[:-1]} <= starts
+
+
+@pytest.mark.slow
 def test_runs_leave_at_once_and_reach_each_ratio_exactly(run, tmp_path):
   run(**SCREENED | {"search": "runs"}, audit=1)
   first, *others = records(tmp_path / "run").values()

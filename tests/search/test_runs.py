@@ -132,8 +132,9 @@ def _assert_nlls_are_of_the_texts(reference, path):
   size_at = dict(zip(itertools.accumulate((0, *sizes)), sizes, strict=False))
   of_deleted = [size_at[position] for position in path.deleted if position in size_at]
   gone = [0, *itertools.accumulate(of_deleted)]  # tokens, after so many units
-  moves = [0, *itertools.accumulate(path.move_sizes)]
-  assert (moves[-1], gone[-1]) == (len(of_deleted), len(path.deleted))
+  ends = [0, *itertools.accumulate(path.move_sizes)]
+  assert (ends[-1], gone[-1]) == (len(path.deleted), len(path.deleted))
+  moves = [gone.index(end) for end in ends]
   for name, column in (("joint", 0), ("answer", 1)):
     assert len(path.nll[name]) == moves[-1] + 1
     assert [k for k, nll in enumerate(path.nll[name]) if nll is not None] == moves

@@ -62,6 +62,11 @@ def test_sentences(marked):
   assert _cut("".join(expected), units.sentence_starts("".join(expected))) == expected
 
 
+@pytest.mark.parametrize("piece", [" ", "\t ", ".", "?!", '."', "\u3000", "…)"])
+def test_a_long_run_of_one_kind_is_gone_through_once(piece):
+  assert units.sentence_starts(piece * 300_000) == [0]  # a matter of hours, from each place anew
+
+
 def test_tokens_belong_to_the_unit_in_which_they_start():
   tokens = ["A", " b", "c. ", "D", "", "e", ".\n", "F. G", "."]
   assert units.unit_sizes("sentence", tokens) == (3, 4, 2)
