@@ -107,6 +107,11 @@ _ITEM = regex.compile(
 )
 # What goes on with the sentence: a word in lower case, though not the variable of `x = 3`.
 _CONTINUATION = regex.compile(r"\s+\p{Ll}(?!\s*[^\p{L}\s'’,.])")
+# A factorial in a formula, which goes on behind it.
+_FACTORIAL = regex.compile(r"(?:[\d)}\]]|(?<!\p{L})\p{L})!+\Z")
+_OPERATOR = regex.compile(
+  r"[^\S\n]+(?:[-+/=<>≤≥≈≠×·÷^]|\*(?!\*)|\\(?:cdot|times|div|approx|[lg]eq?|neq?)\b)"
+)
 _LONGEST_ABBREVIATION = 12  # characters, with what stands before it
 
 
@@ -115,11 +120,12 @@ def sentence_starts(text: str) -> list[int]:
 
   A sentence ends with its line, and behind `.`, `!` or `?` (and quotes and brackets that close
   there) if white space follows; but not at the full stop of an abbreviation (`Mr.`, `e.g.`) or of
-  the number that a sentence begins with (`1.`, `Step 2.`), not before a word in lower case, and not
-  within a formula that LaTeX sets off (`\\[`, `$$`, `\\begin`) or a block of code. Such a formula
-  ends a sentence where another or a word with a capital letter follows, and so does each of its
-  rows, if it is aligned. Spaces belong to the sentence that they come before, the end of a line and
-  empty lines to the one that they end.
+  the number that a sentence begins with (`1.`, `Step 2.`), not before a word in lower case, not
+  between a factorial and an operator (`8! / 5!`), and not within a formula that LaTeX sets off
+  (`\\[`, `$$`, `\\begin`) or a block of code. Such a formula ends a sentence where another or a
+  word with a capital letter follows, and so does each of its rows, if it is aligned. Spaces
+  belong to the sentence that they come before, the end of a line and empty lines to the one that
+  they end.
   """
   formulas = _formula_borders(text)
   whole = [match.span() for match in _WHOLE.finditer(text)]
@@ -160,6 +166,7 @@ def _ends(sentence: str, rest: str) -> bool:
     _ABBREVIATION.search(sentence[-_LONGEST_ABBREVIATION:])
     or _ITEM.fullmatch(sentence)
     or _CONTINUATION.match(rest)
+    or (_FACTORIAL.search(sentence[-_LONGEST_ABBREVIATION:]) and _OPERATOR.match(rest))
   )
 
 

@@ -33,6 +33,7 @@ SENTENCES = [
   "Step 1. Add 3 and 4.| Step 2. Stop.\n|A. apples\n|**B.** pears",
   "The answer is B.| Therefore (B).",
   "x = 3.| y = 4.| We get x + y = 7",
+  "So 8! / (5! * 2!) is 168, n! = 6, and (9-1)! \\cdot 2 more.| Wow!| 5 is 5!| Nice!| - Yes",
   'She said "Stop!" and left.| "Why?"| He stayed.\n\n|**So: 5.**| Yes?!| Yes.',
   # Formulas and code.
   "We\n|\\[\nx = 1. Then y = 2.\n\\]\n|So $x = 1.$|  Also\n|\\begin{align*}\na\n\\end{align*}\n|",
