@@ -35,6 +35,7 @@ _MOST_SHOWN = 4000  # characters of a message
 _MOST_OF_FAULT = 500  # characters of the text of an error that was not expected
 _PACKAGE = str(Path(__file__).parents[1])
 
+_MOST_PROCESSES = 2**20  # beyond any machine: the others would be waited for
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 
@@ -131,10 +132,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def _check_processes() -> None:
   """Ends the program if the flags of several processes cannot be."""
   coordinator, number, own = (flags.FLAGS[name].value for name in _PROCESS_FLAGS)
-  if coordinator is not None and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
-    _fail(f"--coordinator={coordinator}; expected HOST:PORT, such as node1:12345")
-  if number is not None and number < 1:
-    _fail(f"--num_processes={number}; expected 1 or more")
+  if coordinator is not None:
+    port = re.fullmatch(r"\S+:([0-9]{1,5})", coordinator)
+    if port is None or not 0 < int(port[1]) < 2**16:
+      _fail(
+        f"--coordinator={coordinator}; expected HOST:PORT, such as node1:12345, and a port from 1 "
+        "to 65535"
+      )
+  if number is not None and not 1 <= number <= _MOST_PROCESSES:
+    _fail(f"--num_processes={number}; expected 1 to {_MOST_PROCESSES}")
   if own is not None and not 0 <= own < (number or own + 1):
     _fail(f"--process_id={own}; expected a number from 0 to below --num_processes={number}")
 

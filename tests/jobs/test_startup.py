@@ -36,7 +36,12 @@ def test_a_signal_while_modules_are_imported_is_one_line(tmp_path, job, number, 
   ("flags", "message"),
   [
     (["--distributed", "--coordinator=host"], "--coordinator=host; expected HOST:PORT"),
-    (["--distributed", "--num_processes=0"], "--num_processes=0; expected 1 or more"),
+    *(
+      (["--distributed", f"--coordinator={place}"], f"--coordinator={place}; expected HOST:PORT")
+      for place in ("host:0", "host:65536", ":12345", "a host:12345")
+    ),
+    (["--distributed", "--num_processes=0"], "--num_processes=0; expected 1 to"),
+    (["--distributed", f"--num_processes={10**11}"], f"--num_processes={10**11}; expected 1 to"),
     (["--distributed", "--num_processes=2", "--process_id=2"], "--process_id=2; expected"),
     (["--config.chains=" + "n" * 300], "a part of 300 bytes; file systems take 255"),
     (["--config.learning_rate=inf"], "learning_rate=inf; expected a finite number"),
