@@ -140,12 +140,12 @@ def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
   paths = search._filled_up(_paths(), rows)
   program = search.plan_program(model, paths, SearchSettings("joint", BLOCK_POSITIONS))
   state = search._start(model, model.graph, paths, program)
-  floors = np.zeros(len(paths), np.int32)
+  active, floors = np.ones(len(paths), bool), np.zeros(len(paths), np.int32)
   lowered = prune_steps.lower(
     model.graph,
     model.params,
     state,
-    *place_batch((np.ones(len(paths), bool), floors), model.params),
+    *place_batch((active, floors, ~active), model.params),
     1.0,
     program=program,
     mesh=mesh_of(model.params),
