@@ -50,7 +50,7 @@ from greedy_prune_jax.models.pretrained import (
 )
 from greedy_prune_jax.models.scratch import RandomInit, random_model
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, make_subfolder, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file
 from greedy_prune_jax.runs.json_reader import read_json
 
 EXPORT, ADAPTER = "export", "adapter"
@@ -189,7 +189,7 @@ def save_adapter(
   if fused:
     logging.warning("%s: no adapter of %s, which %s fuses", folder, ", ".join(fused), model.family)
     return
-  make_folder(folder)
+  make_subfolder(folder)
   stored, modules = {}, list(config.targets)
   layers = "model.layers"
   if is_multimodal(base):  # its image part has modules of the same names

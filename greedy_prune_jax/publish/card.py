@@ -70,7 +70,8 @@ def write_card(
     ],
   )
   how = {name: ", ".join(sorted(values)) for name, values in counts.how.items()}
-  settings = ("num_chains", "max_reasoning_tokens", "deletions_per_step", "dtype", "seed")
+  settings = ("num_chains", "max_reasoning_tokens", "deletions_per_step", "max_runs")
+  settings += ("dtype", "seed")
   how |= {name: str(config[name]) for name in settings if name in config}
   rows = [
     f"| {ratio} | {len(tokens)} | {statistics.fmean(tokens):.1f} |"

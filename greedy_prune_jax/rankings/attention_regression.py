@@ -24,7 +24,7 @@ from greedy_prune_jax.rankings.interface import (
   RankTokens,
 )
 from greedy_prune_jax.runs import records as fields
-from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.features import ENTROPY, STATISTICS, extract_features
@@ -217,8 +217,8 @@ def save_ranking(path: Path, ranking: AttentionRanking) -> None:
     "annotator": ranking.annotator,
     "num_chains": ranking.num_chains,
   }
+  make_subfolder(path.parent)
   with explain_os_errors(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     path.with_name(f"{path.name}.safetensors").write_bytes(safetensors.numpy.save(data))
     path.with_name(f"{path.name}.json").write_text(json.dumps(about, indent=1) + "\n")

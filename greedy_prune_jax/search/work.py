@@ -55,18 +55,19 @@ def search_positions(path: PrunePath, settings: SearchSettings) -> int:
   return round(positions + path.floor / 2 + num_answer)
 
 
-# Of a search by runs to each mark, on average: runs that its attempts delete, and candidates that
-# run to their ends for each that is short. SmolLM2-135M made 4 to 12 runs on chains of 104 to 250
-# tokens.
-_RUNS, _ENDED = 7, 6
+# Of a search by runs to each mark, on average: attempts, and candidates that run to their ends for
+# each short run. SmolLM2-135M made 4 to 12 runs on chains of 104 to 250 tokens.
+_ATTEMPTS, _ENDED = 3, 6
 
 
 def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
   """Positions of a search by runs, about: each attempt knows the text, and no estimate."""
   prompt, answer = len(path.segments.prompt), len(path.segments.answer)
   whole = left = len(path.segments.reasoning)
-  runs = min(_RUNS, 2 ** settings.max_runs.bit_length() - 1 or _RUNS)
-  attempts = runs.bit_length()
+  attempts = _ATTEMPTS
+  if settings.max_runs:
+    attempts = min(attempts, settings.max_runs.bit_length())
+  runs = 2**attempts - 1  # 1, 2, 4, ...
   share, positions = len(path.unit_sizes or path.segments.reasoning) / max(whole, 1), 0.0
   for mark in sorted({path.floor, *path.marks}, reverse=True):
     between, width = (left + mark) / 2, (left - mark) / 2
@@ -80,8 +81,9 @@ def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
       if width >= LONG_RUN:
         ended = min(ENDED_OF_LONG + 2 / runs, candidates)  # the two ends, once
         looks += min(LOOKED_AT, candidates) * (SECOND_LOOK + tail)
-    of_run = looks + ended * (places / 2 + answer) + between / 2
-    positions += prompt + left + answer + attempts * (between + answer) + runs * of_run
+    # Behind a gap the text runs again, and before it what a run would now be followed by.
+    of_run = looks + ended * (places / 2 + answer) + between / 2 + width + answer
+    positions += prompt + left + answer + attempts * (left + answer) + runs * of_run
     left = mark
   return positions
 

@@ -42,6 +42,7 @@ def _wait_until(condition, job):
     {"batch_size": 2},
     {"batch_size": 2, "search": "screened", "audit": 1, "deletions_per_step": 2},
     {"batch_size": 2, "search": "runs", "keep_ratios": "(0.8,0.5,0.2)"},
+    {"batch_size": 2, "search": "runs", "unit": "word", "keep_ratios": "(0.8,0.5,0.2)"},
   ],
 )
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
