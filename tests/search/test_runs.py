@@ -9,11 +9,12 @@ import pytest
 
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
-from greedy_prune_jax.scoring import racing
+from greedy_prune_jax.scoring import exact, racing
 from greedy_prune_jax.scoring.exact import candidates
 from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
 from greedy_prune_jax.scoring.scorer import Scorer
 from greedy_prune_jax.scoring.stream import Text, distinct_candidates
+from greedy_prune_jax.search import host
 from greedy_prune_jax.search.greedy import with_widths
 from greedy_prune_jax.search.host import SearchBatch, SearchSettings
 from greedy_prune_jax.search.path import PrunePath
@@ -144,6 +145,31 @@ def _assert_nlls_are_of_the_texts(reference, path):
       assert path.nll[name][move] == pytest.approx(nlls[column].item(), abs=2e-5)
   for mark in path.marks:  # the first text that is short enough is one of those with a NLL
     assert next(k for k, tokens in enumerate(gone) if whole - tokens <= mark) in moves
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("unit_sizes", [None, (3, 1, 1, 4, 2, 1, 5)])
+def test_runs_have_their_scores_after_a_deletion_too(models, unit_sizes, objective):
+  reference, model, _ = models
+  path = _path(model, 3, (9, 17, 4), (2,), unit_sizes)
+  settings = SearchSettings(objective=objective, block_positions=48, kept_bytes=0.0)
+  batch = SearchBatch.of(model, [path], settings)
+  chains = with_widths(batch.start([path], run_texts=True), jnp.array([3]))
+  scorer, everyone = Scorer(model.decoder, batch.program), jnp.array([True])
+  ends = np.cumsum(unit_sizes or [1] * 17).tolist()
+  units = [[*range(*span)] for span in itertools.pairwise([0, *ends])]
+  for unit in (4, 2):
+    size = host._units_deleted(units, unit, 3)
+    chains = exact.delete_units(scorer, chains, jnp.array([unit]), everyone)
+    del units[unit : unit + size]
+    chains, _ = exact.run_texts(scorer, chains, everyone)
+    wanted = candidates(chains.texts, everyone)
+    chains, nlls, _ = exact.score_deletions(scorer, chains, wanted)
+    for first in np.flatnonzero(wanted[0]).tolist():
+      left = units[:first] + units[first + host._units_deleted(units, first, 3) :]
+      text = path.segments.reasoning[_flat(left)][None]
+      full = full_pass_nlls(reference, path.segments, text)[0 if objective == "joint" else 1]
+      assert nlls[0, first] == pytest.approx(full.item(), abs=2e-5)
 
 
 def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
