@@ -23,6 +23,7 @@ from greedy_prune_jax.jobs.command import config_names, find_config
 from greedy_prune_jax.jobs.startup import output_error, tell_done
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
 from greedy_prune_jax.reports.printing import printable
+from greedy_prune_jax.runs.files import os_error_advice
 from greedy_prune_jax.runs.workdir import Workdir
 
 flags.disclaim_key_flags()  # --helpshort lists them as the job's own
@@ -222,7 +223,8 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
   except UserError as error:
     _fail(error)
   except OSError as error:  # whatever was not expected of a disk
-    _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    what = f"{error.filename or 'a file'}: {error.strerror or error}"
+    _fail(f"{what}. {os_error_advice(error)}".strip())
   except Exception as error:
     _fail(_describe_fault(error))
   tell_done()

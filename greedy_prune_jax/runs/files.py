@@ -113,7 +113,10 @@ def replace_file(path: Path, content: str | bytes) -> None:
 def make_folder(path: Path) -> None:
   """Makes a folder and those above it, where they are not there; a UserError if that fails."""
   with explain_os_errors(path):
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # in /proc and its like: nothing was deleted
+      raise PermissionError(errno.EACCES, error.strerror) from error
 
 
 def make_subfolder(path: Path) -> None:
@@ -137,17 +140,21 @@ def explain_os_errors(path: Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      advice = (
-        "What was written before is whole; free some space and run the same command again to go on."
-      )
-    elif error.errno == errno.ENOENT:
-      advice = (
-        "Its folder is gone: it was deleted or moved. Put it back and run the same command again, "
-        "or choose another workdir."
-      )
-    elif error.errno == errno.ENAMETOOLONG:
-      advice = "Choose a shorter name: file systems take names of up to 255 bytes."
-    else:
-      advice = "Choose a workdir in a folder that you can write to."
+    advice = os_error_advice(error) or "Choose a workdir in a folder that you can write to."
     raise UserError(f"cannot write {path}: {error.strerror or error}. {advice}") from error
+
+
+def os_error_advice(error: OSError) -> str:
+  """Says what to do about an error of reading or writing; empty where its kind does not tell."""
+  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    return (
+      "What was written before is whole; free some space and run the same command again to go on."
+    )
+  if error.errno == errno.ENOENT:
+    return (
+      "Its folder is gone: it was deleted or moved. Put it back and run the same command again, "
+      "or choose another workdir."
+    )
+  if error.errno == errno.ENAMETOOLONG:
+    return "Choose a shorter name: file systems take names of up to 255 bytes."
+  return ""
