@@ -25,7 +25,7 @@ from greedy_prune_jax.runs.worker import Worker
 
 _DEEPEST = 20  # brackets within each other
 _LONGEST = 1000  # characters; a longer expression is equal to the same text alone
-_LONGEST_WRITTEN = 4000  # the same before it is normalised, which takes time quadratic in spaces
+_LONGEST_WRITTEN = 4000  # the same before it is normalised
 
 
 def same_expression(value: str, target: str) -> bool:

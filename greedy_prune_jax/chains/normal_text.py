@@ -78,8 +78,10 @@ _CHARACTERS = str.maketrans(_VULGAR | _TEX)
 _ROOT = re.compile("([\u221a-\u221c])\\s*(?:\\(([^()]*)\\)|(\\w+|\\\\[a-z]+))")
 _ROOTS = {"\u221a": "", "\u221b": "[3]", "\u221c": "[4]"}
 _DEGREE = re.compile(
-  r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\(?:text)?degrees?\b|[\u00b0\u00ba\u02da](?=\s*[CFK]?\b|\W|$)"
-  r"|(?<=\d)(?:\s*\^?\s*\u2218|\\deg\b|\s*\^\s*\{?\s*(?:\u2218|o\b|\\(?:text|mathrm)\s*\{o\})\s*\}?))"
+  r"(?:(?<!\s)\s++)?(?:\^\s*\{?\s*\\circ\s*\}?|\\(?:text)?degrees?\b"
+  r"|[\u00b0\u00ba\u02da](?=\s*[CFK]?\b|\W|$)"
+  r"|(?<=\d)(?:\s*+(?:\^\s*+)?\u2218|\\deg\b"
+  r"|\s*+\^\s*+\{?\s*+(?:\u2218|o\b|\\(?:text|mathrm)\s*\{o\})\s*\}?))"
 )
 _TEX_SPACE = re.compile(
   r"(?<!\\)\\[,;:!>\s]|(?<!\\)~|\\(?:quad|qquad|thinspace|enspace|nobreakspace)\b"
@@ -133,9 +135,12 @@ _GROUPS = re.compile(
   r"(?<![\d.,])(\d{1,3})(?:(?:\s|\\[,;:!>\s]|~|\{,\}|,\\!\s*|\\!,|\{\\,\}|['_])\d{3}){1,99}"
   r"(?![\d,]|\.\d{3}[.,]|\s?-[A-Za-z])"
 )
+# A sign at the end that is no part of a value, and the most characters that one has.
 _END = re.compile(
-  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705\u220e\u25a0]|={2}|\\checkmark\b|(?<!\\)\$|\\\]|\\\)|\\{2}|(?<!\\)\\(?:[,;:!\s]|\Z))+\Z"
+  r"(?:[\s.,;:?\u2026*_`\u2713\u2714\u2705\u220e\u25a0]|={2}|\\checkmark|(?<!\\)\$|\\\]|\\\)|\\{2}"
+  r"|(?<!\\)\\[,;:!\s]?)\Z"
 )
+_LONGEST_END = len(r"\checkmark")
 _START = re.compile(r"\A(?:[\s:;*_`]|={2}|\$\$?(?![\d.])|\$\$?(?=[^$]*\$)|\\\[|\\\()+")
 
 
@@ -206,4 +211,9 @@ def _nfkc(text: str) -> str:
 
 def _stripped(text: str) -> str:
   """The text without enclosing white space, emphasis, math delimiters and closing punctuation."""
-  return _END.sub("", _START.sub("", text))
+  text = _START.sub("", text)
+  end = len(text)
+  # Sign by sign from the end: a search for all of them begins anew at each, in quadratic time.
+  while sign := _END.search(text, max(0, end - _LONGEST_END), end):
+    end = sign.start()
+  return text[:end]

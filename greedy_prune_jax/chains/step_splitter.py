@@ -1,5 +1,9 @@
-"""Steps by rules: offline, of any text, and the same each time."""
+"""Steps by rules: offline, of any text, and the same each time.
 
+Times are linear in the text's length: what repeats in a pattern is possessive or bounded.
+"""
+
+import bisect
 import re
 from collections.abc import Iterator
 
@@ -11,13 +15,15 @@ _OPENERS = (
 )
 _OPENER = re.compile(rf"\s*(?:{_OPENERS})\b", re.IGNORECASE)
 # A value that something is set equal to: a step with one is complete.
-_EQUATION = re.compile(r"(?:=|\\approx|\N{ALMOST EQUAL TO})\s*(?:\\[a-z]*\W)*[-$€£(]*\s*\.?\d")
+_EQUATION = re.compile(
+  r"(?:=|\\approx|\N{ALMOST EQUAL TO})(?=(\s*+(?:\\[a-z]*+\W){0,20}+[-$€£(]*+\s*+\.?\d))"
+)
 # Ends of sentences; the white space behind belongs to them.
 _SENTENCE_END = re.compile(
   r"(?<![\s(][A-Za-z])"  # initials
   r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bapprox)(?<!\betc)"
   r"(?<!^\d)(?<!\n\d)(?<!\n\d\d)"  # the number of a line in a list
-  r"[.!?]+[\"')\]*$]*\s+|\n\s*"
+  r"[.!?]{1,20}[\"')\]*$]{0,20}\s+|\n\s*"
 )
 # Inside a sentence whose equation is complete, another clause begins another step.
 _CLAUSE = re.compile(r"[,;]\s+(?=(?:so|then|therefore|thus|hence|which|and|but|giving)\b)")
@@ -30,27 +36,40 @@ def split_steps(text: str) -> list[str]:
   where a paragraph does, or where the next sentence opens with a connective (so, then, wait). A
   sentence with several equations is divided behind each, where a clause begins.
   """
-  steps, step = [], ""
-  for piece in _pieces(text):
-    complete = _EQUATION.search(step) or step.endswith("\n\n")
-    if step.strip() and (complete or _OPENER.match(piece)):
-      steps.append(step)
-      step = ""
-    step += piece
-  if step.strip() or not steps:
-    return [*steps, step]
-  return [*steps[:-1], steps[-1] + step]  # white space alone is no step
+  equations = _Equations(text)
+  steps, begun, blank = [], 0, True
+  for start, end in _pieces(text, equations):
+    complete = equations.any_in(begun, start) or text.endswith("\n\n", begun, start)
+    if not blank and (complete or _OPENER.match(text, start, end)):
+      steps.append(text[begun:start])
+      begun, blank = start, True
+    blank = blank and not text[start:end].strip()
+  if not blank or not steps:
+    return [*steps, text[begun:]]
+  return [*steps[:-1], steps[-1] + text[begun:]]  # white space alone is no step
 
 
-def _pieces(text: str) -> Iterator[str]:
-  """Sentences, lines, and clauses behind an equation."""
+class _Equations:
+  """Places of a text's equations."""
+
+  def __init__(self, text: str):
+    found = list(_EQUATION.finditer(text))
+    self._starts, self._ends = [m.start() for m in found], [m.end(1) for m in found]
+
+  def any_in(self, start: int, end: int) -> bool:
+    """Tells whether a span of the text holds a whole one."""
+    first = bisect.bisect_left(self._starts, start)
+    return first < len(self._ends) and self._ends[first] <= end
+
+
+def _pieces(text: str, equations: _Equations) -> Iterator[tuple[int, int]]:
+  """Spans of sentences, lines, and clauses behind an equation."""
   start = 0
   for end in sorted({match.end() for match in _SENTENCE_END.finditer(text)} | {len(text)}):
-    sentence, begun = text[start:end], 0
-    for match in _CLAUSE.finditer(sentence):
-      if _EQUATION.search(sentence, begun, match.start()):
-        yield sentence[begun : match.end()]
-        begun = match.end()
-    if sentence[begun:]:
-      yield sentence[begun:]
+    for clause in _CLAUSE.finditer(text, start, end):
+      if equations.any_in(start, clause.start()):
+        yield start, clause.end()
+        start = clause.end()
+    if start < end:
+      yield start, end
     start = end

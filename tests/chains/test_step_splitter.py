@@ -3,6 +3,7 @@
 import pytest
 
 from greedy_prune_jax.chains.step_splitter import split_steps
+from tests.helpers.attacks import limits
 
 CASES = {
   "a sentence with an equation ends a step, and takes those before it along": [
@@ -34,3 +35,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_steps(case):
   assert split_steps("".join(CASES[case])) == CASES[case]
+
+
+@pytest.mark.parametrize(
+  "piece", ["####\n", ".", "?", '."', "so, and ", "; so ", "a. ", "=", "= ", "=\\", "=\\=", "=$-", " "]
+)
+@pytest.mark.parametrize("end", ["", "x", "5"])
+def test_long_texts_are_split_in_linear_time(piece, end):
+  with limits(seconds=20):  # squares take minutes
+    assert "".join(split_steps(piece * (400_000 // len(piece)) + end))
