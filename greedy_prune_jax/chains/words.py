@@ -33,12 +33,13 @@ class Word:
 
 
 # A dollar sign opens a formula if its partner stands on the same line, no blank stands inside
-# either of them, and no digit follows the partner: all else is an amount of money.
+# either of them, and no digit follows the partner: all else is an amount of money. Formulas are
+# bounded: else each of many that never close would be searched to the end of the text.
 _PIECES = re.compile(
   r"""
-  (?P<formula> \\begin\{(?P<env>[a-z]+\*?)\}.*?\\end\{(?P=env)\}
-             | \\\[.*?\\\] | \\\(.*?\\\)
-             | \$\$.+?\$\$ | \$(?=\S)[^$\n]*[^\s$]\$(?!\d)
+  (?P<formula> \\begin\{(?P<env>[a-z]+\*?)\}.{0,5000}?\\end\{(?P=env)\}
+             | \\\[.{0,5000}?\\\] | \\\(.{0,5000}?\\\)
+             | \$\$.{1,5000}?\$\$ | \$(?=\S)[^$\n]*[^\s$]\$(?!\d)
              | \\[A-Za-z]+(?:_?\{[^{}\n]*\})* | \\. )
   | (?P<number> \d+(?:[.,]\d+)*(?:st|nd|rd|th)? | \.\d+ )
   | (?P<letters> [^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)? )

@@ -125,6 +125,12 @@ def make_subfolder(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
+def check_there(folder: Path) -> None:
+  """Raises a UserError if a folder is gone that a run made: it is not to come back empty."""
+  with explain_os_errors(folder):
+    folder.stat()
+
+
 def sync_folder(folder: Path) -> None:
   """Waits until the folder's list of files is on disk."""
   fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -8,7 +8,8 @@ before the border, and a unit in which no token starts is none.
 # Quotes, dashes and stops that look like ASCII ones are what is meant here.
 # ruff: noqa: RUF001
 
-from collections.abc import Callable, Sequence
+import bisect
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import regex
@@ -67,21 +68,26 @@ def word_starts(text: str) -> list[int]:
   return [match.start() for match in _WORD.finditer(text)]
 
 
-# Formulas, drawings and code in which nothing ends a sentence.
+# Formulas, drawings and code in which nothing ends a sentence. What never closes is searched only
+# so far: else each of many such would be, to the end of the text.
+_INSIDE = r".{0,5000}?"
 _WHOLE = regex.compile(
-  r"""\\\[.*?\\\] | \\\(.*?\\\) | \$\$.*?\$\$ | \\begin\{(\w+\*?)\}.*?\\end\{\1\} | ```.*?(?:```|\Z)
-  | \[asy\].*?\[/asy\]""",
+  rf"""\\\[{_INSIDE}\\\] | \\\({_INSIDE}\\\) | \$\${_INSIDE}\$\$
+  | \\begin\{{(\w+\*?)\}}{_INSIDE}\\end\{{\1\}} | ```.*?(?:```|\Z) | \[asy\]{_INSIDE}\[/asy\]""",
   regex.VERBOSE | regex.DOTALL,
 )
 # Formulas that are set off end a sentence before such; some have rows, and tables with rows within.
 _SET_OFF = (r"\[", "$$", r"\begin")
 _BEGINNING = regex.compile(r"[^\S\n]*(?:\p{Lu}|\$\$|\\\[|\\begin\b)")
 _ALIGNED = regex.compile(
-  r"\\begin\{((?:align|aligned|gather|gathered|eqnarray|split|multline)\*?)\}.*?\\end\{\1\}",
+  r"\\begin\{((?:align|aligned|gather|gathered|eqnarray|split|multline)\*?)\}"
+  rf"{_INSIDE}\\end\{{\1\}}",
   regex.DOTALL,
 )
 _ROW_END = regex.compile(r"\\\\(?:\[[^\[\]]*\])?\s*")
-_TABLE = regex.compile(r"\\begin\{(\w*matrix\*?|cases|array)\}.*?\\end\{\1\}", regex.DOTALL)
+_TABLE = regex.compile(
+  rf"\\begin\{{(\w*matrix\*?|cases|array)\}}{_INSIDE}\\end\{{\1\}}", regex.DOTALL
+)
 _CLOSERS = r"""["'”’)\]*_$]*"""
 # Lines and stops begin where a run of their characters does, and take all of it: else long runs
 # would be gone through from each of their places.
@@ -113,6 +119,7 @@ _OPERATOR = regex.compile(
   r"[^\S\n]+(?:[-+/=<>≤≥≈≠×·÷^]|\*(?!\*)|\\(?:cdot|times|div|approx|[lg]eq?|neq?)\b)"
 )
 _LONGEST_ABBREVIATION = 12  # characters, with what stands before it
+_LONGEST_ITEM = 200  # characters, with the white space and signs before it
 
 
 def sentence_starts(text: str) -> list[int]:
@@ -127,20 +134,34 @@ def sentence_starts(text: str) -> list[int]:
   belong to the sentence that they come before, the end of a line and empty lines to the one that
   they end.
   """
-  formulas = _formula_borders(text)
-  whole = [match.span() for match in _WHOLE.finditer(text)]
-  ends = {
-    border.end(): border["line"] is None
-    for border in _BORDER.finditer(text)
-    if not any(start < border.end() < stop for start, stop in whole)
-  }
-  starts = [0]
-  for end, by_stop in sorted((ends | dict.fromkeys(formulas, False)).items()):
-    if end < len(text):
-      sentence = text[starts[-1] : end]
-      if _ends(sentence, text[end:]) if by_stop else sentence.strip():
-        starts.append(end)
+  borders = dict.fromkeys(_formula_borders(text), False)
+  whole = _Spans(match.span() for match in _WHOLE.finditer(text))
+  by_stop = {border.end(): border["line"] is None for border in _BORDER.finditer(text)}
+  borders |= {end: stop for end, stop in by_stop.items() if end not in borders and end not in whole}
+  starts, blank = [0], 0  # what lies before `blank`, from the last start on, is white space
+  for end, stop in sorted(borders.items()):
+    if stop:
+      ends = _ends(text, starts[-1], end)
+    else:
+      blank = max(blank, starts[-1])
+      while blank < end and text[blank].isspace():
+        blank += 1
+      ends = blank < end
+    if ends and end < len(text):
+      starts.append(end)
   return starts
+
+
+class _Spans:
+  """Spans of a text, ascending, none within another."""
+
+  def __init__(self, spans: Iterable[tuple[int, int]]):
+    self._spans = list(spans)
+
+  def __contains__(self, place: int) -> bool:
+    """Tells whether a place lies within a span, not at its ends."""
+    after = bisect.bisect_left(self._spans, (place, 0))
+    return after > 0 and place < self._spans[after - 1][1]
 
 
 def _formula_borders(text: str) -> list[int]:
@@ -151,22 +172,20 @@ def _formula_borders(text: str) -> list[int]:
     if match[0].startswith(_SET_OFF) and _BEGINNING.match(text, match.end())
   ]
   for formula in _ALIGNED.finditer(text):
-    tables = [match.span() for match in _TABLE.finditer(text, *formula.span())]
-    borders += [
-      row.end()
-      for row in _ROW_END.finditer(text, *formula.span())
-      if not any(start < row.end() < stop for start, stop in tables)
-    ]
+    tables = _Spans(match.span() for match in _TABLE.finditer(text, *formula.span()))
+    rows = _ROW_END.finditer(text, *formula.span())
+    borders += [row.end() for row in rows if row.end() not in tables]
   return borders
 
 
-def _ends(sentence: str, rest: str) -> bool:
-  """Tells whether a sentence ends at a stop within a line, before the rest of the text."""
+def _ends(text: str, start: int, end: int) -> bool:
+  """Tells whether a sentence that begins at `start` ends at a stop within a line, before `end`."""
+  last = text[max(start, end - _LONGEST_ABBREVIATION) : end]
   return not (
-    _ABBREVIATION.search(sentence[-_LONGEST_ABBREVIATION:])
-    or _ITEM.fullmatch(sentence)
-    or _CONTINUATION.match(rest)
-    or (_FACTORIAL.search(sentence[-_LONGEST_ABBREVIATION:]) and _OPERATOR.match(rest))
+    _ABBREVIATION.search(last)
+    or (end - start <= _LONGEST_ITEM and _ITEM.fullmatch(text, start, end))
+    or _CONTINUATION.match(text, end)
+    or (_FACTORIAL.search(last) and _OPERATOR.match(text, end))
   )
 
 

@@ -19,10 +19,17 @@ from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.files import (
+  check_there,
+  explain_os_errors,
+  make_folder,
+  replace_file,
+)
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record, get
+
+PARTS = "parts"
 
 
 class StoppedError(Exception):
@@ -78,9 +85,10 @@ def run_parts(
     after_each: called when this process has done a part.
 
   Raises:
-    UserError: a part was done with another config.
+    UserError: a part was done with another config, or the folder was deleted or moved.
     StoppedError: see `Part.run`.
   """
+  make_folder(folder / PARTS)
   left, done = list(parts), set[str]()
   failed: dict[str, str] = {}
   while left:
@@ -126,8 +134,9 @@ def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
   """The part's folder while this process holds it; None if another does.
 
   Raises:
-    UserError: it was done with another config.
+    UserError: it was done with another config, or the study's folder was deleted or moved.
   """
+  check_there(folder / PARTS)
   place = _place(part, folder)
   with contextlib.ExitStack() as held:
     try:
@@ -155,7 +164,7 @@ def _run(part: Part, place: Path) -> None:
 
 
 def _place(part: Part, folder: Path) -> Path:
-  return folder / "parts" / part.name
+  return folder / PARTS / part.name
 
 
 def _without_hopeless(parts: Sequence[Part], failed: Collection[str]) -> list[Part]:

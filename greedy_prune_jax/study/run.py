@@ -18,11 +18,18 @@ from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
-from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.files import check_there, replace_file
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
-from greedy_prune_jax.study.parts import Part, PartsResult, is_done, run_parts, seconds_spent
+from greedy_prune_jax.study.parts import (
+  PARTS,
+  Part,
+  PartsResult,
+  is_done,
+  run_parts,
+  seconds_spent,
+)
 from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.results import all_tables
 from greedy_prune_jax.study.settings import StudySettings
@@ -134,6 +141,7 @@ def write_results(answers_file: Path, reference: str, folder: Path) -> tuple[Tab
 
 def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> None:
   """Writes the results so far, unless another process is writing them."""
+  check_there(folder / PARTS)
   with contextlib.suppress(LockedError), contextlib.ExitStack() as held:
     hold_locks(folder / "results" / "locks", 0, 1, held)
     _write_results(settings, folder, parts)
@@ -142,6 +150,7 @@ def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part])
 @contextlib.contextmanager
 def _writing(folder: Path, poll_seconds: float) -> Iterator[None]:
   """Holds the lock under which this process alone writes results."""
+  check_there(folder / PARTS)
   with contextlib.ExitStack() as held:
     while True:
       try:

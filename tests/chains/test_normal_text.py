@@ -27,7 +27,9 @@ def test_what_encloses_a_value_goes(text, value):
   assert normal_answer(text) == value
 
 
-@pytest.mark.parametrize("piece", [".", " ", "\n", "\\! ,", "$", "\\", "5 ", "^ ", "\\,", "✓ ", "= "])
+@pytest.mark.parametrize(
+  "piece", [".", " ", "\n", "\\! ,", "$", "\\", "5 ", "^ ", "\\,", "✓ ", "= "]
+)
 def test_long_texts_are_read_in_linear_time(piece):
   text = piece * (200_000 // len(piece))
   with limits(seconds=20):  # squares take minutes

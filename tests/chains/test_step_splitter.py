@@ -38,7 +38,8 @@ def test_steps(case):
 
 
 @pytest.mark.parametrize(
-  "piece", ["####\n", ".", "?", '."', "so, and ", "; so ", "a. ", "=", "= ", "=\\", "=\\=", "=$-", " "]
+  "piece",
+  ["####\n", ".", "?", '."', "so, and ", "; so ", "a. ", "=", "= ", "=\\", "=\\=", "=$-", " "],
 )
 @pytest.mark.parametrize("end", ["", "x", "5"])
 def test_long_texts_are_split_in_linear_time(piece, end):

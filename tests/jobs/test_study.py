@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -124,6 +125,24 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
   assert "] part " not in last.stderr
   assert (study / "study.csv").read_bytes() == before
   assert f"{1 + 2 + NUM_STUDENTS} of {1 + 2 + NUM_STUDENTS} parts are done" in last.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_study_that_is_moved_ends_and_goes_on_when_it_is_back(
+  start, run, tmp_path, config, after
+):
+  study, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+  moved = start(job="study", config=config)
+  while len(_done(study)) < after and moved.process.is_alive():
+    time.sleep(0.001)
+  study.rename(elsewhere)
+  assert moved.wait() == 1, moved.stderr
+  assert "Traceback" not in moved.stderr
+  assert "was deleted or moved" in moved.stderr.split("\nerror: ")[-1]
+  shutil.rmtree(study, ignore_errors=True)  # what the part at work made anew
+  elsewhere.rename(study)
+  assert f"{1 + 2 + NUM_STUDENTS} of" in run(job="study", config=config).stdout
 
 
 @pytest.mark.slow

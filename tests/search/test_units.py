@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from greedy_prune_jax.chains.segments import token_texts
+from greedy_prune_jax.chains.words import split_words
 from greedy_prune_jax.search import units
+from tests.helpers.attacks import limits
 from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
 
 WORDS = [
@@ -66,6 +68,17 @@ def test_sentences(marked):
 @pytest.mark.parametrize("piece", [" ", "\t ", ".", "?!", '."', "\u3000", "…)"])
 def test_a_long_run_of_one_kind_is_gone_through_once(piece):
   assert units.sentence_starts(piece * 300_000) == [0]  # a matter of hours, from each place anew
+
+
+@pytest.mark.parametrize(
+  "piece",
+  ["\\[", "\\(", "$$", "$$a$$\n", "\\begin{align}", "[asy]", "```\n", "\\[a\\] A. ", "a. ", "A. "],
+)
+def test_formulas_and_stops_without_end_take_linear_time(piece):
+  text = piece * (300_000 // len(piece))
+  with limits(seconds=60):  # squares take many minutes
+    assert units.sentence_starts(text)
+    assert split_words(text)
 
 
 def test_tokens_belong_to_the_unit_in_which_they_start():

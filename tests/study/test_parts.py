@@ -100,3 +100,14 @@ def test_what_another_process_gave_up_is_taken_over(work):
   hold_locks(work.folder / "parts" / "held" / "locks", 0, 1, held)
   work.run(*parts, after_each=held.close)
   assert work.ran == ["free", "held"]
+
+
+def test_a_study_whose_folder_is_moved_ends_and_makes_none_in_its_place(tmp_path):
+  work = Work(tmp_path / "study")
+  parts = [work.part("a", before=lambda: work.folder.rename(tmp_path / "moved")), work.part("b")]
+  with pytest.raises(UserError, match=r"parts: .*deleted or moved\. Put it back and run the same"):
+    work.run(*parts)
+  assert (work.ran, work.folder.exists()) == (["a"], False)
+  (tmp_path / "moved").rename(work.folder)
+  work.run(work.part("a"), parts[1])
+  assert work.ran == ["a", "a", "b"]
