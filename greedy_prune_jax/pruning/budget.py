@@ -1,6 +1,6 @@
-"""Budgets other than a keep ratio: as few tokens as hold a bound, read off the stored paths.
+"""Budgets: the fewest tokens of a chain that still meet a condition, found on its stored path.
 
-A workdir's `budgets.jsonl` holds a line for each chain and budget that was asked for last.
+A workdir's `budgets.jsonl` has a line for each chain and budget of the last run.
 """
 
 import math
@@ -21,14 +21,14 @@ _BOUND = re.compile(r"nll:\+\d*\.?\d+|answer:\d*\.?\d+|right")
 
 
 class Budget(NamedTuple):
-  """Condition that must still hold of a pruned chain.
+  """Condition that a pruned chain must meet.
 
   Attributes:
     name: name in the settings, such as `nll:+0.1`.
-    kind: `nll`: of the run's objective, in nats per token, at most `bound` above the whole chain's;
-      `answer`: the answer's probability, of all its tokens together, at least `bound`; `right`: the
+    kind: `nll`: the NLL of the run's objective exceeds the whole chain's by at most `bound` nats
+      per token; `answer`: the probability of the whole answer is at least `bound`; `right`: the
       pruner still writes the right answer.
-    bound: 0 for `right`.
+    bound: bound of `nll` or `answer`; 0 for `right`.
   """
 
   name: str
@@ -37,12 +37,12 @@ class Budget(NamedTuple):
 
 
 class Spent(NamedTuple):
-  """Most deletions of a chain that a budget allows.
+  """Furthest point of a chain's path that meets a budget's condition.
 
   Attributes:
     budget: name of the budget.
     pruned: the chain.
-    deletions: the most that hold the bound; None where not even the whole chain does.
+    deletions: number of deletions there; None where not even the whole chain meets the condition.
   """
 
   budget: str
@@ -51,15 +51,15 @@ class Spent(NamedTuple):
 
   @property
   def kept(self) -> list[int]:
-    """Reasoning positions that are left: all of them where the bound does not hold."""
+    """Reasoning positions that are left there; all of them where nothing meets the condition."""
     return kept_after(self.pruned, self.deletions or 0)
 
 
 def parse_budgets(text: str) -> tuple[Budget, ...]:
-  """The budgets of a text such as `nll:+0.1,answer:0.9,right`.
+  """Reads budgets from a text such as `nll:+0.1,answer:0.9,right`.
 
   Raises:
-    UserError: one is of no known form, or comes twice.
+    UserError: a budget has no known form, or comes twice.
   """
   budgets = []
   for name in filter(None, (part.strip() for part in text.split(","))):
@@ -67,25 +67,25 @@ def parse_budgets(text: str) -> tuple[Budget, ...]:
     bound = float(value.removeprefix("+")) if _BOUND.fullmatch(name) and value else 0.0
     if not _BOUND.fullmatch(name) or (kind == "answer" and not 0 < bound <= 1):
       raise UserError(
-        f"budget={text!r} has {name!r}; expected nll:+NATS, such as nll:+0.1, answer:PROBABILITY, "
-        f"such as answer:0.9, or right"
+        f"budget={text!r} has {name!r}; expected nll:+NATS (such as nll:+0.1), answer:PROBABILITY "
+        f"(such as answer:0.9), or right"
       )
     budgets.append(Budget(name, kind, bound))
   if len({budget.name for budget in budgets}) < len(budgets):
-    raise UserError(f"budget={text!r} repeats one")
+    raise UserError(f"budget={text!r} names a budget twice; name each once")
   return tuple(budgets)
 
 
 def most_deletions(pruned: PrunedChain, budget: Budget, num_answer: int) -> int | None:
-  """The furthest point of a chain's path at which the bound holds; None where nowhere.
+  """Deletions to the furthest point of a chain's path that meets a budget; None if none does.
 
-  NLLs do not rise at every step: what counts is the last point that holds, not the first that
-  does not. Points that were not scored count as not holding.
+  NLLs can fall again behind a point that fails, so the last point that meets the condition counts.
+  Points that were not scored do not meet it.
 
   Args:
     pruned: the chain.
-    budget: a budget of the kind `nll` or `answer`.
-    num_answer: tokens of the answer, what the template writes behind it included.
+    budget: budget of the kind `nll` or `answer`.
+    num_answer: number of answer tokens, with those that the template writes behind the answer.
   """
   if budget.kind == "nll":
     values = pruned.nll[pruned.objective]
@@ -98,7 +98,7 @@ def most_deletions(pruned: PrunedChain, budget: Budget, num_answer: int) -> int 
 
 
 def kept_after(pruned: PrunedChain, deletions: int) -> list[int]:
-  """Reasoning positions that are left after so many deletions, ascending."""
+  """Reasoning positions that are left after a number of deletions, ascending."""
   gone = {position for unit in pruned.deletions[:deletions] for position in unit}
   return [position for position in range(len(pruned.reasoning_ids)) if position not in gone]
 
@@ -108,19 +108,20 @@ def furthest_right(
 ) -> dict[str, int | None]:
   """Bisects each chain's path for the furthest deletion after which the answer is right.
 
-  As if an answer that was lost never came back: points behind a wrong one are not looked at.
+  Bisection assumes that a lost answer stays lost: it asks for no point behind a wrong one.
 
   Args:
-    most: deletions of each chain's path, by id.
-    is_right: tells of each of some chains whether its answer is right after so many deletions.
+    most: number of deletions of each chain's whole path, by id.
+    is_right: function of the deletions made of some chains, by id; tells by id whether the answer
+      is right after them.
 
   Returns:
-    By id; None where the answer is wrong from the whole chain.
+    Number of deletions, by id; None where the answer is wrong from the whole chain.
   """
   whole = is_right(dict.fromkeys(most, 0))
   furthest: dict[str, int | None] = {key: 0 if whole[key] else None for key in most}
   wrong = {key: most[key] + 1 for key in most if whole[key] and most[key]}
-  ask = {key: most[key] for key in wrong}  # the end first: many chains hold to it
+  ask = {key: most[key] for key in wrong}  # the end first: many chains are right even there
   while ask:
     for key, right in is_right(ask).items():
       if right:
@@ -133,7 +134,7 @@ def furthest_right(
 
 
 def write_budgets(workdir: Path, spent: Sequence[Spent]) -> None:
-  """Writes `budgets.jsonl`; a UserError if the workdir cannot be written."""
+  """Writes `budgets.jsonl`; raises a UserError if the workdir cannot be written."""
   lines = [encode_line(_record(one)) for one in spent]
   replace_file(workdir / BUDGETS, b"".join(lines))
 
@@ -153,7 +154,7 @@ def _record(spent: Spent) -> Record:
 
 
 def format_budgets(spent: Sequence[Spent]) -> str:
-  """Tokens left per chain, and their spread, as a table with a row a budget."""
+  """Formats the tokens left per chain, and their spread, as a table with a row for each budget."""
   lines = [
     "tokens left per chain by budget (sd: over chains; share: of the reasoning, mean over chains)",
     "      budget  chains  hold    mean      sd   least  median    most  share",

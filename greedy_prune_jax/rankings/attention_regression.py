@@ -1,4 +1,7 @@
-"""Ranking by the attention regression that the analyze job fits: the one-pass pruner."""
+"""Ranking by a regression of prune ranks on attention, which the job analyze fits.
+
+It prunes a new chain from one forward pass.
+"""
 
 import dataclasses
 import json
@@ -29,13 +32,13 @@ from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.features import ENTROPY, STATISTICS, extract_features
 
-# Standard deviations that a feature may be away from its mean. One that hardly varies in the rows
-# of a fit, and does in another chain, would else be hundreds away there and all that counts.
+# Most standard deviations between a feature and its mean. A feature that hardly varies in the
+# fitted chains can lie hundreds of them away in another chain, and would decide its ranks alone.
 _FURTHEST = 10.0
 
 
 class Ridge(NamedTuple):
-  """A fitted map: predictions are `standardise(x, mean, scale) @ weights + intercept`."""
+  """A fitted linear map: it predicts `standardise(x, mean, scale) @ weights + intercept`."""
 
   weights: Float[np.ndarray, " F"]
   intercept: float
@@ -44,14 +47,14 @@ class Ridge(NamedTuple):
   strength: float
 
   def predict(self, features: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " T"]:
-    """One prediction a row."""
+    """One prediction for each row."""
     return standardise(features, self.mean, self.scale) @ self.weights + self.intercept
 
 
 def standardise(
   features: Float[np.ndarray, "T F"], mean: Float[np.ndarray, " F"], scale: Float[np.ndarray, " F"]
 ) -> Float[np.ndarray, "T F"]:
-  """Features in standard deviations from their mean, cut off at `_FURTHEST`; infinite scale: 0."""
+  """Features in standard deviations from their mean, clipped; 0 where the scale is infinite."""
   return np.clip((features - mean) / scale, -_FURTHEST, _FURTHEST)
 
 
@@ -66,7 +69,7 @@ CONTROLS = {
 CONTROL_NAMES = tuple(name for names in CONTROLS.values() for name in names)
 
 
-# Attention is compared by its logarithm; probabilities below this are as good as none.
+# Attention is compared by its logarithm, so probabilities below this count as this.
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -96,10 +99,10 @@ class TokenCounts:
 def control_columns(
   ids: Sequence[int], labels: Labels, surprisal: Shaped[np.ndarray, " N"], counts: TokenCounts
 ) -> Float[np.ndarray, "N C"]:
-  """Controls of one chain's tokens, in the order of `CONTROL_NAMES`.
+  """Control features of one chain's tokens, in the order of `CONTROL_NAMES`.
 
-  Position is from 0 to 1; surprisal in nats, less its mean in the chain; an unlabelled token is of
-  no category.
+  Positions run from 0 to 1. Surprisals are in nats and centred in the chain. A token without a
+  label belongs to no category.
   """
   position = np.linspace(0, 1, len(ids))
   categories = [[label == category for category in Category] for label in labels]
@@ -112,10 +115,11 @@ def control_columns(
 def attention_columns(attention: Shaped[np.ndarray, "N L H S"]) -> Float[np.ndarray, "N F"]:
   """Attention statistics of one chain as features.
 
-  Logarithms, but for the entropy, less their mean in the chain: ranks are relative to the chain,
-  and what a head gives on average depends on the chain's length.
+  All but the entropy are logarithms. All are centred in the chain: prune ranks are relative to the
+  chain, and a head's mean attention depends on the chain's length.
   """
-  # float64: what is the same for all tokens must be 0 and not rounding, which has a scale too.
+  # In float64 a statistic that is equal for all tokens gives exactly 0. In float32 it would give
+  # rounding errors, which standardising enlarges.
   values = attention.astype(np.float64)
   is_entropy = np.arange(len(STATISTICS)) == ENTROPY
   logs = np.log(np.maximum(values, _LEAST_PROBABILITY))
@@ -128,12 +132,12 @@ class AttentionRanking:
   """Predicts prune ranks from one forward pass.
 
   Attributes:
-    ridge: over the controls and the attention of every layer and head.
-    counts: token frequencies of the chains that it was fitted to.
-    pruner: the model whose attention it reads, and whose orders it learnt.
+    ridge: fitted map from the controls and the attention of every layer and head.
+    counts: token frequencies in the fitted chains.
+    pruner: model that made the deletion orders, and whose attention is read.
     annotator: name of the annotator of the categories.
-    shape: layers, heads, statistics.
-    num_chains: number of chains that it was fitted to.
+    shape: numbers of layers, heads and statistics.
+    num_chains: number of fitted chains.
   """
 
   ridge: Ridge
@@ -150,15 +154,15 @@ class AttentionRanking:
     attention: Float[np.ndarray, "N L H S"],
     surprisal: Float[np.ndarray, " N"],
   ) -> Float[np.ndarray, " N"]:
-    """Predicted normalised prune rank of each reasoning token of one chain.
+    """Predicts the normalised prune rank of each reasoning token of one chain.
 
     Raises:
-      UserError: the attention is of a model of another shape.
+      UserError: the attention comes from a model of another shape.
     """
     if attention.shape[1:] != self.shape:
       raise UserError(
-        f"this regression was fitted to {self.pruner} (layers, heads, statistics: {self.shape}); "
-        f"the model has {attention.shape[1:]}; prune with {self.pruner} or fit another"
+        f"this regression was fitted to {self.pruner} (layers, heads, statistics: {self.shape}), "
+        f"but the model has {attention.shape[1:]}; prune with {self.pruner}, or fit a new one"
       )
     columns = [control_columns(ids, labels, surprisal, self.counts), attention_columns(attention)]
     return self.ridge.predict(np.concatenate(columns, axis=1))
@@ -171,13 +175,13 @@ def deletion_orders(
   chains: Sequence[Segments],
   tokens: Sequence[Sequence[str]],
 ) -> list[list[int]]:
-  """Original reasoning positions of each chain, least needed first; ties go to the lower position.
+  """Orders the reasoning positions of each chain, least needed first; of equals the lower first.
 
   Args:
-    ranking: fitted to the same model.
-    model: reads each chain once.
-    annotator: the one that the ranking was fitted with.
-    chains: go through the model as one batch.
+    ranking: regression that was fitted to this model.
+    model: the pruner, which reads each chain once.
+    annotator: annotator that the regression was fitted with.
+    chains: segments of the chains, which go through the model as one batch.
     tokens: texts of each chain's reasoning tokens.
   """
   features = extract_features(model, chains, batch_size=len(chains))
@@ -192,10 +196,10 @@ def deletion_orders(
 
 
 def save_ranking(path: Path, ranking: AttentionRanking) -> None:
-  """Writes `PATH.safetensors`, the numbers, and `PATH.json`, what they mean.
+  """Writes the numbers to `PATH.safetensors` and their meaning to `PATH.json`.
 
   Raises:
-    UserError: the place cannot be written.
+    UserError: a file cannot be written.
   """
   ridge = ranking.ridge
   arrays = {
@@ -225,10 +229,10 @@ def save_ranking(path: Path, ranking: AttentionRanking) -> None:
 
 
 def load_ranking(path: Path) -> AttentionRanking:
-  """Reads what `save_ranking` wrote; `path` may be given with either ending or none.
+  """Reads the files of `save_ranking`; `path` may have either ending, or none.
 
   Raises:
-    UserError: it cannot be read, or was written by a version with other features.
+    UserError: a file cannot be read, or comes from a version with other features.
   """
   if path.suffix in (".json", ".safetensors"):
     path = path.with_suffix("")
@@ -239,15 +243,15 @@ def load_ranking(path: Path) -> AttentionRanking:
   except UserError as error:
     raise UserError(
       f"cannot read the attention regression {path} (.json and .safetensors): {error}; the job "
-      "analyze writes it"
+      "analyze writes both files"
     ) from error
 
 
-_ARRAYS = {"weights": 1, "mean": 1, "scale": 1, "token_ids": 1, "token_counts": 1}  # and their axes
+_ARRAYS = {"weights": 1, "mean": 1, "scale": 1, "token_ids": 1, "token_counts": 1}  # to their rank
 
 
 def _checked_ranking(about: Record, arrays: Mapping[str, np.ndarray]) -> AttentionRanking:
-  """The ranking that numbers and what they mean make, which must fit each other."""
+  """Makes the ranking from the contents of its two files, which must fit each other."""
   known = fields.get_items(about, "controls", str), fields.get_items(about, "statistics", str)
   if known != (CONTROL_NAMES, STATISTICS):
     raise UserError("it was fitted to other features; fit it again with this version")
@@ -280,13 +284,13 @@ def _checked_ranking(about: Record, arrays: Mapping[str, np.ndarray]) -> Attenti
 
 
 def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
-  """The token of the lowest predicted prune rank leaves first.
+  """The token with the lowest predicted prune rank leaves first.
 
-  The ranks that greedy search gave to tokens of other chains, regressed on the attention that they
-  receive (see `analysis.attention_ranking`). Chains that it was fitted to are no fair test of it.
+  The job analyze fits the prediction: it regresses the ranks that greedy search gave to tokens on
+  the attention that these tokens receive. Test it on other chains than those that it was fitted to.
 
   Raises:
-    UserError: the regression cannot be read, or is of a model of another shape.
+    UserError: the regression cannot be read, or belongs to a model of another shape.
   """
   fitted = load_ranking(Path(settings.attention_regression))
   annotator = make_annotator(fitted.annotator)

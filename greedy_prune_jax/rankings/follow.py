@@ -1,4 +1,4 @@
-"""The likelihoods along a given deletion order: those that greedy search records along its own."""
+"""Scores the texts along a ranking's deletion order, as greedy search does along its own."""
 
 import dataclasses
 import itertools
@@ -18,9 +18,9 @@ from greedy_prune_jax.search.texts import score_texts, start_prompt, texts_at_on
 
 
 def path_lengths(path: PrunePath, deletions_per_step: int = 1) -> list[float]:
-  """Reasoning tokens of each text along a path that is scored.
+  """Reasoning tokens of each scored text along a path.
 
-  Of units of several tokens, whose order is not known yet, what it is on average over all orders.
+  Before the order is known, units count with their mean size.
   """
   num_reasoning = len(path.segments.reasoning)
   num_units = len(path.unit_sizes or path.segments.reasoning)
@@ -30,9 +30,9 @@ def path_lengths(path: PrunePath, deletions_per_step: int = 1) -> list[float]:
 
 
 def path_positions(path: PrunePath, deletions_per_step: int = 1) -> int:
-  """Token positions of the prompt and of the texts along a path, without the ranking's own.
+  """Token positions of the prompt and of the scored texts along a path; see `path_lengths`.
 
-  See `path_lengths`.
+  Positions that the ranking itself runs are not counted.
   """
   behind = len(path.segments.answer) - 1
   texts = sum(length + behind for length in path_lengths(path, deletions_per_step))
@@ -47,16 +47,16 @@ def follow_ranking(
   settings: SearchSettings,
   report: Callable[[PrunePath], None] = lambda path: None,
 ) -> PrunePath:
-  """Deletes in the order that a ranking gives, down to the path's floor; returns the longer path.
+  """Deletes in a ranking's order down to the path's floor, and returns the finished path.
 
   Args:
     model: the pruner.
-    path: a fresh one, or with what an earlier run had found.
-    ranking: gives the order.
-    chain: the path's chain, which the ranking orders.
-    settings: settings of the run; the objective is the ranking's business. Where
-      `deletions_per_step` is more than one, the NLLs after the deletions between are not known.
-    report: gets the longer path every so often, and at its end.
+    path: a new path, or the unfinished one of an earlier run.
+    ranking: function that orders the chain.
+    chain: chain of the path.
+    settings: settings of the run, without its objective, which only the ranking uses. With
+      `deletions_per_step` above 1, the texts between two scored ones have no NLL.
+    report: callback that gets the path from time to time, and at its end.
   """
   if path.finished:
     return path
@@ -65,7 +65,7 @@ def follow_ranking(
   if not path.nll["joint"]:
     positions = ranked.positions_scored + len(path.segments.prompt)
     path = dataclasses.replace(path, positions_scored=path.positions_scored + positions)
-  # What was deleted stays so, also where rounding on another device gives another order.
+  # Earlier deletions stand, even if this device rounds differently and would order them otherwise.
   known = set(path.deleted)
   whole = ranked.order
   if path.unit_sizes is not None:
@@ -89,7 +89,7 @@ def follow_ranking(
 
 
 def _gone_after_deletions(path: PrunePath, order: Sequence[int]) -> list[int]:
-  """Tokens gone after 0, 1, ... deletions of a unit, as far down as the path's floor."""
+  """Number of tokens gone after 0, 1, ... deletions of a unit, down to the path's floor."""
   units = path.unit_sizes or ()
   sizes = dict(zip(unit_starts(units), units, strict=True))  # by first token
   gone = [0]
@@ -99,9 +99,9 @@ def _gone_after_deletions(path: PrunePath, order: Sequence[int]) -> list[int]:
 
 
 def _to_score(path: PrunePath, num_gone: Sequence[float], every: int) -> list[int]:
-  """Numbers of deletions after which the NLLs are wanted, as a search would score them.
+  """Numbers of deletions after which a text is scored, the same as in a search.
 
-  Those are every `every` deletions, counted from the last one that is scored, and the path's marks.
+  These are the path's marks and, from each mark on, every `every`-th deletion.
   """
   num_reasoning, last = len(path.segments.reasoning), len(num_gone) - 1
   at_marks = (
@@ -120,16 +120,16 @@ def _next_texts(
   num_gone: Sequence[int],
   block_positions: int,
 ) -> list[Sequence[int]]:
-  """Positions gone from each of the next texts to score, as many as should be run at once.
+  """Positions gone from each text of the next block.
 
-  Behind the path's end the last text is repeated, so that blocks have few sizes.
+  A block at the path's end repeats the last text: blocks of few sizes need few compiled programs.
 
   Args:
     model: the pruner.
     path: the path so far.
     order: all reasoning positions, first deleted first.
-    num_gone: tokens gone from each text that is left, to the path's end.
-    block_positions: positions that should go through the model at once.
+    num_gone: number of tokens gone from each text that is still to score.
+    block_positions: token positions of a block, about.
   """
   longest = len(path.segments.reasoning) - num_gone[0] + len(path.segments.answer)
   count = texts_at_once(model, longest, len(num_gone), block_positions)
@@ -143,13 +143,13 @@ def _extended(
   num_gone: Sequence[int],
   scores: ChainNLL,
 ) -> PrunePath:
-  """A path with the NLLs of one block of texts, up to its end or the first that is not finite.
+  """Adds one block's NLLs to a path, up to the path's end or the first NLL that is not finite.
 
   Args:
     path: the path before the block.
     order: all reasoning positions, first deleted first.
-    deletions: units gone from each text of the block, and from those behind it.
-    num_gone: tokens gone from the same texts.
+    deletions: number of units gone from each text that was still to score, the block's first.
+    num_gone: number of tokens gone from the same texts.
     scores: scores of the block's texts.
   """
   nll = {name: list(values) for name, values in path.nll.items()}
@@ -161,7 +161,7 @@ def _extended(
     positions += num_reasoning - gone + num_answer - 1
     finite = bool(np.isfinite(scores.joint[row]))
     for name, values in scores._asdict().items():
-      nll[name] += [None] * (deleted - len(nll[name]))  # between texts that were scored
+      nll[name] += [None] * (deleted - len(nll[name]))  # texts between the scored ones
       nll[name].append(float(values[row]) if np.isfinite(values[row]) else None)
     if not finite:
       break

@@ -28,14 +28,14 @@ _LENGTH_MULTIPLE = 64  # texts are padded to multiples of this, so that few prog
 def gradient(model: Model, settings: RankingSettings) -> RankTokens:
   """The token whose hiding would lower the objective most, or raise it least, leaves first.
 
-  Each reasoning token has a gate g that multiplies the attention that all positions pay to it, in
-  all layers and heads, before normalisation; open gates (g = 1) change nothing, closed ones (g = 0)
-  hide the token. To first order, closing it changes the NLL by minus its derivative at g = 1.
+  Each reasoning token has a gate g. It multiplies the attention that all positions pay to the token
+  in all layers and heads, before normalisation. An open gate (g = 1) changes nothing; a closed gate
+  (g = 0) hides the token. To first order, closing a gate changes the NLL by minus its derivative at
+  g = 1.
 
-  Source: head importance by gates in arXiv 1905.10650, of which this is the form for tokens. There
-  absolute values are taken; here the sign tells tokens that disturb from tokens that help. What
-  deletion does beyond hiding is left out: later tokens move up, and a token that is deleted need
-  not be predicted.
+  Source: importance of heads by gates, arXiv 1905.10650, applied to tokens. There absolute values
+  are taken; here the sign separates tokens that disturb from tokens that help. Hiding is less than
+  deletion, which also moves later tokens up and saves predicting the token itself.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -70,7 +70,7 @@ def gate_gradient(
   *,
   objective: Objective,
 ) -> Float[Array, " T"]:
-  """Derivative of a chain's objective with respect to the gate of each of its tokens, at g = 1.
+  """Derivative of a chain's objective with respect to each token's gate, at g = 1.
 
   Args:
     graph: graph definition of the model.
@@ -82,7 +82,7 @@ def gate_gradient(
     objective: `joint` or `answer`.
 
   Returns:
-    Nats per token; of tokens of all three segments.
+    Derivatives in nats per token, for the tokens of all three segments.
   """
   decoder = nnx.merge(graph, params)
   refuse_recurrence(decoder.config, "the gradient ranking")

@@ -1,4 +1,4 @@
-"""Rankings: a chain goes in, the order in which its reasoning tokens leave comes out."""
+"""Interface of rankings: a chain goes in, the order in which its tokens leave comes out."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +16,24 @@ from greedy_prune_jax.teachers.settings import EndpointSettings
 
 
 class UnrankedError(UserError):
-  """A ranking cannot order one chain; others it may."""
+  """A ranking cannot order this chain, but may order others."""
 
 
 class RankingInput(NamedTuple):
-  """One chain, as rankings see it."""
+  """One chain, as a ranking sees it."""
 
   chain_id: str
   segments: Segments
-  tokens: tuple[str, ...]  # texts of the reasoning tokens, N
-  unit_sizes: tuple[int, ...] | None = None  # tokens of each unit, as in `PrunePath`
-  extra: Mapping[str, Any] = {}  # further keys of the chain's record
+  tokens: tuple[str, ...]  # texts of the N reasoning tokens
+  unit_sizes: tuple[int, ...] | None = None  # number of tokens of each unit, as in `PrunePath`
+  extra: Mapping[str, Any] = {}  # keys of the chain's record that are not in the format
 
 
 class RankedTokens(NamedTuple):
-  """The order in which a chain's reasoning tokens leave, by a ranking."""
+  """The order in which a ranking lets a chain's reasoning tokens leave."""
 
   order: list[int]  # all N reasoning positions, first deleted first
-  positions_scored: int = 0  # token positions that went through the model for it
+  positions_scored: int = 0  # token positions that the pruner ran to find the order
 
 
 RankTokens = Callable[[RankingInput], RankedTokens]
@@ -41,19 +41,20 @@ RankTokens = Callable[[RankingInput], RankedTokens]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankingSettings:
-  """Settings of all rankings; each reads what it needs.
+  """Settings of all rankings; each ranking reads those that it needs.
 
   Attributes:
     objective: objective that `gradient` differentiates.
-    seed: seed of the rankings that draw at random.
-    attention_layers: layers that `attention` reads, negative ones from the last; empty: all.
-    attention_heads: heads of those layers that `attention` reads; empty: all.
-    attention_regression: file of the fitted regression that the ranking of this name reads.
-    llmlingua_model: the classifier of `llmlingua`.
-    text_model: the teacher that compresses for `text_model`.
-    endpoint: endpoint of that teacher, if it is at one.
-    keep_ratios: keep ratios to which it is asked to compress.
-    folder: the workdir, where its replies are stored; None: a temporary one.
+    seed: seed of the random rankings.
+    attention_layers: layers that `attention` and `answer_attention` read, negative ones counted
+      from the last; empty: all.
+    attention_heads: heads of these layers; empty: all.
+    attention_regression: file of the regression that `attention_regression` reads.
+    llmlingua_model: classifier that `llmlingua` runs.
+    text_model: teacher that `text_model` asks.
+    endpoint: endpoint of that teacher, if it has one.
+    keep_ratios: keep ratios to which that teacher is to compress.
+    folder: workdir that stores the teacher's replies; None: a temporary folder.
   """
 
   objective: Objective = "joint"
@@ -69,19 +70,19 @@ class RankingSettings:
 
 
 def order_of_units(order: Sequence[int], unit_sizes: Sequence[int]) -> list[int]:
-  """The order in which units leave where tokens would leave in a given one.
+  """Turns an order of tokens into an order of units.
 
-  A unit's place is the mean of its tokens' prune ranks, so that a long unit does not stay for one
-  good token; of equals, the lower unit leaves first. A mean over few tokens lies further from the
-  middle than one over many: whoever wants long and short units alike gives all tokens of a unit
-  one importance.
+  Units leave in the order of the mean prune rank of their tokens, so that one good token does not
+  save a long unit; of equals, the lower unit leaves first. The mean of a long unit lies nearer to
+  the middle than that of a short one. A ranking that is to treat both alike gives all tokens of a
+  unit the same importance.
 
   Args:
     order: all N reasoning positions, first deleted first.
-    unit_sizes: tokens of each unit, which add up to N.
+    unit_sizes: number of tokens of each unit; they add up to N.
 
   Returns:
-    All positions, those of a unit one after the other.
+    All N positions, those of each unit one after the other.
   """
   ranks = np.empty(len(order))
   ranks[list(order)] = np.arange(len(order))
@@ -95,5 +96,5 @@ def order_of_units(order: Sequence[int], unit_sizes: Sequence[int]) -> list[int]
 
 
 def by_importance(importance: Shaped[np.ndarray, " N"]) -> list[int]:
-  """Positions, the least important first; of equals, the lower position."""
+  """Positions, the least important first; of equals, the lower position first."""
   return [int(position) for position in np.argsort(importance, kind="stable")]

@@ -16,21 +16,22 @@ from greedy_prune_jax.rankings.interface import (
   by_importance,
 )
 
-# The package tells the two kinds of pieces apart by these parts of a model's name.
+# The package knows two tokenizers, and tells them apart by these parts of a model's name.
 _KINDS = ("bert-base-multilingual-cased", "xlm-roberta-large")
-_CHUNK_ENDS = (".", "\n")  # where the package prefers to cut long texts
+_CHUNK_ENDS = (".", "\n")  # pieces behind which the package prefers to cut long texts
 
 
 def llmlingua(model: Model, settings: RankingSettings) -> RankTokens:
-  """The word that the classifier is least likely to keep leaves first; the pruner has no say.
+  """The word that the classifier is least likely to keep leaves first; the pruner is not used.
 
-  Source: LLMLingua-2, arXiv 2403.12968, as TokenSkip (arXiv 2502.12067) compresses chains: the
-  reasoning alone, no words forced to stay. There a threshold on the words' probabilities, at a
-  percentile that counts GPT-3.5's tokens, decides what is kept of each chunk; here the same
-  probabilities order the pruner's tokens over the whole chain, so that any keep ratio is met
-  exactly. A token has the probability of its words, the mean over its characters; of the tokens of
-  one word the first leaves first, and white space alone, which the classifier does not see, leaves
-  before all.
+  A token's importance is the probability that its word is kept, as a mean over its characters. Of
+  one word's tokens the first leaves first. Tokens of white space leave before all others, because
+  the classifier does not see them.
+
+  Source: LLMLingua-2, arXiv 2403.12968, used as in TokenSkip (arXiv 2502.12067): on the reasoning
+  alone, without words that must stay. There each chunk keeps the words above a threshold, chosen
+  by a count of GPT-3.5's tokens. Here the same probabilities order all tokens of the chain, so
+  that every keep ratio is met exactly.
 
   Raises:
     UserError: the package llmlingua is not installed, or the model cannot be used.
@@ -45,13 +46,13 @@ def llmlingua(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def load_compressor(name: str) -> Any:
-  """The package's `PromptCompressor` with the classifier of that name, on the CPU.
+  """Loads the package's `PromptCompressor` with a classifier, on the CPU.
 
   Raises:
     UserError: see `llmlingua`.
   """
   try:
-    from llmlingua import PromptCompressor  # an extra that brings PyTorch
+    from llmlingua import PromptCompressor  # optional: it brings PyTorch
   except ImportError as error:
     raise UserError(
       "ranking=llmlingua needs the package llmlingua, which brings PyTorch; install it with: "
@@ -62,7 +63,7 @@ def load_compressor(name: str) -> Any:
       f"llmlingua_model={name!r}; expected a name with {' or '.join(_KINDS)} in it, such as "
       "microsoft/llmlingua-2-xlm-roberta-large-meetingbank: the package knows no other kinds"
     )
-  # Without its constructor, which fetches GPT-3.5's tokenizer to count tokens by.
+  # The constructor would download GPT-3.5's tokenizer to count tokens, so it is not called.
   compressor = PromptCompressor.__new__(PromptCompressor)
   compressor.model_name = name
   try:
@@ -102,7 +103,7 @@ def character_probs(compressor: Any, text: str) -> Float[np.ndarray, " C"]:
 
 
 def _chunks(pieces: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
-  """Bounds of consecutive parts of at most that many pieces, cut at ends of sentences if any."""
+  """Bounds of consecutive chunks of at most `most` pieces, cut behind sentences where possible."""
   start = 0
   while start < len(pieces):
     end = min(start + most, len(pieces))
@@ -114,7 +115,7 @@ def _chunks(pieces: Sequence[str], most: int) -> Iterator[tuple[int, int]]:
 
 
 def _piece_probs(compressor: Any, ids: Sequence[int]) -> Float[np.ndarray, " T"]:
-  """Probability that each piece of one chunk is kept: class 1 of the classifier."""
+  """Probability of class 1, `keep`, for each piece of one chunk."""
   import torch
 
   tokenizer = compressor.tokenizer
@@ -125,7 +126,7 @@ def _piece_probs(compressor: Any, ids: Sequence[int]) -> Float[np.ndarray, " T"]
 
 
 def token_means(values: Float[np.ndarray, " C"], tokens: Sequence[str]) -> Shaped[np.ndarray, " N"]:
-  """Mean over the characters of each token that have a value; minus infinity where none has."""
+  """Mean value of each token's characters, NaNs left out; minus infinity where all are NaN."""
   ends = np.cumsum([len(token) for token in tokens])
   parts = np.split(values, ends[:-1])
   there = [part[~np.isnan(part)] for part in parts]

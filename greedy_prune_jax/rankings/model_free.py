@@ -1,4 +1,4 @@
-"""Rankings that read no likelihoods: what an informed one has to beat."""
+"""Rankings that run no model: baselines that an informed ranking should beat."""
 
 import hashlib
 import unicodedata
@@ -21,7 +21,7 @@ _OPERATORS = frozenset("-*/^%$€£")
 def random(model: Model, settings: RankingSettings) -> RankTokens:
   """Units leave in a random order, drawn from the seed and the chain's id.
 
-  A chain's order so depends neither on the other chains nor on where it stands among them.
+  So a chain's order depends neither on the other chains nor on its place among them.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -36,14 +36,14 @@ def keep_first(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def keep_last(model: Model, settings: RankingSettings) -> RankTokens:
-  """The first tokens leave first, so that what stands nearest to the answer stays."""
+  """The first tokens leave first, so that those next to the answer stay."""
   return lambda chain: RankedTokens(list(range(len(chain.tokens))))
 
 
 def numbers_first(model: Model, settings: RankingSettings) -> RankTokens:
-  """Numbers and operators stay longest; within either group the order is random.
+  """Numbers and operators leave last; among these, and among the rest, the order is random.
 
-  The rule is of the texts alone (see `is_numeric`): numbers in words count as words.
+  `is_numeric` decides by a token's text alone: a number in words is not numeric.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -62,7 +62,7 @@ def is_numeric(token: str) -> bool:
 
 
 def _draw(chain: RankingInput, seed: int) -> np.ndarray:
-  """A number in [0, 1) for each token, the same for all of a unit."""
+  """A random number in [0, 1) for each token, the same for all tokens of a unit."""
   sizes = chain.unit_sizes or (1,) * len(chain.tokens)
   digest = hashlib.sha256(chain.chain_id.encode()).digest()
   return np.repeat(np.random.default_rng([seed, *digest]).random(len(sizes)), sizes)

@@ -1,4 +1,4 @@
-"""Rankings by what one forward pass of the pruner says about each reasoning token."""
+"""Rankings by measures of each reasoning token from one forward pass of the pruner."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,9 +21,9 @@ from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 def surprisal(model: Model, settings: RankingSettings) -> RankTokens:
   """The most predictable token leaves first.
 
-  Source: self-information as in Selective Context, arXiv 2310.06201. There it is averaged over the
-  tokens of phrases, which leave whole, and the text stands alone; here tokens leave one by one, and
-  are predicted from the question and the reasoning before them.
+  Source: self-information as in Selective Context, arXiv 2310.06201. There whole phrases leave, by
+  the mean of their tokens, and the text is scored alone. Here tokens leave one by one, and are
+  predicted from the question and the reasoning before them.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -36,13 +36,14 @@ def surprisal(model: Model, settings: RankingSettings) -> RankTokens:
 def attention(model: Model, settings: RankingSettings) -> RankTokens:
   """The token that later positions attend to least leaves first.
 
-  A token's importance is the mean probability that the positions behind it (reasoning, closing
-  tag and answer) give it, over the chosen layers and heads; of one pass over the whole chain.
+  A token's importance is the mean attention probability that the positions behind it (reasoning,
+  closing tag and answer) give it, over the chosen layers and heads, in one pass over the whole
+  chain.
 
   Source: accumulated attention as in H2O, arXiv 2306.14048, which evicts from a running cache.
-  There it is a sum, which grows with the number of later positions and so favours early tokens;
-  here it is a mean over them, the question's tokens are not ranked, and nothing is updated between
-  deletions.
+  There the probabilities are summed, which favours early tokens, as they have more positions
+  behind them. Here they are averaged, the question's tokens are not ranked, and nothing is updated
+  between deletions.
   """
   return _by_attention(model, settings, _from_later)
 
@@ -50,8 +51,8 @@ def attention(model: Model, settings: RankingSettings) -> RankTokens:
 def answer_attention(model: Model, settings: RankingSettings) -> RankTokens:
   """The token that the answer attends to least leaves first.
 
-  A token's importance is the mean probability that the answer's positions give it, over the chosen
-  layers and heads; of thinking those behind the closing tag.
+  A token's importance is the mean attention probability that the answer's positions give it, over
+  the chosen layers and heads. Behind thinking, these are the positions after the closing tag.
 
   Source: attention of the answer and of the end of thinking, as in arXiv 2604.17297.
   """
@@ -61,12 +62,12 @@ def answer_attention(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def surprisal_attention(model: Model, settings: RankingSettings) -> RankTokens:
-  """The token leaves first that is predictable and that the answer does not attend to.
+  """The token that is predictable, and that the answer attends to little, leaves first.
 
-  A token's importance is the mean of its ranks by `surprisal` and by `answer_attention`: the first
-  finds what could have been foreseen, the second what the answer has no use for.
+  A token's importance is the mean of its ranks by `surprisal` and by `answer_attention`.
 
-  Source: ours; it found what planted chains need better than either, see docs/measured.md.
+  Source: ours. It found the needed tokens of planted chains better than either measure alone; see
+  docs/measured.md.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -83,7 +84,7 @@ def _by_attention(
   settings: RankingSettings,
   received: Callable[[Float[np.ndarray, "N L H S"], Segments], Float[np.ndarray, "N L H"]],
 ) -> RankTokens:
-  """By the attention that `received` makes of the statistics and the chain."""
+  """Ranks by the attention that `received` computes from a chain's statistics."""
   config = model.config
   layers = _chosen("attention_layers", settings.attention_layers, config.num_layers)
   heads = _chosen("attention_heads", settings.attention_heads, config.num_heads)
@@ -99,7 +100,7 @@ def _by_attention(
 def _from_later(
   features: Float[np.ndarray, "N L H S"], segments: Segments
 ) -> Float[np.ndarray, "N L H"]:
-  """Mean attention from all positions behind each token, from the means over their parts."""
+  """Mean attention from all positions behind each token, from the means over parts of them."""
   start, stop = segments.closing
   counts = {
     "from later reasoning, mean": np.arange(len(features))[::-1][:, None, None],
@@ -111,7 +112,7 @@ def _from_later(
 
 
 def _chosen(name: str, wanted: Sequence[int], count: int) -> list[int]:
-  """Indices to take; all where none are wanted."""
+  """Indices of the wanted layers or heads; all where none are named."""
   if outside := [index for index in wanted if not -count <= index < count]:
     raise UserError(
       f"{name}={tuple(wanted)} has {outside[0]}; the pruner has {count}, so expected numbers from "

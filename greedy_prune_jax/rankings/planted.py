@@ -1,4 +1,4 @@
-"""Rankings for studies of planted chains: the answer known, and chance that is alike everywhere."""
+"""Rankings for studies of planted chains: by their labels, and by chance shared by all chains."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from greedy_prune_jax.rankings.interface import (
   by_importance,
 )
 
-# What leaves first, to what stays longest.
+# Kinds of pieces, from the first that leaves to the last.
 ORACLE_ORDER = (
   Kind.UNPREDICTABLE,
   Kind.DISTRACTOR,
@@ -27,7 +27,7 @@ ORACLE_ORDER = (
 
 
 def oracle(model: Model, settings: RankingSettings) -> RankTokens:
-  """Needed results stay longest, by the labels of planted chains; of a kind, the later stay."""
+  """Needed results leave last, by the labels of planted chains; of one kind, the first go first."""
 
   def rank(chain: RankingInput) -> RankedTokens:
     if PIECES not in chain.extra:
@@ -41,9 +41,9 @@ def oracle(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def random_places(model: Model, settings: RankingSettings) -> RankTokens:
-  """Places leave in a random order, of which chains of equal length have the same.
+  """Units leave in a random order of places, the same for all chains with as many units.
 
-  Against `random` it tells what it is worth that the same parts of all chains are missing.
+  The difference to `random` shows the effect of losing the same places in all chains.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:

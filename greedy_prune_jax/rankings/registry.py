@@ -1,4 +1,4 @@
-"""The rankings by name: one record each, with all that is to be known before one is made."""
+"""The rankings by name: one record each, with its cost and its settings."""
 
 import dataclasses
 import importlib
@@ -21,14 +21,14 @@ class ChainSizes(NamedTuple):
 
 
 class ModelRun(NamedTuple):
-  """Texts of one length that go through the pruner.
+  """A number of equally long texts that go through the pruner.
 
   Attributes:
-    length: token positions of each.
-    scored: positions of each at which the LM head is applied.
-    start: positions before each whose keys and values are cached.
-    num_texts: number of such texts.
-    forward_passes: through each; a backward pass takes the time of about two.
+    length: token positions of each text.
+    scored: positions of each text at which the LM head is applied.
+    start: positions of the cached prefix that each text continues.
+    num_texts: number of texts.
+    forward_passes: passes through each text; a backward pass costs about two forward passes.
   """
 
   length: float
@@ -40,18 +40,17 @@ class ModelRun(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranking:
-  """An order to delete tokens in, other than that of greedy search.
+  """An alternative to greedy search: a rule that gives a deletion order.
 
   Attributes:
-    about: description of the tokens that leave first.
-    maker: the function that makes it, or its `module.function` below `greedy_prune_jax.rankings`,
-      imported when the ranking is made.
-    model_runs: runs of the pruner to order the tokens of one chain; NLLs along the order come on
-      top.
-    needs: settings of `RankingSettings` that it cannot do without and no other ranking reads, and
-      the meaning of each.
-    options: settings that it may be given and no other ranking reads.
-    other_models: other models that run for it, which no estimate counts.
+    about: the order in words, for error messages.
+    maker: function that makes the ranking, or its name `module.function` in
+      `greedy_prune_jax.rankings`; a name is imported only when the ranking is made.
+    model_runs: runs of the pruner that order one chain. Scoring the texts along the order is not
+      among them.
+    needs: required settings, which no other ranking reads, with the meaning of each.
+    options: optional settings, which are refused for rankings that do not list them.
+    other_models: models that run beside the pruner; estimates of cost do not count them.
   """
 
   about: str
@@ -62,7 +61,7 @@ class Ranking:
   other_models: str = ""
 
   def make(self, model: Model, settings: RankingSettings) -> RankTokens:
-    """The function that orders the tokens of a chain.
+    """Makes the function that orders the tokens of a chain.
 
     Raises:
       UserError: the ranking cannot be made with this pruner or these settings.
@@ -75,7 +74,7 @@ class Ranking:
 
 
 def no_runs(sizes: ChainSizes) -> list[ModelRun]:
-  """Of a ranking that does without the pruner."""
+  """No runs: the ranking does not use the pruner."""
   return []
 
 
@@ -86,104 +85,104 @@ def whole_chain(sizes: ChainSizes) -> list[ModelRun]:
 
 
 def whole_chain_and_back(sizes: ChainSizes) -> list[ModelRun]:
-  """A forward and a backward pass over the chain."""
+  """One forward and one backward pass over the chain."""
   return [run._replace(forward_passes=3) for run in whole_chain(sizes)]
 
 
 def without_each_unit(sizes: ChainSizes) -> list[ModelRun]:
-  """The prompt, and the chain without each of its units."""
+  """One pass over the prompt, and one over the rest of the chain without each unit in turn."""
   length = sizes.reasoning - sizes.reasoning / sizes.units + sizes.answer - 1
   return [ModelRun(sizes.prompt, 1), ModelRun(length, length, sizes.prompt, sizes.units)]
 
 
 RANKINGS: dict[str, Ranking] = {
   "random": Ranking(
-    about="drawn at random, from ranking_seed and the chain's id",
+    about="a random order, drawn from ranking_seed and the chain's id",
     maker="model_free.random",
     model_runs=no_runs,
   ),
   "keep_first": Ranking(
-    about="the last first: truncation",
+    about="the last token first: truncation at the end",
     maker="model_free.keep_first",
     model_runs=no_runs,
   ),
   "keep_last": Ranking(
-    about="the first first: the end stays",
+    about="the first token first: the end stays",
     maker="model_free.keep_last",
     model_runs=no_runs,
   ),
   "random_places": Ranking(
-    about="drawn at random, alike for all chains of a length",
+    about="a random order of positions, the same for all chains of one length",
     maker="planted.random_places",
     model_runs=no_runs,
   ),
   "oracle": Ranking(
-    about="what planted chains do not need first, by their labels",
+    about="unneeded pieces of planted chains first, by their labels",
     maker="planted.oracle",
     model_runs=no_runs,
   ),
   "numbers_first": Ranking(
-    about="at random, numbers and operators last",
+    about="a random order, but numbers and operators last",
     maker="model_free.numbers_first",
     model_runs=no_runs,
   ),
   "surprisal": Ranking(
-    about="the most predictable first",
+    about="the most predictable token first",
     maker="one_pass.surprisal",
     model_runs=whole_chain,
   ),
   "attention": Ranking(
-    about="the least attended to by later positions first",
+    about="the token that later positions attend to least first",
     maker="one_pass.attention",
     model_runs=whole_chain,
     options=("attention_layers", "attention_heads"),
   ),
   "answer_attention": Ranking(
-    about="the least attended to by the answer first, of thinking by what follows the closing tag",
+    about="the token that the answer (behind thinking, all after its tag) attends to least first",
     maker="one_pass.answer_attention",
     model_runs=whole_chain,
     options=("attention_layers", "attention_heads"),
   ),
   "surprisal_attention": Ranking(
-    about="the least by surprisal and answer_attention together first, the mean of the two ranks",
+    about="the lowest mean of the ranks by surprisal and by answer_attention first",
     maker="one_pass.surprisal_attention",
     model_runs=whole_chain,
   ),
   "gradient": Ranking(
-    about="the least needed by the gradient of the objective in its attention gate first",
+    about="the token first whose hiding raises the objective's NLL least, by its gradient",
     maker="gradient.gradient",
     model_runs=whole_chain_and_back,
   ),
   "attention_regression": Ranking(
-    about="by the regression of prune ranks on attention that the job analyze fits",
+    about="the lowest prune rank first, as predicted from attention by a regression of analyze",
     maker="attention_regression.attention_regression",
     model_runs=whole_chain,
     needs={"attention_regression": "the file of a regression, which the job analyze writes"},
   ),
   "llmlingua": Ranking(
-    about="the least likely to be kept by LLMLingua-2's classifier first",
+    about="the token first that LLMLingua-2's classifier is least likely to keep",
     maker="llmlingua.llmlingua",
     model_runs=no_runs,
     needs={"llmlingua_model": "the name of a classifier of LLMLingua-2"},
     other_models="the classifier",
   ),
   "step_surprisal": Ranking(
-    about="units by the surprisal of their first token, as ASAP",
+    about="the unit first whose first token is most predictable, as in ASAP",
     maker="steps.step_surprisal",
     model_runs=whole_chain,
   ),
   "step_entropy": Ranking(
-    about="units by the sum of the entropies before their tokens",
+    about="the unit first whose tokens' entropies have the lowest sum",
     maker="steps.step_entropy",
     model_runs=whole_chain,
   ),
   "answer_perplexity": Ranking(
-    about="units by the answer's perplexity without each, as LIMOPro",
+    about="the unit first without which the answer's perplexity is lowest, as in LIMOPro",
     maker="steps.answer_perplexity",
     model_runs=without_each_unit,
   ),
   "text_model": Ranking(
-    about="what the fewest of a text model's compressions keep first",
+    about="the token first that the fewest compressions by a text model keep",
     maker="text_model.text_model",
     model_runs=no_runs,
     needs={"text_model": "the name of a model, or openai for one at an endpoint"},

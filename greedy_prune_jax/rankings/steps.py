@@ -1,4 +1,4 @@
-"""Rankings of whole units, such as steps, by the measures of others who delete steps."""
+"""Rankings of whole units, such as steps, by measures from papers on deleting steps."""
 
 from collections.abc import Sequence
 
@@ -29,9 +29,9 @@ _BLOCK_POSITIONS = 2048  # that go through the model at once
 def step_surprisal(model: Model, settings: RankingSettings) -> RankTokens:
   """The unit whose first token is most predictable leaves first.
 
-  Source: ASAP, arXiv 2508.05988, which takes the surprisal of a step's first token for how much is
-  decided there. There a model first marks what is to stay, and steps leave down to a budget of
-  tokens; here this measure alone orders all units, to any keep ratio.
+  Source: ASAP, arXiv 2508.05988: the surprisal of a step's first token measures how much the step
+  decides. There a model first marks text that must stay, and steps leave until a budget of tokens
+  is met. Here this measure alone orders all units.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -43,11 +43,12 @@ def step_surprisal(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def step_entropy(model: Model, settings: RankingSettings) -> RankTokens:
-  """The unit at whose tokens the model was least undecided, all together, leaves first.
+  """The unit with the lowest sum of its tokens' entropies leaves first.
 
-  Source: step entropy, arXiv 2508.03346: the sum of the entropies of the next-token distributions
-  of a step, of which low ones leave. There the model that wrote the chain tells them; here the
-  pruner.
+  A token's entropy is that of the distribution that predicts it.
+
+  Source: step entropy, arXiv 2508.03346. There the model that wrote the chain gives the
+  distributions; here the pruner does.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
@@ -61,16 +62,17 @@ def step_entropy(model: Model, settings: RankingSettings) -> RankTokens:
 def answer_perplexity(model: Model, settings: RankingSettings) -> RankTokens:
   """The unit whose removal raises the answer's perplexity least, or lowers it most, leaves first.
 
-  Each unit is removed from the whole chain alone; nothing is scored again after a deletion, which
-  is what greedy search with the objective `answer` does.
+  Each unit is removed from the whole chain by itself, and nothing is scored again after a
+  deletion. Greedy search with the objective `answer` does score again.
 
-  Source: LIMOPro, arXiv 2505.19187. There steps are classified first, and only those that check,
-  correct, or try another way may leave; here every unit may.
+  Source: LIMOPro, arXiv 2505.19187. There steps are classified, and only those may leave that
+  check, correct, or try another way. Here every unit may leave.
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
     segments, gone = chain.segments, unit_positions(_sizes(chain))
-    # The order is that of perplexity, its exponential, and of any change against the whole chain's.
+    # Perplexity is the exponential of this NLL, and differences to the whole chain's subtract a
+    # constant: neither changes the order.
     nlls = score_without(model, segments, gone)["answer"]
     behind = len(segments.reasoning) + len(segments.answer) - 1
     positions = len(segments.prompt) + len(gone) * behind - len(segments.reasoning)
@@ -82,13 +84,13 @@ def answer_perplexity(model: Model, settings: RankingSettings) -> RankTokens:
 def score_without(
   model: Model, segments: Segments, gone: Sequence[Sequence[int]], *, progress: bool = False
 ) -> dict[str, Float[np.ndarray, " K"]]:
-  """NLLs of a chain from which some reasoning positions are gone, by name, in nats per token.
+  """Scores K texts, each a chain without some of its reasoning positions; nats per token, by name.
 
   Args:
     model: the pruner.
     segments: segments of the chain.
-    gone: reasoning positions of each of the K texts.
-    progress: True to show a bar.
+    gone: reasoning positions missing from each text.
+    progress: True to show a progress bar.
   """
   prompt = start_prompt(model, segments, _BLOCK_POSITIONS)
   longest = len(segments.reasoning) - min(map(len, gone)) + len(segments.answer)
@@ -114,5 +116,5 @@ def _sizes(chain: RankingInput) -> Sequence[int]:
 
 
 def _by_units(importance: Float[np.ndarray, " U"], chain: RankingInput) -> list[int]:
-  """Positions, those of the least important unit first; of equals, the lower unit."""
+  """Positions, those of the least important unit first; of equals, the lower unit first."""
   return by_importance(np.repeat(importance, _sizes(chain)))

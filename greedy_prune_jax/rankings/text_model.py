@@ -1,4 +1,4 @@
-"""Ranking by a text model that is asked to compress the reasoning."""
+"""Ranking by a text model that compresses the reasoning."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -36,20 +36,21 @@ _SYSTEM = (
 
 
 def text_model(model: Model, settings: RankingSettings) -> RankTokens:
-  """A text model is asked for compressions to every keep ratio; what few of them keep leaves first.
+  """The token that the fewest compressions by a text model keep leaves first.
 
-  Replies are read as choices of the reasoning's words (see `nearest_positions`): what a model adds
-  or rephrases is passed over. A token's importance is the number of compressions that keep it; of
-  equals, the lower position leaves first, so that each keep ratio is met exactly whatever the model
-  achieved. That ratio is stored beside each reply, in the workdir's `compressions`, where a run
-  that is started again finds what it has asked.
+  The model is asked for one compression to each keep ratio. A reply is read as a choice of the
+  reasoning's words (see `nearest_positions`); words that the model adds or rephrases are ignored.
+  A token's importance is the number of compressions that keep it, and of equals the lower position
+  leaves first. So each keep ratio is met exactly, whatever ratio the model achieved. The folder
+  `compressions` of the workdir holds each reply with that ratio; a resumed run reads replies from
+  there instead of asking again.
 
-  Source: prompting a model to compress is a baseline of TokenSkip, arXiv 2502.12067, which gives
-  the model's text to the student as it is; here its choice of words ranks tokens.
+  Source: a baseline of TokenSkip, arXiv 2502.12067. There students are trained on the model's text
+  itself; here its choice of words ranks tokens.
 
   Raises:
     UserError: the model cannot be used.
-    UnrankedError: of `rank`: it gives no reply on a chain, or one that does not end by itself.
+    UnrankedError: raised by `rank`: the model gives no reply to a chain, or a cut-off one.
   """
   folder = settings.folder or Path(tempfile.mkdtemp(prefix="greedy_prune_jax-"))
   stored = _read(folder / FOLDER)
@@ -78,7 +79,7 @@ def _key(chain: RankingInput, ratio: float) -> str:
 
 
 def _read(folder: Path) -> dict[str, Record]:
-  """All replies that were stored, by the ids of their prompts."""
+  """All stored replies, by the ids of their prompts."""
   return {record["id"]: record for record in process_records(folder, _check)}
 
 
@@ -93,8 +94,8 @@ def _ask(
   open_teacher: Callable[[], Teacher],
   folder: Path,
 ) -> None:
-  """Asks for the compressions of a chain that are not stored yet, and stores them."""
-  keys = {_key(chain, ratio): ratio for ratio in ratios if ratio > 0}  # to nothing, none can
+  """Asks for the compressions of a chain that are not stored yet, and stores the replies."""
+  keys = {_key(chain, ratio): ratio for ratio in ratios if ratio > 0}  # keep ratio 0 keeps nothing
   asked = {key: ratio for key, ratio in keys.items() if key not in stored}
   if not asked:
     return
@@ -123,17 +124,17 @@ def _ask(
 
 
 def _why_not(reply: Reply) -> str:
-  """Reason why a reply is no compression of a whole chain."""
+  """Reason why a reply is not a compression of the whole chain."""
   if reply.error is not None:
     return reply.error
   if reply.finish_reason == "length":
     return (
-      f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, so what comes later would seem to be "
-      f"left out; take shorter chains (max_reasoning_tokens), or a model that does not think first"
+      f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, and all that it lacks would count as "
+      f"deleted; use shorter chains (max_reasoning_tokens), or a model that does not think first"
     )
   return (
-    f"its reply ended with {reply.finish_reason!r}, not by itself, so what comes later would seem "
-    f"to be left out"
+    f"its reply ended with {reply.finish_reason!r}, not by itself, and all that it lacks would "
+    f"count as deleted"
   )
 
 

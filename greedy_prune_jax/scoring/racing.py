@@ -1,19 +1,20 @@
-"""Races between deletions: exact scores of the few candidates that may be the best.
+"""Races between deletions: exact scores for the few candidates that may be the best.
 
-What a deletion does to each later token is remembered from the last time that it was seen
-(`ChainState.changes`). A candidate's estimate is its score if all these changes still held: the
-text as it stands is known, and so is what it shares with the candidate. Deletions elsewhere make
-estimates stale only slowly, but for
+A deletion changes the log probability of each later token. `ChainState.changes` remembers these
+changes from the last time that they were computed. A candidate's estimate adds them to the log
+probabilities of the present text, as if they still held. Each deletion
 
-- the tokens that are deleted, whose changes no longer count;
-- units close to a deletion. The first few tokens behind these, a *window*, are run again (and for
-  `answer` the answer, behind an untouched middle; see `stream.window_lengths`).
+- removes tokens, whose changes no longer count;
+- makes the estimates of units next to it stale. The first few tokens behind such a unit, its
+  *window*, run again, and for `answer` also the answer (see `stream.window_lengths`);
+- changes all other estimates only a little.
 
-The candidates of lowest estimate then run to their ends, a few at a time, until the next estimate
-would lose even if it were too high by a margin. The deleted unit has always an exact score.
+The candidates with the lowest estimates then run to the end of the text, a few at a time. The race
+ends when the next estimate, even if it were too high by a margin, could not beat the best score. So
+the deleted unit always has an exact score.
 
-A window says little of a run of a hundred tokens and more. Such candidates get a second look: the
-most promising run further, and the best of these to their ends.
+A window is too short to judge a run of a hundred tokens or more. Such candidates get a second look:
+the best estimates get a wider window, and the best of these run to the end of the text.
 """
 
 import dataclasses
@@ -39,13 +40,13 @@ from greedy_prune_jax.scoring.stream import (
   window_lengths,
 )
 
-ROUNDS = 4  # of one step, at most
-_AT_A_TIME = 4  # candidates that run to their ends in a round, beside one for each further deletion
-LONG_RUN = 128  # tokens; no margin would end the race of such runs, so one round does
-SECOND_LOOK = 32  # columns of a long run's candidate
-LOOKED_AT = 32  # candidates that get it
-ENDED_OF_LONG = 2  # of these, run to their ends
-_FIRST_OF_ALL = 1e6  # nats per token; no text has an NLL near this
+ROUNDS = 4  # most rounds of a step
+_AT_A_TIME = 4  # candidates that run to their ends in a round, and one for each further deletion
+LONG_RUN = 128  # tokens of a long run; no margin would end a race of these, so they get one round
+SECOND_LOOK = 32  # columns of the second look at a long run
+LOOKED_AT = 32  # candidates that get a second look
+ENDED_OF_LONG = 2  # candidates of these that run to their ends
+_FIRST_OF_ALL = 1e6  # nats per token, above the NLL of any text: subtracted, it puts a unit first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,8 @@ class RacePlan:
 
   Attributes:
     margin: nats by which estimates may be too high.
-    deletions: units that are deleted from one scoring.
-    runs: deletions are runs of units, as many as the texts' widths say.
+    deletions: number of units that are deleted after one scoring.
+    runs: True where a deletion removes a run of units, as wide as `Text.width` says.
   """
 
   margin: float
@@ -66,11 +67,11 @@ class RacePlan:
 class Raced(NamedTuple):
   """Results of one step's race, for each chain of a batch."""
 
-  nll: Float[Array, "B U"]  # after the deletion of each unit that ran to its end; else infinity
+  nll: Float[Array, "B U"]  # after each deletion that ran to its end; infinity for the others
   positions: Int[Array, " B"]  # token positions that went through the model
-  num_scored: Int[Array, " B"]  # units that ran to their ends after an estimate
-  squared_error: Float[Array, " B"]  # summed over these: (estimate - exact)^2, nats per token
-  upsets: Int[Array, " B"]  # of these, those whose estimates were too high by more than the margin
+  num_scored: Int[Array, " B"]  # units that were estimated and then ran to their ends
+  squared_error: Float[Array, " B"]  # sum over these of (estimate - exact)^2, nats per token
+  upsets: Int[Array, " B"]  # number of these whose estimate was too high by more than the margin
 
 
 def race_deletions(
@@ -80,18 +81,18 @@ def race_deletions(
   ends: Bool[Array, " B"],
   plan: RacePlan,
 ) -> tuple[ChainState, Raced]:
-  """Exact scores of each chain's most promising deletions.
+  """Computes exact scores of each chain's most promising deletions.
 
   Args:
     scorer: model and program.
-    state: the chains; `exact.run_texts` has run.
+    state: the chains, after `exact.run_texts`.
     candidates: units to choose from.
-    ends: chains of which even long runs that leave a beginning or an end of the text are scored
-      whatever their estimates. Short ones always are.
+    ends: chains whose long runs at the text's beginning and end are scored whatever their
+      estimates. Short runs there always are.
     plan: size of the race.
   """
   state, raced = _first_round(scorer, state, candidates, plan)
-  # By each chain's own runs: what is found of it must not hang on the chains beside it.
+  # Each chain's own width decides: results must not depend on the other chains of the batch.
   long = plan.runs & (state.texts.width >= LONG_RUN)
   must = _are_ends(state.texts) & (plan.runs & (ends | ~long))[:, None]
   if plan.runs:
@@ -103,7 +104,7 @@ def race_deletions(
   at_a_time = jnp.where(long, ENDED_OF_LONG + 2 * ends, most)
   rounds = jnp.where(long, 1, ROUNDS)[:, None]
 
-  worst = min(plan.deletions, candidates.shape[1]) - 1  # of those to delete
+  worst = min(plan.deletions, candidates.shape[1]) - 1  # index of the last to be deleted
 
   def in_race(index: Int[Array, ""], nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
     to_beat = jnp.sort(nll, axis=1)[:, worst, None]
@@ -131,7 +132,7 @@ def _look_again(
   candidates: Bool[Array, "B U"],
   must: Bool[Array, "B U"],
 ) -> tuple[ChainState, Raced]:
-  """Runs a wider window of the candidates of lowest estimate."""
+  """Runs a wider window of the candidates with the lowest estimates."""
   estimates = estimated_nlls(scorer, state, candidates)
   chosen = _lowest(jnp.where(must, estimates - _FIRST_OF_ALL, estimates), candidates, LOOKED_AT)
   lengths, skipped = window_lengths(state.texts, SECOND_LOOK, tail=scorer.answer_only)
@@ -142,7 +143,7 @@ def _look_again(
 
 
 def _are_ends(texts: Text) -> Bool[Array, "B U"]:
-  """True for the first and the last unit from which a deletion may begin."""
+  """True for the first and the last unit at which a deletion may begin."""
   index = jnp.arange(texts.unit_sizes.shape[1])[None, :]
   return (index == 0) | (index == jax.vmap(last_to_begin)(texts)[:, None])
 
@@ -150,12 +151,12 @@ def _are_ends(texts: Text) -> Bool[Array, "B U"]:
 def estimated_nlls(
   scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"]
 ) -> Float[Array, "B U"]:
-  """Mean NLL after the deletion of each unit if its changes were as last seen, nats per token.
+  """Estimated mean NLL after the deletion of each unit, nats per token, from remembered changes.
 
   Args:
     scorer: model and program.
     state: the chains.
-    candidates: units to estimate; the others get infinity.
+    candidates: units to estimate; all others get infinity.
   """
 
   def sums(text: Text, log_probs: Float[Array, " S"], changes: Float[Array, "U S"]):
@@ -174,13 +175,13 @@ def estimated_nlls(
 def _first_round(
   scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"], plan: RacePlan
 ) -> tuple[ChainState, Raced]:
-  """Runs the windows of stale estimates, and the leaders among the others to their ends."""
+  """Runs the windows of stale candidates, and to its end the best estimate among the others."""
   estimates = estimated_nlls(scorer, state, candidates)
   stale = candidates & state.stale
   leaders = _lowest(estimates, candidates & ~stale, plan.deletions)
   window, columns = scorer.program.window, suffix_lengths(state.texts)
   lengths, skipped = window_lengths(state.texts, window, tail=scorer.answer_only)
-  # Of what is kept of a stale candidate the window at most is of use.
+  # Of a stale candidate's kept columns, only those of its window can be used.
   first = jnp.where(stale, jnp.minimum(state.columns_known, lengths), state.columns_known)
   first = jnp.where(stale & (skipped > 0), jnp.minimum(first, window), first)
   length = jnp.where(stale, lengths - first, jnp.where(leaders, columns - first, 0))
@@ -204,7 +205,7 @@ def _run_to_ends(
   estimates: Float[Array, "B U"],
   plan: RacePlan,
 ) -> tuple[ChainState, Raced]:
-  """Runs the rest of the chosen candidates."""
+  """Runs the chosen candidates from where they stand to their ends."""
   spans = suffix_spans(state, chosen)
   state, sums = run_spans(scorer, state, spans, _sizes(scorer))
   state = after_run(scorer, state, chosen, suffix_lengths(state.texts))
@@ -221,7 +222,7 @@ def _tallied(
   estimates: Float[Array, "B U"],
   plan: RacePlan,
 ) -> Raced:
-  """The tally with the units that have run to their ends now."""
+  """Adds the units that have just run to their ends to the tally."""
   off = jnp.where(new, estimates - raced.nll, 0.0)
   too_high = off * _counted(scorer, state) > plan.margin
   return raced._replace(
@@ -242,7 +243,7 @@ def _lowest(
   most: int,
   count: Int[Array, " B"] | None = None,
 ) -> Bool[Array, "B U"]:
-  """True at the lowest values of each row: `count` of those to choose from, or `most`."""
+  """True at each row's lowest values among those allowed: `count` of them, or `most`."""
   most = min(most, values.shape[1])
   lowest, listed = jax.lax.top_k(jnp.where(among, -values, -jnp.inf), most)
   wanted = jnp.isfinite(lowest)

@@ -1,7 +1,7 @@
-"""The host's side of greedy search: a batch of chains, from where they are down to the end.
+"""The host's part of greedy search: it takes a batch of chains from any state down to the end.
 
-The device goes some way by itself (`greedy.prune_steps`); every so often the host takes over what
-was found, so that it can be shown and stored. What it knows of the chains stays on the device.
+The device makes many deletions in one call of `greedy.prune_steps`. Between calls the host reads
+the deletions, shows and stores them. The state of the chains stays on the device.
 """
 
 import dataclasses
@@ -38,15 +38,15 @@ class SearchSettings(NamedTuple):
   """Objective, method and sizes of a search."""
 
   objective: Objective
-  block_positions: int  # positions that go through the model at once, on a device
-  kept_bytes: float = 1e9  # on a device, for columns that are kept from step to step
+  block_positions: int  # token positions that go through the model at once, on each device
+  kept_bytes: float = 1e9  # memory of each device for columns that are kept from step to step
   seconds_between_reports: float = 30.0
   attention: AttentionKind = "xla"  # how a block's slots attend
   screen: ScreenSettings | None = None  # None: every candidate is scored exactly
   check: bool = False  # see `prune_steps`
-  deletions_per_step: int = 1  # units that are deleted from one scoring
-  by_runs: bool = False  # runs of units, by `runs.prune_by_runs`
-  max_runs: int = 0  # from one mark to the next; 0: as many as make the text there more likely
+  deletions_per_step: int = 1  # units that are deleted after one scoring
+  by_runs: bool = False  # True to delete runs of units, by `runs.prune_by_runs`
+  max_runs: int = 0  # most runs between two marks; 0: as many as make the text there more likely
 
 
 def prune_paths(
@@ -55,13 +55,13 @@ def prune_paths(
   settings: SearchSettings,
   report: Callable[[Sequence[PrunePath]], None] = lambda paths: None,
 ) -> list[PrunePath]:
-  """Searches on every path of one batch until it is finished.
+  """Searches every path of one batch to its end.
 
   Args:
     model: the pruner.
-    paths: fresh ones, or those of an interrupted run.
-    settings: the search.
-    report: gets the longer paths, in the order of `paths`, each time that they have grown.
+    paths: new paths, or unfinished ones of an earlier run.
+    settings: settings of the search.
+    report: callback that gets the paths, in the order of `paths`, each time that they have grown.
 
   Returns:
     The finished paths, in the order of `paths`.
@@ -79,8 +79,8 @@ class SearchBatch:
 
   Attributes:
     model: the pruner.
-    graph: its graph definition for texts of this length.
-    settings: the search.
+    graph: the model's graph definition for texts of this length.
+    settings: settings of the search.
     program: static sizes.
     size: number of chains.
   """
@@ -93,21 +93,21 @@ class SearchBatch:
 
   @classmethod
   def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "SearchBatch":
-    """The batch of these paths."""
+    """Makes the batch of these paths."""
     program = plan_program(model, _filled_up(paths, axis_size(model.params, DATA)), settings)
     graph = model.graph_for(max(len(path.segments) for path in paths))
     return cls(model, graph, settings, program, len(paths))
 
   def filled_up(self, paths: Sequence[PrunePath]) -> list[PrunePath]:
-    """The paths, and as many finished ones as the devices need to share them evenly."""
+    """Adds finished paths until the devices can share all paths evenly."""
     return _filled_up(paths, axis_size(self.model.params, DATA))
 
   def start(self, paths: Sequence[PrunePath], *, run_texts: bool = False) -> ChainState:
-    """The chains as the paths leave them, on the device.
+    """Puts the chains, as far as the paths have come, on the device.
 
     Args:
-      paths: paths, filled up.
-      run_texts: run the texts at once, and not in the first step.
+      paths: result of `filled_up`.
+      run_texts: True to run the texts now instead of in the first step.
     """
     return _start(self.model, self.graph, paths, self.program, run_texts=run_texts)
 
@@ -119,14 +119,14 @@ class SearchBatch:
     ends: Sequence[bool] | None = None,
     report: Callable[[Sequence[PrunePath]], None] = lambda paths: None,
   ) -> tuple[ChainState, list[PrunePath]]:
-    """Searches until every path has come to its floor.
+    """Searches until every path has reached its floor.
 
     Args:
-      chains: state of the chains; the device's memory of it goes to the result.
-      paths: paths, filled up.
-      widths: tokens that a deletion removes at least, in whole units, of each path; None: a unit.
-      ends: see `race_deletions`; None: of no path.
-      report: see `prune_paths`.
+      chains: state of the chains; its memory on the device is donated to the result.
+      paths: result of `filled_up`.
+      widths: least tokens of a deletion for each path, rounded up to whole units; None: one unit.
+      ends: chains as in `race_deletions`; None: none of them.
+      report: callback as in `prune_paths`.
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings
     plan = screen and RacePlan(
@@ -191,7 +191,7 @@ def _start(
 
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
-  """The program of a batch; from few sizes, so that few programs are compiled."""
+  """Static sizes of a batch, rounded up to a few values so that few programs are compiled."""
   kept = kept_columns(
     model.config,
     max(suffix_positions(path.segments, path.unit_sizes) for path in paths),
@@ -213,7 +213,7 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
 
 
 def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ...]:
-  """The chains as they stand: the fields of `Text`."""
+  """The texts of the chains now, as the fields of `Text`."""
   ids = np.zeros((len(paths), program.places), np.int32)
   unit_sizes = np.zeros((len(paths), program.units), np.int32)
   counts = np.zeros((4, len(paths)), np.int32)  # prompt, reasoning, answer, units
@@ -227,7 +227,7 @@ def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ..
 
 
 def _known(paths: Sequence[PrunePath], program: Program) -> Known | None:
-  """Memories of an interrupted run's races, of each chain; None where there are none."""
+  """Memories of an interrupted run's races, one for each chain; None if there are none."""
   rows = [None if path.finished else path.known for path in paths]
   if not any(rows):
     return None
@@ -246,7 +246,7 @@ def _positions(paths: Sequence[PrunePath]) -> int:
 
 
 def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
-  """The paths, and as many finished ones as make their number a multiple."""
+  """Adds finished paths until the number of paths is a multiple of `multiple`."""
   whole = len(paths[0].segments.reasoning)
   nothing_left = dataclasses.replace(paths[0], floor=whole, deleted=(), nll={"joint": (0.0,)})
   return [*paths, *[nothing_left] * (-len(paths) % multiple)]
@@ -255,7 +255,7 @@ def _filled_up(paths: Sequence[PrunePath], multiple: int) -> list[PrunePath]:
 def _extended(
   path: PrunePath, steps: Steps, row: int, seconds: float, known: Known | None, width: int
 ) -> PrunePath:
-  """A path with the deletions of one call behind its own; `row` is its place in the batch."""
+  """Appends the deletions of one call to a path; `row` is the path's place in the batch."""
   count = int(steps.num_deleted[row])
   units, deleted, sizes = path.kept_units, list(path.deleted), []
   for unit in steps.deleted[row, :count].tolist():
@@ -264,7 +264,7 @@ def _extended(
       deleted.extend(gone)
     del units[unit : unit + size]
     sizes.append(size)
-  # Item 0 of a call is the chain as the call began: known already, but for the first call.
+  # Item 0 of a call scores the chain before its first deletion, which earlier calls have done.
   first = 1 if path.nll["joint"] else 0
   nll = {
     name: (*path.nll[name], *_spread(values[row, : count + 1].tolist(), sizes)[first:])
@@ -292,7 +292,7 @@ def _extended(
 
 
 def _units_deleted(units: Sequence[Sequence[int]], first: int, width: int) -> int:
-  """Number of units, from `first` on, that a deletion of a width removes."""
+  """Number of units from `first` on that make up `width` tokens or more."""
   stop, tokens = first, 0
   while tokens < width:
     tokens += len(units[stop])
@@ -301,7 +301,7 @@ def _units_deleted(units: Sequence[Sequence[int]], first: int, width: int) -> in
 
 
 def _spread(values: Sequence[float], sizes: Sequence[int]) -> list[float | None]:
-  """NLLs before and after each deletion of several units; None after all but the last of these."""
+  """Spreads NLLs after each deletion over its units; all units but a deletion's last get None."""
   spread = [_finite_or_none(values[0])]
   for value, size in zip(values[1:], sizes, strict=True):
     spread += [None] * (size - 1) + [_finite_or_none(value)]
