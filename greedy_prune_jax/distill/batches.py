@@ -1,12 +1,12 @@
-"""Batches of examples, by Grain, packed into rows of one width so that little is padding.
+"""Batches of examples, by Grain, packed into rows of one width with little padding.
 
-The order is decided by a seed, and the position in it is a small JSON object that checkpoints hold.
-Every process makes all batches; the devices take their share of each.
+A seed decides the order, and checkpoints hold the position in it as a small JSON object. Every
+process makes all batches; each device takes its share of them.
 
-Examples of a row see nothing of each other: attention stays within a segment and positions start
-again with each. A batch is a number of examples, not of rows: a step means the same whether chains
-are long or pruned short, and only takes fewer or narrower rows for short ones. Numbers of rows and
-widths are drawn from a few, so compilation is bounded.
+Examples of one row do not see each other: attention stays within a segment, and positions begin
+anew in each. A batch has a fixed number of examples, not of rows. So a step has the same meaning
+for long and for pruned chains; short examples only take fewer or narrower rows. Numbers of rows and
+widths take few values, which bounds compilation.
 
 Axis letters: A parts of a batch (gradients are accumulated over them), R rows, W width of a row.
 """
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 _WIDTH_MULTIPLE = 32
 _NARROWER = (4, 5, 6, 7)  # eighths of the width that the rows of a batch may be cut to
 _DRAWS = 4  # batches by which a width is chosen
-# Positions of a row with which attention takes as long as the rest of a layer, about.
+# Width of a row at which attention takes about as long as the rest of a layer.
 _ATTENTION_WIDTH = 2048
 
 T = TypeVar("T", bound=Sized)
 
 
 class PackedRows(NamedTuple):
-  """Arrays of the host or the device; every field is [A, R, W] int32, or [R, W] of one part.
+  """Packed arrays on host or device; each is int32 [A, R, W], or [R, W] for one part.
 
-  `scored` and `targets` stand at the left of their row: the i-th of each belong together.
+  `scored` and `targets` fill their rows from the left, and their i-th items belong together.
   """
 
   token_ids: Any
@@ -53,8 +53,8 @@ class Batch:
   Attributes:
     rows: the arrays.
     ids: example ids.
-    num_tokens: sum of the examples' tokens.
-    num_scored: tokens that the loss is on.
+    num_tokens: number of tokens of all examples.
+    num_scored: number of tokens in the loss.
   """
 
   rows: PackedRows
@@ -72,13 +72,13 @@ def training_batches(
   num_parts: int = 1,
   row_multiple: int = 1,
 ) -> "grain.DatasetIterator":
-  """Batches without end: each epoch has every chain once, in an order of its own.
+  """Endless batches: each epoch has every chain once, in a new order.
 
   Args:
-    examples: examples by chain; one is drawn each time that the chain's turn comes.
-    batch_size: examples a batch.
+    examples: examples of each chain; each epoch draws one of them.
+    batch_size: examples of a batch.
     width: tokens of a row.
-    seed: seed of the order and the draws.
+    seed: seed of order and draws.
     num_parts: number of parts of a batch, as in `pack_batch`.
     row_multiple: divisor of a part's rows, as in `pack_batch`.
 
@@ -99,7 +99,7 @@ def training_batches(
 def validation_batches(
   examples: Sequence[Example], *, batch_size: int, width: int, row_multiple: int = 1
 ) -> list[Batch]:
-  """All examples once, the longest first, so that batches are packed well."""
+  """Batches that have every example once, the longest first, which packs well."""
   ordered = sorted(examples, key=lambda example: (-len(example), example.id))
   return [
     pack_batch(ordered[at : at + batch_size], width, row_multiple=row_multiple)
@@ -108,7 +108,7 @@ def validation_batches(
 
 
 class _Groups:
-  """A source as Grain asks for it."""
+  """Grain's interface of a data source."""
 
   def __init__(self, groups: Sequence[tuple[Example, ...]]):
     self._groups = groups
@@ -125,14 +125,14 @@ def _draw(group: tuple[Example, ...], rng: np.random.Generator) -> Example:
 
 
 def packed_width(lengths: Sequence[int], batch_size: int, row_multiple: int = 1) -> int:
-  """The widest that rows may be for batches of these examples to take the least work.
+  """The limit of rows' width with which batches of these examples take the least work.
 
-  Batches are drawn and packed at every width from the longest example up to four times that, or to
-  1024. Wider rows waste less, but attention takes work with their square.
+  Wider rows have less padding, but attention's work grows with the square of their width. Batches
+  are drawn and packed at widths from the longest example to four times that, or to 1024.
 
   Args:
     lengths: tokens of every example.
-    batch_size: examples that are packed together: of one part.
+    batch_size: examples of one part, which are packed together.
     row_multiple: divisor of a part's rows, as in `pack_batch`.
   """
   narrowest = -(-max(lengths) // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
@@ -154,10 +154,10 @@ def pack_batch(
   """Packs examples into rows.
 
   Args:
-    examples: none longer than `width`.
-    width: the largest W. Rows are as few as it allows, and then no wider than they need to be.
-    num_parts: A; each part takes as many examples, up to one.
-    row_multiple: R is a multiple of this (over how many devices rows are spread).
+    examples: examples, none longer than `width`.
+    width: largest W. It decides the least number of rows; these are then as narrow as possible.
+    num_parts: A; numbers of examples of any two parts differ by at most one.
+    row_multiple: divisor of R: the number of devices that share the rows.
   """
   parts = [list(examples[at::num_parts]) for at in range(num_parts)]
   packed_parts, num_rows, width = _pack(parts, width, row_multiple)
@@ -178,7 +178,7 @@ def pack_batch(
 def _pack(
   parts: list[list[T]], width: int, row_multiple: int
 ) -> tuple[list[list[list[T]]], int, int]:
-  """The rows of each part, and R and W that hold those of any."""
+  """The rows of each part, and the R and W that hold the rows of every part."""
   packed = [_rows_of(part, width) for part in parts]
   num_rows = bucket(max(map(len, packed)), row_multiple)
   longest = max(len(example) for part in parts for example in part)
@@ -192,7 +192,7 @@ def _pack(
 
 
 def _rows_of(examples: list[T], width: int) -> list[list[T]]:
-  """Each example, the longest first, goes into the first row that has room for it."""
+  """Puts each example, the longest first, into the first row that has room for it."""
   rows: list[list[T]] = []
   room: list[int] = []
   for example in sorted(examples, key=lambda example: -len(example)):

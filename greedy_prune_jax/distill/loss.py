@@ -1,10 +1,11 @@
 """The loss of packed rows: negative log-likelihood of completions, the LM head in chunks.
 
-Never is there an array of [rows, width, vocabulary]: logits are made for some scored positions at
-a time. The loss comes last in the forward pass, so that its gradient with respect to hidden states
-and head can be made along with it, from the same logits: nothing of them is kept or made again.
+Logits are computed for some scored positions at a time, so no array is [rows, width, vocabulary].
+The loss is the last operation of the forward pass. Its gradients with respect to hidden states and
+head are therefore computed in the same pass, from the same logits, and no logits are kept or
+computed twice.
 
-Letters beside those of `models.decoder`: R rows, W width of a row.
+Axis letters beside those of `models.decoder`: R rows, W width of a row.
 """
 
 import functools
@@ -24,17 +25,16 @@ from greedy_prune_jax.models.delta_net import recur_rows
 from greedy_prune_jax.models.weights import MasterWeight
 from greedy_prune_jax.parallel import DATA
 
-# Scored positions that meet the head at once, over all rows of a device. Few, and adding up the
-# head's gradient takes longer than making it; many, and the last chunk is mostly empty (on a CPU,
-# where a product gains nothing from more rows) or logits take too much memory (elsewhere).
+# Scored positions of a chunk, over all rows of a device. In small chunks, adding up the head's
+# gradient takes longer than computing it. In large chunks, the last one is mostly empty (on a CPU,
+# where larger products are no faster), or logits take too much memory (elsewhere).
 CPU_HEAD_CHUNK = 256
-_LOGIT_BYTES = 2**30  # of a chunk, in float32
+_LOGIT_BYTES = 2**30  # memory of a chunk's logits, in float32
 
 WrapLayer = Callable[[Any], Any]
 
-# How much of a layer the backward pass computes again beside attention, which it always does: what
-# attention makes grows with the square of the width. `dots`: all but the large products.
-# `full`: everything.
+# Parts of a layer that the backward pass computes again. `none`: attention only, always, as its
+# scores grow with the square of the width. `dots`: all but the large products. `full`: everything.
 REMAT: dict[str, WrapLayer] = {
   "none": lambda body: body,
   "dots": functools.partial(
@@ -47,17 +47,17 @@ REMAT: dict[str, WrapLayer] = {
 def packed_hidden(
   decoder: Decoder, rows: PackedRows, remat: str = "none", mesh: Mesh | None = None
 ) -> Float[Array, "R W D"]:
-  """Normalised hidden states of packed rows, [R, W] each; segments see nothing of each other."""
+  """Normalised hidden states of packed rows, [R, W] each; no segment attends to another."""
   kv_dtype = decoder.embedding[...].dtype
   softcap = decoder.config.attention_softcap
 
   def attend(q, k, v, window, sinks, _):
     seen = Seen(rows.segments, rows.positions, window)
     out = attend_packed(softcap, q, k.astype(kv_dtype), v.astype(kv_dtype), seen, sinks)
-    return cast(Array, out), {}  # pyright takes what custom_vjp returns for any object
+    return cast(Array, out), {}  # pyright does not know the type that custom_vjp returns
 
   x = decoder.embed(rows.token_ids)
-  if mesh is not None:  # rows stay where they are and weights come to them, not the other way
+  if mesh is not None:  # gather weights to the rows' devices, not rows to the weights'
     x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(DATA)))
   recur = None
   if decoder.config.has_recurrence:
@@ -80,8 +80,8 @@ def completion_nll(
     decoder: the model.
     rows: the examples.
     remat: one of `REMAT`.
-    train_head: True to compute the head's gradient; zero otherwise.
-    mesh: mesh along whose axis `data` the rows lie; None: one device.
+    train_head: True to compute the head's gradient; False leaves it 0.
+    mesh: mesh with the rows along its axis `data`; None: one device.
   """
   hidden = packed_hidden(decoder, rows, remat, mesh)
   chunk = _head_chunk(decoder.platform, decoder.config.vocab_size)
@@ -93,9 +93,9 @@ def completion_nll(
 
 
 def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
-  """Each device of `data` runs through the chunks of its own rows.
+  """Lets each device of `data` run through the chunks of its own rows.
 
-  So the head's gradient, as large as the head, is summed over the devices once and not with every
+  Devices then sum the head's gradient, which is as large as the head, once instead of with every
   chunk.
   """
 
@@ -107,14 +107,14 @@ def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
     mesh=mesh,
     in_specs=(P(DATA), P(), P(DATA), P(DATA)),
     out_specs=P(DATA),
-    axis_names={DATA},  # `model` stays the compiler's
-    check_vma=False,  # the loop's zeros differ between devices as soon as something is added
+    axis_names={DATA},  # the compiler handles `model`
+    check_vma=False,  # the loop begins with equal zeros and ends with a sum of each device's own
   )
   return lambda *operands: each(*operands).sum()
 
 
 def _head_chunk(platform: str, vocabulary: int) -> int:
-  """Scored positions that meet the head at once, over all rows of a device."""
+  """Scored positions of a chunk, over all rows of a device."""
   return CPU_HEAD_CHUNK if platform == "cpu" else _LOGIT_BYTES // (4 * vocabulary)
 
 
@@ -128,7 +128,7 @@ def head_nll(
   scored: Int[Array, "R W"],
   targets: Int[Array, "R W"],
 ) -> Float[Array, ""]:
-  """Sum of the NLL of `targets` after the positions `scored`; see `PackedRows` for both."""
+  """Sum of the NLLs of `targets`, predicted at the positions `scored`, as in `PackedRows`."""
   weight = head.rounded() if isinstance(head, MasterWeight) else head
   columns, count = _chunks(scored, chunk)
 
@@ -140,7 +140,7 @@ def head_nll(
 
 
 def _head_nll_forward(softcap, train_head, chunk, hidden, head, scored, targets):
-  """The loss and, as what the backward pass needs, its gradients."""
+  """Computes the loss, and its gradients as residuals for the backward pass."""
   weight = head.rounded() if isinstance(head, MasterWeight) else head
   columns, count = _chunks(scored, chunk)
 
@@ -175,7 +175,7 @@ head_nll.defvjp(_head_nll_forward, _head_nll_backward)
 
 
 def _chunks(scored: Int[Array, "R W"], chunk: int) -> tuple[int, Array]:
-  """Columns of `scored` to take at once, and how often until all that hold something are taken."""
+  """Columns of `scored` in a chunk, and the number of chunks that cover all used columns."""
   rows, width = scored.shape
   columns = min(max(chunk // rows, 1), width)
   used = (scored < width).sum(-1).max()
@@ -183,9 +183,9 @@ def _chunks(scored: Int[Array, "R W"], chunk: int) -> tuple[int, Array]:
 
 
 def _chunk_of(i, columns: int, hidden, scored, targets):
-  """The i-th chunk: hidden states [R, c, D], their positions and targets [R, c], which are real."""
+  """The i-th chunk: hidden states [R, c, D]; positions, targets and validity, [R, c] each."""
   width = scored.shape[1]
-  pad = ((0, 0), (0, -width % columns))  # else the last slice would begin further left
+  pad = ((0, 0), (0, -width % columns))  # without it, dynamic_slice would shift the last slice
   at = jax.lax.dynamic_slice_in_dim(
     jnp.pad(scored, pad, constant_values=width), i * columns, columns, axis=1
   )
@@ -195,7 +195,7 @@ def _chunk_of(i, columns: int, hidden, scored, targets):
 
 
 def _chunk_nll(softcap, weight, part, at, target, valid):
-  """NLL of a chunk, its probabilities [R, c, V], and the slope of the softcap (1: no cap)."""
+  """NLL of a chunk, its probabilities [R, c, V], and the slope of the softcap; 1 without a cap."""
   del at
   logits = project("rcd,vd->rcv", part, weight)
   slope = jnp.float32(1)
@@ -205,14 +205,14 @@ def _chunk_nll(softcap, weight, part, at, target, valid):
   picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
   top = logits.max(axis=-1, keepdims=True)
   unnormalised = jnp.exp(logits - top)
-  # As a product with ones: see `scoring.likelihood`.
+  # A sum as a product with ones; `scoring.likelihood` gives the reason.
   total = jnp.dot(unnormalised, jnp.ones(logits.shape[-1]), precision=jax.lax.Precision.HIGHEST)
   nll = jnp.log(total) + top[..., 0] - picked
   return jnp.where(valid, nll, 0).sum(), unnormalised / total[..., None], slope
 
 
 def _d_logits(probs, target, valid, slope):
-  """Gradient of the summed NLL with respect to logits before their cap."""
+  """Gradient of the summed NLL with respect to the logits before the softcap."""
   vocabulary = jnp.arange(probs.shape[-1])[None, None]
   hot = vocabulary == target[..., None]
   return jnp.where(valid[..., None], probs - hot, 0) * slope

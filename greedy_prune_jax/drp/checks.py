@@ -1,35 +1,35 @@
-"""Checks of a teacher's replies: the reasons for which one is refused, and the check of its texts.
+"""Checks of the texts in a teacher's replies, and the reasons for which a reply is refused.
 
-Steps are copies of parts of the chain, which `align` finds in it again; a new text must hold no
-characters that JSON's escapes have made of TeX's backslashes.
+Steps must be copies of parts of the chain; `align` finds these parts. A new text must not contain
+control characters, because a JSON escape has then replaced one of TeX's backslashes.
 """
 
 import itertools
 import re
 from collections.abc import Sequence
 
-# Names by which refused replies are counted.
+# Reasons to refuse a reply; the summary counts replies by them.
 REASONS = (
-  "cut_off",  # longer than max_new_tokens
+  "cut_off",  # the reply is longer than max_new_tokens
   "not_json",
-  "bad_form",  # JSON, but not of the form asked for
+  "bad_form",  # the reply is JSON, but does not follow the schema
   "unknown_skill",
   "unknown_action",
-  "text_left_out",  # steps that skip a part of the chain
-  "text_changed",  # steps that are not the chain's text
-  "steps_not_covered",  # edits that skip, repeat or reorder steps
-  "not_shorter",  # a new text that is no shorter than what it replaces
+  "text_left_out",  # the steps skip a part of the chain
+  "text_changed",  # the steps differ from the chain's text
+  "steps_not_covered",  # the edits skip, repeat or reorder steps
+  "not_shorter",  # a new text is not shorter than the text that it replaces
   "nothing_left",
   "no_answer",
   "answer_changed",
 )
 
-_MOST_IN_A_PLACE = 3  # characters that may be wrong together: a word or a number is no slip
-_MOST_SHARE = 0.02  # of all characters
-_APART = 4  # that many right characters between two wrong ones make them two places
-_MOST_COMPLAINT = 2000  # characters that a teacher is told
-_SHOWN = 60  # characters of a text that a complaint quotes
-# Typography that copying changes and that says the same; each is one character for one.
+_MOST_IN_A_PLACE = 3  # most wrong characters of one slip: a changed word or number is no slip
+_MOST_SHARE = 0.02  # most wrong characters, as a share of all characters
+_APART = 4  # right characters that separate two slips; fewer make them one
+_MOST_COMPLAINT = 2000  # most characters of a complaint
+_SHOWN = 60  # most characters of a text that a complaint quotes
+# Quotes and dashes that teachers copy as plain ones; each stands for one character.
 _SAME = str.maketrans(
   {
     **dict.fromkeys("\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}`", "'"),
@@ -38,11 +38,11 @@ _SAME = str.maketrans(
   }
 )
 
-# What JSON makes of TeX behind a single backslash: \frac, \beta and \rho; \times.
+# Characters that JSON reads in TeX with a single backslash: in \frac, \beta and \rho; in \times.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|\t(?=[a-z])")
 _LINE_START = re.compile(r"\n([A-Za-z]+)")
-_FORMULA_END = re.compile(r"[\d)}\]=<>+*/^$]\s*\Z")  # of the text before a line break
-_FORMULA_START = re.compile(r"\s*[\d({\\\[-]")  # of the text behind its first word
+_FORMULA_END = re.compile(r"[\d)}\]=<>+*/^$]\s*\Z")  # matches a formula before a line break
+_FORMULA_START = re.compile(r"\s*[\d({\\\[-]")  # matches a formula behind a line's first word
 
 
 class RefusedReplyError(Exception):
@@ -50,12 +50,12 @@ class RefusedReplyError(Exception):
 
   Attributes:
     reason: one of `REASONS`.
-    complaint: the fault, in words for the teacher.
+    complaint: description of the fault, for the teacher.
   """
 
   def __init__(self, reason: str, complaint: str):
     assert reason in REASONS
-    if len(complaint) > _MOST_COMPLAINT:  # it quotes what the teacher wrote, which may be anything
+    if len(complaint) > _MOST_COMPLAINT:  # it quotes the teacher, who may have written anything
       half = _MOST_COMPLAINT // 2
       complaint = f"{complaint[:half]} ... {complaint[-half:]}"
     super().__init__(f"{reason}: {complaint}")
@@ -64,21 +64,21 @@ class RefusedReplyError(Exception):
 
 
 def align(text: str, copies: Sequence[str]) -> list[str]:
-  """The parts of a text that a teacher's copies of them stand for; joined they are the text.
+  """Cuts a text into the parts that a teacher has copied; joined, the parts are the text.
 
-  Copies are compared with the text without regard to white space, and by edit distance: a few wrong
-  characters in a place, none of them a digit, are slips of copying, and do no harm, as the parts
-  come from the text itself. White space between two parts belongs to the first of them.
+  Copies and text are compared by edit distance, without white space. A few wrong characters in one
+  place, none of them a digit, are a slip of copying. A slip does no harm, because the returned
+  parts come from the text itself. White space between two parts belongs to the first of them.
 
   Args:
-    text: a text that is not blank.
-    copies: copies of its parts, in order. Those that copy nothing are passed over.
+    text: text to cut, not blank.
+    copies: copies of its parts, in order; blank copies are ignored.
 
   Raises:
-    RefusedReplyError: they are not copies of parts that make up the text; it says where.
+    RefusedReplyError: the copies do not make up the text; the complaint says where.
     ImportError: the package rapidfuzz is not installed.
   """
-  from rapidfuzz.distance import Levenshtein  # an extra
+  from rapidfuzz.distance import Levenshtein  # optional
 
   ours, places = _signs(text)
   theirs = [_signs(copy)[0] for copy in copies]
@@ -94,17 +94,17 @@ def align(text: str, copies: Sequence[str]) -> list[str]:
 
 
 def _signs(text: str) -> tuple[str, list[int]]:
-  """The characters of a text that are no white space, in one spelling, and where they stand."""
+  """A text without white space and with plain quotes and dashes, and each character's place."""
   places = [i for i, character in enumerate(text) if not character.isspace()]
   return "".join(text[i] for i in places).translate(_SAME), places
 
 
 def _check_slips(text: str, places: list[int], theirs: str, opcodes: Sequence[tuple]) -> None:
-  """A RefusedReplyError where more is wrong than slips; it quotes the longest place."""
+  """Raises a RefusedReplyError where more than slips is wrong; it quotes the longest such place."""
   ours = _signs(text)[0]
   wrong = _wrong_places(opcodes)
   sizes = [
-    # Another number is never a slip.
+    # A changed number is never a slip.
     max(a1 - a0, b1 - b0) + (_digits(ours[a0:a1]) != _digits(theirs[b0:b1])) * _MOST_IN_A_PLACE
     for a0, a1, b0, b1 in wrong
   ]
@@ -132,7 +132,7 @@ def _digits(text: str) -> str:
 
 
 def _wrong_places(opcodes: Sequence[tuple]) -> list[tuple[int, int, int, int]]:
-  """Bounds, in both texts, of what differs; what few right characters divide is one place."""
+  """Bounds, in both texts, of places that differ; those less than `_APART` apart are joined."""
   places: list[tuple[int, int, int, int]] = []
   for tag, a0, a1, b0, b1 in opcodes:
     if tag == "equal":
@@ -145,7 +145,7 @@ def _wrong_places(opcodes: Sequence[tuple]) -> list[tuple[int, int, int, int]]:
 
 
 def _ours_at(opcodes: Sequence[tuple], place: int) -> int:
-  """Place in our text of a place in theirs; what theirs lacks there stands before it."""
+  """Translates a place in their text to ours; text that theirs lacks there comes before it."""
   for tag, a0, a1, b0, b1 in opcodes:
     if b0 <= place < b1:
       return a0 + place - b0 if tag == "equal" else min(a0 + place - b0, a1)
@@ -153,7 +153,7 @@ def _ours_at(opcodes: Sequence[tuple], place: int) -> int:
 
 
 def _quoted(text: str, *, end: bool = False) -> str:
-  """A text in quotes, cut to a length that a message can hold; nothing for a blank one."""
+  """A text in quotes, cut to `_SHOWN` characters; empty for a blank text."""
   text = " ".join(text.split())
   if not text:
     return ""
@@ -163,12 +163,12 @@ def _quoted(text: str, *, end: bool = False) -> str:
 
 
 def check_written(text: str, name: str, source: str) -> None:
-  """Refuses a new text that is blank, or in which JSON's escapes have eaten TeX's backslashes.
+  """Refuses a new text that is blank, or in which a JSON escape has replaced a TeX backslash.
 
   Args:
     text: the new text.
     name: name of the text, for the complaint.
-    source: question and chain that the text is written from.
+    source: question and chain that the teacher has rewritten.
   """
   if not text.strip():
     raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
@@ -183,10 +183,10 @@ def check_written(text: str, name: str, source: str) -> None:
 
 
 def _eaten_line_break(text: str, source: str) -> re.Match[str] | None:
-  """A line break that was TeX beginning with a backslash and n: `\\ne`, `\\not`, `\\nabla`.
+  """Finds a line break that was a TeX command such as `\\ne`, `\\not` or `\\nabla`.
 
-  What follows it begins no line of the source, and either the source has that TeX, or it is no word
-  of the source and stands in the middle of a formula.
+  The word behind such a line break begins no line of the source. It must also be a TeX command in
+  the source; or it must stand within a formula and not be a word of the source.
   """
   lines = {match[1] for match in _LINE_START.finditer("\n" + source)}
   for match in _LINE_START.finditer(text):

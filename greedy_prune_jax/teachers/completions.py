@@ -1,4 +1,4 @@
-"""Chat completions: requests as OpenAI-compatible endpoints take them, and the replies."""
+"""Chat completions: requests to OpenAI-compatible endpoints, and replies from them."""
 
 import dataclasses
 import json
@@ -28,13 +28,13 @@ from greedy_prune_jax.teachers.teacher import (
   Reply,
 )
 
-# Tokens of a chat template's marks, and of a system text that some put in by themselves.
+# Tokens that a chat template adds: its marks, and in some a system text of its own.
 _CHAT_OVERHEAD = 100
-_BYTES_PER_TOKEN = 64  # of JSON, in the longest answers
-_FURTHER_BYTES = 1 << 20  # of an answer, beside its text
-_REFUSED_STATUS = (400, 422)  # of a request that the endpoint does not understand
-_MOST_TOKENS = 10**9  # of a reply; a count beyond it is none
-# Reasons to end, in the words of OpenAI, Anthropic, Google, Mistral, Hugging Face and others.
+_BYTES_PER_TOKEN = 64  # most bytes of JSON for a token of a reply
+_FURTHER_BYTES = 1 << 20  # most bytes of an answer beside its replies
+_REFUSED_STATUS = (400, 422)  # statuses for a request that the endpoint does not understand
+_MOST_TOKENS = 10**9  # a larger count of tokens is taken for an error, and ignored
+# Values of finish_reason from OpenAI, Anthropic, Google, Mistral, Hugging Face and others.
 _GOOD_ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text")
 _GOOD_ENDS += ("end", "complete", "completed", "finished", "")
 _CUT_END = re.compile(r"length|max_\w*tokens|token_limit|context_window")
@@ -46,13 +46,15 @@ _FAILED_END = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-  """The form of requests that an endpoint understands, as far as that is known.
+  """Form of requests that an endpoint understands, as far as its replies have shown.
 
   Attributes:
-    structured: see `EndpointSettings`.
-    omit: see `EndpointSettings`; and what the endpoint refused although it stands for no limit.
-    limit_name: all servers know `max_tokens`; OpenAI's newest models another name.
-    all_top_k: the value of `top_k` that allows all tokens; some servers want -1.
+    structured: form of requests for JSON, as in `EndpointSettings`.
+    omit: fields that are not sent: those of `EndpointSettings`, and `top_k` and `top_p` where the
+      endpoint refused them although they allow all tokens.
+    limit_name: name of the limit of tokens: `max_tokens`, but `max_completion_tokens` for OpenAI's
+      newest models.
+    all_top_k: value of `top_k` that allows all tokens: 0, but -1 for some servers.
   """
 
   structured: str
@@ -62,11 +64,11 @@ class Dialect:
 
   @classmethod
   def of(cls, endpoint: EndpointSettings) -> "Dialect":
-    """The first that is tried."""
+    """The dialect of the first request."""
     return cls(endpoint.structured, frozenset(endpoint.omit))
 
   def arguments(self, prompt: ChatPrompt, model: str, settings: WritingSettings) -> Record:
-    """The body of a request; all that the settings say is said, else the server's defaults rule."""
+    """The body of a request. It states every setting, so that no server's default applies."""
     request: Record = {}
     if prompt.schema is not None and self.structured == "json_schema":
       schema = {"name": "reply", "schema": dict(prompt.schema), "strict": True}
@@ -85,13 +87,13 @@ class Dialect:
     sampling = {
       "temperature": settings.temperature,
       "top_p": settings.top_p,
-      "top_k": settings.top_k or self.all_top_k,  # not OpenAI's, but most servers'
+      "top_k": settings.top_k or self.all_top_k,  # most servers know it, OpenAI's does not
     }
     if settings.temperature > 0:
       sampling["seed"] = prompt.seed
     if settings.stop_strings:
       sampling["stop"] = list(settings.stop_strings)
-    if settings.thinking != AUTO:  # as vLLM, SGLang and others hand it on to the chat template
+    if settings.thinking != AUTO:  # vLLM, SGLang and others pass these to the chat template
       thinks = settings.thinking == ON
       sampling[TEMPLATE_VARIABLES] = {"enable_thinking": thinks, "thinking": thinks}
     return request | {name: x for name, x in sampling.items() if name not in self.omit}
@@ -99,7 +101,7 @@ class Dialect:
   def after_refusal(
     self, prompt: ChatPrompt, settings: WritingSettings, error: FailedRequestError
   ) -> "Dialect | None":
-    """The next dialect to try where a prompt was refused in this one; None after the last."""
+    """The dialect to try after a refusal in this one; None where no other is left."""
     if error.status not in _REFUSED_STATUS:
       return None
     if self.limit_name == "max_tokens" and "max_completion_tokens" in error.body:
@@ -111,58 +113,58 @@ class Dialect:
     if _names(error.body, "top_p") and settings.top_p == 1 and "top_p" not in self.omit:
       return dataclasses.replace(self, omit=self.omit | {"top_p"})
     if prompt.schema is not None and self.structured != STRUCTURED[-1]:
-      # How a server says that it cannot do this is not agreed upon, so less is tried.
+      # Servers have no common words for "no such response format", so try a weaker one.
       weaker = STRUCTURED[STRUCTURED.index(self.structured) + 1]
       return dataclasses.replace(self, structured=weaker)
     return None
 
   def after_success(self, prompt: ChatPrompt, worked: "Dialect") -> "Dialect":
-    """The dialect of the next prompts, after one was answered in another."""
+    """The dialect of later prompts, after the dialect `worked` got a reply to this one."""
     kept = self.structured if prompt.schema is None else worked.structured
     return dataclasses.replace(worked, structured=kept)
 
 
 def refusal_words(error: FailedRequestError) -> str:
-  """The words of a refusal, and the setting to change where they name a part of the request."""
+  """A refusal in words, with the setting to change if it names a field of the request."""
   named = [name for name in CAN_BE_OMITTED if _names(error.body, name)]
   if not named or error.status in (None, 401, 402, 403, 404, 429):
     return str(error)
   omit = ", ".join(f"'{name}'" for name in named)
-  return f"{error}; where the endpoint does not know it: endpoint.omit=({omit},)"
+  return f"{error}; if the endpoint does not know that field, set endpoint.omit=({omit},)"
 
 
 def _names(body: str, name: str) -> bool:
-  """Tells whether a body mentions a part of the request."""
+  """Tells whether an error's body mentions a field of the request."""
   if name == "system":
     return re.search(r"(?i)system\W{0,3} (role|message|prompt|instruction)", body) is not None
   return re.search(rf"(?i)\b{name}\b", body) is not None
 
 
 def most_tokens(request: Record, settings: WritingSettings) -> int:
-  """The most tokens that a request can take; a text makes no more of them than it has bytes."""
+  """Most tokens that a request can take, reply included; a text has at most one for each byte."""
   texts = [message["content"] for message in request["messages"]]
   if "response_format" in request:
-    texts.append(json.dumps(request["response_format"]))  # some endpoints put it into the prompt
+    texts.append(json.dumps(request["response_format"]))  # some servers add it to the prompt
   return sum(len(text.encode()) for text in texts) + _CHAT_OVERHEAD + _limit(settings)
 
 
 def _limit(settings: WritingSettings) -> int:
-  """Most tokens of a reply, its thinking included where it was asked for."""
+  """Most tokens of a reply, including its thinking where the settings ask for thinking."""
   return settings.max_new_tokens + (settings.max_thinking_tokens if settings.thinking == ON else 0)
 
 
 def most_bytes(settings: WritingSettings, replies: int = 1) -> int:
-  """The most bytes of an answer that holds so many replies; a longer one is a failure."""
+  """Most bytes of an answer with that many replies; a longer answer is a failure."""
   return _FURTHER_BYTES + replies * (_BYTES_PER_TOKEN * _limit(settings) + 4096)
 
 
 def read_completion(
   prompt: ChatPrompt, body: Any, settings: WritingSettings
 ) -> tuple[Reply, int | None]:
-  """The reply in a chat completion, and the tokens that prompt and reply took, if it says so.
+  """Reads the reply of a chat completion, and the tokens of prompt and reply if it counts them.
 
   Raises:
-    FailedRequestError: it is none, or a failure of the provider.
+    FailedRequestError: the body is no chat completion, or reports a failure.
   """
   shown = json.dumps(body)
   choices = body.get("choices") if isinstance(body, dict) else None
@@ -203,7 +205,7 @@ def _thinking_end(thinking: str, text: str, end: str) -> str | None:
 
 
 def _end(reason: Any, shown: str) -> str:
-  """The reason to end in our words where we know it, else in the endpoint's."""
+  """The reply's finish_reason in our words; an unknown one as the endpoint wrote it."""
   if not isinstance(reason, str | None):
     raise FailedRequestError(f"finish_reason is {json.dumps(reason)[:80]}", body=shown)
   known = (reason or "").strip().lower()
@@ -215,13 +217,13 @@ def _end(reason: Any, shown: str) -> str:
 
 
 def _cut(text: str, end: str, stop_strings: Sequence[str]) -> tuple[str, str]:
-  """A text up to its first stop string, behind or before which servers stop, and why it ended."""
+  """Cuts a text at its first stop string, which some servers include; the second is its end."""
   places = [place for stop in stop_strings if (place := text.find(stop)) >= 0]
   return (text[: min(places)], STOPPED) if places else (text, end)
 
 
 def _texts(message: Record, shown: str) -> tuple[str, str, str]:
-  """The text, the thinking and the refusal of a message, each of them empty where it has none."""
+  """Text, thinking and refusal of a message; those that it lacks are empty."""
   text, thinking, refusal = _parts(message.get("content"), "text", shown)
   for key in ("reasoning_content", "reasoning", "thinking", "reasoning_details"):
     if not thinking:
@@ -231,7 +233,7 @@ def _texts(message: Record, shown: str) -> tuple[str, str, str]:
 
 
 def _parts(content: Any, kind: str, shown: str) -> tuple[str, str, str]:
-  """The text, the thinking and the refusal in a content: null, a text, a part, or parts of it."""
+  """Text, thinking and refusal of a content: null, a string, a part, or a list of parts."""
   if content is None:
     return "", "", ""
   if isinstance(content, str):
@@ -251,16 +253,16 @@ def _parts(content: Any, kind: str, shown: str) -> tuple[str, str, str]:
       return _parts(content[key], kind, shown)
   if not named:
     raise FailedRequestError(f"a part of the reply is {json.dumps(content)[:80]}", body=shown)
-  return "", "", ""  # of another kind, such as an encrypted one
+  return "", "", ""  # a part of another kind, such as an encrypted one
 
 
 def _count(usage: Record, key: str) -> int | None:
-  """A number of tokens, if the usage has one."""
+  """A number of tokens from the usage; None where it has no valid one."""
   value = usage.get(key)
   whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
   return int(value) if whole and 0 <= value <= _MOST_TOKENS else None  # pyright: ignore
 
 
 def _encodable(text: str) -> str:
-  """The text without halves of surrogate pairs, which JSON can hold and files of UTF-8 cannot."""
+  """Replaces lone halves of surrogate pairs, which JSON allows but UTF-8 cannot write."""
   return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,11 +1,10 @@
 """A teacher behind the batch interface of an OpenAI-compatible endpoint.
 
-Requests are uploaded as a file, a batch is made of it, and its results are fetched when it is done.
-The batches of a run are noted in its folder, so that a run that is started again waits for those
-that are under way, by their ids, instead of asking anew:
+A run uploads its requests as a file, makes a batch from it, and fetches the results when the batch
+is done. It notes its batches in its folder; a resumed run waits for these instead of asking anew:
 
-    batches/process-00000.jsonl   {"id": batch, "requests": [...]}, and the same with "done": true
-                                  for those requests whose results were read
+    batches/process-00000.jsonl   {"id": batch, "requests": [...]} for a new batch, and again with
+                                  "done": true and the requests whose results were read
 """
 
 import dataclasses
@@ -46,7 +45,7 @@ AnswerT = TypeVar("AnswerT")
 
 @dataclasses.dataclass
 class _Pending:
-  """A prompt without a reply yet."""
+  """A prompt that has no reply yet."""
 
   prompt: ChatPrompt
   dialect: Dialect
@@ -55,21 +54,21 @@ class _Pending:
   why: str = "the batch ended without it"
 
   def settle(self, budget: RequestBudget, used: int) -> None:
-    """Gives back to the budget what it holds."""
+    """Returns the tokens held for this prompt to the budget."""
     if self.most is not None:
       budget.settle(self.most, used)
       self.most = None
 
 
 class OpenAIBatchTeacher:
-  """Writes by batches of chat completions; knows the batches that an earlier run has made."""
+  """Gets replies by batches of chat completions, those of earlier runs included."""
 
   def __init__(self, endpoint: EndpointSettings, settings: WritingSettings, folder: Path):
-    """Connects to nothing yet.
+    """Prepares requests, but does not connect.
 
     Args:
-      endpoint: place and manner of the requests; `endpoint.batch` is above 0.
-      settings: settings of its writing.
+      endpoint: settings of the endpoint, with `endpoint.batch` above 0.
+      settings: settings of the replies.
       folder: folder of the run.
 
     Raises:
@@ -82,10 +81,10 @@ class OpenAIBatchTeacher:
     self.budget = RequestBudget(endpoint.max_requests, endpoint.max_tokens)
 
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
-    """See `Teacher`; prompts that a batch leaves without a reply go into another.
+    """Yields replies as `Teacher` does; prompts left without one go into another batch.
 
-    Where the endpoint refuses all requests for good, all batches are read before that is raised:
-    else every later run would meet the same refusal in them.
+    If the endpoint refuses all requests for good, every batch is read before the error is raised.
+    Otherwise each later run would meet the same refusal in the unread ones.
     """
     asked = {self._key(prompt): _Pending(prompt, self._dialect) for prompt in prompts}
     with process_writer(self._folder, jax.process_index()) as notes:
@@ -101,7 +100,7 @@ class OpenAIBatchTeacher:
           raise refusal
 
   def _key(self, prompt: ChatPrompt) -> str:
-    """Names a request to the endpoint: by all that decides its reply, so that it can be found."""
+    """Names a request by a hash of all that decides its reply, so that a later run finds it."""
     parts = [dataclasses.asdict(x) for x in (prompt, self._writing)]
     text = json.dumps([self._endpoint.settings.model, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -109,10 +108,10 @@ class OpenAIBatchTeacher:
   def _submit(
     self, asked: dict[str, _Pending], under_way: dict[str, list[str]], notes: JsonlWriter
   ) -> dict[str, list[str]]:
-    """Makes batches of what is in none, as far as the budget goes; keys of each, by its id.
+    """Makes batches of the prompts that are in none, within the budget; their keys, by batch id.
 
     Raises:
-      UserError: nothing is under way, and the budget allows nothing more.
+      UserError: no batch is under way, and the budget allows no further request.
     """
     there = {key for keys in under_way.values() for key in keys}
     lines: dict[str, bytes] = {}
@@ -136,7 +135,7 @@ class OpenAIBatchTeacher:
     return made | (self._make_batch(lines, notes) if lines else {})
 
   def _make_batch(self, lines: dict[str, bytes], notes: JsonlWriter) -> dict[str, list[str]]:
-    """Uploads requests and makes a batch of them."""
+    """Uploads requests, and makes a batch of them."""
     content = b"".join(lines.values())
     file_id = self._call(lambda: _id_of(self._endpoint.upload(content)))
     made = {"input_file_id": file_id, "endpoint": _CHAT, "completion_window": _WINDOW}
@@ -148,12 +147,12 @@ class OpenAIBatchTeacher:
   def _replies(
     self, batch_id: str, keys: Sequence[str], asked: dict[str, _Pending]
   ) -> Generator[Reply, None, UserError | None]:
-    """Waits for a batch, and takes what it answered out of `asked`.
+    """Waits for a batch, and removes the prompts that it answered from `asked`.
 
-    A batch that was refused as a whole answered nothing; its requests may be made again.
+    A batch that is refused as a whole answers none, so its requests may go into another batch.
 
     Returns:
-      The refusal of all requests for good, if it holds one.
+      An error of the endpoint that holds for all requests; None where there is none.
 
     Raises:
       UserError: the batch or its results cannot be fetched.
@@ -188,7 +187,7 @@ class OpenAIBatchTeacher:
     return refusal
 
   def _read(self, item: _Pending, line: Record) -> Reply | None:
-    """The reply on a line of results; None where another batch may have one.
+    """Reads the reply from a line of results; None where another batch may bring one.
 
     Raises:
       UserError: the endpoint refuses all requests for good.
@@ -215,10 +214,10 @@ class OpenAIBatchTeacher:
     return reply
 
   def _wait(self, batch_id: str) -> Record:
-    """The batch, when it has ended.
+    """Waits until the batch has ended, and returns it.
 
     Raises:
-      UserError: it does not end.
+      UserError: the batch has not ended after `endpoint.batch_hours`.
     """
     hours = self._endpoint.settings.batch_hours
     end = time.monotonic() + 3600 * hours
@@ -237,7 +236,7 @@ class OpenAIBatchTeacher:
       time.sleep(self._endpoint.settings.poll)
 
   def _lines(self, batch: Record) -> Iterator[Record]:
-    """The results of a batch that are JSON objects; others are passed over, and told."""
+    """The results of a batch that are JSON objects; other lines are logged and skipped."""
     for file_id in (batch.get("output_file_id"), batch.get("error_file_id")):
       if not file_id:
         continue
@@ -253,10 +252,10 @@ class OpenAIBatchTeacher:
           yield value
 
   def _call(self, call: Callable[[], AnswerT]) -> AnswerT:
-    """The answer to a call, which is made again where that may help.
+    """Makes a call, again and again while that may help, and returns the answer.
 
     Raises:
-      UserError: it failed for good.
+      UserError: the call failed for good.
     """
     settings, reason = self._endpoint.settings, ""
     for attempt in range(settings.max_attempts):
@@ -280,7 +279,7 @@ def _text_at(record: Record, key: str) -> str:
 
 
 def _checked_id(value: object) -> str:
-  """An id that can be a part of a path."""
+  """Returns an id that can be part of a path, or raises a FailedRequestError."""
   if (
     not isinstance(value, str)
     or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,200}", value)
@@ -291,14 +290,14 @@ def _checked_id(value: object) -> str:
 
 
 def _id_of(answer: Record) -> str:
-  """The id of a file or batch that was made."""
+  """The id of a new file or batch, from the endpoint's answer."""
   if not answer.get("id"):
     raise FailedRequestError(f"the answer has no id: {words_of(json.dumps(answer))}")
   return _checked_id(answer["id"])
 
 
 def _with_status(batch: Record) -> Record:
-  """A batch, which must say how it stands."""
+  """Returns a batch that has a status, or raises a FailedRequestError."""
   if not _text_at(batch, "status"):
     raise FailedRequestError(f"the batch has no status: {words_of(json.dumps(batch))}")
   for name in ("output_file_id", "error_file_id"):
@@ -308,7 +307,7 @@ def _with_status(batch: Record) -> Record:
 
 
 def _progress(batch: Record) -> str:
-  """Numbers of requests that are through, where the endpoint counts them."""
+  """Counts of finished requests in words; empty where the endpoint gives none."""
   counts = batch.get("request_counts")
   if not isinstance(counts, dict):
     return ""
@@ -319,14 +318,14 @@ def _progress(batch: Record) -> str:
 
 
 def _first_error(errors: object) -> object:
-  """The first of a failed batch's errors, in whatever form they come."""
+  """The first error of a failed batch, whatever form its errors have."""
   while isinstance(errors, dict) and errors.get("data"):
     errors = errors["data"]
   return errors[0] if isinstance(errors, list) and errors else errors
 
 
 def _failure(line: Record) -> FailedRequestError:
-  """The failure that a line of results without a reply stands for."""
+  """The failure that a line of results reports instead of a reply."""
   response = line.get("response")
   response = response if isinstance(response, dict) else {}
   status, body = response.get("status_code"), response.get("body") or line.get("error") or line
@@ -356,16 +355,16 @@ def _check_note(record: Record) -> None:
 
 
 def _under_way(folder: Path, wanted: Container[str]) -> dict[str, list[str]]:
-  """Wanted requests of the batches that were noted and whose results nobody has read, by batch.
+  """Wanted requests of noted batches whose results were not read yet, by batch id.
 
-  Any process may have noted them: a run that goes on may have another number of processes.
+  All processes' notes are read, since a resumed run may have another number of processes.
   """
   made: dict[str, list[str]] = {}
   read: set[tuple[str, str]] = set()
   for record in process_records(folder, _check_note):
     batch_id = record["id"]
     if record.get("done"):
-      # Notes of earlier versions do not say which requests: all.
+      # Notes of earlier versions name no requests; there, all of the batch were read.
       read |= {(batch_id, key) for key in record.get("requests", made.get(batch_id, []))}
     else:
       made[batch_id] = record["requests"]

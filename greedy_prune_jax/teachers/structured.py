@@ -1,4 +1,4 @@
-"""Replies that should be JSON: asked for in words, and found in what was written."""
+"""Replies that should be JSON: the request in words, and the search for the object in a reply."""
 
 import contextlib
 import dataclasses
@@ -14,15 +14,15 @@ from greedy_prune_jax.teachers.teacher import ChatPrompt
 _SHOWN = 60  # characters of a reply that a message quotes
 _DECODER = json.JSONDecoder()
 _OPENING = re.compile(r"\{(?=\s*[\"}])")
-# Bounds of the work on a reply, so that it grows with its length and no faster.
-_MOST_WORK = 20  # characters read for each of the reply's
-_ATTEMPT = 20  # characters that could be read in the time that an attempt takes beside its reading
-_RECURSION = 2000  # characters that are read before nesting is too deep
-_MOST_MENDED = 100_000  # characters; what is broken in a longer reply stays so
+# Bounds that keep the work on a reply linear in its length.
+_MOST_WORK = 20  # characters read in all attempts, for each character of the reply
+_ATTEMPT = 20  # fixed cost of an attempt, in characters that could be read in the same time
+_RECURSION = 2000  # characters that an attempt reads before it fails because nesting is too deep
+_MOST_MENDED = 100_000  # characters; longer replies are not mended
 
 
 def schema_in_words(prompt: ChatPrompt) -> ChatPrompt:
-  """The prompt, asking in its system text for what its schema says."""
+  """Adds a request for JSON that follows the prompt's schema to its system text."""
   if prompt.schema is None:
     return prompt
   request = (
@@ -34,14 +34,14 @@ def schema_in_words(prompt: ChatPrompt) -> ChatPrompt:
 
 
 def read_object(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-  """The JSON object that a reply is, or holds among words or in a code block.
+  """Finds the JSON object of a reply: the whole reply, or a part of it among words or in a block.
 
-  Of several it is the last that follows the schema, or else that has its keys; what a model thinks
-  before its reply holds none: a draft that it rejected is not its reply. Whether the object follows
-  its schema is for the caller to check: not every endpoint holds to one.
+  Of several objects it is the last that follows the schema, or else the last that has the schema's
+  keys. Thinking is not searched, because a draft there is not the reply. The caller checks whether
+  the object follows its schema, since some endpoints ignore it.
 
   Raises:
-    UserError: there is none.
+    UserError: the reply has no such object.
   """
   for object_ in _objects(text, schema):
     return object_
@@ -49,14 +49,14 @@ def read_object(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mend_object(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-  """The JSON object of a schema that a reply is or holds, mended where it is broken.
+  """Finds the JSON object of a reply as `read_object` does, and repairs a broken one.
 
-  Small models and endpoints that hold to no schema forget quotes, commas and closing brackets; the
-  package json-repair puts them back. What a reply that breaks off did not say stays unsaid.
+  Small models, and endpoints that ignore schemas, forget quotes, commas and closing brackets. The
+  package json-repair adds these; it does not complete a reply that breaks off.
 
   Raises:
-    UserError: there is none.
-    ImportError: the package json-repair is not installed, and the reply is broken.
+    UserError: the reply has no such object.
+    ImportError: the object is broken, and the package json-repair is not installed.
   """
   for object_ in (*_objects(text, schema), *_mended(text, schema["required"])):
     return _encodable(object_)
@@ -71,7 +71,7 @@ _TYPES = {"object": dict, "array": list, "string": str, "integer": int}
 
 
 def _follows(value: Any, schema: Mapping[str, Any]) -> bool:
-  """Tells whether a value is of a schema's types, with all the keys that it requires."""
+  """Tells whether a value has a schema's types and all keys that the schema requires."""
   if "type" not in schema:
     return value in schema["enum"]
   kind = _TYPES[schema["type"]]
@@ -86,7 +86,7 @@ def _follows(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _objects(text: str, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The whole objects with a schema's keys: those that follow it first, from the last back."""
+  """The intact objects with a schema's keys: those that follow it first, each group last first."""
   keys = set(schema["required"])
   with contextlib.suppress(ValueError, RecursionError):
     value = json.loads(text)
@@ -98,11 +98,11 @@ def _objects(text: str, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
   for match in _OPENING.finditer(text):
     start = match.start()
     if start < end:
-      continue  # within an object
+      continue  # inside the object before
     try:
       value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError) as error:
-      # It read on to where it failed, and counted the lines before.
+      # The decoder read up to the error, and counted lines up to there for its message.
       work -= getattr(error, "pos", start + _RECURSION) - start + start // 20 + _ATTEMPT
       if work < 0:
         break
@@ -113,24 +113,24 @@ def _objects(text: str, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _mended(text: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-  """The objects with the keys that json-repair makes of a reply."""
-  import json_repair  # an extra
+  """The objects with the given keys that json-repair finds in a reply."""
+  import json_repair  # optional
 
   text = hide_thinking(text)
-  # From the last brace before the first key on: braces of other kinds may stand before it.
+  # The object begins at the last brace before its first key; other braces may stand before that.
   starts = [m.start() for m in re.finditer(rf"""\{{\s*["']?{re.escape(keys[0])}["']?\s*:""", text)]
   if not starts or len(text) - starts[-1] > _MOST_MENDED:
     return []
   try:
     mended = json_repair.loads(text[starts[-1] :])
-  except Exception:  # what the package makes of texts that nobody foresaw: nothing
+  except Exception:  # the package can fail in any way on a text that nobody foresaw
     return []
   values = mended if isinstance(mended, list) else [mended]
   return [x for x in values if isinstance(x, dict) and x.keys() >= set(keys)]
 
 
 def _encodable(parsed: dict[str, Any]) -> dict[str, Any]:
-  """The object, if its texts can be written to a file."""
+  """Returns the object, or raises a UserError where UTF-8 cannot write its texts."""
   try:
     json.dumps(parsed, ensure_ascii=False).encode()
   except UnicodeEncodeError as error:
