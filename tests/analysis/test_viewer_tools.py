@@ -1,6 +1,7 @@
 """Tools of the viewer: colours, keep ratios, two orders, lists of chains, links, files."""
 
 import dataclasses
+import itertools
 import json
 import time
 from xml.etree import ElementTree
@@ -135,6 +136,30 @@ def test_keep_ratios_stand_on_the_slider_and_their_texts_below(show):
   texts = script("return [...document.querySelectorAll('.left')].map(p => p.textContent)")
   assert texts == [" 4 3 7", " 4 3 7"]
   assert script("return document.querySelector('.ratio-head').textContent") == "keep 0.5: 3 tokens"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_keep_ratio_hides_another(show, browser, width):  # noqa: F811
+  made = chain(list(range(30)), tokens=TOKENS * 5)
+  ratios = [0.95, 0.9, 0.85, 0.5, 0.3, 0.2, 0.1, 0.05]
+  kept = {str(r): made.spell(made.kept_positions(int(30 * r))) for r in ratios}
+  verdicts = [Verdicts("asked", {str(r): True for r in [1.0, *ratios]})]
+  script = show(run("r", dataclasses.replace(made, pruned=kept), verdicts=verdicts))
+  # The window grows, as when it is turned, and the marks find their rows again.
+  for shown in (width, width + 200):
+    size = {"width": shown, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    time.sleep(0.5)
+    for marks in ("#ratios button", ".nll text.ratio"):
+      boxes = script(
+        "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect())"
+        ".map(({left, right, top, bottom}) => [left, right, top + 3, bottom - 3])",
+        marks,
+      )
+      assert len(boxes) == len(ratios) + 1
+      for (l0, r0, t0, b0), (l1, r1, t1, b1) in itertools.combinations(boxes, 2):
+        assert r0 <= l1 or r1 <= l0 or b0 <= t1 or b1 <= t0
+  browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_two_orders_part_where_they_do(show, browser):  # noqa: F811

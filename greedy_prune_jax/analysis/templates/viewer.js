@@ -91,6 +91,18 @@ function addRatios() {
     button.title = `${chain.tokens.length - numGone[step]} tokens${verdictOf(chain, ratio)}`;
     button.addEventListener("click", () => setStep(step));
   }
+  placeRatios();
+}
+
+// Keep ratios that are too close to stand side by side stand one below the other.
+function placeRatios() {
+  const buttons = [...byId("ratios").children];
+  const rows = rowsOf(buttons.map((button) => {
+    const { left, right } = button.getBoundingClientRect();
+    return [left, right + 2];
+  }));
+  buttons.forEach((button, index) => button.style.setProperty("--row", rows[index]));
+  byId("ratios").style.setProperty("--rows", Math.max(1, ...rows.map((row) => row + 1)));
 }
 
 function showChain() {
@@ -233,6 +245,7 @@ function start() {
     root.dataset.theme = now === "dark" ? "light" : "dark";
   });
   addEventListener("hashchange", readLink);
+  addEventListener("resize", placeRatios);
   readLink();
 }
 

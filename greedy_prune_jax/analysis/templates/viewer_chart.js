@@ -1,6 +1,7 @@
 // The curves of a panel: NLL against the reasoning tokens that were deleted.
 
-const PLOT = { width: 640, height: 250, left: 66, right: 14, top: 12, bottom: 46 };
+const PLOT = { width: 640, height: 266, left: 66, right: 14, top: 28, bottom: 46 };
+const RATIO_WIDTH = 66;  // of a keep ratio and its mark, in the large letters of narrow windows
 
 function draw(parent, tag, attributes, text) {
   const element = document.createElementNS(SVG, tag);
@@ -20,6 +21,17 @@ function ticks(low, high) {
   return { values: found, digits: Math.max(0, Math.ceil(-Math.log10(step) - 1e-9)) };
 }
 
+// A row for each label, given its left and right end, so that no labels of a row overlap.
+function rowsOf(ends) {
+  const lastOfRow = [];
+  return ends.map(([left, right]) => {
+    const free = lastOfRow.findIndex((last) => last <= left);
+    const row = free < 0 ? lastOfRow.length : free;
+    lastOfRow[row] = right;
+    return row;
+  });
+}
+
 class Chart {
   constructor(parent, chain, numGone) {
     this.chain = chain;
@@ -36,6 +48,7 @@ class Chart {
         ? [] : [this.x(numGone[step]).toFixed(1) + "," + this.y(value).toFixed(1)]));
       draw(this.svg, "polyline", { class: name, points: points.join(" ") });
     }
+    this.addRatios();
     this.mark = draw(this.svg, "line", { class: "mark", y1: PLOT.top, y2: PLOT.height - PLOT.bottom });
     const values = make(parent, "p", "values");
     this.jointValue = make(values, "span", "joint");
@@ -68,16 +81,6 @@ class Chart {
       const place = { x: this.x(tokens), y: height - bottom + 18, "text-anchor": "middle" };
       draw(this.svg, "text", place, tokens);
     }
-    for (const [ratio, step] of ratiosOf(this.chain)) {
-      const x = this.x(this.numGone[step]);
-      draw(this.svg, "line", { class: "ratio", x1: x, x2: x, y1: top, y2: height - bottom });
-      draw(this.svg, "text", { x: x + (step ? -3 : 3), y: top + 10, "text-anchor": step ? "end" : "start" }, ratio + markOf(this.chain, ratio));
-    }
-    const furthest = this.chain.pruner_right;
-    if (furthest !== null && furthest >= 0) {
-      const x = this.x(this.numGone[furthest]);
-      draw(this.svg, "line", { class: "right", x1: x, x2: x, y1: top, y2: height - bottom });
-    }
     const middle = (top + height - bottom) / 2;
     draw(this.svg, "text", {
       x: 15, y: middle, "text-anchor": "middle", transform: `rotate(-90 15 ${middle})`,
@@ -85,6 +88,25 @@ class Chart {
     draw(this.svg, "text", {
       x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle",
     }, "reasoning tokens deleted");
+  }
+
+  // Keep ratios stand above the plot; where they are close to each other, some stand within it.
+  addRatios() {
+    const { width, height, top, bottom } = PLOT;
+    const upright = (name, tokens) => {
+      const x = this.x(tokens);
+      draw(this.svg, "line", { class: name, x1: x, x2: x, y1: top, y2: height - bottom });
+      return Math.min(x, width - RATIO_WIDTH / 2);
+    };
+    const ratios = ratiosOf(this.chain);
+    const places = ratios.map(([, step]) => upright("ratio", this.numGone[step]));
+    const furthest = this.chain.pruner_right;
+    if (furthest !== null && furthest >= 0) upright("right", this.numGone[furthest]);
+    const rows = rowsOf(places.map((x) => [x - RATIO_WIDTH / 2, x + RATIO_WIDTH / 2]));
+    ratios.forEach(([ratio], index) => {
+      const place = { x: places[index], y: top - 8 + 24 * rows[index], "text-anchor": "middle" };
+      draw(this.svg, "text", { class: "ratio", ...place }, ratio + markOf(this.chain, ratio));
+    });
   }
 
   onClick(event) {

@@ -58,7 +58,7 @@ function drawChart(svg, chart, top, width) {
   const from = chart.svg.querySelectorAll("*"), to = copy.querySelectorAll("*");
   from.forEach((element, index) => {
     const style = getComputedStyle(element);
-    for (const name of ["stroke", "fill", "stroke-width", "stroke-dasharray", "font-size", "font-family"]) {
+    for (const name of ["stroke", "fill", "stroke-width", "stroke-dasharray", "paint-order", "font-size", "font-family"]) {
       to[index].setAttribute(name, plainColour(style.getPropertyValue(name)));
     }
   });

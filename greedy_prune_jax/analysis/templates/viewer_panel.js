@@ -78,7 +78,7 @@ class Panel {
   addVerdicts() {
     const { answered, model, pruner_right: right, tokens } = this.chain;
     if (Object.keys(answered).length) {
-      make(this.root, "p", "verdicts", `\u2713, \u2717: ${model} answers right, or wrong, from what is left there`);
+      make(this.root, "p", "verdicts", `\u2713 or \u2717: at this keep ratio ${model} answers right or wrong.`);
     }
     if (right === null) return;
     const text = right < 0
