@@ -57,6 +57,8 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.experts\.(gate|up)", P(None, MODEL, _FULLY, None)),  # [L, E, D, I]
   (r"layers\.experts\.down", P(None, MODEL, None, _FULLY)),  # [L, E, I, D]
   (r"layers\.experts\.(gate|up|down)_bias", P(None, MODEL, None)),  # [L, E, I or D]
+  (r"layers\.experts\.shared\.(gate|up)", P(None, _FULLY, MODEL)),  # [L, D, S]
+  (r"layers\.experts\.shared\.down", P(None, MODEL, _FULLY)),  # [L, S, D]
   # Whole along `model`: parts of a recurrence would meet in loops that rows of the mesh run
   # different numbers of times.
   (r"layers\.delta\.(q|k|v|gate)", P(None, _FULLY, None, None)),  # [L, D, J or M, P or O]

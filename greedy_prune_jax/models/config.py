@@ -192,6 +192,7 @@ class ModelConfig:
   num_experts: int = 0  # E; 0: every layer has one feed-forward
   experts_per_token: int = 0
   expert_dim: int = 0  # width of one expert's hidden layer
+  shared_expert_dim: int = 0  # of a further one that every token takes, times a gate; 0: none
   layer_experts: tuple[int, ...] = ()  # per layer, 1 where it has experts; empty: all, if there are
   renormalised_experts: bool = True  # a token's weights of its experts add up to 1
   expert_bias: bool = False  # on the router and on the experts' projections
@@ -255,8 +256,9 @@ class ModelConfig:
     for name, most in (("num_experts", 2**14), ("experts_per_token", self.num_experts)):
       if type(value := getattr(self, name)) is not int or not 1 <= value <= most:
         raise FieldError(name, value, f"a whole number from 1 to {most}")
-    if type(self.expert_dim) is not int or not 1 <= self.expert_dim <= SIZES["mlp_dim"]:
-      raise FieldError("expert_dim", self.expert_dim, "a whole number above 0")
+    for name, least in (("expert_dim", 1), ("shared_expert_dim", 0)):
+      if type(value := getattr(self, name)) is not int or not least <= value <= SIZES["mlp_dim"]:
+        raise FieldError(name, value, f"a whole number from {least} to {SIZES['mlp_dim']}")
 
   def _check_shared(self) -> None:
     """Checks heads that differ from layer to layer."""
@@ -421,7 +423,9 @@ class ModelConfig:
       + 2 * self.delta_value_heads,
       "mlp": (3 if self.gated_mlp else 2) * self.mlp_dim,
       "wide_mlp": 6 * self.mlp_dim,
-      "experts": 3 * self.experts_per_token * self.expert_dim + self.num_experts,
+      "experts": 3 * self.experts_per_token * self.expert_dim
+      + self.num_experts
+      + (3 * self.shared_expert_dim + 1 if self.shared_expert_dim else 0),
     }
     parts = (*self.mixer_of_layers, *self.kind_of_layers)
     layers = self.model_dim * sum(per_width[part] for part in parts)

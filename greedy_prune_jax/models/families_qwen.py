@@ -9,6 +9,12 @@ _DELTA_KEYS = {
   "delta_value_dim": "linear_value_head_dim",
   "conv_width": "linear_conv_kernel_dim",
 }
+_EXPERT_KEYS = {
+  "num_experts": "num_experts",
+  "experts_per_token": "num_experts_per_tok",
+  "expert_dim": "moe_intermediate_size",
+}
+_SHARED_EXPERT_KEYS = _EXPERT_KEYS | {"shared_expert_dim": "shared_expert_intermediate_size"}
 _NEXT_SWITCHES = {"qk_norm": True, "unit_offset_norm": True, "gated_attention": True}
 
 QWEN = (
@@ -34,9 +40,7 @@ QWEN = (
     switches={"qk_norm": True},
     keys={
       **ATTENTION_BIAS,
-      "num_experts": "num_experts",
-      "experts_per_token": "num_experts_per_tok",
-      "expert_dim": "moe_intermediate_size",
+      **_EXPERT_KEYS,
       "renormalised_experts": "norm_topk_prob",
     },
     gguf=GgufNames(architecture="qwen3moe"),
@@ -51,5 +55,23 @@ QWEN = (
     fixed={"attention_bias": False},
     wrapper="qwen3_5",
     wrapper_ties=False,
+  ),
+  Family(
+    name="qwen3_next",
+    title="Qwen3-Next",
+    hf_class="Qwen3NextForCausalLM",
+    switches=_NEXT_SWITCHES,
+    keys={
+      **ATTENTION_BIAS,
+      **_DELTA_KEYS,
+      **_SHARED_EXPERT_KEYS,
+      "renormalised_experts": "norm_topk_prob",
+    },
+    tensors={
+      **{f"layers.delta.{x}": "linear_attn.in_proj_qkvz.weight" for x in ("q", "k", "v", "gate")},
+      **{f"layers.delta.{x}": "linear_attn.in_proj_ba.weight" for x in ("rate", "decay")},
+    },
+    partial_rotary=True,
+    fixed={"attention_bias": False},
   ),
 )

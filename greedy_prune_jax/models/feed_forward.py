@@ -91,6 +91,7 @@ FEW_TOKENS = 16
 class Experts(nnx.Module):
   """Gated feed-forwards of which each token takes the few that a router gives most weight.
 
+  In some families every token takes a shared one too, times the sigmoid of a gate of its own.
   Letters beside those of `decoder`: E experts, k of them a token, F the width of one.
   """
 
@@ -101,6 +102,9 @@ class Experts(nnx.Module):
     self.gate = random_weight(rngs, (e, d, f), dtype, d)
     self.up = random_weight(rngs, (e, d, f), dtype, d)
     self.down = random_weight(rngs, (e, f, d), dtype, f)
+    if config.shared_expert_dim:
+      self.shared = FeedForward(config, rngs, dtype, config.shared_expert_dim)
+      self.shared_gate = random_weight(rngs, (d, 1), dtype, d)
     if config.expert_bias:
       self.router_bias = nnx.Param(jnp.zeros((e,), dtype))
       self.gate_bias = nnx.Param(jnp.zeros((e, f), dtype))
@@ -117,6 +121,9 @@ class Experts(nnx.Module):
       experts = tuple(weight[...] for weight in (self.gate, self.up, self.down))
       grouped = grouped_experts(self.config, tokens, weights, chosen, (experts, self._biases))
       out = cast(Array, grouped)  # pyright takes what custom_vjp returns for any object
+    if self.config.shared_expert_dim:
+      share = jax.nn.sigmoid(project("td,do->to", tokens, self.shared_gate[...]))
+      out = out + share * self.shared(tokens)
     return out.reshape(x.shape)
 
   @property

@@ -287,7 +287,7 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     family=family.name,
     ropes=_ropes(family, theirs),
     layer_rope=_layer_rope(family, theirs, sliding),
-    layer_experts=_layer_experts(theirs, fields["num_layers"]),
+    layer_experts=_layer_experts(theirs, fields),
     layer_recurrent=_layer_recurrent(family, theirs),
     layer_window=windows if any(sliding) else (),
   )
@@ -337,10 +337,12 @@ def _layer_recurrent(family: Family, theirs: Any) -> tuple[int, ...]:
   return layers if any(layers) else ()
 
 
-def _layer_experts(theirs: Any, num_layers: int) -> tuple[int, ...]:
+def _layer_experts(theirs: Any, fields: Mapping[str, Any]) -> tuple[int, ...]:
   """For each layer 1 where it has experts; empty where all have, if there are any."""
+  if not fields.get("num_experts"):
+    return ()
   step, dense = (getattr(theirs, key, None) for key in ("decoder_sparse_step", "mlp_only_layers"))
-  layers = [int((layer + 1) % (step or 1) == 0) for layer in range(num_layers)]
+  layers = [int((layer + 1) % (step or 1) == 0) for layer in range(fields["num_layers"])]
   for layer in dense or ():
     layers[layer] = 0
   return () if all(layers) else tuple(layers)

@@ -114,6 +114,10 @@ LAYOUTS: dict[str, Layout] = {
   "layers.experts.gate": Layout("EDI", ("E", "I", "D")),
   "layers.experts.up": Layout("EDI", ("E", "I", "D")),
   "layers.experts.down": Layout("EID", ("E", "D", "I")),
+  "layers.experts.shared.gate": Layout("DS", ("S", "D")),
+  "layers.experts.shared.up": Layout("DS", ("S", "D")),
+  "layers.experts.shared.down": Layout("SD", ("D", "S")),
+  "layers.experts.shared_gate": Layout("D1", ("1", "D")),
   "layers.experts.router_bias": Layout("R", ("R",)),
   "layers.experts.gate_bias": Layout("EI", ("E", "I")),
   "layers.experts.up_bias": Layout("EI", ("E", "I")),
@@ -135,6 +139,10 @@ _OTHER_LAYOUTS: dict[str, Layout] = {
   ".experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
   ".experts.down_proj": Layout("EID", ("E", "I", "D")),
 }
+
+# Ends of the names of tensors in which each head has the rows of all its parameters side by side ->
+# letter of the heads.
+_ROWS_BY_HEAD = {".in_proj_qkvz.weight": "J", ".in_proj_ba.weight": "J"}
 
 # Parameters whose axis H is that of queries and keys, and is ordered as `head_order` says.
 _ROTATED = re.compile(r"layers\.attention\.(wide_)?[qk](_bias|_norm\.scale)?")
@@ -167,6 +175,7 @@ def axis_sizes(config: ModelConfig, path: str) -> dict[str, int]:
     "E": config.num_experts,
     "R": config.num_experts,  # the router's outputs, which stay on every device
     "I": config.expert_dim,
+    "S": config.shared_expert_dim,
     "J": config.delta_key_heads,
     "M": config.delta_value_heads,
     "P": config.delta_key_dim,
@@ -216,11 +225,12 @@ def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
   return config.layers_with(part_of(path))
 
 
-def row_groups(config: ModelConfig, path: str) -> int:
+def row_groups(config: ModelConfig, path: str, name: str) -> int:
   """Groups of rows in which the parameters of one tensor take turns; 1: each is one block of it."""
   if config.gated_attention and path in ("layers.attention.q", "layers.attention.gate"):
     return config.num_heads
-  return 1
+  heads = next((letter for end, letter in _ROWS_BY_HEAD.items() if name.endswith(end)), "1")
+  return axis_sizes(config, path)[heads]
 
 
 def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
@@ -391,7 +401,7 @@ class _ParameterReader:
     if layout.turns > 1:
       last = stored_index[-1]
       stored_index[-1] = slice(layout.turns * last.start, layout.turns * last.stop)
-    groups = row_groups(self.config, self.path)
+    groups = row_groups(self.config, self.path, self.name)
     if groups > 1:
       block = self._read_groups(name, groups, stored_index, layout)
     else:

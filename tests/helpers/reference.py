@@ -22,6 +22,27 @@ _TINY = {
   "max_position_embeddings": 64,
   "attn_implementation": "eager",
 }
+_DELTA = {
+  "head_dim": 16,
+  "num_hidden_layers": 4,
+  "linear_num_key_heads": 2,
+  "linear_num_value_heads": 4,
+  "linear_key_head_dim": 32,
+  "linear_value_head_dim": 6,
+  # With 1e-6 the norm turns rounding into 1e-4 where a state says next to nothing.
+  "rms_norm_eps": 1e-2,
+  "rope_parameters": {
+    "rope_type": "default",
+    "rope_theta": 100.0,
+    "partial_rotary_factor": 0.25,
+  },
+}
+_SHARED_EXPERT = {
+  "num_experts": 6,
+  "num_experts_per_tok": 2,
+  "moe_intermediate_size": 24,
+  "shared_expert_intermediate_size": 20,
+}
 _FAMILIES = {
   "llama": (transformers.LlamaConfig, {}),
   "mistral": (transformers.MistralConfig, {"sliding_window": WINDOW}),
@@ -112,24 +133,8 @@ _FAMILIES = {
       },
     },
   ),
-  "qwen3_5_text": (
-    transformers.Qwen3_5TextConfig,
-    {
-      "head_dim": 16,
-      "num_hidden_layers": 4,
-      "linear_num_key_heads": 2,
-      "linear_num_value_heads": 4,
-      "linear_key_head_dim": 32,
-      "linear_value_head_dim": 6,
-      # With 1e-6 the norm turns rounding into 1e-4 where a state says next to nothing.
-      "rms_norm_eps": 1e-2,
-      "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 100.0,
-        "partial_rotary_factor": 0.25,
-      },
-    },
-  ),
+  "qwen3_5_text": (transformers.Qwen3_5TextConfig, _DELTA),
+  "qwen3_next": (transformers.Qwen3NextConfig, {**_DELTA, **_SHARED_EXPERT}),
   "gemma4_text": (  # as E2B: keys and values of the last layers are the first ones'
     transformers.Gemma4TextConfig,
     {

@@ -19,6 +19,10 @@ CASES = {
   "ministral": (PLAIN, {"num_hidden_layers": 3}),
   "granitemoehybrid": (PLAIN, {"layer_types": ["full_attention"]}),
   "qwen3_5_text": (PLAIN, {"num_hidden_layers": 4}),
+  "qwen3_next": (
+    PLAIN,
+    {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
+  ),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
   "olmo3": (PLAIN, {"num_hidden_layers": 4}),

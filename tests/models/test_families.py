@@ -240,6 +240,19 @@ SWITCHES = {
     "qwen3_5_text",
     {"linear_num_key_heads": 4, "layer_types": ["full_attention"] * 4},
   ),
+  "qwen3_next": ("qwen3_next", {}),
+  "qwen3_next some layers dense, not renormalised, other layers": (
+    "qwen3_next",
+    {
+      "mlp_only_layers": [1],
+      "norm_topk_prob": False,
+      "layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"],
+    },
+  ),
+  "qwen3_next no experts, one key head": (
+    "qwen3_next",
+    {"num_experts": 0, "mlp_only_layers": [1], "linear_num_key_heads": 1},
+  ),
   "granite": ("granite", {}),
   "granite biases, tied": (
     "granite",

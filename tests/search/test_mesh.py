@@ -32,14 +32,17 @@ from tests.helpers.reference import tiny_config, tiny_model
 
 MESHES = ((8, 1), (4, 2), (2, 4), (1, 8))
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 64}
+_RECURRENT = {
+  "layer_types": ["linear_attention", "full_attention"],
+  "linear_num_key_heads": 4,
+  "linear_num_value_heads": 8,
+}
 MORE = {
   "gpt_oss": {"num_local_experts": 8},
-  "qwen3_5_text": {
-    "layer_types": ["linear_attention", "full_attention"],
-    "linear_num_key_heads": 4,
-    "linear_num_value_heads": 8,
-  },
+  "qwen3_5_text": _RECURRENT,
+  "qwen3_next": {"num_experts": 8, **_RECURRENT},
 }
+SHARED = ("qwen2", "qwen3", "gemma3_text", "gpt_oss", "qwen3_5_text", "qwen3_next")
 # Five chains: no mesh of several rows is filled by them.
 SHAPES = ((9, 9, 4), (3, 11, 1), (17, 2, 6), (1, 5, 3), (5, 7, 3))
 BLOCK_POSITIONS = 48  # no other size of the program
@@ -105,7 +108,7 @@ def test_any_mesh_finds_what_one_device_finds(models, on_one_device, mesh, objec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text", "gpt_oss", "qwen3_5_text"])
+@pytest.mark.parametrize("family", SHARED)
 def test_every_kind_of_parameter_can_be_shared(models, family):
   shapes = ((9, 4, 2), (3, 3, 2))  # of one length bucket
   one = _searched(models((), family), "joint", shapes=shapes)
