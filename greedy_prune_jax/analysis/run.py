@@ -157,7 +157,7 @@ def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
   if "regression" in settings.parts and len(chains) < NUM_FOLDS:
     raise UserError(
       f"{path} holds {len(chains)} chains; the regression needs at least {NUM_FOLDS}, one for each "
-      "fold; prune more, or leave regression out of parts"
+      "fold; prune more, or leave regression out: --config.parts=\"('patterns','viewer')\""
     )
   config = run_of(path) / "config.json"
   return Source(name, path, read_json(config) if config.is_file() else {}, chains)
