@@ -46,7 +46,7 @@ def get_config() -> config_dict.ConfigDict:
   config.other_labels = ()  # label files to hold the annotator against, in the viewer's form
 
   # Attention features, from one forward pass of each run's own pruner.
-  config.dtype = "float32"  # of the weights: float32 or bfloat16
+  config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
   config.feature_dtype = "float16"  # of the stored attention: float16 or float32
   config.batch_positions = 4096  # token positions at once, over all devices
 
@@ -55,7 +55,7 @@ def get_config() -> config_dict.ConfigDict:
   config.late_share = 0.25  # also predict which tokens leave last, so many, if pruned so far
 
   # The run; none of this changes a result.
-  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
+  config.mesh = config_dict.ConfigDict()  # devices of each process; 0: all that are left
   config.mesh.data = 0  # chains, or replies of annotator=model, side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.compilation_cache = True  # keep compiled programs in the user's cache folder

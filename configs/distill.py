@@ -23,24 +23,28 @@ def get_config() -> config_dict.ConfigDict:
   config.chains = "runs/prune"  # a prune workdir; any chains file if keep_ratios are 1 and 0 only
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
-  config.num_chains = 0  # the first by their ids; 0: all; of gsm_symbolic, which has no end, 4
-  config.num_validation = 0  # chains held out; which ones depends on their ids and the seed alone
-  config.keep_ratios = (0.5,)  # 1: all of the reasoning, 0: answer only; several: drawn each epoch
-  config.ratio_form = ""  # tells the ratio: "{question}\n\nKeep {ratio} of the reasoning."
-  config.max_length = 1024  # tokens; longer examples are left out, into skipped.jsonl
-  config.seed = 0  # of the order, the draws, the held-out chains and LoRA's start
+  config.num_chains = 0  # the first by their ids; 0: all, but 4 of the endless gsm_symbolic
+  config.num_validation = 0  # held-out chains; their ids and the seed alone decide which
+  # Shares of the reasoning to keep; 1: all, 0: the answer only. Of several, each epoch draws one
+  # for each chain.
+  config.keep_ratios = (0.5,)
+  # Question with its ratio, such as "{question}\n\nKeep {ratio} of the reasoning."; empty: without.
+  config.ratio_form = ""
+  config.max_length = 1024  # most tokens of an example; longer ones go to skipped.jsonl
+  config.seed = 0  # seed of order, draws, held-out chains and LoRA's start
 
   # The student.
   config.student = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
-  # Random weights of this shape instead of the student's own, "random:layers=3,width=128". The
-  # student then names a tokenizer alone: planted-characters, planted-words, or any model's.
+  # Shape of random weights, such as "random:layers=3,width=128", instead of the student's own. Then
+  # `student` only names a tokenizer: planted-characters, planted-words, or any model's.
   config.init = ""
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
-  # auto: with thinking where a chain has it and the student's template a form; on, off: all, none
+  # auto: chains that think stay so if the student's template has a form of thinking; on: all think;
+  # off: none does.
   config.thinking = "auto"
-  config.dtype = "float32"  # of the weights that are kept
-  config.compute_dtype = "float32"  # of the products; bfloat16 on accelerators
-  config.lora_rank = 0  # 0: all weights are trained
+  config.dtype = "float32"  # dtype of the stored weights
+  config.compute_dtype = "float32"  # dtype of products; set bfloat16 on accelerators
+  config.lora_rank = 0  # rank of LoRA's matrices; 0: all weights are trained
   config.lora_alpha = 32.0  # LoRA's change is scaled by alpha / rank
   # Matrices that LoRA changes.
   config.lora_targets = (
@@ -54,35 +58,37 @@ def get_config() -> config_dict.ConfigDict:
   )
 
   # The training.
-  config.steps = 0  # updates; 0: by epochs
-  config.epochs = 3.0  # over the training chains; 0: by steps
-  config.batch_size = 16  # examples a step
-  config.num_parts = 1  # of a batch, run one after the other to save memory
+  config.steps = 0  # number of updates; 0: `epochs` decides
+  config.epochs = 3.0  # passes over the training chains; 0: `steps` decides
+  config.batch_size = 16  # examples of a step
+  config.num_parts = 1  # parts of a batch, run one after the other to save memory
   config.optimizer = "adamw"  # adamw or adafactor
-  config.learning_rate = 2e-5  # the highest, after warming up; about ten times more for LoRA
+  config.learning_rate = 2e-5  # highest learning rate, after warm-up; take ten times more for LoRA
   config.schedule = "cosine"  # cosine or constant
   config.warmup_steps = 10  # steps in which the learning rate rises from 0
-  config.final_fraction = 0.1  # of the learning rate, where the cosine ends
-  config.weight_decay = 0.0  # share of each weight that is taken off, times the learning rate
-  config.b1 = 0.9  # of AdamW: decay of the gradients' mean
-  config.b2 = 0.95  # of AdamW: decay of the squared gradients' mean
-  config.max_grad_norm = 1.0  # 0: gradients are not clipped
+  config.final_fraction = 0.1  # share of the learning rate that the cosine ends at
+  config.weight_decay = 0.0  # times the learning rate: share of each weight that a step takes off
+  config.b1 = 0.9  # AdamW's decay of the gradients' mean
+  config.b2 = 0.95  # AdamW's decay of the squared gradients' mean
+  config.max_grad_norm = 1.0  # larger gradients are scaled to this norm; 0: none is
 
   # The checkpoints.
-  config.save_every = 100  # steps between checkpoints, and validations
-  config.keep_checkpoints = 2  # the last so many, and the one of the best validation loss
-  config.patience = 0  # stop after so many validations without a better one; 0: never
-  config.export = "last"  # last, best or none: which checkpoint becomes a Hugging Face folder
+  config.save_every = 100  # steps between checkpoints, and between validations
+  config.keep_checkpoints = 2  # number of latest checkpoints to keep, beside the best one
+  config.patience = 0  # validations without a better loss after which training stops; 0: never
+  config.export = "last"  # checkpoint that becomes a Hugging Face folder: last, best or none
 
   # The run; none of these changes what is learned, but for rounding.
-  config.mesh = config_dict.ConfigDict()  # of all processes' devices; 0: all that are left
-  config.mesh.data = 0  # rows of a batch side by side
+  config.mesh = config_dict.ConfigDict()  # devices of all processes; 0: all that are left
+  config.mesh.data = 0  # devices that share the rows of a batch
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.fully_sharded = (
-    False  # weights and optimiser state split over mesh.data too; see docs/distill.md
+    False  # split weights and optimiser state over mesh.data too; see docs/distill.md
   )
-  config.remat = "none"  # none; dots: all but products is computed again; full: all of a layer
-  config.show_progress = True  # a bar with the loss
+  # Parts of a layer that the backward pass computes again, to save memory: none (attention only),
+  # dots (all but large products) or full (all).
+  config.remat = "none"
+  config.show_progress = True  # show a bar with the loss
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
   return config

@@ -28,46 +28,46 @@ def get_config() -> config_dict.ConfigDict:
   config.chains = "gsm_symbolic"
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
-  config.num_chains = 0  # 0: all; of gsm_symbolic, which has no end, 4
-  config.seed = 0  # of a question set's order, and of every reply's randomness
+  config.num_chains = 0  # number of chains; 0: all, but 4 of the endless gsm_symbolic
+  config.seed = 0  # seed of a question set's order and of every reply
 
   # The stages.
-  config.stages = ("decompose", "edit", "write")  # or some of them that follow each other
-  config.splitter = "teacher"  # who decomposes: `teacher` or `rules`
-  config.stored = ""  # a drp workdir whose stages before these are taken where this has none
+  config.stages = ("decompose", "edit", "write")  # these, or some that follow each other
+  config.splitter = "teacher"  # source of the steps: `teacher` or `rules`
+  config.stored = ""  # drp workdir to take earlier stages from, where this one has none
 
   # The teacher.
   # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
   config.teacher = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
-  config.dtype = "float32"  # of the weights: float32 or bfloat16
+  config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
 
   # The endpoint.
   # Where teacher=openai asks; see EndpointSettings.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
 
   # Its writing.
-  config.temperature = 0.0  # 0: the likeliest token each time
-  config.top_p = 1.0  # the likeliest tokens that have this probability together; 1: all
-  config.top_k = 0  # so many of the likeliest tokens; 0: all
-  config.max_new_tokens = 4096  # of a reply; longer ones are cut off, and refused
+  config.temperature = 0.0  # 0: always the likeliest token
+  config.top_p = 1.0  # draw from the likeliest tokens with this total probability; 1: all
+  config.top_k = 0  # draw from this many of the likeliest tokens; 0: all
+  config.max_new_tokens = 4096  # most tokens of a reply; longer ones are cut off, and refused
   # thinking=auto: only where the template opens every reply with a tag; on or off asks for it.
   config.thinking = "auto"
-  config.max_thinking_tokens = 4096  # of the thinking before a reply
+  config.max_thinking_tokens = 4096  # most tokens of the thinking before a reply
   config.force_answer = False  # write the closing tag for a model that does not end its thinking
 
   # Failures: replies that fail a check, and chains that cannot be used.
-  config.max_attempts = 3  # how often a stage asks about a chain, the first time included
-  config.on_failure = "keep"  # after the last: keep the chain as it was, or leave_out
+  config.max_attempts = 3  # most requests of a stage about a chain, the first included
+  config.on_failure = "keep"  # after the last attempt: keep the chain as it was, or leave_out
   config.on_bad_chain = "error"  # error: stop; skip: record it in skipped.jsonl and go on
 
   # The run; none of these changes a result.
-  config.dry_run = False  # only say what is left to ask for
+  config.dry_run = False  # True: only print what is left to ask for
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
-  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
-  config.mesh.data = 0  # replies side by side
+  config.mesh = config_dict.ConfigDict()  # devices of each process; 0: all that are left
+  config.mesh.data = 0  # devices that write replies side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
-  config.show_chains = 2  # print so many chains beside what became of them
+  config.show_chains = 2  # number of chains printed beside their new texts
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
   return config

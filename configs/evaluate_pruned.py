@@ -22,7 +22,7 @@ def get_config() -> config_dict.ConfigDict:
   # The model.
   config.model = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
-  config.dtype = "float32"  # of the weights: float32 or bfloat16
+  config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
 
   # The answers, greedy.
   config.begin_answer = True  # the answer's form is begun for it, so that it reasons no further
@@ -30,8 +30,8 @@ def get_config() -> config_dict.ConfigDict:
 
   # The run; none of these changes a reply.
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
-  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
-  config.mesh.data = 0  # replies side by side
+  config.mesh = config_dict.ConfigDict()  # devices of each process; 0: all that are left
+  config.mesh.data = 0  # devices that write replies side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 

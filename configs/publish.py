@@ -14,10 +14,10 @@ def get_config() -> config_dict.ConfigDict:
   """The settings; override them as `--config.NAME=VALUE`."""
   config = config_dict.ConfigDict()
   config.pruned = "runs/prune"  # a prune workdir, or one of its files
-  config.keep_ratios = ()  # of the conversations; 1: the whole chain; (): those asked for
-  config.title = ""  # of the card; empty: the dataset's name
-  config.source = ""  # of the chains, as the card tells it; empty: `chains` of the prune run
-  config.license = ""  # of the source, as the hub names it; empty: looked up there, else unknown
-  config.push = ""  # ORG/NAME on the hub; without a token, what would be pushed is told
-  config.private = True  # a dataset that is made on the hub
+  config.keep_ratios = ()  # ratios of the conversations; 1: the whole chain; (): those of the run
+  config.title = ""  # title of the card; empty: the dataset's name
+  config.source = ""  # origin of the chains for the card; empty: `chains` of the prune run
+  config.license = ""  # licence of the source, by its name on the hub; empty: looked up there
+  config.push = ""  # ORG/NAME on the hub; without a token, the job only prints what it would push
+  config.private = True  # True: a new dataset on the hub is private
   return config

@@ -21,39 +21,39 @@ def get_config() -> config_dict.ConfigDict:
   # The questions.
   config.questions = "gsm_symbolic"  # a question set's name, or NAME:PATH for local rows
   config.split = "train"  # train or test, of sets that have both
-  config.num_questions = 0  # 0: all; of gsm_symbolic, which has no end, 4
+  config.num_questions = 0  # number of questions; 0: all, but 4 of the endless gsm_symbolic
   config.num_shots = 0  # worked solutions of other questions shown first; base models need some
-  config.instruction = ""  # said beside the question set's own; it does not become part of chains
-  config.seed = 0  # of the questions' order, and of every sample's randomness
+  config.instruction = ""  # text behind the set's own instruction; chains do not contain it
+  config.seed = 0  # seed of the questions' order and of every sample
 
   # The teacher.
   # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
   config.teacher = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
-  config.dtype = "float32"  # of the weights: float32 or bfloat16
+  config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
 
   # The endpoint.
   # Where teacher=openai asks; see EndpointSettings.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
 
   # Its writing.
-  config.num_samples = 4  # a question
-  config.temperature = 0.7  # 0: the likeliest token each time, for one sample a question
-  config.top_p = 0.95  # the likeliest tokens that have this probability together; 1: all
-  config.top_k = 0  # so many of the likeliest tokens; 0: all
-  config.max_new_tokens = 320  # longer replies are cut off, and not kept
+  config.num_samples = 4  # samples of a question
+  config.temperature = 0.7  # 0: always the likeliest token, with num_samples=1
+  config.top_p = 0.95  # draw from the likeliest tokens with this total probability; 1: all
+  config.top_k = 0  # draw from this many of the likeliest tokens; 0: all
+  config.max_new_tokens = 320  # most tokens of a reply; longer ones are cut off, and not kept
   # auto: only where the template opens every reply with a tag; on or off asks for it.
   config.thinking = "auto"
-  config.max_thinking_tokens = 4096  # of the thinking before a reply
+  config.max_thinking_tokens = 4096  # most tokens of the thinking before a reply
   config.force_answer = False  # write the closing tag for a model that does not end its thinking
-  config.stop_strings = ()  # a reply ends before the first of these
+  config.stop_strings = ()  # texts before which a reply ends
 
   # The run; none of these changes a reply.
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory
-  config.mesh = config_dict.ConfigDict()  # of the devices of each process; 0: all that are left
-  config.mesh.data = 0  # replies side by side
+  config.mesh = config_dict.ConfigDict()  # devices of each process; 0: all that are left
+  config.mesh.data = 0  # devices that write replies side by side
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
-  config.show_samples = 4  # print two samples of so many questions at the end
+  config.show_samples = 4  # number of questions of which two samples are printed at the end
   config.compilation_cache = True  # keep compiled programs in the user's cache folder
 
   return config

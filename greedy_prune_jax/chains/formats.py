@@ -42,16 +42,16 @@ class Format:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColumnSettings:
-  """The group `columns` of a config: the names that a file has for a chain's parts.
+  """The group `columns` of a config: keys under which rows hold the parts of a chain.
 
   Attributes:
-    format: the format that rows are of, where they look like several.
+    format: form of the rows, if they fit several.
     id: key of the id; empty: the row's place in its file.
     system: key of the system prompt.
-    question: key of the question. Once it is named, nothing is taken from keys that are not.
-    response: key of the reply, if reasoning and answer are one text; see `split_reply`.
-    thinking: key of the thinking, if it has no tags; the answer is then under `answer`.
-    reasoning: key of a reasoning without tags, which `answer` follows.
+    question: key of the question. If it is set, no key is read that is not named here.
+    response: key of the whole reply, if reasoning and answer are one text.
+    thinking: key of a thinking without tags; name the key of its answer under `answer`.
+    reasoning: key of a reasoning that is no thinking; name the key of its answer under `answer`.
     answer: key of the text that follows the reasoning.
     target: key of the gold answer.
   """

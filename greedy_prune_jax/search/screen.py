@@ -14,9 +14,9 @@ class ScreenSettings:
   """Settings of `config.screen`.
 
   Attributes:
-    window: tokens behind a unit that are run again once a deletion is as close as that.
-    margin: nats; a candidate runs to its end unless it would lose even if its estimate were too
-      high by so much.
+    window: number of tokens behind a unit that run again after a deletion among or next to them.
+    margin: nats by which an estimate may be too high; a larger margin runs more candidates to their
+      ends.
   """
 
   window: int = 4

@@ -22,29 +22,29 @@ class EndpointSettings:
   """The group `endpoint` of a config; its defaults are these.
 
   Attributes:
-    base_url: such as http://localhost:8000/v1; empty: OpenAI's own, or what OPENAI_BASE_URL says.
+    base_url: address such as http://localhost:8000/v1; empty: OPENAI_BASE_URL, or else OpenAI's.
     model: name of the model at the endpoint.
-    api_key_env: the environment variable that holds the key. Where it is not set, a server that is
-      named by `base_url` is asked without one.
-    concurrency: requests under way at once.
+    api_key_env: environment variable that holds the key. If the variable is not set, a server named
+      by `base_url` is asked without a key.
+    concurrency: requests in flight at once.
     max_attempts: most attempts for one reply, the first included.
-    backoff: seconds before the second attempt, about; they double with each. Where the endpoint
-      says how long to wait (Retry-After), that is waited at least, up to 2 minutes.
-    timeout: seconds without a sign of life after which an attempt has failed.
-    max_seconds: most seconds of an attempt, however many signs of life there are.
-    max_requests: budget of one run of a process: attempts; 0: no limit.
-    max_tokens: budget of one run of a process: tokens read and written as the endpoint counts them;
-      0: no limit. A request that might exceed it is not made.
-    structured: request for replies that should be JSON: held to their schema (`json_schema`),
-      held to JSON (`json_object`), or by `words` alone. An endpoint that refuses one of them is
-      asked by the next.
-    batch: most requests of a batch at the endpoint's batch interface, which is cheaper and takes up
-      to a day; 0: not by batches, but one by one. `concurrency` and `backoff` are of the latter.
-    poll: seconds between two looks at whether a batch is done.
-    batch_hours: hours after which a batch that is still not done is given up.
-    omit: fields that the endpoint does not know, which are not sent: some of `temperature`,
-      `top_p`, `top_k`, `seed`, `stop`, `system`, which puts the system text before the question,
-      and `chat_template_kwargs`, by which `thinking=on` and `off` are asked for.
+    backoff: seconds before the second attempt, about; they double with each attempt. If the
+      endpoint asks for a longer wait (Retry-After), that is kept, up to 2 minutes.
+    timeout: seconds without any data after which an attempt fails.
+    max_seconds: seconds after which an attempt fails, even if data still come.
+    max_requests: most attempts of one run of a process; 0: no limit.
+    max_tokens: most tokens, read and written, that one run of a process may use, as the endpoint
+      counts them; 0: no limit. A request that might exceed the rest is not made.
+    structured: way to ask for JSON: `json_schema` (the endpoint enforces the schema), `json_object`
+      (it enforces JSON), or `words` (the prompt asks). If the endpoint refuses one, the next is
+      tried.
+    batch: most requests of a batch; batches are cheaper and take up to a day. 0: no batches, but
+      single requests, which `concurrency` and `backoff` control.
+    poll: seconds between two requests for a batch's status.
+    batch_hours: hours after which an unfinished batch is given up.
+    omit: fields that are not sent because the endpoint does not know them: some of `temperature`,
+      `top_p`, `top_k`, `seed`, `stop`, `system` (the system text then precedes the question), and
+      `chat_template_kwargs` (which ask for `thinking=on` or `off`).
   """
 
   base_url: str = ""
