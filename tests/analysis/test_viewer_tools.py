@@ -90,10 +90,10 @@ def test_tokens_are_coloured_by_attention_from_the_answer(show):
   script = show(run("r", chain([2]), attention=[[0.0, 0.0004, 0.0016, 0.0064, 0.0001, 0.0]]))
   choose(script, "colour", "attention")
   shares = script("return panels[0].spans.map(s => s.style.getPropertyValue('--share'))")
-  assert shares == ["0%", "25%", "50%", "100%", "13%", "0%"]
+  assert shares == ["0%", "33%", "67%", "100%", "0%", "0%"]
   assert "attention from the answer 0.0016" in script("return panels[0].describe(2)")
   legend = script("return document.querySelector('.legend').textContent")
-  assert "no attention from the answer" in legend
+  assert "attention from the answer: 0.00010 or less" in legend
   assert "0.0064, mean over its tokens, all layers and heads" in legend
 
 

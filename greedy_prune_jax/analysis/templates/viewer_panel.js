@@ -11,12 +11,30 @@ const markOf = ({ answered }, ratio) => ({ true: " \u2713", false: " \u2717" }[a
 const verdictOf = ({ answered, model }, ratio) =>
   ({ true: `, ${model} answers right`, false: `, ${model} answers wrong` }[answered[ratio]] ?? "");
 
-// Values of tokens that analyze's part regression stores, as colours and in words.
+const leastAboveZero = (values) => Math.min(Math.max(0, ...values), ...values.filter((value) => value > 0));
+
+// Values of tokens that analyze's part regression stores: shares from 0 to 1 that colour them, and
+// the ends of that scale in words. The few tokens that get most of the attention would leave the
+// others alike on any scale but a logarithmic one.
 const VALUES = {
-  surprisal: { name: "surprisals", zero: "0 nats", write: (value) => value.toFixed(2) + " nats" },
+  surprisal: {
+    name: "surprisals",
+    shares: (values) => {
+      const top = Math.max(1e-6, ...values);
+      return values.map((value) => Math.sqrt(Math.max(0, value) / top));
+    },
+    ends: (values) => ["0 nats", `${Math.max(...values).toFixed(2)} nats; on a square-root scale`],
+  },
   attention: {
-    name: "attention weights", zero: "no attention from the answer",
-    write: (value) => value.toPrecision(2) + ", mean over its tokens, all layers and heads",
+    name: "attention weights",
+    shares: (values) => {
+      const least = leastAboveZero(values), range = Math.log(Math.max(...values) / least);
+      return values.map((value) => (value <= least ? 0 : Math.log(value / least) / range));
+    },
+    ends: (values) => [
+      `attention from the answer: ${leastAboveZero(values).toPrecision(2)} or less`,
+      `${Math.max(...values).toPrecision(2)}, mean over its tokens, all layers and heads; on a logarithmic scale`,
+    ],
   },
 };
 
@@ -113,9 +131,7 @@ class Panel {
       return this.stepOf.map((step) => Math.min(1, (step - 1) / Math.max(1, deletions.length)));
     }
     const values = this.chain[colour];
-    if (!(colour in VALUES) || !values) return null;
-    const top = Math.max(1e-6, ...values);
-    return values.map((value) => Math.sqrt(Math.max(0, value) / top));
+    return colour in VALUES && values ? VALUES[colour].shares(values) : null;
   }
 
   paint(colour) {
@@ -156,9 +172,7 @@ class Panel {
       make(this.legend, "li", "", `no ${kind.name}: analyze stores them with its part regression`);
       return;
     }
-    const ends = kind
-      ? [kind.zero, `${kind.write(Math.max(...values))}; on a square-root scale`]
-      : ["deleted first", "deleted last, or never"];
+    const ends = kind ? kind.ends(values) : ["deleted first", "deleted last, or never"];
     ends.forEach((text, end) => {
       const item = make(this.legend, "li", "scaled", text);
       item.style.setProperty("--share", end * 100 + "%");
