@@ -74,4 +74,20 @@ QWEN = (
     partial_rotary=True,
     fixed={"attention_bias": False},
   ),
+  Family(
+    name="qwen3_5_moe_text",
+    title="Qwen3.5 with experts, text",
+    hf_class="Qwen3_5MoeForCausalLM",
+    switches=_NEXT_SWITCHES,
+    keys={
+      **ATTENTION_BIAS,
+      **_DELTA_KEYS,
+      **_SHARED_EXPERT_KEYS,
+      "mlp_dim": "shared_expert_intermediate_size",  # no layer is without experts
+    },
+    partial_rotary=True,
+    fixed={"attention_bias": False},
+    wrapper="qwen3_5_moe",
+    wrapper_ties=False,
+  ),
 )

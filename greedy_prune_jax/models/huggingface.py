@@ -13,6 +13,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
+from greedy_prune_jax.models.fused_experts import split_experts
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
 from greedy_prune_jax.models.quantised import DequantisedTensors
@@ -68,7 +69,8 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   checkpoint.unread |= set(_shared_tensors(config, names))
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
-  return config, DequantisedTensors(checkpoint, checkpoint.read_stored), names
+  tensors = DequantisedTensors(checkpoint, checkpoint.read_stored)
+  return config, split_experts(tensors, names), names
 
 
 class _Checkpoint(TensorSource):

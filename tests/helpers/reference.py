@@ -134,6 +134,7 @@ _FAMILIES = {
     },
   ),
   "qwen3_5_text": (transformers.Qwen3_5TextConfig, _DELTA),
+  "qwen3_5_moe_text": (transformers.Qwen3_5MoeTextConfig, {**_DELTA, **_SHARED_EXPERT}),
   "qwen3_next": (transformers.Qwen3NextConfig, {**_DELTA, **_SHARED_EXPERT}),
   "gemma4_text": (  # as E2B: keys and values of the last layers are the first ones'
     transformers.Gemma4TextConfig,

@@ -14,15 +14,14 @@ from tests.helpers.reference import FAMILIES
 THOUGHT, SAID = "3 + 4 = 7 clips.\nSo 7.", '{"answer": "7"}'
 THINKING = tiny_runs.CHAINS[0] | {"reasoning": f"<think>\n{THOUGHT}\n</think>\n\n", "answer": SAID}
 PLAIN = tiny_runs.TEMPLATE
+RECURRENT = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
 # Of those that need more than one layer to have one of each kind, or a template of their own.
 CASES = {
   "ministral": (PLAIN, {"num_hidden_layers": 3}),
   "granitemoehybrid": (PLAIN, {"layer_types": ["full_attention"]}),
   "qwen3_5_text": (PLAIN, {"num_hidden_layers": 4}),
-  "qwen3_next": (
-    PLAIN,
-    {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
-  ),
+  "qwen3_5_moe_text": (PLAIN, RECURRENT),
+  "qwen3_next": (PLAIN, RECURRENT),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
   "olmo3": (PLAIN, {"num_hidden_layers": 4}),

@@ -240,6 +240,16 @@ SWITCHES = {
     "qwen3_5_text",
     {"linear_num_key_heads": 4, "layer_types": ["full_attention"] * 4},
   ),
+  "qwen3_5_moe": ("qwen3_5_moe_text", {}),
+  "qwen3_5_moe tied, other layers, no groups": (
+    "qwen3_5_moe_text",
+    {
+      "tie_word_embeddings": True,
+      "layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"],
+      "linear_num_key_heads": 4,
+      "num_experts_per_tok": 6,
+    },
+  ),
   "qwen3_next": ("qwen3_next", {}),
   "qwen3_next some layers dense, not renormalised, other layers": (
     "qwen3_next",

@@ -172,6 +172,44 @@ def test_multimodal_gemma4_gives_its_text_model(tmp_path):
   )
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen3_next", "qwen3_5_moe_text"])
+def test_experts_of_a_layer_in_one_tensor(family, tmp_path):
+  reference = _save(tmp_path / "each", family)
+  reference.save_pretrained(tmp_path / "all", save_original_format=False)
+  stored = load_file(tmp_path / "all" / "model.safetensors")
+  assert "model.layers.0.mlp.experts.gate_up_proj" in stored
+  assert not any(".experts.0." in name for name in stored)
+  _assert_same(
+    load_huggingface(tmp_path / "all", "float32"), load_huggingface(tmp_path / "each", "float32")
+  )
+
+  whole = stored["model.layers.0.mlp.experts.gate_up_proj"]
+  _change(tmp_path / "all", "model.layers.0.mlp.experts.gate_up_proj", whole[:-1])
+  with pytest.raises(UserError, match=r"layers.0.mlp.experts.5.gate_proj.weight' is missing"):
+    load_huggingface(tmp_path / "all", "float32")
+  _change(tmp_path / "all", "model.layers.0.mlp.experts.gate_up_proj", whole[:, :, 1:].copy())
+  with pytest.raises(UserError, match=r"has shape \[24, 31\]; .* asks for shape \[24, 32\]"):
+    load_huggingface(tmp_path / "all", "float32")
+
+
+def test_multimodal_qwen3_5_with_experts_gives_its_text_model(tmp_path):
+  _save(tmp_path / "text", "qwen3_5_moe_text").save_pretrained(
+    tmp_path / "fused", save_original_format=False
+  )
+  config = json.loads((tmp_path / "text" / "config.json").read_text())
+  tensors = {
+    name.replace("model.", "model.language_model.", 1): value
+    for name, value in load_file(tmp_path / "fused" / "model.safetensors").items()
+  }
+  tensors |= {name: np.zeros(3, np.float32) for name in ("model.visual.weight", "mtp.fc.weight")}
+  save_file(tensors, tmp_path / "model.safetensors")
+  outer = {"model_type": "qwen3_5_moe", "text_config": config, "vision_config": {}}
+  (tmp_path / "config.json").write_text(json.dumps(outer))
+  _assert_same(
+    load_huggingface(tmp_path, "float32"), load_huggingface(tmp_path / "text", "float32")
+  )
+
+
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [
