@@ -1,5 +1,7 @@
 """Deletions through recurrent layers, at borders of chunks too, against full forward passes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +25,24 @@ SMALL = ScreenSettings(window=2, margin=0.05)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-  """The same tiny model in transformers and in ours; half of its layers are recurrent."""
-  layers = ["linear_attention", "full_attention"]
-  reference = tiny_model(tiny_config("qwen3_5_text", num_hidden_layers=2, layer_types=layers))
-  folder = tmp_path_factory.mktemp("model")
-  reference.save_pretrained(folder)
-  return reference.float(), load_huggingface(folder, jnp.float32)
+def load(tmp_path_factory):
+  """Makes the same tiny model in transformers and in ours; half of its layers are recurrent."""
+
+  @functools.cache
+  def of_family(family):
+    layers = ["linear_attention", "full_attention"]
+    reference = tiny_model(tiny_config(family, num_hidden_layers=2, layer_types=layers))
+    folder = tmp_path_factory.mktemp(family)
+    reference.save_pretrained(folder)
+    return reference.float(), load_huggingface(folder, jnp.float32)
+
+  return of_family
+
+
+@pytest.fixture(scope="module")
+def models(load):
+  """A dense model; see `load`."""
+  return load("qwen3_5_text")
 
 
 def _segments(seed, shape):
@@ -55,10 +68,17 @@ def _assert_full_passes(reference, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [64, 48, 16])
+@pytest.mark.parametrize(
+  ("family", "block"),
+  [
+    *(("qwen3_5_text", block) for block in (64, 48, 16)),
+    ("qwen3_5_moe_text", 48),
+    ("qwen3_next", 16),
+  ],
+)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_deletion_equals_a_full_pass(models, objective, block):
-  reference, model = models
+def test_every_deletion_equals_a_full_pass(load, objective, family, block):
+  reference, model = load(family)
   # The text goes over two borders, one of them in the reasoning and one behind it.
   paths = [
     PrunePath(_segments(seed, shape), floor=0)
