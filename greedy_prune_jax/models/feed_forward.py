@@ -86,6 +86,9 @@ class FeedForward(nnx.Module):
 
 # Up to so many tokens meet every expert: all weights are read then anyway, and nothing is sorted.
 FEW_TOKENS = 16
+# Rows of a block that one expert multiplies, and blocks side by side, of which each has a copy of
+# its expert's weights.
+_FEWEST_ROWS, _MOST_ROWS, _BLOCKS_AT_ONCE = 8, 128, 16
 
 
 class Experts(nnx.Module):
@@ -174,8 +177,8 @@ def grouped_experts(
 ) -> Float[Array, "T D"]:
   """Tokens sorted by expert, each expert's rows through its own weights, and added up again.
 
-  `vmap` makes one call for the tokens of a whole batch: `ragged_dot` has no such rule. The backward
-  pass runs the forward pass again, and `vmap` of it one item of the batch after the other.
+  `vmap` makes one call for the tokens of a whole batch, which fill blocks better than those of one
+  item. The backward pass runs the forward pass again, and `vmap` of it one item after the other.
   """
   run = jax.custom_batching.custom_vmap(functools.partial(_grouped, config))
 
@@ -221,19 +224,53 @@ def _grouped(
   chosen: Int[Array, "T k"],
   experts: ExpertWeights,
 ) -> Float[Array, "T D"]:
-  order = jnp.argsort(chosen.reshape(-1), stable=True)  # [T * k]
-  (gates, ups, downs), biases = experts
-  sizes = jnp.bincount(chosen.reshape(-1), length=config.num_experts)
-  rows = x[order // chosen.shape[1]]
-  gate, up = (_grouped_product(rows, weight, sizes) for weight in (gates, ups))
+  """The tokens' experts, in blocks of rows that one expert multiplies.
+
+  `jax.lax.ragged_dot` would do the same, but on CPUs and GPUs XLA makes a masked copy of all rows
+  for each expert (compiled), and for a TPU it does not compile in bfloat16.
+  """
+  num_experts, num_rows = config.num_experts, chosen.size
+  block = min(_MOST_ROWS, max(_FEWEST_ROWS, 1 << (num_rows // num_experts).bit_length()))
+  num_blocks = min(num_rows, num_rows // block + num_experts)  # at most, however tokens choose
+  expert_of_row = chosen.reshape(-1)
+  sizes = jnp.bincount(expert_of_row, length=num_experts)
+  blocks_of_expert = (sizes + block - 1) // block
+  ends = jnp.cumsum(blocks_of_expert)
+  order = jnp.argsort(expert_of_row, stable=True)
+  sorted_experts = expert_of_row[order]
+  rank = jnp.arange(num_rows) - (jnp.cumsum(sizes) - sizes)[sorted_experts]
+  sorted_places = (ends - blocks_of_expert)[sorted_experts] * block + rank
+  places = jnp.zeros(num_rows, sorted_places.dtype).at[order].set(sorted_places)
+  tokens = (
+    jnp.full(num_blocks * block, len(x)).at[places].set(jnp.arange(num_rows) // chosen.shape[1])
+  )
+  rows = x.at[tokens].get(mode="fill", fill_value=0).reshape(num_blocks, block, -1)
+  expert_of_block = jnp.searchsorted(ends, jnp.arange(num_blocks), side="right")
+
+  @jax.checkpoint  # backwards, the experts' weights are read again, and not kept for each block
+  def run(rows_and_expert):
+    rows, expert = rows_and_expert
+    return _one_expert(config, rows, expert, experts)
+
+  out = jax.lax.map(
+    run,
+    (rows, jnp.minimum(expert_of_block, num_experts - 1)),
+    batch_size=min(_BLOCKS_AT_ONCE, num_blocks),
+  )
+  out = out.reshape(num_blocks * block, -1)[places].reshape(*chosen.shape, -1)
+  return (out * weights[..., None]).sum(1)
+
+
+def _one_expert(
+  config: ModelConfig, x: Float[Array, "R D"], expert: Int[Array, ""], experts: ExpertWeights
+) -> Float[Array, "R D"]:
+  """A feed-forward of the expert of this number."""
+  (gates, ups, downs), biases = jax.tree.map(lambda weight: weight[expert], experts)
+  gate, up = project("rd,df->rf", x, gates), project("rd,df->rf", x, ups)
   if biases:
-    of_rows = chosen.reshape(-1)[order]
-    biases = tuple(bias[of_rows] for bias in biases)
-    gate, up = gate + biases[0], up + biases[1]
-  hidden = gated(config, gate, up)
-  out = _grouped_product(hidden, downs, sizes)
-  out = (out + biases[2] if biases else out)[jnp.argsort(order)]
-  return (out.reshape(*chosen.shape, -1) * weights[..., None]).sum(1)
+    gate, up = gate + biases[0][None], up + biases[1][None]
+  out = project("rf,fd->rd", gated(config, gate, up), downs)
+  return out + biases[2][None] if biases else out
 
 
 def _flat(x: Array, is_batched: bool, size: int) -> Array:
@@ -250,17 +287,3 @@ def _one_by_one(function: Callable[..., Any], size: int, batched: Any, args: Any
     return function(*one)
 
   return jax.lax.map(run, jnp.arange(size))
-
-
-def _grouped_product(
-  rows: Float[Array, "R I"], weight: Array | MasterWeight, sizes: Int[Array, " E"]
-) -> Float[Array, "R O"]:
-  """Rows of each expert, side by side, times that expert's weights, [E, I, O]; in float32."""
-  array = weight.rounded() if isinstance(weight, MasterWeight) else weight
-  return jax.lax.ragged_dot(
-    rows.astype(array.dtype),
-    array,
-    sizes,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-  )

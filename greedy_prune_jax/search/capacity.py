@@ -180,7 +180,11 @@ def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
   if config.has_recurrence:  # channels and what they become; a chunk's decays and products
     of_values = config.delta_value_heads * (config.delta_value_dim + CHUNK)
     mixer = max(mixer, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
-  return 4 * (6 * config.model_dim + 3 * config.mlp_dim // split + mixer)
+  feed_forward = 3 * config.mlp_dim // split
+  if config.num_experts:  # a token's rows for its experts, and what these give, on each device
+    of_experts = 3 * config.experts_per_token * (config.model_dim + config.expert_dim)
+    feed_forward = max(feed_forward, of_experts + 3 * config.shared_expert_dim // split)
+  return 4 * (6 * config.model_dim + feed_forward + mixer)
 
 
 def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:

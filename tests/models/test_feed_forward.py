@@ -47,6 +47,32 @@ def test_few_and_many_tokens_are_one_function(experts, tokens, monkeypatch):
   assert abs(dense).max() > 0.1
 
 
+@pytest.mark.parametrize("num_tokens", [17, 333])
+@pytest.mark.parametrize("choices", ["any", "two experts take all", "one takes half"])
+def test_blocks_of_rows_are_enough_whatever_tokens_choose(
+  experts, choices, num_tokens, monkeypatch
+):
+  monkeypatch.setattr(
+    feed_forward, "_MOST_ROWS", 8
+  )  # so many blocks that there are several batches
+  x = jax.random.normal(jax.random.key(0), (num_tokens, CONFIG.model_dim))
+  first = jax.random.randint(jax.random.key(1), (num_tokens,), 0, 4)
+  pairs = {
+    "any": (first, first + 1),
+    "two experts take all": (jnp.full(num_tokens, 4), jnp.full(num_tokens, 1)),
+    "one takes half": (first, jnp.full(num_tokens, 4)),
+  }
+  chosen = jnp.stack(pairs[choices], -1)
+  weights = jax.random.uniform(jax.random.key(2), chosen.shape)
+  of_experts = (experts.gate[...], experts.up[...], experts.down[...])
+  grouped = feed_forward.grouped_experts(
+    experts.config, x, weights, chosen, (of_experts, experts._biases)
+  )
+  expected = experts._all(x, weights, chosen)
+  np.testing.assert_allclose(grouped, expected, atol=1e-4)
+  assert abs(expected).max() > 0.1
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_batch_is_its_items(experts, tokens, axis, monkeypatch):
   run = jax.vmap(lambda x: _run(monkeypatch, experts, x, few=0), axis, axis)
