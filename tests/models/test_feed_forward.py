@@ -52,9 +52,7 @@ def test_few_and_many_tokens_are_one_function(experts, tokens, monkeypatch):
 def test_blocks_of_rows_are_enough_whatever_tokens_choose(
   experts, choices, num_tokens, monkeypatch
 ):
-  monkeypatch.setattr(
-    feed_forward, "_MOST_ROWS", 8
-  )  # so many blocks that there are several batches
+  monkeypatch.setattr(feed_forward, "_MOST_ROWS", 8)  # several batches of blocks
   x = jax.random.normal(jax.random.key(0), (num_tokens, CONFIG.model_dim))
   first = jax.random.randint(jax.random.key(1), (num_tokens,), 0, 4)
   pairs = {
