@@ -71,6 +71,24 @@ def test_blocks_of_rows_are_enough_whatever_tokens_choose(
   assert abs(expected).max() > 0.1
 
 
+def test_memory_is_that_of_rows_and_does_not_grow_with_the_number_of_experts():
+  def compiled_bytes(num_experts):
+    config = dataclasses.replace(
+      CONFIG, num_experts=num_experts, experts_per_token=2, expert_dim=64
+    )
+    shapes = [(1024, 128), (1024, 2), (1024, 2), *[(num_experts, 128, 64)] * 2]
+    x, weights, chosen, gates, ups = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    downs = jax.ShapeDtypeStruct((num_experts, 64, 128), jnp.float32)
+    chosen = jax.ShapeDtypeStruct(chosen.shape, jnp.int32)
+    run = jax.jit(lambda *args: feed_forward.grouped_experts(config, *args[:3], (args[3:], ())))
+    program = run.lower(x, weights, chosen, gates, ups, downs).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  rows = 4 * 1024 * 2 * (128 + 64)
+  assert rows < compiled_bytes(16) < 6 * rows
+  assert compiled_bytes(64) < 2 * compiled_bytes(16)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_batch_is_its_items(experts, tokens, axis, monkeypatch):
   run = jax.vmap(lambda x: _run(monkeypatch, experts, x, few=0), axis, axis)
