@@ -54,9 +54,10 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   (r"layers\.(?:wide_)?mlp\.(gate|up)_bias", P(None, MODEL)),  # [L, F]
   (r"layers\.(?:wide_)?mlp\.down", P(None, MODEL, _FULLY)),  # [L, F, D]
   (r"layers\.(?:wide_)?mlp\.down\.a", P(None, MODEL, None)),  # [L, F, r]
-  (r"layers\.experts\.(gate|up)", P(None, MODEL, _FULLY, None)),  # [L, E, D, I]
-  (r"layers\.experts\.down", P(None, MODEL, None, _FULLY)),  # [L, E, I, D]
-  (r"layers\.experts\.(gate|up|down)_bias", P(None, MODEL, None)),  # [L, E, I or D]
+  # A part of every expert on each device: whole experts would travel to the rows that take them.
+  (r"layers\.experts\.(gate|up)", P(None, None, _FULLY, MODEL)),  # [L, E, D, I]
+  (r"layers\.experts\.down", P(None, None, MODEL, _FULLY)),  # [L, E, I, D]
+  (r"layers\.experts\.(gate|up)_bias", P(None, None, MODEL)),  # [L, E, I]
   (r"layers\.experts\.shared\.(gate|up)", P(None, _FULLY, MODEL)),  # [L, D, S]
   (r"layers\.experts\.shared\.down", P(None, MODEL, _FULLY)),  # [L, S, D]
   # Whole along `model`: parts of a recurrence would meet in loops that rows of the mesh run

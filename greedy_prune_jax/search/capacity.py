@@ -182,7 +182,7 @@ def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
     mixer = max(mixer, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
   feed_forward = 3 * config.mlp_dim // split
   if config.num_experts:  # a token's rows for its experts, and what these give, on each device
-    of_experts = 3 * config.experts_per_token * (config.model_dim + config.expert_dim)
+    of_experts = 3 * config.experts_per_token * (config.model_dim + config.expert_dim // split)
     feed_forward = max(feed_forward, of_experts + 3 * config.shared_expert_dim // split)
   return 4 * (6 * config.model_dim + feed_forward + mixer)
 
