@@ -8,7 +8,7 @@ from typing import Any
 from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import make_folder, replace_file
+from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import get_optional_text
 
@@ -19,8 +19,8 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """Writes a training's config, or refuses one that does not fit the earlier training.
 
   Args:
-    workdir: the run's workdir, made if needed; the caller makes sure that no other process
-      writes there.
+    workdir: the run's workdir, which must be there: one that was moved is not made anew. The caller
+      makes sure that no other process writes there.
     config: the run's config.
 
   Raises:
@@ -35,7 +35,6 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
       f"{workdir} holds a training but no config.json, so nobody knows how it was made; choose "
       f"another workdir"
     )
-  make_folder(workdir)
   write_or_check_config(path, config, MAY_CHANGE, begun=begun)
 
 

@@ -168,6 +168,7 @@ def train(config: Mapping[str, Any], folder: Path) -> None:
   Raises:
     StoppedError, UserError: see `train_and_test`.
   """
+  make_folder(folder)
   bind_config(folder, config)
   if has_ended(folder):
     return
