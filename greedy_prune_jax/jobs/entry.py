@@ -223,11 +223,18 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
   except UserError as error:
     _fail(error)
   except OSError as error:  # whatever was not expected of a disk
-    what = f"{error.filename or 'a file'}: {error.strerror or error}"
-    _fail(f"{what}. {os_error_advice(error)}".strip())
+    _fail(_describe_os_error(error, Path(flags.FLAGS.workdir)))
   except Exception as error:
     _fail(_describe_fault(error))
   tell_done()
+
+
+def _describe_os_error(error: OSError, workdir: Path) -> str:
+  """An error of a disk that nothing else has explained; advice is about what the job writes."""
+  name = error.filename
+  is_ours = name is None or Path(os.path.abspath(str(name))).is_relative_to(workdir.absolute())
+  advice = os_error_advice(error) if is_ours else ""
+  return f"{name or 'a file'}: {error.strerror or error}. {advice}".strip()
 
 
 def _describe_fault(error: Exception) -> str:

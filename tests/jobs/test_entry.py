@@ -68,11 +68,13 @@ def test_its_traceback_is_shown_when_asked_for_and_escaped(run_job, capsys):
   assert not [line for line in said.splitlines()[1:] if not line.startswith(" ")]
 
 
-def test_a_file_that_goes_where_nobody_looked_for_it(run_job, capsys, tmp_path):
-  assert run_job(lambda *_: (tmp_path / "gone" / "x").stat()) == 1
-  said = capsys.readouterr().err
-  assert f"error: {tmp_path}/gone/x: No such file or directory. Its folder is gone" in said
-  assert "Put it back and run the same command again" in said
+def test_a_workdir_that_goes_where_nobody_looked_for_it(run_job, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for path, advice in ((tmp_path / "w" / "x", "Its folder is gone"), (tmp_path / "x", "")):
+    assert run_job(lambda *_, path=path: path.stat()) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}: No such file or directory. {advice}".rstrip())
+    assert ("Put it back and run the same command again" in said) == bool(advice)
 
 
 def test_the_log_of_every_library_is_escaped(monkeypatch, caplog):
