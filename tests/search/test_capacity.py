@@ -1,5 +1,7 @@
 """Batches, blocks and what is kept fit the memory, and few programs are compiled."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,29 @@ def test_what_is_planned_fits_the_memory(prompt, reasoning):
   kept = kept_columns(config, needed, most, found.kept_bytes, 2, 1)
   assert kept % KEY_BLOCK == 0
   assert kept * most * capacity._column_bytes(config, 2, 1) <= found.kept_bytes
+
+
+def test_a_position_has_room_for_the_rows_of_its_experts():
+  config = config_from_hf(
+    {
+      "model_type": "qwen3_moe",
+      "hidden_size": 2048,
+      "intermediate_size": 6144,
+      "moe_intermediate_size": 768,
+      "num_experts": 128,
+      "num_experts_per_tok": 8,
+      "norm_topk_prob": True,
+      "num_hidden_layers": 48,
+      "num_attention_heads": 32,
+      "num_key_value_heads": 4,
+      "head_dim": 128,
+      "vocab_size": 151936,
+    }
+  )
+  compiled = 245_934  # bytes a position that a v5e needs for the experts of 4,096
+  dense = dataclasses.replace(config, num_experts=0, experts_per_token=0, expert_dim=0)
+  rest = capacity.bytes_per_position(dense) - 4 * 3 * dense.mlp_dim
+  assert compiled < capacity.bytes_per_position(config) - rest < 1.25 * compiled
 
 
 def test_a_batch_has_chains_of_the_same_angles():
