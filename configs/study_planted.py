@@ -23,12 +23,12 @@ from greedy_prune_jax.configs import study_cpu
 _TASK = "planted"  # in letters: five steps, some 60 tokens, all kinds of pieces
 
 _RANKINGS = (
-  *("oracle", "random", "random_places", "keep_first", "keep_last", "numbers_first"),
-  *("surprisal", "step_entropy", "attention", "answer_attention", "gradient"),
-  "surprisal_attention",
+  *("oracle", "random", "random_places", "keep_last", "numbers_first", "surprisal"),
+  *("step_entropy", "answer_attention", "surprisal_attention"),
 )
 ARMS = {
   "greedy_joint": {"objective": "joint"},
+  "greedy_runs": {"objective": "joint", "search": "runs"},
   "greedy_answer": {"objective": "answer"},
 } | {ranking: {"ranking": ranking, "deletions_per_step": 1000} for ranking in _RANKINGS}
 _PILOT_ARMS = ("greedy_joint", "greedy_answer", "oracle", "random", "numbers_first")

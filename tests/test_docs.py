@@ -1,14 +1,9 @@
 """README and docs: links lead somewhere, commands name what exists, figures were measured."""
 
-import ast
-import functools
-import importlib
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-from ml_collections import config_dict
 
 from docs import tables
 from docs.settings_tables import CLASSES, Comment, comments_of, settings_of, with_tables
@@ -16,6 +11,7 @@ from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.tasks import read_tasks
 from tests.helpers import families_table, thinking_templates
+from tests.helpers.doc_commands import commands_of
 from tests.helpers.published_cards import CARDS
 from tests.helpers.tokenizers_for_tests import byte_level
 
@@ -100,43 +96,23 @@ def test_commands_name_what_exists(path):
       assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
 
 
-def commands_of(text: str) -> list[tuple[str, dict[str, str]]]:
-  """The config file of each command in a text, and the settings that it changes."""
-  found = []
-  for line in text.replace("\\\n", " ").splitlines():
-    if (config := re.search(r"--config=configs/(\w+)\.py(?!:)", line)) and "FILE" not in line:
-      words = shlex.split(line, comments=True) if line.count("'") % 2 == 0 else []
-      pairs = (word.removeprefix("--config.").split("=", 1) for word in words if "onfig." in word)
-      found.append((config[1], {key: value for key, value in pairs}))
-  return found
-
-
-def config_of(name: str, changes: dict[str, str]) -> config_dict.ConfigDict:
-  """A config file's settings, changed as a command line changes them."""
-  config = importlib.import_module(f"configs.{name}").get_config()
-  for key, value in changes.items():
-    *groups, last = key.split(".")
-    group = functools.reduce(lambda part, name: part[name], groups, config)
-    old = group[last]  # a KeyError names a setting that there is not
-    group[last] = value if isinstance(old, str) else type(old)(ast.literal_eval(value))
-  return config
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_of_commands_exist_and_may_be_so(name):
   classes = {Path(kind.config_file).stem: kind for kind in CLASSES}
-  for config, changes in commands_of((ROOT / name).read_text()):
-    made = config_of(config, changes)
-    if config in classes:  # the others are configs of these, such as study_cpu
-      classes[config].from_config(made.to_dict())
+  for command in commands_of((ROOT / name).read_text()):
+    if command.config:
+      made = command.settings()
+      if command.config in classes:  # the others are configs of these, such as study_cpu
+        classes[command.config].from_config(made.to_dict())
 
 
 def test_a_setting_that_there_is_not_is_found():
-  text = "x --config=configs/prune.py \\\n  --config.unit=word --config.thinkin=on\n"
-  ((config, changes),) = commands_of(text)
-  assert changes == {"unit": "word", "thinkin": "on"}
+  text = "```sh\npython -m x.prune --config=configs/prune.py \\\n  --config.thinkin=on a\n```\n"
+  (command,) = commands_of(text)
+  assert (command.job, command.config, command.paths) == ("prune", "prune", ("a",))
+  assert command.changes == {"thinkin": "on"}
   with pytest.raises(KeyError, match="thinkin"):
-    config_of(config, changes)
+    command.settings()
 
 
 def test_readmes_command_for_a_reasoning_models_chains_reads_them_from_the_hub(monkeypatch):
@@ -148,16 +124,16 @@ def test_readmes_command_for_a_reasoning_models_chains_reads_them_from_the_hub(m
     return [CARDS["open-r1/OpenR1-Math-220k"][1]] * 2
 
   monkeypatch.setattr("datasets.load_dataset", load_dataset)
-  ((name, changes),) = [
-    (name, changes)
-    for name, changes in commands_of((ROOT / "README.md").read_text())
-    if "hf:" in changes.get("chains", "")
+  (command,) = [
+    command
+    for command in commands_of((ROOT / "README.md").read_text())
+    if "hf:" in command.changes.get("chains", "")
   ]
   assert (
     len(re.search(r"```sh\n([^`]*hf:[^`]*)```", (ROOT / "README.md").read_text())[1].splitlines())
     <= 6
   )
-  settings = PruneSettings.from_config(config_of(name, changes).to_dict())
+  settings = PruneSettings.from_config(command.settings().to_dict())
   tokenizer = byte_level(thinking_templates.R1)
   tasks = list(read_tasks(settings, tokenizer, {}, None))
   assert [task.chain.id for task in tasks] == ["u/0", "u/0/2"]

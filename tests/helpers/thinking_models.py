@@ -11,7 +11,9 @@ from tests.helpers.tokenizers_for_tests import byte_level
 TAGS = ("<think>", "</think>")
 
 
-def make_thinking_model(folder: Path, template: str, *, prompt: str = "", ends_after: int = 0):
+def make_thinking_model(
+  folder: Path, template: str, *, prompt: str = "", ends_after: int = 0, context: int = 192
+):
   """Writes a model whose tokenizer has `<think>` and `</think>` as tokens; returns both.
 
   Args:
@@ -19,10 +21,11 @@ def make_thinking_model(folder: Path, template: str, *, prompt: str = "", ends_a
     template: the chat template.
     prompt: a text behind which the model's likeliest token number `ends_after` is made `</think>`.
     ends_after: tokens that it thinks; 0 leaves the model as it is.
+    context: the model's longest text, in tokens.
   """
   tokenizer = byte_level(template)
   tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
-  sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": 192}
+  sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": context}
   model = tiny_model(tiny_config("qwen3", tie_word_embeddings=False, **sizes))
   if ends_after:
     _swap(
