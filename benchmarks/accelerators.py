@@ -31,7 +31,7 @@ from benchmarks.accelerator_targets import TARGETS, Target, compile_environment
 _OUT = flags.DEFINE_string("results", None, "Folder of the results.")
 _TARGETS = flags.DEFINE_list("targets", list(TARGETS), "Devices to compile for.")
 _MESHES = flags.DEFINE_list("meshes", ["1x1", "1x4", "8x1"], "Sizes of `data` x `model`.")
-_SHAPES = flags.DEFINE_list("shapes", ["135m", "1.5b", "8b"], "Of `shapes.SHAPES`.")
+_SHAPES = flags.DEFINE_list("shapes", ["135m", "1.5b", "8b", "30b-a3b"], "Of `shapes.SHAPES`.")
 _PROGRAMS = flags.DEFINE_string("programs", "", "Only programs whose name has this expression.")
 _CHILD = flags.DEFINE_string("child", None, "Compile for this target and mesh in this process.")
 
@@ -46,6 +46,7 @@ CAUSES = (
 )
 
 
+LARGE = ("8b", "30b-a3b")  # shapes that nobody runs in float32
 SEARCHES: dict[str, dict[str, Any]] = {
   "joint": {},
   "answer": {"objective": "answer"},
@@ -61,17 +62,22 @@ def programs(
   from benchmarks import accelerator_programs as make
   from benchmarks.accelerator_search import prune_step
   from benchmarks.shapes import SHAPES
+  from greedy_prune_jax.parallel import device_bytes
 
   place = make.Place(target, data, model)
   devices = data * model
   found: dict[str, Callable[[], Any]] = {}
   for shape in shapes:
     config = SHAPES[shape]
-    if config.num_kv_heads % model or (shape == "8b" and devices == 1 and target.name == "v5e"):
-      continue  # its heads cannot be divided so, or its weights alone are more than the memory
-    for dtype in ("bfloat16", "float32"):
-      if shape == "8b" and dtype == "float32":
-        continue
+    if config.num_kv_heads % model:
+      continue  # its heads cannot be divided so
+    if devices == 8 and model == 1:
+      found[f"train {shape} fully sharded 8x512 remat=full"] = lambda c=config: make.train_step(
+        place, c, rows=8, width=512, remat="full", fully_sharded=True
+      )
+    if device_bytes(place.weights(config, "bfloat16").params) > target.accelerator.memory:
+      continue
+    for dtype in ("bfloat16",) if shape in LARGE else ("bfloat16", "float32"):
       some = (place, config, dtype)
       for name, settings in SEARCHES.items():
         found[f"prune {shape} {dtype} N=150 {name}"] = lambda s=some, more=settings: prune_step(
@@ -86,10 +92,6 @@ def programs(
     found[f"train {shape} LoRA 8x512 remat=full"] = lambda c=config: make.train_step(
       place, c, rows=8, width=512, rank=16, remat="full"
     )
-    if devices == 8 and model == 1:
-      found[f"train {shape} fully sharded 8x512 remat=full"] = lambda c=config: make.train_step(
-        place, c, rows=8, width=512, remat="full", fully_sharded=True
-      )
   return found
 
 

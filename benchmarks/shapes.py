@@ -38,6 +38,17 @@ SHAPES = {  # layers, D, N, K, H, F
   "8b": _shape(  # Llama 3.1
     "llama", 128256, (32, 4096, 32, 8, 128, 14336), tied_head=False, ropes=(_LLAMA3_ROPE,)
   ),
+  "30b-a3b": _shape(  # Qwen3
+    "qwen3_moe",
+    151936,
+    (48, 2048, 32, 4, 128, 6144),
+    qk_norm=True,
+    tied_head=False,
+    num_experts=128,
+    experts_per_token=8,
+    expert_dim=768,
+    renormalised_experts=True,
+  ),
 }
 
 

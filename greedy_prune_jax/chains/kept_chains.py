@@ -67,7 +67,10 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
   spans = _joined(_token_spans(pruned.reasoning_tokens, positions))
   reasoning = "".join(chain.reasoning[start:end] for start, end in spans)
   if not reasoning.strip():
-    raise UserError(f"chain {chain.id}: nothing of its reasoning is left at {keep_ratio}")
+    raise UserError(
+      f"chain {chain.id}: nothing of its reasoning is left at {keep_ratio}; "
+      "on_bad_chain=skip leaves such chains out"
+    )
   before = chain.extra.get(KEY)
   whole, spans = (chain.reasoning, spans) if before is None else _first(before, spans)
   told = {
