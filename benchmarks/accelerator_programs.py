@@ -19,7 +19,7 @@ from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.distill.step import Student, abstract_state, make_train_step
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.decoding import ROWS_ON_MESH, Rows, Texts, admit, decode, empty_rows
+from greedy_prune_jax.models.decoding import Rows, Texts, admit, decode, empty_rows, rows_on_mesh
 from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.parallel import DATA, device_bytes, weight_shardings
 
@@ -122,10 +122,11 @@ def prefill(place: Place, config: ModelConfig, dtype: str, count: int, width: in
 
 def _rows(place: Place, config: ModelConfig, dtype: str, rows: int, capacity: int) -> Rows:
   shapes = jax.eval_shape(lambda: empty_rows(config, rows, capacity, jnp.dtype(dtype)))
-  caches = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.caches), shapes.caches)
-  texts: Texts = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.texts), shapes.texts)
-  delta = jax.tree.map(lambda x: place.shape(x, ROWS_ON_MESH.delta), shapes.delta)
-  return Rows(caches, delta, texts)
+  places = rows_on_mesh(shapes.states)
+  caches = jax.tree.map(lambda x: place.shape(x, places.caches), shapes.caches)
+  texts: Texts = jax.tree.map(lambda x: place.shape(x, places.texts), shapes.texts)
+  states = jax.tree.map(lambda x: place.shape(x, places.states), shapes.states)
+  return Rows(caches, states, texts)
 
 
 def train_step(

@@ -64,6 +64,11 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
   # different numbers of times.
   (r"layers\.delta\.(q|k|v|gate)", P(None, _FULLY, None, None)),  # [L, D, J or M, P or O]
   (r"layers\.delta\.out", P(None, None, None, _FULLY)),  # [L, M, O, D]
+  # The channels of a short convolution never meet.
+  (r"layers\.conv\.(in_gate|out_gate|value)", P(None, _FULLY, MODEL)),  # [L, D, Z]
+  (r"layers\.conv\.(in_gate|out_gate|value|filter)_bias", P(None, MODEL)),  # [L, Z]
+  (r"layers\.conv\.filter", P(None, MODEL)),  # [L, Z, 1, W]
+  (r"layers\.conv\.out", P(None, MODEL, _FULLY)),  # [L, Z, D]
   (r".*", P()),  # norms, and biases of what is summed over `model`: on every device
 )
 

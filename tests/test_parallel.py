@@ -17,7 +17,7 @@ from greedy_prune_jax.runs.settings import read_settings
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.reference import tiny_config, tiny_model
 
-SPLIT = "VNKFIS"  # axis letters of what lies along `model`
+SPLIT = "VNKFISZ"  # axis letters of what lies along `model`
 SWITCHES = {"vocab_size": 64, "num_key_value_heads": 4}  # sizes that four devices can share
 
 

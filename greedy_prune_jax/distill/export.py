@@ -19,7 +19,6 @@ from safetensors.numpy import save
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.lora import (
-  TARGETS,
   LoraConfig,
   adapted_names,
   axes_in,
@@ -180,7 +179,9 @@ def save_adapter(
   Raises:
     UserError: the base cannot be found.
   """
-  names = FAMILIES[model.family].hf_tensors()
+  multimodal = is_multimodal(base)
+  root = "model.language_model." if multimodal else "model."
+  names = FAMILIES[model.family].hf_tensors(root)
   weights = nnx.to_flat_state(abstract_model(model, "float32").params)
   paths = [parameter_name(path) for path, _ in weights]
   tensors = Counter((part_of(path), names[path]) for path in paths)
@@ -190,30 +191,36 @@ def save_adapter(
     logging.warning("%s: no adapter of %s, which %s fuses", folder, ", ".join(fused), model.family)
     return
   make_subfolder(folder)
-  stored, modules = {}, list(config.targets)
-  layers = "model.layers"
-  if is_multimodal(base):  # its image part has modules of the same names
-    layers = "model.language_model.layers"
-    modules = rf"{re.escape(layers)}\..*\.({'|'.join(config.targets)})"
-  for target, name in [(target, name) for target, of in adapted.items() for name in of]:
+  stored, chosen = {}, [name for of in adapted.values() for name in of]
+  for name in chosen:
     a, b = (np.asarray(jax.device_get(matrices[f"{name}.{part}"])) for part in "ab")
     order = head_order(model, name)
     if order is not None:
       b = b.take(np.argsort(order), axis=-1)
-    module = _MODULES[target]
     for at, layer in enumerate(layers_of(model, name)):
-      prefix = f"base_model.model.{layers}.{layer}.{module}.{target}"
+      prefix = f"base_model.model.{_module(names[name]).format(layer=layer)}"
       stored[f"{prefix}.lora_A.weight"] = _transposed(a[at], axes_in(name))
       stored[f"{prefix}.lora_B.weight"] = _transposed(b[at], 1)
+  modules: list[str] | str = _ends(
+    {_module(names[name]) for name in chosen}, {_module(names[path]) for path in paths}
+  )
+  if multimodal:  # its image part has modules of the same names
+    modules = rf"{re.escape(root)}layers\..*\.({'|'.join(map(re.escape, modules))})"
   replace_file(folder / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))
   text = json.dumps(_adapter_config(config, portable_name(base), modules), indent=2) + "\n"
   replace_file(folder / "adapter_config.json", text)
 
 
-_MODULES = {
-  target: "self_attn" if name.startswith("layers.attention") else "mlp"
-  for target, name in TARGETS.items()
-}
+def _module(tensor: str) -> str:
+  """The module that has a tensor."""
+  return tensor.rpartition(".")[0]
+
+
+def _ends(chosen: set[str], modules: set[str]) -> list[str]:
+  """Ends of the names of chosen modules, which no other module's name has."""
+  last = Counter(module.rpartition(".")[2] for module in modules)
+  parts = {module: 1 if last[module.rpartition(".")[2]] == 1 else 2 for module in chosen}
+  return sorted({".".join(module.split(".")[-count:]) for module, count in parts.items()})
 
 
 def _transposed(matrix: np.ndarray, num_in: int) -> np.ndarray:

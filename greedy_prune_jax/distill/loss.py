@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.distill.attention import Seen, attend_packed
 from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
-from greedy_prune_jax.models.delta_net import recur_rows
+from greedy_prune_jax.models.recurrence import recur_rows
 from greedy_prune_jax.models.weights import MasterWeight
 from greedy_prune_jax.parallel import DATA
 

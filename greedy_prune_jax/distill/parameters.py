@@ -42,7 +42,7 @@ def with_params(model: Model, values: Mapping[str, Any]) -> Model:
 
 
 # Scales of norms, and what a recurrence is fine-tuned by.
-_FLOAT32 = (".scale", "_filter", ".decay_bias", ".log_speed", ".norm_scale")
+_FLOAT32 = (".scale", "filter", ".decay_bias", ".log_speed", ".norm_scale")
 
 
 def is_norm(name: str) -> bool:

@@ -113,6 +113,9 @@ class RopeConfig:
     return int(head_dim * self.rotated_fraction)
 
 
+# Parts that keep a state in place of keys and values: Gated DeltaNet, and a short convolution.
+RECURRENCES = ("delta", "conv")
+
 ATTENTIONS = ("attention", "global_attention")  # with keys and values of their own
 
 # Names that a part with attention or a feed-forward may have -> the part that it is a form of.
@@ -172,14 +175,14 @@ class ModelConfig:
   layer_rope: tuple[int, ...] = ()  # per layer, an index into `ropes`; empty: all 0
   layer_window: tuple[int, ...] = ()  # per layer, tokens attended to, itself included; empty: all
 
-  layer_recurrent: tuple[
-    int, ...
-  ] = ()  # per layer, 1 with Gated DeltaNet for attention; empty: none
+  layer_recurrent: tuple[int, ...] = ()  # per layer, 1 with `recurrence` for attention; empty: none
+  recurrence: str = ""  # one of RECURRENCES, or empty
+  conv_width: int = 0  # tokens that its convolution takes together
+  conv_bias: bool = False  # on all projections and the filters of short convolutions
   delta_key_heads: int = 0  # of queries and keys
   delta_value_heads: int = 0
   delta_key_dim: int = 0  # width of one head's queries and keys
   delta_value_dim: int = 0
-  conv_width: int = 0  # tokens that the convolution before the recurrence takes together
 
   global_head_dim: int = 0  # of layers without a window, where that differs; see `mixer_of_layers`
   global_kv_heads: int = 0
@@ -282,17 +285,16 @@ class ModelConfig:
   def _check_recurrence(self) -> None:
     if not any(self.layer_recurrent):
       return
-    sizes = {
-      "delta_key_heads": "num_heads",
-      "delta_value_heads": "num_heads",
-      "delta_key_dim": "head_dim",
-      "delta_value_dim": "head_dim",
-      "conv_width": "head_dim",
-    }
+    if self.recurrence not in RECURRENCES:
+      raise FieldError("recurrence", self.recurrence, f"one of {', '.join(RECURRENCES)}")
+    sizes = {"conv_width": "head_dim"}
+    if self.recurrence == "delta":
+      sizes |= {"delta_key_heads": "num_heads", "delta_value_heads": "num_heads"}
+      sizes |= {"delta_key_dim": "head_dim", "delta_value_dim": "head_dim"}
     for name, kind in sizes.items():
       if type(value := getattr(self, name)) is not int or not 1 <= value <= SIZES[kind]:
         raise FieldError(name, value, f"a whole number from 1 to {SIZES[kind]}")
-    if self.delta_value_heads % self.delta_key_heads:
+    if self.recurrence == "delta" and self.delta_value_heads % self.delta_key_heads:
       expected = f"a divisor of delta_value_heads={self.delta_value_heads}"
       raise FieldError("delta_key_heads", self.delta_key_heads, expected)
     if self.conv_width < 2:
@@ -333,7 +335,7 @@ class ModelConfig:
 
   @property
   def mixer_of_layers(self) -> tuple[str, ...]:
-    """For each layer, the name of the part where tokens meet: `attention` or `delta`.
+    """For each layer, the name of the part where tokens meet: `attention` or `recurrence`.
 
     Attention is `global_attention` where a layer has no window and `global_head_dim` is set, and
     `shared_` stands before the name where keys and values are an earlier layer's.
@@ -344,12 +346,14 @@ class ModelConfig:
     for layer, window in enumerate(self.window_of_layers):
       is_global = self.global_head_dim and window == FULL_ATTENTION
       name = "shared_" * (layer >= first_shared) + "global_" * bool(is_global) + "attention"
-      names.append("delta" if recurrent[layer] else name)
+      names.append(self.recurrence if recurrent[layer] else name)
     return tuple(names)
 
   @property
   def conv_channels(self) -> int:
-    """Channels of the convolution before the recurrence."""
+    """Channels of the recurrent layers' convolution."""
+    if self.recurrence == "conv":
+      return self.model_dim
     of_keys = self.delta_key_heads * self.delta_key_dim
     return 2 * of_keys + self.delta_value_heads * self.delta_value_dim
 
@@ -357,6 +361,11 @@ class ModelConfig:
   def has_recurrence(self) -> bool:
     """True where some layers have a recurrence in place of attention."""
     return any(self.layer_recurrent)
+
+  @property
+  def recurrent_layers(self) -> tuple[int, ...]:
+    """Numbers of the layers that have a recurrence in place of attention."""
+    return tuple(layer for layer, recurs in enumerate(self.layer_recurrent) if recurs)
 
   @property
   def parts_of_layers(self) -> tuple[tuple[str, ...], ...]:
@@ -368,7 +377,7 @@ class ModelConfig:
 
   def layers_with(self, name: str) -> tuple[int, ...]:
     """Numbers of the layers that have a part of this name; all have what is no part of a kind."""
-    if base_part(name) not in ("attention", "delta", "mlp", "experts"):
+    if base_part(name) not in ("attention", *RECURRENCES, "mlp", "experts"):
       return tuple(range(self.num_layers))
     parts = zip(self.mixer_of_layers, self.kind_of_layers, strict=True)
     return tuple(layer for layer, of_layer in enumerate(parts) if name in of_layer)
@@ -387,7 +396,7 @@ class ModelConfig:
   @property
   def attention_width(self) -> int:
     """Width of the queries of all layers with attention."""
-    mixers = [mixer for mixer in self.mixer_of_layers if mixer != "delta"]
+    mixers = [mixer for mixer in self.mixer_of_layers if mixer not in RECURRENCES]
     return sum(self.num_heads * self.heads(mixer).head_dim for mixer in mixers)
 
   def heads(self, part: str) -> Heads:
@@ -421,6 +430,7 @@ class ModelConfig:
       "delta": 2 * self.delta_key_heads * self.delta_key_dim
       + 3 * of_values
       + 2 * self.delta_value_heads,
+      "conv": 4 * self.model_dim,
       "mlp": (3 if self.gated_mlp else 2) * self.mlp_dim,
       "wide_mlp": 6 * self.mlp_dim,
       "experts": 3 * self.experts_per_token * self.expert_dim

@@ -23,12 +23,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.config import ModelConfig, cache_name
-from greedy_prune_jax.models.delta_net import Recur, recur_rows
+from greedy_prune_jax.models.config import RECURRENCES, ModelConfig, cache_name
 from greedy_prune_jax.models.layer import Attend, Layer, LayerCache, OwnKeysValues, Rope
 from greedy_prune_jax.models.layer_scan import Kind, LayerBody, scan_layers
 from greedy_prune_jax.models.norm import RMSNorm
 from greedy_prune_jax.models.per_layer import PerLayerEmbedding
+from greedy_prune_jax.models.recurrence import Recur, recur_rows
 from greedy_prune_jax.models.rope import config_for_length, query_scales, rope_turns
 from greedy_prune_jax.models.weights import (
   MasterWeight,
@@ -109,8 +109,8 @@ class Decoder(nnx.Module):
       embedded: the tokens, from `embed`.
       positions: place of each token in its text; rotary embeddings depend on it.
       attend: attention of one layer's queries; called once, while tracing the scan's body.
-      layer_inputs: keys of `ModelConfig.caches` (and `delta`) -> pytrees stacked over the layers of
-        each, the cache itself, say; `attend` (and `recur`) gets one layer's part.
+      layer_inputs: keys of `ModelConfig.caches` (and its `recurrence`) -> pytrees stacked over the
+        layers of each, the cache itself, say; `attend` (and `recur`) gets one layer's part.
       wrap_layer: wraps the scan's body; training passes `jax.checkpoint` here to save memory.
       unroll: compile each layer by itself, in as many times the compile time. A GPU's scan copies
         each layer's weights and inputs before it reads them.
@@ -118,7 +118,8 @@ class Decoder(nnx.Module):
 
     Returns:
       The normalised hidden states, divided as the logits are to be; and the outputs of `attend` by
-      name, stacked over the layers where it returned one, with those of `recur` under `delta`.
+      name, stacked over the layers where it returned one, with those of `recur` under the name of
+      the recurrence.
     """
     cos, sin = rope_turns(self.config, positions)  # [..., T, ropes, H / 2]
     query_scale = self.config.query_scale
@@ -143,11 +144,11 @@ class Decoder(nnx.Module):
       rope = Rope(cos[..., rope_index, :], sin[..., rope_index, :], query_scale)
 
       def mix(x: Array) -> tuple[Array, dict[str, Any]]:
-        if "delta" in kind:
-          assert recur is not None
-          out, left = layer.delta(x, recur, inputs["delta"])
-          return out, {"delta": left}
         part = kind[0] if len(kind) > 1 else "attention"
+        if part in RECURRENCES:
+          assert recur is not None
+          out, left = getattr(layer, part)(x, recur, inputs[part])
+          return out, {part: left}
         name = cache_name(part)
         own = part == name
         value = (caches | inputs).get(name) if own else last_of[name]

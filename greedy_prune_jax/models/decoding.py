@@ -27,9 +27,14 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.attention import MASKED
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, merge_decoder
-from greedy_prune_jax.models.delta_net import DeltaCache, Mixed, cache_shapes, delta_inputs
 from greedy_prune_jax.models.delta_rule import run_tokens
 from greedy_prune_jax.models.forward import Caches, KeyValues, forward_hidden
+from greedy_prune_jax.models.recurrence import (
+  RecurrentCache,
+  cache_shapes,
+  each_row,
+  mix_tokens,
+)
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 from greedy_prune_jax.parallel import DATA, MODEL
 
@@ -55,7 +60,7 @@ class Rows(NamedTuple):
   """
 
   caches: Caches  # of the layers with attention
-  delta: DeltaCache | None  # of the recurrent layers, [L, B, ...]
+  states: RecurrentCache | None  # of the recurrent layers, [L, B, ...]
   texts: Texts
 
   @property
@@ -64,9 +69,19 @@ class Rows(NamedTuple):
     return next(iter(self.caches.values())).v.shape[3]
 
 
-# How keys and values (the cache's and new ones), and rows, lie on a mesh.
-_HEADS, _STATES = P(None, DATA, MODEL), P(None, DATA)
-ROWS_ON_MESH: Any = Rows(_HEADS, _STATES, P(DATA))  # pyright: ignore[reportArgumentType] - a prefix of the tree
+_HEADS = P(None, DATA, MODEL)  # where keys and values lie on a mesh, the cache's and new ones
+
+
+def rows_on_mesh(states: RecurrentCache | None) -> Any:
+  """Places of `Rows` on a mesh, a prefix of the tree.
+
+  Args:
+    states: those of the rows, or their shapes. The channels of a short convolution lie along
+      `model` as its weights do; the delta rule is whole there.
+  """
+  split = states is not None and states.state is None
+  of_states = P(None, DATA, None, MODEL) if split else P(None, DATA)
+  return Rows(_HEADS, of_states, P(DATA))  # pyright: ignore[reportArgumentType]
 
 
 def _of_own_rows(
@@ -91,7 +106,10 @@ def empty_rows(
     mesh: mesh on which the model lies; None: one device.
   """
 
-  def zeros(shape, dtype, spec: P = ROWS_ON_MESH.texts):
+  shapes = cache_shapes(config, rows, dtype) if config.has_recurrence else None
+  places = rows_on_mesh(shapes)
+
+  def zeros(shape, dtype, spec: P = places.texts):
     return jnp.zeros(shape, dtype, device=mesh and NamedSharding(mesh, spec))
 
   caches = {
@@ -105,11 +123,8 @@ def empty_rows(
   choice = Choice(*(zeros(rows, kind) for kind in kinds))
   counts = {name: zeros(rows, jnp.int32) for name in ("length", "last_id", "written", "budget")}
   texts = Texts(**counts, active=zeros(rows, bool), finite=~zeros(rows, bool), choice=choice)
-  delta = None
-  if config.has_recurrence:
-    shapes = cache_shapes(config, rows, dtype)
-    delta = jax.tree.map(lambda x: zeros(x.shape, x.dtype, _STATES), shapes)
-  return Rows(caches, delta, texts)
+  states = jax.tree.map(lambda x: zeros(x.shape, x.dtype, places.states), shapes)
+  return Rows(caches, states, texts)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "mesh"), donate_argnames="rows")
@@ -135,21 +150,23 @@ def admit(
     mesh: mesh on which the model lies; None: one device.
   """
   lengths = None
-  if rows.delta is not None:
+  if rows.states is not None:
     prompt = jnp.where(source >= 0, source, len(prompt_ids))
     lengths = jnp.zeros(len(prompt_ids), jnp.int32).at[prompt].set(admitted.length, mode="drop")
-  _, kept, _ = forward_hidden(merge_decoder(graph, params), prompt_ids, lengths=lengths)
-  delta = kept.pop("delta", None)
+  decoder, places = merge_decoder(graph, params), rows_on_mesh(rows.states)
+  _, kept, _ = forward_hidden(decoder, prompt_ids, lengths=lengths)
+  states = kept.pop(decoder.config.recurrence, None)
   # Every device gets its heads of all prompts: any row may take any of them.
-  specs = (ROWS_ON_MESH, P(DATA), P(None, None, None, MODEL), P(), P(DATA))
-  return _of_own_rows(_put, mesh, specs, ROWS_ON_MESH)(rows, admitted, kept, delta, source)
+  of_prompts = P(None, None, *places.states[2:])
+  specs = (places, P(DATA), P(None, None, None, MODEL), of_prompts, P(DATA))
+  return _of_own_rows(_put, mesh, specs, places)(rows, admitted, kept, states, source)
 
 
 def _put(
   rows: Rows,
   admitted: Texts,
   kept: Caches,
-  delta: DeltaCache | None,
+  states: RecurrentCache | None,
   source: Int[Array, " B"],
 ) -> Rows:
   """The rows with what prompts leave where `source` says so.
@@ -158,7 +175,7 @@ def _put(
     rows: present state of the rows.
     admitted: see `admit`.
     kept: keys and values of the prompts, [L, R, T, K, H].
-    delta: states behind the prompts, [L, R, ...].
+    states: states behind the prompts, [L, R, ...].
     source: see `admit`.
   """
   taken = source >= 0
@@ -175,13 +192,13 @@ def _put(
 
   caches = {name: put_both(cache, kept[name]) for name, cache in rows.caches.items()}
   texts = jax.tree.map(lambda old, new: jnp.where(taken, new, old), rows.texts, admitted)
-  of_rows = jax.tree.map(lambda x: x[:, source], delta)
-  return Rows(caches, _of_rows(taken, of_rows, rows.delta), texts)
+  of_rows = jax.tree.map(lambda x: x[:, source], states)
+  return Rows(caches, _of_rows(taken, of_rows, rows.states), texts)
 
 
 def _of_rows(
-  wanted: Bool[Array, " B"], new: DeltaCache | None, old: DeltaCache | None
-) -> DeltaCache | None:
+  wanted: Bool[Array, " B"], new: RecurrentCache | None, old: RecurrentCache | None
+) -> RecurrentCache | None:
   """The new states of the wanted rows, and the old ones of the others."""
 
   def choose(new: Array, old: Array) -> Array:  # [L, B, ...]
@@ -201,8 +218,8 @@ def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None 
     capacity: positions of the new cache. No text may be longer.
     mesh: mesh on which the model lies; None: one device.
   """
-  move = functools.partial(_take, capacity=capacity)
-  return _of_own_rows(move, mesh, (ROWS_ON_MESH, P(DATA)), ROWS_ON_MESH)(rows, take)
+  move, places = functools.partial(_take, capacity=capacity), rows_on_mesh(rows.states)
+  return _of_own_rows(move, mesh, (places, P(DATA)), places)(rows, take)
 
 
 def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
@@ -213,8 +230,8 @@ def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
     return jnp.pad(jax.lax.slice_in_dim(cache[:, take], 0, kept, axis=axis), room)
 
   caches = {n: KeyValues(fit(cache.k, 4), fit(cache.v, 3)) for n, cache in rows.caches.items()}
-  delta = jax.tree.map(lambda x: x[:, take], rows.delta)
-  return Rows(caches, delta, jax.tree.map(lambda x: x[take], rows.texts))
+  states = jax.tree.map(lambda x: x[:, take], rows.states)
+  return Rows(caches, states, jax.tree.map(lambda x: x[take], rows.texts))
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "steps", "mesh"), donate_argnames="rows")
@@ -243,17 +260,17 @@ def decode(
   Returns:
     The rows, and the tokens that each wrote, from the left; -1 behind them.
   """
-  decoder = merge_decoder(graph, params)
-  specs = (ROWS_ON_MESH, P(DATA), P(DATA), _HEADS, _STATES, P())
-  write = _of_own_rows(_write, mesh, specs, (ROWS_ON_MESH, P(DATA)))
+  decoder, places = merge_decoder(graph, params), rows_on_mesh(rows.states)
+  specs = (places, P(DATA), P(DATA), _HEADS, places.states, P())
+  write = _of_own_rows(_write, mesh, specs, (places, P(DATA)))
 
   def step(carry):
     index, rows, written = carry
-    hidden, new, delta = _run_last(decoder, rows)
+    hidden, new, states = _run_last(decoder, rows)
     logits = decoder.logits(hidden)
     if mesh is not None:  # else the head's weights would travel to the rows, and not the logits
       logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, P(DATA, MODEL)))
-    rows, ids = write(rows, hidden, logits, new, delta, stop_ids)
+    rows, ids = write(rows, hidden, logits, new, states, stop_ids)
     return index + 1, rows, written.at[:, index].set(ids)
 
   def unfinished(carry):
@@ -270,7 +287,7 @@ def _write(
   hidden: Float[Array, "B D"],
   logits: Float[Array, "B V"],
   new: Caches,
-  delta: DeltaCache | None,
+  states: RecurrentCache | None,
   stop_ids: Int[Array, " E"],
 ) -> tuple[Rows, Int[Array, " B"]]:
   """Lets every active row write the token that comes next.
@@ -280,7 +297,7 @@ def _write(
     hidden: states of their last tokens.
     logits: logits of the next tokens.
     new: keys and values of the last tokens, [L, B, K, H].
-    delta: states behind the last tokens, [L, B, ...].
+    states: states behind the last tokens, [L, B, ...].
     stop_ids: tokens that end a text.
 
   Returns:
@@ -299,12 +316,12 @@ def _write(
     finite=texts.finite & (finite | ~texts.active),
   )
   ids = jnp.where(texts.active & finite, next_ids, -1)
-  return Rows(_append(rows, new), _of_rows(texts.active, delta, rows.delta), after), ids
+  return Rows(_append(rows, new), _of_rows(texts.active, states, rows.states), after), ids
 
 
 def _run_last(
   decoder: Decoder, rows: Rows
-) -> tuple[Float[Array, "B D"], Caches, DeltaCache | None]:
+) -> tuple[Float[Array, "B D"], Caches, RecurrentCache | None]:
   """Runs each row's last token over its cache: hidden states, its own keys and values, new states.
 
   The cache is only read here: a scan that gave back a new one would copy all of it at every step.
@@ -336,19 +353,21 @@ def _run_last(
 
   def recur(mixed, cache):
     def one_row(mixed, cache):
-      inputs = delta_inputs(decoder.config, mixed, cache.channels.astype(jnp.float32)[None])
-      out, state = run_tokens(inputs, cache.state)
+      before = cache.channels.astype(jnp.float32)[None]
+      run_delta = functools.partial(run_tokens, state=cache.state)
+      out, state = mix_tokens(decoder.config, mixed, before, run_delta)
       new = mixed.channels.astype(cache.channels.dtype)
-      return out, DeltaCache(state, jnp.concatenate([cache.channels[1:], new]))
+      return out, RecurrentCache(state, jnp.concatenate([cache.channels[1:], new]))
 
-    return jax.vmap(one_row, in_axes=(Mixed(0, 0, 0, None), 0))(mixed, cache)  # pyright: ignore[reportArgumentType]
+    return each_row(one_row, mixed, cache)
 
   x = decoder.embed(rows.texts.last_id[:, None])
-  inputs = rows.caches if rows.delta is None else rows.caches | {"delta": rows.delta}
+  recurrence = decoder.config.recurrence
+  inputs = rows.caches if rows.states is None else rows.caches | {recurrence: rows.states}
   hidden, new = decoder.run_layers(
     x, length[:, None], attend, inputs, unroll=decoder.platform == "gpu", recur=recur
   )
-  return hidden[:, 0], new, new.pop("delta", None)
+  return hidden[:, 0], new, new.pop(recurrence, None)
 
 
 def _append(rows: Rows, new: Caches) -> Caches:

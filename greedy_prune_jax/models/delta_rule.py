@@ -141,29 +141,6 @@ def run_chunks(
   return out, change, state
 
 
-def convolve(
-  before: Float[Array, "T rest Z"], x: Float[Array, "T Z"], weight: Float[Array, "W Z"]
-) -> Float[Array, "T Z"]:
-  """A weighted sum of each token and those before it, channel by channel.
-
-  Args:
-    before: the W - 1 tokens before each token, the farthest first.
-    x: the tokens.
-    weight: weights of the W tokens, the farthest first.
-  """
-  return (before * weight[None, :-1]).sum(axis=1) + x * weight[None, -1]
-
-
-def tokens_before(
-  x: Float[Array, "T Z"], sequence: Int[Array, " T"], count: int
-) -> Float[Array, "T count Z"]:
-  """The tokens of its sequence before each token, the farthest first; 0 where there are none."""
-  place = jnp.arange(len(x))[:, None] - jnp.arange(count, 0, -1)[None, :]
-  at = jnp.maximum(place, 0)
-  there = (place >= 0) & (sequence[at] == sequence[:, None])
-  return jnp.where(there[..., None], x[at], 0.0)
-
-
 def _decays(
   log_decay: Float[Array, "T M"], same: Bool[Array, "T T"]
 ) -> tuple[Float[Array, "M T T"], Float[Array, "T M 1"]]:

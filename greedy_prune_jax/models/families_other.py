@@ -204,4 +204,28 @@ OTHERS = (
     },
     constants={"mlp.act_fn.beta": 0.5, "mlp.act_fn.eps": -1e-6},
   ),
+  Family(
+    name="lfm2",
+    title="LFM2, LFM2.5",
+    hf_class="Lfm2ForCausalLM",
+    switches={"qk_norm": True, "activation": "silu", "recurrence": "conv"},
+    keys={
+      "norm_eps": "norm_eps",
+      "activation": "",
+      "conv_width": "conv_L_cache",
+      "conv_bias": "conv_bias",
+    },
+    tensors={
+      "final_norm.scale": "embedding_norm.weight",
+      "layers.attention_norm.scale": "operator_norm.weight",
+      "layers.mlp_norm.scale": "ffn_norm.weight",
+      "layers.attention.q_norm.scale": "self_attn.q_layernorm.weight",
+      "layers.attention.k_norm.scale": "self_attn.k_layernorm.weight",
+      "layers.attention.out": "self_attn.out_proj.weight",
+      "layers.mlp.gate": "feed_forward.w1.weight",
+      "layers.mlp.up": "feed_forward.w3.weight",
+      "layers.mlp.down": "feed_forward.w2.weight",
+    },
+    written={"block_auto_adjust_ff_dim": False},  # the width is what was made of it
+  ),
 )

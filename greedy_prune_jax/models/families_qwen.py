@@ -15,7 +15,12 @@ _EXPERT_KEYS = {
   "expert_dim": "moe_intermediate_size",
 }
 _SHARED_EXPERT_KEYS = _EXPERT_KEYS | {"shared_expert_dim": "shared_expert_intermediate_size"}
-_NEXT_SWITCHES = {"qk_norm": True, "unit_offset_norm": True, "gated_attention": True}
+_NEXT_SWITCHES = {
+  "qk_norm": True,
+  "unit_offset_norm": True,
+  "gated_attention": True,
+  "recurrence": "delta",
+}
 
 QWEN = (
   Family(

@@ -57,6 +57,16 @@ HF_TENSORS: dict[str, str] = {
   "layers.delta.log_speed": "linear_attn.A_log",
   "layers.delta.norm_scale": "linear_attn.norm.weight",
   "layers.delta.out": "linear_attn.out_proj.weight",
+  "layers.conv.in_gate": "conv.in_proj.weight",
+  "layers.conv.out_gate": "conv.in_proj.weight",
+  "layers.conv.value": "conv.in_proj.weight",
+  "layers.conv.filter": "conv.conv.weight",
+  "layers.conv.out": "conv.out_proj.weight",
+  "layers.conv.in_gate_bias": "conv.in_proj.bias",
+  "layers.conv.out_gate_bias": "conv.in_proj.bias",
+  "layers.conv.value_bias": "conv.in_proj.bias",
+  "layers.conv.filter_bias": "conv.conv.bias",
+  "layers.conv.out_bias": "conv.out_proj.bias",
   "layers.attention.q_norm.scale": "self_attn.q_norm.weight",
   "layers.attention.k_norm.scale": "self_attn.k_norm.weight",
   "layers.attention.wide_q_norm.scale": "self_attn.q_norm.weight",
@@ -173,7 +183,8 @@ class Family:
     hf_class: the class of transformers, for `architectures` of config.json.
     switches: fields of `ModelConfig` with one value for the whole family, or where a file does not
       say another.
-    keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`.
+    keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`; an empty
+      one where the family has no such key.
     tensors: names that differ from `HF_TENSORS`. Parameters of one tensor are its rows, in this
       order.
     constants: tensors of each layer that a folder has beside the parameters -> their one value.
@@ -217,7 +228,7 @@ class Family:
   @property
   def hf_keys(self) -> dict[str, str]:
     """Fields of `ModelConfig` -> keys of config.json."""
-    return HF_KEYS | dict(self.keys)
+    return {field: key for field, key in (HF_KEYS | dict(self.keys)).items() if key}
 
   def hf_tensors(self, prefix: str = "model.", head_prefix: str = "") -> dict[str, str]:
     """Decoder parameters -> tensors of a folder, `{layer}` for a layer's and `{expert}` for an

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder
-from greedy_prune_jax.models.delta_net import recur_texts
+from greedy_prune_jax.models.recurrence import recur_texts
 
 
 class KeyValues(NamedTuple):
@@ -17,8 +17,8 @@ class KeyValues(NamedTuple):
   v: Array
 
 
-# By the names of `ModelConfig.caches`, over the layers of each; and under `delta` the `DeltaCache`
-# of recurrent layers.
+# By the names of `ModelConfig.caches`, over the layers of each; and by that of the recurrence the
+# `RecurrentCache` of its layers.
 Caches = dict[str, Any]
 
 

@@ -34,7 +34,7 @@ from greedy_prune_jax.torch_free import import_without_torch
 
 # Entries of `layer_types`.
 SLIDING, FULL = "sliding_attention", "full_attention"
-RECURRENT = "linear_attention"
+RECURRENT = {"delta": "linear_attention", "conv": "conv"}  # by `ModelConfig.recurrence`
 
 # `hidden_act` or `hidden_activation` -> ModelConfig.activation.
 ACTIVATIONS = {
@@ -117,7 +117,8 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
     if values.get(key):
       raise UserError(f"{where}: {key}={values[key]!r} is not supported: {reason}.")
   keys = {field: key for key, field in ROPE_FIELDS.items()}
-  keys |= {**family.hf_keys, "layer_window": "sliding_window"}
+  keys |= {"layer_window": "sliding_window", "layer_recurrent": "layer_types"}
+  keys |= family.hf_keys
   try:
     return _model_config(family, _by_transformers(family, values))
   except FieldError as error:
@@ -272,10 +273,12 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
   for key, value in family.fixed.items():
     if (given := getattr(theirs, key)) != value:
       raise FieldError(key, given, f"{value}: others are not supported")
-  activation = fields["activation"]
-  if activation not in ACTIVATIONS:
-    raise FieldError("activation", activation, f"one of {', '.join(ACTIVATIONS)}")
-  fields["activation"] = ACTIVATIONS[activation]
+  if (activation := fields.get("activation")) is not None:
+    if activation not in ACTIVATIONS:
+      raise FieldError("activation", activation, f"one of {', '.join(ACTIVATIONS)}")
+    fields["activation"] = ACTIVATIONS[activation]
+  if getattr(theirs, "block_auto_adjust_ff_dim", False):
+    fields["mlp_dim"] = _adjusted_width(theirs, fields["mlp_dim"])
   if family.hf_keys.get("attention_scale") == "query_pre_attn_scalar":
     if not fields["attention_scale"] > 0:
       raise FieldError("attention_scale", fields["attention_scale"], "a number above 0")
@@ -291,6 +294,15 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     layer_recurrent=_layer_recurrent(family, theirs),
     layer_window=windows if any(sliding) else (),
   )
+
+
+def _adjusted_width(theirs: Any, width: int) -> int:
+  """Width of LFM2's feed-forward: two thirds of the one given, up to a multiple of a number."""
+  width = int(2 * width / 3)
+  if theirs.block_ffn_dim_multiplier is None:
+    return width
+  multiple = theirs.block_multiple_of
+  return -(-int(theirs.block_ffn_dim_multiplier * width) // multiple) * multiple
 
 
 def _heads_by_kind(theirs: Any) -> dict[str, Any]:
@@ -320,7 +332,8 @@ def _windows(family: Family, theirs: Any, num_layers: int) -> tuple[int, ...]:
   kinds = [SLIDING if window else FULL] * num_layers
   if "layer_types" in honoured:
     kinds = theirs.layer_types
-  known = (FULL, RECURRENT) if "delta_key_heads" in family.keys else (SLIDING, FULL)
+  recurrence = family.switches.get("recurrence")
+  known = (FULL, RECURRENT[recurrence]) if recurrence else (SLIDING, FULL)
   if unknown := set(kinds) - set(known):
     raise FieldError("layer_types", sorted(unknown), f"{' and '.join(known)} alone")
   if SLIDING in kinds and not window:
@@ -331,9 +344,9 @@ def _windows(family: Family, theirs: Any, num_layers: int) -> tuple[int, ...]:
 
 def _layer_recurrent(family: Family, theirs: Any) -> tuple[int, ...]:
   """For each layer 1 where it has a recurrence; empty where none has."""
-  if "delta_key_heads" not in family.keys:
+  if (recurrence := family.switches.get("recurrence")) is None:
     return ()
-  layers = tuple(int(kind == RECURRENT) for kind in theirs.layer_types)
+  layers = tuple(int(kind == RECURRENT[recurrence]) for kind in theirs.layer_types)
   return layers if any(layers) else ()
 
 
@@ -425,11 +438,10 @@ def _window_keys(config: ModelConfig) -> dict[str, Any]:
 
 
 def _layer_types(config: ModelConfig) -> list[str]:
-  recurrent = config.layer_recurrent or (0,) * config.num_layers
-  return [
-    RECURRENT if is_recurrent else FULL if window == FULL_ATTENTION else SLIDING
-    for is_recurrent, window in zip(recurrent, config.window_of_layers, strict=True)
-  ]
+  types = [FULL if window == FULL_ATTENTION else SLIDING for window in config.window_of_layers]
+  for layer in config.recurrent_layers:
+    types[layer] = RECURRENT[config.recurrence]
+  return types
 
 
 def _rope_keys(config: ModelConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from greedy_prune_jax.models.feed_forward import Experts, FeedForward
 from greedy_prune_jax.models.norm import RMSNorm, normalised
 from greedy_prune_jax.models.per_layer import PerLayerGate
 from greedy_prune_jax.models.rope import apply_rope
+from greedy_prune_jax.models.short_conv import ShortConv
 from greedy_prune_jax.models.weights import along, project, random_weight
 
 
@@ -172,6 +173,8 @@ class Layer(nnx.Module):
         setattr(self, part, Attention(config, rngs, dtype, part))
     if "delta" in mixers:
       self.delta = DeltaNet(config, rngs, dtype)
+    if "conv" in mixers:
+      self.conv = ShortConv(config, rngs, dtype)
     if config.pre_norms:
       self.mlp_norm = RMSNorm(config.model_dim, config=config)
     if "mlp" in kinds:

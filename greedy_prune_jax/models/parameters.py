@@ -54,8 +54,8 @@ class TensorSource(abc.ABC):
 class Layout:
   """Axes of a parameter (one layer of it), and which of them each stored axis is made of.
 
-  Letters are those of `greedy_prune_jax.models.decoder` and `delta_net`; K stands for the key/value
-  heads.
+  Letters are those of `greedy_prune_jax.models.decoder`, `delta_net` and `short_conv`; K stands for
+  the key/value heads.
 
   Attributes:
     axes: letters of the parameter's axes.
@@ -100,6 +100,16 @@ LAYOUTS: dict[str, Layout] = {
   "layers.delta.log_speed": Layout("M", ("M",)),
   "layers.delta.norm_scale": Layout("O", ("O",)),
   "layers.delta.out": Layout("MOD", ("D", "MO")),
+  "layers.conv.in_gate": Layout("DZ", ("Z", "D")),
+  "layers.conv.out_gate": Layout("DZ", ("Z", "D")),
+  "layers.conv.value": Layout("DZ", ("Z", "D")),
+  "layers.conv.filter": Layout("Z1W", ("Z", "1", "W")),
+  "layers.conv.out": Layout("ZD", ("D", "Z")),
+  "layers.conv.in_gate_bias": Layout("Z", ("Z",)),
+  "layers.conv.out_gate_bias": Layout("Z", ("Z",)),
+  "layers.conv.value_bias": Layout("Z", ("Z",)),
+  "layers.conv.filter_bias": Layout("Z", ("Z",)),
+  "layers.conv.out_bias": Layout("D", ("D",)),
   "layers.attention.q_norm.scale": Layout("H", ("H",)),
   "layers.attention.k_norm.scale": Layout("H", ("H",)),
   "layers.attention.wide_q_norm.scale": Layout("NH", ("NH",)),
@@ -181,6 +191,7 @@ def axis_sizes(config: ModelConfig, path: str) -> dict[str, int]:
     "P": config.delta_key_dim,
     "O": config.delta_value_dim,
     "W": config.conv_width,
+    "Z": config.conv_channels,
     "1": 1,
   }
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.delta_net import CHUNK
+from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.rankings.follow import path_lengths, path_positions
 from greedy_prune_jax.rankings.registry import RANKINGS, ChainSizes
 from greedy_prune_jax.search.host import SearchSettings
@@ -43,13 +43,13 @@ def _flops(config: ModelConfig, positions: float, scored: float, seen: float) ->
 def _recurrent_products(config: ModelConfig) -> int:
   """Multiply-adds of the recurrent layers at one position, beside those with weights.
 
-  A state is read for key and query, and written; a chunk's tokens meet each other: keys with keys
-  and queries, decays summed, changes solved for and read.
+  Of the convolution, and of a delta rule: a state is read for key and query, and written; a chunk's
+  tokens meet each other: keys with keys and queries, decays summed, changes solved for and read.
   """
   p, o = config.delta_key_dim, config.delta_value_dim
   of_head = 3 * p * o + CHUNK * (2 * p + CHUNK + 2 * o)
   convolution = config.conv_width * config.conv_channels
-  return len(config.layers_with("delta")) * (config.delta_value_heads * of_head + convolution)
+  return len(config.recurrent_layers) * (config.delta_value_heads * of_head + convolution)
 
 
 def _seen(start, length):

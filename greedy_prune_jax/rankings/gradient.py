@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores, softmax_beside
 from greedy_prune_jax.models.decoder import Decoder, Model
-from greedy_prune_jax.models.delta_net import refuse_recurrence
+from greedy_prune_jax.models.recurrence import refuse_recurrence
 from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,

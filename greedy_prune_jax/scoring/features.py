@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, Model
-from greedy_prune_jax.models.delta_net import refuse_recurrence
+from greedy_prune_jax.models.recurrence import refuse_recurrence
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 

@@ -1,72 +1,80 @@
 """The recurrence of a block's slots: every candidate's from the state that its prefix leaves.
 
-What attention reads of keys and values, a recurrence reads of `DeltaColumns`: a state at any place
-is the one at a border of the text before it, and what the tokens behind the border wrote since. So
-a suffix costs the same however long its prefix is. Kept columns have no borders: where a run goes
-on behind some, the state takes in what they wrote, one product over them.
+What attention reads of keys and values, a recurrence reads of `Columns`: the convolution the last
+channels, and the delta rule, where there is one, what tokens wrote. The state at any place is the
+one at a border of the text before it, and what the tokens behind the border wrote since. So a
+suffix costs the same however long its prefix is. Kept columns have no borders: where a run goes on
+behind some, the state takes in what they wrote, one product over them.
 
-Where a race leaves out a middle (see `stream.window_lengths`), the tail begins with the state that
-the middle leaves in the text as it stands, as its attention sees the middle's keys and values.
+Where a race leaves out a middle (see `stream.window_lengths`), the tail begins with the state and
+the channels that the middle leaves in the text as it stands, as its attention sees the middle's
+keys and values.
 
 Letters beside those of `scoring.stream` and `models.delta_rule`: C borders of a text.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.delta_net import CHUNK, Mixed, delta_inputs
 from greedy_prune_jax.models.delta_rule import (
   DeltaInputs,
   advance_state,
   read_state,
   run_chunk,
 )
+from greedy_prune_jax.models.recurrence import CHUNK, Mixed, mix_tokens, state_shape
 from greedy_prune_jax.models.weights import uint16_as_bfloat16
 from greedy_prune_jax.scoring.stream import Slots
 
 
-class DeltaColumns(NamedTuple):
-  """Tokens of a text or of candidates as the recurrent layers saw them; perhaps as bits."""
+class Written(NamedTuple):
+  """Changes of the delta rule's state by tokens."""
 
   key: Array  # [..., J, P]
   change: Array  # [..., M, O], of the values that the state gives to this key
   log_decay: Array  # [..., M], float32
+
+
+class Columns(NamedTuple):
+  """Tokens of a text or of candidates as the recurrent layers saw them; perhaps as bits."""
+
   channels: Array  # [..., Z], before the convolution
+  written: Written | None  # None: there is no delta rule
 
 
-def empty_columns(config: ModelConfig, shape: tuple[int, ...], dtype: DTypeLike) -> DeltaColumns:
+def empty_columns(config: ModelConfig, shape: tuple[int, ...], dtype: DTypeLike) -> Columns:
   """Columns that hold nothing, of all recurrent layers."""
-  shape = (len(config.layers_with("delta")), *shape)
-  j, m, p, o = (
-    config.delta_key_heads,
-    config.delta_value_heads,
-    config.delta_key_dim,
-    config.delta_value_dim,
-  )
-  return DeltaColumns(
-    jnp.zeros((*shape, j, p), dtype),
-    jnp.zeros((*shape, m, o), dtype),
-    jnp.zeros((*shape, m), jnp.float32),
-    jnp.zeros((*shape, config.conv_channels), dtype),
-  )
+  shape, written = (len(config.recurrent_layers), *shape), None
+  if (state := state_shape(config)) is not None:
+    m, p, o = state
+    written = Written(
+      jnp.zeros((*shape, config.delta_key_heads, p), dtype),
+      jnp.zeros((*shape, m, o), dtype),
+      jnp.zeros((*shape, m), jnp.float32),
+    )
+  return Columns(jnp.zeros((*shape, config.conv_channels), dtype), written)
 
 
-def empty_borders(config: ModelConfig, batch: int, places: int) -> Float[Array, "L B C M P O"]:
-  """States before every `CHUNK`-th place of texts of which nothing is known."""
-  heads = (config.delta_value_heads, config.delta_key_dim, config.delta_value_dim)
-  return jnp.zeros((len(config.layers_with("delta")), batch, places // CHUNK, *heads))
+def empty_borders(
+  config: ModelConfig, batch: int, places: int
+) -> Float[Array, "L B C M P O"] | None:
+  """States before every `CHUNK`-th place of texts of which nothing is known; None without any."""
+  state = state_shape(config) if config.has_recurrence else None
+  stack = len(config.recurrent_layers), batch, places // CHUNK
+  return None if state is None else jnp.zeros((*stack, *state))
 
 
 def renewed_borders(
   borders: Float[Array, "L B C M P O"],
-  text: DeltaColumns,
+  text: Written,
   first: Int[Array, " B"],
   stop: Int[Array, " B"],
 ) -> Float[Array, "L B C M P O"]:
@@ -121,14 +129,14 @@ def _origins(slots: Slots) -> _Origins:
 def recur_slots(
   mixed: Mixed,
   layer: Int[Array, ""],
-  text: DeltaColumns,
-  kept: DeltaColumns,
-  borders: Float[Array, "L B C M P O"],
+  text: Columns,
+  kept: Columns,
+  borders: Float[Array, "L B C M P O"] | None,
   slots: Slots,
   *,
   config: ModelConfig,
   dtype: DTypeLike,
-) -> tuple[Float[Array, "T M O"], DeltaColumns]:
+) -> tuple[Float[Array, "T M O"] | Float[Array, "T Z"], Columns]:
   """Outputs of each slot, and its columns.
 
   Args:
@@ -136,14 +144,46 @@ def recur_slots(
     layer: index among the recurrent layers.
     text: columns of the texts as they stand, [L, B, S, ...], perhaps as bits.
     kept: columns that were kept, [L, B, Z, ...], perhaps as bits.
-    borders: states before places of the texts.
+    borders: states before places of the texts, if there is a delta rule.
     slots: the slots.
     config: config of the model.
     dtype: dtype of the columns.
   """
-  origins, size = _origins(slots), math.gcd(len(mixed.rate), CHUNK)
-  before = _before(mixed.channels, layer, text, kept, slots, origins, config.conv_width - 1)
-  inputs = delta_inputs(config, mixed, before)
+  origins = _origins(slots)
+
+  def run_delta(inputs: DeltaInputs) -> tuple[Array, Written]:
+    assert text.written is not None
+    assert kept.written is not None
+    assert borders is not None
+    state_before = partial(_state_before, layer, text.written, kept.written, borders)
+    out, change = _run_delta(inputs, origins, slots.chain, state_before, borders.shape[3:])
+    written = inputs.key.astype(dtype), change.astype(dtype), inputs.log_decay
+    return out, Written(*written)
+
+  before = _before(
+    mixed.channels, layer, text.channels, kept.channels, slots, origins, config.conv_width - 1
+  )
+  out, written = mix_tokens(config, mixed, before, run_delta)
+  return out, Columns(mixed.channels.astype(dtype), written)
+
+
+def _run_delta(
+  inputs: DeltaInputs,
+  origins: _Origins,
+  chain: Int[Array, " T"],
+  state_before: Callable[[Array, _Origins], Array],
+  state_shape: tuple[int, ...],
+) -> tuple[Float[Array, "T M O"], Float[Array, "T M O"]]:
+  """Outputs and changes of a block's slots.
+
+  Args:
+    inputs: inputs of the delta rule.
+    origins: part of each slot.
+    chain: chain of each slot.
+    state_before: makes the state before a part of a chain.
+    state_shape: [M, P, O].
+  """
+  size = math.gcd(len(chain), CHUNK)
 
   def step(carried, chunk):
     inputs, origins, chain = chunk
@@ -155,7 +195,7 @@ def recur_slots(
       own = origins.number == part
       at = jnp.argmax(own)
       origin = jax.tree.map(lambda x: x[at], origins)
-      new = partial(_state_before, layer, text, kept, borders, chain[at], origin)
+      new = partial(state_before, chain[at], origin)
       state_here = jax.lax.cond(part == last, lambda: state, new)
       own = own[:, None, None]
       of_key = jnp.where(own, read_state(state_here, inputs.key), of_key)
@@ -178,17 +218,11 @@ def recur_slots(
     out, change = (jnp.where(sound[:, None, None], x, jnp.nan) for x in (out, change))
     return (state, last_part), (out, change)
 
-  chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (inputs, origins, slots.chain))
-  start = jnp.zeros(borders.shape[3:]), jnp.int32(-1)
+  chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (inputs, origins, chain))
+  start = jnp.zeros(state_shape), jnp.int32(-1)
   _, found = jax.lax.scan(step, start, chunks)
   out, change = (x.reshape(-1, *x.shape[2:]) for x in found)
-  columns = DeltaColumns(
-    inputs.key.astype(dtype),
-    change.astype(dtype),
-    inputs.log_decay,
-    mixed.channels.astype(dtype),
-  )
-  return out, columns
+  return out, change
 
 
 def _finite(arrays: DeltaInputs | tuple[Array, ...]) -> Bool[Array, " T"]:
@@ -200,8 +234,8 @@ def _finite(arrays: DeltaInputs | tuple[Array, ...]) -> Bool[Array, " T"]:
 def _before(
   channels: Float[Array, "T Z"],
   layer: Int[Array, ""],
-  text: DeltaColumns,
-  kept: DeltaColumns,
+  text: Float[Array, "L B S Z"] | UInt[Array, "L B S Z"],
+  kept: Float[Array, "L B K Z"] | UInt[Array, "L B K Z"],
   slots: Slots,
   origins: _Origins,
   count: int,
@@ -213,8 +247,8 @@ def _before(
   place = origins.place[:, None] - (missing - (origins.high - origins.low)[:, None])
   chain = jnp.broadcast_to(slots.chain[:, None], at.shape)
 
-  def read(columns: DeltaColumns, index: Array) -> Array:
-    found = columns.channels[layer, chain, jnp.clip(index, 0, columns.channels.shape[2] - 1)]
+  def read(columns: Array, index: Array) -> Array:
+    found = columns[layer, chain, jnp.clip(index, 0, columns.shape[2] - 1)]
     return uint16_as_bfloat16(found).astype(jnp.float32)
 
   of_text = jnp.where((place >= 0)[..., None], read(text, place), 0.0)
@@ -224,8 +258,8 @@ def _before(
 
 def _state_before(
   layer: Int[Array, ""],
-  text: DeltaColumns,
-  kept: DeltaColumns,
+  text: Written,
+  kept: Written,
   borders: Float[Array, "L B C M P O"],
   chain: Int[Array, ""],
   origin: _Origins,
@@ -239,7 +273,7 @@ def _state_before(
 
     place = index * CHUNK + jnp.arange(CHUNK)
     counted = (place >= low) & (place < high)
-    written = _as_float32(jax.tree.map(part, columns._replace(channels=columns.log_decay)))
+    written = _as_float32(jax.tree.map(part, columns))
     return advance_state(state, written.key, written.change, written.log_decay, counted)
 
   border = origin.place // CHUNK
@@ -255,5 +289,5 @@ def _state_before(
   )
 
 
-def _as_float32(columns: DeltaColumns) -> DeltaColumns:
-  return jax.tree.map(lambda x: x.astype(jnp.float32), uint16_as_bfloat16(columns))
+def _as_float32(written: Written) -> Written:
+  return jax.tree.map(lambda x: x.astype(jnp.float32), uint16_as_bfloat16(written))

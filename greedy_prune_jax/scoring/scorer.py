@@ -97,9 +97,9 @@ class ChainState(NamedTuple):
   """Chains as they stand, and what is known of them."""
 
   texts: Text  # every field with an axis B in front
-  text_cache: Caches  # [L, B, S, K, H] of the texts, as bits; `delta`: `DeltaColumns` of them
-  borders: Float[Array, "L B C M P O"] | None  # states before places of the texts, if any recur
-  kept_cache: Caches  # [L, B, Z, K, H] of candidates' columns, as bits; `delta` too
+  text_cache: Caches  # [L, B, S, K, H] of the texts, as bits; and `Columns` of them, if any recur
+  borders: Float[Array, "L B C M P O"] | None  # states before places of the texts, if there are any
+  kept_cache: Caches  # [L, B, Z, K, H] of candidates' columns, as bits; `Columns` too
   kept_log_probs: Float[Array, "B Z 3"]  # of each of these: sum up to it, its own, its skip
   kept_offsets: Int[Array, "B U"]  # where in Z each candidate's columns are kept
   columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
@@ -134,14 +134,15 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
     }
     by_name: Caches = {name: KeyValues(x, x) for name, x in zeros.items()}
     if config.has_recurrence:
-      by_name["delta"] = empty_columns(config, (batch, size), decoder.embedding.dtype)
+      columns = empty_columns(config, (batch, size), decoder.embedding.dtype)
+      by_name[config.recurrence] = columns
     return bfloat16_as_uint16(by_name, decoder.platform)
 
   kept = program.kept + program.places
   return ChainState(
     texts=texts,
     text_cache=caches(places),
-    borders=empty_borders(config, batch, places) if config.has_recurrence else None,
+    borders=empty_borders(config, batch, places),
     kept_cache=caches(kept),
     kept_log_probs=jnp.zeros((batch, kept, 3)),
     kept_offsets=offsets,
@@ -244,23 +245,24 @@ def _run_layers(
 
   x = decoder.embed(texts.token_ids[slots.chain, slots.source])
   layers = {name: jnp.arange(shape.num_layers) for name, shape in decoder.config.caches.items()}
-  if (borders := state.borders) is None:
+  if not decoder.config.has_recurrence:
     return decoder.run_layers(x, slots.position, attend, layers)
+  recurrence = decoder.config.recurrence
 
   def recur(mixed, layer):
     out, own = recur_slots(
       mixed,
       layer,
-      state.text_cache["delta"],
-      state.kept_cache["delta"],
-      borders,
+      state.text_cache[recurrence],
+      state.kept_cache[recurrence],
+      state.borders,
       slots,
       config=decoder.config,
       dtype=dtype,
     )
     return out, bfloat16_as_uint16(own, decoder.platform)
 
-  layers["delta"] = jnp.arange(len(borders))
+  layers[recurrence] = jnp.arange(len(decoder.config.recurrent_layers))
   return decoder.run_layers(x, slots.position, attend, layers, recur=recur)
 
 
@@ -354,7 +356,7 @@ def with_borders(
   """The state with caches of texts that are new in places [first, stop)."""
   if state.borders is None:
     return state._replace(text_cache=text_cache)
-  borders = renewed_borders(state.borders, text_cache["delta"], first, stop)
+  borders = renewed_borders(state.borders, text_cache["delta"].written, first, stop)
   return state._replace(text_cache=text_cache, borders=borders)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.delta_net import CHUNK
+from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.models.rope import config_for_length
 from greedy_prune_jax.models.sizes import bucket, round_up
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
@@ -173,13 +173,15 @@ def batch_bytes(
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
   """Estimate of the memory that one position of a block takes while a layer runs, in bytes.
 
-  On each of the `split` devices that heads and feed-forward, but no recurrence, are split over.
+  On each of the `split` devices that heads and feed-forward, but no delta rule, are split over.
   """
   head_dim = max(config.head_dim, config.global_head_dim)
   mixer = (6 * config.num_heads * head_dim + 3 * config.num_heads * KEY_BLOCK) // split
-  if config.has_recurrence:  # channels and what they become; a chunk's decays and products
+  if config.recurrence == "delta":  # channels and what they become; a chunk's decays and products
     of_values = config.delta_value_heads * (config.delta_value_dim + CHUNK)
     mixer = max(mixer, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
+  if config.recurrence == "conv":  # beside channels the gates, and what these give
+    mixer = max(mixer, (5 + config.conv_width) * config.conv_channels // split)
   feed_forward = 3 * config.mlp_dim // split
   if config.num_experts:  # a token's rows for its experts, and what these give, on each device
     of_experts = 3 * config.experts_per_token * (config.model_dim + config.expert_dim // split)
@@ -194,20 +196,22 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
 
 
 def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
-  """Bytes that all layers keep of one position: keys and values, or the `DeltaColumns` of it."""
+  """Bytes that all layers keep of one position: keys and values, or the `Columns` of it."""
   heads = 2 * config.cache_width // split * itemsize
   if not config.has_recurrence:
     return heads
+  if config.recurrence == "conv":
+    return heads + len(config.recurrent_layers) * config.conv_channels // split * itemsize
   of_keys = config.delta_key_heads * config.delta_key_dim
   of_values = config.delta_value_heads * config.delta_value_dim
   of_layer = (of_keys + of_values + config.conv_channels) * itemsize + 4 * config.delta_value_heads
-  return heads + len(config.layers_with("delta")) * of_layer
+  return heads + len(config.recurrent_layers) * of_layer
 
 
 def _border_bytes(config: ModelConfig, places: int) -> int:
   """States before every `CHUNK`-th place of a text, in every recurrent layer."""
   of_layer = config.delta_value_heads * config.delta_key_dim * config.delta_value_dim
-  return 4 * len(config.layers_with("delta")) * of_layer * (places // CHUNK)
+  return 4 * len(config.recurrent_layers) * of_layer * (places // CHUNK)
 
 
 def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:

@@ -161,7 +161,7 @@ def prune_steps(
 def chain_specs(chains: ChainState) -> Any:
   """Places of the arrays on a mesh: caches' heads along `model`, as the weights' are."""
   of_heads = P(None, DATA, None, MODEL)
-  # Recurrent layers are whole along `model`, as their weights are.
+  # The delta rule is whole along `model`, as its weights are.
   of_cache = {name: P(None, DATA) if name == "delta" else of_heads for name in chains.text_cache}
   return _CHAINS._replace(text_cache=of_cache, kept_cache=of_cache)
 

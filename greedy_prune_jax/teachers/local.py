@@ -20,8 +20,8 @@ from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_templa
 from greedy_prune_jax.chains.segments import encode_parts
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.delta_net import cache_shapes
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
+from greedy_prune_jax.models.recurrence import cache_shapes
 from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
 from greedy_prune_jax.teachers.local_thinking import LocalThinking

@@ -49,7 +49,7 @@ def test_peft_reads_the_adapter_of_a_multimodal_student(tmp_path):
   assert len(changed) == 2 * 3 * len(TARGETS), "two matrices for each target of the text's layers"
 
 
-@pytest.mark.parametrize("family", ["glm4", "phi3"])
+@pytest.mark.parametrize("family", ["glm4", "phi3", "lfm2"])
 def test_adapter_has_the_order_of_the_checkpoint_or_is_left_out(family, tmp_path):
   reference = tiny_model(tiny_config(family))
   reference.save_pretrained(tmp_path / "base")
@@ -70,6 +70,8 @@ def test_adapter_has_the_order_of_the_checkpoint_or_is_left_out(family, tmp_path
     found = adapted(torch.tensor(ids)).logits.numpy()
   merged = with_params(base, merge_lora(flat_params(base.params), matrices, lora))
   np.testing.assert_allclose(found, forward_logits(merged.decoder, jnp.asarray(ids)), atol=1e-4)
+  changed = [name for name, _ in adapted.named_parameters() if "lora_" in name]
+  assert len(changed) == sum(map(len, matrices.values())), "of each layer, and of nothing else"
 
 
 def test_targets_that_a_model_lacks_are_named(tmp_path):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from greedy_prune_jax.distill.batches import pack_batch
 from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
@@ -13,6 +14,8 @@ from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
 from greedy_prune_jax.distill.parameters import flat_params, with_params
 from greedy_prune_jax.distill.step import Student, init_state, make_evaluate, make_train_step
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.parallel import (
   DATA,
   MeshSettings,
@@ -22,10 +25,16 @@ from greedy_prune_jax.parallel import (
   place_rows,
 )
 from tests.helpers.made_examples import random_examples
+from tests.helpers.reference import tiny_config
 from tests.helpers.tiny_student import close, tiny_student_model
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets=tuple(TARGETS))
 MODEL = tiny_student_model(vocab_size=64, num_kv_heads=4)
+SIZES = {"vocab_size": 64, "num_key_value_heads": 4, "num_hidden_layers": 2}
+RECURRENT = {
+  "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
+  "lfm2": {"layer_types": ["conv", "full_attention"], "conv_bias": True},
+}
 EXAMPLES = random_examples(18)
 STEPS = 4
 
@@ -50,16 +59,16 @@ def mesh_of_sizes(data, model):
   return make_mesh(MeshSettings(data=data, model=model))
 
 
-def begun(mesh=None, fully_sharded=False, lora=None, name="adamw", remat="none"):
+def begun(mesh=None, fully_sharded=False, lora=None, name="adamw", remat="none", model=MODEL):
   """A student, its state before the first step, and its frozen weights, on a mesh."""
-  weights = jax.tree.map(jnp.copy, flat_params(MODEL.params))
+  weights = jax.tree.map(jnp.copy, flat_params(model.params))
   trained, frozen = (weights, {}) if lora is None else (init_lora(weights, lora, 0), weights)
   if mesh is not None:
     trained, frozen = (
       jax.device_put(x, named_shardings(x, mesh, fully_sharded=fully_sharded))
       for x in (trained, frozen)
     )
-  student = Student(MODEL, lora, jnp.dtype("float32"), remat, mesh)
+  student = Student(model, lora, jnp.dtype("float32"), remat, mesh)
   return student, init_state(trained, optimizer(name), mesh), frozen
 
 
@@ -110,6 +119,22 @@ def test_training_on_a_mesh_equals_training_on_one_device(data, model, fully_sha
       for kept in ("mu", "nu"):
         moment = optax.tree.get(state.optimizer, kept)[name]
         assert moment.sharding.is_equivalent_to(x.sharding, x.ndim), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.parametrize(
+  ("data", "model", "fully_sharded", "lora"), [(2, 4, True, None), (2, 2, False, LORA)]
+)
+def test_recurrent_layers_train_on_a_mesh(family, data, model, fully_sharded, lora):
+  config = config_from_hf(tiny_config(family, **SIZES, **RECURRENT[family]).to_dict())
+  student = Model.from_decoder(Decoder(config, nnx.Rngs(0)))
+  kwargs = {"lora": lora, "model": student}
+  found, nll, _ = trained(mesh_of_sizes(data, model), fully_sharded=fully_sharded, **kwargs)
+  expected, expected_nll, _ = trained(**kwargs)
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+  np.testing.assert_allclose(nll, expected_nll, rtol=2e-4)
+  assert expected[0, 0] - expected[-1, 0] > 0.05, "it has learned something"
 
 
 def test_fully_sharded_parameters_take_a_share_of_each_device():

@@ -167,6 +167,14 @@ _FAMILIES = {
     {"sliding_window": WINDOW, "num_hidden_layers": 4, "sliding_window_pattern": 4},
   ),
   "apertus": (transformers.ApertusConfig, {"pad_token_id": 0}),
+  "lfm2": (
+    transformers.Lfm2Config,
+    {
+      "num_hidden_layers": 4,
+      "layer_types": ["conv", "full_attention", "conv", "conv"],
+      "block_multiple_of": 8,
+    },
+  ),
 }
 
 

@@ -22,6 +22,7 @@ CASES = {
   "qwen3_5_text": (PLAIN, RECURRENT),
   "qwen3_5_moe_text": (PLAIN, RECURRENT),
   "qwen3_next": (PLAIN, RECURRENT),
+  "lfm2": (PLAIN, {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
   "olmo3": (PLAIN, {"num_hidden_layers": 4}),
@@ -82,13 +83,18 @@ def test_sample_prune_and_distill(run, tmp_path, family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("ranking", "family"), [("gradient", "qwen3_next"), ("attention", "qwen3_5_text")]
+  ("ranking", "family", "layers"),
+  [
+    ("gradient", "qwen3_next", "Gated DeltaNet"),
+    ("attention", "qwen3_5_text", "Gated DeltaNet"),
+    ("gradient", "lfm2", "short convolutions"),
+  ],
 )
-def test_recurrent_layers_have_no_such_ranking(start, tmp_path, ranking, family):
-  tiny_runs.make_model(tmp_path / "model", PLAIN, family, **RECURRENT)
+def test_recurrent_layers_have_no_such_ranking(start, tmp_path, ranking, family, layers):
+  tiny_runs.make_model(tmp_path / "model", PLAIN, family, **CASES[family][1])
   job = start(pruner=tmp_path / "model", ranking=ranking)
   assert job.wait() == 1
   assert f"cannot use a {family} model" in job.stderr
-  assert "it has recurrent layers (Gated DeltaNet), which are not supported there" in job.stderr
+  assert f"it has recurrent layers ({layers}), which are not supported there" in job.stderr
   assert "Traceback" not in job.stderr
   assert job.stderr.count("not supported there") == 1, "said once, before any chain"

@@ -8,11 +8,10 @@ import pytest
 from greedy_prune_jax.models.delta_rule import (
   DeltaInputs,
   advance_state,
-  convolve,
   run_chunks,
   run_tokens,
-  tokens_before,
 )
+from greedy_prune_jax.models.recurrence import convolve, tokens_before
 
 _ATOL = 1e-5
 J, M, P, O = 2, 4, 8, 6  # noqa: E741 - the letters of the module

@@ -290,6 +290,30 @@ SWITCHES = {
   ),
   "exaone4 llama3 rope": ("exaone4", _rope(**_LLAMA3)),
   "apertus": ("apertus", {}),
+  "lfm2": ("lfm2", {}),
+  "lfm2 biases, longer filters, plain width, untied": (
+    "lfm2",
+    {
+      "conv_bias": True,
+      "conv_L_cache": 5,
+      "block_auto_adjust_ff_dim": False,
+      "tie_word_embeddings": False,
+      "layer_types": ["full_attention", "conv", "conv", "full_attention"],
+    },
+  ),
+  "lfm2 other width, head size, linear rope, layers by number": (
+    "lfm2",
+    {
+      "block_ffn_dim_multiplier": 1.7,
+      "block_multiple_of": 6,
+      "head_dim": 12,
+      "layer_types": None,
+      "full_attn_idxs": [2],
+      "conv_L_cache": 2,
+    }
+    | _rope(rope_type="linear", factor=3.0),
+  ),
+  "lfm2 attention alone": ("lfm2", {"layer_types": None}),
   "apertus biases": ("apertus", {"attention_bias": True}),
 }
 

@@ -76,6 +76,9 @@ def test_text_model_of_multimodal_mistral3_says_its_own_family(family, outer, ti
   assert transformers.Mistral3Config(text_config=text, **outer).tie_word_embeddings == tied
 
 
+_CONV = {"layer_types": ["conv", "full_attention"]}
+
+
 @pytest.mark.parametrize(
   ("values", "message"),
   [
@@ -88,6 +91,16 @@ def test_text_model_of_multimodal_mistral3_says_its_own_family(family, outer, ti
       "num_local_experts=8; expected 0: others are not supported",
     ),
     ({"model_type": "qwen3_moe", "num_experts_per_tok": 200}, "num_experts_per_tok=200; expected"),
+    ({"model_type": "lfm2", "conv_L_cache": 1, **_CONV}, "conv_L_cache=1; expected at least 2"),
+    (
+      {"model_type": "lfm2", "layer_types": ["conv"] * 2},
+      "layer_types=.*expected a layer with",
+    ),
+    (
+      {"model_type": "lfm2", "layer_types": ["conv", "sliding_attention"]},
+      r"layer_types=\['sliding_attention'\]; expected full_attention and conv alone",
+    ),
+    ({"model_type": "lfm2", "block_ff_dim": 0}, "intermediate_size=0; expected a whole number"),
     ({"model_type": "llama", "hidden_act": "xielu"}, "hidden_act='xielu'; expected"),
     ({"model_type": "glm4", "partial_rotary_factor": 0.01}, "partial_rotary_factor=0.01; expected"),
   ],
@@ -95,6 +108,32 @@ def test_text_model_of_multimodal_mistral3_says_its_own_family(family, outer, ti
 def test_what_the_newer_families_cannot_do_is_refused(values, message):
   with pytest.raises(UserError, match=message):
     config_from_hf({"num_hidden_layers": 2} | values, "folder/config.json")
+
+
+def test_lfm2_as_it_is_published():
+  values = {  # those of config.json of LFM2-1.2B that say something
+    "model_type": "lfm2",
+    "block_auto_adjust_ff_dim": True,
+    "block_ff_dim": 12288,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 256,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+    "hidden_size": 2048,
+    "max_position_embeddings": 128000,
+    "norm_eps": 1e-05,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "rope_theta": 1000000.0,
+    "tie_embedding": True,
+    "vocab_size": 65536,
+  }
+  config = config_from_hf(values)
+  assert (config.mlp_dim, config.head_dim, config.tied_head) == (8192, 64, True)
+  assert config.recurrent_layers == (0, 1, 3, 4, 6, 7, 9, 11, 13, 15)
+  assert not config_from_hf(values | {"tie_embedding": False}).tied_head
 
 
 def test_layers_of_gemma3():

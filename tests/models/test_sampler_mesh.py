@@ -118,7 +118,12 @@ def test_any_mesh_writes_what_one_device_writes(models, on_one_device, watched, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "sizes"),
-  [("gpt_oss", {"num_local_experts": 8}), ("qwen3_5_text", {}), ("qwen3_next", {})],
+  [
+    ("gpt_oss", {"num_local_experts": 8}),
+    ("qwen3_5_text", {}),
+    ("qwen3_next", {}),
+    ("lfm2", {"conv_bias": True}),
+  ],
 )
 def test_sinks_experts_and_recurrence_on_a_mesh(tmp_path, family, sizes):
   config = tiny_config(family, tie_word_embeddings=False, **SIZES, **sizes)

@@ -6,10 +6,13 @@ import pytest
 
 from greedy_prune_jax.accelerators import find_accelerator
 from greedy_prune_jax.chains.segments import Segments
+from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.parallel import device_bytes
-from greedy_prune_jax.pruning.cost import ranking_work, search_work
+from greedy_prune_jax.pruning.cost import positions_flops, ranking_work, search_work
 from greedy_prune_jax.pruning.estimate import weight_bytes
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
@@ -61,6 +64,16 @@ def test_the_expected_work_is_what_deletions_anywhere_take(sizes):
   counted = np.mean([counted_positions(sizes, rng) for _ in range(40)])
   assert work.positions == pytest.approx(counted, rel=0.05)
   assert work.flops > 2 * config.matmul_params(head=False) * work.positions
+
+
+def test_short_convolutions_are_counted():
+  config = config_from_hf(tiny_config("lfm2").to_dict())
+  weights = flat_params(abstract_model(config, "float32").params)
+  matrices = {name: x for name, x in weights.items() if name.startswith("layers.") and x.ndim > 2}
+  filters = matrices.pop("layers.conv.filter")
+  assert config.matmul_params(head=False) == sum(x.size for x in matrices.values())
+  work = positions_flops(config, 1, 0, 0)
+  assert work == 2 * (config.matmul_params(head=False) + filters.size)
 
 
 def test_a_ranking_is_its_passes_and_the_texts_along_its_path():

@@ -27,6 +27,7 @@ from greedy_prune_jax.search.capacity import choose_batching, places_of
 from greedy_prune_jax.search.greedy import prune_steps
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
+from greedy_prune_jax.search.screen import ScreenSettings
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -41,8 +42,9 @@ MORE = {
   "gpt_oss": {"num_local_experts": 8},
   "qwen3_5_text": _RECURRENT,
   "qwen3_next": {"num_experts": 8, **_RECURRENT},
+  "lfm2": {"layer_types": ["conv", "full_attention"], "conv_bias": True},
 }
-SHARED = ("qwen2", "qwen3", "gemma3_text", "gpt_oss", "qwen3_5_text", "qwen3_next")
+SHARED = ("qwen2", "qwen3", "gemma3_text", "gpt_oss", "qwen3_5_text", "qwen3_next", "lfm2")
 # Five chains: no mesh of several rows is filled by them.
 SHAPES = ((9, 9, 4), (3, 11, 1), (17, 2, 6), (1, 5, 3), (5, 7, 3))
 BLOCK_POSITIONS = 48  # no other size of the program
@@ -76,8 +78,9 @@ def _paths(floor=0, shapes=SHAPES):
   ]
 
 
-def _searched(model, objective, **kwargs):
-  return prune_paths(model, _paths(**kwargs), SearchSettings(objective, BLOCK_POSITIONS))
+def _searched(model, objective, screen=None, **kwargs):
+  settings = SearchSettings(objective, BLOCK_POSITIONS, screen=screen)
+  return prune_paths(model, _paths(**kwargs), settings)
 
 
 def _assert_same(paths, expected):
@@ -113,6 +116,18 @@ def test_every_kind_of_parameter_can_be_shared(models, family):
   shapes = ((9, 4, 2), (3, 3, 2))  # of one length bucket
   one = _searched(models((), family), "joint", shapes=shapes)
   _assert_same(_searched(models((2, 4), family), "joint", shapes=shapes), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("family", "mesh"), [("qwen3_5_text", (2, 4)), ("lfm2", (2, 4)), ("lfm2", (4, 1))]
+)
+def test_races_through_recurrent_layers(models, family, mesh):
+  shapes = ((9, 14, 3), (30, 11, 2), (3, 12, 2))  # for windows that end early
+  screen = ScreenSettings(window=2, margin=0.05)
+  one = _searched(models((), family), "joint", screen, shapes=shapes)
+  assert one[0].tally["num_scored"] < sum(range(1, 15)), "a race leaves candidates out"
+  _assert_same(_searched(models(mesh, family), "joint", screen, shapes=shapes), one)
 
 
 @pytest.mark.slow

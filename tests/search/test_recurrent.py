@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from greedy_prune_jax.models.delta_net import CHUNK
 from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.scoring.exact import candidates, run_texts, score_deletions
 from greedy_prune_jax.scoring.scorer import Scorer
 from greedy_prune_jax.search.capacity import _chain_bytes
@@ -30,8 +30,9 @@ def load(tmp_path_factory):
 
   @functools.cache
   def of_family(family):
-    layers = ["linear_attention", "full_attention"]
-    reference = tiny_model(tiny_config(family, num_hidden_layers=2, layer_types=layers))
+    layers = ["conv" if family == "lfm2" else "linear_attention", "full_attention"]
+    switches = {"num_hidden_layers": 2, "layer_types": layers, "tie_word_embeddings": False}
+    reference = tiny_model(tiny_config(family, **switches))
     folder = tmp_path_factory.mktemp(family)
     reference.save_pretrained(folder)
     return reference.float(), load_huggingface(folder, jnp.float32)
@@ -39,10 +40,10 @@ def load(tmp_path_factory):
   return of_family
 
 
-@pytest.fixture(scope="module")
-def models(load):
-  """A dense model; see `load`."""
-  return load("qwen3_5_text")
+@pytest.fixture(scope="module", params=["qwen3_5_text", "lfm2"])
+def models(load, request):
+  """A model of each recurrence, without experts; see `load`."""
+  return load(request.param)
 
 
 def _segments(seed, shape):
@@ -74,6 +75,7 @@ def _assert_full_passes(reference, path):
     *(("qwen3_5_text", block) for block in (64, 48, 16)),
     ("qwen3_5_moe_text", 48),
     ("qwen3_next", 16),
+    *(("lfm2", block) for block in (64, 16)),
   ],
 )
 @pytest.mark.parametrize("objective", OBJECTIVES)
