@@ -177,10 +177,11 @@ def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
   """
   head_dim = max(config.head_dim, config.global_head_dim)
   mixer = (6 * config.num_heads * head_dim + 3 * config.num_heads * KEY_BLOCK) // split
-  if config.recurrence == "delta":  # channels and what they become; a chunk's decays and products
+  mixers = config.mixer_of_layers
+  if "delta" in mixers:  # channels and what they become; a chunk's decays and products
     of_values = config.delta_value_heads * (config.delta_value_dim + CHUNK)
     mixer = max(mixer, (3 + config.conv_width) * config.conv_channels + 4 * of_values)
-  if config.recurrence == "conv":  # beside channels the gates, and what these give
+  if "conv" in mixers:  # beside channels the gates, and what these give
     mixer = max(mixer, (5 + config.conv_width) * config.conv_channels // split)
   feed_forward = 3 * config.mlp_dim // split
   if config.num_experts:  # a token's rows for its experts, and what these give, on each device

@@ -3,14 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from greedy_prune_jax.accelerators import find_accelerator
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import positions_flops, ranking_work, search_work
 from greedy_prune_jax.pruning.estimate import weight_bytes
@@ -68,7 +69,7 @@ def test_the_expected_work_is_what_deletions_anywhere_take(sizes):
 
 def test_short_convolutions_are_counted():
   config = config_from_hf(tiny_config("lfm2").to_dict())
-  weights = flat_params(abstract_model(config, "float32").params)
+  weights = flat_params(Model.from_decoder(Decoder(config, nnx.Rngs(0))).params)
   matrices = {name: x for name, x in weights.items() if name.startswith("layers.") and x.ndim > 2}
   filters = matrices.pop("layers.conv.filter")
   assert config.matmul_params(head=False) == sum(x.size for x in matrices.values())
