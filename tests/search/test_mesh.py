@@ -179,8 +179,9 @@ def test_chains_side_by_side_never_wait_for_each_other(models):
 
 
 @pytest.mark.slow
-def test_shared_weights_are_never_put_together(models):
-  found = _collectives(models((2, 4)), 2)
+@pytest.mark.parametrize("family", ["llama", "lfm2"])
+def test_shared_weights_are_never_put_together(models, family):
+  found = _collectives(models((2, 4), family), 2)
   # Sums of what heads, feed-forward and vocabulary contribute; no weight or logit travels.
   assert {kind for kind, _ in found} == {"all-reduce"}
   width, vocabulary = models().config.model_dim, HEADS["vocab_size"]
