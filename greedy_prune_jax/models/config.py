@@ -196,6 +196,7 @@ class ModelConfig:
   experts_per_token: int = 0
   expert_dim: int = 0  # width of one expert's hidden layer
   shared_expert_dim: int = 0  # of a further one that every token takes, times a gate; 0: none
+  experts_beside_mlp: bool = False  # in every layer, with norms of their own (Gemma 4)
   layer_experts: tuple[int, ...] = ()  # per layer, 1 where it has experts; empty: all, if there are
   renormalised_experts: bool = True  # a token's weights of its experts add up to 1
   expert_bias: bool = False  # on the router and on the experts' projections
@@ -254,7 +255,7 @@ class ModelConfig:
       self._check_pairs(rope, self.rope_head_dim(index))
 
   def _check_experts(self) -> None:
-    if self.num_experts == 0:
+    if self.num_experts == 0 and not self.experts_beside_mlp:
       return
     for name, most in (("num_experts", 2**14), ("experts_per_token", self.num_experts)):
       if type(value := getattr(self, name)) is not int or not 1 <= value <= most:
@@ -328,7 +329,8 @@ class ModelConfig:
   @property
   def kind_of_layers(self) -> tuple[str, ...]:
     """For each layer, the name of its feed-forward: `mlp`, `wide_mlp` or `experts`."""
-    experts = self.layer_experts or (bool(self.num_experts),) * self.num_layers
+    alone = bool(self.num_experts) and not self.experts_beside_mlp
+    experts = self.layer_experts or (alone,) * self.num_layers
     first_wide = self.num_layers - self.shared_kv_layers * self.wide_shared_mlp
     mlps = ("mlp" if layer < first_wide else "wide_mlp" for layer in range(self.num_layers))
     return tuple("experts" if has else mlp for has, mlp in zip(experts, mlps, strict=True))
@@ -377,7 +379,8 @@ class ModelConfig:
 
   def layers_with(self, name: str) -> tuple[int, ...]:
     """Numbers of the layers that have a part of this name; all have what is no part of a kind."""
-    if base_part(name) not in ("attention", *RECURRENCES, "mlp", "experts"):
+    of_kinds = ["attention", *RECURRENCES, "mlp", *["experts"] * (not self.experts_beside_mlp)]
+    if base_part(name) not in of_kinds:
       return tuple(range(self.num_layers))
     parts = zip(self.mixer_of_layers, self.kind_of_layers, strict=True)
     return tuple(layer for layer, of_layer in enumerate(parts) if name in of_layer)
@@ -437,7 +440,8 @@ class ModelConfig:
       + self.num_experts
       + (3 * self.shared_expert_dim + 1 if self.shared_expert_dim else 0),
     }
-    parts = (*self.mixer_of_layers, *self.kind_of_layers)
+    beside = ("experts",) * (self.num_layers if self.experts_beside_mlp else 0)
+    parts = (*self.mixer_of_layers, *self.kind_of_layers, *beside)
     layers = self.model_dim * sum(per_width[part] for part in parts)
     layers += 3 * self.model_dim * self.per_layer_dim * self.num_layers
     return layers + (self.vocab_size * self.model_dim if head else 0)

@@ -21,6 +21,7 @@ _NEXT_SWITCHES = {
   "gated_attention": True,
   "recurrence": "delta",
 }
+_NEXT_GGUF = {"layers.mlp_norm.scale": "post_attention_norm.weight"}
 
 QWEN = (
   Family(
@@ -60,6 +61,7 @@ QWEN = (
     fixed={"attention_bias": False},
     wrapper="qwen3_5",
     wrapper_ties=False,
+    gguf=GgufNames(architecture="qwen35", values_in_turns=True, tensors=_NEXT_GGUF),
   ),
   Family(
     name="qwen3_next",
@@ -78,6 +80,10 @@ QWEN = (
     },
     partial_rotary=True,
     fixed={"attention_bias": False},
+    gguf=GgufNames(
+      architecture="qwen3next",
+      tensors=_NEXT_GGUF | {f"layers.delta.{x}": "ssm_ba.weight" for x in ("rate", "decay")},
+    ),
   ),
   Family(
     name="qwen3_5_moe_text",
@@ -94,5 +100,6 @@ QWEN = (
     fixed={"attention_bias": False},
     wrapper="qwen3_5_moe",
     wrapper_ties=False,
+    gguf=GgufNames(architecture="qwen35moe", values_in_turns=True, tensors=_NEXT_GGUF),
   ),
 )

@@ -132,6 +132,36 @@ GGUF_TENSORS: dict[str, str] = {
   "layers.experts.gate_bias": "ffn_gate_exps.bias",
   "layers.experts.up_bias": "ffn_up_exps.bias",
   "layers.experts.down_bias": "ffn_down_exps.bias",
+  "layers.experts.shared.gate": "ffn_gate_shexp.weight",
+  "layers.experts.shared.up": "ffn_up_shexp.weight",
+  "layers.experts.shared.down": "ffn_down_shexp.weight",
+  "layers.experts.shared_gate": "ffn_gate_inp_shexp.weight",
+  "layers.mlp_alone_norm.scale": "post_ffw_norm_1.weight",
+  "layers.experts.norm.scale": "pre_ffw_norm_2.weight",
+  "layers.experts.post_norm.scale": "post_ffw_norm_2.weight",
+  "layers.experts.router_norm.scale": "ffn_gate_inp.scale",
+  "layers.experts.scale": "ffn_down_exps.scale",
+  "layers.attention.gate": "attn_q.weight",
+  "layers.delta.q": "attn_qkv.weight",
+  "layers.delta.k": "attn_qkv.weight",
+  "layers.delta.v": "attn_qkv.weight",
+  "layers.delta.gate": "attn_gate.weight",
+  "layers.delta.rate": "ssm_beta.weight",
+  "layers.delta.decay": "ssm_alpha.weight",
+  "layers.delta.q_filter": "ssm_conv1d.weight",
+  "layers.delta.k_filter": "ssm_conv1d.weight",
+  "layers.delta.v_filter": "ssm_conv1d.weight",
+  "layers.delta.decay_bias": "ssm_dt.bias",
+  "layers.delta.log_speed": "ssm_a",
+  "layers.delta.norm_scale": "ssm_norm.weight",
+  "layers.delta.out": "ssm_out.weight",
+  "layers.scale": "layer_output_scale.weight",
+  "layers.per_layer.gate": "inp_gate.weight",
+  "layers.per_layer.out": "proj.weight",
+  "layers.per_layer.norm.scale": "post_norm.weight",
+  "per_layer.table": "per_layer_token_embd.weight",
+  "per_layer.projection": "per_layer_model_proj.weight",
+  "per_layer.norm.scale": "per_layer_proj_norm.weight",
 }
 
 
@@ -160,6 +190,7 @@ class GgufNames:
     with_windows: name of the family of files that have a window; empty: this one.
     scaled_by_width: number of layers of the one model of the family that scales queries by the
       residual stream's width per head instead of the head width: a file does not say.
+    values_in_turns: True if value heads of Gated DeltaNet are those of every key head in turn.
     tensors: names that differ from `GGUF_TENSORS`.
   """
 
@@ -170,6 +201,7 @@ class GgufNames:
   truncated_yarn: bool = True
   with_windows: str = ""
   scaled_by_width: int = 0
+  values_in_turns: bool = False
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -246,5 +278,5 @@ class Family:
   @property
   def gguf_tensors(self) -> dict[str, str]:
     """Decoder parameters -> tensors of a GGUF file, `{layer}` for the layer's number."""
-    names = GGUF_TENSORS | dict(self.gguf.tensors if self.gguf else {})
+    names = _with_variants(GGUF_TENSORS | dict(self.gguf.tensors if self.gguf else {}))
     return {name: "blk.{layer}." * name.startswith("layers.") + t for name, t in names.items()}

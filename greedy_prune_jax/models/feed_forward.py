@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.norm import RMSNorm
 from greedy_prune_jax.models.weights import MasterWeight, along, project, random_weight
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -95,6 +96,7 @@ class Experts(nnx.Module):
   """Gated feed-forwards of which each token takes the few that a router gives most weight.
 
   In some families every token takes a shared one too, times the sigmoid of a gate of its own.
+  Beside a feed-forward, experts have a norm before and one after them, and the router has a third.
   Letters beside those of `decoder`: E experts, k of them a token, F the width of one.
   """
 
@@ -108,6 +110,11 @@ class Experts(nnx.Module):
     if config.shared_expert_dim:
       self.shared = FeedForward(config, rngs, dtype, config.shared_expert_dim)
       self.shared_gate = random_weight(rngs, (d, 1), dtype, d)
+    if config.experts_beside_mlp:
+      self.router_norm = RMSNorm(d, config=config)
+      self.scale = nnx.Param(jnp.ones((e,), jnp.float32))
+      self.norm = RMSNorm(d, config=config)
+      self.post_norm = RMSNorm(d, config=config)
     if config.expert_bias:
       self.router_bias = nnx.Param(jnp.zeros((e,), dtype))
       self.gate_bias = nnx.Param(jnp.zeros((e, f), dtype))
@@ -118,6 +125,8 @@ class Experts(nnx.Module):
     """Returns what to add to the residual stream, in float32."""
     tokens = x.reshape(-1, x.shape[-1])
     weights, chosen = self.route(tokens)
+    if self.config.experts_beside_mlp:
+      tokens = self.norm(tokens)
     if len(tokens) <= FEW_TOKENS:
       out = self._all(tokens, weights, chosen)
     else:
@@ -127,6 +136,8 @@ class Experts(nnx.Module):
     if self.config.shared_expert_dim:
       share = jax.nn.sigmoid(project("td,do->to", tokens, self.shared_gate[...]))
       out = out + share * self.shared(tokens)
+    if self.config.experts_beside_mlp:
+      out = self.post_norm(out)
     return out.reshape(x.shape)
 
   @property
@@ -138,6 +149,8 @@ class Experts(nnx.Module):
 
   def route(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T k"], Int[Array, "T k"]]:
     """Weights and numbers of each token's experts."""
+    if self.config.experts_beside_mlp:
+      x = self.router_norm(x) * x.shape[-1] ** -0.5
     logits = project("td,de->te", x, self.router[...])
     if self.config.expert_bias:
       logits += self.router_bias[...][None]
@@ -145,6 +158,8 @@ class Experts(nnx.Module):
     weights, chosen = jax.lax.top_k(probs, self.config.experts_per_token)
     if self.config.renormalised_experts:
       weights = weights / weights.sum(-1, keepdims=True)
+    if self.config.experts_beside_mlp:
+      weights = weights * self.scale[...][chosen]
     return weights, chosen
 
   def _all(

@@ -25,6 +25,7 @@ from greedy_prune_jax.models.gguf_file import GgufFile
 
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 _SPACE = "\u2581"  # how SentencePiece writes a space
+_SENTENCEPIECE = ("llama", "gemma4")  # values of tokenizer.ggml.model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,10 @@ _REST_WITH_SLASH = _REST.replace(r"[\r\n]*|", r"[\r\n/]*|")
 _LLAMA3 = _Splitting(pattern=rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}", whole_pieces=True, add_bos=True)
 _QWEN2 = _Splitting(pattern=rf"{_LETTERS}|\p{{N}}|{_REST}", normalise=True)
 
+_WITH_MARKS = (  # which belong to letters
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+  r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _GPT_4O = rf"{_LOWER}{_CONTRACTION}|{_UPPER}{_CONTRACTION}|\p{{N}}{{1,3}}|{_REST_WITH_SLASH}"
 
 # Values of tokenizer.ggml.pre.
@@ -59,6 +64,7 @@ _SPLITTINGS = {
   "llama-v3": _LLAMA3,
   "qwen2": _QWEN2,
   "deepseek-r1-qwen": _QWEN2,
+  "qwen35": _Splitting(pattern=_WITH_MARKS, normalise=True),
   "gpt-4o": _Splitting(pattern=_GPT_4O),  # gpt-oss
   "tekken": _Splitting(
     pattern=rf"{_LOWER}|{_UPPER}|\p{{N}}|{_REST_WITH_SLASH}", whole_pieces=True, add_bos=True
@@ -114,12 +120,13 @@ def _build(file: GgufFile) -> PreTrainedTokenizerFast:
   kind = metadata["tokenizer.ggml.model"]
   if kind == "gpt2":
     tokenizer, add_bos = _byte_level(file)
-  elif kind == "llama":
-    tokenizer, add_bos = _sentencepiece(file), True
+  elif kind in _SENTENCEPIECE:
+    tokenizer, add_bos = _sentencepiece(file, has_merges=kind == "gemma4"), True
   else:
     raise UserError(
       f"{file.path}: tokenizer.ggml.model {kind!r} is not supported; supported are gpt2 "
-      "(byte-level) and llama (SentencePiece). Pass the model's Hugging Face folder instead."
+      f"(byte-level) and {' and '.join(_SENTENCEPIECE)} (SentencePiece). Pass the model's Hugging "
+      "Face folder instead."
     )
   tokens = _list(file, "tokens", str)
   types = _list(file, "token_type", int, len(tokens))
@@ -185,19 +192,26 @@ def _read_merges(file: GgufFile, ids: dict[str, int]) -> list[tuple[str, str]]:
   return pairs
 
 
-def _sentencepiece(file: GgufFile) -> Tokenizer:
+def _sentencepiece(file: GgufFile, *, has_merges: bool) -> Tokenizer:
   """SentencePiece's byte-pair encoding: the best-scored token that two neighbours make comes first.
 
   Spaces are letters of their own. Where a file's `add_space_prefix` is not false, a text gets a
   space in front (Llama 2 and the first Mistral; not Gemma).
+
+  Args:
+    file: the file.
+    has_merges: True if it has a list of merges, and their order counts.
   """
   metadata = file.metadata
   tokens = _list(file, "tokens", str)
+  ids = {token: id_ for id_, token in enumerate(tokens)}
   unknown = _id(metadata, "unknown", len(tokens)) or 0
   tokenizer = Tokenizer(
     models.BPE(
-      {token: id_ for id_, token in enumerate(tokens)},
-      _merges(tokens, _list(file, "scores", float, len(tokens))),
+      ids,
+      _read_merges(file, ids)
+      if has_merges
+      else _merges(tokens, _list(file, "scores", float, len(tokens))),
       unk_token=tokens[unknown],
       fuse_unk=True,
       byte_fallback=True,
@@ -205,7 +219,7 @@ def _sentencepiece(file: GgufFile) -> Tokenizer:
   )
   before: list[Any] = [normalizers.Replace(" ", _SPACE)]
   after: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-  if metadata.get("tokenizer.ggml.add_space_prefix", True):
+  if metadata.get("tokenizer.ggml.add_space_prefix", not has_merges):
     before.append(normalizers.Prepend(_SPACE))
     after.append(decoders.Strip(" ", left=1))
   tokenizer.normalizer = normalizers.Sequence(before)

@@ -268,6 +268,8 @@ def _model_config(family: Family, theirs: Any) -> ModelConfig:
     for field, key in family.hf_keys.items()
     if field not in heads and hasattr(theirs, key)
   }
+  if not fields.get("experts_beside_mlp", True):  # sizes of experts mean nothing then
+    fields |= dict.fromkeys(("num_experts", "experts_per_token", "expert_dim"), 0)
   if fields.get("head_dim") is None:
     fields["head_dim"] = fields["model_dim"] // fields["num_heads"]
   for key, value in family.fixed.items():

@@ -19,6 +19,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config import config_to_hf
 from greedy_prune_jax.models.parameters import (
+  Layout,
   head_order,
   layout_of,
   parameter_name,
@@ -121,17 +122,19 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
     places = np.ndindex(*values[paths[0]].shape[:numbered])
     for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):
       blocks = [_stored(model.config, path, name, values[path][place]) for path in paths]
-      turns, groups = layout_of(paths[0], name).turns, row_groups(model.config, paths[0], name)
-      tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, turns, groups)
+      layout, groups = layout_of(paths[0], name), row_groups(model.config, paths[0], name)
+      tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, layout, groups)
       yield one, np.ascontiguousarray(tensor.astype(dtype))
   for name, value in family.constants.items():
     for layer in range(model.config.num_layers):
       yield f"model.layers.{layer}.{name}", np.array(value, dtype)
 
 
-def _fused(blocks: list[np.ndarray], turns: int, groups: int) -> np.ndarray:
+def _fused(blocks: list[np.ndarray], layout: Layout, groups: int) -> np.ndarray:
   """Parts of one tensor: in turns along its last axis, or side by side in each group of rows."""
-  if turns == 1:
+  if layout.joined:
+    return np.concatenate(blocks, axis=layout.joined)
+  if layout.turns == 1:
     rows = [block.reshape(groups, -1, *block.shape[1:]) for block in blocks]
     return np.concatenate(rows, axis=1).reshape(-1, *blocks[0].shape[1:])
   return np.stack(blocks, axis=-1).reshape(*blocks[0].shape[:-1], -1)

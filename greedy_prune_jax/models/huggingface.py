@@ -3,7 +3,6 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,13 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.fused_experts import split_experts
 from greedy_prune_jax.models.hf_config import read_hf_config
-from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
+from greedy_prune_jax.models.parameters import (
+  ChooseShardings,
+  Index,
+  TensorSource,
+  read_model,
+  shared_tensors,
+)
 from greedy_prune_jax.models.quantised import DequantisedTensors
 from greedy_prune_jax.models.safetensors_file import FLOAT8, map_float8, open_safetensors
 from greedy_prune_jax.runs import records as fields
@@ -66,7 +71,7 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   _check_constants(checkpoint, config, prefix)
-  checkpoint.unread |= set(_shared_tensors(config, names))
+  checkpoint.unread |= set(shared_tensors(config, names))
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
   tensors = DequantisedTensors(checkpoint, checkpoint.read_stored)
@@ -135,14 +140,6 @@ def _check_constants(checkpoint: _Checkpoint, config: ModelConfig, prefix: str) 
       stored = float(checkpoint.read(name, ()))
       if not math.isclose(stored, value, rel_tol=0.01):  # bfloat16 has 8 bits
         raise UserError(f"{checkpoint.where(name)}: tensor {name!r} is {stored}; expected {value}.")
-
-
-def _shared_tensors(config: ModelConfig, names: Mapping[str, str]) -> Iterator[str]:
-  """Keys, values and their norms that layers hold which attend to those of an earlier layer."""
-  for part in ("shared_attention", "shared_global_attention"):
-    for layer in config.layers_with(part):
-      for weight in ("k", "v", "k_bias", "v_bias", "k_norm.scale"):
-        yield names[f"layers.attention.{weight}"].format(layer=layer)
 
 
 def _check_tied_head(checkpoint: _Checkpoint, embedding: str, head: str) -> None:

@@ -181,11 +181,13 @@ class Layer(nnx.Module):
       self.mlp = FeedForward(config, rngs, dtype, config.mlp_dim)
     if "wide_mlp" in kinds:
       self.wide_mlp = FeedForward(config, rngs, dtype, 2 * config.mlp_dim)
-    if "experts" in kinds:
+    if "experts" in kinds or config.experts_beside_mlp:
       self.experts = Experts(config, rngs, dtype)
     if config.post_norms:
       self.post_attention_norm = RMSNorm(config.model_dim, config=config)
       self.post_mlp_norm = RMSNorm(config.model_dim, config=config)
+    if config.experts_beside_mlp:
+      self.mlp_alone_norm = RMSNorm(config.model_dim, config=config)
     if config.per_layer_dim:
       self.per_layer = PerLayerGate(config, rngs, dtype)
     if config.layer_scalars:
@@ -211,6 +213,8 @@ class Layer(nnx.Module):
     attended, outputs = mix(normed)
     x = self._added(x, self.post_attention_norm(attended) if post else attended)
     mixed = getattr(self, kind[-1])(self.mlp_norm(x) if pre else x)
+    if self.config.experts_beside_mlp:
+      mixed = self.mlp_alone_norm(mixed) + self.experts(x)
     x = self._added(x, self.post_mlp_norm(mixed) if post else mixed)
     if piece is not None:
       x = x + self.per_layer(x, piece)

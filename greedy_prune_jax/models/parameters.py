@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -61,12 +61,14 @@ class Layout:
     axes: letters of the parameter's axes.
     stored: letters of each axis of its tensor.
     turns: parameters that take turns along the last axis of one tensor; where it is 1, those of
-      one tensor lie there one behind the other, along its first axis.
+      one tensor lie there one behind the other, along the axis `joined`.
+    joined: number of that axis.
   """
 
   axes: str
   stored: tuple[str, ...]
   turns: int = 1
+  joined: int = 0
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -128,6 +130,11 @@ LAYOUTS: dict[str, Layout] = {
   "layers.experts.shared.up": Layout("DS", ("S", "D")),
   "layers.experts.shared.down": Layout("SD", ("D", "S")),
   "layers.experts.shared_gate": Layout("D1", ("1", "D")),
+  "layers.experts.router_norm.scale": Layout("D", ("D",)),
+  "layers.experts.scale": Layout("R", ("R",)),
+  "layers.experts.norm.scale": Layout("D", ("D",)),
+  "layers.experts.post_norm.scale": Layout("D", ("D",)),
+  "layers.mlp_alone_norm.scale": Layout("D", ("D",)),
   "layers.experts.router_bias": Layout("R", ("R",)),
   "layers.experts.gate_bias": Layout("EI", ("E", "I")),
   "layers.experts.up_bias": Layout("EI", ("E", "I")),
@@ -143,16 +150,24 @@ LAYOUTS: dict[str, Layout] = {
   "per_layer.norm.scale": Layout("U", ("U",)),
 }
 
-# Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs].
+# Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs], Gemma 4
+# each expert's gates before its ups. The first that fits counts.
 _OTHER_LAYOUTS: dict[str, Layout] = {
-  ".experts.gate_up_proj": Layout("EDI", ("E", "D", "I"), turns=2),
-  ".experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
-  ".experts.down_proj": Layout("EID", ("E", "I", "D")),
+  ".mlp.experts.gate_up_proj": Layout("EDI", ("E", "D", "I"), turns=2),
+  ".mlp.experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
+  ".mlp.experts.down_proj": Layout("EID", ("E", "I", "D")),
+  ".experts.gate_up_proj": Layout("EDI", ("E", "I", "D"), joined=1),
+  ".ffn_gate_up_exps.weight": Layout("EDI", ("E", "I", "D"), joined=1),
 }
 
 # Ends of the names of tensors in which each head has the rows of all its parameters side by side ->
 # letter of the heads.
-_ROWS_BY_HEAD = {".in_proj_qkvz.weight": "J", ".in_proj_ba.weight": "J"}
+_ROWS_BY_HEAD = {
+  ".in_proj_qkvz.weight": "J",
+  ".in_proj_ba.weight": "J",
+  ".ssm_in.weight": "J",
+  ".ssm_ba.weight": "J",
+}
 
 # Parameters whose axis H is that of queries and keys, and is ordered as `head_order` says.
 _ROTATED = re.compile(r"layers\.attention\.(wide_)?[qk](_bias|_norm\.scale)?")
@@ -236,6 +251,14 @@ def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
   return config.layers_with(part_of(path))
 
 
+def shared_tensors(config: ModelConfig, names: Mapping[str, str]) -> Iterator[str]:
+  """Tensors for keys and values that checkpoints hold of layers that attend to an earlier one's."""
+  for part in ("shared_attention", "shared_global_attention"):
+    for layer in config.layers_with(part):
+      for weight in ("k", "v", "k_bias", "v_bias", "k_norm.scale"):
+        yield names[f"layers.attention.{weight}"].format(layer=layer)
+
+
 def row_groups(config: ModelConfig, path: str, name: str) -> int:
   """Groups of rows in which the parameters of one tensor take turns; 1: each is one block of it."""
   if config.gated_attention and path in ("layers.attention.q", "layers.attention.gate"):
@@ -245,13 +268,16 @@ def row_groups(config: ModelConfig, path: str, name: str) -> int:
 
 
 def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
-  """Row of its tensor at which each parameter begins, or its number where they take turns."""
+  """Place along its tensor's axis `joined` at which each parameter begins; or its number, where
+  they take turns.
+  """
   ends: dict[tuple[str, str], int] = {}
   starts: dict[str, int] = {}
   for path, name in names.items():
     sizes, layout, tensor = axis_sizes(config, path), layout_of(path, name), (part_of(path), name)
     starts[path] = ends.get(tensor, 0)
-    size = math.prod(sizes[a] for a in layout.stored[0]) if layout.turns == 1 else 1
+    joined = layout.stored[layout.joined]
+    size = math.prod(sizes[a] for a in joined) if layout.turns == 1 else 1
     ends[tensor] = starts[path] + size
   return starts
 
@@ -319,7 +345,7 @@ def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str
     shape = [math.prod(sizes[a] for a in group) for group in layout.stored]
     shape[-1] *= layout.turns
     if layout.turns == 1:
-      shape[0] += shapes.get((part, template), (0,))[0]
+      shape[layout.joined] += shapes.get((part, template), (0,) * len(shape))[layout.joined]
     shapes[part, template] = tuple(shape)
   for path, template in names.items():
     expected = shapes[part_of(path), template]
@@ -405,7 +431,8 @@ class _ParameterReader:
       # A stored axis is cut along its outermost part, and along the others after reading.
       outer, inner = wanted[group[0]], [sizes[a] for a in group[1:]]
       stride = math.prod(inner)
-      first = 0 if stored_index or layout.turns > 1 else self.fused
+      is_joined = len(stored_index) == layout.joined and layout.turns == 1
+      first = self.fused if is_joined else 0
       stored_index.append(slice(first + outer.start * stride, first + outer.stop * stride))
       shape += [outer.stop - outer.start, *inner]
       trim += [slice(None), *(wanted[a] for a in group[1:])]

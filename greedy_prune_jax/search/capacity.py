@@ -186,7 +186,9 @@ def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
   feed_forward = 3 * config.mlp_dim // split
   if config.num_experts:  # a token's rows for its experts, and what these give, on each device
     of_experts = 3 * config.experts_per_token * (config.model_dim + config.expert_dim // split)
-    feed_forward = max(feed_forward, of_experts + 3 * config.shared_expert_dim // split)
+    of_experts += 3 * config.shared_expert_dim // split
+    both = feed_forward + of_experts if config.experts_beside_mlp else 0
+    feed_forward = max(feed_forward, of_experts, both)
   return 4 * (6 * config.model_dim + feed_forward + mixer)
 
 

@@ -43,6 +43,21 @@ _SHARED_EXPERT = {
   "moe_intermediate_size": 24,
   "shared_expert_intermediate_size": 20,
 }
+_GEMMA4 = {
+  "head_dim": 8,
+  "global_head_dim": 16,
+  "rms_norm_eps": 1e-2,  # with 1e-6 transformers is up to 5e-5 from its own float64
+  "sliding_window": WINDOW,
+  "final_logit_softcapping": 2.0,
+  "rope_parameters": {
+    "full_attention": {
+      "rope_type": "proportional",
+      "partial_rotary_factor": 0.25,
+      "rope_theta": 5000.0,
+    },
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+  },
+}
 _FAMILIES = {
   "llama": (transformers.LlamaConfig, {}),
   "mistral": (transformers.MistralConfig, {"sliding_window": WINDOW}),
@@ -139,24 +154,26 @@ _FAMILIES = {
   "gemma4_text": (  # as E2B: keys and values of the last layers are the first ones'
     transformers.Gemma4TextConfig,
     {
+      **_GEMMA4,
       "num_hidden_layers": 5,
       "layer_types": ["sliding_attention", *["sliding_attention", "full_attention"] * 2],
-      "head_dim": 8,
-      "global_head_dim": 16,
-      "rms_norm_eps": 1e-2,  # with 1e-6 transformers is up to 5e-5 from its own float64
-      "sliding_window": WINDOW,
       "num_kv_shared_layers": 2,
       "use_double_wide_mlp": True,
       "hidden_size_per_layer_input": 6,
-      "final_logit_softcapping": 2.0,
-      "rope_parameters": {
-        "full_attention": {
-          "rope_type": "proportional",
-          "partial_rotary_factor": 0.25,
-          "rope_theta": 5000.0,
-        },
-        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-      },
+    },
+  ),
+  "gemma4_text, experts": (  # as 26B-A4B: of the same name in files
+    transformers.Gemma4TextConfig,
+    {
+      **_GEMMA4,
+      "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+      "hidden_size_per_layer_input": 0,
+      "attention_k_eq_v": True,
+      "num_global_key_value_heads": 1,
+      "enable_moe_block": True,
+      "num_experts": 6,
+      "top_k_experts": 2,
+      "moe_intermediate_size": 24,
     },
   ),
   "glm4": (transformers.Glm4Config, {"head_dim": 16, "pad_token_id": 0}),
@@ -185,7 +202,7 @@ def tiny_config(family: str, **switches: Any) -> transformers.PretrainedConfig:
   """A small config of a family, with some switches set."""
   config_class, family_switches = _FAMILIES[family]
   values = {**_TINY, **family_switches, **switches}
-  if family == "gemma4_text":
+  if family.startswith("gemma4_text"):
     values["vocab_size_per_layer_input"] = values["vocab_size"]
   return config_class(**values)
 

@@ -35,6 +35,10 @@ CASES = {
       "num_kv_shared_layers": 2,
     },
   ),
+  "gemma4_text, experts": (
+    PLAIN,
+    {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
+  ),
 }
 
 

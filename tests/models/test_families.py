@@ -162,6 +162,19 @@ SWITCHES = {
       "num_kv_shared_layers": 2,
     },
   ),
+  "gemma4 experts": ("gemma4_text, experts", {}),
+  "gemma4 experts beside wide feed-forwards, per-layer embeddings": (
+    "gemma4_text, experts",
+    {
+      "num_hidden_layers": 5,
+      "layer_types": ["sliding_attention", *["sliding_attention", "full_attention"] * 2],
+      "attention_k_eq_v": False,
+      "num_kv_shared_layers": 2,
+      "use_double_wide_mlp": True,
+      "hidden_size_per_layer_input": 6,
+      "top_k_experts": 6,
+    },
+  ),
   "ministral3": ("ministral3", {}),
   "ministral3 tied, window": (
     "ministral3",

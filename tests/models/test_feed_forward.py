@@ -17,11 +17,17 @@ from tests.helpers.reference import tiny_config, tiny_model, token_ids
 from tests.helpers.tiny_student import CONFIG
 
 
-@pytest.fixture(params=["plain", "biases and clamps"])
+@pytest.fixture(params=["plain", "biases and clamps", "beside a feed-forward"])
 def experts(request):
   config = dataclasses.replace(CONFIG, num_experts=5, experts_per_token=2, expert_dim=12)
   if request.param == "plain":
     return Experts(config, nnx.Rngs(0), jnp.float32)
+  if request.param == "beside a feed-forward":
+    experts = Experts(
+      dataclasses.replace(config, experts_beside_mlp=True), nnx.Rngs(0), jnp.float32
+    )
+    experts.scale.set_value(jnp.linspace(0.5, 2.0, 5))
+    return experts
   config = dataclasses.replace(config, expert_bias=True, glu_limit=0.7, glu_alpha=1.7)
   experts = Experts(config, nnx.Rngs(0), jnp.float32)
   for at, name in enumerate(("router_bias", "gate_bias", "up_bias", "down_bias")):
@@ -100,7 +106,8 @@ def test_gradients_are_one(experts, tokens, monkeypatch):
   graph, state = nnx.split(experts)
 
   def loss(state, x, few):
-    return (_run(monkeypatch, nnx.merge(graph, state), x, few=few) ** 2).sum()
+    out = _run(monkeypatch, nnx.merge(graph, state), x, few=few)
+    return (out * (out + x)).sum()
 
   dense = jax.grad(loss, (0, 1))(state, tokens, 1000)
   grouped = jax.grad(loss, (0, 1))(state, tokens, 0)
@@ -112,6 +119,8 @@ def test_gradients_are_one(experts, tokens, monkeypatch):
 
 def test_a_token_counts_its_experts_once_and_by_weight(experts, tokens):
   weights, chosen = experts.route(tokens[0])
+  if experts.config.experts_beside_mlp:
+    weights = weights / experts.scale[...][chosen]
   np.testing.assert_allclose(weights.sum(-1), np.ones(20), atol=1e-6)
   assert all(len(set(row)) == 2 for row in np.asarray(chosen).tolist())
 

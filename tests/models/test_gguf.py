@@ -23,7 +23,14 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.rope import rope_frequencies
 from tests.helpers.gguf_files import write_gguf
-from tests.helpers.reference import CONTEXT, WINDOW, tiny_config, tiny_model
+from tests.helpers.reference import (
+  CONTEXT,
+  WINDOW,
+  reference_outputs,
+  tiny_config,
+  tiny_model,
+  token_ids,
+)
 
 _SWA = {"attention.sliding_window": WINDOW}
 MODELS = {
@@ -110,6 +117,48 @@ MODELS |= {
     },
   ),
 }
+MODELS |= {
+  "gemma4": ("gemma4_text", {}, {}),
+  "gemma4 no windows, untied": (
+    "gemma4_text",
+    {
+      "num_hidden_layers": 3,
+      "layer_types": ["full_attention"] * 3,
+      "tie_word_embeddings": False,
+    },
+    {},
+  ),
+  "gemma4 experts, keys as values": ("gemma4_text, experts", {}, {}),
+  "gemma4 experts beside wide feed-forwards": (
+    "gemma4_text, experts",
+    {
+      "num_hidden_layers": 4,
+      "layer_types": ["sliding_attention", "full_attention"] * 2,
+      "attention_k_eq_v": False,
+      "num_kv_shared_layers": 2,
+      "use_double_wide_mlp": True,
+    },
+    {},
+  ),
+  "qwen3_5": ("qwen3_5_text", {}, {}),
+  "qwen3_5 no groups, tied": (
+    "qwen3_5_text",
+    {"linear_num_key_heads": 4, "tie_word_embeddings": True},
+    {},
+  ),
+  "qwen3_5 other layers": (
+    "qwen3_5_text",
+    {"layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"]},
+    {"attention.recurrent_layers": [False, True, True, False]},
+  ),
+  "qwen3_5_moe": ("qwen3_5_moe_text", {}, {}),
+  "qwen3_next": ("qwen3_next", {}, {}),
+}
+FORMS = {
+  "qwen3_moe, fused": ("qwen3_moe", {"norm_topk_prob": True}, ["fused"]),
+  "qwen3_5_moe, fused and squeezed": ("qwen3_5_moe_text", {}, ["fused", "squeezed"]),
+  "qwen3_next, old": ("qwen3_next", {}, ["old"]),
+}
 
 
 def _rounded(config):
@@ -122,12 +171,39 @@ def _rounded(config):
 def test_equals_the_folder_it_was_made_from(name, tmp_path):
   family, switches, metadata = MODELS[name]
   reference = tiny_model(tiny_config(family, **switches))
-  reference.save_pretrained(tmp_path)
   write_gguf(tmp_path / "model.gguf", reference, metadata=metadata)
+  _assert_is(reference, tmp_path)
 
-  model = load_gguf(tmp_path / "model.gguf", "float32")
 
-  expected = load_huggingface(tmp_path, "float32")
+@pytest.mark.parametrize("name", FORMS)
+def test_other_forms_of_files_are_the_same(name, tmp_path):
+  family, switches, forms = FORMS[name]
+  reference = tiny_model(tiny_config(family, **switches))
+  write_gguf(tmp_path / "model.gguf", reference, forms=forms)
+  _assert_is(reference, tmp_path)
+
+
+def test_blocks_that_guess_further_tokens_are_left_alone(tmp_path):
+  reference = tiny_model(tiny_config("qwen3_5_text"))
+  more = {f"blk.4.{x}.weight": np.ones(3, np.float32) for x in ("attn_norm", "nextn.eh_proj")}
+  metadata = {"block_count": 5, "nextn_predict_layers": 1}
+  write_gguf(tmp_path / "model.gguf", reference, metadata=metadata, tensors=more)
+  _assert_is(reference, tmp_path)
+
+
+def test_keys_of_layers_that_attend_to_earlier_ones_are_left_alone(tmp_path):
+  reference = tiny_model(tiny_config("gemma4_text"))
+  more = {f"blk.4.attn_{x}.weight": np.ones(3, np.float32) for x in ("k", "v", "k_norm")}
+  write_gguf(tmp_path / "model.gguf", reference, tensors=more)
+  _assert_is(reference, tmp_path)
+
+
+def _assert_is(reference, folder):
+  """Checks that a file holds a model of transformers: its config, weights and logits."""
+  model = load_gguf(folder / "model.gguf", "float32")
+
+  reference.save_pretrained(folder)
+  expected = load_huggingface(folder, "float32")
   family = expected.config.family.replace("mistral", "llama")  # of which its files speak
   assert _rounded(model.config) == dataclasses.replace(_rounded(expected.config), family=family)
   jax.tree.map(
@@ -135,6 +211,10 @@ def test_equals_the_folder_it_was_made_from(name, tmp_path):
     nnx.to_pure_dict(model.params),
     nnx.to_pure_dict(expected.params),
   )
+  if "llama" not in family:  # whose windows and ropes files do not tell
+    ids = token_ids(reference.config, batch=1)
+    logits = jax.jit(forward_logits)(model.decoder, jax.numpy.asarray(ids))
+    np.testing.assert_allclose(logits, reference_outputs(reference, ids)[0], atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
@@ -301,6 +381,60 @@ def test_refusals_name_the_file_and_the_key(metadata, message, tmp_path):
   with pytest.raises(UserError, match=message) as info:
     load_gguf(path, "float32")
   assert str(info.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+  ("family", "metadata", "message"),
+  [
+    ("gemma4_text", {"attention.sliding_window": None}, "sliding_window should be a whole number"),
+    (
+      "gemma4_text",
+      {"attention.sliding_window_pattern": None},
+      "sliding_window_pattern=None; expected a whole number above 0, or a list",
+    ),
+    (
+      "gemma4_text",
+      {"feed_forward_length": [40, 40, 40, 80, 40]},
+      "feed_forward_length should be 40 for all layers, or twice that for those without keys",
+    ),
+    ("gemma4_text", {"attention.head_count_kv": [2, 1, 2, 2, 2]}, r"it is \[2, 1, 2\]"),
+    (
+      "gemma4_text",
+      {"attention.value_length_swa": 4},
+      "value_length_swa=4 is not supported, only 8",
+    ),
+    ("gemma4_text", {"rope.dimension_count": 8}, "dimension_count=8 is not supported, only 16"),
+    (
+      "gemma4_text",
+      dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count"), 32),
+      r"'rope_freqs.weight' has shape \[8\]; expected \[16\]",
+    ),
+    ("gemma4_text", {"expert_count": 4}, "expert_count=4, but there are no tensors of experts"),
+    ("qwen3_5_text", {"ssm.inner_size": 25}, "ssm.inner_size=25; expected a multiple of ssm.time"),
+    ("qwen3_5_text", {"ssm.time_step_rank": 0}, "ssm.inner_size=24; expected a multiple of ssm"),
+    ("qwen3_5_text", {"ssm.group_count": 3}, "ssm.group_count=3; expected a divisor of"),
+    ("qwen3_5_text", {"full_attention_interval": 0}, "full_attention_interval=0; expected"),
+    (
+      "qwen3_5_text",
+      {"attention.recurrent_layers": [True] * 3},
+      "recurrent_layers=.True, True, True.; expected 4 entries, one a layer",
+    ),
+    ("qwen3_5_text", {"nextn_predict_layers": 4}, "block_count=0; expected a whole number from 1"),
+    ("qwen3_5_moe_text", {"expert_shared_feed_forward_length": None}, "it is None"),
+  ],
+)
+def test_what_the_newer_families_cannot_be(family, metadata, message, tmp_path):
+  write_gguf(tmp_path / "model.gguf", tiny_model(tiny_config(family)), metadata=metadata)
+  with pytest.raises(UserError, match=message):
+    load_gguf(tmp_path / "model.gguf", "float32")
+
+
+@pytest.mark.parametrize("divisors", [[1.0, 1e30] * 4, [1.0] * 4 + [3.0] * 4, [1e30] + [1.0] * 7])
+def test_divisors_that_are_not_1_and_then_1e30_are_refused(divisors, tmp_path):
+  tensors = {"rope_freqs.weight": np.array(divisors, np.float32)}
+  write_gguf(tmp_path / "model.gguf", tiny_model(tiny_config("gemma4_text")), tensors=tensors)
+  with pytest.raises(UserError, match=r"'rope_freqs.weight' should be 1 for some pairs and then"):
+    load_gguf(tmp_path / "model.gguf", "float32")
 
 
 def test_unsupported_quantisation_is_named(tmp_path):

@@ -9,7 +9,12 @@ import pytest
 import regex
 from tiktoken_ext import openai_public
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+  AutoTokenizer,
+  GemmaTokenizer,
+  PreTrainedTokenizerFast,
+  Qwen3_5Tokenizer,
+)
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.gguf_tokenizer import load_gguf_tokenizer
@@ -102,6 +107,57 @@ def test_byte_level_equals_transformers(pre, tmp_path):
   assert (ours.bos_token, ours.eos_token, ours.pad_token) == ("<|open|>", "<|close|>", None)
   chat = [{"role": "user", "content": "cat"}]
   assert ours.apply_chat_template(chat, tokenize=False) == "<|open|>cat"
+
+
+def test_marks_belong_to_letters_in_qwen3_5(tmp_path):
+  metadata = _byte_level_metadata("qwen35")
+  vocab = {token: id_ for id_, token in enumerate(metadata["ggml.tokens"])}
+  theirs = Qwen3_5Tokenizer(vocab, [tuple(m.split(" ")) for m in metadata["ggml.merges"]])
+  write_tokenizer_gguf(tmp_path / "model.gguf", metadata)
+  ours = load_gguf_tokenizer(tmp_path / "model.gguf")
+  with_marks = [
+    "a\u0308\u0323b n\u0323",
+    "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35!",
+    "x \u0301\u0301 ...\u0301",
+  ]
+  for text in (*_TEXTS, *with_marks):
+    if "<" not in text:  # theirs has no special tokens
+      ids = ours(text, add_special_tokens=False)["input_ids"]
+      assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
+  split = [t.backend_tokenizer.pre_tokenizer.pre_tokenize_str for t in (ours, theirs)]
+  assert [split[0](text) for text in with_marks] == [split[1](text) for text in with_marks]
+  write_tokenizer_gguf(tmp_path / "other.gguf", metadata | {"ggml.pre": "qwen2"})
+  other = load_gguf_tokenizer(tmp_path / "other.gguf").backend_tokenizer.pre_tokenizer
+  assert any(other.pre_tokenize_str(text) != split[1](text) for text in with_marks)
+
+
+def test_gemma4_merges_in_the_order_of_its_list(tmp_path):
+  metadata = _sentencepiece_metadata(add_space_prefix=False)
+  tokens = metadata["ggml.tokens"]
+  ranked = _ranked_merges(tokens)
+  # Not the order of scores: a list that ends with its first half.
+  merges = ranked[len(ranked) // 2 :] + ranked[: len(ranked) // 2]
+  metadata |= {"ggml.model": "gemma4", "ggml.merges": [" ".join(merge) for merge in merges]}
+  del metadata["ggml.add_space_prefix"], metadata["ggml.pre"]
+  names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+  vocab = {token: id_ for id_, token in enumerate(tokens)}
+  theirs = GemmaTokenizer(vocab, merges, mask_token="<unk>", **names)
+  write_tokenizer_gguf(tmp_path / "model.gguf", metadata)
+  ours = load_gguf_tokenizer(tmp_path / "model.gguf")
+  write_tokenizer_gguf(tmp_path / "llama.gguf", metadata | {"ggml.model": "llama"})
+  by_score = load_gguf_tokenizer(tmp_path / "llama.gguf")
+  for text in _TEXTS:
+    ids = ours(text)["input_ids"]
+    assert ids == [1, *theirs(text, add_special_tokens=False)["input_ids"]], text
+    assert ours.decode(ids, skip_special_tokens=True) == text
+  assert any(ours(text)["input_ids"] != by_score(text)["input_ids"] for text in _TEXTS)
+
+
+def _ranked_merges(tokens):
+  """Pairs of tokens that make a third, in the order of the thirds."""
+  ids = set(tokens)
+  cuts = ((token[:at], token[at:]) for token in tokens[259:] for at in range(1, len(token)))
+  return [(left, right) for left, right in cuts if {left, right} <= ids]
 
 
 @pytest.mark.parametrize(

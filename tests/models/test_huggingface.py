@@ -152,8 +152,10 @@ def test_multimodal_gemma3_gives_its_text_model(tied, tmp_path):
     )
 
 
-def test_multimodal_gemma4_gives_its_text_model(tmp_path):
-  _save(tmp_path / "text", "gemma4_text")
+@pytest.mark.parametrize("family", ["gemma4_text", "gemma4_text, experts"])
+def test_multimodal_gemma4_gives_its_text_model(family, tmp_path):
+  kinds = ["sliding_attention", "full_attention"] * 2
+  _save(tmp_path / "text", family, num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=2)
   config = json.loads((tmp_path / "text" / "config.json").read_text())
   tensors = {
     name.replace("model.", "model.language_model.", 1): value
@@ -163,7 +165,8 @@ def test_multimodal_gemma4_gives_its_text_model(tmp_path):
     tensors[f"model.{part}.weight"] = np.zeros(3, np.float32)
   # Checkpoints hold keys and values of layers that never ask for them.
   for weight in ("k_proj", "v_proj", "k_norm"):
-    tensors[f"model.language_model.layers.4.self_attn.{weight}.weight"] = np.zeros(3, np.float32)
+    name = f"layers.{config['num_hidden_layers'] - 1}.self_attn.{weight}.weight"
+    tensors[f"model.language_model.{name}"] = np.zeros(3, np.float32)
   save_file(tensors, tmp_path / "model.safetensors")
   outer = {"model_type": "gemma4", "text_config": config, "vision_config": {}, "audio_config": {}}
   (tmp_path / "config.json").write_text(json.dumps(outer))
@@ -213,7 +216,7 @@ def test_multimodal_qwen3_5_with_experts_gives_its_text_model(tmp_path):
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [
-    ("enable_moe_block", True, "experts beside a feed-forward are not"),
+    ("enable_moe_block", True, "not a usable config|num_experts=None; expected a whole number"),
     ("num_kv_shared_layers", 4, "num_kv_shared_layers=4; expected so few that"),
     ("vocab_size_per_layer_input", 60, "vocab_size_per_layer_input=60; expected vocab_size=61"),
     ("use_bidirectional_attention", "all", "only causal attention is supported"),

@@ -17,7 +17,7 @@ from tests.helpers.reference import tiny_config, tiny_model
 
 pytestmark = pytest.mark.slow
 
-_FAMILIES = ["llama", "mistral", "qwen3", "gemma2", "gemma3_text"]
+_FAMILIES = ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "gemma4_text, experts"]
 _HOSTILE = [
   *(
     None,
@@ -54,6 +54,20 @@ _HOSTILE = [
     {"a": 1},
   ),
 ]
+_SWA = [f"{key}_swa" for key in ("attention.key_length", "attention.value_length")]
+_NEWER = {  # keys of GGUF files that other families have not
+  "gemma4_text": [
+    *_SWA,
+    "attention.shared_kv_layers",
+    "embedding_length_per_layer_input",
+    "rope.dimension_count_swa",
+  ],
+  "qwen3_5_moe_text": [
+    *(f"ssm.{x}" for x in ("inner_size", "state_size", "group_count", "time_step_rank")),
+    *("ssm.conv_kernel", "full_attention_interval", "attention.recurrent_layers"),
+    *("nextn_predict_layers", "expert_used_count", "expert_shared_feed_forward_length"),
+  ],
+}
 _ROPE = {
   "rope_type": "longrope",
   "factor": 4.0,
@@ -174,7 +188,9 @@ def test_bytes_of_gguf_headers(load, seeds, tmp_path):
   assert refused > 60
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize(
+  "family", ["llama", "gemma2", "gemma3_text", "gemma4_text", "qwen3_5_moe_text"]
+)
 def test_values_of_gguf_metadata(family, seeds, tmp_path):
   chance = random.Random(family)
   model = tiny_model(tiny_config(family))
@@ -184,6 +200,7 @@ def test_values_of_gguf_metadata(family, seeds, tmp_path):
   keys += ["attention.sliding_window_pattern", "rope.scaling.type", "rope.scaling.factor"]
   keys += ["rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "split.count"]
   keys += ["final_logit_softcapping", "rope.freq_base_swa", "general.alignment", "expert_count"]
+  keys += _NEWER.get(family, [])
   hostile = [None, True, 0, 1, 3, 2**31, 2**32 - 1, 0.0, -1.0, 0.5, float("nan"), float("inf"), "x"]
   hostile += ["yarn", "none", [1, 2, 3], [2, 2, 2], [True, False, True]]
   path = tmp_path / "model.gguf"

@@ -12,15 +12,23 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.parameters import (
+  LAYOUTS,
+  abstract_model,
+  base_path,
+  parameter_name,
+)
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import positions_flops, ranking_work, search_work
 from greedy_prune_jax.pruning.estimate import weight_bytes
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 from tests.helpers.planted import tiny_model as planted_model
-from tests.helpers.reference import tiny_config, tiny_model
+from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
 
 P, N, A, FLOOR = 9, 14, 4, 6
+# Keys of the experts that a token takes, and of all: with one number for both it meets them all.
+_CHOSEN = {"num_experts_per_tok", "top_k_experts", "num_experts", "num_local_experts"}
 
 
 def path_of(unit_sizes=None, floor=FLOOR):
@@ -75,6 +83,21 @@ def test_short_convolutions_are_counted():
   assert config.matmul_params(head=False) == sum(x.size for x in matrices.values())
   work = positions_flops(config, 1, 0, 0)
   assert work == 2 * (config.matmul_params(head=False) + filters.size)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_that_a_position_meets_is_counted(family):
+  values = tiny_config(family).to_dict()
+  config = config_from_hf(values | {key: 6 for key in _CHOSEN if values.get(key)})
+  meets = 0
+  for path, array in nnx.to_flat_state(abstract_model(config, "float32").params):
+    name = parameter_name(path)
+    is_matrix = len(LAYOUTS[base_path(name)].stored) > 1 and not name.endswith("_bias")
+    if is_matrix and not name.endswith(("embedding", "head", "table", "filter")):
+      meets += array.get_value().size
+  assert config.matmul_params(head=False) == meets
+  head = config.vocab_size * config.model_dim
+  assert config.matmul_params(head=True) == meets + head
 
 
 def test_a_ranking_is_its_passes_and_the_texts_along_its_path():

@@ -19,7 +19,7 @@ from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
 
 # Both objectives where attention differs; the rest of a layer is the same to either.
 BOTH = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma4_text", "gpt_oss")
-BOTH += ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "lfm2")
+BOTH += ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "lfm2", "gemma4_text, experts")
 CASES = [(family, "joint") for family in FAMILIES] + [(family, "answer") for family in BOTH]
 
 

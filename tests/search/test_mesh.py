@@ -40,11 +40,16 @@ _RECURRENT = {
 }
 MORE = {
   "gpt_oss": {"num_local_experts": 8},
+  "gemma4_text, experts": {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_global_key_value_heads": 8,
+  },
   "qwen3_5_text": _RECURRENT,
   "qwen3_next": {"num_experts": 8, **_RECURRENT},
   "lfm2": {"layer_types": ["conv", "full_attention"], "conv_bias": True},
 }
 SHARED = ("qwen2", "qwen3", "gemma3_text", "gpt_oss", "qwen3_5_text", "qwen3_next", "lfm2")
+SHARED += ("gemma4_text, experts",)
 # Five chains: no mesh of several rows is filled by them.
 SHAPES = ((9, 9, 4), (3, 11, 1), (17, 2, 6), (1, 5, 3), (5, 7, 3))
 BLOCK_POSITIONS = 48  # no other size of the program
