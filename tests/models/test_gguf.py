@@ -155,7 +155,6 @@ MODELS |= {
   "qwen3_next": ("qwen3_next", {}, {}),
 }
 FORMS = {
-  "qwen3_moe, fused": ("qwen3_moe", {"norm_topk_prob": True}, ["fused"]),
   "qwen3_5_moe, fused and squeezed": ("qwen3_5_moe_text", {}, ["fused", "squeezed"]),
   "qwen3_next, old": ("qwen3_next", {}, ["old"]),
 }

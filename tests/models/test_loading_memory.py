@@ -49,7 +49,7 @@ print(size, max(peak, held()) - before)
 """
 
 
-def _write(folder):
+def _write(folder, experts_in_one):
   """Random weights, by tensors' names, in one file for each layer and part of it."""
   config = tiny_config("qwen3_moe", **SIZES)
   config.save_pretrained(folder)
@@ -65,7 +65,10 @@ def _write(folder):
     shapes |= {f"{at}self_attn.{name}_norm.weight": (32,) for name in ("q", "k")}
     shapes |= {f"{at}{name}_layernorm.weight": (d,) for name in ("input", "post_attention")}
     shapes[f"{at}mlp.gate.weight"] = (e, d)
-    for expert in range(e):
+    if experts_in_one:
+      shapes[f"{at}mlp.experts.gate_up_proj"] = (e, 2 * i, d)
+      shapes[f"{at}mlp.experts.down_proj"] = (e, d, i)
+    for expert in range(0 if experts_in_one else e):
       for name, shape in (("gate", (i, d)), ("up", (i, d)), ("down", (d, i))):
         shapes[f"{at}mlp.experts.{expert}.{name}_proj.weight"] = shape
     names = sorted(shapes)
@@ -82,8 +85,9 @@ def _write(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_one_copy_of_the_weights_is_held(tmp_path):
-  _write(tmp_path)
+@pytest.mark.parametrize("experts_in_one", [False, True])
+def test_one_copy_of_the_weights_is_held(experts_in_one, tmp_path):
+  _write(tmp_path, experts_in_one)
   done = subprocess.run(
     [sys.executable, "-c", LOAD, tmp_path], capture_output=True, text=True, check=True
   )
