@@ -169,7 +169,7 @@ def _gemma4_tensors(
 
 
 def _gemma4_divisors(config: transformers.PretrainedConfig) -> np.ndarray:
-  """What frequencies are divided by: those that are not rotated by what makes them 0."""
+  """Divisors of frequencies, which make 0 of those that are not rotated."""
   head_dim = config.per_layer_config[config.num_hidden_layers - 1].head_dim
   share = config.rope_parameters["full_attention"]["partial_rotary_factor"]
   rotated = int(head_dim * share / 2)
