@@ -227,5 +227,6 @@ OTHERS = (
       "layers.mlp.down": "feed_forward.w2.weight",
     },
     written={"block_auto_adjust_ff_dim": False},  # the width is what was made of it
+    gguf=GgufNames(architecture="lfm2", tensors={"final_norm.scale": "token_embd_norm.weight"}),
   ),
 )

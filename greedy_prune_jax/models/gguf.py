@@ -99,6 +99,7 @@ def _config(metadata: GgufMetadata) -> ModelConfig:
     **_optional(metadata, MULTIPLIERS, 1.0),
     **_optional(metadata, SHARED, 0),
     **_delta(metadata, sizes["num_layers"]),
+    **_short_conv(metadata, sizes["num_layers"]),
   }
   if "global_keys_as_values" in family.hf_keys and not all(sliding):
     read_here["global_keys_as_values"] = not has(f"blk.{sliding.index(0)}.attn_v.weight")
@@ -126,7 +127,11 @@ def _heads(
   head_dim = metadata.number(KEYS["head_dim"], per_head)
   check_size("head_dim", head_dim)
   if not metadata.family.heads_by_kind:
-    return {"head_dim": head_dim, "num_kv_heads": metadata.number(KEYS["num_kv_heads"], num_heads)}
+    of_layers, layers = metadata.get(KEYS["num_kv_heads"]), None
+    if metadata.family.switches.get("recurrence") == "conv" and isinstance(of_layers, list):
+      layers = [layer for layer, heads in enumerate(of_layers) if heads]
+    kv_heads = metadata.number(KEYS["num_kv_heads"], num_heads, layers)
+    return {"head_dim": head_dim, "num_kv_heads": kv_heads}
   of_kind = {slides: [i for i, x in enumerate(sliding) if x == slides] for slides in (0, 1)}
   kv_heads = {
     slides: metadata.number(KEYS["num_kv_heads"], num_heads, layers)
@@ -194,6 +199,20 @@ def _delta(metadata: GgufMetadata, num_layers: int) -> dict[str, Any]:
   return fields | {"delta_value_dim": values // heads}
 
 
+def _short_conv(metadata: GgufMetadata, num_layers: int) -> dict[str, Any]:
+  """Fields of short convolutions, if the family has some: in layers without key/value heads."""
+  if metadata.family.switches.get("recurrence") != "conv":
+    return {}
+  width = metadata.number(KEYS["short_conv_width"])
+  if width < 2:
+    raise FieldError("short_conv_width", width, "at least 2 tokens")
+  heads = metadata.get(KEYS["num_kv_heads"])
+  if isinstance(heads, list) and len(heads) != num_layers:
+    raise FieldError("num_kv_heads", heads, f"{num_layers} entries, one a layer")
+  layers = tuple(int(not x) for x in heads) if isinstance(heads, list) else ()
+  return {"conv_width": width, "layer_recurrent": layers if any(layers) else ()}
+
+
 def _optional(metadata: GgufMetadata, fields: Sequence[str], default: Any) -> dict[str, Any]:
   """Those of some fields that the family has."""
   return {
@@ -215,6 +234,7 @@ def _refuse(metadata: GgufMetadata, head_dim: int, widest: int, slides: bool) ->
     "rope.scaling.attn_factor": 1.0,
     "rope.scaling.yarn_attn_factor": 1.0,
     "rope.scaling.yarn_log_multiplier": 0.0,
+    "attention.causal": True,
   }
   for key, value in expected.items():
     if metadata.get(key, value) != value:

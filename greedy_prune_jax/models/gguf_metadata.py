@@ -30,6 +30,7 @@ KEYS: dict[str, str] = {
   "delta_key_dim": "ssm.state_size",
   "delta_values": "ssm.inner_size",
   "conv_width": "ssm.conv_kernel",
+  "short_conv_width": "shortconv.l_cache",
   "shared_kv_layers": "attention.shared_kv_layers",
   "per_layer_dim": "embedding_length_per_layer_input",
   "guessing_layers": "nextn_predict_layers",
@@ -57,7 +58,7 @@ MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "logit_divisor")
 
 _OTHER_WHOLE = ("layer_window", "original_max_positions", "attention_interval", "delta_values")
 _WHOLE = {KEYS[x] for x in KEYS.keys() & {*SIZES, *EXPERTS, *SHARED, *DELTA, *_OTHER_WHOLE}}
-_WHOLE |= {WINDOW_HEAD_DIM, KEYS["guessing_layers"]}
+_WHOLE |= {WINDOW_HEAD_DIM, KEYS["guessing_layers"], KEYS["short_conv_width"]}
 
 
 class GgufMetadata:

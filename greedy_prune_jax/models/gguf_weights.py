@@ -7,8 +7,9 @@ llama.cpp's converter changes some on the way in, and `GgufWeights` changes them
   for the others;
 - norms of Gemma 2 and 3 and of Qwen3-Next and 3.5 are stored with the 1 added that the model adds
   at run time, but for the one within Gated DeltaNet;
-- Gated DeltaNet has the negative of its speed, not the logarithm, and its filters lack an axis of
-  size 1; so does the gate of a shared expert after llama.cpp's own quantisation;
+- Gated DeltaNet has the negative of its speed, not the logarithm;
+- filters of Gated DeltaNet and of short convolutions lack an axis of size 1; so does the gate of a
+  shared expert after llama.cpp's own quantisation;
 - in Qwen3.5 the value heads of Gated DeltaNet take turns: first those of every key head that are
   the first of it.
 
@@ -107,7 +108,7 @@ class GgufWeights(TensorSource):
 
   def _left_out(self, name: str) -> int | None:
     """Axis of size 1 that the file leaves out."""
-    if name.endswith(".ssm_conv1d.weight"):
+    if name.endswith((".ssm_conv1d.weight", ".shortconv.conv.weight")):
       return 1
     if name.endswith(".ffn_gate_inp_shexp.weight") and len(self._file.shape(name) or ()) == 1:
       return 0

@@ -29,6 +29,7 @@ _ARCHITECTURES = {
   "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
   "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
   "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
+  "lfm2": gguf.MODEL_ARCH.LFM2,
 }
 _PERMUTED = ("llama", "mistral", "smollm3", "granite", "arcee")
 
@@ -47,6 +48,7 @@ _OPTIONAL = {
   "linear_key_head_dim": "ssm.state_size",
   "linear_num_key_heads": "ssm.group_count",
   "linear_num_value_heads": "ssm.time_step_rank",
+  "conv_L_cache": "shortconv.l_cache",
 }
 
 
@@ -276,11 +278,14 @@ def _dimensions(config: transformers.PretrainedConfig) -> dict[str, Any]:
     "embedding_length": config.hidden_size,
     "feed_forward_length": getattr(config, "intermediate_size", None),
     "attention.head_count": config.num_attention_heads,
-    "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+    "attention.layer_norm_rms_epsilon": getattr(config, "norm_eps", None) or config.rms_norm_eps,
   }
   if config.model_type == "gemma4_text":
     return optional | common | _gemma4_dimensions(config)
   own = _delta_dimensions(config) if "linear_num_value_heads" in vars(config) else {}
+  if config.model_type == "lfm2":
+    heads = [0 if kind == "conv" else config.num_key_value_heads for kind in config.layer_types]
+    own = {"attention.head_count_kv": heads, "rope.freq_base": 1e6}
   return optional | common | _heads(config) | own
 
 
@@ -307,4 +312,4 @@ def _converted(name: str, value: np.ndarray, config: transformers.PretrainedConf
     heads = config.num_attention_heads if is_query else config.num_key_value_heads
     halves = value.reshape(heads, 2, -1, *value.shape[1:])
     return halves.swapaxes(1, 2).reshape(value.shape)
-  return value
+  return value.squeeze(1) if name.endswith("conv.conv.weight") else value

@@ -118,6 +118,23 @@ MODELS |= {
   ),
 }
 MODELS |= {
+  "lfm2": ("lfm2", {"block_auto_adjust_ff_dim": False}, {}),
+  "lfm2 untied, adjusted width, other layers": (
+    "lfm2",
+    {
+      "tie_word_embeddings": False,
+      "conv_L_cache": 4,
+      "layer_types": ["full_attention", "conv", "conv", "full_attention"],
+    },
+    {"feed_forward_length": 32},  # of 40
+  ),
+  "lfm2 attention alone": (
+    "lfm2",
+    {"layer_types": ["full_attention"] * 4, "block_auto_adjust_ff_dim": False},
+    {},
+  ),
+}
+MODELS |= {
   "gemma4": ("gemma4_text", {}, {}),
   "gemma4 no windows, untied": (
     "gemma4_text",
@@ -385,6 +402,10 @@ def test_refusals_name_the_file_and_the_key(metadata, message, tmp_path):
 @pytest.mark.parametrize(
   ("family", "metadata", "message"),
   [
+    ("lfm2", {"shortconv.l_cache": 1}, "lfm2.shortconv.l_cache=1; expected at least 2 tokens"),
+    ("lfm2", {"attention.head_count_kv": [0, 2]}, r"kv=\[0, 2\]; expected 4 entries, one a layer"),
+    ("lfm2", {"attention.head_count_kv": [0, 2, 4, 0]}, r"kv should be a whole number.*\[2, 4\]"),
+    ("lfm2", {"attention.causal": False}, "lfm2.attention.causal=False is not supported"),
     ("gemma4_text", {"attention.sliding_window": None}, "sliding_window should be a whole number"),
     (
       "gemma4_text",

@@ -49,7 +49,14 @@ _UNTIED = {
   "layer_types": ["full_attention"] * 3,
   "tie_word_embeddings": False,
 }
+_OTHER_LAYERS = {
+  "layer_types": ["full_attention", "conv", "conv", "full_attention"],
+  "conv_L_cache": 4,
+  "tie_word_embeddings": False,
+}
 CASES = [
+  ("lfm2", {}, False),
+  ("lfm2", _OTHER_LAYERS, False),
   ("qwen3", {}, False),
   ("qwen3_moe", {"norm_topk_prob": True}, False),
   ("qwen3_5_text", {}, False),

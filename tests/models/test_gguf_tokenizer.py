@@ -162,7 +162,12 @@ def _ranked_merges(tokens):
 
 @pytest.mark.parametrize(
   ("pre", "splits"),
-  [("smollm", ["1", "2", "3"]), ("qwen2", ["1", "2", "3"]), ("llama-bpe", ["123"])],
+  [
+    ("smollm", ["1", "2", "3"]),
+    ("qwen2", ["1", "2", "3"]),
+    ("llama-bpe", ["123"]),
+    ("lfm2", ["123"]),
+  ],
 )
 def test_numbers_are_split_as_the_model_learned_them(pre, splits, tmp_path):
   # transformers does not know the rule of smollm.
