@@ -157,8 +157,7 @@ def recur_slots(
     assert borders is not None
     state_before = partial(_state_before, layer, text.written, kept.written, borders)
     out, change = _run_delta(inputs, origins, slots.chain, state_before, borders.shape[3:])
-    written = inputs.key.astype(dtype), change.astype(dtype), inputs.log_decay
-    return out, Written(*written)
+    return out, Written(inputs.key.astype(dtype), change.astype(dtype), inputs.log_decay)
 
   before = _before(
     mixed.channels, layer, text.channels, kept.channels, slots, origins, config.conv_width - 1
@@ -172,7 +171,7 @@ def _run_delta(
   origins: _Origins,
   chain: Int[Array, " T"],
   state_before: Callable[[Array, _Origins], Array],
-  state_shape: tuple[int, ...],
+  shape: tuple[int, ...],
 ) -> tuple[Float[Array, "T M O"], Float[Array, "T M O"]]:
   """Outputs and changes of a block's slots.
 
@@ -181,7 +180,7 @@ def _run_delta(
     origins: part of each slot.
     chain: chain of each slot.
     state_before: makes the state before a part of a chain.
-    state_shape: [M, P, O].
+    shape: that of a state, [M, P, O].
   """
   size = math.gcd(len(chain), CHUNK)
 
@@ -219,7 +218,7 @@ def _run_delta(
     return (state, last_part), (out, change)
 
   chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (inputs, origins, chain))
-  start = jnp.zeros(state_shape), jnp.int32(-1)
+  start = jnp.zeros(shape), jnp.int32(-1)
   _, found = jax.lax.scan(step, start, chunks)
   out, change = (x.reshape(-1, *x.shape[2:]) for x in found)
   return out, change
