@@ -17,7 +17,7 @@ from tests.helpers.reference import tiny_config, tiny_model
 
 pytestmark = pytest.mark.slow
 
-_FAMILIES = ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "gemma4_text, experts"]
+_FAMILIES = ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "gemma4_text, experts", "lfm2"]
 _HOSTILE = [
   *(
     None,
@@ -56,6 +56,7 @@ _HOSTILE = [
 ]
 _SWA = [f"{key}_swa" for key in ("attention.key_length", "attention.value_length")]
 _NEWER = {  # keys of GGUF files that other families have not
+  "lfm2": ["shortconv.l_cache", "attention.causal"],
   "gemma4_text": [
     *_SWA,
     "attention.shared_kv_layers",
@@ -189,7 +190,7 @@ def test_bytes_of_gguf_headers(load, seeds, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "family", ["llama", "gemma2", "gemma3_text", "gemma4_text", "qwen3_5_moe_text"]
+  "family", ["llama", "gemma2", "gemma3_text", "gemma4_text", "qwen3_5_moe_text", "lfm2"]
 )
 def test_values_of_gguf_metadata(family, seeds, tmp_path):
   chance = random.Random(family)
