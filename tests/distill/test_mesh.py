@@ -33,6 +33,7 @@ MODEL = tiny_student_model(vocab_size=64, num_kv_heads=4)
 SIZES = {"vocab_size": 64, "num_key_value_heads": 4, "num_hidden_layers": 2}
 RECURRENT = {
   "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
+  "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
   "lfm2": {"layer_types": ["conv", "full_attention"], "conv_bias": True},
 }
 EXAMPLES = random_examples(18)
@@ -122,9 +123,13 @@ def test_training_on_a_mesh_equals_training_on_one_device(data, model, fully_sha
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", RECURRENT)
 @pytest.mark.parametrize(
-  ("data", "model", "fully_sharded", "lora"), [(2, 4, True, None), (2, 2, False, LORA)]
+  ("family", "data", "model", "fully_sharded", "lora"),
+  [
+    *((family, 2, 4, True, None) for family in RECURRENT),
+    ("qwen3_5_text", 2, 2, False, LORA),
+    ("lfm2", 2, 2, False, LORA),
+  ],
 )
 def test_recurrent_layers_train_on_a_mesh(family, data, model, fully_sharded, lora):
   config = config_from_hf(tiny_config(family, **SIZES, **RECURRENT[family]).to_dict())

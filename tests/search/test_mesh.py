@@ -125,7 +125,7 @@ def test_every_kind_of_parameter_can_be_shared(models, family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("family", "mesh"), [("qwen3_5_text", (2, 4)), ("lfm2", (2, 4)), ("lfm2", (4, 1))]
+  ("family", "mesh"), [("qwen3_next", (2, 4)), ("lfm2", (2, 4)), ("lfm2", (4, 1))]
 )
 def test_races_through_recurrent_layers(models, family, mesh):
   shapes = ((9, 14, 3), (30, 11, 2), (3, 12, 2))  # for windows that end early
