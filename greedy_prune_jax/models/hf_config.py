@@ -1,4 +1,4 @@
-"""Model configs from the `config.json` of Hugging Face transformers, and back.
+"""Model configs from the `config.json` of Hugging Face transformers.
 
 transformers itself reads the file, in its forms of versions 4 and 5, and fills in what it lacks.
 Where a switch would change the result and is not supported, an error says so; a key that
@@ -129,34 +129,6 @@ def config_from_hf(values: Mapping[str, Any], where: str = "config.json") -> Mod
     raise UserError(f"{where}: not a usable config of a {family.name} model: {said}") from error
 
 
-def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-  """The contents of a config.json that transformers 4 and 5 and their kin read.
-
-  Raises:
-    ValueError: the family's config.json has no words for this model.
-  """
-  family = FAMILIES[config.family]
-  values: dict[str, Any] = {"architectures": [family.hf_class], "model_type": family.name}
-  for field, key in family.hf_keys.items():
-    value = getattr(config, field)
-    if field == "activation":
-      value = next(name for name, ours in ACTIVATIONS.items() if ours == value)
-    if key == "query_pre_attn_scalar":
-      value = config.query_scale**-2
-      value = round(value) if abs(value - round(value)) < 1e-6 else value
-    values[key] = value
-  if config.per_layer_dim:
-    values["vocab_size_per_layer_input"] = config.vocab_size
-  values |= _window_keys(config) | _rope_keys(config)
-  try:
-    again = config_from_hf(values)
-  except UserError as error:
-    raise ValueError(f"a {family.name} config.json has no words for {config}: {error}") from error
-  if again != config:
-    raise ValueError(f"a {family.name} config.json has no words for {config}")
-  return values
-
-
 def _check_quantisation(given: Any, where: str) -> None:
   """Refuses weights in other forms than `quantised` reads."""
   if given is None:
@@ -209,7 +181,7 @@ def _family(values: Mapping[str, Any], where: str) -> Family:
   name = values.get("model_type")
   if name == "mistral" and values.get("layer_types") is not None:
     name = "ministral"  # so it is for transformers' AutoConfig
-  if not isinstance(name, str) or name not in FAMILIES or name not in _config_classes():
+  if not isinstance(name, str) or name not in FAMILIES or name not in config_classes():
     raise UserError(
       f"{where}: model_type {name!r} is not supported; supported are {', '.join(FAMILIES)} "
       f"(and the text models of {', '.join(WRAPPERS)})."
@@ -218,7 +190,7 @@ def _family(values: Mapping[str, Any], where: str) -> Family:
 
 
 @functools.cache
-def _config_classes() -> dict[str, Any]:
+def config_classes() -> dict[str, Any]:
   """transformers' config class of each family that it knows."""
 
   def load() -> dict[str, Any]:
@@ -245,7 +217,7 @@ def _by_transformers(family: Family, values: Mapping[str, Any]) -> Any:
   for key in ("rope_parameters", "rope_scaling"):
     if isinstance(rope := given.get(key), Mapping):
       given[key] = _named_by_version_5(rope)
-  config_class = _config_classes()[family.name]
+  config_class = config_classes()[family.name]
   for field in dataclasses.fields(config_class):
     value = given.get(field.name)
     if type(value) is int and str(field.type) in _FLOATS:
@@ -418,60 +390,3 @@ def _rope(family: Family, theirs: Any, parameters: Mapping[str, Any]) -> RopeCon
     check_size("max_positions", original)
     given.setdefault("factor", theirs.max_position_embeddings / original)
   return RopeConfig(**given)
-
-
-def _window_keys(config: ModelConfig) -> dict[str, Any]:
-  honoured = {f.name: str(f.type) for f in dataclasses.fields(_config_classes()[config.family])}
-  windows = set(config.window_of_layers) - {FULL_ATTENTION}
-  window = windows.pop() if len(windows) == 1 else None
-  keys: dict[str, Any] = {
-    "sliding_window": window,
-    "use_sliding_window": window is not None,
-    "layer_types": _layer_types(config),
-  }
-  keys |= {**FAMILIES[config.family].fixed, **FAMILIES[config.family].written}
-  keys["decoder_sparse_step"] = 1
-  keys["mlp_only_layers"] = [i for i, kind in enumerate(config.kind_of_layers) if kind == "mlp"]
-  keys["position_embedding_type"] = None if config.layer_rope else "rope"
-  keys["no_rope_layers"] = [1 - without for without in config.rope_of_layers]
-  if window is None and "None" not in honoured.get("sliding_window", "None"):
-    del keys["sliding_window"]  # a class that knows no null has a default, which no layer reads
-  return {key: value for key, value in keys.items() if key in honoured}
-
-
-def _layer_types(config: ModelConfig) -> list[str]:
-  types = [FULL if window == FULL_ATTENTION else SLIDING for window in config.window_of_layers]
-  for layer in config.recurrent_layers:
-    types[layer] = RECURRENT[config.recurrence]
-  return types
-
-
-def _rope_keys(config: ModelConfig) -> dict[str, Any]:
-  """Both the `rope_parameters` of transformers 5 and the keys of transformers 4."""
-  family = FAMILIES[config.family]
-  first = _rope_parameters(family, config.ropes[0])
-  scaling = {key: value for key, value in first.items() if key != "rope_theta"}
-  keys = {
-    "rope_theta": config.ropes[0].theta,
-    "rope_scaling": None if config.ropes[0].kind == "default" else scaling,
-    "rope_parameters": first,
-  }
-  if config.ropes[0].original_max_positions:  # some families look for it here
-    keys["original_max_position_embeddings"] = config.ropes[0].original_max_positions
-  if family.rope_by_kind:
-    second = _rope_parameters(family, config.ropes[1])
-    keys["rope_local_base_freq"] = config.ropes[1].theta
-    keys["rope_parameters"] = {FULL: first, SLIDING: second}
-  return {"rope_parameters": keys["rope_parameters"]} if family.only_in_5 else keys
-
-
-def _rope_parameters(family: Family, rope: RopeConfig) -> dict[str, Any]:
-  needed = ["kind", "theta", *ROPE_KINDS[rope.kind]]
-  needed += ["rotated_fraction"] * family.partial_rotary  # else the family's own default holds
-  default = RopeConfig()
-  parameters = {key: getattr(rope, field) for key, field in ROPE_FIELDS.items()}
-  return {
-    key: list(value) if isinstance(value, tuple) else value
-    for key, value in parameters.items()
-    if ROPE_FIELDS[key] in needed or value != getattr(default, ROPE_FIELDS[key])
-  }

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
-from greedy_prune_jax.models.hf_config import config_to_hf
+from greedy_prune_jax.models.hf_config_writer import config_to_hf
 from greedy_prune_jax.models.parameters import (
   Layout,
   head_order,

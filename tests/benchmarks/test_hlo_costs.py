@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.hlo_costs import ArrayShape, read_costs
+from benchmarks.hlo_costs import read_costs
+from benchmarks.hlo_text import ArrayShape
 
 N, LAYERS = 64, 7
 

@@ -18,7 +18,7 @@ from greedy_prune_jax.models.config import FULL_ATTENTION
 from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.gguf import gguf_config, load_gguf
 from greedy_prune_jax.models.gguf_file import GgufFile
-from greedy_prune_jax.models.hf_config import config_to_hf
+from greedy_prune_jax.models.hf_config_writer import config_to_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.rope import rope_frequencies

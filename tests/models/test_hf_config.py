@@ -8,7 +8,8 @@ import transformers
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION
-from greedy_prune_jax.models.hf_config import config_from_hf, config_to_hf, read_hf_config
+from greedy_prune_jax.models.hf_config import config_from_hf, read_hf_config
+from greedy_prune_jax.models.hf_config_writer import config_to_hf
 from tests.helpers.reference import tiny_config
 from tests.models.test_families import SWITCHES
 
