@@ -180,6 +180,7 @@ def run_spans(
   layout = lay_out(spans, scorer.program.tile)
   sums = _sums_before(state, spans)
   first_slot = jnp.zeros((), jnp.int32)
+  sizes = tuple(dict.fromkeys(sizes))  # the layers of a size are compiled once
   for size, is_last in zip(sizes, (*[False] * (len(sizes) - 1), True), strict=True):
     left = jnp.maximum(layout.total - first_slot, 0)
     # What fills less than four fifths of a block is left to smaller ones.
