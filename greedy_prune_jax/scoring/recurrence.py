@@ -180,7 +180,7 @@ def _run_delta(
     origins: part of each slot.
     chain: chain of each slot.
     state_before: makes the state before a part of a chain.
-    shape: that of a state, [M, P, O].
+    shape: sizes of a state, [M, P, O].
   """
   size = math.gcd(len(chain), CHUNK)
 

@@ -17,14 +17,14 @@ class Command:
   """A `python` command of a code block in sh.
 
   Attributes:
-    line: it, on one line.
+    line: the command on one line.
     needs: the end of a comment `# needs ...` on the line before it; or nothing.
     program: a module, or the path of a script.
     config: name of the config file; or nothing.
     mode: the word behind the config file's colon; or nothing.
     changes: settings by name, as written.
     flags: further flags by name, as written.
-    paths: what else stands behind the program.
+    paths: further words behind the program.
   """
 
   line: str
