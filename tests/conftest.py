@@ -5,8 +5,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The second thread of PyTorch waits by spinning: one search of an oracle took 2 to 3 s of processors
-# with it on a busy machine, and 0.1 s without.
+# PyTorch's second thread waits by spinning: on a busy machine one search of an oracle took 2 to 3 s
+# of processors with it, and 0.1 s without.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Unoptimised code: it compiles five times faster, and tiny models need no speed.
 os.environ["XLA_FLAGS"] = " ".join(
