@@ -77,8 +77,8 @@ def attend_cascade(
   Args:
     q: see `attend_tiles`, as for all below.
     own: [T, K, H].
-    text: [L, B, S, K, H].
-    kept: [L, B, Z, K, H].
+    text: [L, B, S, K*H].
+    kept: [L, B, Z, K*H].
     layer: index of the layer, below L.
     window: number of tokens that a token sees, itself included.
     slots: visible positions of each slot.
@@ -114,6 +114,10 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   width = pl.next_power_of_2(max(head_dim, 16))  # of Triton's arrays
   sizes = GpuBlocks.choose(tile, width, q.dtype.itemsize)
   common = common_intervals(intervals)
+  text, kept = (
+    KeyValues(*(x.reshape(*x.shape[:3], kv_heads, head_dim) for x in cache))
+    for cache in (text, kept)
+  )
 
   def run(layer, chains, common, intervals, q, own_k, own_v, text_k, text_v, kept_k, kept_v, *rest):
     *sinks, out = rest
@@ -264,7 +268,7 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
 def _end_to_end(text: Array, kept: Array, own: Array, layer: Array) -> Float[Array, "K X H"]:
   """One layer's keys of all texts, of what all chains have kept, and of the block, head by head."""
   caches = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (text, kept))
-  flat = [x.reshape(-1, *x.shape[2:]) for x in caches]
+  flat = [x.reshape(-1, *own.shape[1:]) for x in caches]
   return jnp.concatenate([*flat, own]).swapaxes(0, 1)
 
 

@@ -97,9 +97,9 @@ class ChainState(NamedTuple):
   """Chains as they stand, and what is known of them."""
 
   texts: Text  # every field with an axis B in front
-  text_cache: Caches  # [L, B, S, K, H] of the texts, as bits; and `Columns` of them, if any recur
+  text_cache: Caches  # [L, B, S, K*H] of the texts, as bits; and `Columns` of them, if any recur
   borders: Float[Array, "L B C M P O"] | None  # states before places of the texts, if there are any
-  kept_cache: Caches  # [L, B, Z, K, H] of candidates' columns, as bits; `Columns` too
+  kept_cache: Caches  # [L, B, Z, K*H] of candidates' columns, as bits; `Columns` too
   kept_log_probs: Float[Array, "B Z 3"]  # of each of these: sum up to it, its own, its skip
   kept_offsets: Int[Array, "B U"]  # where in Z each candidate's columns are kept
   columns_known: Int[Array, "B U"]  # columns of each candidate up to which what is kept holds
@@ -128,9 +128,10 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
   offsets = jnp.where(ends <= program.kept, ends - lengths, program.kept)
 
   def caches(size: int) -> Caches:
+    # Heads and widths in one axis: alone, both would be padded to a TPU's tiles of 8 by 128.
     zeros = {
-      name: jnp.zeros((layers, batch, size, *heads), decoder.embedding.dtype)
-      for name, (layers, *heads) in config.caches.items()
+      name: jnp.zeros((layers, batch, size, heads * width), decoder.embedding.dtype)
+      for name, (layers, heads, width) in config.caches.items()
     }
     by_name: Caches = {name: KeyValues(x, x) for name, x in zeros.items()}
     if config.has_recurrence:
@@ -338,8 +339,16 @@ def _remember(
 
 
 def _put(caches: Caches, chain: Int[Array, " T"], at: Int[Array, " T"], new: Caches) -> Caches:
-  """Writes [L, T, K, H] into caches [L, B, Z, K, H]; chains beyond B are left out."""
-  return jax.tree.map(lambda x, y: x.at[:, chain, at].set(y, mode="drop"), caches, new)
+  """Writes [L, T, K, H] into caches [L, B, Z, K*H]; chains beyond B are left out.
+
+  Layers are written one by one: a TPU would turn the caches, to write to all of them at once.
+  """
+
+  def put(cache: Array, new: Array) -> Array:
+    new = new.reshape(*new.shape[:2], *cache.shape[3:])
+    return cache.at[jnp.arange(len(cache))[:, None], chain, at].set(new, mode="drop")
+
+  return jax.tree.map(put, caches, new)
 
 
 def _run_places(

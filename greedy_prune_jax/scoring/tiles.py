@@ -152,8 +152,8 @@ def attend_tiles(
   Args:
     q: scaled queries.
     own: keys and values of the block's slots, [T, K, H].
-    text: keys or values of the texts as they stand, [L, B, S, K, H], perhaps as bits.
-    kept: keys or values of the columns that were kept, [L, B, Z, K, H], perhaps as bits.
+    text: keys or values of the texts as they stand, [L, B, S, K*H], perhaps as bits.
+    kept: keys or values of the columns that were kept, [L, B, Z, K*H], perhaps as bits.
     layer: index of the layer, below L.
     window: number of tokens that a token sees, itself included.
     slots: visible positions of each slot.
@@ -178,10 +178,13 @@ def attend_tiles(
     groups = q.shape[1] // tile
 
     def from_cache(cache: KeyValues) -> Callable[[Array], KeyValues]:
-      shape = (1, 1, KEY_BLOCK, *cache.k.shape[3:])
-      return lambda at: uint16_as_bfloat16(
-        KeyValues(*(jax.lax.dynamic_slice(x, (layer, chain, at, 0, 0), shape)[0, 0] for x in cache))
-      )
+      shape = (1, 1, KEY_BLOCK, cache.k.shape[3])
+
+      def read(at: Array) -> KeyValues:
+        found = (jax.lax.dynamic_slice(x, (layer, chain, at, 0), shape) for x in cache)
+        return uint16_as_bfloat16(KeyValues(*(x.reshape(KEY_BLOCK, kv_heads, -1) for x in found)))
+
+      return read
 
     def from_block(at: Array) -> KeyValues:
       k, v = (jax.lax.dynamic_slice_in_dim(x, at, own_block) for x in own)

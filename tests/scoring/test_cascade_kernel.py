@@ -71,7 +71,8 @@ def _inputs(spans_of, first, size, tile, head_dim=16, dtype=jnp.float32):
 
   texts, slots = _slots(spans_of, first, size, tile)
   q = normal(size, KV_HEADS * GROUPS, head_dim).astype(jnp.float32) / head_dim**0.5
-  text, kept = (keys_values(LAYERS, 3, n) for n in (PLACES, KEPT))
+  caches = (keys_values(LAYERS, 3, n) for n in (PLACES, KEPT))
+  text, kept = (KeyValues(*(x.reshape(*x.shape[:3], -1) for x in cache)) for cache in caches)
   return q, keys_values(size), text, kept, jnp.int32(1), slots, texts.answer_start - 1
 
 
@@ -92,8 +93,8 @@ def _one_by_one(inputs, window, softcap, sinks=None):
   out = []
   for i, chain in enumerate(slots.chain):
     keys, values = (
-      jnp.concatenate([x[layer, chain], y[layer, chain], z])
-      for x, y, z in zip(text, kept, own, strict=True)
+      jnp.concatenate([*(x[layer, chain].reshape(-1, *z.shape[1:]) for x in (text, kept)), z])
+      for text, kept, z in zip(text, kept, own, strict=True)
     )
     place, column, slot = np.arange(PLACES), np.arange(KEPT), np.arange(len(slots.chain))
     column -= slots.kept_start[i]
