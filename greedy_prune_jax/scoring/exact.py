@@ -153,10 +153,8 @@ def delete_units(
   shown = chosen & (state.text_known >= state.texts.last) & (known >= state.texts.last - stop)
   if scorer.answer_only:
     shown = jnp.zeros_like(shown)
-  move = jax.vmap(_from_kept, in_axes=(1, 1, 0, 0, 0), out_axes=1)
-  text_cache = jax.tree.map(
-    lambda text, kept: move(text, kept, start, offset, shown), state.text_cache, state.kept_cache
-  )
+  moved = partial(_from_kept, start=start, offset=offset, shown=shown)
+  text_cache = jax.tree.map(moved, state.text_cache, state.kept_cache)
   small = state._replace(text_cache={}, borders=None, kept_cache={})
   found = jax.vmap(partial(_delete_unit, scorer))(small, unit, offset, shown)
   found = jax.tree.map(partial(choose, chosen), found, small)
@@ -167,17 +165,21 @@ def delete_units(
 
 
 def _from_kept(
-  text: Shaped[Array, "L S *R"],
-  kept: Shaped[Array, "L Z *R"],
-  start: Int[Array, ""],
-  offset: Int[Array, ""],
-  shown: Bool[Array, ""],
-) -> Shaped[Array, "L S *R"]:
-  """The text's items, from the start on those that are kept at the offset, if they are shown."""
-  place = jnp.arange(text.shape[1])
-  at = jnp.clip(place - start + offset, 0, kept.shape[1] - 1)
-  taken = (shown & (place >= start)).reshape(-1, *[1] * (text.ndim - 2))
-  return jnp.where(taken, kept[:, at], text)
+  text: Shaped[Array, "L B S *R"],
+  kept: Shaped[Array, "L B Z *R"],
+  start: Int[Array, " B"],
+  offset: Int[Array, " B"],
+  shown: Bool[Array, " B"],
+) -> Shaped[Array, "L B S *R"]:
+  """The texts' items, from the start on those that are kept at the offset, if they are shown."""
+  layers, chains, size = kept.shape[:3]
+  place = jnp.arange(text.shape[2])[None, :]
+  at = jnp.clip(place - start[:, None] + offset[:, None], 0, size - 1)
+  # One index finds an item where it lies; by three a TPU would turn what is kept.
+  rows = jnp.arange(layers * chains).reshape(layers, chains, 1) * size + at[None]
+  taken = shown[:, None] & (place >= start[:, None])
+  taken = taken.reshape(1, *taken.shape, *[1] * (text.ndim - 3))
+  return jnp.where(taken, kept.reshape(-1, *kept.shape[3:])[rows], text)
 
 
 def _delete_unit(
@@ -207,11 +209,13 @@ def _delete_unit(
   # Kept columns must hold the skips of a text that they may become.
   held = start - 1 if scorer.answer_only else first_old
   columns_known = jnp.minimum(state.columns_known, jnp.maximum(held - stops, 0))
-  kept = partial(
-    _from_kept, kept=state.kept_log_probs[None, :, 1:], start=start + 1, offset=offset, shown=shown
-  )
   new = jnp.stack([state.log_probs, state.skip_log_probs], axis=-1)
-  log_probs, skips = kept(new[None])[0].T
+  moved = _from_kept(
+    new[None, None],
+    state.kept_log_probs[None, None, :, 1:],
+    *(x[None] for x in (start + 1, offset, shown)),
+  )
+  log_probs, skips = moved[0, 0].T
   log_probs = log_probs.at[start].set(jnp.where(shown, state.skip_log_probs[start], 0.0))
   return state._replace(
     texts=left,

@@ -178,11 +178,14 @@ def attend_tiles(
     groups = q.shape[1] // tile
 
     def from_cache(cache: KeyValues) -> Callable[[Array], KeyValues]:
-      shape = (1, 1, KEY_BLOCK, cache.k.shape[3])
+      # One index, of whole blocks, finds them where they lie; by four a TPU would turn the cache.
+      _, chains, size, width = cache.k.shape
+      blocks = KeyValues(*(x.reshape(-1, KEY_BLOCK, width) for x in cache))
+      first = (layer * chains + chain) * (size // KEY_BLOCK)
 
       def read(at: Array) -> KeyValues:
-        found = (jax.lax.dynamic_slice(x, (layer, chain, at, 0), shape) for x in cache)
-        return uint16_as_bfloat16(KeyValues(*(x.reshape(KEY_BLOCK, kv_heads, -1) for x in found)))
+        found = (x[first + at // KEY_BLOCK].reshape(KEY_BLOCK, kv_heads, -1) for x in blocks)
+        return uint16_as_bfloat16(KeyValues(*found))
 
       return read
 
