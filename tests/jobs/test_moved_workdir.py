@@ -62,7 +62,7 @@ def test_a_workdir_that_goes_ends_the_run(start, settings, tmp_path, job, file, 
   while not any(path.stat().st_size >= num_bytes for path in run.glob(file)):
     assert process.process.is_alive(), process.stderr
     assert time.monotonic() < deadline, process.stderr
-    time.sleep(0.001)
+    time.sleep(0.01)
   run.rename(elsewhere)
   if how == "deleted":
     shutil.rmtree(elsewhere)
