@@ -1,4 +1,4 @@
-"""Every family through the jobs: sampled, pruned, trained, and pruned again."""
+"""Each kind of family through the jobs: sampled, pruned, trained, and pruned again."""
 
 import json
 
@@ -9,19 +9,16 @@ import transformers
 
 from tests.helpers import thinking_templates as forms
 from tests.helpers import tiny_runs
-from tests.helpers.reference import FAMILIES
 
 THOUGHT, SAID = "3 + 4 = 7 clips.\nSo 7.", '{"answer": "7"}'
 THINKING = tiny_runs.CHAINS[0] | {"reasoning": f"<think>\n{THOUGHT}\n</think>\n\n", "answer": SAID}
 PLAIN = tiny_runs.TEMPLATE
 RECURRENT = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
-# Of those that need more than one layer to have one of each kind, or a template of their own.
+# One of each kind that a job's own code tells apart: layers, caches, the template. All families are
+# held against transformers in `tests/models`, `tests/search/test_exact` and `tests/distill`.
 CASES = {
-  "ministral": (PLAIN, {"num_hidden_layers": 3}),
-  "granitemoehybrid": (PLAIN, {"layer_types": ["full_attention"]}),
-  "qwen3_5_text": (PLAIN, RECURRENT),
-  "qwen3_5_moe_text": (PLAIN, RECURRENT),
-  "qwen3_next": (PLAIN, RECURRENT),
+  "llama": (PLAIN, {}),
+  "qwen3_next": (PLAIN, RECURRENT),  # and experts, with a shared one
   "lfm2": (PLAIN, {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
@@ -43,9 +40,9 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASES)
 def test_sample_prune_and_distill(run, tmp_path, family):
-  template, switches = CASES.get(family, (PLAIN, {}))
+  template, switches = CASES[family]
   model, _ = tiny_runs.make_model(
     tmp_path / "model", template, family, max_position_embeddings=1024, **switches
   )
