@@ -115,11 +115,11 @@ def test_equals_full_passes_on_any_mesh_several_chains_a_batch(models, objective
   oracles = [_Oracle(reference, path.segments, objective) for path in paths]
   expected = [oracle.search(path) for oracle, path in zip(oracles, paths, strict=True)]
   exact = SearchSettings(objective=objective, block_positions=48)
-  for model, settings in (
-    (one_device, exact),
-    (mesh, exact),
-    (one_device, exact._replace(screen=EVERYTHING)),
-  ):
+  # A mesh, and windows over all, meet both objectives and both kinds of unit.
+  other = (one_device, exact._replace(screen=EVERYTHING))
+  if (units == "longer") == (objective == "joint"):
+    other = (mesh, exact)
+  for model, settings in ((one_device, exact), other):
     found = prune_by_runs(model, paths, settings)
     for path, oracle, deleted in zip(found, oracles, expected, strict=True):
       assert min(oracle.gaps) > 1e-5  # else the order would hang on rounding
@@ -147,6 +147,7 @@ def _assert_nlls_are_of_the_texts(reference, path):
     assert next(k for k, tokens in enumerate(gone) if whole - tokens <= mark) in moves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize("unit_sizes", [None, (3, 1, 1, 4, 2, 1, 5)])
 def test_runs_have_their_scores_after_a_deletion_too(models, unit_sizes, objective):
@@ -156,15 +157,21 @@ def test_runs_have_their_scores_after_a_deletion_too(models, unit_sizes, objecti
   batch = SearchBatch.of(model, [path], settings)
   chains = with_widths(batch.start([path], run_texts=True), jnp.array([3]))
   scorer, everyone = Scorer(model.decoder, batch.program), jnp.array([True])
+
+  @jax.jit
+  def delete_and_score(chains, unit):
+    chains = exact.delete_units(scorer, chains, unit, everyone)
+    chains, _ = exact.run_texts(scorer, chains, everyone)
+    wanted = candidates(chains.texts, everyone)
+    chains, nlls, _ = exact.score_deletions(scorer, chains, wanted)
+    return chains, nlls, wanted
+
   ends = np.cumsum(unit_sizes or [1] * 17).tolist()
   units = [[*range(*span)] for span in itertools.pairwise([0, *ends])]
   for unit in (4, 2):
     size = host._units_deleted(units, unit, 3)
-    chains = exact.delete_units(scorer, chains, jnp.array([unit]), everyone)
+    chains, nlls, wanted = delete_and_score(chains, jnp.array([unit]))
     del units[unit : unit + size]
-    chains, _ = exact.run_texts(scorer, chains, everyone)
-    wanted = candidates(chains.texts, everyone)
-    chains, nlls, _ = exact.score_deletions(scorer, chains, wanted)
     for first in np.flatnonzero(wanted[0]).tolist():
       left = units[:first] + units[first + host._units_deleted(units, first, 3) :]
       text = path.segments.reasoning[_flat(left)][None]
@@ -172,6 +179,7 @@ def test_runs_have_their_scores_after_a_deletion_too(models, unit_sizes, objecti
       assert nlls[0, first] == pytest.approx(full.item(), abs=2e-5)
 
 
+@pytest.mark.slow
 def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
   reference, model, _ = models
   for seed in range(4):
@@ -182,26 +190,28 @@ def test_what_truncation_leaves_at_the_first_mark_is_never_better(models):
     assert found.nll["joint"][-1] <= joint.min() + 1e-5
 
 
+@pytest.mark.slow
 def test_truncations_run_to_their_ends_whatever_their_estimates(models):
   _, model, _ = models
   settings = SearchSettings(
-    "joint", block_positions=256, kept_bytes=0.0, screen=ScreenSettings(window=1, margin=0.0)
+    "joint", block_positions=128, kept_bytes=0.0, screen=ScreenSettings(window=1, margin=0.0)
   )
   path = _path(model, 0, (9, 200, 4), (60,))
   batch = SearchBatch.of(model, [path], settings)
   chains = with_widths(batch.start([path], run_texts=True), jnp.array([140]))
   scorer = Scorer(model.decoder, batch.program)
   wanted = candidates(chains.texts, jnp.array([True]))
+  race = jax.jit(lambda *args: race_deletions(scorer, *args, RacePlan(margin=0.0, runs=True)))
   scored = []
   for ends in (True, False):
-    race = RacePlan(margin=0.0, runs=True)
-    _, raced = race_deletions(scorer, chains, wanted, jnp.array([ends]), race)
+    _, raced = race(chains, wanted, jnp.array([ends]))
     scored.append({*np.flatnonzero(np.isfinite(raced.nll[0])).tolist()})
   assert {0, 60} < scored[0]
   assert [len(units) for units in scored] == [4, 2]  # one round of a long run
   assert not scored[1] & {0, 60}
 
 
+@pytest.mark.slow
 def test_a_small_race_finds_texts_about_as_likely(models):
   _, model, _ = models
   paths = [_path(model, seed, (9, 40, 4), (30, 20, 10)) for seed in range(4)]
@@ -217,6 +227,7 @@ def test_a_small_race_finds_texts_about_as_likely(models):
   assert last[0] < 1.1 * last[1]
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_off_at_a_mark_ends_as_one_that_was_not(models):
   _, model, _ = models
   path = _path(model, 5, (9, 20, 4), (15, 9, 4))
@@ -233,6 +244,7 @@ def test_a_search_that_was_cut_off_at_a_mark_ends_as_one_that_was_not(models):
   )
 
 
+@pytest.mark.slow
 def test_what_attempts_cost_is_told_on_the_way_to_a_mark(models):
   _, model, mesh = models
   paths = [_path(model, seed, (9, 20, 4), (10,)) for seed in range(3)]
@@ -248,6 +260,7 @@ def test_what_attempts_cost_is_told_on_the_way_to_a_mark(models):
       assert costs[-2] == costs[-1]
 
 
+@pytest.mark.slow
 def test_runs_are_no_more_than_wanted(models):
   _, model, _ = models
   path = _path(model, 5, (9, 20, 4), (10,))
@@ -262,11 +275,12 @@ def test_runs_are_no_more_than_wanted(models):
   assert costs[0] < costs[1] == costs[2] < costs[3] <= found[0].positions_scored
 
 
+@pytest.mark.slow
 def test_a_second_look_finds_what_a_window_does_not_see(models, monkeypatch):
   _, model, _ = models
   paths = [_path(model, seed, (9, 300, 4), (150,)) for seed in range(6)]
   settings = SearchSettings(
-    "joint", block_positions=256, screen=ScreenSettings(window=1), max_runs=1
+    "joint", block_positions=128, screen=ScreenSettings(window=1), max_runs=1
   )
   looked = prune_by_runs(model, paths, settings)
   monkeypatch.setattr(racing, "LOOKED_AT", 1)
@@ -297,7 +311,7 @@ def test_a_race_of_short_runs_is_the_same_beside_long_ones(models):
   _, model, _ = models
   path = _path(model, 0, (9, 60, 4), (30,))
   long = _path(model, 3, (9, 300, 4), (150,))  # one round of a race, where short runs have four
-  race = SearchSettings("joint", block_positions=256, screen=ScreenSettings(window=2, margin=9.0))
+  race = SearchSettings("joint", block_positions=128, screen=ScreenSettings(window=2, margin=9.0))
   [alone] = prune_by_runs(model, [path], race)
   beside, _ = prune_by_runs(model, [path, long], race)
   assert beside.deleted == alone.deleted
