@@ -54,6 +54,7 @@ def job_records(folder, tmp_path, **changes):
   return {record["id"]: record for record in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings",
   [
@@ -103,6 +104,7 @@ def test_texts_at_ratios_that_were_not_asked_for(model):
     low.text(0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["token", "word"])
 def test_scores_are_those_of_full_passes(model, folder, unit):
   reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -128,6 +130,7 @@ def test_scores_are_those_of_full_passes(model, folder, unit):
     np.testing.assert_allclose(scores.without[name], expected[1:], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_best_first_deletion_is_the_first_of_a_search(model):
   scores, pruned = model.score(**parts_of(2)), model.prune(**parts_of(2), keep=0.9)
   assert int(scores.without["joint"].argmin()) == pruned.deletion_order[0]
@@ -185,6 +188,7 @@ def test_models_that_cannot_be_loaded(folder):
     gp.load(str(folder), mesh={"rows": 1})
 
 
+@pytest.mark.slow
 def test_importing_the_package_costs_nothing_and_names_are_there():
   code = """
     import sys

@@ -36,6 +36,7 @@ def test_importing_loads_no_pytorch(module):
   """)
 
 
+@pytest.mark.slow
 def test_metrics_are_written_without_pytorch(tmp_path):
   run(f"""
     import sys

@@ -115,6 +115,7 @@ def test_ranks_made_at_random_cannot_be_predicted_on_unseen_chains(stored, regre
   assert scores.spearman.low < 0 < scores.spearman.high or abs(scores.spearman.estimate) < 0.1
 
 
+@pytest.mark.slow
 def test_folds_are_of_questions_and_shared_by_runs(stored):
   data, _ = rank_data(stored, random_order)
   ids = tuple(f"d/{i}" for i in range(NUM_CHAINS))

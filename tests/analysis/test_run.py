@@ -181,6 +181,7 @@ def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   assert list(counts.values()) == [sum(num_tokens), sum(num_tokens[1:])]
 
 
+@pytest.mark.slow
 def test_a_text_model_labels(pruned, tmp_path, monkeypatch):
   """It calls every token a function word, and its run can be broken off and asks nothing twice."""
   pytest.importorskip("openai")

@@ -58,6 +58,7 @@ def test_what_does_not_fit_or_compile_stands_in_the_table():
   assert failed.endswith("does not compile: XlaRuntimeError: out of memory")
 
 
+@pytest.mark.slow
 def test_a_block_of_a_search_sees_what_its_candidates_see():
   segments = Segments(*(np.zeros(size, np.int32) for size in (20, 30, 5)))
   program = scorer.Program(

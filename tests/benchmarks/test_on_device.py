@@ -60,6 +60,7 @@ def test_what_differs_from_the_cpu_fails(monkeypatch):
       on_device_rows.check("exact joint")
 
 
+@pytest.mark.slow
 def test_it_needs_nothing_that_the_lent_machines_lack():
   code = f"""
 import sys

@@ -173,6 +173,7 @@ def test_responses_without_a_letter_marker_are_unparsed(response):
   assert split_response(response, LETTER) is None
 
 
+@pytest.mark.slow
 def test_the_published_verdicts_on_gsm8k_solutions():
   """Every one of the 5,276; the 11 without an answer marker were cut off, and are all wrong."""
   verdicts = {}
@@ -201,6 +202,7 @@ def test_the_gold_answers_of_math_are_right_in_every_frame(frame):
     assert BOXED.is_right(split.value, row["answer"])
 
 
+@pytest.mark.slow
 def test_chains_of_mmlu_pro_split_where_they_were_split():
   rows = rows_of("mmlu_pro_llama31_8b_chains.jsonl")
   wrong = 0

@@ -61,6 +61,7 @@ def test_every_token_of_odd_texts_gets_a_label(annotator):
   assert [len(labels) for labels in annotator.annotate(chains)] == [len(c) for c in chains]
 
 
+@pytest.mark.slow
 def test_rules_agree_with_the_hand_labels(annotator, capsys):
   chains = hand_labelled()
   ours = annotator.annotate([tokens for tokens, _, _ in chains])

@@ -73,6 +73,7 @@ def test_dates_do_not_change_from_day_to_day():
   assert load(DATED_IF_IT_CAN).prompt("Why?").startswith("26 Jul 2024\n<|start|>user\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "code", [*"aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTReCgklPrt", "-I", "-j", "-e", "-l", "-U"]
 )

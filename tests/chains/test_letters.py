@@ -118,6 +118,7 @@ def test_the_letter_that_somebody_chooses(said, value):
   assert letter(f"Answer: {said}") == value
 
 
+@pytest.mark.slow
 def test_every_option_of_real_questions_is_read_as_its_letter():
   if not DATA.exists():
     pytest.skip(f"needs {DATA}")

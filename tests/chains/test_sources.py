@@ -140,6 +140,7 @@ def test_a_line_that_never_ends_is_refused_before_it_fills_the_memory(tmp_path, 
     list(read_chains(str(tmp_path / "x.json")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.zst", "x.parquet"])
 def test_rows_are_streamed(tmp_path, name):
   rows = [OWN | {"id": str(i), "padding": f"{i}" * 20_000} for i in range(400)]

@@ -37,6 +37,7 @@ def test_steps(case):
   assert split_steps("".join(CASES[case])) == CASES[case]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "piece",
   ["####\n", ".", "?", '."', "so, and ", "; so ", "a. ", "=", "= ", "=\\", "=\\=", "=$-", " "],

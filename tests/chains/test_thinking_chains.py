@@ -208,6 +208,7 @@ def test_a_record_keeps_the_form():
     Chain.from_record(chain.to_record() | {"thinking_form": "nothing"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "thinking_chains").exists(), reason="needs ../shared/data")
 def test_real_thinking_chains_are_segmented():
   tokenizer, template = load(forms.R1)

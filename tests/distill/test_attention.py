@@ -77,6 +77,7 @@ def test_texts_of_a_row_do_not_see_each_other():
   assert not pull(first_only)[0][0, 96:].any()
 
 
+@pytest.mark.slow
 def test_bfloat16_keys_keep_float32_results():
   operands, d_out, seen = made(288, NO_WINDOW, jnp.bfloat16)
   rounded = result_and_gradients(attend_packed, None, operands, d_out, seen)

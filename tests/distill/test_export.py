@@ -25,6 +25,7 @@ VISION = {
 }
 
 
+@pytest.mark.slow
 def test_peft_reads_the_adapter_of_a_multimodal_student(tmp_path):
   text = tiny_config("gemma3_text").to_dict()
   config = transformers.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)

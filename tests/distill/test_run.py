@@ -221,6 +221,7 @@ def test_what_is_not_finite_stops_the_run(run, tmp_path, rate, saved):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.params))
 
 
+@pytest.mark.slow
 def test_validation_and_saving_are_not_in_a_steps_time(run, tmp_path, monkeypatch):
   clock = [0.0]
   monkeypatch.setattr(run_module.time, "perf_counter", lambda: clock[0])
@@ -264,6 +265,7 @@ def test_frozen_weights_are_computed_with_in_any_dtype():
   assert settings(dtype="bfloat16", lora_rank=2).compute_dtype == "float32"
 
 
+@pytest.mark.slow
 def test_metrics(run, tmp_path):
   run("run", num_validation=2)
   records = list(read_records(tmp_path / "run" / "metrics.jsonl"))
@@ -350,6 +352,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, tmp_path, c
   assert losses(tmp_path / "damaged") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_whose_workdir_is_deleted_ends_and_makes_no_new_one(run, tmp_path, monkeypatch):
   save = Checkpoints.save
 
@@ -364,6 +367,7 @@ def test_a_run_whose_workdir_is_deleted_ends_and_makes_no_new_one(run, tmp_path,
   assert not (tmp_path / "gone" / "ended.json").exists()
 
 
+@pytest.mark.slow
 def test_a_student_is_not_exported_to_a_workdir_that_was_moved(run, tmp_path, monkeypatch):
   load = export.load_student
 

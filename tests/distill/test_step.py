@@ -166,6 +166,7 @@ def test_lora_begins_as_the_model_and_only_its_matrices_are_in_the_state():
   assert state.trained["layers.attention.q.b"].shape == (2, 3, 4, 4)
 
 
+@pytest.mark.slow
 def test_the_state_is_donated():
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
   optimizer = make_optimizer(config())
@@ -183,6 +184,7 @@ def test_schedules():
   np.testing.assert_allclose(constant, 1e-2, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_the_learning_rate_is_what_the_first_step_changes_a_weight_by(name):
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows

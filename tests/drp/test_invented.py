@@ -67,6 +67,7 @@ def test_powers_that_no_memory_holds_have_no_value():
   assert invented_numbers("+" * 20_000 + " = 5", "") == ["5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("text", "given"),
   [

@@ -268,6 +268,7 @@ def test_an_empty_file(start, tmp_path):
   assert re.search(r"chains.jsonl is empty; expected chains", message)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_first_command_does_not_bind_the_workdir(start, run, tmp_path):
   error_of(start(chains=tmp_path / "typo.jsonl"))
   run(num_chains=1)
@@ -313,6 +314,7 @@ def test_a_template_of_ones_own_that_does_not_work(start, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_base_model_needs_the_plain_template(run, tmp_path):
   make_model(tmp_path / "base", chat_template=None)
   run(pruner=tmp_path / "base", chat_template="plain", num_chains=1)

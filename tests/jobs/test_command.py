@@ -39,6 +39,7 @@ def test_the_value_of_the_config_flag(value, found, monkeypatch, tmp_path):
   assert command.find_config("prune") == "prune"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--config=prune"], ["--config", "prune"], ["-config=prune"]])
 def test_a_job_takes_a_config_by_name(shared, tmp_path, argv):
   settings = {"pruner": shared / "model", "chains": shared / "chains.jsonl", "dry_run": True}
@@ -68,6 +69,7 @@ def test_the_command_without_a_job_tells_its_form():
   assert _command("--help").stdout == job.stderr
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_job(shared, tmp_path):
   job = _command(
     *("prune", "--config=prune", f"--workdir={tmp_path / 'run'}", "--config.dry_run=True"),

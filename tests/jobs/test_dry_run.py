@@ -58,6 +58,7 @@ def test_no_weights_are_loaded_and_nothing_is_written(dry, shared, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_time_follows_from_devices_and_utilisation(dry):
   settings = {"dtype": "bfloat16", "plan.device": "h100", "num_chains": 3}
   one = dry(**settings)

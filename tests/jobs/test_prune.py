@@ -256,6 +256,7 @@ def test_a_chain_that_is_not_finite_is_named_and_the_others_go_on(start, run, sh
   assert len(skipped(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_in_which_no_chain_is_finite(start, shared, tmp_path):
   _make_a_token_unusable(tmp_path / "model", shared)
   chains = write_chains(tmp_path / "chains.jsonl", CHAINS[2:])
@@ -319,6 +320,7 @@ def test_the_command_itself_where_its_output_has_no_place(shared, tmp_path):
   assert len(records(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 def test_a_finished_run_answers_new_budgets_without_scoring(run, tmp_path, shared):
   run(keep_ratios=0.0)
   before = {path: path.read_bytes() for path in (tmp_path / "run" / "pruned").iterdir()}

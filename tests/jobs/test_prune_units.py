@@ -118,6 +118,7 @@ def test_other_rankings_delete_units_too(run, chains, tmp_path):
         assert record["reasoning"].startswith(record["pruned"]["0.5"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_what_another_left(run, tmp_path):
   run(unit="word", keep_ratios=0.6)
   run(chains=tmp_path / "run", chains_ratio=0.6, workdir="again", keep_ratios=0.5, num_chains=2)

@@ -39,6 +39,7 @@ def whole_nll(model, tokenizer, prompt, thought, answer):
   return -log_probs[start - 1 : -1].gather(1, targets[:, None]).mean().item()
 
 
+@pytest.mark.slow
 def test_from_prune_to_a_student(run, tmp_path, made):
   folder, model, tokenizer = made
   chains = tiny_runs.write_chains(tmp_path / "chains.jsonl", [CHAIN])
@@ -74,6 +75,7 @@ def test_from_prune_to_a_student(run, tmp_path, made):
   )
 
 
+@pytest.mark.slow
 def test_a_template_that_always_thinks_names_the_setting(start, tmp_path, made):
   folder, _, tokenizer = made
   if not load_chat_template("tokenizer", tokenizer).always_thinks:

@@ -46,6 +46,7 @@ def test_adapter_of_fused_permuted_and_ungated_weights(family, tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}])
 def test_adapter_is_added_to_its_base(family, options, tmp_path):

@@ -33,6 +33,7 @@ def random_state(seed: int) -> jax.Array:
   return jax.random.normal(jax.random.key(seed), (M, P, O))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 37])
 @pytest.mark.parametrize("from_nothing", [True, False])
 def test_chunks_equal_tokens(length, from_nothing):
@@ -54,6 +55,7 @@ def test_small_decays_are_not_lost_beside_large_ones():
   np.testing.assert_allclose(last, expected_state, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(3, 9, 4), (8, 8), (1, 1, 20), (17, 2)])
 def test_sequences_side_by_side_see_nothing_of_each_other(lengths):
   parts = [random_inputs(seed, length) for seed, length in enumerate(lengths)]
@@ -81,6 +83,7 @@ def test_changes_make_the_state_at_any_place(start, stop):
   np.testing.assert_allclose(state, expected, atol=_ATOL)
 
 
+@pytest.mark.slow
 def test_gradients_equal_those_of_tokens():
   inputs, state = random_inputs(7, 21), random_state(8)
 
@@ -101,6 +104,7 @@ def test_gradients_equal_those_of_tokens():
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_convolution_stays_within_a_sequence():
   x = jax.random.normal(jax.random.key(9), (9, 5))
   weight = jax.random.normal(jax.random.key(10), (4, 5))

@@ -46,6 +46,7 @@ def _run(monkeypatch, module, x, *, few):
   return module(x)
 
 
+@pytest.mark.slow
 def test_few_and_many_tokens_are_one_function(experts, tokens, monkeypatch):
   dense = _run(monkeypatch, experts, tokens, few=1000)
   grouped = _run(monkeypatch, experts, tokens, few=0)
@@ -53,6 +54,7 @@ def test_few_and_many_tokens_are_one_function(experts, tokens, monkeypatch):
   assert abs(dense).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [17, 333])
 @pytest.mark.parametrize("choices", ["any", "two experts take all", "one takes half"])
 def test_blocks_of_rows_are_enough_whatever_tokens_choose(
@@ -102,6 +104,7 @@ def test_a_batch_is_its_items(experts, tokens, axis, monkeypatch):
   np.testing.assert_allclose(run(tokens), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_one(experts, tokens, monkeypatch):
   graph, state = nnx.split(experts)
 
@@ -125,6 +128,7 @@ def test_a_token_counts_its_experts_once_and_by_weight(experts, tokens):
   assert all(len(set(row)) == 2 for row in np.asarray(chosen).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 1000])
 def test_experts_along_a_mesh_are_those_of_one_device(few, tmp_path, monkeypatch):
   monkeypatch.setattr(feed_forward, "FEW_TOKENS", few)

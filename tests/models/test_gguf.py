@@ -183,6 +183,7 @@ def _rounded(config):
   return dataclasses.replace(config, **{f: float(np.float32(x)) for f, x in numbers.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_equals_the_folder_it_was_made_from(name, tmp_path):
   family, switches, metadata = MODELS[name]

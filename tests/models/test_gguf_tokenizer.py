@@ -293,6 +293,7 @@ def test_known_ids(real):
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids, text
 
 
+@pytest.mark.slow
 def test_special_tokens(real):
   name, tokenizer = real
   if name == "gemma3-270m":

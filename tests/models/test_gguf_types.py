@@ -59,6 +59,7 @@ def test_the_types_that_can_be_read():
   assert sorted(supported_types()) == sorted(READ)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READ)
 def test_a_text_has_the_nll_that_the_dequantised_weights_give_it(kind, tmp_path):
   kind = gguf.GGMLQuantizationType[kind]

@@ -34,6 +34,7 @@ def tokenizer():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_reads_back_the_same_model(family, tokenizer, tmp_path):
   biases = {"attention_bias": True} if family in ("llama", "qwen3", "gemma2", "olmo2") else {}

@@ -107,6 +107,7 @@ _MANY_EXPERTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "options"),
   [

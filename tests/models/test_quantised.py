@@ -74,6 +74,7 @@ def test_mxfp4_is_what_transformers_makes_of_it(mxfp4, dtype):
   assert np.unique(np.abs(gates)).size > 20  # of several exponents
 
 
+@pytest.mark.slow
 def test_each_device_reads_its_part_of_mxfp4(mxfp4):
   folder, floats = mxfp4
   mesh = make_mesh(MeshSettings(data=2, model=2), jax.devices()[:4])

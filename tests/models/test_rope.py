@@ -132,6 +132,7 @@ def test_incomplete_ropes_are_refused(fields, message):
     RopeConfig(**fields)
 
 
+@pytest.mark.slow
 def test_a_model_has_one_graph_for_lengths_with_the_same_angles():
   rope = {"original_max_positions": 16, "factor": 4.0, "short_factor": (1.0, 2.0)}
   longrope = RopeConfig(kind="longrope", long_factor=(1.0, 9.0), **rope)

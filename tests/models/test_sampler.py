@@ -110,6 +110,7 @@ def test_a_sample_does_not_depend_on_its_company(tiny):
   assert [len(sample.token_ids) for sample in together] == [r.max_new_tokens for r in requests]
 
 
+@pytest.mark.slow
 def test_samples_of_one_prompt_differ_by_their_seeds(tiny):
   prompt = prompts_of(61)[1]
   requests = [
@@ -135,6 +136,7 @@ def test_one_prompt_is_run_once_for_all_its_samples(tiny, monkeypatch):
   assert shapes == [(2, 32)]
 
 
+@pytest.mark.slow
 def test_stop_strings_end_a_text_within_a_look_of_the_host(tiny):
   prompt = prompts_of(61)[1]
   request = Request(prompt_ids=prompt, max_new_tokens=30)
@@ -155,6 +157,7 @@ def test_stop_strings_end_a_text_within_a_look_of_the_host(tiny):
   assert beside.finish_reason == "length"
 
 
+@pytest.mark.slow
 def test_a_text_that_is_gone_on_with_is_the_text_written_at_once(tiny):
   requests = [
     Request(prompt_ids=prompt, max_new_tokens=12, temperature=1.0, seed=i)
@@ -194,6 +197,7 @@ def test_a_following_request_must_fit_the_context(tiny):
     next(samples)
 
 
+@pytest.mark.slow
 def test_a_request_may_have_stops_of_its_own(tiny):
   plain = [Request(prompt_ids=prompt, max_new_tokens=NEW_TOKENS) for prompt in prompts_of(61)[:2]]
   whole = [sample.token_ids for sample in run(Sampler(tiny, spell, []), plain)]
@@ -218,6 +222,7 @@ def test_a_stop_string_over_several_looks_is_found(tiny, steps):
   assert stopped.ended_by == stop
 
 
+@pytest.mark.slow
 def test_another_run_of_like_lengths_compiles_nothing(tiny):
   writer = Sampler(tiny, spell, [], max_rows=4, steps=4)
 

@@ -157,10 +157,12 @@ def _collectives(model) -> set[tuple[str, str]]:
   return {(kind, result) for result, kind in pattern.findall(lowered.compile().as_text())}
 
 
+@pytest.mark.slow
 def test_rows_side_by_side_ask_each_other_only_whether_they_are_done(models):
   assert _collectives(models((8, 1))) == {("all-reduce", "pred[]")}
 
 
+@pytest.mark.slow
 def test_shared_weights_and_the_cache_never_travel(models):
   found = _collectives(models((2, 4)))
   rows, vocab, width = 16 // 2, SIZES["vocab_size"], models().config.model_dim

@@ -37,6 +37,7 @@ def follow(model, path, order=ORDER, settings=SETTINGS, report=lambda path: None
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [0, 5])
 def test_a_path_equals_full_passes(models, floor):
   reference, model = models
@@ -86,6 +87,7 @@ def test_texts_between_steps_are_not_scored(models, every, marks, sizes, scored)
     assert path.positions_scored == 100 + expected
 
 
+@pytest.mark.slow
 def test_a_path_with_texts_between_goes_on_where_it_stopped(models):
   _, model = models
   segments = random_segments(1, model.config.vocab_size, (9, 12, 4))
@@ -202,6 +204,7 @@ def test_no_more_texts_are_run_at_once_than_are_left(models, num_left, block_pos
   assert texts_at_once(models[1], 16, num_left, block_positions) == count
 
 
+@pytest.mark.slow
 def test_texts_of_like_length_share_a_program(models):
   _, model = models
   _score.clear_cache()

@@ -41,6 +41,7 @@ def test_makers_are_there_and_settings_are_known(name):
   assert {*ranking.needs, *ranking.options} <= fields.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, ranking in RANKINGS.items() if not ranking.needs])
 @pytest.mark.parametrize("unit_sizes", [None, (3, 1, 4, 2, 5)])
 def test_the_runs_that_a_record_counts_are_run(tmp_path_factory, name, unit_sizes):
@@ -54,6 +55,7 @@ def test_the_runs_that_a_record_counts_are_run(tmp_path_factory, name, unit_size
   assert sum(run.num_texts * run.length for run in runs) == ranked.positions_scored
 
 
+@pytest.mark.slow
 def test_a_ranking_is_added_by_one_record(tmp_path, monkeypatch):
   """A toy ranking, the longest token first: settings, dry run and run know it."""
 
@@ -109,6 +111,7 @@ def test_the_dry_run_names_other_models(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_the_prune_job_imports_no_ranking_before_it_uses_one():
   listed = "[m for m in sys.modules if m.startswith('greedy_prune_jax')]"
   code = f"import json, sys, greedy_prune_jax.jobs.prune; print(json.dumps({listed}))"

@@ -42,6 +42,7 @@ def by_units(importance):
   return [STARTS[u] + i for u in np.argsort(importance) for i in range(SIZES[u])]
 
 
+@pytest.mark.slow
 def test_the_step_whose_first_token_is_most_predictable_leaves_first(models, chain):
   reference, model = models
   segments = chain.segments
@@ -81,6 +82,7 @@ def test_the_step_that_the_answer_misses_least_leaves_first(models, chain, monke
   assert ranked.positions_scored == PROMPT + sum(REASONING - size + ANSWER - 1 for size in SIZES)
 
 
+@pytest.mark.slow
 def test_of_single_tokens_every_one_is_a_unit(models, chain):
   model, alone = models[1], chain._replace(unit_sizes=None)
   surprisal = RANKINGS["surprisal"].make(model, RankingSettings())(alone)

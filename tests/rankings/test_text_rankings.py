@@ -129,6 +129,7 @@ def test_token_means_are_of_the_characters_that_have_a_value():
   assert token_means(values, ["a ", "bc", "", " \n"]).tolist() == [1.0, 4.0, -np.inf, -np.inf]
 
 
+@pytest.mark.slow
 def test_llmlingua_orders_tokens_by_their_words(compressor, classifier, model, chain):
   order = (
     RANKINGS["llmlingua"].make(model, RankingSettings(llmlingua_model=classifier))(chain).order

@@ -114,6 +114,7 @@ def test_of_eight_equal_arms_hardly_ever_one_is_called_different(seeds, accuracy
   assert false <= alone
 
 
+@pytest.mark.slow
 def test_one_by_one_equal_arms_would_be_called_different_often():
   """Without Holm's correction equal arms would often be called different."""
   rng = np.random.default_rng(0)

@@ -132,6 +132,7 @@ def test_every_sample_is_stored_and_the_first_good_one_kept(sample, tmp_path):
   assert chain.id == records["0"]["id"]
 
 
+@pytest.mark.slow
 def test_its_workdir_is_what_prune_takes(sample, tmp_path):
   sample(ScriptedTeacher())
   make_model(tmp_path / "pruner", max_position_embeddings=512)

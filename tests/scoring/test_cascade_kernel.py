@@ -190,6 +190,7 @@ def test_bfloat16_keys_round_operands_alone(form):
   assert np.abs(found - exact).max() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("platform", "lowering"), [("gpu", "cuda"), ("tpu", "tpu")])
 @pytest.mark.parametrize("with_sinks", [False, True])

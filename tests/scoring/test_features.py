@@ -102,6 +102,7 @@ def test_any_mesh_agrees_with_one_device(tmp_path, monkeypatch, mesh):
     assert whole.sharding.shard_shape(whole.shape) == own
 
 
+@pytest.mark.slow
 def test_a_store_holds_each_chain_at_its_rows(tmp_path):
   model, chains = tiny_model(), random_segments(5)
   ids = [f"c/{i}" for i in range(5)]

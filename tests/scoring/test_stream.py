@@ -70,6 +70,7 @@ shapes = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(shapes, min_size=1, max_size=3), st.sampled_from([8, 32]), st.data())
 def test_every_wanted_suffix_runs_once_from_where_it_is_not_known(shapes, size, data):

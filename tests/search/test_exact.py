@@ -207,6 +207,7 @@ def test_what_is_kept_saves_work_and_changes_nothing(models, objective, unit_siz
   assert positions[0] == positions[1] < positions[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 def test_positions_are_those_that_nothing_earlier_has_run(models, objective):
   _, model = models()

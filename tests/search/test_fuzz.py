@@ -47,6 +47,7 @@ def _nlls(path: PrunePath, name: str) -> np.ndarray:
   return np.array(path.nll[name], float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["joint", "answer"])
 @pytest.mark.parametrize(("seed", "longest_unit"), [(0, 1), (1, 1), (2, 4)])
 def test_every_search_equals_the_oracle(models, objective, seed, longest_unit):
@@ -72,6 +73,7 @@ def test_every_search_equals_the_oracle(models, objective, seed, longest_unit):
       np.testing.assert_allclose(_nlls(path, "answer"), oracle.answer, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_window_shorter_than_units_deletes_all_the_same(models):
   """Estimates may miss winners; the NLLs are those of the texts that remain, whatever they are."""
   _, model, _ = models

@@ -331,6 +331,7 @@ def test_more_deletions_than_units_may_be_asked_for(model):
   assert len(path.kept) == 2
 
 
+@pytest.mark.slow
 def test_the_first_of_several_deletions_is_the_best(model):
   path = _path(model, 3, floor=13)
   paths = [_search(model, [path], "joint", deletions_per_step=count)[0] for count in (1, 3)]

@@ -70,6 +70,7 @@ def test_a_long_run_of_one_kind_is_gone_through_once(piece):
   assert units.sentence_starts(piece * 300_000) == [0]  # a matter of hours, from each place anew
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "piece",
   ["\\[", "\\(", "$$", "$$a$$\n", "\\begin{align}", "[asy]", "```\n", "\\[a\\] A. ", "a. ", "A. "],

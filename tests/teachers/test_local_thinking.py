@@ -52,6 +52,7 @@ def continued(tokenizer, folder, text, tokens):
   return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_a_thinking_that_ends_is_followed_by_the_reply(made):
   folder, tokenizer = made
   reply = ask(folder, max_thinking_tokens=50)
@@ -104,6 +105,7 @@ def test_a_thinking_leaves_room_for_the_reply_in_the_context(made, asked, most):
   assert request.max_new_tokens == (left if most is None else most)
 
 
+@pytest.mark.slow
 def test_a_reply_ends_with_the_context(made):
   folder, _ = made
   full = ask(folder, max_thinking_tokens=3, max_new_tokens=10_000, force_answer=True)

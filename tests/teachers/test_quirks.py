@@ -335,6 +335,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drip", [0.01, 0.0])
 @pytest.mark.parametrize("case", ENDLESS)
 def test_an_answer_without_an_end_is_left(case, drip):

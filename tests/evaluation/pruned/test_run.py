@@ -213,6 +213,7 @@ def test_answers_of_no_known_form_are_refused():
     expected_answer(Chain(id="c", question="q", reasoning="r", answer="Yes."))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_transformers(tmp_path):
   make_model(tmp_path / "model")
   write_run(tmp_path / "joint", [chain(i) for i in range(2)])
