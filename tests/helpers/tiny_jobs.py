@@ -58,14 +58,15 @@ def start(
   return subprocess.Popen(command, env=env, text=True, **options)
 
 
-def _config(job: str, **changes: Any) -> dict[str, Any]:
+def config_for(job: str, **changes: Any) -> dict[str, Any]:
+  """A job's config on one device, with changes."""
   config = importlib.import_module(f"configs.{job}").get_config().to_dict()
   common = {"mesh": ONE_DEVICE, "compilation_cache": False}
   return config | {key: value for key, value in common.items() if key in config} | changes
 
 
 def prune(folder: Path) -> dict[str, Any]:
-  return _config(
+  return config_for(
     "prune",
     chains=str(folder / "chains.jsonl"),
     pruner=str(folder / "model"),
@@ -76,7 +77,7 @@ def prune(folder: Path) -> dict[str, Any]:
 
 
 def distill(folder: Path) -> dict[str, Any]:
-  return _config(
+  return config_for(
     "distill",
     chains=str(folder / "pruned"),
     student=str(folder / "model"),
@@ -92,7 +93,7 @@ def distill(folder: Path) -> dict[str, Any]:
 
 
 def sample(folder: Path) -> dict[str, Any]:
-  return _config(
+  return config_for(
     "sample",
     questions=f"gsm8k:{folder / 'rows.jsonl'}",
     teacher=str(folder / "model"),
@@ -104,7 +105,7 @@ def sample(folder: Path) -> dict[str, Any]:
 
 
 def evaluate(folder: Path) -> dict[str, Any]:
-  return _config(
+  return config_for(
     "evaluate",
     questions=f"gsm8k:{folder / 'rows.jsonl'}",
     models=(f"m={folder / 'model'}", f"s={folder / 'student'}"),
@@ -116,7 +117,7 @@ def evaluate(folder: Path) -> dict[str, Any]:
 
 
 def evaluate_pruned(folder: Path) -> dict[str, Any]:
-  return _config(
+  return config_for(
     "evaluate_pruned",
     pruned=(str(folder / "pruned"),),
     model=str(folder / "model"),
@@ -125,16 +126,18 @@ def evaluate_pruned(folder: Path) -> dict[str, Any]:
 
 
 def publish(folder: Path) -> dict[str, Any]:
-  return _config("publish", pruned=str(folder / "pruned"), license="mit", source="s")
+  return config_for("publish", pruned=str(folder / "pruned"), license="mit", source="s")
 
 
 def analyze(_: Path) -> dict[str, Any]:
-  return _config("analyze", parts=("patterns", "viewer"), regressors=("ridge",))
+  return config_for("analyze", parts=("patterns", "viewer"), regressors=("ridge",))
 
 
 def drp(folder: Path, url: str) -> dict[str, Any]:
   """The teacher is at `url`, such as that of a `ChatServer`."""
-  config = _config("drp", chains=str(folder / "drp_chains.jsonl"), num_chains=0, teacher="openai")
+  config = config_for(
+    "drp", chains=str(folder / "drp_chains.jsonl"), num_chains=0, teacher="openai"
+  )
   endpoint = {"base_url": url, "model": "m", "backoff": 0.0}
   return config | {"endpoint": config["endpoint"] | endpoint}
 
@@ -142,7 +145,7 @@ def drp(folder: Path, url: str) -> dict[str, Any]:
 def study(folder: Path) -> dict[str, Any]:
   questions = {"questions": f"gsm8k:{folder / 'rows.jsonl'}", "num_questions": 0}
   model = str(folder / "model")
-  config = _config(
+  config = config_for(
     "study_cpu",
     chains=str(folder / "chains.jsonl"),
     num_chains=2,

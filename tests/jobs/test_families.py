@@ -1,4 +1,4 @@
-"""Each kind of family through the jobs: sampled, pruned, trained, and pruned again."""
+"""Every family through the jobs: sampled, pruned, trained, and pruned again."""
 
 import json
 
@@ -8,17 +8,20 @@ import torch
 import transformers
 
 from tests.helpers import thinking_templates as forms
-from tests.helpers import tiny_runs
+from tests.helpers import tiny_jobs, tiny_runs
+from tests.helpers.reference import FAMILIES
 
 THOUGHT, SAID = "3 + 4 = 7 clips.\nSo 7.", '{"answer": "7"}'
 THINKING = tiny_runs.CHAINS[0] | {"reasoning": f"<think>\n{THOUGHT}\n</think>\n\n", "answer": SAID}
 PLAIN = tiny_runs.TEMPLATE
 RECURRENT = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
-# One of each kind that a job's own code tells apart: layers, caches, the template. All families are
-# held against transformers in `tests/models`, `tests/search/test_exact` and `tests/distill`.
+# Of those that need more than one layer to have one of each kind, or a template of their own.
 CASES = {
-  "llama": (PLAIN, {}),
-  "qwen3_next": (PLAIN, RECURRENT),  # and experts, with a shared one
+  "ministral": (PLAIN, {"num_hidden_layers": 3}),
+  "granitemoehybrid": (PLAIN, {"layer_types": ["full_attention"]}),
+  "qwen3_5_text": (PLAIN, RECURRENT),
+  "qwen3_5_moe_text": (PLAIN, RECURRENT),
+  "qwen3_next": (PLAIN, RECURRENT),
   "lfm2": (PLAIN, {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
@@ -39,18 +42,22 @@ CASES = {
 }
 
 
+def run(job, workdir, **settings):
+  tiny_jobs.run(job, tiny_jobs.config_for(job, **settings), workdir, workdir.parent)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", CASES)
-def test_sample_prune_and_distill(run, tmp_path, family):
-  template, switches = CASES[family]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sample_prune_and_distill(tmp_path, family):
+  template, switches = CASES.get(family, (PLAIN, {}))
   model, _ = tiny_runs.make_model(
     tmp_path / "model", template, family, max_position_embeddings=1024, **switches
   )
   question = {"question": "What is 3 + 4?", "answer": "It is 7.\n#### 7"}
   (tmp_path / "rows.jsonl").write_text(json.dumps(question) + "\n")
-  settings = {"questions": f"gsm8k:{tmp_path / 'rows.jsonl'}", "teacher": tmp_path / "model"}
+  settings = {"questions": f"gsm8k:{tmp_path / 'rows.jsonl'}", "teacher": str(tmp_path / "model")}
   settings |= {"num_questions": 0, "num_samples": 2, "max_new_tokens": 12, "batch_size": 2}
-  run(job="sample", workdir="sampled", **settings)
+  run("sample", tmp_path / "sampled", **settings)
   (record,) = (tmp_path / "sampled" / "samples").glob("*.jsonl")
   samples = json.loads(record.read_text())["samples"]
   assert len(samples) == 2
@@ -60,16 +67,17 @@ def test_sample_prune_and_distill(run, tmp_path, family):
   chains = tiny_runs.write_chains(
     tmp_path / "chains.jsonl", [THINKING if thinks else tiny_runs.CHAINS[0]]
   )
-  run(pruner=tmp_path / "model", chains=chains, keep_ratios="(0.5,)", workdir="pruned")
+  ways = {"chains": str(chains), "keep_ratios": (0.5,), "num_chains": 0}
+  run("prune", tmp_path / "pruned", pruner=str(tmp_path / "model"), **ways)
   (pruned,) = tiny_runs.records(tmp_path / "pruned").values()
   assert pruned.get("thinking_form") == ("harmony" if thinks else None)
   tokens = len(pruned["reasoning_ids"])
   assert len(pruned["deletion_order"]) == tokens - tokens // 2
   assert np.isfinite(pruned["nll"]["joint"]).all()
 
-  student = {"student": tmp_path / "model", "chains": tmp_path / "pruned", "batch_size": 1}
-  student |= {"keep_ratios": "(0.5,)", "steps": 2, "epochs": 0, "num_validation": 0}
-  run(job="distill", workdir="student", learning_rate=1e-2, **student)
+  student = {"student": str(tmp_path / "model"), "chains": str(tmp_path / "pruned")}
+  student |= {"keep_ratios": (0.5,), "steps": 2, "epochs": 0.0, "num_validation": 0}
+  run("distill", tmp_path / "student", batch_size=1, learning_rate=1e-2, **student)
   export = tmp_path / "student" / "export"
   again = transformers.AutoModelForCausalLM.from_pretrained(export)
   assert type(again) is type(model)
@@ -77,7 +85,7 @@ def test_sample_prune_and_distill(run, tmp_path, family):
   changed = {n for n, x in model.state_dict().items() if not torch.equal(x, trained[n].to(x.dtype))}
   assert len(changed) > len(trained) / 2
 
-  run(pruner=export, chains=chains, keep_ratios="(0.5,)", workdir="again")
+  run("prune", tmp_path / "again", pruner=str(export), **ways)
   (record,) = tiny_runs.records(tmp_path / "again").values()
   assert record["nll"]["joint"][0] < pruned["nll"]["joint"][0]
 
