@@ -217,7 +217,7 @@ def _rows_that_fit(model: Model, length: int) -> int:
   replicas, split = (axis_size(model.params, axis) for axis in (DATA, MODEL))
   itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
   # The cache is there twice while rows move to one of another size.
-  row = 2 * _cache_bytes(model.config, length, itemsize) / split
+  row = 2 * _cache_bytes(model.config, length, itemsize, split)
   fitting = _MEMORY_SHARE * (limit - device_bytes(model.params)) / row
   return replicas * min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1))
 
@@ -228,10 +228,14 @@ def _device_memory() -> int | None:
   return None if jax.default_backend() == "cpu" else (stats or {}).get("bytes_limit")
 
 
-def _cache_bytes(config: ModelConfig, length: int, itemsize: int) -> int:
-  """Keys and values of a row, and the states of its recurrent layers."""
-  keys_values = 2 * config.cache_width * length * itemsize
+def _cache_bytes(config: ModelConfig, length: int, itemsize: int, split: int) -> int:
+  """What each of `split` devices holds of a row: keys and values, states of recurrent layers.
+
+  Of the states only those of short convolutions are split.
+  """
+  keys_values = 2 * config.cache_width // split * length * itemsize
   if not config.has_recurrence:
     return keys_values
   states = jax.tree.leaves(cache_shapes(config, 1, jnp.float32))
-  return keys_values + sum(math.prod(x.shape) * x.dtype.itemsize for x in states)
+  whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in states)
+  return keys_values + (whole // split if config.recurrence == "conv" else whole)

@@ -1,9 +1,13 @@
 """Devices on which a model of ours writes, and the number of replies at once."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.models.decoding import empty_rows
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import (
   MeshSettings,
   device_bytes,
@@ -35,6 +39,22 @@ def test_rows_are_counted_by_what_a_device_has_left(monkeypatch, mesh, rows):
     model = on_mesh(model, weight_shardings(make_mesh(MeshSettings(data=data, model=split))))
   monkeypatch.setattr(local, "_device_memory", lambda: device_bytes(model.params) + free)
   assert local._rows_that_fit(model, LENGTH) == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("family", "recurrent"), [("lfm2", "conv"), ("qwen3_5_text", "linear_attention")]
+)
+def test_bytes_of_a_row_are_those_that_a_device_holds(tmp_path, family, recurrent):
+  """Channels of short convolutions are split over `model`, states of Gated DeltaNet are not."""
+  kinds = {"num_hidden_layers": 2, "layer_types": [recurrent, "full_attention"]}
+  make_model(tmp_path, family=family, **kinds)
+  config = load_model(str(tmp_path), jnp.float32).config
+  mesh = make_mesh(MeshSettings(data=4, model=2))
+  rows = empty_rows(config, 4, LENGTH, jnp.float32, mesh)
+  arrays = jax.tree.leaves((rows.caches, rows.states))
+  held = sum(x.addressable_shards[0].data.nbytes for x in arrays)
+  assert local._cache_bytes(config, LENGTH, 4, split=2) == held
 
 
 def test_a_teacher_lies_on_the_mesh_that_it_is_given(tmp_path):
