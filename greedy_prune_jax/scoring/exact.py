@@ -175,7 +175,7 @@ def _from_kept(
   layers, chains, size = kept.shape[:3]
   place = jnp.arange(text.shape[2])[None, :]
   at = jnp.clip(place - start[:, None] + offset[:, None], 0, size - 1)
-  # One index finds an item where it lies; by three a TPU would turn what is kept.
+  # Found by one index: by three, XLA would transpose what is kept for a TPU.
   rows = jnp.arange(layers * chains).reshape(layers, chains, 1) * size + at[None]
   taken = shown[:, None] & (place >= start[:, None])
   taken = taken.reshape(1, *taken.shape, *[1] * (text.ndim - 3))

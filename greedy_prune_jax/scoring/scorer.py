@@ -341,7 +341,8 @@ def _remember(
 def _put(caches: Caches, chain: Int[Array, " T"], at: Int[Array, " T"], new: Caches) -> Caches:
   """Writes [L, T, K, H] into caches [L, B, Z, K*H]; chains beyond B are left out.
 
-  Layers are written one by one: a TPU would turn the caches, to write to all of them at once.
+  Layers are written one by one: to write all of them at once, XLA would transpose the caches for a
+  TPU.
   """
 
   def put(cache: Array, new: Array) -> Array:

@@ -178,7 +178,7 @@ def attend_tiles(
     groups = q.shape[1] // tile
 
     def from_cache(cache: KeyValues) -> Callable[[Array], KeyValues]:
-      # One index, of whole blocks, finds them where they lie; by four a TPU would turn the cache.
+      # Found by one index of whole blocks: by four, XLA would transpose the cache for a TPU.
       _, chains, size, width = cache.k.shape
       blocks = KeyValues(*(x.reshape(-1, KEY_BLOCK, width) for x in cache))
       first = (layer * chains + chain) * (size // KEY_BLOCK)
