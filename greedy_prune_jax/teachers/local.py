@@ -229,7 +229,7 @@ def _device_memory() -> int | None:
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int, split: int) -> int:
-  """What each of `split` devices holds of a row: keys and values, states of recurrent layers.
+  """Bytes of a row on each of `split` devices: keys and values, states of recurrent layers.
 
   Of the states only those of short convolutions are split.
   """
