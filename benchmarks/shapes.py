@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from greedy_prune_jax.models.config import ModelConfig, RopeConfig
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.parameters import abstract_model
+from greedy_prune_jax.models.rope_config import RopeConfig
 
 
 def _shape(family: str, vocab: int, sizes: tuple[int, ...], **more: Any) -> ModelConfig:

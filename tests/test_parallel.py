@@ -10,7 +10,7 @@ from greedy_prune_jax import parallel
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models import huggingface
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.models.parameters import LAYOUTS
+from greedy_prune_jax.models.layouts import LAYOUTS
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, partition, weight_shardings
 from greedy_prune_jax.runs.settings import read_settings

@@ -32,14 +32,8 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.parameters import (
-  ChooseShardings,
-  abstract_model,
-  head_order,
-  layers_of,
-  parameter_name,
-  part_of,
-)
+from greedy_prune_jax.models.layouts import head_order, layers_of, part_of
+from greedy_prune_jax.models.parameters import ChooseShardings, abstract_model, parameter_name
 from greedy_prune_jax.models.pretrained import (
   is_multimodal,
   load_model,

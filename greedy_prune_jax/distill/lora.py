@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.parameters import LAYOUTS, base_path
+from greedy_prune_jax.models.layouts import LAYOUTS, base_path
 from greedy_prune_jax.models.weights import LowRank, MasterWeight
 
 # What PEFT and transformers call the weights that can be adapted, and what we call them.

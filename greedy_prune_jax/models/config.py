@@ -1,116 +1,13 @@
 """The shape and the switches of a decoder, independent of the file that it was read from."""
 
 import dataclasses
-import math
-import reprlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from greedy_prune_jax.models.fields import SIZES, FieldError, check_positive, check_size
+from greedy_prune_jax.models.rope_config import RopeConfig
 
 # A layer with this window attends to everything: no supported context reaches it.
 FULL_ATTENTION = 2**30
-
-# Sizes of a model and their largest values. Larger ones are mistakes or damage, and memory would
-# run out before anything else could tell.
-SIZES: dict[str, int] = {
-  "vocab_size": 2**24,
-  "model_dim": 2**20,
-  "num_layers": 2**12,
-  "num_heads": 2**14,
-  "num_kv_heads": 2**14,
-  "head_dim": 2**14,
-  "mlp_dim": 2**22,
-  "max_positions": 2**31,
-}
-
-# What each kind of rope must be given beside `theta`.
-ROPE_KINDS: dict[str, tuple[str, ...]] = {
-  "default": (),
-  "linear": ("factor",),
-  "dynamic": ("factor",),
-  "yarn": ("factor", "original_max_positions"),
-  "longrope": ("factor", "original_max_positions", "short_factor", "long_factor"),
-  "llama3": ("factor", "original_max_positions", "low_freq_factor", "high_freq_factor"),
-  "proportional": (),
-  "none": (),
-}
-
-
-class FieldError(ValueError):
-  """A field of a config has an impossible value; readers say it in the words of their file."""
-
-  def __init__(self, field: str, value: Any, expected: str):
-    super().__init__(f"{field}={reprlib.repr(value)}; expected {expected}")
-    self.field, self.shown, self.expected = field, reprlib.repr(value), expected
-
-
-def check_size(field: str, value: Any) -> None:
-  """Raises FieldError unless a value is a possible one for a key of `SIZES`."""
-  if type(value) is not int or not 1 <= value <= SIZES[field]:
-    raise FieldError(field, value, f"a whole number from 1 to {SIZES[field]}")
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_positive(config: Any, *fields: str) -> None:
-  for field in fields:
-    value = getattr(config, field)
-    for number in value if isinstance(value, tuple) else (value,):
-      if number is None:
-        continue
-      if not _is_number(number) or not 0 < number < math.inf:
-        raise FieldError(field, number, "a number above 0")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-  """Rotary position embedding of one kind of layer.
-
-  `kind` and the fields below it are those of the Hugging Face `rope_parameters` (formerly
-  `rope_scaling`) dictionary; see `greedy_prune_jax.models.rope` for what each kind computes.
-  """
-
-  theta: float = 10_000.0  # base of the geometric series of wavelengths
-  kind: str = "default"  # one of ROPE_KINDS
-  factor: float = 1.0  # how many times longer texts may get
-  original_max_positions: int = 0  # context before it was made longer, in tokens
-  low_freq_factor: float = 1.0  # llama3
-  high_freq_factor: float = 4.0  # llama3
-  attention_factor: float | None = None  # yarn, longrope; None: derived from `factor`
-  beta_fast: float = 32.0  # yarn
-  beta_slow: float = 1.0  # yarn
-  mscale: float | None = None  # yarn
-  mscale_all_dim: float | None = None  # yarn
-  truncate: bool = True  # yarn
-  short_factor: tuple[float, ...] = ()  # longrope: a divisor for each pair
-  long_factor: tuple[float, ...] = ()  # longrope: those of longer texts
-  rotated_fraction: float = 1.0  # share of the head width, or for proportional of pairs, rotated
-  query_growth: float | None = None  # queries grow with log(1 + position // original_max_positions)
-
-  def __post_init__(self):
-    if self.kind not in ROPE_KINDS:
-      raise FieldError("kind", self.kind, f"one of {', '.join(ROPE_KINDS)}")
-    for name in ROPE_KINDS[self.kind]:
-      if not getattr(self, name):
-        raise FieldError(name, getattr(self, name), f"a value: rope kind {self.kind} needs one")
-    _check_positive(self, "theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast")
-    _check_positive(self, "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
-    _check_positive(self, "short_factor", "long_factor", "rotated_fraction", "query_growth")
-    if "original_max_positions" in ROPE_KINDS[self.kind] or self.query_growth:
-      check_size("max_positions", self.original_max_positions)
-    if self.rotated_fraction > 1:
-      raise FieldError("rotated_fraction", self.rotated_fraction, "a number up to 1")
-    if self.kind in ("yarn", "longrope", "llama3") and self.theta <= 1:
-      raise FieldError("theta", self.theta, "a number above 1")
-    if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
-      expected = f"a number above low_freq_factor={self.low_freq_factor}"
-      raise FieldError("high_freq_factor", self.high_freq_factor, expected)
-
-  def rotated_width(self, head_dim: int) -> int:
-    """Dimensions of a head that are rotated; the others lie behind them in every file."""
-    if self.kind == "proportional":  # all are, some of them by nothing
-      return head_dim
-    return int(head_dim * self.rotated_fraction)
 
 
 # Parts that keep a state in place of keys and values: Gated DeltaNet, and a short convolution.
@@ -226,9 +123,9 @@ class ModelConfig:
   def __post_init__(self):
     for field in SIZES:
       check_size(field, getattr(self, field))
-    _check_positive(self, "norm_eps", "attention_scale", "attention_softcap", "logit_softcap")
-    _check_positive(self, "glu_limit", "glu_alpha")
-    _check_positive(self, "embedding_multiplier", "residual_multiplier", "logit_divisor")
+    check_positive(self, "norm_eps", "attention_scale", "attention_softcap", "logit_softcap")
+    check_positive(self, "glu_limit", "glu_alpha")
+    check_positive(self, "embedding_multiplier", "residual_multiplier", "logit_divisor")
     for field in dataclasses.fields(self):
       if field.type is bool and type(getattr(self, field.name)) is not bool:
         raise FieldError(field.name, getattr(self, field.name), "true or false")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import FULL_ATTENTION, FieldError, ModelConfig, check_size
+from greedy_prune_jax.models.config import FULL_ATTENTION, ModelConfig
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.models.fields import FieldError, check_size
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.gguf_metadata import (
   DELTA,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import SIZES
 from greedy_prune_jax.models.families import FAMILIES, GGUF_FAMILIES
 from greedy_prune_jax.models.family import Family, GgufNames
+from greedy_prune_jax.models.fields import SIZES
 from greedy_prune_jax.models.gguf_file import GgufFile
 
 # Fields of `ModelConfig` and `RopeConfig` -> metadata keys under the architecture's prefix.

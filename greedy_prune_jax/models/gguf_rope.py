@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from greedy_prune_jax.models.config import RopeConfig
 from greedy_prune_jax.models.family import Family
 from greedy_prune_jax.models.gguf_metadata import GgufMetadata
 from greedy_prune_jax.models.gguf_weights import ROPE_DIVISORS
+from greedy_prune_jax.models.rope_config import RopeConfig
 
 _STILL = 1e29  # divisor of the frequency of pairs that do not turn, at least
 

@@ -24,7 +24,8 @@ import numpy as np
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.gguf_file import GgufFile
-from greedy_prune_jax.models.parameters import Index, TensorSource, shared_tensors
+from greedy_prune_jax.models.layouts import shared_tensors
+from greedy_prune_jax.models.parameters import Index, TensorSource
 
 ROPE_DIVISORS = "rope_freqs.weight"  # what each pair's frequency is divided by
 

@@ -16,18 +16,12 @@ from typing import Any
 from transformers.utils.import_utils import is_torch_available
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import (
-  FULL_ATTENTION,
-  ROPE_KINDS,
-  SIZES,
-  FieldError,
-  ModelConfig,
-  RopeConfig,
-  check_size,
-)
+from greedy_prune_jax.models.config import FULL_ATTENTION, ModelConfig
 from greedy_prune_jax.models.families import FAMILIES, WRAPPERS
 from greedy_prune_jax.models.family import Family
+from greedy_prune_jax.models.fields import SIZES, FieldError, check_size
 from greedy_prune_jax.models.quantised import FP8_BLOCK
+from greedy_prune_jax.models.rope_config import ROPE_KINDS, RopeConfig
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.torch_free import import_without_torch

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import FULL_ATTENTION, ROPE_KINDS, ModelConfig, RopeConfig
+from greedy_prune_jax.models.config import FULL_ATTENTION, ModelConfig
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.family import Family
 from greedy_prune_jax.models.hf_config import (
@@ -16,6 +16,7 @@ from greedy_prune_jax.models.hf_config import (
   config_classes,
   config_from_hf,
 )
+from greedy_prune_jax.models.rope_config import ROPE_KINDS, RopeConfig
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -18,15 +18,15 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.hf_config_writer import config_to_hf
-from greedy_prune_jax.models.parameters import (
+from greedy_prune_jax.models.layouts import (
   Layout,
   head_order,
   layout_of,
-  parameter_name,
   part_of,
   row_groups,
   tensor_names,
 )
+from greedy_prune_jax.models.parameters import parameter_name
 
 
 def save_huggingface(

@@ -14,13 +14,8 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.fused_experts import split_experts
 from greedy_prune_jax.models.hf_config import read_hf_config
-from greedy_prune_jax.models.parameters import (
-  ChooseShardings,
-  Index,
-  TensorSource,
-  read_model,
-  shared_tensors,
-)
+from greedy_prune_jax.models.layouts import shared_tensors
+from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
 from greedy_prune_jax.models.quantised import DequantisedTensors
 from greedy_prune_jax.models.safetensors_file import FLOAT8, map_float8, open_safetensors
 from greedy_prune_jax.runs import records as fields

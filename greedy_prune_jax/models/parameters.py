@@ -1,16 +1,15 @@
 """Weights from files into a decoder's parameters, each read straight to its place.
 
-A file format brings a `TensorSource` and the names that it gives to the parameters; what is common
-is here: how stored matrices lie relative to ours, and filling one parameter at a time (one device's
-share of it, where there are several), so that beside the finished parameters the host holds at most
-one more, and reads no byte of a file that it does not need.
+A file format brings a `TensorSource` and the names that it gives to the parameters. What is common
+is here: filling one parameter at a time (one device's share of it, where there are several), so
+that beside the finished parameters the host holds at most one more, and reads no byte of a file
+that it does not need. `layouts` says how stored matrices lie relative to ours.
 """
 
 import abc
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -18,9 +17,21 @@ import numpy as np
 from flax import nnx
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import ModelConfig, base_part
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
-from greedy_prune_jax.models.families import FAMILIES
+from greedy_prune_jax.models.layouts import (
+  LAYOUTS,
+  Layout,
+  axis_sizes,
+  base_path,
+  fused_places,
+  head_order,
+  layers_of,
+  layout_of,
+  part_of,
+  row_groups,
+  tensor_names,
+)
 
 Index = tuple[slice, ...]
 _ALIGNMENT = 64  # bytes
@@ -48,238 +59,6 @@ class TensorSource(abc.ABC):
   @abc.abstractmethod
   def where(self, name: str) -> str:
     """The file that holds, or should hold, the tensor: for messages."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """Axes of a parameter (one layer of it), and which of them each stored axis is made of.
-
-  Letters are those of `greedy_prune_jax.models.decoder`, `delta_net` and `short_conv`; K stands for
-  the key/value heads.
-
-  Attributes:
-    axes: letters of the parameter's axes.
-    stored: letters of each axis of its tensor.
-    turns: parameters that take turns along the last axis of one tensor; where it is 1, those of
-      one tensor lie there one behind the other, along the axis `joined`.
-    joined: number of that axis.
-  """
-
-  axes: str
-  stored: tuple[str, ...]
-  turns: int = 1
-  joined: int = 0
-
-
-LAYOUTS: dict[str, Layout] = {
-  "embedding": Layout("VD", ("V", "D")),
-  "head": Layout("VD", ("V", "D")),
-  "final_norm.scale": Layout("D", ("D",)),
-  "layers.attention_norm.scale": Layout("D", ("D",)),
-  "layers.post_attention_norm.scale": Layout("D", ("D",)),
-  "layers.mlp_norm.scale": Layout("D", ("D",)),
-  "layers.post_mlp_norm.scale": Layout("D", ("D",)),
-  "layers.attention.q": Layout("DNH", ("NH", "D")),
-  "layers.attention.k": Layout("DKH", ("KH", "D")),
-  "layers.attention.v": Layout("DKH", ("KH", "D")),
-  "layers.attention.out": Layout("NHD", ("D", "NH")),
-  "layers.attention.q_bias": Layout("NH", ("NH",)),
-  "layers.attention.k_bias": Layout("KH", ("KH",)),
-  "layers.attention.v_bias": Layout("KH", ("KH",)),
-  "layers.attention.out_bias": Layout("D", ("D",)),
-  "layers.attention.sinks": Layout("N", ("N",)),
-  "layers.attention.gate": Layout("DNH", ("NH", "D")),
-  "layers.delta.q": Layout("DJP", ("JP", "D")),
-  "layers.delta.k": Layout("DJP", ("JP", "D")),
-  "layers.delta.v": Layout("DMO", ("MO", "D")),
-  "layers.delta.gate": Layout("DMO", ("MO", "D")),
-  "layers.delta.rate": Layout("DM", ("M", "D")),
-  "layers.delta.decay": Layout("DM", ("M", "D")),
-  "layers.delta.q_filter": Layout("JP1W", ("JP", "1", "W")),
-  "layers.delta.k_filter": Layout("JP1W", ("JP", "1", "W")),
-  "layers.delta.v_filter": Layout("MO1W", ("MO", "1", "W")),
-  "layers.delta.decay_bias": Layout("M", ("M",)),
-  "layers.delta.log_speed": Layout("M", ("M",)),
-  "layers.delta.norm_scale": Layout("O", ("O",)),
-  "layers.delta.out": Layout("MOD", ("D", "MO")),
-  "layers.conv.in_gate": Layout("DZ", ("Z", "D")),
-  "layers.conv.out_gate": Layout("DZ", ("Z", "D")),
-  "layers.conv.value": Layout("DZ", ("Z", "D")),
-  "layers.conv.filter": Layout("Z1W", ("Z", "1", "W")),
-  "layers.conv.out": Layout("ZD", ("D", "Z")),
-  "layers.conv.in_gate_bias": Layout("Z", ("Z",)),
-  "layers.conv.out_gate_bias": Layout("Z", ("Z",)),
-  "layers.conv.value_bias": Layout("Z", ("Z",)),
-  "layers.conv.filter_bias": Layout("Z", ("Z",)),
-  "layers.conv.out_bias": Layout("D", ("D",)),
-  "layers.attention.q_norm.scale": Layout("H", ("H",)),
-  "layers.attention.k_norm.scale": Layout("H", ("H",)),
-  "layers.attention.wide_q_norm.scale": Layout("NH", ("NH",)),
-  "layers.attention.wide_k_norm.scale": Layout("KH", ("KH",)),
-  "layers.mlp.gate": Layout("DF", ("F", "D")),
-  "layers.mlp.up": Layout("DF", ("F", "D")),
-  "layers.mlp.down": Layout("FD", ("D", "F")),
-  "layers.mlp.gate_bias": Layout("F", ("F",)),
-  "layers.mlp.up_bias": Layout("F", ("F",)),
-  "layers.mlp.down_bias": Layout("D", ("D",)),
-  "layers.experts.router": Layout("DR", ("R", "D")),
-  "layers.experts.gate": Layout("EDI", ("E", "I", "D")),
-  "layers.experts.up": Layout("EDI", ("E", "I", "D")),
-  "layers.experts.down": Layout("EID", ("E", "D", "I")),
-  "layers.experts.shared.gate": Layout("DS", ("S", "D")),
-  "layers.experts.shared.up": Layout("DS", ("S", "D")),
-  "layers.experts.shared.down": Layout("SD", ("D", "S")),
-  "layers.experts.shared_gate": Layout("D1", ("1", "D")),
-  "layers.experts.router_norm.scale": Layout("D", ("D",)),
-  "layers.experts.scale": Layout("R", ("R",)),
-  "layers.experts.norm.scale": Layout("D", ("D",)),
-  "layers.experts.post_norm.scale": Layout("D", ("D",)),
-  "layers.mlp_alone_norm.scale": Layout("D", ("D",)),
-  "layers.experts.router_bias": Layout("R", ("R",)),
-  "layers.experts.gate_bias": Layout("EI", ("E", "I")),
-  "layers.experts.up_bias": Layout("EI", ("E", "I")),
-  "layers.experts.down_bias": Layout("ED", ("E", "D")),
-  "layers.mlp.alpha_p": Layout("1", ("1",)),
-  "layers.mlp.alpha_n": Layout("1", ("1",)),
-  "layers.scale": Layout("1", ("1",)),
-  "layers.per_layer.gate": Layout("DU", ("U", "D")),
-  "layers.per_layer.out": Layout("UD", ("D", "U")),
-  "layers.per_layer.norm.scale": Layout("D", ("D",)),
-  "per_layer.table": Layout("VLU", ("V", "LU")),
-  "per_layer.projection": Layout("DLU", ("LU", "D")),
-  "per_layer.norm.scale": Layout("U", ("U",)),
-}
-
-# Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs], Gemma 4
-# each expert's gates before its ups. The first that fits counts.
-_OTHER_LAYOUTS: dict[str, Layout] = {
-  ".mlp.experts.gate_up_proj": Layout("EDI", ("E", "D", "I"), turns=2),
-  ".mlp.experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
-  ".mlp.experts.down_proj": Layout("EID", ("E", "I", "D")),
-  ".experts.gate_up_proj": Layout("EDI", ("E", "I", "D"), joined=1),
-  ".ffn_gate_up_exps.weight": Layout("EDI", ("E", "I", "D"), joined=1),
-}
-
-# Ends of the names of tensors in which each head has the rows of all its parameters side by side ->
-# letter of the heads.
-_ROWS_BY_HEAD = {
-  ".in_proj_qkvz.weight": "J",
-  ".in_proj_ba.weight": "J",
-  ".ssm_in.weight": "J",
-  ".ssm_ba.weight": "J",
-}
-
-# Parameters whose axis H is that of queries and keys, and is ordered as `head_order` says.
-_ROTATED = re.compile(r"layers\.attention\.(wide_)?[qk](_bias|_norm\.scale)?")
-
-
-def part_of(path: str) -> str:
-  """The part of a layer that a parameter belongs to; empty where it is no layer's."""
-  return path.split(".")[1] if path.startswith("layers.") else ""
-
-
-def base_path(path: str) -> str:
-  """A parameter's path in the part that its own is a form of: a key of `LAYOUTS`."""
-  part = part_of(path)
-  return path.replace(part, base_part(part), 1) if part else path
-
-
-def axis_sizes(config: ModelConfig, path: str) -> dict[str, int]:
-  """Size of each axis letter of `LAYOUTS` for a parameter."""
-  part = part_of(path)
-  kv_heads, head_dim = config.heads(part)
-  return {
-    "V": config.vocab_size,
-    "D": config.model_dim,
-    "N": config.num_heads,
-    "K": kv_heads,
-    "H": head_dim,
-    "F": config.mlp_dim * (2 if part == "wide_mlp" else 1),
-    "L": config.num_layers,
-    "U": config.per_layer_dim,
-    "E": config.num_experts,
-    "R": config.num_experts,  # the router's outputs, which stay on every device
-    "I": config.expert_dim,
-    "S": config.shared_expert_dim,
-    "J": config.delta_key_heads,
-    "M": config.delta_value_heads,
-    "P": config.delta_key_dim,
-    "O": config.delta_value_dim,
-    "W": config.conv_width,
-    "Z": config.conv_channels,
-    "1": 1,
-  }
-
-
-def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
-  """Index in a checkpoint of each of a head's dimensions; None where it has them in our order.
-
-  We rotate dimension i with i + H / 2. Checkpoints have those that are rotated first, in halves or
-  pair by pair, and behind them those that are not: a head of ours is made of halves of both.
-
-  Args:
-    config: config of the model.
-    name: a parameter's name.
-  """
-  interleaved = FAMILIES[config.family].interleaved
-  head_dim = config.heads(part_of(name)).head_dim
-  width = min(rope.rotated_width(head_dim) for rope in config.ropes)
-  if not _ROTATED.fullmatch(base_path(name)) or (width == head_dim and not interleaved):
-    return None
-  rotated, others = np.arange(width), np.arange(width, head_dim)
-  pairs = rotated.reshape(-1, 2).T if interleaved else rotated.reshape(2, -1)
-  return np.concatenate([pairs, others.reshape(2, -1)], axis=1).reshape(-1)
-
-
-def layout_of(path: str, name: str) -> Layout:
-  """The layout of a parameter whose tensors have this name: one for each expert, or one for all."""
-  layout = next(
-    (x for end, x in _OTHER_LAYOUTS.items() if name.endswith(end)), LAYOUTS[base_path(path)]
-  )
-  return Layout(layout.axes[1:], layout.stored[1:]) if "{expert}" in name else layout
-
-
-def tensor_names(config: ModelConfig, path: str, name: str) -> list[str]:
-  """Names of all tensors of a parameter, for each layer that has it and each expert."""
-  layers = layers_of(config, path) if "{layer}" in name else [None]
-  experts = range(config.num_experts) if "{expert}" in name else [None]
-  return [name.format(layer=layer, expert=expert) for layer in layers for expert in experts]
-
-
-def layers_of(config: ModelConfig, path: str) -> tuple[int, ...]:
-  """Numbers of the layers that a parameter of layers is stacked over."""
-  return config.layers_with(part_of(path))
-
-
-def shared_tensors(config: ModelConfig, names: Mapping[str, str]) -> Iterator[str]:
-  """Tensors for keys and values that checkpoints hold of layers that attend to an earlier one's."""
-  for part in ("shared_attention", "shared_global_attention"):
-    for layer in config.layers_with(part):
-      for weight in ("k", "v", "k_bias", "v_bias", "k_norm.scale"):
-        yield names[f"layers.attention.{weight}"].format(layer=layer)
-
-
-def row_groups(config: ModelConfig, path: str, name: str) -> int:
-  """Groups of rows in which the parameters of one tensor take turns; 1: each is one block of it."""
-  if config.gated_attention and path in ("layers.attention.q", "layers.attention.gate"):
-    return config.num_heads
-  heads = next((letter for end, letter in _ROWS_BY_HEAD.items() if name.endswith(end)), "1")
-  return axis_sizes(config, path)[heads]
-
-
-def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int]:
-  """Place along its tensor's axis `joined` at which each parameter begins; or its number, where
-  they take turns.
-  """
-  ends: dict[tuple[str, str], int] = {}
-  starts: dict[str, int] = {}
-  for path, name in names.items():
-    sizes, layout, tensor = axis_sizes(config, path), layout_of(path, name), (part_of(path), name)
-    starts[path] = ends.get(tensor, 0)
-    joined = layout.stored[layout.joined]
-    size = math.prod(sizes[a] for a in joined) if layout.turns == 1 else 1
-    ends[tensor] = starts[path] + size
-  return starts
 
 
 def abstract_model(config: ModelConfig, dtype: Any, platform: str | None = None) -> Model:

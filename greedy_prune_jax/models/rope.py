@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.config import ModelConfig, RopeConfig
+from greedy_prune_jax.models.config import ModelConfig
+from greedy_prune_jax.models.rope_config import RopeConfig
 
 
 def rope_frequencies(

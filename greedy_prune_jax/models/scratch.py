@@ -22,8 +22,9 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.planted_words import VOCABULARIES, Vocabulary
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.config import FieldError, ModelConfig
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.fields import FieldError
 from greedy_prune_jax.models.parameters import ChooseShardings
 
 RANDOM = "random:"

@@ -7,9 +7,10 @@ import pytest
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from greedy_prune_jax.models.config import ModelConfig, RopeConfig
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.models.rope import config_for_length, rope_frequencies
+from greedy_prune_jax.models.rope_config import RopeConfig
 from tests.helpers.planted import tiny_model
 
 _HEAD_DIM = 64

@@ -12,12 +12,8 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.models.parameters import (
-  LAYOUTS,
-  abstract_model,
-  base_path,
-  parameter_name,
-)
+from greedy_prune_jax.models.layouts import LAYOUTS, base_path
+from greedy_prune_jax.models.parameters import abstract_model, parameter_name
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import positions_flops, ranking_work, search_work
 from greedy_prune_jax.pruning.estimate import weight_bytes
