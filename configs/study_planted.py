@@ -82,7 +82,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
 
   if mode == "pilot":
     _shrink(config, arms=_PILOT_ARMS, keep_ratios=(0.7, 0.5), seeds=(0, 1))
-    config.tests.new_sums.num_questions = 200
+    config.update({"tests": {"new_sums": {"num_questions": 200}}})
   elif mode == "smoke":
     _shrink(config, arms=("greedy_joint", "oracle"), keep_ratios=(0.5,), seeds=(0,))
     config.num_chains = 4
