@@ -18,13 +18,18 @@ from greedy_prune_jax.chains.reading import describe_first
 from greedy_prune_jax.drp import summary
 from greedy_prune_jax.drp.estimate import estimate_cost, token_counter
 from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
-from greedy_prune_jax.drp.settings import MAY_CHANGE, DrpSettings
+from greedy_prune_jax.drp.settings import MAY_CHANGE, MAY_GROW, DrpSettings
 from greedy_prune_jax.drp.summary import format_edited
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.runs.workdir import Workdir
 
-_WORKDIR = {"output": OUTPUTS[0], "further_outputs": OUTPUTS[1:], "may_change": MAY_CHANGE}
+_WORKDIR = {
+  "output": OUTPUTS[0],
+  "further_outputs": OUTPUTS[1:],
+  "may_change": MAY_CHANGE,
+  "may_grow": MAY_GROW,
+}
 
 
 def drp(config: Mapping[str, Any], workdir: str) -> None:

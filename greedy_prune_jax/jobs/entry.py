@@ -69,6 +69,7 @@ def run_in_workdir(
   output: str,
   further_outputs: Sequence[str] = (),
   may_change: Collection[str],
+  may_grow: Collection[str] = (),
 ) -> Failed:
   """Opens the workdir, does this process's share of the work, and waits for the others'.
 
@@ -80,6 +81,7 @@ def run_in_workdir(
     output: name of the folder of finished items.
     further_outputs: names of further ones.
     may_change: keys of `config` that a later run may set differently.
+    may_grow: those of numbers of inputs, which a later run may set higher.
 
   Returns:
     What failed in this process.
@@ -92,6 +94,7 @@ def run_in_workdir(
     output=output,
     further_outputs=further_outputs,
     may_change=may_change,
+    may_grow=may_grow,
     **process,
   ) as run:
     meet("the workdir is open")  # none may write before all are here

@@ -21,7 +21,7 @@ from greedy_prune_jax.evaluation.pruned.run import (
   pruned_pairs_table,
   run_evaluate_pruned,
 )
-from greedy_prune_jax.evaluation.pruned.settings import MAY_CHANGE, EvaluatePrunedSettings
+from greedy_prune_jax.evaluation.pruned.settings import MAY_CHANGE, MAY_GROW, EvaluatePrunedSettings
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.reports.tables import format_table, write_table
 
@@ -39,6 +39,7 @@ def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
     config,
     output=OUTPUT,
     may_change=MAY_CHANGE,
+    may_grow=MAY_GROW,
   )
   records = read_pruned_answers(Path(workdir))
   if jax.process_index() == 0 and records:

@@ -13,7 +13,12 @@ _ABSENT = "(absent)"
 
 
 def write_or_check_config(
-  path: Path, config: Mapping[str, Any], may_change: Collection[str] = (), *, begun: bool = True
+  path: Path,
+  config: Mapping[str, Any],
+  may_change: Collection[str] = (),
+  *,
+  may_grow: Collection[str] = (),
+  begun: bool = True,
 ) -> None:
   """Writes the config of a new run, or refuses one that its earlier outputs do not fit.
 
@@ -21,6 +26,8 @@ def write_or_check_config(
     path: the file, which holds the config of the latest run.
     config: nested mappings of what JSON can hold.
     may_change: dotted keys (`batch_size`, `log.every`) that do not decide what is computed.
+    may_grow: dotted keys of numbers of inputs, of which a larger one has those of a smaller one and
+      more behind them; 0 stands for all.
     begun: False where an earlier run failed before it made anything: its config binds nobody.
 
   Raises:
@@ -31,9 +38,16 @@ def write_or_check_config(
   if begun and path.exists():
     old = read_json(path)
     differences = _differences(_flat(old), _flat(new))
-    refused = {key: values for key, values in differences.items() if key not in may_change}
+    refused = {
+      key: values
+      for key, values in differences.items()
+      if key not in may_change and not (key in may_grow and _grew(*values))
+    }
     if refused:
-      lines = [f"  {key}: was {was}, is {now}" for key, (was, now) in refused.items()]
+      lines = [
+        f"  {key}: was {was}, is {now}{' (it may only grow; 0: all)' if key in may_grow else ''}"
+        for key, (was, now) in refused.items()
+      ]
       raise UserError(
         "\n".join(
           [
@@ -57,6 +71,11 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       flat[f"{prefix}{key}"] = value
   return flat
+
+
+def _grew(was: str, now: str) -> bool:
+  """Tells whether a number of inputs, as JSON, is larger than before."""
+  return was != "0" and (now == "0" or int(was) < int(now))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:

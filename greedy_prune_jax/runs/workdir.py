@@ -86,6 +86,7 @@ class Workdir:
     output: str,
     further_outputs: Sequence[str] = (),
     may_change: Collection[str] = (),
+    may_grow: Collection[str] = (),
     process_index: int = 0,
     num_processes: int = 1,
   ):
@@ -99,6 +100,7 @@ class Workdir:
       output: name of the folder of finished items.
       further_outputs: names of further ones, of a job with several stages; see `output`.
       may_change: dotted keys of `config` that a later run may set differently.
+      may_grow: those of numbers of inputs, which a later run may set higher.
       process_index: index of this process.
       num_processes: processes of this run; an earlier run in the same folder may have had another
         number.
@@ -119,7 +121,7 @@ class Workdir:
       undo.push(self._open)
       hold_locks(self.path / "locks", process_index, num_processes, self._open)
       if process_index == 0:
-        self._check_config(config, may_change)
+        self._check_config(config, may_change, may_grow)
         self._repair_files_of_others(num_processes)
         with explain_os_errors(self._unfinished):
           for kept in self._unfinished.glob("keep-*"):  # by an earlier run
@@ -239,7 +241,9 @@ class Workdir:
   def _writer(self, path: Path) -> JsonlWriter:
     return self._open.enter_context(JsonlWriter(path))
 
-  def _check_config(self, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+  def _check_config(
+    self, config: Mapping[str, Any], may_change: Collection[str], may_grow: Collection[str]
+  ) -> None:
     path = self.path / "config.json"
     # Empty files may be those that this run's other processes have just made.
     has_results = any(
@@ -250,7 +254,8 @@ class Workdir:
         f"{self.path} holds results but no config.json, so nobody knows how they were made; choose "
         f"another workdir"
       )
-    write_or_check_config(path, config, may_change, begun=self._holds_anything())
+    begun = self._holds_anything()
+    write_or_check_config(path, config, may_change, may_grow=may_grow, begun=begun)
 
   def _holds_anything(self) -> bool:
     """Tells whether any file but the config and the locks has something in it."""

@@ -87,6 +87,18 @@ def test_a_run_goes_on_with_another_batch_size(start, run, tmp_path, chains):
 
 
 @pytest.mark.slow
+def test_an_ended_run_goes_on_with_more_chains(run, tmp_path, chains):
+  settings = {"chains": chains, "show_chains": 0, "keep_ratios": 0.2, "batch_size": 2}
+  run(**settings, workdir="whole")
+  for num_chains, found in ((2, 2), (3, 3), (0, NUM_CHAINS)):
+    run(**settings, num_chains=num_chains)
+    assert len(records(tmp_path / "run")) == found
+  whole = records(tmp_path / "whole")
+  assert records(tmp_path / "run").keys() == whole.keys()
+  assert_same_records(records(tmp_path / "run"), whole)
+
+
+@pytest.mark.slow
 def test_what_was_found_is_not_found_again(start, run, tmp_path, chains):
   settings = {"chains": chains, "num_chains": 1, "keep_ratios": 0.2, "show_chains": 0}
   job = start(**settings)

@@ -42,6 +42,15 @@ def _replies(workdir):
 
 
 @pytest.mark.slow
+def test_an_ended_run_goes_on_with_more_questions(run, tmp_path, settings):
+  run(job="sample", workdir="whole", **settings)
+  for num_questions in (1, NUM_QUESTIONS):
+    run(job="sample", **settings | {"num_questions": num_questions})
+    assert len(_records(tmp_path / "run")) == num_questions
+  assert _records(tmp_path / "run") == _records(tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_asks_nothing_twice(start, run, tmp_path, settings):
   whole = run(job="sample", workdir="whole", **settings)
   expected = _records(tmp_path / "whole")

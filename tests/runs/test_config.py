@@ -54,6 +54,24 @@ def test_keys_that_may_change_are_updated(tmp_path):
     write_or_check_config(path, CONFIG)
 
 
+@pytest.mark.parametrize(("was", "now"), [(2, 3), (9, 10), (2, 0)])
+def test_numbers_of_inputs_may_grow(tmp_path, was, now):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, {"num_chains": was})
+  write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains"})
+  assert json.loads(path.read_bytes()) == {"num_chains": now}
+
+
+@pytest.mark.parametrize(("was", "now"), [(3, 2), (10, 9), (0, 2)])
+def test_numbers_of_inputs_may_not_shrink(tmp_path, was, now):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, {"num_chains": was})
+  with pytest.raises(
+    UserError, match=rf"num_chains: was {was}, is {now} \(it may only grow; 0: all\)"
+  ):
+    write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains"})
+
+
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_config_that_is_none_is_named(tmp_path, content):
   path = tmp_path / "config.json"

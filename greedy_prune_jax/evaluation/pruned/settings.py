@@ -10,6 +10,8 @@ from greedy_prune_jax.teachers.settings import WritingJobSettings
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")
+# Numbers of inputs that a later run may set higher.
+MAY_GROW = ("num_chains",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
