@@ -13,7 +13,11 @@ restatements, distractors, corrections; so `analyze` can tell of each ranking wh
 
 It can be killed and goes on with the same command; started twice, the processes share the parts
 out. `--config=configs/study_planted.py:pilot` has fewer arms, ratios, seeds and questions, `:smoke`
-is tiny and shows that the parts work, no more.
+is tiny and shows that the parts work, no more. `:other` trains students of another model than the
+pruner, which is the base of a study that stands in runs/planted:
+
+    python -m greedy_prune_jax.jobs.study --config=configs/study_planted.py:other \\
+      --workdir=runs/planted_other
 """
 
 from ml_collections import config_dict
@@ -32,10 +36,11 @@ ARMS = {
   "greedy_answer": {"objective": "answer"},
 } | {ranking: {"ranking": ranking, "deletions_per_step": 1000} for ranking in _RANKINGS}
 _PILOT_ARMS = ("greedy_joint", "greedy_answer", "oracle", "random", "numbers_first")
+_OTHER_ARMS = ("greedy_joint", "oracle", "random", "numbers_first")
 
 
 def get_config(mode: str = "") -> config_dict.ConfigDict:
-  """The settings; override them as `--config.NAME=VALUE`. `pilot` and `smoke` make them smaller."""
+  """The settings; override them as `--config.NAME=VALUE`. See above for the modes."""
   config = study_cpu.get_config()
   config.chains = _TASK
   config.num_chains = 1000  # 200 teach students too little: docs/measured.md
@@ -83,6 +88,14 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   if mode == "pilot":
     _shrink(config, arms=_PILOT_ARMS, keep_ratios=(0.7, 0.5), seeds=(0, 1))
     config.update({"tests": {"new_sums": {"num_questions": 200}}})
+  elif mode == "other":
+    _shrink(config, arms=_OTHER_ARMS, keep_ratios=(0.7,), seeds=tuple(range(5)))
+    config.update(
+      {
+        "base": {"init": "random:layers=4,width=96", "seed": 101},
+        "prune": {"pruner": "runs/planted/base/export"},
+      }
+    )
   elif mode == "smoke":
     _shrink(config, arms=("greedy_joint", "oracle"), keep_ratios=(0.5,), seeds=(0,))
     config.num_chains = 4
@@ -95,7 +108,7 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
       }
     )
   elif mode:
-    raise ValueError(f"mode={mode!r}; expected pilot, smoke or nothing")
+    raise ValueError(f"mode={mode!r}; expected pilot, other, smoke or nothing")
   return config
 
 

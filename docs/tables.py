@@ -1,90 +1,137 @@
 """Writes the tables whose results are kept in the repository anew: `python -m docs.tables`.
 
-The study's rows lie in docs/study_cpu.md as the command printed them. Every other table is a
-transcript: docs/measured.md names its machine, commit and command.
+Answers of the planted study's students lie in docs/study_planted.parquet, rows of the CPU study in
+docs/study_cpu.md as the command printed them. Every other table is a transcript: docs/measured.md
+names its machine, commit and command.
 """
 
+import functools
 import re
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import NamedTuple
+
+from greedy_prune_jax.study.answers import read_answers
+from greedy_prune_jax.study.matched import AREA
+from greedy_prune_jax.study.results import all_tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/measured.md")
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n\n).*?(\n<!-- end of table -->\n)", re.DOTALL)
 
 
-class Study(NamedTuple):
-  """Rankings and keep ratios that a table shows, and whether it shows the written tokens."""
+class Accuracy(NamedTuple):
+  """Students of one arm and keep ratio: their accuracy with its 95% interval, and their tokens."""
 
-  rankings: tuple[str, ...]
-  ratios: tuple[str, ...]
-  with_tokens: bool
-
-
-TABLES = {
-  "study_short": Study(
-    ("greedy_joint", "numbers_first", "keep_first", "keep_last", "random"),
-    ("0.9", "0.7", "0.5"),
-    with_tokens=False,
-  ),
-  "study": Study(
-    (
-      "greedy_joint",
-      "numbers_first",
-      "keep_last",
-      "keep_first",
-      "greedy_answer",
-      "random",
-      "attention",
-      "surprisal",
-      "gradient",
-    ),
-    ("0.9", "0.7", "0.5", "0.3"),
-    with_tokens=True,
-  ),
-}
+  share: float
+  low: float
+  high: float
+  tokens: float
 
 
-def study_rows() -> dict[tuple[str, str], dict[str, str]]:
-  """Rows of students on the templates of their training, by ranking and keep ratio."""
+Accuracies = Mapping[tuple[str, str], Accuracy]  # by arm and keep ratio
+
+
+@functools.cache
+def planted_accuracies() -> Accuracies:
+  """Those of `configs/study_planted.py`."""
+  return {
+    (answers.condition.arm, f"{answers.condition.keep_ratio:g}"): Accuracy(
+      *answers.accuracy, answers.mean_tokens[0]
+    )
+    for answers in read_answers(ROOT / "docs" / "study_planted.parquet")
+  }
+
+
+@functools.cache
+def cpu_accuracies() -> Accuracies:
+  """Those of `configs/study_cpu.py`, on the templates of the students' training."""
   lines = (ROOT / "docs" / "study_cpu.md").read_text().splitlines()
   cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
   first = next(i for i, row in enumerate(cells) if row[:1] == ["test"])
   last = cells.index([], first)  # further tables come behind it
   rows = [dict(zip(cells[first], row, strict=True)) for row in cells[first + 2 : last]]
-  rows = [row for row in rows if row["test"] == "same_templates"]
-  return {(row["trained on"], row["keep ratio"]): row for row in rows}
+  return {
+    (row["trained on"], row["keep ratio"]): Accuracy(
+      _share(row), float(row["low"]), float(row["high"]), float(row["reasoning tokens"])
+    )
+    for row in rows
+    if row["test"] == "same_templates"
+  }
 
 
-def table(study: Study) -> str:
-  """One row a ranking: accuracy with its 95% interval at each keep ratio."""
-  rows = study_rows()
-  lines = [
-    f"| trained on | {' | '.join(study.ratios)} |",
-    f"| --- | {' | '.join('--:' for _ in study.ratios)} |",
-  ]
-  for ranking in study.rankings:
-    cells = [_cell(rows[ranking, ratio], study.with_tokens) for ratio in study.ratios]
-    lines.append(f"| `{ranking}` | {' | '.join(cells)} |")
+def _share(row: Mapping[str, str]) -> float:
+  answers = int(row["seeds"]) * int(row["questions"])
+  return round(float(row["accuracy"]) * answers) / answers  # the row has three digits
+
+
+def accuracy_table(
+  study: Callable[[], Accuracies], arms: Sequence[str], ratios: Sequence[str], *, tokens: bool
+) -> str:
+  """A row an arm: accuracy with its 95% interval at each keep ratio, and tokens if asked."""
+  accuracies = study()
+  lines = [f"| trained on | {' | '.join(ratios)} |", f"| --- |{' --: |' * len(ratios)}"]
+  for arm in arms:
+    cells = [_cell(accuracies[arm, ratio], tokens) for ratio in ratios]
+    lines.append(f"| `{arm}` | {' | '.join(cells)} |")
   return "\n".join(lines) + "\n"
 
 
-def _cell(row: dict[str, str], with_tokens: bool) -> str:
-  low, high = (_percent(row[name]) for name in ("low", "high"))
-  answers = int(row["seeds"]) * int(row["questions"])
-  accuracy = 100 * round(float(row["accuracy"]) * answers) / answers  # the row has three digits
-  tokens = f", {float(row['reasoning tokens']):.1f}" if with_tokens else ""
-  return f"{accuracy:.1f}% ({low} to {high}){tokens}"
+def _cell(accuracy: Accuracy, tokens: bool) -> str:
+  low, high = _percent(accuracy.low), _percent(accuracy.high)
+  written = f", {accuracy.tokens:.1f}" if tokens else ""
+  return f"{100 * accuracy.share:.1f}% ({low} to {high}){written}"
 
 
-def _percent(share: str) -> Decimal:
-  return (100 * Decimal(share)).quantize(Decimal(1), ROUND_HALF_UP)
+def _percent(share: float) -> Decimal:
+  return (100 * Decimal(repr(share))).quantize(Decimal(1), ROUND_HALF_UP)
+
+
+def matched_table() -> str:
+  """The planted study's reference against every other arm, over all written lengths in common."""
+  answers = read_answers(ROOT / "docs" / "study_planted.parquet")
+  table = all_tables(answers, "greedy_joint")[2]
+  rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+  rows = [row for row in rows if str(row["reasoning tokens"]).startswith(AREA)]
+  lines = ["| against | `greedy_joint` | the other | difference | p |", f"| --- |{' --: |' * 4}"]
+  for row in rows:
+    one, other, mean, low, high = (
+      100 * float(row[name]) for name in ("accuracy", "against's", "difference", "low", "high")
+    )
+    p = float(row["p (Holm)"])
+    lines.append(
+      f"| `{row['against']}` | {one:.1f}% | {other:.1f}% | {mean:+.1f} ({low:+.1f} to {high:+.1f}) | "
+      f"{'below 0.001' if p < 0.001 else f'{p:.3f}'} |"
+    )
+  return "\n".join(lines) + "\n"
+
+
+_PLANTED = (
+  *("oracle", "greedy_joint", "greedy_runs", "numbers_first", "surprisal_attention"),
+  *("answer_attention", "step_entropy", "random_places", "random"),
+)
+_CPU = (
+  *("greedy_joint", "numbers_first", "keep_last", "keep_first", "greedy_answer", "random"),
+  *("attention", "surprisal", "gradient"),
+)
+TABLES: Mapping[str, Callable[[], str]] = {
+  "planted_short": functools.partial(
+    accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7", "0.5"), tokens=False
+  ),
+  "planted": functools.partial(
+    accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7", "0.5"), tokens=True
+  ),
+  "planted_matched": matched_table,
+  "study": functools.partial(
+    accuracy_table, cpu_accuracies, _CPU, ("0.9", "0.7", "0.5", "0.3"), tokens=True
+  ),
+}
 
 
 def with_tables(page: str) -> str:
   """A page with the tables of now between its marks `table NAME`."""
-  return _TABLE.sub(lambda match: match[1] + table(TABLES[match[2]]) + match[3], page)
+  return _TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_every_part_has_settings(config, mode, tmp_path):
     assert {"no_pruning", "answer_only", "greedy_joint", "random", "gradient"} <= arms
 
 
-@pytest.mark.parametrize("mode", ["", "pilot", "smoke"])
+@pytest.mark.parametrize("mode", ["", "pilot", "other", "smoke"])
 def test_the_planted_study_begins_with_its_model(mode, tmp_path):
   settings = StudySettings.from_config(study_planted.get_config(mode).to_dict())
   parts = plan(settings, tmp_path)
@@ -37,7 +37,8 @@ def test_the_planted_study_begins_with_its_model(mode, tmp_path):
   exported = str(tmp_path / "base" / "export")
   for part in parts:
     if part.name.startswith("prune/"):
-      assert ("base" in part.needs, part.config["pruner"]) == (True, exported)
+      pruner = (False, "runs/planted/base/export") if mode == "other" else (True, exported)
+      assert ("base" in part.needs, part.config["pruner"]) == pruner
     if part.name.startswith("students/"):
       assert ("base" in part.needs, part.config["distill"]["student"]) == (True, exported)
       assert part.config["distill"]["init"] == ""
