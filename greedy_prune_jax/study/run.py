@@ -12,8 +12,9 @@ A study's folder holds the chains and students of `plan`, and
 
 import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
@@ -33,6 +34,10 @@ from greedy_prune_jax.study.parts import (
 from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.results import all_tables
 from greedy_prune_jax.study.settings import StudySettings
+
+
+# Of a study's time, the most that goes into tables of what is not done yet.
+_TABLES_SHARE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
   """Works on a study until nothing is left to do, and writes its tables and plot.
 
   Any number of processes, on any machines that see the folder under the same path, may do so at
-  once. The tables are written anew each time that a part is done.
+  once. Tables of the students so far are written as parts are done, in a small share of the time.
 
   Raises:
     UserError: something that the settings name cannot be used, or what is there was made with other
@@ -72,7 +77,7 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
     parts,
     folder,
     poll_seconds=settings.poll_seconds,
-    after_each=lambda: _write_if_free(settings, folder, parts),
+    after_each=at_most_a_share(lambda: _write_if_free(settings, folder, parts), _TABLES_SHARE),
   )
   with _writing(folder, settings.poll_seconds):
     tables = _write_results(settings, folder, parts)
@@ -83,6 +88,21 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
     seconds_spent(parts, folder) / 3600,
     result,
   )
+
+
+def at_most_a_share(work: Callable[[], None], share: float) -> Callable[[], None]:
+  """Work that is left out where it would take more than a share of the time since the last."""
+  due = -math.inf
+
+  def maybe() -> None:
+    nonlocal due
+    began = time.monotonic()
+    if began >= due:
+      work()
+      ended = time.monotonic()
+      due = ended + (ended - began) * (1 / share - 1)
+
+  return maybe
 
 
 def check_plots() -> None:
