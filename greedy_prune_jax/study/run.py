@@ -35,7 +35,6 @@ from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.results import all_tables
 from greedy_prune_jax.study.settings import StudySettings
 
-
 # Of a study's time, the most that goes into tables of what is not done yet.
 _TABLES_SHARE = 0.05
 
