@@ -124,6 +124,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
     accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7", "0.5"), tokens=True
   ),
   "planted_matched": matched_table,
+  "study_short": functools.partial(
+    accuracy_table,
+    cpu_accuracies,
+    ("greedy_joint", "numbers_first", "keep_first", "keep_last", "random"),
+    ("0.9", "0.7", "0.5"),
+    tokens=False,
+  ),
   "study": functools.partial(
     accuracy_table, cpu_accuracies, _CPU, ("0.9", "0.7", "0.5", "0.3"), tokens=True
   ),

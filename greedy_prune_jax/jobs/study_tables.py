@@ -1,6 +1,8 @@
 """Makes the tables and the plot of a study anew from the answers of its students.
 
 python -m greedy_prune_jax.jobs.study_tables --answers=FILE --reference=ARM --workdir=DIR
+
+Seeds or arms that ran elsewhere are put together: --answers=FILE,FILE.
 """
 
 from greedy_prune_jax.jobs import startup
@@ -9,6 +11,7 @@ if __name__ == "__main__":
   startup.prepare_process()  # before the imports below, which take seconds
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -18,19 +21,19 @@ from greedy_prune_jax.jobs.entry import print_result
 from greedy_prune_jax.reports.tables import format_table
 from greedy_prune_jax.study.run import check_plots, write_results
 
-_ANSWERS = flags.DEFINE_string("answers", None, "A study's answers.parquet.", required=True)
+_ANSWERS = flags.DEFINE_list("answers", None, "A study's answers.parquet files.", required=True)
 _REFERENCE = flags.DEFINE_string("reference", "greedy_joint", "The arm of the differences.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for tables and plot.", required=True)
 
 
-def study_tables(answers: str, reference: str, workdir: str) -> None:
+def study_tables(answers: Sequence[str], reference: str, workdir: str) -> None:
   """Runs the job and prints the tables.
 
   Raises:
     UserError: the answers cannot be read, or the folder not be written.
   """
   check_plots()
-  for table in write_results(Path(answers), reference, Path(workdir)):
+  for table in write_results([Path(path) for path in answers], reference, Path(workdir)):
     print_result(format_table(table) + "\n")
 
 

@@ -3,12 +3,14 @@
 `answers.parquet` has a row a sample, so that tables can be made anew without the students:
 
     python -m greedy_prune_jax.jobs.study_tables --answers=FILE --reference=ARM --workdir=DIR
+
+Seeds of one study that ran on machines which do not see one folder are put together by that job.
 """
 
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,27 +132,56 @@ def write_answers(path: Path, rows: Sequence[Record]) -> None:
     os.replace(temporary, path)
 
 
-def read_answers(path: Path) -> list[Answers]:
-  """The answers in a file, a condition and test each, in the file's order.
+def read_answers(*paths: Path) -> list[Answers]:
+  """The answers in files of one study, a condition and test each, in the order of the files.
 
   Raises:
-    UserError: it cannot be read, or is no such file.
+    UserError: a file cannot be read or is no such file, two have a student in common, or students
+      of a test were asked different questions.
   """
+  by_condition: dict[tuple[str, Condition], list[Record]] = {}
+  place: dict[tuple[str, Condition, int], Path] = {}
+  for path in paths:
+    for row in _rows(path):
+      key = row["test"], Condition(row["student"], row["arm"], row["keep_ratio"])
+      if place.setdefault((*key, row["seed"]), path) != path:
+        both = f"{path} and {place[*key, row['seed']]} both"
+        raise UserError(
+          f"{both} have {key[1].folder(row['seed'])} in {key[0]}; expected other seeds or arms"
+        )
+      by_condition.setdefault(key, []).append(row)
+  _check_questions(by_condition)
+  return [_answers(*key, rows) for key, rows in by_condition.items()]
+
+
+def _rows(path: Path) -> list[Record]:
+  """Rows of `SCHEMA` in a file."""
   try:
     table = pq.read_table(path)
   except (OSError, pa.ArrowInvalid) as error:
     raise UserError(f"{path} cannot be read as Parquet: {error}") from error
   if missing := [name for name in SCHEMA.names if name not in table.column_names]:
     raise UserError(f"{path} has no column {missing[0]}; expected a study's {FILE}")
-  rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
-  by_condition = itertools.groupby(
-    rows, lambda row: (row["test"], Condition(row["student"], row["arm"], row["keep_ratio"]))
-  )
-  return [_answers(*key, list(group)) for key, group in by_condition]
+  return table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+
+
+def _check_questions(by_condition: Mapping[tuple[str, Condition], Sequence[Record]]) -> None:
+  """Checks that comparisons by question are of the same questions."""
+  asked: dict[str, list[str]] = {}
+  for (test, condition), rows in by_condition.items():
+    for seed, of_seed in itertools.groupby(rows, lambda row: row["seed"]):
+      questions = [
+        question for question, _ in itertools.groupby(row["question"] for row in of_seed)
+      ]
+      if asked.setdefault(test, questions) != questions:
+        raise UserError(
+          f"{condition.folder(seed)} was asked other questions in {test} than the students before; "
+          "expected files of one study, made with the same tests"
+        )
 
 
 def _answers(test: str, condition: Condition, rows: Sequence[Record]) -> Answers:
-  seeds = tuple(dict.fromkeys(row["seed"] for row in rows))
+  seeds = tuple(sorted({row["seed"] for row in rows}))
   return Answers(
     condition=condition,
     test=test,

@@ -132,24 +132,24 @@ def _write_results(
   if not rows:
     return ()
   write_answers(folder / FILE, rows)
-  return write_results(folder / FILE, settings.reference, folder)
+  return write_results([folder / FILE], settings.reference, folder)
 
 
-def write_results(answers_file: Path, reference: str, folder: Path) -> tuple[Table, ...]:
+def write_results(answers_files: Sequence[Path], reference: str, folder: Path) -> tuple[Table, ...]:
   """Writes the tables and the plot of a study from its answers.
 
   Args:
-    answers_file: a study's `answers.parquet`.
+    answers_files: a study's `answers.parquet`, or several with other seeds or arms each.
     reference: the arm that the others are compared with; or empty.
     folder: folder to write to.
 
   Raises:
-    UserError: the file cannot be read, or the folder not be written.
+    UserError: see `read_answers`; or the folder cannot be written.
   """
   from greedy_prune_jax.reports.plots import write_plot
   from greedy_prune_jax.study.plot import plot_study
 
-  answers = read_answers(answers_file)
+  answers = read_answers(*answers_files)
   tables = all_tables(answers, reference)
   for table in tables:
     write_table(folder, table)

@@ -115,7 +115,7 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
   assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
 
   # The tables come out of the answers alone too.
-  study_tables(str(study / "answers.parquet"), "random", str(tmp_path / "anew"))
+  study_tables([str(study / "answers.parquet")], "random", str(tmp_path / "anew"))
   for name in ("study.csv", "differences.csv", "matched.csv"):
     assert (tmp_path / "anew" / name).read_bytes() == (study / name).read_bytes()
 

@@ -131,3 +131,34 @@ def test_an_answers_file_that_is_none(tmp_path):
   pq.write_table(pa.table({"test": ["a"]}), path)
   with pytest.raises(UserError, match=r"answers.parquet has no column student"):
     read_answers(path)
+
+
+def test_seeds_in_several_files_are_put_together(answers, tmp_path):
+  rows = pq.read_table(tmp_path / FILE).to_pylist()
+  for seed in (1, 0):
+    write_answers(tmp_path / f"seed {seed}", [row for row in rows if row["seed"] == seed])
+  merged = read_answers(tmp_path / "seed 1", tmp_path / "seed 0")
+  assert {cell.condition: cell.seeds for cell in merged} == {
+    cell.condition: cell.seeds for cell in answers
+  }
+  tables = [sorted(map(str, all_tables(found, "greedy")[0].rows)) for found in (answers, merged)]
+  assert tables[0] == tables[1]
+
+
+def test_a_student_in_two_files_is_named(answers, tmp_path):
+  rows = pq.read_table(tmp_path / FILE).to_pylist()
+  write_answers(tmp_path / "other", [row for row in rows if row["arm"] == "random"])
+  message = r"other and .*answers.parquet both have .*tiny/random/keep-0.5/seed-0 in sums"
+  with pytest.raises(UserError, match=message):
+    read_answers(tmp_path / FILE, tmp_path / "other")
+
+
+def test_students_that_were_asked_other_questions_are_named(answers, tmp_path):
+  rows = pq.read_table(tmp_path / FILE).to_pylist()
+  own = [row for row in rows if row["seed"] == 1]
+  write_answers(tmp_path / "other", [row | {"question": row["question"] + "0"} for row in own])
+  write_answers(tmp_path / "own", [row for row in rows if row["seed"] == 0])
+  with pytest.raises(
+    UserError, match=r"no_pruning/keep-1/seed-1 was asked other questions in sums"
+  ):
+    read_answers(tmp_path / "own", tmp_path / "other")
