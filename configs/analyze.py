@@ -24,6 +24,7 @@ def get_config() -> config_dict.ConfigDict:
     "patterns",
     "agreement",
     "orders",
+    "likelihood",
     "needed",
     "importances",
     "regression",

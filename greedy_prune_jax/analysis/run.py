@@ -17,6 +17,7 @@ from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
 from greedy_prune_jax.analysis.importances import has_importances, importance_section
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
+from greedy_prune_jax.analysis.likelihood import likelihood_section
 from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
 from greedy_prune_jax.analysis.needed import is_planted, needed_section
 from greedy_prune_jax.analysis.orders import order_section
@@ -104,6 +105,8 @@ def run_analysis(
     sections.append(_agreement(settings, runs))
   if "orders" in settings.parts and len(runs) > 1:
     sections.append(order_section(runs))
+  if "likelihood" in settings.parts:
+    sections.append(likelihood_section(runs))
   if "needed" in settings.parts:
     planted = [run for run in runs if all(map(is_planted, run.chains))]
     sections += [needed_section(planted)] if planted else []

@@ -11,7 +11,10 @@ from greedy_prune_jax.runs.settings import DTYPES, JobSettings
 from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.settings import EndpointSettings
 
-PARTS = ("patterns", "agreement", "orders", "needed", "importances", "regression", "viewer")
+PARTS = (
+  *("patterns", "agreement", "orders", "likelihood", "needed", "importances", "regression"),
+  "viewer",
+)
 
 # What a later run in the same workdir may set differently: it does not decide what is stored.
 MAY_CHANGE = (

@@ -1,4 +1,4 @@
-"""How often a study writes tables of what is done so far."""
+"""Tables of what is done so far of a study, and the time that they may take."""
 
 import types
 
