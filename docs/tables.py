@@ -118,19 +118,12 @@ _CPU = (
 )
 TABLES: Mapping[str, Callable[[], str]] = {
   "planted_short": functools.partial(
-    accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7", "0.5"), tokens=False
+    accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7"), tokens=False
   ),
   "planted": functools.partial(
-    accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7", "0.5"), tokens=True
+    accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7"), tokens=True
   ),
   "planted_matched": matched_table,
-  "study_short": functools.partial(
-    accuracy_table,
-    cpu_accuracies,
-    ("greedy_joint", "numbers_first", "keep_first", "keep_last", "random"),
-    ("0.9", "0.7", "0.5"),
-    tokens=False,
-  ),
   "study": functools.partial(
     accuracy_table, cpu_accuracies, _CPU, ("0.9", "0.7", "0.5", "0.3"), tokens=True
   ),
