@@ -45,7 +45,7 @@ $(AOT)/bin/python:
 
 # The pictures of docs, from the runs that docs/measured.md tells the commands of:
 # make docs-figures RUNS=DIR
-FIGURES = rankings survival ranks regression study_cpu
+FIGURES = rankings survival ranks regression study_cpu study_planted
 docs-figures: $(FIGURES:%=docs/%.png)
 
 docs/rankings.png: $(RUNS)/rankings/rankings.png
@@ -53,6 +53,7 @@ docs/survival.png: $(RUNS)/analyze/plots/survival.png
 docs/ranks.png: $(RUNS)/analyze/plots/ranks.png
 docs/regression.png: $(RUNS)/analyze/plots/regression_spearman.png
 docs/study_cpu.png: $(RUNS)/study/study.png
+docs/study_planted.png: $(RUNS)/planted/study.png
 
 docs/%.png:
 	cp $< $@
