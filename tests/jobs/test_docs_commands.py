@@ -172,7 +172,9 @@ def settings_here(command: Command, url: str, folder: Path) -> dict[str, Any]:
 def run(command: Command, url: str, folder: Path) -> None:
   """Runs a command in this process, in the working directory."""
   if command.job == "study_tables":
-    study_tables(command.flags["answers"], command.flags["reference"], command.flags["workdir"])
+    study_tables(
+      command.flags["answers"].split(","), command.flags["reference"], command.flags["workdir"]
+    )
     return
   if not command.config:  # a script of benchmarks
     done = [sys.executable, "-m", command.program, *command.line.split()[3:]]
