@@ -27,11 +27,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
+from greedy_prune_jax.chains.chain import PrunedChain, num_kept, ratio_key
 from greedy_prune_jax.chains.pruned_answers import read_pruned_answers
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.pruning.settings import GREEDY, num_kept
+from greedy_prune_jax.pruning.settings import GREEDY
 from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.plots import Plot, write_plot

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from greedy_prune_jax.chains.chain import num_kept
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import Segments, reasoning_texts, segment
 from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.pruning.settings import num_kept
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.host import SearchSettings, prune_paths

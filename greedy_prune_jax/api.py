@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept, ratio_key
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import BadChain
 from greedy_prune_jax.configs.prune import get_config
@@ -19,7 +19,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, mesh_of, weight_shardings
 from greedy_prune_jax.pruning.run import check_attention, search_tasks
-from greedy_prune_jax.pruning.settings import PruneSettings, num_kept
+from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, make_tasks, usable_tasks
 from greedy_prune_jax.rankings.steps import score_without, unit_positions
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks, tokens_gone_before
 from greedy_prune_jax.analysis.report import Section
-from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
 from greedy_prune_jax.chains.planted_words import Kind
 from greedy_prune_jax.reports.intervals import mean_interval
@@ -57,7 +57,7 @@ def find_needed(chain: PrunedChain) -> Found:
   before = tokens_gone_before(chain)
   kept = {}
   for ratio in KEEP_RATIOS:
-    num_gone = len(kinds) - int(len(kinds) * ratio)
+    num_gone = len(kinds) - num_kept(len(kinds), ratio)
     if 0 < num_gone <= deepest:
       there = before >= num_gone
       both = float((there & needed).sum())

@@ -308,6 +308,11 @@ def ratio_key(keep_ratio: float | int) -> str:
   return repr(float(keep_ratio))
 
 
+def num_kept(num_reasoning: int, keep_ratio: float) -> int:
+  """Tokens that a keep ratio leaves, or the most that it leaves of longer units: int(N * r)."""
+  return int(num_reasoning * keep_ratio)
+
+
 def ratio_of(key: str) -> float | None:
   """The keep ratio of a key that `ratio_key` wrote; None for any other text."""
   try:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.question_sets import split_source
@@ -173,7 +173,7 @@ def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
 def _positions_at(pruned: PrunedChain, keep_ratio: float | int) -> list[int]:
   """Reasoning positions that are left at a keep ratio; see `text_at` for its error."""
   try:
-    return pruned.kept_positions(int(len(pruned.reasoning_ids) * keep_ratio))
+    return pruned.kept_positions(num_kept(len(pruned.reasoning_ids), keep_ratio))
   except ValueError as error:
     raise UserError(
       f"chain {pruned.chain.id} was not pruned to keep_ratio={keep_ratio}: "

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import cast
 
-from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
+from greedy_prune_jax.chains.chain import PrunedChain, num_kept, ratio_key
 from greedy_prune_jax.pruning.settings import (
   GREEDY,
   RACES,
@@ -11,7 +11,6 @@ from greedy_prune_jax.pruning.settings import (
   OrderSettings,
   PrunerSettings,
   PruneSettings,
-  num_kept,
 )
 from greedy_prune_jax.pruning.tasks import (
   PruneTask,

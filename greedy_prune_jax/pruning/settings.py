@@ -232,8 +232,3 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
       endpoint=self.endpoint,
       keep_ratios=tuple(map(float, self.keep_ratios)),
     )
-
-
-def num_kept(num_reasoning: int, keep_ratio: float) -> int:
-  """Tokens that a keep ratio leaves, or the most that it leaves of longer units: int(N * r)."""
-  return int(num_reasoning * keep_ratio)

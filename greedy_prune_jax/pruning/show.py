@@ -3,8 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
-from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.pruning.settings import num_kept
+from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.reports.printing import indented, printable
 
 

@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.kept_chains import read_kept
 from greedy_prune_jax.chains.question_sets import is_generated, rows_to_read
@@ -20,7 +20,7 @@ from greedy_prune_jax.chains.segments import (
 )
 from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.pruning.settings import TaskSettings, num_kept
+from greedy_prune_jax.pruning.settings import TaskSettings
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir

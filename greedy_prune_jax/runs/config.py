@@ -1,6 +1,7 @@
 """The config that a workdir's outputs were made with."""
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,11 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _grew(was: str, now: str) -> bool:
-  """Tells whether a number of inputs, as JSON, is larger than before."""
-  return was != "0" and (now == "0" or int(was) < int(now))
+  """Tells whether a number of inputs, as JSON, is larger than before; 0 stands for all."""
+  if not (was.isdecimal() and now.isdecimal()):
+    return False  # there was no such setting, or what is there is no number
+  before, after = (int(value) or math.inf for value in (was, now))
+  return before < after
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:

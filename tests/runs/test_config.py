@@ -72,6 +72,14 @@ def test_numbers_of_inputs_may_not_shrink(tmp_path, was, now):
     write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains"})
 
 
+@pytest.mark.parametrize("was", [{}, {"num_chains": None}, {"num_chains": "2"}])
+def test_what_was_no_number_has_not_grown(tmp_path, was):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, was)
+  with pytest.raises(UserError, match=r"num_chains: was .*, is 3 "):
+    write_or_check_config(path, {"num_chains": 3}, may_grow={"num_chains"})
+
+
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_config_that_is_none_is_named(tmp_path, content):
   path = tmp_path / "config.json"
