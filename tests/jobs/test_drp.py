@@ -76,6 +76,20 @@ def test_steps_by_rules_are_the_units_of_prune(run, tmp_path):
     assert len(record["nll"]["joint"]) == 1 + len(_units_gone(record))
 
 
+@pytest.mark.slow
+def test_an_ended_run_goes_on_with_more_chains(run, tmp_path, chains):
+  settings = {"job": "drp", "stages": "('decompose',)", "splitter": "rules"} | chains
+  run(**settings, workdir="whole")
+  for num_chains, found in ((1, 1), (2, 2)):
+    run(**settings | {"num_chains": num_chains})
+    assert len(_lines(tmp_path / "run")) == found
+  assert sorted(_lines(tmp_path / "run")) == sorted(_lines(tmp_path / "whole"))
+
+
+def _lines(workdir):
+  return (workdir / "decomposed" / "process-00000.jsonl").read_text().splitlines()
+
+
 def _units_gone(record):
   """Sizes of the units that left, the first first."""
   starts, place = {}, 0

@@ -62,6 +62,19 @@ def test_a_workdir_to_compare_with_that_is_not_there_is_told_at_once(start, tmp_
 
 
 @pytest.mark.slow
+def test_an_ended_run_goes_on_with_more_questions(run, tmp_path, settings):
+  whole = run(job="evaluate", workdir="whole", **settings)
+  run(job="evaluate", **settings | {"num_questions": 1})
+  assert len(_records(tmp_path / "run")) == 2
+  more = run(job="evaluate", **settings | {"num_questions": NUM_QUESTIONS})
+  found, expected = (
+    {record["id"]: record for record in _records(tmp_path / name)} for name in ("run", "whole")
+  )
+  assert found == expected
+  assert more.stdout == whole.stdout
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, settings):
   whole = run(job="evaluate", workdir="whole", **settings)
   expected = _records(tmp_path / "whole")

@@ -31,6 +31,9 @@ def test_a_table_of_two_runs(run, shared, tmp_path):
   ]
   assert "accuracy" in job.stdout
   assert not (folder / "unfinished").exists()
+  # One chain first, and then all.
+  run(job="evaluate_pruned", workdir="grown", **settings, num_chains=1)
+  assert run(job="evaluate_pruned", workdir="grown", **settings).stdout == job.stdout
   before = (folder / "answers" / "process-00000.jsonl").read_bytes()
   assert run(job="evaluate_pruned", workdir="evaluation", **settings).stdout == job.stdout
   assert (folder / "answers" / "process-00000.jsonl").read_bytes() == before
