@@ -31,7 +31,9 @@ from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
 from greedy_prune_jax.scoring.entropy import token_entropies
 from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 
-RANKINGS = ("surprisal", "entropy", "attention", "answer_attention")
+RANKINGS = ("surprisal", "entropy", "attention", "answer_attention", "closing_tag_attention")
+
+_Segmented = tuple[Chain, Segments, tuple[str, ...]]  # a chain and its reasoning's token texts
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
   parser.add_argument("folder", type=Path)
   parser.add_argument("--out", type=Path, required=True)
   parser.add_argument("--model", default="smollm2-135m-instruct")
+  parser.add_argument("--chat_template", default="tokenizer")
   parser.add_argument("--max_tokens", type=int, default=3000)
   args = parser.parse_args()
   make_folder(args.out)
@@ -47,7 +50,8 @@ def main() -> None:
   lines = b"".join(encode_line(chain.to_record()) for chain in chains)
   replace_file(args.out / "chains.jsonl", lines)
   orders: dict[str, list[PrunedChain]] = {name: [] for name in RANKINGS}
-  for pruned in _orders(chains, args.model, args.max_tokens, args.out / "orders.jsonl"):
+  segmented = _segmented(chains, args.model, args.chat_template, args.max_tokens)
+  for pruned in _orders(segmented, args.model, args.out / "orders.jsonl"):
     orders[pruned.ranking].append(pruned)
   runs = [
     LabelledRun(name, pruned, [(None,) * len(p.reasoning_ids) for p in pruned])
@@ -58,16 +62,20 @@ def main() -> None:
   print(format_table(table))
 
 
-def _orders(chains: list[Chain], name: str, most: int, path: Path) -> Iterator[PrunedChain]:
-  """The chains in the order of each ranking, short ones first, those on disk included."""
-  tokenizer = load_tokenizer(name)
-  template = load_chat_template("tokenizer", tokenizer)
+def _segmented(chains: list[Chain], model: str, chat_template: str, most: int) -> list[_Segmented]:
+  """The chains of at most so many tokens as the model reads them, short ones first."""
+  tokenizer = load_tokenizer(model)
+  template = load_chat_template(chat_template, tokenizer)
   segmented = []
-  for chain in (fit_chain(chain, template) for chain in chains):
+  for chain in (fit_chain(chain, template, "on") for chain in chains):
     segments = segment(chain, tokenizer, template)
     if len(segments) <= most:
       segmented.append((chain, segments, tuple(token_texts(tokenizer, chain.reasoning))))
-  segmented.sort(key=lambda item: len(item[1]))
+  return sorted(segmented, key=lambda item: len(item[1]))
+
+
+def _orders(segmented: list[_Segmented], name: str, path: Path) -> Iterator[PrunedChain]:
+  """The chains in the order of each ranking, those on disk included."""
   model = load_model(name, "float32")
   with JsonlWriter(path) as stored:
     known = {(r["id"], r["ranking"]): PrunedChain.from_record(r) for r in read_records(path)}
@@ -90,6 +98,7 @@ def _importances(model, segments: Segments) -> dict[str, np.ndarray]:
     token_entropies(model, segments),
     received["from later reasoning, mean"],
     received["from answer, mean"],
+    received["from closing tag, mean"],
   )
   return dict(zip(RANKINGS, values, strict=True))
 

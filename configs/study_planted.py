@@ -14,10 +14,16 @@ restatements, distractors, corrections; so `analyze` can tell of each ranking wh
 It can be killed and goes on with the same command; started twice, the processes share the parts
 out. `--config=configs/study_planted.py:pilot` has fewer arms, ratios, seeds and questions, `:smoke`
 is tiny and shows that the parts work, no more. `:other` trains students of another model than the
-pruner, which is the base of a study that stands in runs/planted:
+pruner too, on chains that the study has pruned, in its folder. Tables there are then of four arms
+and both models; the study's command makes its own again. That model comes first:
 
+    python -m greedy_prune_jax.jobs.distill --config=configs/distill.py \\
+      --workdir=runs/planted_other --config.chains=planted --config.num_chains=12000 \\
+      --config.seed=101 --config.keep_ratios="(1.0,)" --config.student=planted-characters \\
+      --config.init=random:layers=4,width=96 --config.epochs=0.0 --config.steps=2400 \\
+      --config.batch_size=64 --config.learning_rate=2e-3 --config.warmup_steps=50
     python -m greedy_prune_jax.jobs.study --config=configs/study_planted.py:other \\
-      --workdir=runs/planted_other
+      --workdir=runs/planted
 """
 
 from ml_collections import config_dict
@@ -89,13 +95,8 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
     _shrink(config, arms=_PILOT_ARMS, keep_ratios=(0.7, 0.5), seeds=(0, 1))
     config.update({"tests": {"new_sums": {"num_questions": 200}}})
   elif mode == "other":
-    _shrink(config, arms=_OTHER_ARMS, keep_ratios=(0.7,), seeds=tuple(range(5)))
-    config.update(
-      {
-        "base": {"init": "random:layers=4,width=96", "seed": 101},
-        "prune": {"pruner": "runs/planted/base/export"},
-      }
-    )
+    _shrink(config, arms=_OTHER_ARMS, keep_ratios=config.keep_ratios, seeds=tuple(range(5)))
+    config.students.other = config_dict.ConfigDict({"student": "runs/planted_other/export"})
   elif mode == "smoke":
     _shrink(config, arms=("greedy_joint", "oracle"), keep_ratios=(0.5,), seeds=(0,))
     config.num_chains = 4

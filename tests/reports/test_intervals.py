@@ -1,5 +1,6 @@
 """Intervals over questions and seeds: against formulas, and against what they promise."""
 
+import functools
 import math
 
 import numpy as np
@@ -61,6 +62,7 @@ def test_the_seeds_part_is_never_dropped():
   assert spread.freedom < 10, "few seeds do not tell much"
 
 
+@functools.cache
 def _shift(accuracy, spread):
   """The mean of normal logits whose mean probability is an accuracy."""
   z = np.random.default_rng(1).normal(0, spread, 100_000)

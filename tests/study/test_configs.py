@@ -37,16 +37,30 @@ def test_the_planted_study_begins_with_its_model(mode, tmp_path):
   exported = str(tmp_path / "base" / "export")
   for part in parts:
     if part.name.startswith("prune/"):
-      pruner = (False, "runs/planted/base/export") if mode == "other" else (True, exported)
-      assert ("base" in part.needs, part.config["pruner"]) == pruner
+      assert ("base" in part.needs, part.config["pruner"]) == (True, exported)
     if part.name.startswith("students/"):
-      assert ("base" in part.needs, part.config["distill"]["student"]) == (True, exported)
+      other = part.name.startswith("students/other/")
+      student = (False, "runs/planted_other/export") if other else (True, exported)
+      assert ("base" in part.needs, part.config["distill"]["student"]) == student
       assert part.config["distill"]["init"] == ""
   if mode == "":
     assert len(settings.arms) >= 9
     assert len(settings.seeds) >= 10
     assert len(settings.keep_ratios) == 3
     assert settings.tests["new_sums"]["num_questions"] == 400
+
+
+def test_students_of_another_model_share_the_planted_study(tmp_path):
+  """Its parts but for those students; so nothing that has run there runs again, or is refused."""
+  study, other = (
+    {part.name: part.config for part in plan(StudySettings.from_config(config), tmp_path)}
+    for config in (study_planted.get_config(mode).to_dict() for mode in ("", "other"))
+  )
+  new = {name for name in other if name.startswith("students/other/")}
+  assert len(new) == 5 * (2 + 4 * 3)
+  assert {name: other[name] for name in other.keys() - new} == {
+    name: study[name] for name in other.keys() - new
+  }
 
 
 def test_a_seed_draws_everything_anew(tmp_path):
