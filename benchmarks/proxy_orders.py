@@ -3,7 +3,7 @@
     python -m benchmarks.proxy_orders --chains=FILE --proposer=smollm2-135m-instruct \
       --verifier=gemma3-270m --num_chains=12
 
-Both prune each chain exactly, word by word, since models of two tokenizers have words in common.
+Both prune each chain exactly, by units that they have in common: of two tokenizers, words (--unit).
 From every state of the verifier's own path, the next deletions of the proposer's order are scored
 by the verifier: it would accept as many of them, up to --batch, as leave a text whose NLL is at
 most --regret above that of its own text of as many words. Printed are the mean numbers that it
@@ -23,7 +23,7 @@ from greedy_prune_jax.api import Pruned, Pruner
 from greedy_prune_jax.chains.chain import num_kept
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.chains.segments import segment, token_texts
 from greedy_prune_jax.rankings.steps import score_without, unit_positions
 from greedy_prune_jax.search.units import unit_sizes
 
@@ -32,27 +32,33 @@ _PROPOSER = flags.DEFINE_string("proposer", "smollm2-135m-instruct", "The small 
 _VERIFIER = flags.DEFINE_string("verifier", "gemma3-270m", "The large model.")
 _TEMPLATES = flags.DEFINE_list("chat_templates", ["tokenizer", "plain"], "Theirs, in this order.")
 _NUM_CHAINS = flags.DEFINE_integer("num_chains", 12, "Chains, the first of these lengths.")
-_SHORTEST = flags.DEFINE_integer("shortest", 20, "Words at least.")
-_LONGEST = flags.DEFINE_integer("longest", 45, "Words at most.")
+_UNIT = flags.DEFINE_string("unit", "word", "Unit of deletion.")
+_SHORTEST = flags.DEFINE_integer("shortest", 20, "Units at least.")
+_LONGEST = flags.DEFINE_integer("longest", 45, "Units at most.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Deletions that are proposed at once.")
 _REGRET = flags.DEFINE_float("regret", 0.01, "Share by which an accepted NLL may be higher.")
 _OBJECTIVE = flags.DEFINE_enum("objective", "joint", ["joint", "answer"], "Of both searches.")
 _KEEP = (0.9, 0.7, 0.5)
 
 
-def words_of(pruned: Pruned) -> list[int]:
-  """Indices of the words, in the order of their deletion."""
-  sizes = unit_sizes("word", pruned.tokens) or ()
-  word_at = np.repeat(np.arange(len(sizes)), sizes)
-  return list(dict.fromkeys(int(word_at[position]) for position in pruned.deletion_order))
+def sizes_of(pruned: Pruned) -> Sequence[int]:
+  """Tokens of each unit of the reasoning."""
+  return unit_sizes(_UNIT.value, pruned.tokens) or (1,) * len(pruned.tokens)
+
+
+def units_of(pruned: Pruned) -> list[int]:
+  """Indices of the units, in the order of their deletion."""
+  sizes = sizes_of(pruned)
+  unit_at = np.repeat(np.arange(len(sizes)), sizes)
+  return list(dict.fromkeys(int(unit_at[position]) for position in pruned.deletion_order))
 
 
 def nlls_without(pruner: Pruner, pruned: Pruned, gone: Sequence[Sequence[int]]) -> list[float]:
-  """NLLs of the chain without each list of words, under the objective, nats per token."""
+  """NLLs of the chain without each list of units, under the objective, nats per token."""
   template = load_chat_template(pruner.settings["chat_template"], pruner.tokenizer)
   segments = segment(pruned.chain, pruner.tokenizer, template)
-  places = unit_positions(unit_sizes("word", pruned.tokens) or ())
-  texts = [sorted(position for word in words for position in places[word]) for words in gone]
+  places = unit_positions(sizes_of(pruned))
+  texts = [sorted(position for unit in units for position in places[unit]) for units in gone]
   return score_without(pruner.model, segments, texts)[_OBJECTIVE.value].tolist()
 
 
@@ -66,32 +72,28 @@ def main(_) -> None:
   rows = []
   print(f"{_OBJECTIVE.value}, {names[0]} proposes, {names[1]} verifies; keep ratios {_KEEP}")
   for chain in read_chains(_CHAINS.value, num_chains=0, seed=0):
-    num_words = len(unit_sizes("word", list(chain.reasoning)) or ())
-    if not _SHORTEST.value <= num_words <= _LONGEST.value:
-      continue
-    both = [
-      pruner.prune(chain, unit="word", keep=min(_KEEP), objective=_OBJECTIVE.value)
+    tokens = [token_texts(pruner.tokenizer, chain.reasoning) for pruner in (proposer, verifier)]
+    lengths = [len(unit_sizes(_UNIT.value, texts) or texts) for texts in tokens]
+    if lengths[0] != lengths[1] or not _SHORTEST.value <= lengths[0] <= _LONGEST.value:
+      continue  # of unlike lengths, a token of one of them straddles two words
+    theirs, own = (
+      pruner.prune(chain, unit=_UNIT.value, keep=min(_KEEP), objective=_OBJECTIVE.value)
       for pruner in (proposer, verifier)
-    ]
-    if len({len(unit_sizes("word", pruned.tokens) or ()) for pruned in both}) > 1:
-      continue  # a token of one of them straddles two words
-    theirs, own = both
-    rows.append(_compared(verifier, own, words_of(theirs), words_of(own), num_words))
-    print(f"{chain.id}: {num_words} words; {_line(rows[-1])}", flush=True)
+    )
+    rows.append(_compared(verifier, own, units_of(theirs), units_of(own)))
+    print(f"{chain.id}: {lengths[0]} units; {_line(rows[-1])}", flush=True)
     if len(rows) == _NUM_CHAINS.value:
       break
   means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
   print(f"mean of {len(rows)}: {_line(means)}")
 
 
-def _compared(
-  verifier: Pruner, own: Pruned, proposed: list[int], chosen: list[int], num_words: int
-) -> list[float]:
+def _compared(verifier: Pruner, own: Pruned, proposed: list[int], chosen: list[int]) -> list[float]:
   """Accepted deletions, share of first ones that are its own, NLLs along both orders at `_KEEP`."""
   tries = []  # of each state: what is gone after one more proposal, after two, ...
   for state in range(len(chosen)):
     gone = chosen[:state]
-    left = [word for word in proposed if word not in gone]
+    left = [unit for unit in proposed if unit not in gone]
     most = min(_BATCH.value, len(chosen) - state)
     tries.append([gone + left[: n + 1] for n in range(min(most, len(left)))])
   paths = [order[:n] for order in (chosen, proposed) for n in range(len(order) + 1)]
@@ -102,8 +104,9 @@ def _compared(
     most = [nll * (1 + _REGRET.value) for nll in own_nll[state + 1 :]]
     fine = [n for n, _ in enumerate(texts) if next(nlls) <= most[n]]
     accepted.append(max(fine, default=-1) + 1)
-  first = [texts[0][-1] == word for texts, word in zip(tries, chosen, strict=True) if texts]
-  marks = [num_words - num_kept(num_words, keep) for keep in _KEEP]
+  first = [texts[0][-1] == unit for texts, unit in zip(tries, chosen, strict=True) if texts]
+  num_units = len(sizes_of(own))
+  marks = [num_units - num_kept(num_units, keep) for keep in _KEEP]
   return [
     statistics.fmean(accepted),
     statistics.fmean(first),

@@ -69,6 +69,7 @@ def get_config() -> config_dict.ConfigDict:
   config.attention_layers = ()
   config.attention_heads = ()  # heads of these layers; (): all
   config.attention_regression = ""  # file of the regression for the ranking attention_regression
+  config.other_run = ""  # workdir of prune whose orders the ranking other_run follows
   config.llmlingua_model = ""  # classifier of the ranking llmlingua: a folder or a hub id
   config.text_model = ""  # model of the ranking text_model, as `teacher` in configs/sample.py
   # Where text_model=openai asks; see EndpointSettings.

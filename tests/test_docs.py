@@ -175,6 +175,7 @@ def test_the_tables_of_settings_are_those_of_now():
   assert sorted(marked) == sorted(Path(cls.config_file).stem for cls in CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tables.PAGES)
 def test_tables_are_those_of_the_kept_results(name):
   """`make tables` writes them anew."""

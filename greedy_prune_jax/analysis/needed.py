@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks, tokens_gone_before
+from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
@@ -54,7 +54,7 @@ def find_needed(chain: PrunedChain) -> Found:
     if mask.any()
   }
   deepest = len(chain.deletion_order)
-  before = tokens_gone_before(chain)
+  before = np.array(chain.gone_before)
   kept = {}
   for ratio in KEEP_RATIOS:
     num_gone = len(kinds) - num_kept(len(kinds), ratio)

@@ -60,23 +60,10 @@ def normalised_ranks(chain: PrunedChain) -> Float[np.ndarray, "N"]:
   """
   num_tokens, num_deleted = len(chain.reasoning_ids), len(chain.deletion_order)
   ranks = np.full(num_tokens, (num_deleted + num_tokens - 1) / 2)
-  before = tokens_gone_before(chain)
+  before = np.array(chain.gone_before)
   for unit in map(list, chain.deletions):
     ranks[unit] = before[unit] + (len(unit) - 1) / 2
   return ranks / max(num_tokens - 1, 1)
-
-
-def tokens_gone_before(chain: PrunedChain) -> Int[np.ndarray, "N"]:
-  """Counts the tokens that had left when each token's unit did; N for tokens that never left.
-
-  As soon as n tokens are to be gone, those with less than n before them are.
-  """
-  gone = np.full(len(chain.reasoning_ids), len(chain.reasoning_ids))
-  num_deleted = 0
-  for unit in map(list, chain.deletions):
-    gone[unit] = num_deleted
-    num_deleted += len(unit)
-  return gone
 
 
 def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
@@ -100,7 +87,7 @@ def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
   for chain, labels in zip(run.chains, run.labels, strict=True):
     masks = category_masks(labels)
     num_deleted = np.floor(shares * len(chain.reasoning_ids) + 1e-9)
-    there = tokens_gone_before(chain)[:, None] >= num_deleted[None, :]  # [N, S]
+    there = np.array(chain.gone_before)[:, None] >= num_deleted[None, :]  # [N, S]
     kept.append(masks.astype(float) @ there.astype(float))
     total.append(np.broadcast_to(masks.sum(axis=1, dtype=float)[:, None], kept[-1].shape))
   return bootstrap_ratio(np.array(kept), np.array(total))
@@ -192,7 +179,7 @@ def run_lengths(
   runs, random_runs = np.zeros_like(deleted), np.zeros_like(deleted)
   for i, chain in enumerate(run.chains):
     num_tokens = len(chain.reasoning_ids)
-    before = tokens_gone_before(chain)
+    before = np.array(chain.gone_before)
     for j, share in enumerate(shares):
       gone = before < int(share * num_tokens + 1e-9)
       num_deleted = gone.sum()

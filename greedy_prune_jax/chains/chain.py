@@ -201,6 +201,19 @@ class PrunedChain:
       place += size
     return tuple(deletions)
 
+  @property
+  def gone_before(self) -> tuple[int, ...]:
+    """Numbers of tokens that had left when each token's unit did, [N]; N for those that never left.
+
+    As soon as n tokens are to be gone, those with less than n before them are.
+    """
+    gone, num_deleted = [len(self.reasoning_ids)] * len(self.reasoning_ids), 0
+    for unit in self.deletions:
+      for position in unit:
+        gone[position] = num_deleted
+      num_deleted += len(unit)
+    return tuple(gone)
+
   def deletions_to(self, num_kept: int) -> int:
     """The fewest deletions that leave at most `num_kept` reasoning tokens: an index into `nll`.
 

@@ -138,6 +138,7 @@ class OrderSettings(JobSettings):
   attention_layers: tuple[int, ...]
   attention_heads: tuple[int, ...]
   attention_regression: str
+  other_run: str
   llmlingua_model: str
   text_model: str
   endpoint: EndpointSettings
@@ -227,6 +228,7 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
       attention_layers=self.attention_layers,
       attention_heads=self.attention_heads,
       attention_regression=self.attention_regression,
+      other_run=self.other_run,
       llmlingua_model=self.llmlingua_model,
       text_model=self.text_model,
       endpoint=self.endpoint,

@@ -50,10 +50,11 @@ class RankingSettings:
       from the last; empty: all.
     attention_heads: heads of these layers; empty: all.
     attention_regression: file of the regression that `attention_regression` reads.
+    other_run: workdir whose orders `other_run` follows.
     llmlingua_model: classifier that `llmlingua` runs.
     text_model: teacher that `text_model` asks.
     endpoint: endpoint of that teacher, if it has one.
-    keep_ratios: keep ratios to which that teacher is to compress.
+    keep_ratios: keep ratios to which chains are pruned.
     folder: workdir that stores the teacher's replies; None: a temporary folder.
   """
 
@@ -62,6 +63,7 @@ class RankingSettings:
   attention_layers: tuple[int, ...] = ()
   attention_heads: tuple[int, ...] = ()
   attention_regression: str = ""
+  other_run: str = ""
   llmlingua_model: str = ""
   text_model: str = ""
   endpoint: EndpointSettings | None = None

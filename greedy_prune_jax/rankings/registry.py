@@ -159,6 +159,12 @@ RANKINGS: dict[str, Ranking] = {
     model_runs=whole_chain,
     needs={"attention_regression": "the file of a regression, which the job analyze writes"},
   ),
+  "other_run": Ranking(
+    about="the order of another run of prune, by whichever pruner",
+    maker="other_run.other_run",
+    model_runs=no_runs,
+    needs={"other_run": "the workdir of that run, on the same chains"},
+  ),
   "llmlingua": Ranking(
     about="the token first that LLMLingua-2's classifier is least likely to keep",
     maker="llmlingua.llmlingua",

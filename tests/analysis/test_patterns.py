@@ -97,7 +97,7 @@ def test_run_lengths_beside_chance():
 def test_tokens_of_a_unit_leave_together():
   """Units 0-1, 2, 3-5, 6-7 of 8 tokens; 3-5 left first, then 0-1; the others stayed."""
   chain = pruned_chain(["x"] * 8, [3, 4, 5, 0, 1], unit_sizes=(2, 1, 3, 2))
-  np.testing.assert_array_equal(patterns.tokens_gone_before(chain), [3, 3, 8, 0, 0, 0, 8, 8])
+  assert chain.gone_before == (3, 3, 8, 0, 0, 0, 8, 8)
   ranks = [3.5, 3.5, 6, 1, 1, 1, 6, 6]
   np.testing.assert_allclose(patterns.normalised_ranks(chain), np.array(ranks) / 7)
   labels = (Category.FUNCTION,) * 3 + (Category.SYMBOLIC_MATH,) * 5

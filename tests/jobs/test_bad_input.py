@@ -137,6 +137,7 @@ def _tiny_gguf(folder, **kwargs):
   return folder / "model.gguf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
@@ -209,12 +210,14 @@ BAD_LENGTHS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "message"), BAD_LINES)
 def test_a_bad_line_stops_the_run(start, tmp_path, line, message):
   path = write_chains(tmp_path / "chains.jsonl", [CHAINS[2], line])
   assert re.search(rf"chains.jsonl, line 2: {message}", error_of(start(chains=path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "message"), BAD_LENGTHS)
 def test_a_chain_of_a_bad_length_stops_the_run(start, tmp_path, line, message):
   path = write_chains(tmp_path / "chains.jsonl", [CHAINS[2], line])

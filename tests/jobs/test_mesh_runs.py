@@ -26,6 +26,7 @@ def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, tmp_path):
   assert "mean NLL of 3 chains" in job.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("settings", "message"),
   [

@@ -96,6 +96,7 @@ def test_a_mesh_that_cannot_be(start, settings):
   assert "Traceback" not in job.stderr
 
 
+@pytest.mark.slow
 def test_prompts_that_fill_the_context_are_told(start, tmp_path, settings):
   make_model(tmp_path / "teacher", max_position_embeddings=40)
   job = start(job="sample", **settings)
