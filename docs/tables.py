@@ -1,7 +1,8 @@
 """Writes the tables whose results are kept in the repository anew: `python -m docs.tables`.
 
-Answers of the planted study's students lie in docs/study_planted.parquet, rows of the CPU study in
-docs/study_cpu.md as the command printed them. Every other table is a transcript: docs/measured.md
+Answers of the planted study's students lie in docs/study_planted.parquet, those of students of
+another model in docs/study_planted_other.parquet, rows of the CPU study in docs/study_cpu.md as the
+command printed them. Every other table is a transcript: docs/measured.md
 names its machine, commit and command.
 """
 
@@ -18,7 +19,8 @@ from greedy_prune_jax.study.results import all_tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/measured.md")
-_TABLE = re.compile(r"(<!-- table (\w+) -->\n\n).*?(\n<!-- end of table -->\n)", re.DOTALL)
+_END = "<!-- end of table -->\n"
+_TABLE = re.compile(rf"(<!-- table (\w+) -->\n).*?{_END}", re.DOTALL)
 
 
 class Accuracy(NamedTuple):
@@ -34,13 +36,13 @@ Accuracies = Mapping[tuple[str, str], Accuracy]  # by arm and keep ratio
 
 
 @functools.cache
-def planted_accuracies() -> Accuracies:
-  """Those of `configs/study_planted.py`."""
+def planted_accuracies(name: str = "study_planted") -> Accuracies:
+  """Those of `configs/study_planted.py`, or of its mode `other`."""
   return {
     (answers.condition.arm, f"{answers.condition.keep_ratio:g}"): Accuracy(
       *answers.accuracy, answers.mean_tokens[0]
     )
-    for answers in read_answers(ROOT / "docs" / "study_planted.parquet")
+    for answers in read_answers(ROOT / "docs" / f"{name}.parquet")
   }
 
 
@@ -88,6 +90,16 @@ def _percent(share: float) -> Decimal:
   return (100 * Decimal(repr(share))).quantize(Decimal(1), ROUND_HALF_UP)
 
 
+def other_table() -> str:
+  """Students of the pruner and of another model, on the same chains at a keep ratio of 0.7."""
+  own, other = planted_accuracies(), planted_accuracies("study_planted_other")
+  lines = ["| trained on | the pruner | another model |", "| --- | --: | --: |"]
+  for key in other:
+    arm = f"`{key[0]}`" if key[1] not in ("0", "1") else _UNPRUNED[key[0]]
+    lines.append(f"| {arm} | {_cell(own[key], True)} | {_cell(other[key], True)} |")
+  return "\n".join(lines) + "\n"
+
+
 def matched_table() -> str:
   """The planted study's reference against every other arm, over all written lengths in common."""
   answers = read_answers(ROOT / "docs" / "study_planted.parquet")
@@ -112,6 +124,7 @@ _PLANTED = (
   *("oracle", "greedy_joint", "greedy_runs", "numbers_first", "surprisal_attention"),
   *("answer_attention", "step_entropy", "random_places", "random"),
 )
+_UNPRUNED = {"no_pruning": "whole chains", "answer_only": "answers alone"}
 _CPU = (
   *("greedy_joint", "numbers_first", "keep_last", "keep_first", "greedy_answer", "random"),
   *("attention", "surprisal", "gradient"),
@@ -124,6 +137,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     accuracy_table, planted_accuracies, _PLANTED, ("0.9", "0.7", "0.5"), tokens=True
   ),
   "planted_matched": matched_table,
+  "planted_other": other_table,
   "study": functools.partial(
     accuracy_table, cpu_accuracies, _CPU, ("0.9", "0.7", "0.5", "0.3"), tokens=True
   ),
@@ -132,7 +146,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 def with_tables(page: str) -> str:
   """A page with the tables of now between its marks `table NAME`."""
-  return _TABLE.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
+  return _TABLE.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n{_END}", page)
 
 
 if __name__ == "__main__":
