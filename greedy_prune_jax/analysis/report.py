@@ -58,4 +58,4 @@ def write_report(
 
 def _image(plot: Plot) -> str:
   """The plot as a data URL: as an image, whatever text is in it stays inert."""
-  return "data:image/svg+xml;base64," + base64.b64encode(plot.svg().encode()).decode()
+  return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode()

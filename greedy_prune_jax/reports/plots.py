@@ -1,6 +1,7 @@
 """Plots as files: PNG, SVG and the numbers behind them."""
 
 import dataclasses
+import functools
 import io
 from pathlib import Path
 
@@ -23,8 +24,9 @@ class Plot:
   caption: str
   figure: Figure
 
+  @functools.cached_property
   def svg(self) -> str:
-    """The figure as an SVG document."""
+    """The figure as an SVG document; drawn once."""
     buffer = io.StringIO()
     self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return buffer.getvalue()
@@ -39,4 +41,4 @@ def write_plot(folder: Path, plot: Plot) -> None:
   make_subfolder(folder)
   with explain_os_errors(folder):
     plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, bbox_inches="tight")
-  replace_file(folder / f"{plot.name}.svg", plot.svg())
+  replace_file(folder / f"{plot.name}.svg", plot.svg)
