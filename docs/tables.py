@@ -2,8 +2,8 @@
 
 Answers of the planted study's students lie in docs/study_planted.parquet, those of students of
 another model in docs/study_planted_other.parquet, rows of the CPU study in docs/study_cpu.md as the
-command printed them. Every other table is a transcript: docs/measured.md
-names its machine, commit and command.
+command printed them. Every other table is a transcript: docs/measured.md names its machine, commit
+and command.
 """
 
 import functools

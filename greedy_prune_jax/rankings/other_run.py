@@ -1,6 +1,7 @@
 """Ranking by the order that another run found, such as that of a smaller pruner."""
 
 import numpy as np
+from jaxtyping import Float
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import read_pruned
@@ -56,13 +57,13 @@ def other_run(model: Model, settings: RankingSettings) -> RankTokens:
   return rank
 
 
-def _characters_gone_before(pruned: PrunedChain) -> np.ndarray:
+def _characters_gone_before(pruned: PrunedChain) -> Float[np.ndarray, " C"]:
   """Tokens that had left when each character's own did, [C]."""
   lengths = [len(token) for token in pruned.reasoning_tokens]
   return np.repeat(pruned.gone_before, lengths).astype(float)
 
 
-def _filled(values: np.ndarray) -> np.ndarray:
+def _filled(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
   """Values with the last number before it in place of each NaN; the next one at the beginning."""
   known = np.flatnonzero(~np.isnan(values))
   place = np.searchsorted(known, np.arange(len(values)), side="right") - 1
