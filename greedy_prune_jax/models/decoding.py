@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
@@ -262,7 +263,8 @@ def decode(
   """
   decoder, places = merge_decoder(graph, params), rows_on_mesh(rows.states)
   specs = (places, P(DATA), P(DATA), _HEADS, places.states, P())
-  write = _of_own_rows(_write, mesh, specs, (places, P(DATA)))
+  write = functools.partial(_write, platform=decoder.platform)
+  write = _of_own_rows(write, mesh, specs, (places, P(DATA)))
 
   def step(carry):
     index, rows, written = carry
@@ -289,6 +291,8 @@ def _write(
   new: Caches,
   states: RecurrentCache | None,
   stop_ids: Int[Array, " E"],
+  *,
+  platform: str,
 ) -> tuple[Rows, Int[Array, " B"]]:
   """Lets every active row write the token that comes next.
 
@@ -299,6 +303,7 @@ def _write(
     new: keys and values of the last tokens, [L, B, K, H].
     states: states behind the last tokens, [L, B, ...].
     stop_ids: tokens that end a text.
+    platform: see `Decoder`.
 
   Returns:
     The rows, and what each wrote; -1 for nothing.
@@ -316,7 +321,7 @@ def _write(
     finite=texts.finite & (finite | ~texts.active),
   )
   ids = jnp.where(texts.active & finite, next_ids, -1)
-  return Rows(_append(rows, new), _of_rows(texts.active, states, rows.states), after), ids
+  return Rows(_append(rows, new, platform), _of_rows(texts.active, states, rows.states), after), ids
 
 
 def _run_last(
@@ -370,20 +375,50 @@ def _run_last(
   return hidden[:, 0], new, new.pop(recurrence, None)
 
 
-def _append(rows: Rows, new: Caches) -> Caches:
+def _append(rows: Rows, new: Caches, platform: str) -> Caches:
   """The caches with each active row's new keys and values, [L, B, K, H], behind its others."""
+  append = _append_in_place if platform == "tpu" else _append_at_once
+  return {name: append(rows.texts, cache, new[name]) for name, cache in rows.caches.items()}
 
-  def append(cache: KeyValues, new: KeyValues) -> KeyValues:
-    batch, heads = new.k.shape[1:3]
-    row, head = jnp.arange(batch)[:, None], jnp.arange(heads)[None]
-    at = jnp.where(rows.texts.active, rows.texts.length, rows.capacity)[:, None]  # beyond: dropped
-    # The slice between the index arrays leaves [B, K] in front of [L, H]; side by side, they stay
-    # where they are.
-    keys = cache.k.at[:, row, head, :, at].set(new.k.transpose(1, 2, 0, 3), mode="drop")
-    values = cache.v.at[:, row, head, at].set(new.v, mode="drop")
-    return KeyValues(keys, values)
 
-  return {name: append(cache, new[name]) for name, cache in rows.caches.items()}
+def _append_at_once(texts: Texts, cache: KeyValues, new: KeyValues) -> KeyValues:
+  """See `_append`: one scatter of all rows."""
+  batch, heads = new.k.shape[1:3]
+  row, head = jnp.arange(batch)[:, None], jnp.arange(heads)[None]
+  at = jnp.where(texts.active, texts.length, cache.v.shape[3])[:, None]  # beyond: dropped
+  # The slice between the index arrays leaves [B, K] in front of [L, H]; side by side, they stay
+  # where they are.
+  keys = cache.k.at[:, row, head, :, at].set(new.k.transpose(1, 2, 0, 3), mode="drop")
+  values = cache.v.at[:, row, head, at].set(new.v, mode="drop")
+  return KeyValues(keys, values)
+
+
+def _append_in_place(texts: Texts, cache: KeyValues, new: KeyValues) -> KeyValues:
+  """See `_append`: row by row, in the order in which the products read the cache.
+
+  Left to itself, XLA orders a TPU's cache as it likes to write it, and turns all of it for the
+  products and back at every token (compiled).
+  """
+  lanes = 128  # in which a TPU keeps the last axis
+  values_order = (0, 1, 2, 4, 3) if cache.v.shape[-1] % lanes else (0, 1, 2, 3, 4)
+
+  def in_order(cache: KeyValues) -> KeyValues:
+    return KeyValues(
+      with_layout_constraint(cache.k, Layout((0, 1, 2, 3, 4))),
+      with_layout_constraint(cache.v, Layout(values_order)),
+    )
+
+  def put(cache: Array, new: Array, start: tuple[Any, ...], active: Array) -> Array:
+    old = jax.lax.dynamic_slice(cache, start, new.shape)
+    return jax.lax.dynamic_update_slice(cache, jnp.where(active, new, old), start)
+
+  def put_row(row: Array, cache: KeyValues) -> KeyValues:
+    k, v = (jax.lax.dynamic_slice_in_dim(x, row, 1, axis=1) for x in new)
+    at, active = texts.length[row], texts.active[row]
+    keys = put(cache.k, k[..., None], (0, row, 0, 0, at), active)
+    return in_order(KeyValues(keys, put(cache.v, v[..., None, :], (0, row, 0, at, 0), active)))
+
+  return jax.lax.fori_loop(0, texts.length.shape[0], put_row, in_order(cache))
 
 
 def _product(subscripts: str, a: Array, b: Array) -> Array:

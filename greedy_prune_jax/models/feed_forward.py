@@ -86,10 +86,11 @@ class FeedForward(nnx.Module):
 
 
 # Up to so many tokens meet every expert: all weights are read then anyway, and nothing is sorted.
-FEW_TOKENS = 16
+# While an accelerator reads a weight from its memory, it has time to multiply it by so many tokens.
+FEW_TOKENS, FEW_ON_ACCELERATORS = 32, 256
 # Rows of a block that one expert multiplies, and blocks side by side, of which each has a copy of
 # its expert's weights.
-_FEWEST_ROWS, _MOST_ROWS, _BLOCKS_AT_ONCE = 8, 128, 16
+_FEWEST_ROWS, _MOST_ROWS, _BLOCKS_AT_ONCE = 8, 256, 16
 
 
 class Experts(nnx.Module):
@@ -127,12 +128,9 @@ class Experts(nnx.Module):
     weights, chosen = self.route(tokens)
     if self.config.experts_beside_mlp:
       tokens = self.norm(tokens)
-    if len(tokens) <= FEW_TOKENS:
-      out = self._all(tokens, weights, chosen)
-    else:
-      experts = tuple(weight[...] for weight in (self.gate, self.up, self.down))
-      grouped = grouped_experts(self.config, tokens, weights, chosen, (experts, self._biases))
-      out = cast(Array, grouped)  # pyright takes what custom_vjp returns for any object
+    experts = tuple(weight[...] for weight in (self.gate, self.up, self.down))
+    added = chosen_experts(self.config, tokens, weights, chosen, (experts, self._biases))
+    out = cast(Array, added)  # pyright takes what custom_vjp returns for any object
     if self.config.shared_expert_dim:
       share = jax.nn.sigmoid(project("td,do->to", tokens, self.shared_gate[...]))
       out = out + share * self.shared(tokens)
@@ -162,45 +160,30 @@ class Experts(nnx.Module):
       weights = weights * self.scale[...][chosen]
     return weights, chosen
 
-  def _all(
-    self, x: Float[Array, "T D"], weights: Float[Array, "T k"], chosen: Int[Array, "T k"]
-  ) -> Float[Array, "T D"]:
-    """Every token through every expert, weighted by 0 where it was not chosen."""
-    one_hot = jax.nn.one_hot(chosen, self.config.num_experts)  # [T, k, E]
-    of_expert = (weights[..., None] * one_hot).sum(1)
-    gate = project("td,edf->tef", x, self.gate[...])
-    up = project("td,edf->tef", x, self.up[...])
-    biases = self._biases
-    if biases:
-      gate, up = gate + biases[0][None], up + biases[1][None]
-    hidden = gated(self.config, gate, up) * of_expert[..., None]
-    out = project("tef,efd->td", hidden, self.down[...])
-    return out + project("te,ed->td", of_expert, biases[2]) if biases else out
-
 
 # Weights of all experts, gates and ups [E, D, F] and downs [E, F, D]; and their biases, if any.
 ExpertWeights = tuple[tuple[Array | MasterWeight, ...], tuple[Array, ...]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def grouped_experts(
+def chosen_experts(
   config: ModelConfig,
   x: Float[Array, "T D"],
   weights: Float[Array, "T k"],
   chosen: Int[Array, "T k"],
   experts: ExpertWeights,
 ) -> Float[Array, "T D"]:
-  """Tokens sorted by expert, each expert's rows through its own weights, and added up again.
+  """What the experts that each token has chosen make of it, by their weights.
 
   `vmap` makes one call for the tokens of a whole batch, which fill blocks better than those of one
   item. The backward pass runs the forward pass again, and `vmap` of it one item after the other.
   """
-  run = jax.custom_batching.custom_vmap(functools.partial(_grouped, config))
+  run = jax.custom_batching.custom_vmap(functools.partial(_run_chosen, config))
 
   @run.def_vmap
   def _(size, batched, *args):
     if any(jax.tree.leaves(batched[3])):
-      return _one_by_one(functools.partial(_grouped, config), size, batched, args), True
+      return _one_by_one(functools.partial(_run_chosen, config), size, batched, args), True
     *tokens, experts = args
     flat = [_flat(*item, size) for item in zip(tokens, batched[:3], strict=True)]
     return run(*flat, experts).reshape(size, -1, x.shape[-1]), True
@@ -208,13 +191,13 @@ def grouped_experts(
   return run(x, weights, chosen, experts)
 
 
-def _grouped_forward(config: ModelConfig, *args: Any) -> tuple[Array, Any]:
-  return grouped_experts(config, *args), args
+def _chosen_forward(config: ModelConfig, *args: Any) -> tuple[Array, Any]:
+  return chosen_experts(config, *args), args
 
 
-def _grouped_backward(config: ModelConfig, args: Any, d_out: Array) -> tuple[Any, ...]:
+def _chosen_backward(config: ModelConfig, args: Any, d_out: Array) -> tuple[Any, ...]:
   def pull(x, weights, chosen, experts, d_out):
-    run = functools.partial(_grouped, config)
+    run = functools.partial(_run_chosen, config)
     _, backward = jax.vjp(lambda x, w, e: run(x, w, chosen, e), x, weights, experts)
     return backward(d_out)
 
@@ -229,10 +212,46 @@ def _grouped_backward(config: ModelConfig, args: Any, d_out: Array) -> tuple[Any
   return d_x, d_weights, None, d_experts
 
 
-grouped_experts.defvjp(_grouped_forward, _grouped_backward)
+chosen_experts.defvjp(_chosen_forward, _chosen_backward)
 
 
-def _grouped(
+def _run_chosen(
+  config: ModelConfig,
+  x: Float[Array, "T D"],
+  weights: Float[Array, "T k"],
+  chosen: Int[Array, "T k"],
+  experts: ExpertWeights,
+) -> Float[Array, "T D"]:
+  """See `chosen_experts`; few tokens meet every expert."""
+  every, grouped = (functools.partial(run, config) for run in (_run_every, _run_grouped))
+  if len(x) <= FEW_TOKENS:
+    return every(x, weights, chosen, experts)
+  if len(x) <= FEW_ON_ACCELERATORS:
+    return jax.lax.platform_dependent(x, weights, chosen, experts, cpu=grouped, default=every)
+  return grouped(x, weights, chosen, experts)
+
+
+def _run_every(
+  config: ModelConfig,
+  x: Float[Array, "T D"],
+  weights: Float[Array, "T k"],
+  chosen: Int[Array, "T k"],
+  experts: ExpertWeights,
+) -> Float[Array, "T D"]:
+  """Every token through every expert, weighted by 0 where it was not chosen."""
+  (gates, ups, downs), biases = experts
+  of_expert = (weights[..., None] * jax.nn.one_hot(chosen, config.num_experts)).sum(1).T  # [E, T]
+  x = jnp.broadcast_to(x, (config.num_experts, *x.shape))
+  gate, up = project("etd,edf->etf", x, gates), project("etd,edf->etf", x, ups)
+  if biases:
+    gate, up = gate + biases[0][:, None], up + biases[1][:, None]
+  out = project("etf,efd->etd", gated(config, gate, up), downs)
+  if biases:
+    out = out + biases[2][:, None]
+  return (out * of_expert[..., None]).sum(0)
+
+
+def _run_grouped(
   config: ModelConfig,
   x: Float[Array, "T D"],
   weights: Float[Array, "T k"],

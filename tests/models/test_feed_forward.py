@@ -54,6 +54,23 @@ def test_few_and_many_tokens_are_one_function(experts, tokens, monkeypatch):
   assert abs(dense).max() > 0.1
 
 
+@pytest.mark.parametrize(("platform", "sorts"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_an_accelerator_sorts_more_tokens_only(tokens, platform, sorts):
+  experts = Experts(
+    dataclasses.replace(CONFIG, num_experts=5, experts_per_token=2, expert_dim=12),
+    nnx.Rngs(0),
+    jnp.float32,
+  )
+  few = tokens.reshape(-1, CONFIG.model_dim)
+  assert feed_forward.FEW_TOKENS < len(few) < feed_forward.FEW_ON_ACCELERATORS
+
+  def program(x):
+    return jax.jit(experts).trace(x).lower(lowering_platforms=(platform,)).as_text()
+
+  assert ("stablehlo.sort" in program(few)) == sorts
+  assert "stablehlo.sort" in program(jnp.tile(few, (5, 1)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [17, 333])
 @pytest.mark.parametrize("choices", ["any", "two experts take all", "one takes half"])
@@ -71,10 +88,12 @@ def test_blocks_of_rows_are_enough_whatever_tokens_choose(
   chosen = jnp.stack(pairs[choices], -1)
   weights = jax.random.uniform(jax.random.key(2), chosen.shape)
   of_experts = (experts.gate[...], experts.up[...], experts.down[...])
-  grouped = feed_forward.grouped_experts(
+  grouped = feed_forward.chosen_experts(
     experts.config, x, weights, chosen, (of_experts, experts._biases)
   )
-  expected = experts._all(x, weights, chosen)
+  expected = feed_forward._run_every(
+    experts.config, x, weights, chosen, (of_experts, experts._biases)
+  )
   np.testing.assert_allclose(grouped, expected, atol=1e-4)
   assert abs(expected).max() > 0.1
 
@@ -88,7 +107,7 @@ def test_memory_is_that_of_rows_and_does_not_grow_with_the_number_of_experts():
     x, weights, chosen, gates, ups = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     downs = jax.ShapeDtypeStruct((num_experts, 64, 128), jnp.float32)
     chosen = jax.ShapeDtypeStruct(chosen.shape, jnp.int32)
-    run = jax.jit(lambda *args: feed_forward.grouped_experts(config, *args[:3], (args[3:], ())))
+    run = jax.jit(lambda *args: feed_forward.chosen_experts(config, *args[:3], (args[3:], ())))
     program = run.lower(x, weights, chosen, gates, ups, downs).compile()
     return program.memory_analysis().temp_size_in_bytes
 

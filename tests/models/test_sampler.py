@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import transformers
 
 from greedy_prune_jax.models import decoding, sampler
+from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.hf_export import save_huggingface
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
@@ -88,6 +90,34 @@ def test_greedy_equals_transformers(family, tmp_path):
   assert [sample.finish_reason for sample in samples] == [
     "length" if len(ids) == NEW_TOKENS else "stop" for ids in expected
   ]
+
+
+def test_rows_of_a_tpu_get_their_keys_and_values_in_place(tiny):
+  shapes = tiny.config.caches["attention"]
+  rows, capacity = 3, 6
+
+  def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+  layers, heads, width = shapes.num_layers, shapes.num_kv_heads, shapes.head_dim
+  texts = decoding.empty_rows(tiny.config, rows, capacity, jnp.float32).texts._replace(
+    length=jnp.array([0, capacity, 4]), active=jnp.array([True, False, True])
+  )
+  cache = KeyValues(
+    normal(0, layers, rows, heads, width, capacity), normal(1, layers, rows, heads, capacity, width)
+  )
+  new = KeyValues(*(normal(seed, layers, rows, heads, width) for seed in (2, 3)))
+
+  at_once, in_place = (
+    decoding._append(decoding.Rows({"attention": cache}, None, texts), {"attention": new}, platform)
+    for platform in ("cpu", "tpu")
+  )
+
+  jax.tree.map(np.testing.assert_array_equal, at_once, in_place)
+  keys, values = in_place["attention"]
+  np.testing.assert_array_equal(keys[:, 2, :, :, 4], new.k[:, 2])
+  np.testing.assert_array_equal(values[:, 0, :, 0], new.v[:, 0])
+  np.testing.assert_array_equal(values[:, 1], cache.v[:, 1], "no longer active")
 
 
 @pytest.mark.slow
