@@ -61,7 +61,7 @@ class Program:
     block: T, slots that go through the model at once.
     rest: slots of the smaller blocks that run what does not fill a block.
     tile: slots that attend together; a divisor of both.
-    tiles_at_once: tiles that attend side by side; 0 for all of a block.
+    tile_by_tile: see `attend_tiles`.
     objective: `joint` or `answer`.
     attention: implementation of attention; the numbers are the same.
     window: tokens behind a deletion whose changes are seen again after deletions close by; 0 where
@@ -74,7 +74,7 @@ class Program:
   block: int
   rest: int
   tile: int
-  tiles_at_once: int
+  tile_by_tile: bool
   objective: Objective = "joint"
   attention: AttentionKind = "xla"
   window: int = 0
@@ -226,7 +226,7 @@ def _run_layers(
   if program.attention == "pallas":
     attend_slots = partial(attend_cascade, platform=decoder.platform)
   else:
-    attend_slots = partial(attend_tiles, at_once=program.tiles_at_once)
+    attend_slots = partial(attend_tiles, tile_by_tile=program.tile_by_tile)
 
   def attend(q, k, v, window, sinks, cache):
     own = KeyValues(k.astype(dtype), v.astype(dtype))

@@ -143,7 +143,7 @@ def attend_tiles(
   text_ends: Int[Array, " B"],
   *,
   tile: int,
-  at_once: int,
+  tile_by_tile: bool,
   softcap: float | None,
   sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "T N H"]:
@@ -159,58 +159,67 @@ def attend_tiles(
     slots: visible positions of each slot.
     text_ends: see `key_intervals`.
     tile: slots of a tile, all of one chain; a divisor of T.
-    at_once: tiles that run side by side; 0 for all.
+    tile_by_tile: run one tile after the other, each over the blocks of keys that it sees; else all
+      side by side, over as many blocks as any of them sees.
     softcap: see `ModelConfig.attention_softcap`.
     sinks: see `ModelConfig.attention_sinks`.
   """
   kv_heads = own.k.shape[1]
-  own_block = min(KEY_BLOCK, len(q))
+  blocks = (KEY_BLOCK, KEY_BLOCK, KEY_BLOCK, min(KEY_BLOCK, len(q)))  # of the four intervals
   intervals = key_intervals(slots, text_ends, window, tile)
-  of_tiles = (
-    split_queries(q, kv_heads, tile),
-    slots.chain[::tile],
-    intervals,
-    common_intervals(intervals),
-  )
+  common = common_intervals(intervals)
+  first, last = jnp.moveaxis(common, 2, 0)
+  sizes = jnp.array([blocks])
+  first_blocks = first // sizes
+  rounds = -(-last // sizes) - first_blocks  # [Y, 4]
+  of_tiles = split_queries(q, kv_heads, tile), slots.chain[::tile], intervals, common, first_blocks
 
-  def one_tile(inputs):
-    q, chain, intervals, common = inputs
-    groups = q.shape[1] // tile
+  def one_tile(inputs, rounds):
+    q, chain, intervals, common, first_blocks = inputs
+    intervals = jnp.tile(intervals, q.shape[1] // tile)  # of the queries, heads by heads
 
     def from_cache(cache: KeyValues) -> Callable[[Array], KeyValues]:
       # Found by one index of whole blocks: by four, XLA would transpose the cache for a TPU.
       _, chains, size, width = cache.k.shape
-      blocks = KeyValues(*(x.reshape(-1, KEY_BLOCK, width) for x in cache))
-      first = (layer * chains + chain) * (size // KEY_BLOCK)
+      of_chain = size // KEY_BLOCK
+      start = (layer * chains + chain) * of_chain
 
-      def read(at: Array) -> KeyValues:
-        found = (x[first + at // KEY_BLOCK].reshape(KEY_BLOCK, kv_heads, -1) for x in blocks)
-        return uint16_as_bfloat16(KeyValues(*found))
+      def read(index: Array) -> KeyValues:
+        at = start + jnp.minimum(index, of_chain - 1)  # behind the chain may be another's NaN
+        found = (x.reshape(-1, KEY_BLOCK, width)[at] for x in cache)
+        return uint16_as_bfloat16(KeyValues(*(x.reshape(KEY_BLOCK, kv_heads, -1) for x in found)))
 
       return read
 
-    def from_block(at: Array) -> KeyValues:
-      k, v = (jax.lax.dynamic_slice_in_dim(x, at, own_block) for x in own)
+    def from_block(index: Array) -> KeyValues:
+      size = blocks[-1]
+      at = jnp.minimum(index * size, len(own.k) - size)
+      k, v = (jax.lax.dynamic_slice_in_dim(x, at, size) for x in own)
       # A NaN of another chain would not stay out of sums because its weight is 0.
-      number = at + jnp.arange(own_block)
+      number = at + jnp.arange(size)
       same = (number >= common[3, 0]) & (number < common[3, 1])
       return KeyValues(k, jnp.where(same[:, None, None], v, 0))
 
     own_sinks = None if sinks is None else split_sinks(sinks, kv_heads, tile)[..., None]
-    state = no_keys((kv_heads, tile * groups, 1), q.shape, own_sinks)
-    of_text = from_cache(text), KEY_BLOCK
-    sources = of_text, of_text, (from_cache(kept), KEY_BLOCK), (from_block, own_block)
-    for (read, block), (low, high), (first, last) in zip(sources, intervals, common, strict=True):
+    state = no_keys((*q.shape[:2], 1), q.shape, own_sinks)
+    sources = (from_cache(text),) * 2 + (from_cache(kept), from_block)
+    for read, block, (low, high), first, count in zip(
+      sources, blocks, intervals, first_blocks, rounds, strict=True
+    ):
 
-      def add(index, state, read=read, block=block, low=low, high=high):
-        k, v = read(index * block)
-        number = index * block + jnp.arange(block)[None, :]
+      def add(index, state, read=read, block=block, low=low, high=high, first=first):
+        k, v = read(first + index)
+        number = (first + index) * block + jnp.arange(block)[None, :]
         seen = (number >= low[:, None]) & (number < high[:, None])
         mix = partial(product, "kqs,skh->kqh", weight=v)
         scores = product("kqh,skh->kqs", q, k)
-        return state.add(scores, jnp.tile(seen, (groups, 1)), mix, softcap)
+        return state.add(scores, seen, mix, softcap)
 
-      state = jax.lax.fori_loop(first // block, -(-last // block), add, state)
+      state = jax.lax.fori_loop(0, count, add, state)
     return state.result()
 
-  return join_queries(jax.lax.map(one_tile, of_tiles, batch_size=at_once or len(intervals)), tile)
+  if tile_by_tile:
+    out = jax.lax.map(lambda inputs: one_tile(*inputs), (of_tiles, rounds))
+  else:  # with a count of its own for each tile, each round would copy the states of all
+    out = jax.vmap(one_tile, (0, None))(of_tiles, rounds.max(0))
+  return join_queries(out, tile)

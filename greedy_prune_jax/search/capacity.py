@@ -51,7 +51,7 @@ def block_sizes(block_positions: int, platform: str) -> dict[str, Any]:
     block = round_up(block_positions, KEY_BLOCK)
     rest = round_up(block // 12, KEY_BLOCK)
     tile = 64 if on_cpu else KEY_BLOCK
-  return {"block": block, "rest": rest, "tile": tile, "tiles_at_once": 1 if on_cpu else 0}
+  return {"block": block, "rest": rest, "tile": tile, "tile_by_tile": on_cpu}
 
 
 def suffix_positions(segments: Segments, unit_sizes: Sequence[int] | None) -> int:

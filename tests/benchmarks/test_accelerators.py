@@ -62,7 +62,7 @@ def test_what_does_not_fit_or_compile_stands_in_the_table():
 def test_a_block_of_a_search_sees_what_its_candidates_see():
   segments = Segments(*(np.zeros(size, np.int32) for size in (20, 30, 5)))
   program = scorer.Program(
-    places=128, units=64, kept=0, block=256, rest=128, tile=128, tiles_at_once=0
+    places=128, units=64, kept=0, block=256, rest=128, tile=128, tile_by_tile=False
   )
   block = accelerator_search._first_block(program, segments, 1)
   slots = [(i, column) for i in range(30) for column in range(30 + 5 - 2 - i)][:256]
@@ -75,7 +75,7 @@ def test_a_block_of_a_search_sees_what_its_candidates_see():
 
 def test_loops_of_a_search_are_counted_once_a_block():
   program = scorer.Program(
-    places=128, units=64, kept=0, block=256, rest=128, tile=128, tiles_at_once=0
+    places=128, units=64, kept=0, block=256, rest=128, tile=128, tile_by_tile=False
   )
   block = accelerator_search._Block(key_blocks=1.5, seen=9.0, counted=600.0)
   at = functools.partial(accelerator_search._trips, program, block)
