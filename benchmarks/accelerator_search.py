@@ -27,6 +27,7 @@ from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
 from greedy_prune_jax.scoring.racing import ROUNDS, RacePlan
 from greedy_prune_jax.scoring.tiles import KEY_BLOCK, common_intervals, key_intervals
 from greedy_prune_jax.search.capacity import (
+  Placement,
   batch_bytes,
   places_of,
   plan_batching,
@@ -64,9 +65,9 @@ def prune_step(
   segments = Segments(*(np.zeros(size, np.int32) for size in sizes))
   itemsize, weights = jnp.dtype(dtype).itemsize, device_bytes(model.params)
   needed = suffix_positions(segments, None)
-  sharing: Any = {"itemsize": itemsize, "replicas": place.data, "split": place.model}
+  placement = Placement(itemsize, place.data, place.model, place.target.platform)
   memory = 0.9 * place.target.accelerator.memory - weights
-  batching = plan_batching([segments] * 64, config, 0, [needed] * 64, memory=memory, **sharing)
+  batching = plan_batching([segments] * 64, config, 0, [needed] * 64, memory, placement)
   batching = batching._replace(batches=batching.batches[:1])
   batch = -(-len(batching.batches[0]) // place.data) * place.data
   screen = ScreenSettings() if screened else None
@@ -94,7 +95,7 @@ def prune_step(
       plan=plan,
     ),
     flops=blocks * _block_flops(config, program.block, block) / place.model,
-    memory=weights + batch_bytes(config, batching, places_of(segments), needed, **sharing),
+    memory=weights + batch_bytes(config, batching, places_of(segments), needed, placement),
     trips=lambda source, depth: _trips(program, block, source),
   )
 

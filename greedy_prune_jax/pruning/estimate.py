@@ -23,6 +23,7 @@ from greedy_prune_jax.pruning.settings import GREEDY, RACES, PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks, usable_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.capacity import (
+  Placement,
   batch_bytes,
   free_bytes,
   places_of,
@@ -36,6 +37,7 @@ class Devices(NamedTuple):
 
   name: str
   known: str | None  # its name in `ACCELERATORS`
+  platform: str
   replicas: int  # groups of devices that take chains side by side, over all processes
   split: int  # devices that share the weights
   peak_flops: float  # FLOP/s of one
@@ -86,9 +88,11 @@ def _devices(settings: PruneSettings) -> Devices:
   plan, mesh = settings.plan, settings.mesh
   if plan.device:
     name, known, memory = plan.device, plan.device, ACCELERATORS[plan.device].memory
+    platform = "tpu" if plan.device.startswith("tpu-") else "gpu"
     count = plan.num_devices or max(mesh.data, 1) * max(mesh.model, 1)
   else:
     local = jax.local_devices()[0]
+    platform = local.platform
     name, known = local.device_kind, find_accelerator(local.device_kind)
     stats = {} if jax.default_backend() == "cpu" else local.memory_stats() or {}
     memory = stats.get("bytes_limit")
@@ -101,7 +105,7 @@ def _devices(settings: PruneSettings) -> Devices:
       f"number over all processes"
     )
   peak, source = _peak(settings, known)
-  return Devices(name, known, count // split, split, peak, source, memory)
+  return Devices(name, known, platform, count // split, split, peak, source, memory)
 
 
 def _peak(settings: PruneSettings, known: str | None) -> tuple[float, str]:
@@ -186,16 +190,16 @@ def _memory(
       f"{weights / 1e9:.2f} GB for the weights alone: more than the {devices.memory / 1e9:.0f} GB "
       f"that there are; raise mesh.model"
     )
-  itemsize = jnp.dtype(settings.dtype).itemsize
+  placement = Placement(
+    jnp.dtype(settings.dtype).itemsize, devices.replicas, devices.split, devices.platform
+  )
   batching = plan_batching(
     segments,
     config,
     1 if settings.ranking != GREEDY else settings.batch_size,
     [*step_positions_of(tasks, search_settings(settings))],
-    memory=None if devices.memory is None else free_bytes(devices.memory, weights),
-    itemsize=itemsize,
-    replicas=devices.replicas,
-    split=devices.split,
+    None if devices.memory is None else free_bytes(devices.memory, weights),
+    placement,
   )
   chains = -(-max(map(len, batching.batches)) // devices.replicas)
   rest = batch_bytes(
@@ -203,9 +207,7 @@ def _memory(
     batching,
     max(map(places_of, segments)),
     _kept_columns_needed(settings, tasks),
-    itemsize=itemsize,
-    replicas=devices.replicas,
-    split=devices.split,
+    placement,
   )
   of = "" if devices.memory is None else f" of {devices.memory / 1e9:.0f} GB"
   return (

@@ -28,6 +28,28 @@ _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and
 _BLOCKS_A_STEP = 4
 
 
+_LANES = 128  # numbers in which a TPU keeps the last axis of an array
+
+
+class Placement(NamedTuple):
+  """How a model lies on the devices of a run."""
+
+  itemsize: int  # bytes of a weight
+  replicas: int  # devices, or groups of `split`, that take chains side by side
+  split: int  # devices that share the weights
+  platform: str  # `cpu`, `gpu` or `tpu`
+
+
+def placement_of(model: Model) -> Placement:
+  """That of a loaded model."""
+  return Placement(
+    jnp.dtype(model.decoder.embedding.dtype).itemsize,
+    axis_size(model.params, DATA),
+    axis_size(model.params, MODEL),
+    model.platform,
+  )
+
+
 class Batching(NamedTuple):
   """Sizes of the batches in which chains are run."""
 
@@ -72,10 +94,8 @@ def choose_batching(
     model.config,
     batch_size,
     step_positions,
-    memory=_free_bytes(model),
-    itemsize=jnp.dtype(model.decoder.embedding.dtype).itemsize,
-    replicas=axis_size(model.params, DATA),
-    split=axis_size(model.params, MODEL),
+    _free_bytes(model),
+    placement_of(model),
   )
 
 
@@ -84,11 +104,8 @@ def plan_batching(
   config: ModelConfig,
   batch_size: int,
   step_positions: Sequence[float],
-  *,
   memory: float | None,
-  itemsize: int,
-  replicas: int,
-  split: int,
+  placement: Placement,
 ) -> Batching:
   """Groups the chains of a run into batches, for a model that need not be loaded.
 
@@ -98,12 +115,10 @@ def plan_batching(
     batch_size: chains a batch; 0 for as many as fill a few blocks and fit the memory.
     step_positions: token positions that a step of each chain runs, about.
     memory: see `free_bytes`; None on a CPU.
-    itemsize: bytes of a weight.
-    replicas: devices, or groups of `split`, that take chains side by side.
-    split: devices that share the weights.
+    placement: where the model is to lie.
   """
-  places = max(map(places_of, segments))
-  chain = _chain_bytes(config, places, itemsize, split)
+  replicas, split = placement.replicas, placement.split
+  chain = _chain_bytes(config, max(map(places_of, segments)), placement)
   if memory is None:
     block_positions, free = _CPU_BLOCK_POSITIONS, _CPU_BYTES
   else:
@@ -126,7 +141,7 @@ def plan_batching(
 
 
 def kept_columns(
-  config: ModelConfig, needed: int, chains: int, kept_bytes: float, itemsize: int, split: int
+  config: ModelConfig, needed: int, chains: int, kept_bytes: float, placement: Placement
 ) -> int:
   """Columns that each chain of a batch may keep.
 
@@ -135,22 +150,14 @@ def kept_columns(
     needed: columns of all candidates of a chain; 0 where none are to be kept.
     chains: number of chains on a device.
     kept_bytes: see `Batching`.
-    itemsize: bytes of a weight.
-    split: devices that share the weights.
+    placement: where the model lies.
   """
-  fitting = int(kept_bytes / chains / _column_bytes(config, itemsize, split))
+  fitting = int(kept_bytes / chains / _column_bytes(config, placement))
   return min(bucket(needed, 8 * KEY_BLOCK) if needed else 0, fitting // KEY_BLOCK * KEY_BLOCK)
 
 
 def batch_bytes(
-  config: ModelConfig,
-  batching: Batching,
-  places: int,
-  needed: int,
-  *,
-  itemsize: int,
-  replicas: int,
-  split: int,
+  config: ModelConfig, batching: Batching, places: int, needed: int, placement: Placement
 ) -> float:
   """Estimate of what chains and blocks take on a device beside the weights, in bytes.
 
@@ -159,15 +166,13 @@ def batch_bytes(
     batching: batch sizes of the run.
     places: see `places_of`; of the longest chain.
     needed: see `kept_columns`; of the longest chain.
-    itemsize: bytes of a weight.
-    replicas: see `plan_batching`.
-    split: devices that share the weights.
+    placement: where the model lies.
   """
-  chains = -(-max(map(len, batching.batches)) // replicas)
-  kept = kept_columns(config, needed, chains, batching.kept_bytes, itemsize, split)
-  of_chain = _chain_bytes(config, places, itemsize, split)
-  of_chain += kept * _column_bytes(config, itemsize, split)
-  return _block_bytes(config, batching.block_positions, split) + chains * of_chain
+  chains = -(-max(map(len, batching.batches)) // placement.replicas)
+  kept = kept_columns(config, needed, chains, batching.kept_bytes, placement)
+  of_chain = _chain_bytes(config, places, placement)
+  of_chain += kept * _column_bytes(config, placement)
+  return _block_bytes(config, batching.block_positions, placement.split) + chains * of_chain
 
 
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
@@ -198,9 +203,15 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
   return positions * bytes_per_position(config, split) + logits
 
 
-def _column_bytes(config: ModelConfig, itemsize: int, split: int) -> int:
+def _column_bytes(config: ModelConfig, placement: Placement) -> int:
   """Bytes that all layers keep of one position: keys and values, or the `Columns` of it."""
-  heads = 2 * config.cache_width // split * itemsize
+  itemsize, split = placement.itemsize, placement.split
+  heads = 0
+  for cache in config.caches.values():
+    width = cache.num_kv_heads * cache.head_dim // split
+    if placement.platform == "tpu" and width % _LANES:  # the search runs on a padded copy
+      width += round_up(width, _LANES)
+    heads += 2 * cache.num_layers * width * itemsize
   if not config.has_recurrence:
     return heads
   if config.recurrence == "conv":
@@ -217,12 +228,12 @@ def _border_bytes(config: ModelConfig, places: int) -> int:
   return 4 * len(config.recurrent_layers) * of_layer * (places // CHUNK)
 
 
-def _chain_bytes(config: ModelConfig, places: int, itemsize: int, split: int) -> int:
+def _chain_bytes(config: ModelConfig, places: int, placement: Placement) -> int:
   """Bytes that layers keep of one chain's text, and of the longest suffix that a block leaves open.
 
   And the memory of a race, of as many units as places at most, in bfloat16.
   """
-  kept = 2 * places * _column_bytes(config, itemsize, split)
+  kept = 2 * places * _column_bytes(config, placement)
   return kept + _border_bytes(config, places) + 2 * places**2
 
 

@@ -17,7 +17,7 @@ from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sizes import bucket
-from greedy_prune_jax.parallel import DATA, MODEL, axis_size, mesh_of, place_batch
+from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.racing import RacePlan
 from greedy_prune_jax.scoring.scorer import AttentionKind, ChainState, Program
@@ -25,6 +25,7 @@ from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import (
   block_sizes,
   kept_columns,
+  placement_of,
   places_of,
   suffix_positions,
 )
@@ -197,8 +198,7 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
     max(suffix_positions(path.segments, path.unit_sizes) for path in paths),
     len(paths) // axis_size(model.params, DATA),
     settings.kept_bytes,
-    jnp.dtype(model.decoder.embedding.dtype).itemsize,
-    axis_size(model.params, MODEL),
+    placement_of(model),
   )
   units = max(len(path.unit_sizes or path.segments.reasoning) for path in paths)
   return Program(

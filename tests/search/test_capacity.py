@@ -10,6 +10,7 @@ from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.scoring.tiles import KEY_BLOCK
 from greedy_prune_jax.search import capacity
 from greedy_prune_jax.search.capacity import (
+  Placement,
   batch_bytes,
   block_sizes,
   kept_columns,
@@ -19,7 +20,7 @@ from greedy_prune_jax.search.capacity import (
 )
 from tests.helpers.full_passes import random_segments
 
-ONE = {"itemsize": 2, "replicas": 1, "split": 1}
+ONE = Placement(itemsize=2, replicas=1, split=1, platform="gpu")
 
 
 def _llama_8b():
@@ -62,7 +63,7 @@ def test_chains_of_many_shapes_share_few_programs():
   for shape in shapes:
     segments = random_segments(0, 16, shape)
     needed = suffix_positions(segments, None)
-    kept = kept_columns(_llama_8b(), needed, 1, 1e12, 2, 1)
+    kept = kept_columns(_llama_8b(), needed, 1, 1e12, ONE)
     assert kept >= needed
     programs.add((places_of(segments), bucket(shape[1], 64), kept))
   assert len(programs) <= 40
@@ -71,14 +72,14 @@ def test_chains_of_many_shapes_share_few_programs():
 def test_batches_keep_the_order_of_the_input_and_fill_a_few_blocks():
   chains = [random_segments(i, 16, (50, n, 9)) for i, n in enumerate((30, 200, 40, 35, 60, 50, 90))]
   positions = [1000.0, 30_000.0, 1500.0, 1200.0, 3000.0, 2000.0, 4000.0]
-  found = plan_batching(chains, _llama_8b(), 0, positions, memory=None, **ONE)
+  found = plan_batching(chains, _llama_8b(), 0, positions, None, ONE)
   assert len(found.batches) > 2
   assert [i for batch in found.batches for i in batch] == list(range(7))
   enough = capacity._BLOCKS_A_STEP * found.block_positions
   for batch in found.batches[:-1]:
     assert sum(positions[i] for i in batch) >= enough
     assert sum(positions[i] for i in batch[:-1]) < enough
-  found = plan_batching(chains, _llama_8b(), 4, positions, memory=None, **ONE)
+  found = plan_batching(chains, _llama_8b(), 4, positions, None, ONE)
   assert found.batches == [[0, 1, 2, 3], [4, 5, 6]]
 
 
@@ -87,18 +88,29 @@ def test_what_is_planned_fits_the_memory(prompt, reasoning):
   config, memory = _llama_8b(), 0.7 * (80e9 - 16e9)
   chains = [random_segments(i, 16, (prompt, reasoning, 12)) for i in range(200)]
   positions = [reasoning * reasoning / 3] * 200
-  found = plan_batching(chains, config, 0, positions, memory=memory, **ONE)
+  found = plan_batching(chains, config, 0, positions, memory, ONE)
   most = max(map(len, found.batches))
   assert most >= 1
   places = max(map(places_of, chains))
   needed = suffix_positions(chains[0], None)
-  assert batch_bytes(config, found, places, needed, **ONE) <= memory * 1.01
-  assert batch_bytes(config, found, places, 0, **ONE) < batch_bytes(
-    config, found, places, 900, **ONE
-  )
-  kept = kept_columns(config, needed, most, found.kept_bytes, 2, 1)
+  assert batch_bytes(config, found, places, needed, ONE) <= memory * 1.01
+  assert batch_bytes(config, found, places, 0, ONE) < batch_bytes(config, found, places, 900, ONE)
+  kept = kept_columns(config, needed, most, found.kept_bytes, ONE)
   assert kept % KEY_BLOCK == 0
-  assert kept * most * capacity._column_bytes(config, 2, 1) <= found.kept_bytes
+  assert kept * most * capacity._column_bytes(config, ONE) <= found.kept_bytes
+
+
+def test_a_tpu_has_room_for_padded_copies_of_narrow_caches():
+  """A v5e: SmolLM2's 192 numbers a position lie in 256 beside what they are given in (compiled)."""
+
+  def column(num_kv_heads, head_dim, split, platform):
+    config = dataclasses.replace(_llama_8b(), num_kv_heads=num_kv_heads, head_dim=head_dim)
+    return capacity._column_bytes(config, ONE._replace(split=split, platform=platform))
+
+  assert column(2, 96, 1, "gpu") == 32 * 2 * 2 * 192
+  assert column(2, 96, 1, "tpu") == 32 * 2 * 2 * (192 + 256)
+  assert column(8, 64, 4, "tpu") == column(8, 64, 4, "gpu") == 32 * 2 * 2 * 128
+  assert column(8, 64, 8, "tpu") == 3 * column(8, 64, 8, "gpu")
 
 
 def test_a_position_has_room_for_the_rows_of_its_experts():
@@ -130,5 +142,5 @@ def test_a_batch_has_chains_of_the_same_angles():
   model = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2}
   config = config_from_hf(model | {"max_position_embeddings": 256, "rope_parameters": rope})
   chains = [random_segments(i, 16, (9, n, 4)) for i, n in enumerate((70, 20, 30, 80, 90))]
-  found = plan_batching(chains, config, 4, [1.0] * 5, memory=None, **ONE)
+  found = plan_batching(chains, config, 4, [1.0] * 5, None, ONE)
   assert found.batches == [[0], [1, 2], [3, 4]]

@@ -203,7 +203,9 @@ def test_shared_weights_are_never_put_together(models, family):
 def test_a_batch_fills_every_row_of_the_mesh(models, monkeypatch, mesh, batch):
   model = models(mesh) if mesh else models()
   segments = [path.segments for path in _paths()] * 10
-  one = capacity._chain_bytes(model.config, max(map(places_of, segments)), 4, 1)
+  one = capacity._chain_bytes(
+    model.config, max(map(places_of, segments)), capacity.Placement(4, 1, 1, "cpu")
+  )
   block = capacity._block_bytes(model.config, capacity._MOST_BLOCK_POSITIONS, 1)
   monkeypatch.setattr(capacity, "_free_bytes", lambda model: 2 * block + 2 * 3.5 * one)
   monkeypatch.setattr(capacity, "_block_bytes", lambda *_: 2 * block)

@@ -11,7 +11,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.scoring.exact import candidates, run_texts, score_deletions
 from greedy_prune_jax.scoring.scorer import Scorer
-from greedy_prune_jax.search.capacity import _chain_bytes
+from greedy_prune_jax.search.capacity import Placement, _chain_bytes
 from greedy_prune_jax.search.host import SearchSettings, _start, plan_program, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
@@ -168,7 +168,9 @@ def test_memory_that_is_planned_is_what_a_chain_takes(models):
     lambda: _start(model, model.graph, [PrunePath(_segments(0, (40, 9, 3)), 5)], program)
   )
   caches = jax.tree.leaves((state.text_cache, state.kept_cache, state.borders))
-  planned = _chain_bytes(model.config, program.places, 4, 1) - 2 * program.places**2
+  planned = (
+    _chain_bytes(model.config, program.places, Placement(4, 1, 1, "cpu")) - 2 * program.places**2
+  )
   assert sum(x.size * x.dtype.itemsize for x in caches) == planned
 
 
