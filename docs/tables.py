@@ -13,7 +13,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from greedy_prune_jax.study.answers import read_answers
+from greedy_prune_jax.study.answers import Answers, read_answers
 from greedy_prune_jax.study.matched import AREA
 from greedy_prune_jax.study.results import all_tables
 
@@ -36,13 +36,22 @@ Accuracies = Mapping[tuple[str, str], Accuracy]  # by arm and keep ratio
 
 
 @functools.cache
-def planted_accuracies(name: str = "study_planted") -> Accuracies:
+def planted_answers(name: str = "study_planted") -> tuple[Answers, ...]:
   """Those of `configs/study_planted.py`, or of its mode `other`."""
+  return tuple(read_answers(ROOT / "docs" / f"{name}.parquet"))
+
+
+def planted_accuracies() -> Accuracies:
+  """Those of `planted_answers`."""
+  return _accuracies(planted_answers())
+
+
+def _accuracies(several: Sequence[Answers]) -> Accuracies:
   return {
     (answers.condition.arm, f"{answers.condition.keep_ratio:g}"): Accuracy(
       *answers.accuracy, answers.mean_tokens[0]
     )
-    for answers in read_answers(ROOT / "docs" / f"{name}.parquet")
+    for answers in several
   }
 
 
@@ -91,8 +100,10 @@ def _percent(share: float) -> Decimal:
 
 
 def other_table() -> str:
-  """Students of the pruner and of another model, on the same chains at a keep ratio of 0.7."""
-  own, other = planted_accuracies(), planted_accuracies("study_planted_other")
+  """Students of the pruner and of another model, on the same chains of the same seeds."""
+  others = planted_answers("study_planted_other")
+  seeds = others[0].seeds
+  own, other = _accuracies([x.of_seeds(seeds) for x in planted_answers()]), _accuracies(others)
   lines = ["| trained on | the pruner | another model |", "| --- | --: | --: |"]
   for key in other:
     arm = f"`{key[0]}`" if key[1] not in ("0", "1") else _UNPRUNED[key[0]]
@@ -102,8 +113,7 @@ def other_table() -> str:
 
 def matched_table() -> str:
   """The planted study's reference against every other arm, over all written lengths in common."""
-  answers = read_answers(ROOT / "docs" / "study_planted.parquet")
-  table = all_tables(answers, "greedy_joint")[2]
+  table = all_tables(planted_answers(), "greedy_joint")[2]
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
   rows = [row for row in rows if str(row["reasoning tokens"]).startswith(AREA)]
   lines = ["| against | `greedy_joint` | the other | difference | p |", f"| --- |{' --: |' * 4}"]
