@@ -173,7 +173,7 @@ def chosen_experts(
   chosen: Int[Array, "T k"],
   experts: ExpertWeights,
 ) -> Float[Array, "T D"]:
-  """What the experts that each token has chosen make of it, by their weights.
+  """The experts that each token has chosen, added up by their weights.
 
   `vmap` makes one call for the tokens of a whole batch, which fill blocks better than those of one
   item. The backward pass runs the forward pass again, and `vmap` of it one item after the other.

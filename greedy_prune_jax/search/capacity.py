@@ -32,7 +32,7 @@ _LANES = 128  # numbers in which a TPU keeps the last axis of an array
 
 
 class Placement(NamedTuple):
-  """How a model lies on the devices of a run."""
+  """Place of a model on the devices of a run."""
 
   itemsize: int  # bytes of a weight
   replicas: int  # devices, or groups of `split`, that take chains side by side
@@ -115,7 +115,7 @@ def plan_batching(
     batch_size: chains a batch; 0 for as many as fill a few blocks and fit the memory.
     step_positions: token positions that a step of each chain runs, about.
     memory: see `free_bytes`; None on a CPU.
-    placement: where the model is to lie.
+    placement: place of the model.
   """
   replicas, split = placement.replicas, placement.split
   chain = _chain_bytes(config, max(map(places_of, segments)), placement)
@@ -150,7 +150,7 @@ def kept_columns(
     needed: columns of all candidates of a chain; 0 where none are to be kept.
     chains: number of chains on a device.
     kept_bytes: see `Batching`.
-    placement: where the model lies.
+    placement: place of the model.
   """
   fitting = int(kept_bytes / chains / _column_bytes(config, placement))
   return min(bucket(needed, 8 * KEY_BLOCK) if needed else 0, fitting // KEY_BLOCK * KEY_BLOCK)
@@ -166,7 +166,7 @@ def batch_bytes(
     batching: batch sizes of the run.
     places: see `places_of`; of the longest chain.
     needed: see `kept_columns`; of the longest chain.
-    placement: where the model lies.
+    placement: place of the model.
   """
   chains = -(-max(map(len, batching.batches)) // placement.replicas)
   kept = kept_columns(config, needed, chains, batching.kept_bytes, placement)
