@@ -36,6 +36,7 @@ from greedy_prune_jax.models.recurrence import (
   each_row,
   mix_tokens,
 )
+from greedy_prune_jax.models.sizes import TPU_LANES
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 from greedy_prune_jax.parallel import DATA, MODEL
 
@@ -399,8 +400,8 @@ def _append_in_place(texts: Texts, cache: KeyValues, new: KeyValues) -> KeyValue
   Left to itself, XLA orders a TPU's cache as it likes to write it, and turns all of it for the
   products and back at every token (compiled).
   """
-  lanes = 128  # in which a TPU keeps the last axis
-  values_order = (0, 1, 2, 4, 3) if cache.v.shape[-1] % lanes else (0, 1, 2, 3, 4)
+  narrow = cache.v.shape[-1] % TPU_LANES  # such values are read with their places side by side
+  values_order = (0, 1, 2, 4, 3) if narrow else (0, 1, 2, 3, 4)
 
   def in_order(cache: KeyValues) -> KeyValues:
     return KeyValues(

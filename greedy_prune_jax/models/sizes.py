@@ -1,5 +1,7 @@
 """Sizes of arrays, drawn from a few so that few programs are compiled."""
 
+TPU_LANES = 128  # numbers in which a TPU keeps the last axis of an array
+
 
 def bucket(value: int, multiple: int) -> int:
   """The least size that is not below `value` of `multiple`, 2 `multiple`, ... in growing steps.

@@ -11,7 +11,7 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.models.rope import config_for_length
-from greedy_prune_jax.models.sizes import bucket, round_up
+from greedy_prune_jax.models.sizes import TPU_LANES, bucket, round_up
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
 from greedy_prune_jax.scoring.tiles import KEY_BLOCK
@@ -26,9 +26,6 @@ _MOST_BLOCK_POSITIONS = 32_768
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is the compiler's and fragmentation's
 # A step of so many blocks leaves little of its last block empty.
 _BLOCKS_A_STEP = 4
-
-
-_LANES = 128  # numbers in which a TPU keeps the last axis of an array
 
 
 class Placement(NamedTuple):
@@ -209,8 +206,8 @@ def _column_bytes(config: ModelConfig, placement: Placement) -> int:
   heads = 0
   for cache in config.caches.values():
     width = cache.num_kv_heads * cache.head_dim // split
-    if placement.platform == "tpu" and width % _LANES:  # the search runs on a padded copy
-      width += round_up(width, _LANES)
+    if placement.platform == "tpu" and width % TPU_LANES:  # the search runs on a padded copy
+      width += round_up(width, TPU_LANES)
     heads += 2 * cache.num_layers * width * itemsize
   if not config.has_recurrence:
     return heads
