@@ -107,3 +107,5 @@ def test_a_tiny_model_compiles_for_devices_that_are_not_here(target, tmp_path):
   assert not any(row["collectives"] for row in one)
   [fully] = [row for row in rows if "fully" in row["program"]]
   assert any("all-gather" in kind for kind in fully["collectives"])
+  if target == "v5e":  # 3.4 times where XLA turned caches to write them
+    assert all(r["HBM_GB"] < 2 * r["needed_GB"] for r in one if r["program"].startswith("decode"))
