@@ -90,7 +90,7 @@ class FeedForward(nnx.Module):
 FEW_TOKENS, FEW_ON_ACCELERATORS = 32, 256
 # Rows of a block that one expert multiplies, and blocks side by side, of which each has a copy of
 # its expert's weights.
-_FEWEST_ROWS, _MOST_ROWS, _BLOCKS_AT_ONCE = 8, 256, 16
+_FEWEST_ROWS, _MOST_ROWS, _BLOCKS_AT_ONCE = 8, 128, 16
 
 
 class Experts(nnx.Module):
@@ -264,7 +264,10 @@ def _run_grouped(
   for each expert (compiled), and for a TPU it does not compile in bfloat16.
   """
   num_experts, num_rows = config.num_experts, chosen.size
-  block = min(_MOST_ROWS, max(_FEWEST_ROWS, 1 << (num_rows // num_experts).bit_length()))
+  mean = num_rows // num_experts
+  # Where an expert fills many blocks, larger ones leave little more of its last one empty.
+  most = _MOST_ROWS if mean < 8 * _MOST_ROWS else 2 * _MOST_ROWS
+  block = min(most, max(_FEWEST_ROWS, 1 << mean.bit_length()))
   num_blocks = min(num_rows, num_rows // block + num_experts)  # at most, however tokens choose
   expert_of_row = chosen.reshape(-1)
   sizes = jnp.bincount(expert_of_row, length=num_experts)

@@ -72,8 +72,14 @@ def _inputs(spans_of, first, size, tile, head_dim=16, dtype=jnp.float32):
   texts, slots = _slots(spans_of, first, size, tile)
   q = normal(size, KV_HEADS * GROUPS, head_dim).astype(jnp.float32) / head_dim**0.5
   caches = (keys_values(LAYERS, 3, n) for n in (PLACES, KEPT))
-  text, kept = (KeyValues(*(x.reshape(*x.shape[:3], -1) for x in cache)) for cache in caches)
+  text, kept = (KeyValues(*(_between_nans(x.reshape(*x.shape[:3], -1)) for x in c)) for c in caches)
   return q, keys_values(size), text, kept, jnp.int32(1), slots, texts.answer_start - 1
+
+
+def _between_nans(cache):
+  """The last layer between two of NaNs: what is read of another layer shows."""
+  nans = jnp.full_like(cache[:1], jnp.nan)
+  return jnp.concatenate([nans, cache[1:], nans])
 
 
 def _attend(form, inputs, window, tile, softcap, sinks=None):
