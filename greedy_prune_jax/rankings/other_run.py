@@ -1,7 +1,9 @@
 """Ranking by the order that another run found, such as that of a smaller pruner."""
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import read_pruned
@@ -14,6 +16,27 @@ from greedy_prune_jax.rankings.interface import (
   UnrankedError,
   by_importance,
 )
+
+
+class _Known(NamedTuple):
+  """What is needed of another run's record, which is far larger.
+
+  Attributes:
+    reasoning: the chain's, whole.
+    reached: the lowest keep ratio.
+    left_at: tokens that had left when each character's own did.
+  """
+
+  reasoning: str
+  reached: float
+  left_at: Int[np.ndarray, " C"]
+
+  @classmethod
+  def of(cls, pruned: PrunedChain) -> "_Known":
+    lengths = [len(token) for token in pruned.reasoning_tokens]
+    left_at = np.repeat(pruned.gone_before, lengths).astype(np.int32)
+    reached = min(map(float, pruned.pruned), default=1.0)
+    return cls(pruned.chain.reasoning, reached, left_at)
 
 
 def other_run(model: Model, settings: RankingSettings) -> RankTokens:
@@ -29,38 +52,30 @@ def other_run(model: Model, settings: RankingSettings) -> RankTokens:
       is wanted here.
   """
   folder = settings.other_run
-  known = {pruned.chain.id: pruned for pruned in read_pruned(folder)}
+  known = {pruned.chain.id: _Known.of(pruned) for pruned in read_pruned(folder)}
   lowest = min(settings.keep_ratios, default=1.0)
 
   def rank(chain: RankingInput) -> RankedTokens:
-    pruned = known.get(chain.chain_id)
-    if pruned is None:
+    found = known.get(chain.chain_id)
+    if found is None:
       raise UnrankedError(f"chain {chain.chain_id} is not in {folder}; prune it there first")
-    if pruned.chain.reasoning != "".join(chain.tokens):
+    if found.reasoning != "".join(chain.tokens):
       raise UnrankedError(
         f"chain {chain.chain_id} has another reasoning in {folder}; expected a run on these chains"
       )
-    reached = min(map(float, pruned.pruned), default=1.0)
-    if reached > lowest:
+    if found.reached > lowest:
       raise UnrankedError(
-        f"chain {chain.chain_id} was pruned to {reached:g} in {folder}; expected a run with a keep "
-        f"ratio of {lowest:g} or lower, or higher keep_ratios here"
+        f"chain {chain.chain_id} was pruned to {found.reached:g} in {folder}; expected a run with "
+        f"a keep ratio of {lowest:g} or lower, or higher keep_ratios here"
       )
-    left_at = _characters_gone_before(pruned)
     ends = np.cumsum([len(token) for token in chain.tokens])
     spans = zip([0, *ends[:-1]], ends, strict=True)
     # A character that is spelled by several tokens counts for the one that carries its text; the
     # others stay with what is before them.
-    means = [left_at[start:end].mean() if end > start else np.nan for start, end in spans]
+    means = [found.left_at[start:end].mean() if end > start else np.nan for start, end in spans]
     return RankedTokens(by_importance(_filled(np.array(means))))
 
   return rank
-
-
-def _characters_gone_before(pruned: PrunedChain) -> Float[np.ndarray, " C"]:
-  """Tokens that had left when each character's own did, [C]."""
-  lengths = [len(token) for token in pruned.reasoning_tokens]
-  return np.repeat(pruned.gone_before, lengths).astype(float)
 
 
 def _filled(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

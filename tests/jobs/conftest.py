@@ -1,6 +1,9 @@
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
-from tests.helpers import processes, tiny_runs
+from greedy_prune_jax.jobs.entry import keep_compilations
+from tests.helpers import jobs_here, processes, tiny_runs
 
 
 @pytest.fixture(scope="session")
@@ -12,37 +15,47 @@ def shared(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_kept(shared):
+  """Keeps compiled programs where processes keep theirs, so that each is compiled once."""
+  with pytest.MonkeyPatch.context() as changed:
+    changed.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+    keep_compilations()
+    compilation_cache.reset_cache()
+    yield
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+
+
 @pytest.fixture
-def start(shared, tmp_path):
-  """Starts a job; settings and flags can be replaced by name.
+def arguments(shared, tmp_path):
+  """Makes a job's flags; settings and flags can be replaced by name.
 
   The prune job gets the shared model and chains unless it is `bare`.
   """
-  count = 0
 
-  def start(
-    *argv,
-    job="prune",
-    workdir="run",
-    config=None,
-    bare=False,
-    num_devices=1,
-    most_bytes=None,
-    env=(),
-    **settings,
-  ):
-    nonlocal count
-    count += 1
+  def arguments(*argv, job="prune", workdir="run", config=None, bare=False, **settings):
     if job == "prune" and not bare:
       defaults = {"pruner": shared / "model", "chains": shared / "chains.jsonl", "num_chains": 0}
       settings = defaults | settings
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    config = config or f"configs/{job}.py"
+    return [f"--config={config}", f"--workdir={tmp_path / workdir}", *flags, *argv]
+
+  return arguments
+
+
+@pytest.fixture
+def start(arguments, shared, tmp_path):
+  """Starts a job as a process of its own; see `arguments`."""
+  count = 0
+
+  def start(*argv, job="prune", num_devices=1, most_bytes=None, env=(), **settings):
+    nonlocal count
+    count += 1
     return processes.start(
       tmp_path / f"process {count}",
-      f"--config={config or f'configs/{job}.py'}",
-      f"--workdir={tmp_path / workdir}",
-      *flags,
-      *argv,
+      *arguments(*argv, job=job, **settings),
       job=job,
       num_devices=num_devices,
       most_bytes=most_bytes,
@@ -53,8 +66,16 @@ def start(shared, tmp_path):
 
 
 @pytest.fixture
-def run(start):
-  """Runs the job to its end, which must be a good one."""
+def run(arguments):
+  """Runs a job in this process to its end, which must be a good one; see `arguments`."""
+  return lambda *argv, job="prune", **settings: jobs_here.run(
+    job, *arguments(*argv, job=job, **settings)
+  )
+
+
+@pytest.fixture
+def run_program(start):
+  """Runs a job as a process of its own to its end, which must be a good one."""
 
   def run(*argv, **settings):
     job = start(*argv, **settings)

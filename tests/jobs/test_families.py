@@ -1,4 +1,8 @@
-"""Every family through the jobs: sampled, pruned, trained, and pruned again."""
+"""Models of every kind through the jobs: sampled, pruned, trained, and pruned again.
+
+What a family computes is held against `transformers` elsewhere, for all of them (docs/models.md);
+these are the ones that differ in what jobs do: templates, caches, recurrences, names of weights.
+"""
 
 import json
 
@@ -9,7 +13,6 @@ import transformers
 
 from tests.helpers import thinking_templates as forms
 from tests.helpers import tiny_jobs, tiny_runs
-from tests.helpers.reference import FAMILIES
 
 THOUGHT, SAID = "3 + 4 = 7 clips.\nSo 7.", '{"answer": "7"}'
 THINKING = tiny_runs.CHAINS[0] | {"reasoning": f"<think>\n{THOUGHT}\n</think>\n\n", "answer": SAID}
@@ -39,6 +42,8 @@ CASES = {
     PLAIN,
     {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
   ),
+  # Weights side by side in one tensor; experts; windows in most layers.
+  **{family: (PLAIN, {}) for family in ("llama", "phi3", "mixtral", "gemma3_text", "exaone4")},
 }
 
 
@@ -47,9 +52,9 @@ def run(job, workdir, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CASES)
 def test_sample_prune_and_distill(tmp_path, family):
-  template, switches = CASES.get(family, (PLAIN, {}))
+  template, switches = CASES[family]
   model, _ = tiny_runs.make_model(
     tmp_path / "model", template, family, max_position_embeddings=1024, **switches
   )

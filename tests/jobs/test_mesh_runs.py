@@ -11,9 +11,9 @@ SIX_DEVICES = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "d
 
 
 @pytest.mark.slow
-def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, tmp_path):
+def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, run_program, tmp_path):
   run(workdir="one", show_chains=0)
-  run(workdir="many", show_chains=0, env=SIX_DEVICES)
+  run_program(workdir="many", show_chains=0, env=SIX_DEVICES)
   one, many = records(tmp_path / "one"), records(tmp_path / "many")
   assert one.keys() == many.keys()
   for key, record in one.items():
@@ -21,7 +21,7 @@ def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, tmp_path):
       np.testing.assert_allclose(many[key]["nll"].pop(name), values, atol=1e-5)
     assert not many[key].pop("nll")
     assert record == many[key]
-  job = run(workdir="many", show_chains=1, env=SIX_DEVICES, **{"mesh.data": 2})
+  job = run_program(workdir="many", show_chains=1, env=SIX_DEVICES, **{"mesh.data": 2})
   assert "mesh.data=2, mesh.model=1: 4 devices stay idle" in job.stderr
   assert "mean NLL of 3 chains" in job.stdout
 

@@ -271,35 +271,35 @@ def _cached(folder):
 
 
 @pytest.mark.slow
-def test_compiled_programs_are_kept(run, tmp_path):
+def test_compiled_programs_are_kept(run_program, tmp_path):
   cache = tmp_path / "cache"
   env = {"XDG_CACHE_HOME": str(cache)}
-  run(num_chains=1, env=env)
+  run_program(num_chains=1, env=env)
   first = _cached(cache)
   assert any("prune_steps" in name for name in first)
   assert all(name.startswith("greedy_prune_jax/compiled/jax-") for name in first)
-  run(num_chains=1, workdir="again", env=env)
+  run_program(num_chains=1, workdir="again", env=env)
   assert _cached(cache) == first
   # What a killed run or a full disk left of a program is compiled again.
   for name in first:
     (cache / name).write_bytes((cache / name).read_bytes()[:50])
-  run(num_chains=1, workdir="damaged", env=env)
+  run_program(num_chains=1, workdir="damaged", env=env)
   assert records(tmp_path / "damaged") == records(tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_the_cache_is_in_the_home_folder_by_default(run, tmp_path):
-  run(num_chains=1, env={"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "home")})
+def test_the_cache_is_in_the_home_folder_by_default(run_program, tmp_path):
+  run_program(num_chains=1, env={"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "home")})
   assert _cached(tmp_path / "home" / ".cache" / "greedy_prune_jax" / "compiled")
 
 
 @pytest.mark.slow
-def test_no_cache_where_none_is_wanted_or_none_can_be(run, tmp_path):
+def test_no_cache_where_none_is_wanted_or_none_can_be(run_program, tmp_path):
   cache = tmp_path / "cache"
-  run(num_chains=1, compilation_cache=False, env={"XDG_CACHE_HOME": str(cache)})
+  run_program(num_chains=1, compilation_cache=False, env={"XDG_CACHE_HOME": str(cache)})
   assert not cache.exists()
   cache.write_text("a file")
-  run(num_chains=1, workdir="again", env={"XDG_CACHE_HOME": str(cache)})
+  run_program(num_chains=1, workdir="again", env={"XDG_CACHE_HOME": str(cache)})
   assert records(tmp_path / "again") == records(tmp_path / "run")
 
 

@@ -79,14 +79,14 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(start, run, tmp_path, setti
 
 
 @pytest.mark.slow
-def test_devices_do_not_change_a_run(run, tmp_path, settings):
+def test_devices_do_not_change_a_run(run, run_program, tmp_path, settings):
   run(job="sample", workdir="one", **settings)
   devices = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}
   settings |= {"batch_size": 6}
-  run(job="sample", workdir="many", env=devices, **settings)
+  run_program(job="sample", workdir="many", env=devices, **settings)
   assert _records(tmp_path / "many") == _records(tmp_path / "one")
   settings |= {"mesh.data": 2}  # which a later run may set differently
-  run(job="sample", workdir="many", env=devices, **settings)
+  run_program(job="sample", workdir="many", env=devices, **settings)
 
 
 def test_a_mesh_that_cannot_be(start, settings):

@@ -68,7 +68,7 @@ def _done(workdir: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
-  start, run, tmp_path, config
+  start, run_program, tmp_path, config
 ):
   study = tmp_path / "run"
   killed = start(job="study", config=config)
@@ -121,7 +121,7 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
 
   # All of it again: nothing is done twice, and the tables are the same.
   before = (study / "study.csv").read_bytes()
-  last = run(job="study", config=config)
+  last = run_program(job="study", config=config)
   assert "] part " not in last.stderr
   assert (study / "study.csv").read_bytes() == before
   assert f"{1 + 2 + NUM_STUDENTS} of {1 + 2 + NUM_STUDENTS} parts are done" in last.stdout
@@ -130,7 +130,7 @@ def test_two_processes_share_a_study_and_one_that_is_killed_is_replaced(
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_study_that_is_moved_ends_and_goes_on_when_it_is_back(
-  start, run, tmp_path, config, after
+  start, run_program, tmp_path, config, after
 ):
   study, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
   moved = start(job="study", config=config)
@@ -142,7 +142,7 @@ def test_a_study_that_is_moved_ends_and_goes_on_when_it_is_back(
   assert "was deleted or moved" in moved.stderr.split("\nerror: ")[-1]
   shutil.rmtree(study, ignore_errors=True)  # what the part at work made anew
   elsewhere.rename(study)
-  assert f"{1 + 2 + NUM_STUDENTS} of" in run(job="study", config=config).stdout
+  assert f"{1 + 2 + NUM_STUDENTS} of" in run_program(job="study", config=config).stdout
 
 
 @pytest.mark.slow

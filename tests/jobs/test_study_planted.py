@@ -10,8 +10,8 @@ from greedy_prune_jax.study.plan import Condition
 
 
 @pytest.mark.slow
-def test_one_command_makes_the_planted_study(run, tmp_path):
-  job = run(job="study", config="configs/study_planted.py:smoke")
+def test_one_command_makes_the_planted_study(run_program, tmp_path):
+  job = run_program(job="study", config="configs/study_planted.py:smoke")
   study = tmp_path / "run"
   assert "8 of 8 parts are done" in job.stdout
   chains = [
