@@ -19,7 +19,7 @@ from greedy_prune_jax.rankings.interface import (
 
 
 class _Known(NamedTuple):
-  """What is needed of another run's record, which is far larger.
+  """The part of another run's record that is needed; the record is far larger.
 
   Attributes:
     reasoning: the chain's, whole.

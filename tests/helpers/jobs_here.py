@@ -18,7 +18,7 @@ from greedy_prune_jax.jobs.command import find_config
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run that ended well has printed."""
+  """Standard output, and log, of a run that ended well."""
 
   stdout: str
   stderr: str
