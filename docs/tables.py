@@ -132,7 +132,7 @@ def matched_table() -> str:
 
 _PLANTED = (
   *("oracle", "greedy_joint", "greedy_runs", "numbers_first", "surprisal_attention"),
-  *("answer_attention", "step_entropy", "random_places", "random"),
+  *("answer_attention", "surprisal", "step_entropy", "random_places", "random"),
 )
 _UNPRUNED = {"no_pruning": "whole chains", "answer_only": "answers alone"}
 _CPU = (
