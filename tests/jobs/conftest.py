@@ -18,12 +18,13 @@ def shared(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_kept(shared):
   """Keeps compiled programs where processes keep theirs, so that each is compiled once."""
+  before = jax.config.jax_compilation_cache_dir
   with pytest.MonkeyPatch.context() as changed:
     changed.setenv("XDG_CACHE_HOME", str(shared / "cache"))
     keep_compilations()
     compilation_cache.reset_cache()
     yield
-  jax.config.update("jax_compilation_cache_dir", None)
+  jax.config.update("jax_compilation_cache_dir", before)
   compilation_cache.reset_cache()
 
 
