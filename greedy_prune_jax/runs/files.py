@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -125,10 +125,28 @@ def make_subfolder(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
-def check_there(folder: Path) -> None:
-  """Raises a UserError if a folder is gone that a run made: it is not to come back empty."""
+@contextlib.contextmanager
+def held_folder(folder: Path) -> Iterator[Callable[[], None]]:
+  """Gives a check that the folder still is the one that it was, whatever is at its path by then.
+
+  A run makes folders inside its own; where somebody moves that away, it would come back with
+  nothing in it but those. It is kept open, so that no other folder gets its number meanwhile.
+
+  Raises:
+    UserError: the folder cannot be opened; from the check, that it was deleted or moved.
+  """
   with explain_os_errors(folder):
-    folder.stat()
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+  def check() -> None:
+    with explain_os_errors(folder):
+      if not os.path.samestat(folder.stat(), os.fstat(fd)):
+        raise FileNotFoundError(errno.ENOENT, "another folder is at its place")
+
+  try:
+    yield check
+  finally:
+    os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:

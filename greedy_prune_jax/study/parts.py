@@ -20,8 +20,8 @@ from absl import logging
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import (
-  check_there,
   explain_os_errors,
+  held_folder,
   make_folder,
   replace_file,
 )
@@ -89,6 +89,17 @@ def run_parts(
     StoppedError: see `Part.run`.
   """
   make_folder(folder / PARTS)
+  with held_folder(folder / PARTS) as check_there:
+    return _run_parts(parts, folder, poll_seconds, after_each, check_there)
+
+
+def _run_parts(
+  parts: Sequence[Part],
+  folder: Path,
+  poll_seconds: float,
+  after_each: Callable[[], None],
+  check_there: Callable[[], None],
+) -> PartsResult:
   left, done = list(parts), set[str]()
   failed: dict[str, str] = {}
   while left:
@@ -96,6 +107,7 @@ def run_parts(
     for part in list(left):
       if set(part.needs) - done:
         continue
+      check_there()
       with _claimed(part, folder) as place:
         if place is None:
           continue
@@ -105,16 +117,19 @@ def run_parts(
             logging.info("part %s (%d left)", part.name, len(left))
             _run(part, place)
         except UserError as error:
+          check_there()  # what it lacks may be in the folder that was moved
           logging.error("part %s cannot be done: %s", part.name, error)
           failed[part.name] = str(error)
         else:
           done.add(part.name)
       left.remove(part)
       if ran and part.name in done:
+        check_there()
         after_each()
     left = _without_hopeless(left, failed)
     if len(left) == before:
       time.sleep(poll_seconds)
+  check_there()
   return PartsResult(failed, sum(part.name not in done for part in parts) - len(failed))
 
 
@@ -134,9 +149,8 @@ def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
   """The part's folder while this process holds it; None if another does.
 
   Raises:
-    UserError: it was done with another config, or the study's folder was deleted or moved.
+    UserError: it was done with another config.
   """
-  check_there(folder / PARTS)
   place = _place(part, folder)
   with contextlib.ExitStack() as held:
     try:

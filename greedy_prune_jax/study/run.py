@@ -19,12 +19,11 @@ from pathlib import Path
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
-from greedy_prune_jax.runs.files import check_there, replace_file
+from greedy_prune_jax.runs.files import held_folder, make_folder, replace_file
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.parts import (
-  PARTS,
   Part,
   PartsResult,
   is_done,
@@ -72,14 +71,17 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
   check_plots()
   folder = folder.resolve()
   parts = plan(settings, folder)
-  result = run_parts(
-    parts,
-    folder,
-    poll_seconds=settings.poll_seconds,
-    after_each=at_most_a_share(lambda: _write_if_free(settings, folder, parts), _TABLES_SHARE),
-  )
-  with _writing(folder, settings.poll_seconds):
-    tables = _write_results(settings, folder, parts)
+  make_folder(folder)
+  with held_folder(folder) as check_there:
+    result = run_parts(
+      parts,
+      folder,
+      poll_seconds=settings.poll_seconds,
+      after_each=at_most_a_share(lambda: _write_if_free(settings, folder, parts), _TABLES_SHARE),
+    )
+    with _writing(folder, settings.poll_seconds):
+      tables = _write_results(settings, folder, parts)
+    check_there()  # before anybody is told that nothing is done
   return StudyResult(
     tables,
     sum(is_done(part, folder) for part in parts),
@@ -160,7 +162,6 @@ def write_results(answers_files: Sequence[Path], reference: str, folder: Path) -
 
 def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> None:
   """Writes the results so far, unless another process is writing them."""
-  check_there(folder / PARTS)
   with contextlib.suppress(LockedError), contextlib.ExitStack() as held:
     hold_locks(folder / "results" / "locks", 0, 1, held)
     _write_results(settings, folder, parts)
@@ -169,7 +170,6 @@ def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part])
 @contextlib.contextmanager
 def _writing(folder: Path, poll_seconds: float) -> Iterator[None]:
   """Holds the lock under which this process alone writes results."""
-  check_there(folder / PARTS)
   with contextlib.ExitStack() as held:
     while True:
       try:

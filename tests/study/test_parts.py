@@ -111,3 +111,16 @@ def test_a_study_whose_folder_is_moved_ends_and_makes_none_in_its_place(tmp_path
   (tmp_path / "moved").rename(work.folder)
   work.run(work.part("a"), parts[1])
   assert work.ran == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("error", [None, UserError("chains.jsonl is not there")])
+def test_a_folder_that_a_part_made_anew_is_not_taken_for_the_one_that_was_moved(tmp_path, error):
+  work = Work(tmp_path / "study")
+
+  def move():
+    work.folder.rename(tmp_path / "moved")
+    (work.folder / "parts" / "a").mkdir(parents=True)
+
+  with pytest.raises(UserError, match=r"parts: another folder is at its place\. .*moved\. Put it"):
+    work.run(work.part("a", before=move, error=error), work.part("b"))
+  assert work.ran == ["a"]
