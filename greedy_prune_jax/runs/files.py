@@ -133,7 +133,8 @@ def held_folder(folder: Path) -> Iterator[Callable[[], None]]:
   nothing in it but those. It is kept open, so that no other folder gets its number meanwhile.
 
   Raises:
-    UserError: the folder cannot be opened; from the check, that it was deleted or moved.
+    UserError: the folder cannot be opened; or, from the check and in place of each error of the
+      body, that it was deleted or moved.
   """
   with explain_os_errors(folder):
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -145,6 +146,9 @@ def held_folder(folder: Path) -> Iterator[Callable[[], None]]:
 
   try:
     yield check
+  except (OSError, UserError):
+    check()  # what is missing may be in the folder that was moved
+    raise
   finally:
     os.close(fd)
 
