@@ -42,6 +42,7 @@ _RANKINGS = flags.DEFINE_list(
   ["keep_last", "keep_first", "numbers_first", "random", "surprisal", "attention"],
   "Rankings to compare with.",
 )
+_MAX_RUNS = flags.DEFINE_integer("max_runs", 0, "Most runs between two ratios; 0: no limit.")
 _SINGLE_TOKENS = flags.DEFINE_integer("single_tokens", 0, "Chains pruned token by token as well.")
 _MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
 _THINKING = flags.DEFINE_string("thinking", "auto", "As in the prune job.")
@@ -76,7 +77,9 @@ def main(_) -> None:
   template = load_chat_template("tokenizer", tokenizer)
   model = load_model(_MODEL.value, jnp.dtype(_DTYPE.value))
   print(f"{_MODEL.value}, {_DTYPE.value}; {jax.devices()[0].device_kind}; keep ratios {ratios}")
-  settings = SearchSettings("joint", _BLOCK_POSITIONS, screen=ScreenSettings(), by_runs=True)
+  settings = SearchSettings(
+    "joint", _BLOCK_POSITIONS, screen=ScreenSettings(), by_runs=True, max_runs=_MAX_RUNS.value
+  )
   rows: dict[str, list[list[float]]] = {}
   raced: list[list[float]] = []
   for chain in read_chains(_CHAINS.value, num_chains=0, seed=0):

@@ -53,3 +53,20 @@ def programs_are_given_back():
   """Drops a file's programs: each takes mappings of memory, of which Linux allows 65,530."""
   yield
   jax.clear_caches()
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Shows where the time went, folder by folder and in the slowest files."""
+  seconds = collections.Counter()
+  for reports in terminalreporter.stats.values():
+    for report in reports:
+      if hasattr(report, "duration"):
+        _, folder, *name = report.nodeid.split("::")[0].split("/")
+        seconds[f"tests/{folder}/" if name else "tests/"] += report.duration
+        seconds["/".join(["tests", folder, *name])] += report.duration
+  whole = sum(value for place, value in seconds.items() if place.endswith("/"))
+  if whole > 60:
+    folders = [item for item in seconds.most_common() if item[0].endswith("/")]
+    files = [item for item in seconds.most_common() if not item[0].endswith("/")]
+    for place, value in [*folders, *files[:30]]:
+      terminalreporter.write_line(f"{value:7.0f} s {value / whole:4.0%}  {place}")
