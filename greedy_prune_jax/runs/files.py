@@ -146,7 +146,7 @@ def held_folder(folder: Path) -> Iterator[Callable[[], None]]:
 
   try:
     yield check
-  except (OSError, UserError):
+  except Exception:
     check()  # what is missing may be in the folder that was moved
     raise
   finally:

@@ -113,7 +113,7 @@ def test_a_study_whose_folder_is_moved_ends_and_makes_none_in_its_place(tmp_path
   assert work.ran == ["a", "a", "b"]
 
 
-@pytest.mark.parametrize("error", [None, UserError("no chains.jsonl"), OSError(2, "no lock")])
+@pytest.mark.parametrize("error", [None, UserError("no chains.jsonl"), ValueError("no checkpoint")])
 def test_a_folder_that_a_part_made_anew_is_not_taken_for_the_one_that_was_moved(tmp_path, error):
   work = Work(tmp_path / "study")
 
