@@ -1,6 +1,7 @@
 """Features of each reasoning token from one forward pass: attention received, entropy, surprisal.
 
-Attention is reduced inside each layer's `attend`: one layer's probabilities exist at a time.
+Attention is reduced inside each layer's `attend`, by blocks of queries: of a chain of thousands of
+tokens no layer's probabilities exist at once.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ STATISTICS = (
 )
 ENTROPY = STATISTICS.index("own entropy")
 
-# Lengths are rounded up to multiples of this, so that few programs are compiled.
-_LENGTH_MULTIPLE = 64
+# Lengths are rounded up to multiples of this, so that few programs are compiled; so many queries
+# attend at a time.
+_BLOCK = 64
 
 
 class ChainBatch(NamedTuple):
@@ -91,29 +93,36 @@ def _features_of_chain(decoder: Decoder, chain: ChainBatch, *, capacity: int) ->
   tag, said = end + chain.closing[0], end + chain.closing[1]
   is_answer = (positions >= said) & (positions < end + chain.num_answer)
   is_closing = (positions >= tag) & (positions < said)
-  behind = is_reasoning[:, None] & (positions[:, None] > positions[None, :])  # [query, key]
   num_behind = jnp.maximum(end - 1 - positions, 1)
+  counts = jnp.maximum(is_answer.sum(), 1), num_behind[None], jnp.maximum(is_closing.sum(), 1)
   place = begin + jnp.arange(capacity)  # of the reasoning tokens; past the end it is clipped
   kv_dtype = decoder.embedding.dtype
 
   def attend(q, k, v, window, sinks, _):
     k, v = k.astype(kv_dtype), v.astype(kv_dtype)
-    mask = causal_mask(positions, positions, window)
     softcap = decoder.config.attention_softcap
-    out, probs = attend_masked(q, k, v, mask, softcap, sinks)  # [N, T, T]
-    from_answer = jnp.where(is_answer[None, :, None], probs, 0.0)
-    from_closing = jnp.where(is_closing[None, :, None], probs, 0.0)
-    from_later = jnp.where(behind[None], probs, 0.0)
-    statistics = (
-      from_answer.sum(axis=1) / jnp.maximum(is_answer.sum(), 1),
-      from_answer.max(axis=1),
-      from_later.sum(axis=1) / num_behind[None],
-      from_later.max(axis=1),
-      from_closing.sum(axis=1) / jnp.maximum(is_closing.sum(), 1),
-      from_closing.max(axis=1),
-      -jax.scipy.special.xlogy(probs, probs).sum(axis=2),
-    )
-    return out, {"statistics": jnp.stack(statistics, axis=-1)[:, place]}  # [N, R, S]
+
+    def one_block(carried, queries):
+      q, at = queries  # [Q, N, H], [Q]
+      mask = causal_mask(at, positions, window)
+      out, probs = attend_masked(q, k, v, mask, softcap, sinks)  # [N, Q, T]
+      behind = is_reasoning[at, None] & (at[:, None] > positions[None, :])
+      sums, maxima = [], []
+      for of_group in (is_answer[at, None], behind, is_closing[at, None]):
+        kept = jnp.where(of_group[None], probs, 0.0)
+        sums.append(kept.sum(axis=1))
+        maxima.append(kept.max(axis=1))
+      entropy = -jax.scipy.special.xlogy(probs, probs).sum(axis=2)
+      carried = carried[0] + jnp.stack(sums), jnp.maximum(carried[1], jnp.stack(maxima))
+      return carried, (out, entropy)
+
+    nothing = jnp.zeros((len(counts), q.shape[1], length))  # [3, N, T]
+    queries = q.reshape(-1, _BLOCK, *q.shape[1:]), positions.reshape(-1, _BLOCK)
+    (sums, maxima), (out, entropy) = jax.lax.scan(one_block, (nothing, nothing), queries)
+    means = [total / count for total, count in zip(sums, counts, strict=True)]
+    pairs = [each for pair in zip(means, maxima, strict=True) for each in pair]
+    own = entropy.swapaxes(0, 1).reshape(q.shape[1], length)
+    return out.reshape(q.shape), {"statistics": jnp.stack([*pairs, own], axis=-1)[:, place]}
 
   x = decoder.embed(chain.token_ids)
   hidden, outputs = decoder.run_layers(x, positions, attend)
@@ -175,4 +184,4 @@ def _pack(chains: Sequence[Segments], batch_size: int, multiple: int) -> ChainBa
 
 
 def _round_up(value: int) -> int:
-  return -(-value // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+  return -(-value // _BLOCK) * _BLOCK

@@ -55,10 +55,15 @@ def slow_features(model, chain):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "changes",
-  [{}, {"layer_window": (4, 2**30), "attention_softcap": 3.0}, {"attention_sinks": True}],
+  ("changes", "block"),
+  [
+    ({}, 64),
+    ({"layer_window": (4, 2**30), "attention_softcap": 3.0}, 8),
+    ({"attention_sinks": True}, 8),
+  ],
 )
-def test_features_are_those_of_the_definition_in_padded_batches(changes):
+def test_features_are_those_of_the_definition_in_padded_batches(monkeypatch, changes, block):
+  monkeypatch.setattr(features, "_BLOCK", block)  # of 8: queries attend in several blocks
   model = tiny_model(**changes)
   chains = random_segments(3)
   answer = np.arange(9, dtype=np.int32)
