@@ -61,9 +61,10 @@ def pytest_terminal_summary(terminalreporter):
   for reports in terminalreporter.stats.values():
     for report in reports:
       if hasattr(report, "duration"):
-        _, folder, *name = report.nodeid.split("::")[0].split("/")
-        seconds[f"tests/{folder}/" if name else "tests/"] += report.duration
-        seconds["/".join(["tests", folder, *name])] += report.duration
+        file = report.nodeid.split("::")[0]
+        folder = "/".join(file.split("/")[:-1][:2])
+        seconds[f"{folder}/"] += report.duration
+        seconds[file] += report.duration
   whole = sum(value for place, value in seconds.items() if place.endswith("/"))
   if whole > 60:
     folders = [item for item in seconds.most_common() if item[0].endswith("/")]

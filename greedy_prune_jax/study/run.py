@@ -64,8 +64,8 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
   once. Tables of the students so far are written as parts are done, in a small share of the time.
 
   Raises:
-    UserError: something that the settings name cannot be used, or what is there was made with other
-      settings.
+    UserError: something that the settings name cannot be used, what is there was made with other
+      settings, or the folder was deleted or moved.
     StoppedError: see `parts.Part`.
   """
   check_plots()
