@@ -129,7 +129,6 @@ def _run_parts(
     left = _without_hopeless(left, failed)
     if len(left) == before:
       time.sleep(poll_seconds)
-  check_there()
   return PartsResult(failed, sum(part.name not in done for part in parts) - len(failed))
 
 
