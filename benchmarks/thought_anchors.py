@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from greedy_prune_jax.analysis.importances import importance_section
+from greedy_prune_jax.analysis.importances import judgement_sections
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import Segments, segment, token_texts
 from greedy_prune_jax.chains.thinking_chains import fit_chain
-from greedy_prune_jax.chains.thought_anchors import read_problems
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.rankings.interface import by_importance
 from greedy_prune_jax.reports.tables import format_table, write_table
@@ -39,14 +39,14 @@ _Segmented = tuple[Chain, Segments, tuple[str, ...]]  # a chain and its reasonin
 def main() -> None:
   """Reads the chains, orders their tokens, and prints the table."""
   parser = argparse.ArgumentParser(description="One-pass rankings against importances.")
-  parser.add_argument("folder", type=Path)
+  parser.add_argument("folder")
   parser.add_argument("--out", type=Path, required=True)
   parser.add_argument("--model", default="smollm2-135m-instruct")
   parser.add_argument("--chat_template", default="tokenizer")
   parser.add_argument("--max_tokens", type=int, default=3000)
   args = parser.parse_args()
   make_folder(args.out)
-  chains = list(read_problems(args.folder))
+  chains = list(read_chains(args.folder))
   lines = b"".join(encode_line(chain.to_record()) for chain in chains)
   replace_file(args.out / "chains.jsonl", lines)
   orders: dict[str, list[PrunedChain]] = {name: [] for name in RANKINGS}
@@ -57,7 +57,8 @@ def main() -> None:
     LabelledRun(name, pruned, [(None,) * len(p.reasoning_ids) for p in pruned])
     for name, pruned in orders.items()
   ]
-  [table] = importance_section(runs).tables
+  [section] = judgement_sections(runs)
+  [table] = section.tables
   write_table(args.out, table)
   print(format_table(table))
 

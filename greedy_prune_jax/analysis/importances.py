@@ -1,11 +1,11 @@
-"""Orders of deletion against importances of sentences that interventions gave, chain by chain.
+"""Orders of deletion against what interventions or people say of sentences and steps, by chain.
 
-Early and short sentences may matter more by themselves, so each correlation stands beside what is
-left of it when position, length and surprisal are held fixed.
+Early and short parts may matter more by themselves, so each correlation stands beside what is left
+of it when position, length and surprisal are held fixed.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -15,68 +15,93 @@ from greedy_prune_jax.analysis.needed import ranked_above
 from greedy_prune_jax.analysis.orders import character_ranks
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.report import Section
-from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.thought_anchors import IMPORTANCES
-from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.chains import judgements
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.tables import Cell, Table
 
 TOP_SHARE = 0.1  # of the sentences: the most important ones, which AUC tells from the rest
-_LEAST = 8  # sentences of a chain, below which nothing is told
+LEAST = 8  # judged parts of a chain, below which nothing is told with controls held fixed
 _SURPRISAL = "surprisal"  # the ranking whose run is a control
 
 
 @dataclasses.dataclass(frozen=True)
-class Sentences:
-  """The sentences of one chain.
+class Judgement:
+  """A kind of judgement of parts of chains.
 
   Attributes:
-    importance: effect of interventions on the sentence.
-    position: index of the sentence, from 0.
-    length: characters of the sentence.
+    table: name of its table.
+    title: heading of its section.
+    parts: name of what is judged, in the table.
+    of: reader of a chain's judged parts; None where the chain has no such judgement.
+    good: the parts that should leave late, for the caption.
+    top_share: share of a chain's parts that are good; None: all that have the highest value.
   """
 
-  importance: Float[np.ndarray, "U"]
+  table: str
+  title: str
+  parts: str
+  of: Callable[[Chain], list[judgements.Part] | None]
+  good: str
+  top_share: float | None = None
+
+
+KINDS = (
+  Judgement(
+    table="importances",
+    title="Agreement with importances by intervention",
+    parts="sentences",
+    of=judgements.importances,
+    good=f"the most important {TOP_SHARE:.0%}",
+    top_share=TOP_SHARE,
+  ),
+  Judgement(
+    table="ratings",
+    title="Agreement with ratings of steps",
+    parts="steps",
+    of=judgements.ratings,
+    good="the best rated of the chain",
+  ),
+  Judgement(
+    table="first_errors",
+    title="Agreement with first errors",
+    parts="steps",
+    of=judgements.right_steps,
+    good="those before the first wrong one, which is the last that is judged,",
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """The judged parts of one chain.
+
+  Attributes:
+    value: the judgement, high where the part should leave late.
+    position: characters before the part.
+    length: characters of the part.
+    rank: mean normalised prune rank of the part's characters; high ones left late.
+  """
+
+  value: Float[np.ndarray, "U"]
   position: Float[np.ndarray, "U"]
   length: Float[np.ndarray, "U"]
+  rank: Float[np.ndarray, "U"]
 
 
-def has_importances(chain: PrunedChain) -> bool:
-  """Tells whether a chain says how important its sentences are."""
-  return IMPORTANCES in chain.chain.extra
-
-
-def sentences_of(chain: PrunedChain) -> Sentences:
-  """The sentences of a chain.
+def parts_of(chain: PrunedChain, kind: Judgement) -> Parts | None:
+  """The judged parts of a chain; None where the kind says nothing of it.
 
   Raises:
-    UserError: one lies outside of the reasoning.
+    UserError: a judgement does not fit the chain.
   """
-  spans = _spans(chain)
-  values = np.array([value for _, _, value in chain.chain.extra[IMPORTANCES]], float)
-  return Sentences(
-    values,
-    np.arange(len(spans), dtype=float),
-    np.array([end - start for start, end in spans], float),
-  )
-
-
-def sentence_ranks(chain: PrunedChain) -> Float[np.ndarray, "U"]:
-  """Mean normalised prune rank of each sentence's characters; high ones left late."""
+  found = kind.of(chain.chain)
+  if found is None:
+    return None
   ranks = character_ranks(chain)
-  return np.array([ranks[start:end].mean() for start, end in _spans(chain)])
-
-
-def _spans(chain: PrunedChain) -> list[tuple[int, int]]:
-  spans = [(int(start), int(end)) for start, end, _ in chain.chain.extra[IMPORTANCES]]
-  longest = len(chain.chain.reasoning)
-  for start, end in spans:
-    if not 0 <= start < end <= longest:
-      raise UserError(
-        f'chain {chain.chain.id}: "{IMPORTANCES}" has the span {start} to {end}; expected one in '
-        f"the {longest} characters of the reasoning"
-      )
-  return spans
+  start, end, value = np.array(found, float).reshape(-1, 3).T
+  rank = [ranks[first:last].mean() for first, last, _ in found]
+  return Parts(value, start, end - start, np.array(rank, float))
 
 
 def partial_spearman(
@@ -98,72 +123,95 @@ def partial_spearman(
 
 def compare(
   scores: Float[np.ndarray, "U"],
-  sentences: Sentences,
-  controls: Mapping[str, Float[np.ndarray, "U"]],
+  value: Float[np.ndarray, "U"],
+  controls: Sequence[Float[np.ndarray, "U"]] = (),
+  top_share: float | None = None,
 ) -> tuple[float, float, float]:
-  """AUC of the most important sentences, Spearman, and Spearman with controls, of one chain.
+  """AUC of the good parts, Spearman, and Spearman with controls, of one chain.
+
+  Each is NaN where it cannot be told: where no value differs from another, and the last with fewer
+  than `LEAST` parts.
 
   Args:
-    scores: one per sentence; a high one should be important.
-    sentences: the chain's sentences.
-    controls: held fixed in the last, by name.
+    scores: one per part; a high one should go with a high value.
+    value: one per part: the judgement.
+    controls: held fixed in the last.
+    top_share: share of the parts that are good; None: all of the highest value.
   """
-  importance = sentences.importance
-  num_top = max(1, round(TOP_SHARE * len(importance)))
-  top = np.zeros(len(importance), bool)
-  top[np.argsort(-importance, kind="stable")[:num_top]] = True
-  return (
-    ranked_above(scores, top, ~top),
-    partial_spearman(scores, importance, ()),
-    partial_spearman(scores, importance, list(controls.values())),
-  )
+  if not len(value) or value.min() == value.max():
+    return float("nan"), float("nan"), float("nan")
+  good = value == value.max()
+  if top_share is not None:
+    good = np.zeros(len(value), bool)
+    num_good = max(1, round(top_share * len(value)))
+    good[np.argsort(-value, kind="stable")[:num_good]] = True
+  held = partial_spearman(scores, value, controls) if len(value) >= LEAST else float("nan")
+  return ranked_above(scores, good, ~good), partial_spearman(scores, value, ()), held
 
 
-def importance_section(runs: Sequence[LabelledRun]) -> Section:
-  """Agreement of the orders of runs with the importances that their chains carry."""
-  rows: list[tuple[Cell, ...]] = []
+def judgement_sections(runs: Sequence[LabelledRun]) -> list[Section]:
+  """Agreement of the orders of runs with each kind of judgement that all their chains carry."""
+  sections = []
+  for kind in KINDS:
+    judged = []
+    for run in runs:
+      found = [parts for chain in run.chains if (parts := parts_of(chain, kind)) is not None]
+      if len(found) == len(run.chains):
+        judged.append((run, found))
+    if judged:
+      sections.append(Section(kind.title, tables=[_table(kind, judged)]))
+  return sections
+
+
+def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]]) -> Table:
+  by_chain = {
+    chain.chain.id: parts
+    for run, found in reversed(runs)
+    for chain, parts in zip(run.chains, found, strict=True)
+  }
   surprisal = {
-    chain.chain.id: sentence_ranks(chain)
-    for run in runs
-    for chain in run.chains
+    chain.chain.id: parts.rank
+    for run, found in runs
+    for chain, parts in zip(run.chains, found, strict=True)
     if chain.ranking == _SURPRISAL
   }
-  chains = {chain.chain.id: chain for run in reversed(runs) for chain in run.chains}
-  for name, sign in (("position", -1.0), ("length", 1.0)):
-    found = [
-      compare(sign * getattr(sentences, name), sentences, {})[:2]
-      for sentences in map(sentences_of, chains.values())
-      if len(sentences.importance) >= _LEAST
-    ]
-    label = "earlier sentences" if name == "position" else "longer sentences"
-    rows.append(_row(label, np.array(found), "none"))
-  for run in runs:
+  share = kind.top_share
+  by_place = [compare(-p.position, p.value, top_share=share) for p in by_chain.values()]
+  by_length = [compare(p.length, p.value, top_share=share) for p in by_chain.values()]
+  rows = [
+    _row(f"earlier {kind.parts}", by_place, ()),
+    _row(f"longer {kind.parts}", by_length, ()),
+  ]
+  for run, found in runs:
     is_control = all(chain.ranking == _SURPRISAL for chain in run.chains)
-    found, held = [], "position, length"
-    for chain in run.chains:
-      sentences = sentences_of(chain)
-      if len(sentences.importance) < _LEAST:
-        continue
-      controls = {"position": sentences.position, "length": sentences.length}
+    agreement, held = [], ("position", "length")
+    for chain, parts in zip(run.chains, found, strict=True):
+      controls = {"position": parts.position, "length": parts.length}
       if not is_control and chain.chain.id in surprisal:
         controls["surprisal"] = surprisal[chain.chain.id]
-        held = "position, length, surprisal"
-      found.append(compare(sentence_ranks(chain), sentences, controls))
-    if found:
-      rows.append(_row(run.name, np.array(found), held))
+        held = tuple(controls)
+      agreement.append(compare(parts.rank, parts.value, list(controls.values()), share))
+    rows.append(_row(run.name, agreement, held))
   caption = (
-    f"Orders of deletion against the importances of sentences: AUC of the most important "
-    f"{TOP_SHARE:.0%} against the rest, Spearman's rho, and rho with the controls held fixed. A "
-    f"high value: important sentences leave late. Means over chains with 95% intervals (Student's "
-    f"t); chains of fewer than {_LEAST} sentences are left out."
+    f"Orders of deletion against {kind.table.replace('_', ' ')}: AUC of {kind.parts}, "
+    f"{kind.good} against the rest, Spearman's rho, and rho with the controls held fixed. A high "
+    f"value: good {kind.parts} leave late. Means over chains with 95% intervals (Student's t); "
+    f"chains whose {kind.parts} are all judged the same are left out, and of fewer than {LEAST} "
+    f"{kind.parts} nothing is told with controls."
   )
   measures = ("AUC", "Spearman", "with controls")
   columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
-  table = Table("importances", caption, ("run", *columns, "controls", "chains"), rows)
-  return Section("Agreement with importances by intervention", tables=[table])
+  columns = ("run", *columns, "controls", "chains", "chains with controls")
+  return Table(kind.table, caption, columns, rows)
 
 
-def _row(name: str, found: Float[np.ndarray, "B M"], controls: str) -> tuple[Cell, ...]:
+def _row(
+  name: str, agreement: Sequence[tuple[float, float, float]], controls: Sequence[str]
+) -> tuple[Cell, ...]:
+  """Means over chains of what `compare` says; with controls only where there are any."""
+  found = np.array(agreement)
+  if not controls:
+    found[:, 2] = np.nan
   cells: list[Cell] = [cell for column in found.T for cell in mean_interval(column)]
-  cells += [None] * (9 - len(cells))
-  return (name, *cells, controls, len(found))
+  num_told = [int((~np.isnan(column)).sum()) for column in found.T[[0, 2]]]
+  return (name, *cells, ", ".join(controls) or "none", *num_told)

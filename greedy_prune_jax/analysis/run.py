@@ -15,7 +15,7 @@ from absl import logging
 
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
-from greedy_prune_jax.analysis.importances import has_importances, importance_section
+from greedy_prune_jax.analysis.importances import judgement_sections
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.likelihood import likelihood_section
 from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
@@ -111,8 +111,7 @@ def run_analysis(
     planted = [run for run in runs if all(map(is_planted, run.chains))]
     sections += [needed_section(planted)] if planted else []
   if "importances" in settings.parts:
-    judged = [run for run in runs if all(map(has_importances, run.chains))]
-    sections += [importance_section(judged)] if judged else []
+    sections += judgement_sections(runs)
   stores = []
   if "regression" in settings.parts:
     stores = _feature_stores(settings, sources, workdir)

@@ -1,5 +1,6 @@
 """Rows whose chains come with labels: of steps, of sentences, or of generations."""
 
+import re
 from collections.abc import Iterator
 
 from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, rest, split_reply
@@ -142,6 +143,8 @@ def parse_thought_anchors(row: Record) -> Iterator[Draft]:
   problem = fields.get(row, "problem.json", dict)
   prompt = fields.get_text(solution, "prompt")
   asked, tag, _ = prompt.rpartition("<think>")
+  asked = asked if tag else prompt
+  question = _ANCHORS_QUESTION.search(asked)
   thinks = "<think>\n" if tag else ""
   reasoning, answer = split_reply(thinks + fields.get_text(solution, "solution"))
   extra = rest(problem, "problem", "gt_solution", "gt_answer") | rest(
@@ -150,12 +153,15 @@ def parse_thought_anchors(row: Record) -> Iterator[Draft]:
   if "chunks_labeled.json" in row:
     extra["chunks"] = list(fields.get_items(row, "chunks_labeled.json", dict))
   yield Draft(
-    question=(asked if tag else prompt).strip(),
+    question=question[1] if question else asked.strip(),
     reasoning=reasoning,
     answer=answer,
     target=gold(problem, "gt_answer"),
     extra=extra,
   )
+
+
+_ANCHORS_QUESTION = re.compile(r"Problem: (.*?)\s*Solution:", re.DOTALL)  # behind instructions
 
 
 def parse_s3_cot(row: Record) -> Iterator[Draft]:

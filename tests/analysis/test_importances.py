@@ -1,4 +1,4 @@
-"""Orders against importances: correlations that are planted come back, controls take them away."""
+"""Orders against judgements: correlations that are planted come back, controls take them away."""
 
 import dataclasses
 
@@ -7,24 +7,23 @@ import pytest
 from scipy import stats
 
 from greedy_prune_jax.analysis.importances import (
-  Sentences,
+  KINDS,
+  LEAST,
   compare,
-  has_importances,
-  importance_section,
+  judgement_sections,
   partial_spearman,
-  sentence_ranks,
+  parts_of,
 )
 from greedy_prune_jax.analysis.patterns import LabelledRun
-from greedy_prune_jax.errors import UserError
 from tests.helpers.planted import pruned_chain
 
 
-def judged(importance, order, chain_id="c/0", ranking="greedy"):
+def judged(importance, order, chain_id="c/0", ranking="greedy", **extra):
   """Sentences of two tokens each, of one and two characters."""
   tokens = ["a", "bc"] * len(importance)
   chain = pruned_chain(tokens, order, chain_id)
   spans = [[3 * i, 3 * i + 3, value] for i, value in enumerate(importance)]
-  extra = {"importances": spans}
+  extra = extra or {"importances": spans}
   return dataclasses.replace(
     chain, chain=dataclasses.replace(chain.chain, extra=extra), ranking=ranking
   )
@@ -39,14 +38,15 @@ def run(name, chains):
   return LabelledRun(name, chains, [(None,) * len(c.reasoning_ids) for c in chains])
 
 
-def table_of(*runs):
-  (table,) = importance_section(runs).tables
+def table_of(*runs, kind="importances"):
+  tables = [table for section in judgement_sections(runs) for table in section.tables]
+  (table,) = [table for table in tables if table.name == kind]
   return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
 def test_ranks_of_sentences_are_means_over_characters():
   chain = judged([1.0, 2.0], [0, 2, 1, 3])  # ranks 0, 2, 1, 3 of 3
-  assert sentence_ranks(chain) == pytest.approx([(0 + 2 * 2) / 9, (1 + 2 * 3) / 9])
+  assert parts_of(chain, KINDS[0]).rank == pytest.approx([(0 + 2 * 2) / 9, (1 + 2 * 3) / 9])
 
 
 def test_partial_correlation_is_that_of_the_formula():
@@ -66,11 +66,21 @@ def test_partial_correlation_is_that_of_the_formula():
 
 def test_auc_is_of_the_most_important_tenth():
   importance = np.arange(20.0)
-  sentences = Sentences(importance, np.arange(20.0), np.ones(20))
   scores = np.arange(20.0)
-  assert compare(scores, sentences, {})[0] == 1
+  assert compare(scores, importance, top_share=0.1)[0] == 1
   scores[19] = -1  # one of the two most important leaves first
-  assert compare(scores, sentences, {})[0] == 0.5
+  assert compare(scores, importance, top_share=0.1)[0] == 0.5
+
+
+def test_auc_is_of_the_best_rated_where_there_is_no_share():
+  ratings = np.array([1.0, 1, 0, -1])
+  assert compare(np.array([3.0, 2, 1, 0]), ratings)[0] == 1
+  assert compare(np.array([3.0, 0, 2, 1]), ratings)[0] == 0.5, "pairs of the ones with the others"
+
+
+@pytest.mark.parametrize("value", [[], [1.0], [1.0] * 20])
+def test_nothing_is_told_where_no_part_is_judged_better(value):
+  assert np.isnan(compare(np.arange(float(len(value))), np.array(value))).all()
 
 
 def test_an_order_by_importance_and_one_by_position_alone():
@@ -104,17 +114,50 @@ def test_the_run_by_surprisal_is_a_control_of_the_others():
   assert rows["copied"]["Spearman"] > 0.6 > 0.3 > rows["copied"]["with controls"]
 
 
-def test_chains_of_few_sentences_are_left_out():
+def test_of_chains_with_few_sentences_nothing_is_told_with_controls():
   rng = np.random.default_rng(0)
-  chains = [judged(rng.normal(size=n), rng.permutation(2 * n), f"c/{n}") for n in (3, 9, 10)]
-  assert table_of(run("a", chains))["a"]["chains"] == 2
+  numbers = (3, LEAST - 1, LEAST, LEAST + 4)
+  chains = [judged(rng.normal(size=n), rng.permutation(2 * n), f"c/{n}") for n in numbers]
+  row = table_of(run("a", chains))["a"]
+  assert (row["chains"], row["chains with controls"]) == (4, 2)
 
 
-def test_a_sentence_outside_of_the_reasoning():
-  chain = judged([1.0], [0, 1])
-  assert has_importances(chain)
-  assert not has_importances(pruned_chain("ab", [0]))
-  extra = {"importances": [[0, 4, 1.0]]}
-  chain = dataclasses.replace(chain, chain=dataclasses.replace(chain.chain, extra=extra))
-  with pytest.raises(UserError, match="has the span 0 to 4; expected one in the 3 characters"):
-    sentence_ranks(chain)
+def test_ratings_of_steps_have_a_table_of_their_own():
+  rng = np.random.default_rng(0)
+  good, blind = [], []
+  for i in range(12):
+    labels = [None, *rng.choice([-1, 0, 1], 11).tolist()]
+    of_steps = np.array([0 if label is None else label for label in labels])
+    args = {"steps": ["abc"] * 12, "step_labels": labels}
+    good.append(judged([0.0] * 12, by_sentence(of_steps + rng.normal(0, 0.3, 12)), f"{i}", **args))
+    blind.append(judged([0.0] * 12, by_sentence(rng.normal(size=12)), f"{i}", **args))
+  rows = table_of(run("good", good), run("blind", blind), kind="ratings")
+  assert rows["good"]["AUC low"] > 0.9
+  assert rows["good"]["with controls low"] > 0.7
+  assert rows["blind"]["AUC low"] < 0.5 < rows["blind"]["AUC high"]
+  assert rows["good"]["chains"] == 12
+  assert len(judgement_sections([run("good", good)])) == 1, "no table of importances"
+
+
+def test_the_first_wrong_step_is_told_from_those_before_it():
+  rng = np.random.default_rng(0)
+  finds, early = [], []
+  for i in range(10):
+    wrong = int(rng.integers(7, 10)) if i else -1  # the first chain has no error
+    place = np.where(np.arange(12) == wrong, -1.0, rng.random(12))
+    args = {"steps": ["abc"] * 12, "first_wrong_step": wrong}
+    finds.append(judged([0.0] * 12, by_sentence(place), f"{i}", **args))
+    early.append(judged([0.0] * 12, by_sentence(-np.arange(12.0)), f"{i}", **args))
+  rows = table_of(run("finds", finds), run("early", early), kind="first_errors")
+  assert rows["finds"]["AUC"] == 1
+  assert rows["finds"]["with controls low"] > 0.2
+  assert rows["early"]["AUC"] == rows["earlier steps"]["AUC"] == 1, "place alone finds it"
+  assert rows["early"]["with controls"] is None
+  assert rows["finds"]["chains"] == 9
+
+
+def test_a_run_with_a_chain_that_is_not_judged_has_no_row():
+  chains = [judged([1.0, 2.0], [0, 1, 2, 3], f"c/{i}") for i in range(2)]
+  other = [chains[0], pruned_chain("ab", [0])]
+  assert "other" not in table_of(run("all", chains), run("other", other))
+  assert judgement_sections([run("other", other)]) == []

@@ -195,6 +195,17 @@ def test_step_labels_stay_with_their_steps():
     chain(EXAMPLES["processbench"] | {"label": 2})
 
 
+def test_the_question_of_a_chain_of_thought_anchors():
+  row = EXAMPLES["thought_anchors"]
+  assert chain(row).question == "6 * 7?"
+  prompt = "Solve this.\nProblem: 6 * 7?\nBe brief. Solution: \n<think>\n"
+  changed = row | {"base_solution.json": row["base_solution.json"] | {"prompt": prompt}}
+  assert chain(changed).question == "6 * 7?\nBe brief."
+  prompt = "What is 6 * 7?\n<think>\n"
+  changed = row | {"base_solution.json": row["base_solution.json"] | {"prompt": prompt}}
+  assert chain(changed).question == "What is 6 * 7?"
+
+
 @pytest.mark.parametrize("card", CARDS)
 def test_rows_with_the_fields_of_a_published_card_are_known(card):
   name, row = CARDS[card]
