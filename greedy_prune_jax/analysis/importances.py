@@ -52,7 +52,7 @@ KINDS = (
     title="Agreement with importances by intervention",
     parts="sentences",
     of=judgements.importances,
-    good=f"the most important {TOP_SHARE:.0%}",
+    good=f"the most important {TOP_SHARE:.0%} of each chain",
     top_share=TOP_SHARE,
   ),
   Judgement(
@@ -60,14 +60,14 @@ KINDS = (
     title="Agreement with ratings of steps",
     parts="steps",
     of=judgements.ratings,
-    good="the best rated of the chain",
+    good="the best rated of each chain",
   ),
   Judgement(
     table="first_errors",
     title="Agreement with first errors",
     parts="steps",
     of=judgements.right_steps,
-    good="those before the first wrong one, which is the last that is judged,",
+    good="all but the first wrong one",
   ),
 )
 
@@ -193,8 +193,8 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
       agreement.append(compare(parts.rank, parts.value, list(controls.values()), share))
     rows.append(_row(run.name, agreement, held))
   caption = (
-    f"Orders of deletion against {kind.table.replace('_', ' ')}: AUC of {kind.parts}, "
-    f"{kind.good} against the rest, Spearman's rho, and rho with the controls held fixed. A high "
+    f"Orders of deletion against {kind.table.replace('_', ' ')}: AUC of {kind.parts} "
+    f"({kind.good}) against the rest, Spearman's rho, and rho with the controls held fixed. A high "
     f"value: good {kind.parts} leave late. Means over chains with 95% intervals (Student's t); "
     f"chains whose {kind.parts} are all judged the same are left out, and of fewer than {LEAST} "
     f"{kind.parts} nothing is told with controls."

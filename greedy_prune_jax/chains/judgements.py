@@ -76,9 +76,10 @@ def ratings(chain: Chain) -> list[Part] | None:
 
 
 def right_steps(chain: Chain) -> list[Part] | None:
-  """Steps in a chain's reasoning up to the first wrong one: 1, and 0 for that; None without.
+  """Steps in a chain's reasoning: 0 for the first wrong one, 1 for all others; None without.
 
-  What follows an error was not judged.
+  What follows an error was not judged. It is no first error, whatever it is, and without it the
+  wrong step would always be the last.
 
   Raises:
     UserError: there is no such step.
@@ -90,8 +91,7 @@ def right_steps(chain: Chain) -> list[Part] | None:
     raise UserError(
       f'chain {chain.id}: "first_wrong_step" is {wrong!r}; expected -1 to {len(spans) - 1}'
     )
-  judged = spans if wrong < 0 else spans[: wrong + 1]
-  return [(*span, float(place != wrong)) for place, span in enumerate(judged) if span is not None]
+  return [(*span, float(place != wrong)) for place, span in enumerate(spans) if span is not None]
 
 
 def _has(chain: Chain, *keys: str) -> bool:

@@ -139,11 +139,11 @@ def test_ratings_of_steps_have_a_table_of_their_own():
   assert len(judgement_sections([run("good", good)])) == 1, "no table of importances"
 
 
-def test_the_first_wrong_step_is_told_from_those_before_it():
+def test_the_first_wrong_step_is_told_from_all_others():
   rng = np.random.default_rng(0)
   finds, early = [], []
   for i in range(10):
-    wrong = int(rng.integers(7, 10)) if i else -1  # the first chain has no error
+    wrong = int(rng.integers(3, 10)) if i else -1  # the first chain has no error
     place = np.where(np.arange(12) == wrong, -1.0, rng.random(12))
     args = {"steps": ["abc"] * 12, "first_wrong_step": wrong}
     finds.append(judged([0.0] * 12, by_sentence(place), f"{i}", **args))
@@ -151,7 +151,7 @@ def test_the_first_wrong_step_is_told_from_those_before_it():
   rows = table_of(run("finds", finds), run("early", early), kind="first_errors")
   assert rows["finds"]["AUC"] == 1
   assert rows["finds"]["with controls low"] > 0.2
-  assert rows["early"]["AUC"] == rows["earlier steps"]["AUC"] == 1, "place alone finds it"
+  assert rows["early"]["AUC"] == rows["earlier steps"]["AUC"] < 0.8
   assert rows["early"]["with controls"] is None
   assert rows["finds"]["chains"] == 9
 

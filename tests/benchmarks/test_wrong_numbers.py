@@ -1,0 +1,39 @@
+"""Solutions with one changed result: where it is, and that nothing else is changed."""
+
+import random
+from pathlib import Path
+
+from benchmarks.wrong_numbers import _rows
+from greedy_prune_jax.chains.judgements import right_steps
+from greedy_prune_jax.chains.reading import read_chains
+from tests.chains.test_reading import write_jsonl
+
+STEPS = [f"He has {i} + 1 = <<{i}+1={i + 1}>>{i + 1} pens." for i in range(6)]
+SOLUTION = {"question": "How many?", "answer": "\n".join([*STEPS, "#### 6"])}
+SHORT = {"question": "How many?", "answer": "\n".join([*STEPS[:2], "#### 2"])}
+
+
+def test_one_result_is_changed_and_labelled(tmp_path):
+  path = Path(write_jsonl(tmp_path / "gsm8k.jsonl", *[SOLUTION, SHORT] * 40))
+  rows = list(_rows(path, 30, random.Random(0)))
+  assert [row["id"] for row in rows] == [f"gsm8k-{i}" for i in range(30)]
+  right = [f"He has {i} + 1 = {i + 1} pens." for i in range(6)] + ["The answer is 6."]
+  labels = [row["label"] for row in rows]
+  assert set(labels) == {-1, 1, 2, 3, 4}
+  for row in rows:
+    changed = [
+      i for i, (one, other) in enumerate(zip(row["steps"], right, strict=True)) if one != other
+    ]
+    assert changed == [row["label"]] * (row["label"] >= 0)
+    for place in changed:
+      one, other = row["steps"][place].split(" = "), right[place].split(" = ")
+      assert one[0] == other[0]
+      assert int(one[1].removesuffix(" pens.")) >= 0
+  chains = list(read_chains(write_jsonl(tmp_path / "rows.jsonl", *rows)))
+  for row, chain in zip(rows, chains, strict=True):
+    parts = right_steps(chain)
+    assert [value for *_, value in parts] == [float(i != row["label"]) for i in range(6)]
+    assert chain.answer == "The answer is 6."
+  again = list(_rows(path, 30, random.Random(0)))
+  other = list(_rows(path, 30, random.Random(1)))
+  assert again == rows != other
