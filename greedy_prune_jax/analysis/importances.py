@@ -164,13 +164,18 @@ def judgement_sections(runs: Sequence[LabelledRun]) -> list[Section]:
 
 
 def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]]) -> Table:
+  """Agreement of the runs with one kind of judgement, a row a run."""
+
+  def text(chain: PrunedChain) -> tuple[str, str]:  # runs may have other texts under one id
+    return chain.chain.id, chain.chain.reasoning
+
   by_chain = {
-    chain.chain.id: parts
+    text(chain): parts
     for run, found in reversed(runs)
     for chain, parts in zip(run.chains, found, strict=True)
   }
   surprisal = {
-    chain.chain.id: parts.rank
+    text(chain): parts.rank
     for run, found in runs
     for chain, parts in zip(run.chains, found, strict=True)
     if chain.ranking == _SURPRISAL
@@ -187,8 +192,8 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
     agreement, held = [], ("position", "length")
     for chain, parts in zip(run.chains, found, strict=True):
       controls = {"position": parts.position, "length": parts.length}
-      if not is_control and chain.chain.id in surprisal:
-        controls["surprisal"] = surprisal[chain.chain.id]
+      if not is_control and text(chain) in surprisal:
+        controls["surprisal"] = surprisal[text(chain)]
         held = tuple(controls)
       agreement.append(compare(parts.rank, parts.value, list(controls.values()), share))
     rows.append(_row(run.name, agreement, held))

@@ -114,6 +114,15 @@ def test_the_run_by_surprisal_is_a_control_of_the_others():
   assert rows["copied"]["Spearman"] > 0.6 > 0.3 > rows["copied"]["with controls"]
 
 
+def test_a_chain_of_another_text_under_the_same_id_is_no_control():
+  rng = np.random.default_rng(0)
+  shorter = [judged(rng.normal(size=9), by_sentence(np.arange(9)), "c", ranking="surprisal")]
+  longer = [judged(rng.normal(size=12), by_sentence(rng.permutation(12)), "c")]
+  rows = table_of(run("s", shorter), run("a", longer))
+  assert rows["a"]["controls"] == "position, length"
+  assert rows["earlier sentences"]["chains"] == 2
+
+
 def test_of_chains_with_few_sentences_nothing_is_told_with_controls():
   rng = np.random.default_rng(0)
   numbers = (3, LEAST - 1, LEAST, LEAST + 4)

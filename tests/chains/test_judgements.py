@@ -80,6 +80,7 @@ def test_ratings_of_prm800k(tmp_path):
   one = read(tmp_path, EXAMPLES["prm800k"] | {"label": {"steps": labels}})
   assert texts(one, ratings(one)) == ["Six sevens.", "They are  many.", "So 42."]
   assert values(ratings(one)) == [1, -1, 0]
+  assert ratings(one)[-1][1] == len(one.reasoning), "without the answer in its step"
   assert right_steps(one) is importances(one) is None
 
 
