@@ -97,6 +97,8 @@ def test_an_order_by_importance_and_one_by_position_alone():
   assert rows["early"]["with controls"] is None, "nothing is left of it"
   assert rows["earlier sentences"]["Spearman"] == pytest.approx(rows["early"]["Spearman"])
   assert rows["good"]["chains"] == 12
+  assert rows["earlier sentences"]["with controls"] is None, "it has none"
+  assert rows["earlier sentences"]["chains with controls"] == 0
 
 
 def test_the_run_by_surprisal_is_a_control_of_the_others():
