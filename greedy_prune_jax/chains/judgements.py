@@ -12,6 +12,7 @@ from typing import Any
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.kept_chains import KEY as PRUNED_FROM
+from greedy_prune_jax.chains.thinking_chains import after_thinking
 from greedy_prune_jax.errors import UserError
 
 MEASURE = "counterfactual_importance_kl"  # the importance that is read of Thought Anchors' several
@@ -126,8 +127,9 @@ def _importance(chain: Chain, place: int, item: Any) -> Part:
 def _steps(chain: Chain) -> list[_Span | None]:
   """The part of each step that is in the reasoning; None for those of the answer."""
   steps = _items(chain, "steps")
+  text = chain.reasoning + after_thinking(chain)  # a closing tag between them is in no step
   found: list[_Span | None] = []
-  for place, span in enumerate(_find(chain.reasoning + chain.answer, steps)):
+  for place, span in enumerate(_find(text, steps)):
     if span is None and str(steps[place]).strip():
       raise UserError(
         f'chain {chain.id}: item {place} of "steps" is not in the chain behind the one before'

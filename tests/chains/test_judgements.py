@@ -2,18 +2,22 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.judgements import MEASURE, importances, ratings, right_steps
 from greedy_prune_jax.chains.reading import read_chains
+from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_reading import write_jsonl
+from tests.helpers import thinking_templates
 from tests.helpers.format_examples import EXAMPLES
+from tests.helpers.real_chains import DATA
+from tests.helpers.tokenizers_for_tests import byte_level
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "thinking_chains"
+REAL = DATA / "thinking_chains"
 
 REASONING = "First, 2 + 2.  So 4.\n\nWait: 4. Done."
 
@@ -82,6 +86,16 @@ def test_ratings_of_prm800k(tmp_path):
   assert values(ratings(one)) == [1, -1, 0]
   assert ratings(one)[-1][1] == len(one.reasoning), "without the answer in its step"
   assert right_steps(one) is importances(one) is None
+
+
+@pytest.mark.parametrize("form", ["prm800k", "processbench"])
+def test_steps_are_found_where_the_reasoning_is_taken_for_thinking(tmp_path, form):
+  plain = read(tmp_path, EXAMPLES[form])
+  template = load_chat_template("tokenizer", byte_level(thinking_templates.R1))
+  thinking = fit_chain(plain, template, "on")
+  assert "</think>" in thinking.answer
+  judge = ratings if form == "prm800k" else right_steps
+  assert judge(thinking) == judge(plain)
 
 
 def test_steps_of_a_whole_solution_are_rated_up_to_its_first_error(tmp_path):
