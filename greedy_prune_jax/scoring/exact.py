@@ -1,6 +1,13 @@
-"""The objective after every possible deletion, exactly."""
+"""The objective after every possible deletion, exactly.
 
+A step of a search sends its work through the model in *passes*. Each belongs to a `Phase`, which
+says what the pass runs, and what follows from it. A program holds the layers of the model once for
+all phases (and once more for small blocks): they take most of the time to compile.
+"""
+
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +26,119 @@ from greedy_prune_jax.scoring.stream import (
 )
 
 
-def run_texts(
-  scorer: Scorer, state: ChainState, pending: Bool[Array, " B"]
-) -> tuple[ChainState, Int[Array, " B"]]:
-  """Runs the texts as they stand where a deletion has not shown them; and the positions it took."""
+class Scored(NamedTuple):
+  """Findings of a step about the deletions from each chain of a batch."""
+
+  nll: Float[Array, "B U"]  # after each deletion that is scored exactly; infinity for the others
+  positions: Int[Array, " B"]  # token positions that went through the model
+  num_scored: Int[Array, " B"]  # units that were scored exactly; of a race, after an estimate
+  squared_error: Float[Array, " B"]  # sum over these of (estimate - exact)^2, nats per token
+  upsets: Int[Array, " B"]  # number of these whose estimate was too high by more than the margin
+  lost: Float[Array, " B"]  # of checked steps: lowest NLL found - lowest of all, nats per token
+
+
+class Turn(NamedTuple):
+  """The next pass of a step, and the findings of those before."""
+
+  phase: Int[Array, ""]  # index of the phase that the pass belongs to
+  spans: Spans
+  window: Int[Array, ""]  # see `stream.window_lengths`
+  remembers: Bool[Array, ""]  # False: `ChainState.changes` stay as they are
+  candidates: Bool[Array, "B U"]  # units that may be deleted
+  chosen: Bool[Array, "B U"]  # candidates that the pass runs to their ends
+  estimates: Float[Array, "B U"]  # of their NLLs, nats per token; a race's
+  rounds: Int[Array, ""]  # rounds that have run; a race's
+  scored: Scored
+
+
+class Phase(NamedTuple):
+  """Functions of passes of one kind.
+
+  Attributes:
+    prepare: fills in the turn of the first such pass of a step.
+    finish: draws the conclusions from a pass; its last argument is what `run_spans` returned. The
+      state has no caches.
+    repeat: fills in the turn of one more pass, in which nothing is `chosen` where none is wanted;
+      None: there is one pass.
+  """
+
+  prepare: Callable[[ChainState, Turn], Turn]
+  finish: Callable[[ChainState, Turn, Float[Array, "B U"]], tuple[ChainState, Turn]]
+  repeat: Callable[[ChainState, Turn], Turn] | None = None
+
+
+def first_turn(state: ChainState, pending: Bool[Array, " B"]) -> Turn:
+  """The turn that begins a step: it runs the texts of the pending chains."""
+  batch, units = state.columns_known.shape
+  none, zeros = jnp.zeros((batch, units), bool), jnp.zeros((batch, units))
+  no, nothing = jnp.zeros(batch, jnp.int32), jnp.zeros(batch)
+  return Turn(
+    phase=jnp.int32(0),
+    spans=text_spans(state, pending),
+    window=jnp.int32(0),
+    remembers=jnp.array(True),
+    candidates=none,
+    chosen=none,
+    estimates=zeros,
+    rounds=jnp.int32(0),
+    scored=Scored(zeros + jnp.inf, no, no, nothing, no, nothing),
+  )
+
+
+def exact_phase(scorer: Scorer) -> Phase:
+  """The phase of a search that scores every candidate."""
+
+  def prepare(state: ChainState, turn: Turn) -> Turn:
+    spans = suffix_spans(state, turn.candidates)
+    return turn._replace(spans=spans, chosen=turn.candidates)
+
+  def finish(state: ChainState, turn: Turn, sums: Float[Array, "B U"]) -> tuple[ChainState, Turn]:
+    state, turn = ran_to_ends(scorer, state, turn, sums)
+    running = turn.candidates.any(axis=1)
+    num_scored = jnp.where(running, state.texts.num_units, 0)
+    return state, turn._replace(scored=turn.scored._replace(num_scored=num_scored))
+
+  return Phase(prepare, finish)
+
+
+def ran_to_ends(
+  scorer: Scorer, state: ChainState, turn: Turn, sums: Float[Array, "B U"]
+) -> tuple[ChainState, Turn]:
+  """The state and turn with the NLLs of the chosen candidates, which have run to their ends."""
+  state = after_run(scorer, state, turn.chosen, suffix_lengths(state.texts))
+  nll = jnp.where(turn.chosen, nll_after_deletions(scorer, state, sums), turn.scored.nll)
+  return state, ran(turn, nll)
+
+
+def ran(turn: Turn, nll: Float[Array, "B U"]) -> Turn:
+  """The turn with the NLLs known after a pass, and the positions that it took."""
+  positions = turn.scored.positions + turn.spans.length.sum(axis=1)
+  return turn._replace(scored=turn.scored._replace(nll=nll, positions=positions))
+
+
+def run_texts(scorer: Scorer, state: ChainState, pending: Bool[Array, " B"]) -> ChainState:
+  """Runs the texts as they stand where a deletion has not shown them."""
+  spans = text_spans(state, pending)
+  state, _ = run_spans(scorer, state, spans)
+  return after_texts(state, spans)
+
+
+def text_spans(state: ChainState, pending: Bool[Array, " B"]) -> Spans:
+  """Spans of the pending chains' texts that are not known, each from its first old place."""
   last = state.texts.last
   unknown = pending & (state.text_known < last)
   first = jnp.minimum(state.text_known, state.old_skips[:, 0])
-  length = jnp.where(unknown, last - first, 0)
   nothing = jnp.zeros_like(state.columns_known)
-  spans = spans_of((first, length), (nothing, nothing))
-  state, _ = run_spans(scorer, state, spans, (scorer.program.rest,))
-  known = choose(unknown, last, state.text_known)
-  old_skips = choose(unknown, jnp.stack([last, last], axis=1), state.old_skips)
-  return state._replace(text_known=known, old_skips=old_skips), length
+  return spans_of((first, jnp.where(unknown, last - first, 0)), (nothing, nothing))
+
+
+def after_texts(state: ChainState, spans: Spans) -> ChainState:
+  """The state when `text_spans` have run."""
+  ran, last = spans.length[:, 0] > 0, state.texts.last
+  return state._replace(
+    text_known=jnp.where(ran, last, state.text_known),
+    old_skips=choose(ran, jnp.stack([last, last], axis=1), state.old_skips),
+  )
 
 
 def suffix_spans(state: ChainState, wanted: Bool[Array, "B U"]) -> Spans:
@@ -52,27 +158,6 @@ def with_old_skips(
   """Spans of candidates, and of the text where its skips are old: no run needs them, scores do."""
   begin, end = state.old_skips.T
   return spans_of((begin, jnp.where(wanted.any(axis=1), end - begin, 0)), (first, length), skipped)
-
-
-def score_deletions(
-  scorer: Scorer, state: ChainState, wanted: Bool[Array, "B U"]
-) -> tuple[ChainState, Float[Array, "B U"], Int[Array, " B"]]:
-  """Objective of each chain after the deletion of each wanted unit.
-
-  Args:
-    scorer: model and program.
-    state: the chains; `run_texts` has run.
-    wanted: units to score, all of them `distinct_candidates`.
-
-  Returns:
-    The state; mean NLL in nats per token, infinity for units that are not wanted; and the token
-    positions that went through the model.
-  """
-  spans = suffix_spans(state, wanted)
-  state, sums = run_spans(scorer, state, spans, (scorer.program.block, scorer.program.rest))
-  state = after_run(scorer, state, wanted, suffix_lengths(state.texts))
-  nll = jnp.where(wanted, nll_after_deletions(scorer, state, sums), jnp.inf)
-  return state, nll, spans.length.sum(axis=1)
 
 
 def after_run(

@@ -18,20 +18,24 @@ the best estimates get a wider window, and the best of these run to the end of t
 """
 
 import dataclasses
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.scoring.exact import (
+  Phase,
+  Turn,
   after_run,
   nll_after_deletions,
+  ran,
+  ran_to_ends,
   scored_tokens,
   suffix_spans,
   with_old_skips,
 )
-from greedy_prune_jax.scoring.scorer import ChainState, Scorer, run_spans
+from greedy_prune_jax.scoring.scorer import ChainState, Scorer
 from greedy_prune_jax.scoring.stream import (
   Text,
   deletion_spans,
@@ -64,82 +68,145 @@ class RacePlan:
   runs: bool = False
 
 
-class Raced(NamedTuple):
-  """Results of one step's race, for each chain of a batch."""
-
-  nll: Float[Array, "B U"]  # after each deletion that ran to its end; infinity for the others
-  positions: Int[Array, " B"]  # token positions that went through the model
-  num_scored: Int[Array, " B"]  # units that were estimated and then ran to their ends
-  squared_error: Float[Array, " B"]  # sum over these of (estimate - exact)^2, nats per token
-  upsets: Int[Array, " B"]  # number of these whose estimate was too high by more than the margin
-
-
-def race_deletions(
-  scorer: Scorer,
-  state: ChainState,
-  candidates: Bool[Array, "B U"],
-  ends: Bool[Array, " B"],
-  plan: RacePlan,
-) -> tuple[ChainState, Raced]:
-  """Computes exact scores of each chain's most promising deletions.
+def race_phases(
+  scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], *, check: bool = False
+) -> tuple[Phase, ...]:
+  """Phases of a search that scores the most promising candidates.
 
   Args:
     scorer: model and program.
-    state: the chains, after `exact.run_texts`.
-    candidates: units to choose from.
+    plan: size of the race.
     ends: chains whose long runs at the text's beginning and end are scored whatever their
       estimates. Short runs there always are.
-    plan: size of the race.
+    check: score every candidate behind the race, and count what it missed.
   """
-  state, raced = _first_round(scorer, state, candidates, plan)
-  # Each chain's own width decides: results must not depend on the other chains of the batch.
-  long = plan.runs & (state.texts.width >= LONG_RUN)
-  must = _are_ends(state.texts) & (plan.runs & (ends | ~long))[:, None]
+  rounds = Phase(
+    partial(_first_round, scorer, plan, ends),
+    partial(_after_round, scorer, plan),
+    partial(_next_round, scorer, plan, ends),
+  )
+  phases = [Phase(partial(_windows, scorer, plan), partial(_after_windows, scorer, plan)), rounds]
   if plan.runs:
-    state, raced = _look_again(scorer, state, raced, candidates & long[:, None], must)
-  estimates = estimated_nlls(scorer, state, candidates)
-  margin = plan.margin / _counted(scorer, state)
-  wanted = jnp.where(must, estimates - _FIRST_OF_ALL, estimates)
-  most = _AT_A_TIME + plan.deletions - 1 + 2 * plan.runs
-  at_a_time = jnp.where(long, ENDED_OF_LONG + 2 * ends, most)
-  rounds = jnp.where(long, 1, ROUNDS)[:, None]
-
-  worst = min(plan.deletions, candidates.shape[1]) - 1  # index of the last to be deleted
-
-  def in_race(index: Int[Array, ""], nll: Float[Array, "B U"]) -> Bool[Array, "B U"]:
-    to_beat = jnp.sort(nll, axis=1)[:, worst, None]
-    ahead = (wanted - margin < to_beat) | jnp.isinf(to_beat)
-    return candidates & jnp.isinf(nll) & ahead & (index < rounds)
-
-  def one_round(carried):
-    index, state, raced = carried
-    chosen = _lowest(wanted, in_race(index, raced.nll), most, at_a_time)
-    state, raced = _run_to_ends(scorer, state, raced, chosen, estimates, plan)
-    return index + 1, state, raced
-
-  def go_on(carried):
-    index, _, raced = carried
-    return (index < ROUNDS) & in_race(index, raced.nll).any()
-
-  _, state, raced = jax.lax.while_loop(go_on, one_round, (jnp.int32(0), state, raced))
-  return state, raced
+    look = Phase(partial(_second_look, scorer, plan, ends), _after_second_look)
+    phases.insert(1, look)
+  if check:
+    phases.append(Phase(_every_candidate, partial(_after_check, scorer)))
+  return tuple(phases)
 
 
-def _look_again(
-  scorer: Scorer,
-  state: ChainState,
-  raced: Raced,
-  candidates: Bool[Array, "B U"],
-  must: Bool[Array, "B U"],
-) -> tuple[ChainState, Raced]:
-  """Runs a wider window of the candidates with the lowest estimates."""
-  estimates = estimated_nlls(scorer, state, candidates)
-  chosen = _lowest(jnp.where(must, estimates - _FIRST_OF_ALL, estimates), candidates, LOOKED_AT)
+def _windows(scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn) -> Turn:
+  """Next come the windows of stale candidates, and all of the best estimate among the others."""
+  estimates = estimated_nlls(scorer, state, turn.candidates)
+  stale = turn.candidates & state.stale
+  leaders = _lowest(estimates, turn.candidates & ~stale, plan.deletions)
+  window, columns = scorer.program.window, suffix_lengths(state.texts)
+  lengths, skipped = window_lengths(state.texts, window, tail=scorer.answer_only)
+  # Of a stale candidate's kept columns, only those of its window can be used.
+  first = jnp.where(stale, jnp.minimum(state.columns_known, lengths), state.columns_known)
+  first = jnp.where(stale & (skipped > 0), jnp.minimum(first, window), first)
+  length = jnp.where(stale, lengths - first, jnp.where(leaders, columns - first, 0))
+  spans = with_old_skips(state, stale | leaders, first, length, jnp.where(stale, skipped, 0))
+  return turn._replace(spans=spans, window=jnp.int32(window), chosen=leaders, estimates=estimates)
+
+
+def _after_windows(
+  scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn, sums: Float[Array, "B U"]
+) -> tuple[ChainState, Turn]:
+  stale, leaders = turn.candidates & state.stale, turn.chosen
+  columns = suffix_lengths(state.texts)
+  end = (turn.spans.first + turn.spans.length)[:, 1:]
+  ended = leaders | (stale & (end >= columns))
+  held = jnp.where(ended, columns, jnp.minimum(columns, scorer.program.window))
+  state = after_run(scorer, state, stale | leaders, jnp.maximum(held, state.columns_known))
+  state = state._replace(stale=state.stale & ~stale)
+  turn = ran(turn, jnp.where(ended, nll_after_deletions(scorer, state, sums), jnp.inf))
+  return state, _tallied(scorer, state, turn, plan)
+
+
+def _second_look(
+  scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], state: ChainState, turn: Turn
+) -> Turn:
+  """Next come wider windows of the long runs with the lowest estimates."""
+  estimates = estimated_nlls(scorer, state, turn.candidates)
+  wanted = _ends_first(estimates, state.texts, plan, ends)
+  chosen = _lowest(wanted, turn.candidates & _long(state.texts, plan)[:, None], LOOKED_AT)
   lengths, skipped = window_lengths(state.texts, SECOND_LOOK, tail=scorer.answer_only)
   length, skipped = jnp.where(chosen, lengths, 0), jnp.where(chosen, skipped, 0)
   spans = with_old_skips(state, chosen, jnp.zeros_like(length), length, skipped)
-  state, _ = run_spans(scorer, state, spans, _sizes(scorer), SECOND_LOOK)
-  return state, raced._replace(positions=raced.positions + spans.length.sum(axis=1))
+  return turn._replace(spans=spans, window=jnp.int32(SECOND_LOOK))
+
+
+def _after_second_look(
+  state: ChainState, turn: Turn, sums: Float[Array, "B U"]
+) -> tuple[ChainState, Turn]:
+  del sums
+  return state, ran(turn, turn.scored.nll)
+
+
+def _first_round(
+  scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], state: ChainState, turn: Turn
+) -> Turn:
+  """Next come the ends of the candidates with the lowest estimates."""
+  turn = turn._replace(estimates=estimated_nlls(scorer, state, turn.candidates))
+  return _next_round(scorer, plan, ends, state, turn)
+
+
+def _next_round(
+  scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], state: ChainState, turn: Turn
+) -> Turn:
+  """Next come the ends of those that may still be the best; the race ends where none may."""
+  # Each chain's own width decides: results must not depend on the other chains of the batch.
+  long = _long(state.texts, plan)
+  wanted = _ends_first(turn.estimates, state.texts, plan, ends)
+  margin = plan.margin / _counted(scorer, state)
+  worst = min(plan.deletions, wanted.shape[1]) - 1  # index of the last to be deleted
+  to_beat = jnp.sort(turn.scored.nll, axis=1)[:, worst, None]
+  ahead = (wanted - margin < to_beat) | jnp.isinf(to_beat)
+  rounds = jnp.where(long, 1, ROUNDS)[:, None]
+  in_race = turn.candidates & jnp.isinf(turn.scored.nll) & ahead & (turn.rounds < rounds)
+  most = _AT_A_TIME + plan.deletions - 1 + 2 * plan.runs
+  at_a_time = jnp.where(long, ENDED_OF_LONG + 2 * ends, most)
+  chosen = _lowest(wanted, in_race, most, at_a_time)
+  spans = suffix_spans(state, chosen)
+  return turn._replace(spans=spans, window=jnp.int32(0), chosen=chosen, rounds=turn.rounds + 1)
+
+
+def _after_round(
+  scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn, sums: Float[Array, "B U"]
+) -> tuple[ChainState, Turn]:
+  state, turn = ran_to_ends(scorer, state, turn, sums)
+  return state, _tallied(scorer, state, turn, plan)
+
+
+def _every_candidate(state: ChainState, turn: Turn) -> Turn:
+  """Next come the ends of all; the race goes on as if nobody had checked."""
+  spans = suffix_spans(state, turn.candidates)
+  return turn._replace(spans=spans, window=jnp.int32(0), remembers=jnp.array(False))
+
+
+def _after_check(
+  scorer: Scorer, state: ChainState, turn: Turn, sums: Float[Array, "B U"]
+) -> tuple[ChainState, Turn]:
+  checked = after_run(scorer, state, turn.candidates, suffix_lengths(state.texts))
+  nll = jnp.where(turn.candidates, nll_after_deletions(scorer, checked, sums), jnp.inf)
+  best = turn.scored.nll.argmin(axis=1)[:, None]
+  lost = jnp.take_along_axis(nll, best, axis=1)[:, 0] - nll.min(axis=1)
+  lost = jnp.where(turn.candidates.any(axis=1), lost, 0.0)
+  state = state._replace(old_skips=checked.old_skips)
+  return state, turn._replace(scored=turn.scored._replace(lost=lost))
+
+
+def _long(texts: Text, plan: RacePlan) -> Bool[Array, " B"]:
+  """True for chains of which long runs are deleted."""
+  return plan.runs & (texts.width >= LONG_RUN)
+
+
+def _ends_first(
+  estimates: Float[Array, "B U"], texts: Text, plan: RacePlan, ends: Bool[Array, " B"]
+) -> Float[Array, "B U"]:
+  """The estimates, those of runs at a text's ends lowered until they are the lowest."""
+  must = _are_ends(texts) & (plan.runs & (ends | ~_long(texts, plan)))[:, None]
+  return jnp.where(must, estimates - _FIRST_OF_ALL, estimates)
 
 
 def _are_ends(texts: Text) -> Bool[Array, "B U"]:
@@ -172,64 +239,16 @@ def estimated_nlls(
   return jnp.where(candidates, nll_after_deletions(scorer, state, found), jnp.inf)
 
 
-def _first_round(
-  scorer: Scorer, state: ChainState, candidates: Bool[Array, "B U"], plan: RacePlan
-) -> tuple[ChainState, Raced]:
-  """Runs the windows of stale candidates, and to its end the best estimate among the others."""
-  estimates = estimated_nlls(scorer, state, candidates)
-  stale = candidates & state.stale
-  leaders = _lowest(estimates, candidates & ~stale, plan.deletions)
-  window, columns = scorer.program.window, suffix_lengths(state.texts)
-  lengths, skipped = window_lengths(state.texts, window, tail=scorer.answer_only)
-  # Of a stale candidate's kept columns, only those of its window can be used.
-  first = jnp.where(stale, jnp.minimum(state.columns_known, lengths), state.columns_known)
-  first = jnp.where(stale & (skipped > 0), jnp.minimum(first, window), first)
-  length = jnp.where(stale, lengths - first, jnp.where(leaders, columns - first, 0))
-  spans = with_old_skips(state, stale | leaders, first, length, jnp.where(stale, skipped, 0))
-  state, sums = run_spans(scorer, state, spans, _sizes(scorer), window)
-  ended = leaders | (stale & (first + length >= columns))
-  held = jnp.where(ended, columns, jnp.minimum(columns, window))
-  state = after_run(scorer, state, stale | leaders, jnp.maximum(held, state.columns_known))
-  state = state._replace(stale=state.stale & ~stale)
-  nll = jnp.where(ended, nll_after_deletions(scorer, state, sums), jnp.inf)
-  nothing = jnp.zeros(candidates.shape[0], jnp.int32)
-  raced = Raced(nll, spans.length.sum(axis=1), nothing, nothing.astype(jnp.float32), nothing)
-  return state, _tallied(scorer, state, raced, leaders, estimates, plan)
-
-
-def _run_to_ends(
-  scorer: Scorer,
-  state: ChainState,
-  raced: Raced,
-  chosen: Bool[Array, "B U"],
-  estimates: Float[Array, "B U"],
-  plan: RacePlan,
-) -> tuple[ChainState, Raced]:
-  """Runs the chosen candidates from where they stand to their ends."""
-  spans = suffix_spans(state, chosen)
-  state, sums = run_spans(scorer, state, spans, _sizes(scorer))
-  state = after_run(scorer, state, chosen, suffix_lengths(state.texts))
-  nll = jnp.where(chosen, nll_after_deletions(scorer, state, sums), raced.nll)
-  raced = raced._replace(nll=nll, positions=raced.positions + spans.length.sum(axis=1))
-  return state, _tallied(scorer, state, raced, chosen, estimates, plan)
-
-
-def _tallied(
-  scorer: Scorer,
-  state: ChainState,
-  raced: Raced,
-  new: Bool[Array, "B U"],
-  estimates: Float[Array, "B U"],
-  plan: RacePlan,
-) -> Raced:
+def _tallied(scorer: Scorer, state: ChainState, turn: Turn, plan: RacePlan) -> Turn:
   """Adds the units that have just run to their ends to the tally."""
-  off = jnp.where(new, estimates - raced.nll, 0.0)
+  off = jnp.where(turn.chosen, turn.estimates - turn.scored.nll, 0.0)
   too_high = off * _counted(scorer, state) > plan.margin
-  return raced._replace(
-    num_scored=raced.num_scored + new.sum(axis=1),
-    squared_error=raced.squared_error + (off**2).sum(axis=1),
-    upsets=raced.upsets + too_high.sum(axis=1),
+  scored = turn.scored._replace(
+    num_scored=turn.scored.num_scored + turn.chosen.sum(axis=1),
+    squared_error=turn.scored.squared_error + (off**2).sum(axis=1),
+    upsets=turn.scored.upsets + too_high.sum(axis=1),
   )
+  return turn._replace(scored=scored)
 
 
 def _counted(scorer: Scorer, state: ChainState) -> Int[Array, "B U"]:
@@ -251,7 +270,3 @@ def _lowest(
     wanted &= jnp.arange(most)[None, :] < count[:, None]
   row = jnp.arange(values.shape[0])[:, None]
   return jnp.zeros_like(among).at[row, listed].set(wanted)
-
-
-def _sizes(scorer: Scorer) -> tuple[int, int]:
-  return scorer.program.block, scorer.program.rest

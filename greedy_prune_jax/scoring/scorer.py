@@ -161,8 +161,8 @@ def run_spans(
   scorer: Scorer,
   state: ChainState,
   spans: Spans,
-  sizes: tuple[int, ...],
-  window: int = 0,
+  window: int | Int[Array, ""] = 0,
+  remembers: bool | Bool[Array, ""] = True,
 ) -> tuple[ChainState, Float[Array, "B U"]]:
   """Runs spans through the model.
 
@@ -171,8 +171,8 @@ def run_spans(
     state: the chains; what the spans find is put into it, but not what it is good for
       (`text_known`, `columns_known`).
     spans: spans to run.
-    sizes: slots of a block; the second size runs what is too little for the first.
     window: see `stream.window_lengths`.
+    remembers: False to leave `changes` as they are.
 
   Returns:
     The state, and the summed log-probabilities of the counted targets of each candidate up to the
@@ -181,7 +181,7 @@ def run_spans(
   layout = lay_out(spans, scorer.program.tile)
   sums = _sums_before(state, spans)
   first_slot = jnp.zeros((), jnp.int32)
-  sizes = tuple(dict.fromkeys(sizes))  # the layers of a size are compiled once
+  sizes = tuple(dict.fromkeys((scorer.program.block, scorer.program.rest)))
   for size, is_last in zip(sizes, (*[False] * (len(sizes) - 1), True), strict=True):
     left = jnp.maximum(layout.total - first_slot, 0)
     # What fills less than four fifths of a block is left to smaller ones.
@@ -195,7 +195,7 @@ def run_spans(
       hidden, keys_values = _run_layers(scorer, state, slots)
       log_probs, counted = _slot_log_probs(scorer, state, slots, hidden)
       if scorer.program.window:
-        state = _remember(state, slots, log_probs[:, 0], counted)
+        state = _remember(state, slots, log_probs[:, 0], counted & remembers)
       running = _running_sums(state, slots, log_probs[:, 0])
       state = _keep_texts(state, slots, keys_values, log_probs)
       found = jnp.concatenate([running[:, None], log_probs], axis=1)

@@ -150,7 +150,7 @@ def block_slots(
   kept_offsets: Int[Array, "B U"],
   first_slot: Int[Array, ""],
   size: int,
-  window: int = 0,
+  window: int | Int[Array, ""] = 0,
 ) -> Slots:
   """The slots [first_slot, first_slot + size) of a stream.
 

@@ -4,7 +4,6 @@ One call of `prune_steps` takes a batch of chains some way down without meeting 
 Source: Algorithm 1 of arXiv 2601.03066.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,10 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.decoder import merge_decoder
 from greedy_prune_jax.parallel import DATA, MODEL
 from greedy_prune_jax.scoring import exact
-from greedy_prune_jax.scoring.exact import candidates, choose
+from greedy_prune_jax.scoring.exact import Phase, Turn, choose
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
-from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
-from greedy_prune_jax.scoring.scorer import ChainState, Program, Scorer, start_state
+from greedy_prune_jax.scoring.racing import RacePlan, race_phases
+from greedy_prune_jax.scoring.scorer import ChainState, Program, Scorer, run_spans, start_state
 from greedy_prune_jax.scoring.stream import Text, deletion_spans, units_deleted
 
 
@@ -87,7 +86,7 @@ def start_search(
     state = start_state(decoder, program, texts)
     if run_texts:
       everyone = jnp.ones(texts.num_prompt.shape[0], bool)
-      state, _ = exact.run_texts(Scorer(decoder, program), state, everyone)
+      state = exact.run_texts(Scorer(decoder, program), state, everyone)
     return state if known is None else state._replace(**known._asdict())
 
   run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _CHAINS)
@@ -136,7 +135,7 @@ def prune_steps(
     chains: state from `start_search` or the call before.
     active: chains that are not finished; nothing is found of the others.
     floors: number of reasoning tokens at or under which a chain stops.
-    ends: see `race_deletions`.
+    ends: see `race_phases`.
     budget: token positions on each device of `data` after which no further step begins.
     program: static sizes.
     mesh: mesh on which the model lies; None for one device.
@@ -147,10 +146,30 @@ def prune_steps(
 
   def steps(params, chains, active, floors, ends, budget):
     scorer = Scorer(merge_decoder(graph, params), program)
-    score = partial(_scored, scorer, ends=ends, plan=plan, check=check)
-    step = partial(_step, scorer, score, floors=floors, budget=budget, most=most_deletions)
-    start = chains, _nothing_done(chains, active)
-    return jax.lax.while_loop(lambda state: ~state[1].done.all(), step, start)
+    if plan is None:
+      phases = (exact.exact_phase(scorer),)
+    else:
+      phases = race_phases(scorer, plan, ends, check=check)
+    then = [partial(_after_texts, phases, floors, budget)]
+    then += [partial(_after_pass, phases, index) for index in range(len(phases))]
+
+    def run_pass(carried):
+      chains, found, turn = carried
+      chains, sums = run_spans(scorer, chains, turn.spans, turn.window, turn.remembers)
+      known, found, turn = jax.lax.switch(turn.phase, then, _small(chains), found, turn, sums)
+      chains = chains._replace(**known._asdict())
+      ended = turn.phase > len(phases)
+      found, scores = _concluded(found, turn, ended)
+      delete = partial(_delete_best, scorer, floors=floors)
+      chains, found, _ = jax.lax.fori_loop(
+        0, jnp.where(ended, most_deletions, 0), lambda _, x: delete(*x), (chains, found, scores)
+      )
+      turn = _either(ended, exact.first_turn(chains, ~found.done), turn)
+      return chains, found, turn
+
+    start = chains, _nothing_done(chains, active), exact.first_turn(chains, active)
+    chains, found, _ = jax.lax.while_loop(lambda carried: ~carried[1].done.all(), run_pass, start)
+    return chains, found
 
   specs = (P(), _CHAINS, P(DATA), P(DATA), P(DATA), P())
   run = on_mesh(steps, mesh, specs, (_CHAINS, P(DATA)))
@@ -195,75 +214,101 @@ def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
 SAME_NLL = 1e-5
 
 
-def _step(
-  scorer: Scorer,
-  score: Callable[..., tuple[ChainState, Float[Array, "B U"], Tally]],
-  carried: tuple[ChainState, Steps],
-  *,
+class _Progress(NamedTuple):
+  """Fields of `ChainState` that say what holds, which is all that passes' ends change in it."""
+
+  text_known: Int[Array, " B"]
+  old_skips: Int[Array, "B 2"]
+  columns_known: Int[Array, "B U"]
+  stale: Bool[Array, "B U"]
+
+  @classmethod
+  def of(cls, chains: ChainState) -> "_Progress":
+    return cls(*(getattr(chains, name) for name in cls._fields))
+
+
+def _small(chains: ChainState) -> ChainState:
+  """The chains without their caches, which XLA might copy where branches take them."""
+  return chains._replace(text_cache={}, borders=None, kept_cache={})
+
+
+def _after_texts(
+  phases: tuple[Phase, ...],
   floors: Int[Array, " B"],
   budget: Float[Array, ""],
-  most: int,
-) -> tuple[ChainState, Steps]:
-  """Records the NLLs of the texts as they stand, scores deletions, and makes the best."""
-  chains, found = carried
-  pending = ~found.done
-  chains, ran = exact.run_texts(scorer, chains, pending)
-  texts = chains.texts
+  chains: ChainState,
+  found: Steps,
+  turn: Turn,
+  sums: Float[Array, "B U"],
+) -> tuple[_Progress, Steps, Turn]:
+  """Records the NLLs of the texts as they stand; and which chains go on to their candidates."""
+  del sums
+  chains = exact.after_texts(chains, turn.spans)
+  pending, texts = ~found.done, chains.texts
   nll = jax.vmap(chain_nll)(
     chains.log_probs, texts.num_reasoning, texts.num_answer, texts.num_prompt
   )
   recorded = jax.tree.map(
     lambda old, new: _put(old, found.num_deleted, new, pending), found.nll, nll
   )
-  running = pending & (texts.num_reasoning > floors) & jnp.isfinite(nll.joint)
+  sound = jnp.isfinite(nll.joint)
+  running = pending & (texts.num_reasoning > floors) & sound
   running &= found.tally.positions.sum() < budget
-  # Where no chain is running (the last pass, for its NLL alone) this runs no blocks.
-  chains, scores, tally = score(chains, found, running)
-  sound = jnp.isfinite(nll.joint) & (~running | jnp.isfinite(scores.min(axis=1)))
-  chosen = running & sound
+  ran = turn.spans.length.sum(axis=1)
   found = found._replace(
     nll=recorded,
     finite=found.finite & (sound | ~pending),
-    done=~chosen,
-    tally=_add(tally, positions=ran, steps=running.astype(jnp.int32)),
+    done=~running,
+    tally=_add(found.tally, positions=ran, steps=running.astype(jnp.int32)),
   )
-  scores = jnp.where(chosen[:, None], scores, jnp.inf)
-  delete = partial(_delete_best, scorer, floors=floors)
-  chains, found, _ = jax.lax.fori_loop(
-    0, most, lambda _, carried: delete(*carried), (chains, found, scores)
-  )
-  return chains, found
+  turn = turn._replace(phase=jnp.int32(1), candidates=exact.candidates(texts, running))
+  return _Progress.of(chains), found, phases[0].prepare(chains, turn)
 
 
-def _scored(
-  scorer: Scorer,
+def _after_pass(
+  phases: tuple[Phase, ...],
+  index: int,
   chains: ChainState,
   found: Steps,
-  running: Bool[Array, " B"],
-  *,
-  ends: Bool[Array, " B"],
-  plan: RacePlan | None,
-  check: bool,
-) -> tuple[ChainState, Float[Array, "B U"], Tally]:
-  """Scores that units are deleted by, lowest first; and the tally with what they took."""
-  tally, wanted = found.tally, candidates(chains.texts, running)
-  if plan is None:
-    chains, nll, positions = exact.score_deletions(scorer, chains, wanted)
-    num_scored = jnp.where(running, chains.texts.num_units, 0)
-    return chains, nll, _add(tally, positions=positions, num_scored=num_scored)
-  chains, raced = race_deletions(scorer, chains, wanted, ends, plan)
-  tally = _add(tally, positions=raced.positions, num_scored=raced.num_scored, upsets=raced.upsets)
-  error = _put(tally.squared_error, found.num_deleted, raced.squared_error, running)
-  tally = tally._replace(squared_error=error)
-  if check:
-    apart, nll, _ = exact.score_deletions(scorer, chains, wanted)
-    of_chosen = jnp.take_along_axis(nll, raced.nll.argmin(axis=1)[:, None], axis=1)[:, 0]
-    lost = jnp.where(running, of_chosen - nll.min(axis=1), 0.0)
-    tally = _add(tally, missed=(lost > SAME_NLL).astype(jnp.int32))
-    tally = tally._replace(lost=_put(tally.lost, found.num_deleted, lost, running))
-    # The race goes on as if nobody had checked.
-    chains = apart._replace(columns_known=chains.columns_known, changes=chains.changes)
-  return chains, raced.nll, tally
+  turn: Turn,
+  sums: Float[Array, "B U"],
+) -> tuple[_Progress, Steps, Turn]:
+  """Draws a phase's conclusions from its pass, and prepares the pass that follows."""
+  phase = phases[index]
+  chains, turn = phase.finish(chains, turn, sums)
+  following = turn._replace(phase=turn.phase + 1)
+  if index + 1 < len(phases):
+    following = phases[index + 1].prepare(chains, following)
+  if phase.repeat is not None:
+    again = phase.repeat(chains, turn)
+    following = _either(again.chosen.any(), again, following)
+  return _Progress.of(chains), found, following
+
+
+def _concluded(
+  found: Steps, turn: Turn, ended: Bool[Array, ""]
+) -> tuple[Steps, Float[Array, "B U"]]:
+  """The findings when a step has ended, if it has; and the scores that units are deleted by."""
+  running, scored, step = ~found.done, turn.scored, found.num_deleted
+  chosen = running & jnp.isfinite(scored.nll.min(axis=1))
+  tally = _add(
+    found.tally,
+    positions=scored.positions,
+    num_scored=scored.num_scored,
+    upsets=scored.upsets,
+    missed=(scored.lost > SAME_NLL).astype(jnp.int32),
+  )
+  tally = tally._replace(
+    squared_error=_put(tally.squared_error, step, scored.squared_error, running),
+    lost=_put(tally.lost, step, scored.lost, running),
+  )
+  concluded = found._replace(finite=found.finite & (chosen | ~running), done=~chosen, tally=tally)
+  return _either(ended, concluded, found), jnp.where(chosen[:, None], scored.nll, jnp.inf)
+
+
+def _either(where: Bool[Array, ""], new: Any, old: Any) -> Any:
+  """The new arrays, or the old."""
+  return jax.tree.map(lambda new, old: jnp.where(where, new, old), new, old)
 
 
 def _nothing_done(chains: ChainState, active: Bool[Array, " B"]) -> Steps:

@@ -126,7 +126,7 @@ class SearchBatch:
       chains: state of the chains; its memory on the device is donated to the result.
       paths: result of `filled_up`.
       widths: least tokens of a deletion for each path, rounded up to whole units; None: one unit.
-      ends: chains as in `race_deletions`; None: none of them.
+      ends: chains as in `race_phases`; None: none of them.
       report: callback as in `prune_paths`.
     """
     current, screen, settings = list(paths), self.settings.screen, self.settings

@@ -69,19 +69,17 @@ def start_prompt(model: Model, segments: Segments, block_positions: int) -> Cach
 
 
 def _program(model: Model, segments: Segments, block_positions: int) -> Program:
-  return Program(
-    places=places_of(segments),
-    units=1,
-    kept=0,
-    **block_sizes(block_positions, model.platform),
-  )
+  sizes = block_sizes(block_positions, model.platform)
+  # Few positions: blocks of the larger size would only be compiled.
+  sizes["block"] = sizes["rest"]
+  return Program(places=places_of(segments), units=1, kept=0, **sizes)
 
 
 @partial(jax.jit, static_argnames=("graph", "program"))
 def _start(graph: nnx.GraphDef, params: nnx.State, texts: Text, *, program: Program) -> Caches:
   decoder = merge_decoder(graph, params)
   state = start_state(decoder, program, texts)
-  state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(1, bool))
+  state = run_texts(Scorer(decoder, program), state, jnp.ones(1, bool))
   return state.text_cache
 
 
@@ -101,7 +99,7 @@ def _score(
     known = texts.num_prompt - 1
     cache = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prompt)
     state = with_borders(state, cache, jnp.zeros_like(known), known)._replace(text_known=known)
-    state, _ = run_texts(Scorer(decoder, program), state, jnp.ones(count, bool))
+    state = run_texts(Scorer(decoder, program), state, jnp.ones(count, bool))
     numbers = texts.num_reasoning, texts.num_answer, texts.num_prompt
     return jax.vmap(chain_nll)(state.log_probs, *numbers)
 

@@ -9,7 +9,7 @@ import pytest
 
 from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.recurrence import CHUNK
-from greedy_prune_jax.scoring.exact import candidates, run_texts, score_deletions
+from greedy_prune_jax.scoring.exact import candidates, run_texts
 from greedy_prune_jax.scoring.scorer import Scorer
 from greedy_prune_jax.search.capacity import Placement, _chain_bytes
 from greedy_prune_jax.search.host import SearchSettings, _start, plan_program, prune_paths
@@ -17,6 +17,7 @@ from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.texts import score_texts, start_prompt
 from tests.helpers.full_passes import full_pass_nlls, full_pass_search, random_segments
+from tests.helpers.passes import score_deletions
 from tests.helpers.reference import tiny_config, tiny_model
 
 OBJECTIVES = ("joint", "answer")
@@ -95,9 +96,9 @@ def test_every_deletion_equals_a_full_pass(load, objective, family, block):
 
   @jax.jit
   def score(state):
-    state, _ = run_texts(scorer, state, running)
+    state = run_texts(scorer, state, running)
     wanted = candidates(state.texts, running)
-    return score_deletions(scorer, state, wanted)[1], wanted
+    return score_deletions(scorer, state, wanted)[1].nll, wanted
 
   nll, wanted = score(_start(model, model.graph, paths, program))
   for row, path in enumerate(paths):

@@ -11,7 +11,7 @@ from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
 from greedy_prune_jax.scoring import exact, racing
 from greedy_prune_jax.scoring.exact import candidates
-from greedy_prune_jax.scoring.racing import RacePlan, race_deletions
+from greedy_prune_jax.scoring.racing import RacePlan
 from greedy_prune_jax.scoring.scorer import Scorer
 from greedy_prune_jax.scoring.stream import Text, distinct_candidates
 from greedy_prune_jax.search import host
@@ -21,6 +21,7 @@ from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.runs import prune_by_runs
 from greedy_prune_jax.search.screen import ScreenSettings
 from tests.helpers.full_passes import full_pass_nlls, random_segments
+from tests.helpers.passes import race_deletions, score_deletions
 from tests.helpers.reference import tiny_config, tiny_model
 
 # Windows that reach the end of every chain, and a margin that ends no race: exact again.
@@ -161,10 +162,10 @@ def test_runs_have_their_scores_after_a_deletion_too(models, unit_sizes, objecti
   @jax.jit
   def delete_and_score(chains, unit):
     chains = exact.delete_units(scorer, chains, unit, everyone)
-    chains, _ = exact.run_texts(scorer, chains, everyone)
+    chains = exact.run_texts(scorer, chains, everyone)
     wanted = candidates(chains.texts, everyone)
-    chains, nlls, _ = exact.score_deletions(scorer, chains, wanted)
-    return chains, nlls, wanted
+    chains, scored = score_deletions(scorer, chains, wanted)
+    return chains, scored.nll, wanted
 
   ends = np.cumsum(unit_sizes or [1] * 17).tolist()
   units = [[*range(*span)] for span in itertools.pairwise([0, *ends])]

@@ -12,8 +12,8 @@ import pytest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts, score_deletions
-from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls, race_deletions
+from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts
+from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls
 from greedy_prune_jax.scoring.scorer import Scorer, run_spans
 from greedy_prune_jax.scoring.stream import spans_of, window_lengths
 from greedy_prune_jax.search.greedy import prune_steps
@@ -23,6 +23,7 @@ from greedy_prune_jax.search.remembered import pack_known, unpack_known
 from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.work import search_positions
 from tests.helpers.full_passes import random_segments
+from tests.helpers.passes import race_deletions, score_deletions
 from tests.helpers.reference import tiny_config, tiny_model
 
 # Windows that reach the end: nothing is estimated then.
@@ -68,7 +69,7 @@ class _Step:
     self.program = plan_program(model, paths, settings)
     self.scorer = Scorer(model.decoder, self.program)
     chains = _start(model, model.graph, paths, self.program)
-    self.chains, _ = run_texts(self.scorer, chains, jnp.ones(len(paths), bool))
+    self.chains = run_texts(self.scorer, chains, jnp.ones(len(paths), bool))
     self.of_all = (self.scorer, self.chains)
     self.candidates = candidates(self.chains.texts, jnp.ones(len(paths), bool))
 
@@ -82,7 +83,7 @@ class _Step:
     lengths = jnp.where(self.marked(units), lengths, 0)
     none = jnp.zeros(len(lengths), int)
     spans = spans_of((none, none), (jnp.zeros_like(lengths), lengths), skipped)
-    chains, _ = run_spans(*self.of_all, spans, (self.program.rest,), window)
+    chains, _ = run_spans(*self.of_all, spans, window)
     changes = chains.changes[0, jnp.asarray(units)].astype(jnp.float32)
     return changes.sum(axis=1), int(lengths.sum())
 
@@ -92,9 +93,9 @@ class _Step:
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 5, 1, 1, 3, 2, 1)])
 def test_listed_candidates_score_as_all_do(model, objective, unit_sizes):
   step = _Step(model, _path(model, unit_sizes=unit_sizes), objective)
-  _, every, _ = score_deletions(*step.of_all, step.candidates)
+  every = score_deletions(*step.of_all, step.candidates)[1].nll
   at = np.asarray([5, 0, 3, 4])
-  _, some, _ = score_deletions(*step.of_all, step.marked(at))
+  some = score_deletions(*step.of_all, step.marked(at))[1].nll
   np.testing.assert_allclose(some[0, at], every[0, at], atol=1e-5)
   assert np.isinf(np.delete(np.asarray(some[0]), at)).all()
 
@@ -106,7 +107,7 @@ def test_a_window_holds_the_first_changes_of_the_exact_score(model):
   near, positions = step.windows(units, 3)
   assert np.abs(near).min() > 1e-3
   assert positions == 4 * 3  # behind the last token stand three of the answer's four
-  chains, _, _ = score_deletions(*step.of_all, step.marked(units))
+  chains, _ = score_deletions(*step.of_all, step.marked(units))
   changes, prompt = np.asarray(chains.changes[0], np.float32), 9
   for unit, change in zip(units, near, strict=True):
     behind = changes[unit, prompt + unit + 2 :]
@@ -159,10 +160,10 @@ def test_estimates_take_over_what_exact_scores_found(model, objective):
   step = _Step(model, _path(model), objective)
   before = np.asarray(estimated_nlls(*step.of_all, step.candidates)[0])
   units = np.asarray([0, 3, 4, 12])
-  chains, nll, _ = score_deletions(*step.of_all, step.marked(units))
+  chains, scored = score_deletions(*step.of_all, step.marked(units))
   estimates = np.asarray(estimated_nlls(step.scorer, chains, step.candidates)[0])
   # Of a unit that was scored, the estimate is its exact score from now on; others stay unchanged.
-  np.testing.assert_allclose(estimates[units], nll[0, units], atol=5e-4)
+  np.testing.assert_allclose(estimates[units], scored.nll[0, units], atol=5e-4)
   assert np.abs(estimates - before)[units].max() > 3e-3
   np.testing.assert_array_equal(np.delete(estimates, units), np.delete(before, units))
 
@@ -171,7 +172,7 @@ def test_estimates_take_over_what_exact_scores_found(model, objective):
 def test_a_deleted_tokens_changes_no_longer_count(model):
   path = _path(model)
   step = _Step(model, path, "joint")
-  chains, _, _ = score_deletions(*step.of_all, step.marked([2, 9]))
+  chains, _ = score_deletions(*step.of_all, step.marked([2, 9]))
   changes, prompt = np.asarray(chains.changes[0], np.float32), 9
   after = delete_units(step.scorer, chains, jnp.asarray([6]), jnp.ones(1, bool))
   moved = np.asarray(after.changes[0], np.float32)
@@ -189,7 +190,8 @@ def test_a_deleted_tokens_changes_no_longer_count(model):
 def test_a_chain_runs_no_more_because_another_needs_it(model, objective):
   """The first of two chains begins with all that its scores would show."""
   step = _Step(model, _path(model), objective, _path(model, 1))
-  chains, nll, _ = score_deletions(*step.of_all, step.candidates & (jnp.arange(2) == 0)[:, None])
+  of_first = step.candidates & (jnp.arange(2) == 0)[:, None]
+  chains, scored = score_deletions(*step.of_all, of_first)
   chains = chains._replace(stale=chains.stale & (jnp.arange(2) == 1)[:, None])
   _, raced = race_deletions(
     step.scorer,
@@ -198,7 +200,7 @@ def test_a_chain_runs_no_more_because_another_needs_it(model, objective):
     jnp.zeros(len(step.candidates), bool),
     RacePlan(margin=0.0),
   )
-  assert raced.nll[0].min() == pytest.approx(float(nll[0].min()), abs=1e-6)
+  assert raced.nll[0].min() == pytest.approx(float(scored.nll[0].min()), abs=1e-6)
   assert raced.positions[0] == 0  # what it runs to its end is known up to there
   assert raced.num_scored.tolist()[0] == 1
   assert raced.positions[1] > 14 * 2
