@@ -1,6 +1,7 @@
 """Set-up of all tests: no network, 8 simulated devices, shapes checked, no silent broadcasting."""
 
 import collections
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,9 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# Traces are made of many small objects that live long: to look through them all was 8% of the time.
+gc.set_threshold(200_000, 20, 50)
 
 # Annotations of the package are checked at every call; must come before its first import. The tower
 # is Python's own rule that an int will do where a float is asked for.

@@ -381,10 +381,11 @@ def _running_sums(
   at = jnp.maximum(slots.kept_stop - 1, 0)
   earlier = state.kept_log_probs[slots.chain, at, 0]
   earlier = jnp.where(slots.kept_stop > slots.kept_start, earlier, 0.0)
-  begins = slots.begin == jnp.arange(slots.begin.shape[0])
+  index = jnp.arange(slots.begin.shape[0])
 
-  def combine(left, right):
-    return left[0] | right[0], jnp.where(right[0], right[1], left[1] + right[1])
+  def twice_as_far(k, sums):
+    before = index - (1 << k)
+    return sums + jnp.where(before >= slots.begin, sums[jnp.maximum(before, 0)], 0.0)
 
-  _, sums = jax.lax.associative_scan(combine, (begins, values))
-  return sums + earlier
+  doublings = max(len(index) - 1, 0).bit_length()
+  return jax.lax.fori_loop(0, doublings, twice_as_far, values) + earlier
