@@ -24,7 +24,7 @@ from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.parallel import DATA, device_bytes
 from greedy_prune_jax.scoring import exact, scorer, stream
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
-from greedy_prune_jax.scoring.racing import ROUNDS, RacePlan
+from greedy_prune_jax.scoring.racing import RacePlan
 from greedy_prune_jax.scoring.tiles import KEY_BLOCK, common_intervals, key_intervals
 from greedy_prune_jax.search.capacity import (
   Placement,
@@ -82,7 +82,6 @@ def prune_step(
   of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32, jnp.bool)]
   block = _first_block(program, segments, -(-program.block // needed))
   plan = screen and RacePlan(margin=screen.margin)
-  blocks = 1 + ROUNDS if plan else 1
   return Program(
     lambda: prune_steps.trace(
       model.graph,
@@ -94,7 +93,7 @@ def prune_step(
       mesh=place.mesh,
       plan=plan,
     ),
-    flops=blocks * _block_flops(config, program.block, block) / place.model,
+    flops=_block_flops(config, program.block, block) / place.model,
     memory=weights + batch_bytes(config, batching, places_of(segments), needed, placement),
     trips=lambda source, depth: _trips(program, block, source),
   )

@@ -45,9 +45,9 @@ class Turn(NamedTuple):
   window: Int[Array, ""]  # see `stream.window_lengths`
   remembers: Bool[Array, ""]  # False: `ChainState.changes` stay as they are
   candidates: Bool[Array, "B U"]  # units that may be deleted
-  chosen: Bool[Array, "B U"]  # candidates that the pass runs to their ends
-  estimates: Float[Array, "B U"]  # of their NLLs, nats per token; a race's
-  rounds: Int[Array, ""]  # rounds that have run; a race's
+  chosen: Bool[Array, "B U"]  # candidates that the pass takes further
+  front: Int[Array, "B U"]  # columns up to which each has come in a race
+  estimates: Float[Array, "B U"]  # of their NLLs when the race began, nats per token
   scored: Scored
 
 
@@ -56,15 +56,16 @@ class Phase(NamedTuple):
 
   Attributes:
     prepare: fills in the turn of the first such pass of a step.
-    finish: draws the conclusions from a pass; its last argument is what `run_spans` returned. The
-      state has no caches.
+    finish: draws the conclusions from a pass; its last argument is what `run_spans` returned.
     repeat: fills in the turn of one more pass, in which nothing is `chosen` where none is wanted;
       None: there is one pass.
+
+  The states have no caches; of their fields those of `greedy.Progress` may be changed.
   """
 
-  prepare: Callable[[ChainState, Turn], Turn]
+  prepare: Callable[[ChainState, Turn], tuple[ChainState, Turn]]
   finish: Callable[[ChainState, Turn, Float[Array, "B U"]], tuple[ChainState, Turn]]
-  repeat: Callable[[ChainState, Turn], Turn] | None = None
+  repeat: Callable[[ChainState, Turn], tuple[ChainState, Turn]] | None = None
 
 
 def first_turn(state: ChainState, pending: Bool[Array, " B"]) -> Turn:
@@ -79,8 +80,8 @@ def first_turn(state: ChainState, pending: Bool[Array, " B"]) -> Turn:
     remembers=jnp.array(True),
     candidates=none,
     chosen=none,
+    front=none.astype(jnp.int32),
     estimates=zeros,
-    rounds=jnp.int32(0),
     scored=Scored(zeros + jnp.inf, no, no, nothing, no, nothing),
   )
 
@@ -88,9 +89,9 @@ def first_turn(state: ChainState, pending: Bool[Array, " B"]) -> Turn:
 def exact_phase(scorer: Scorer) -> Phase:
   """The phase of a search that scores every candidate."""
 
-  def prepare(state: ChainState, turn: Turn) -> Turn:
+  def prepare(state: ChainState, turn: Turn) -> tuple[ChainState, Turn]:
     spans = suffix_spans(state, turn.candidates)
-    return turn._replace(spans=spans, chosen=turn.candidates)
+    return state, turn._replace(spans=spans, chosen=turn.candidates)
 
   def finish(state: ChainState, turn: Turn, sums: Float[Array, "B U"]) -> tuple[ChainState, Turn]:
     state, turn = ran_to_ends(scorer, state, turn, sums)

@@ -9,9 +9,12 @@ probabilities of the present text, as if they still held. Each deletion
   *window*, run again, and for `answer` also the answer (see `stream.window_lengths`);
 - changes all other estimates only a little.
 
-The candidates with the lowest estimates then run to the end of the text, a few at a time. The race
-ends when the next estimate, even if it were too high by a margin, could not beat the best score. So
-the deleted unit always has an exact score.
+The candidates with the lowest estimates then run on, a few at a time, in rounds: 32 tokens, 64, and
+so on to the end of the text. What a round shows of a candidate replaces what was remembered. The
+race ends when no estimate, even if it were too high by a margin, could beat the best score. The
+margin shrinks as less of a candidate is left to estimate. So the deleted unit always has an exact
+score, and most of those that lose never run to their ends. Under `answer` nothing shows before the
+end; there, and where runs of tokens are deleted, a candidate runs to its end at once.
 
 A window is too short to judge a run of a hundred tokens or more. Such candidates get a second look:
 the best estimates get a wider window, and the best of these run to the end of the text.
@@ -30,7 +33,6 @@ from greedy_prune_jax.scoring.exact import (
   after_run,
   nll_after_deletions,
   ran,
-  ran_to_ends,
   scored_tokens,
   suffix_spans,
   with_old_skips,
@@ -44,8 +46,9 @@ from greedy_prune_jax.scoring.stream import (
   window_lengths,
 )
 
-ROUNDS = 4  # most rounds of a step
-_AT_A_TIME = 4  # candidates that run to their ends in a round, and one for each further deletion
+ROUNDS = 4  # rounds in which new candidates may enter the race of a step, if they enter at once
+_AT_A_TIME = 4  # candidates that run on in a round, and one for each further deletion
+_FIRST_PART = 32  # columns of a candidate's first round; each further one doubles them
 LONG_RUN = 128  # tokens of a long run; no margin would end a race of these, so they get one round
 SECOND_LOOK = 32  # columns of the second look at a long run
 LOOKED_AT = 32  # candidates that get a second look
@@ -58,7 +61,7 @@ class RacePlan:
   """Size of a race.
 
   Attributes:
-    margin: nats by which estimates may be too high.
+    margin: nats by which an estimate of a candidate's whole suffix may be too high.
     deletions: number of units that are deleted after one scoring.
     runs: True where a deletion removes a run of units, as wide as `Text.width` says.
   """
@@ -66,6 +69,15 @@ class RacePlan:
   margin: float
   deletions: int = 1
   runs: bool = False
+
+
+def most_in_race(deletions: int, *, runs: bool) -> int:
+  """Number of candidates that may run further than their windows in a step."""
+  return deletions + ROUNDS * _entering(deletions, runs)
+
+
+def _entering(deletions: int, runs: bool) -> int:
+  return _AT_A_TIME + deletions - 1 + 2 * runs
 
 
 def race_phases(
@@ -94,11 +106,18 @@ def race_phases(
   return tuple(phases)
 
 
-def _windows(scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn) -> Turn:
+def _windows(
+  scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn
+) -> tuple[ChainState, Turn]:
   """Next come the windows of stale candidates, and all of the best estimate among the others."""
   estimates = estimated_nlls(scorer, state, turn.candidates)
   stale = turn.candidates & state.stale
   leaders = _lowest(estimates, turn.candidates & ~stale, plan.deletions)
+  if scorer.program.pooled:
+    nowhere = jnp.full_like(state.kept_offsets, scorer.program.kept)
+    nothing = jnp.zeros_like(state.columns_known)
+    state = state._replace(kept_offsets=nowhere, columns_known=nothing)
+    state = _given_places(scorer, state, leaders)
   window, columns = scorer.program.window, suffix_lengths(state.texts)
   lengths, skipped = window_lengths(state.texts, window, tail=scorer.answer_only)
   # Of a stale candidate's kept columns, only those of its window can be used.
@@ -106,7 +125,21 @@ def _windows(scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn) -> T
   first = jnp.where(stale & (skipped > 0), jnp.minimum(first, window), first)
   length = jnp.where(stale, lengths - first, jnp.where(leaders, columns - first, 0))
   spans = with_old_skips(state, stale | leaders, first, length, jnp.where(stale, skipped, 0))
-  return turn._replace(spans=spans, window=jnp.int32(window), chosen=leaders, estimates=estimates)
+  turn = turn._replace(spans=spans, window=jnp.int32(window), chosen=leaders, estimates=estimates)
+  return state, turn
+
+
+def _given_places(scorer: Scorer, state: ChainState, new: Bool[Array, "B U"]) -> ChainState:
+  """The state where candidates that are new to the race have places to keep their columns in.
+
+  Those for whom no place is left run again from their first column in every round.
+  """
+  if not scorer.program.pooled:
+    return state
+  given = (state.kept_offsets < scorer.program.kept).sum(axis=1)[:, None]
+  offsets = (given + jnp.cumsum(new, axis=1) - 1) * scorer.program.places
+  there_is = new & (offsets < scorer.program.kept)
+  return state._replace(kept_offsets=jnp.where(there_is, offsets, state.kept_offsets))
 
 
 def _after_windows(
@@ -120,12 +153,12 @@ def _after_windows(
   state = after_run(scorer, state, stale | leaders, jnp.maximum(held, state.columns_known))
   state = state._replace(stale=state.stale & ~stale)
   turn = ran(turn, jnp.where(ended, nll_after_deletions(scorer, state, sums), jnp.inf))
-  return state, _tallied(scorer, state, turn, plan)
+  return state, _tallied(scorer, state, turn, leaders, plan)
 
 
 def _second_look(
   scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], state: ChainState, turn: Turn
-) -> Turn:
+) -> tuple[ChainState, Turn]:
   """Next come wider windows of the long runs with the lowest estimates."""
   estimates = estimated_nlls(scorer, state, turn.candidates)
   wanted = _ends_first(estimates, state.texts, plan, ends)
@@ -133,7 +166,7 @@ def _second_look(
   lengths, skipped = window_lengths(state.texts, SECOND_LOOK, tail=scorer.answer_only)
   length, skipped = jnp.where(chosen, lengths, 0), jnp.where(chosen, skipped, 0)
   spans = with_old_skips(state, chosen, jnp.zeros_like(length), length, skipped)
-  return turn._replace(spans=spans, window=jnp.int32(SECOND_LOOK))
+  return state, turn._replace(spans=spans, window=jnp.int32(SECOND_LOOK))
 
 
 def _after_second_look(
@@ -145,43 +178,66 @@ def _after_second_look(
 
 def _first_round(
   scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], state: ChainState, turn: Turn
-) -> Turn:
-  """Next come the ends of the candidates with the lowest estimates."""
+) -> tuple[ChainState, Turn]:
+  """Next come the first columns of the candidates with the lowest estimates."""
   turn = turn._replace(estimates=estimated_nlls(scorer, state, turn.candidates))
   return _next_round(scorer, plan, ends, state, turn)
 
 
 def _next_round(
   scorer: Scorer, plan: RacePlan, ends: Bool[Array, " B"], state: ChainState, turn: Turn
-) -> Turn:
-  """Next come the ends of those that may still be the best; the race ends where none may."""
+) -> tuple[ChainState, Turn]:
+  """Next come further columns of those that may still be the best; nothing where none may."""
   # Each chain's own width decides: results must not depend on the other chains of the batch.
   long = _long(state.texts, plan)
-  wanted = _ends_first(turn.estimates, state.texts, plan, ends)
-  margin = plan.margin / _counted(scorer, state)
+  columns = suffix_lengths(state.texts)
+  estimates = estimated_nlls(scorer, state, turn.candidates)
+  wanted = _ends_first(estimates, state.texts, plan, ends)
+  unseen = 1 - turn.front / jnp.maximum(columns, 1)
+  margin = plan.margin * unseen / _counted(scorer, state)
   worst = min(plan.deletions, wanted.shape[1]) - 1  # index of the last to be deleted
   to_beat = jnp.sort(turn.scored.nll, axis=1)[:, worst, None]
   ahead = (wanted - margin < to_beat) | jnp.isinf(to_beat)
-  rounds = jnp.where(long, 1, ROUNDS)[:, None]
-  in_race = turn.candidates & jnp.isinf(turn.scored.nll) & ahead & (turn.rounds < rounds)
-  most = _AT_A_TIME + plan.deletions - 1 + 2 * plan.runs
+  most = _entering(plan.deletions, plan.runs)
   at_a_time = jnp.where(long, ENDED_OF_LONG + 2 * ends, most)
+  begun = turn.front > 0
+  more = begun.sum(axis=1) < jnp.where(long, at_a_time, ROUNDS * most)
+  not_ended = jnp.isinf(turn.scored.nll) & ~(begun & (turn.front >= columns))
+  in_race = turn.candidates & not_ended & ahead & (begun | more[:, None])
   chosen = _lowest(wanted, in_race, most, at_a_time)
-  spans = suffix_spans(state, chosen)
-  return turn._replace(spans=spans, window=jnp.int32(0), chosen=chosen, rounds=turn.rounds + 1)
+  state = _given_places(scorer, state, chosen & ~begun)
+  front = columns
+  if not (plan.runs or scorer.answer_only):
+    front = jnp.minimum(columns, jnp.maximum(2 * turn.front, _FIRST_PART))
+  # How far a candidate has come must not depend on what was kept of it: a run that goes on after an
+  # interruption has kept nothing.
+  length = jnp.where(chosen, jnp.maximum(front - state.columns_known, 0), 0)
+  spans = with_old_skips(state, chosen, state.columns_known, length)
+  turn = turn._replace(
+    spans=spans,
+    window=jnp.int32(0),
+    chosen=chosen,
+    front=jnp.where(chosen, jnp.maximum(front, 1), turn.front),
+  )
+  return state, turn
 
 
 def _after_round(
   scorer: Scorer, plan: RacePlan, state: ChainState, turn: Turn, sums: Float[Array, "B U"]
 ) -> tuple[ChainState, Turn]:
-  state, turn = ran_to_ends(scorer, state, turn, sums)
-  return state, _tallied(scorer, state, turn, plan)
+  columns = suffix_lengths(state.texts)
+  ended = turn.chosen & (turn.front >= columns)
+  known = jnp.maximum(jnp.minimum(turn.front, columns), state.columns_known)
+  state = after_run(scorer, state, turn.chosen, known)
+  turn = ran(turn, jnp.where(ended, nll_after_deletions(scorer, state, sums), turn.scored.nll))
+  return state, _tallied(scorer, state, turn, ended, plan)
 
 
-def _every_candidate(state: ChainState, turn: Turn) -> Turn:
+def _every_candidate(state: ChainState, turn: Turn) -> tuple[ChainState, Turn]:
   """Next come the ends of all; the race goes on as if nobody had checked."""
   spans = suffix_spans(state, turn.candidates)
-  return turn._replace(spans=spans, window=jnp.int32(0), remembers=jnp.array(False))
+  turn = turn._replace(spans=spans, window=jnp.int32(0), remembers=jnp.array(False))
+  return state, turn
 
 
 def _after_check(
@@ -239,12 +295,14 @@ def estimated_nlls(
   return jnp.where(candidates, nll_after_deletions(scorer, state, found), jnp.inf)
 
 
-def _tallied(scorer: Scorer, state: ChainState, turn: Turn, plan: RacePlan) -> Turn:
+def _tallied(
+  scorer: Scorer, state: ChainState, turn: Turn, ended: Bool[Array, "B U"], plan: RacePlan
+) -> Turn:
   """Adds the units that have just run to their ends to the tally."""
-  off = jnp.where(turn.chosen, turn.estimates - turn.scored.nll, 0.0)
+  off = jnp.where(ended, turn.estimates - turn.scored.nll, 0.0)
   too_high = off * _counted(scorer, state) > plan.margin
   scored = turn.scored._replace(
-    num_scored=turn.scored.num_scored + turn.chosen.sum(axis=1),
+    num_scored=turn.scored.num_scored + ended.sum(axis=1),
     squared_error=turn.scored.squared_error + (off**2).sum(axis=1),
     upsets=turn.scored.upsets + too_high.sum(axis=1),
   )

@@ -58,6 +58,8 @@ class Program:
     places: S, capacity for prompt, reasoning and answer.
     units: U, capacity for units.
     kept: columns of its candidates that a chain may keep from step to step.
+    pooled: True where these are `places` for each of a few candidates, shared out anew in each
+      step of a race; False where each candidate has its own, as far as they go.
     block: T, slots that go through the model at once.
     rest: slots of the smaller blocks that run what does not fill a block.
     tile: slots that attend together; a divisor of both.
@@ -78,6 +80,7 @@ class Program:
   objective: Objective = "joint"
   attention: AttentionKind = "xla"
   window: int = 0
+  pooled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,8 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
   lengths = jnp.where(index < texts.num_units[:, None], suffix_lengths(texts), 0)
   ends = jnp.cumsum(lengths, axis=1)
   # Candidates whose columns do not fit share one place, in which they stay as long as they run.
-  offsets = jnp.where(ends <= program.kept, ends - lengths, program.kept)
+  fits = (ends <= program.kept) & (not program.pooled)
+  offsets = jnp.where(fits, ends - lengths, program.kept)
 
   def caches(size: int) -> Caches:
     # Heads and widths in one axis: alone, both would be padded to a TPU's tiles of 8 by 128.

@@ -214,16 +214,18 @@ def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
 SAME_NLL = 1e-5
 
 
-class _Progress(NamedTuple):
+class Progress(NamedTuple):
   """Fields of `ChainState` that say what holds, which is all that passes' ends change in it."""
 
   text_known: Int[Array, " B"]
   old_skips: Int[Array, "B 2"]
+  kept_offsets: Int[Array, "B U"]
   columns_known: Int[Array, "B U"]
   stale: Bool[Array, "B U"]
 
   @classmethod
-  def of(cls, chains: ChainState) -> "_Progress":
+  def of(cls, chains: ChainState) -> "Progress":
+    """Those of the chains."""
     return cls(*(getattr(chains, name) for name in cls._fields))
 
 
@@ -240,7 +242,7 @@ def _after_texts(
   found: Steps,
   turn: Turn,
   sums: Float[Array, "B U"],
-) -> tuple[_Progress, Steps, Turn]:
+) -> tuple[Progress, Steps, Turn]:
   """Records the NLLs of the texts as they stand; and which chains go on to their candidates."""
   del sums
   chains = exact.after_texts(chains, turn.spans)
@@ -262,7 +264,8 @@ def _after_texts(
     tally=_add(found.tally, positions=ran, steps=running.astype(jnp.int32)),
   )
   turn = turn._replace(phase=jnp.int32(1), candidates=exact.candidates(texts, running))
-  return _Progress.of(chains), found, phases[0].prepare(chains, turn)
+  chains, turn = phases[0].prepare(chains, turn)
+  return Progress.of(chains), found, turn
 
 
 def _after_pass(
@@ -272,17 +275,19 @@ def _after_pass(
   found: Steps,
   turn: Turn,
   sums: Float[Array, "B U"],
-) -> tuple[_Progress, Steps, Turn]:
+) -> tuple[Progress, Steps, Turn]:
   """Draws a phase's conclusions from its pass, and prepares the pass that follows."""
   phase = phases[index]
   chains, turn = phase.finish(chains, turn, sums)
-  following = turn._replace(phase=turn.phase + 1)
+  after, following = chains, turn._replace(phase=turn.phase + 1)
   if index + 1 < len(phases):
-    following = phases[index + 1].prepare(chains, following)
+    after, following = phases[index + 1].prepare(chains, following)
+  progress = Progress.of(after)
   if phase.repeat is not None:
-    again = phase.repeat(chains, turn)
-    following = _either(again.chosen.any(), again, following)
-  return _Progress.of(chains), found, following
+    repeated, again = phase.repeat(chains, turn)
+    new = Progress.of(repeated), again
+    progress, following = _either(again.chosen.any(), new, (progress, following))
+  return progress, found, following
 
 
 def _concluded(

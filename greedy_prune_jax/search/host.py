@@ -19,7 +19,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
-from greedy_prune_jax.scoring.racing import RacePlan
+from greedy_prune_jax.scoring.racing import RacePlan, most_in_race
 from greedy_prune_jax.scoring.scorer import AttentionKind, ChainState, Program
 from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import (
@@ -193,18 +193,25 @@ def _start(
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
   """Static sizes of a batch, rounded up to a few values so that few programs are compiled."""
+  needed = max(suffix_positions(path.segments, path.unit_sizes) for path in paths)
   kept = kept_columns(
     model.config,
-    max(suffix_positions(path.segments, path.unit_sizes) for path in paths),
+    needed,
     len(paths) // axis_size(model.params, DATA),
     settings.kept_bytes,
     placement_of(model),
   )
   units = max(len(path.unit_sizes or path.segments.reasoning) for path in paths)
+  places = max(places_of(path.segments) for path in paths)
+  pooled = settings.screen is not None and kept < needed
+  if pooled:
+    racing = most_in_race(settings.deletions_per_step, runs=settings.by_runs)
+    kept = min(kept // places, racing) * places
   return Program(
-    places=max(places_of(path.segments) for path in paths),
+    places=places,
     units=bucket(units, 64),
     kept=kept,
+    pooled=pooled,
     objective=settings.objective,
     attention=settings.attention,
     window=settings.screen.window if settings.screen else 0,

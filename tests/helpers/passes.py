@@ -27,13 +27,12 @@ def _run(scorer, state, candidates, phases):
     return phase.finish(state, turn, sums)
 
   for phase in phases:
-    state, turn = run_pass(phase, state, phase.prepare(state, turn))
+    state, turn = run_pass(phase, *phase.prepare(state, turn))
     if phase.repeat is not None:
 
       def again(carried, phase=phase):
-        state, turn = run_pass(phase, *carried)
-        return state, phase.repeat(state, turn)
+        return phase.repeat(*run_pass(phase, *carried))
 
-      start = state, phase.repeat(state, turn)
+      start = phase.repeat(state, turn)
       state, turn = jax.lax.while_loop(lambda carried: carried[1].chosen.any(), again, start)
   return state, turn.scored

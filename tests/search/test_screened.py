@@ -12,17 +12,20 @@ import pytest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.scoring import racing
 from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts
 from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls
 from greedy_prune_jax.scoring.scorer import Scorer, run_spans
 from greedy_prune_jax.scoring.stream import spans_of, window_lengths
+from greedy_prune_jax.search import capacity
+from greedy_prune_jax.search.capacity import placement_of
 from greedy_prune_jax.search.greedy import prune_steps
 from greedy_prune_jax.search.host import SearchSettings, _start, plan_program, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.remembered import pack_known, unpack_known
 from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.work import search_positions
-from tests.helpers.full_passes import random_segments
+from tests.helpers.full_passes import full_pass_nlls, random_segments
 from tests.helpers.passes import race_deletions, score_deletions
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -31,10 +34,24 @@ EVERYTHING = ScreenSettings(window=64, margin=0.0)
 SMALL = ScreenSettings(window=2, margin=0.05)  # random models change little
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_parts():
+  """Chains of a few tokens have candidates that come to their ends in several rounds."""
+  jax.clear_caches()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(racing, "_FIRST_PART", 4)
+    yield
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def reference():
+  return tiny_model(tiny_config("llama")).float()
+
+
+@pytest.fixture(scope="module")
+def model(reference, tmp_path_factory):
   folder = tmp_path_factory.mktemp("llama")
-  tiny_model(tiny_config("llama")).save_pretrained(folder)
+  reference.save_pretrained(folder)
   return load_huggingface(folder, jnp.float32)
 
 
@@ -57,7 +74,8 @@ def _search(model, paths, objective, **settings):
 def _assert_same(path, other):
   assert path.deleted == other.deleted
   for name in ("joint", "answer"):
-    np.testing.assert_allclose(path.nll[name], other.nll[name], atol=1e-5)
+    nlls = (np.array(some.nll[name], float) for some in (path, other))  # None: not known
+    np.testing.assert_allclose(*nlls, atol=1e-5)
 
 
 class _Step:
@@ -277,6 +295,64 @@ def test_a_batch_finds_what_its_chains_find_alone(model, objective):
   alone = [_search(model, [path], objective, screen=SMALL)[0] for path in alone]
   for path, other in zip(together, alone, strict=True):
     _assert_same(path, other)
+
+
+def _full_nlls(reference, path):
+  """Joint NLLs by full passes: of the whole chain, and after each deletion."""
+  kept = [
+    sorted({*range(len(path.segments.reasoning))} - {*path.deleted[:k]})
+    for k in range(len(path.deleted) + 1)
+  ]
+  texts = [path.segments.reasoning[np.array(k, int)][None] for k in kept]
+  return [full_pass_nlls(reference, path.segments, text)[0].item() for text in texts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deletions", [1, 2])
+def test_what_is_kept_of_candidates_changes_only_the_work(reference, model, deletions):
+  """Places for all candidates, for all or some of those in the race, and for none."""
+  found, programs = [], []
+  for columns in (10_000, 3_000, 5 * 128, 0):
+    path = _path(model, 7, (9, 90, 4), floor=78)
+    kept_bytes = float(columns * capacity._column_bytes(model.config, placement_of(model)))
+    settings = SearchSettings("joint", 64, kept_bytes, screen=SMALL, deletions_per_step=deletions)
+    programs.append(plan_program(model, [path], settings))
+    found += prune_paths(model, [path], settings)
+  assert [program.pooled for program in programs] == [False, True, True, True]
+  places = [program.kept // program.places for program in programs[1:]]
+  most = racing.most_in_race(deletions, runs=False)
+  assert places[0] == most > places[1] > places[2] == 0
+  for path in found[1:]:
+    _assert_same(found[0], path)
+    for name in ("num_scored", "upsets", "steps"):
+      assert path.tally[name] == found[0].tally[name]
+    np.testing.assert_allclose(
+      path.tally["squared_error"], found[0].tally["squared_error"], rtol=1e-2
+    )
+  work = [path.positions_scored for path in found]
+  assert work[0] <= work[1] <= work[2] < work[3]
+  if deletions == 1:
+    np.testing.assert_allclose(found[1].nll["joint"], _full_nlls(reference, found[1]), atol=2e-5)
+
+
+@pytest.mark.slow
+def test_most_that_lose_never_run_to_their_ends(model, monkeypatch):
+  """In parts, fewer positions find paths about as likely as at once."""
+  found = {}
+  for part in (4, 1000):
+    monkeypatch.setattr(racing, "_FIRST_PART", part)
+    jax.clear_caches()
+    paths = [_path(model, seed, (9, 60, 4), floor=45) for seed in range(3)]
+    found[part] = prune_paths(model, paths, SearchSettings("joint", 64, screen=SMALL))
+  jax.clear_caches()
+  work, scored = (
+    {part: sum(count(path) for path in paths) for part, paths in found.items()}
+    for count in (lambda path: path.positions_scored, lambda path: path.tally["num_scored"])
+  )
+  assert work[4] < work[1000]
+  assert scored[4] < scored[1000]
+  last = {part: np.mean([path.nll["joint"][-1] for path in some]) for part, some in found.items()}
+  assert last[4] < 1.01 * last[1000]
 
 
 @pytest.mark.slow
