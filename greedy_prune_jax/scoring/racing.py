@@ -9,12 +9,12 @@ probabilities of the present text, as if they still held. Each deletion
   *window*, run again, and for `answer` also the answer (see `stream.window_lengths`);
 - changes all other estimates only a little.
 
-The candidates with the lowest estimates then run on, a few at a time, in rounds: 32 tokens, 64, and
-so on to the end of the text. What a round shows of a candidate replaces what was remembered. The
-race ends when no estimate, even if it were too high by a margin, could beat the best score. The
-margin shrinks as less of a candidate is left to estimate. So the deleted unit always has an exact
-score, and most of those that lose never run to their ends. Under `answer` nothing shows before the
-end; there, and where runs of tokens are deleted, a candidate runs to its end at once.
+The candidates with the lowest estimates then run on, two at a time, in parts: 64 tokens, 128, and so
+on to the end of the text. What has run of a candidate replaces what was remembered. The race ends
+when no estimate, even if it were too high by a margin, could beat the best score. The margin
+shrinks as less of a candidate is left to estimate. So the deleted unit always has an exact score,
+and most of those that lose never run to their ends. Under `answer` nothing shows before the end;
+there, and where runs of tokens are deleted, candidates run to their ends at once.
 
 A window is too short to judge a run of a hundred tokens or more. Such candidates get a second look:
 the best estimates get a wider window, and the best of these run to the end of the text.
@@ -46,9 +46,10 @@ from greedy_prune_jax.scoring.stream import (
   window_lengths,
 )
 
-ROUNDS = 4  # rounds in which new candidates may enter the race of a step, if they enter at once
-_AT_A_TIME = 4  # candidates that run on in a round, and one for each further deletion
-_FIRST_PART = 32  # columns of a candidate's first round; each further one doubles them
+ROUNDS = 4  # most rounds of a step, if candidates run to their ends at once; else as many may enter
+_AT_A_TIME = 4  # candidates that run to their ends in a round, and one for each further deletion
+_PARTS_AT_A_TIME = 2  # the same where candidates run in parts
+_FIRST_PART = 64  # columns of a candidate's first part; each further one doubles them
 LONG_RUN = 128  # tokens of a long run; no margin would end a race of these, so they get one round
 SECOND_LOOK = 32  # columns of the second look at a long run
 LOOKED_AT = 32  # candidates that get a second look
@@ -73,10 +74,10 @@ class RacePlan:
 
 def most_in_race(deletions: int, *, runs: bool) -> int:
   """Number of candidates that may run further than their windows in a step."""
-  return deletions + ROUNDS * _entering(deletions, runs)
+  return deletions + ROUNDS * _of_round(deletions, runs)
 
 
-def _entering(deletions: int, runs: bool) -> int:
+def _of_round(deletions: int, runs: bool) -> int:
   return _AT_A_TIME + deletions - 1 + 2 * runs
 
 
@@ -198,16 +199,20 @@ def _next_round(
   worst = min(plan.deletions, wanted.shape[1]) - 1  # index of the last to be deleted
   to_beat = jnp.sort(turn.scored.nll, axis=1)[:, worst, None]
   ahead = (wanted - margin < to_beat) | jnp.isinf(to_beat)
-  most = _entering(plan.deletions, plan.runs)
+  in_parts = not (plan.runs or scorer.answer_only)
+  most = _of_round(plan.deletions, plan.runs)
+  most_in_all = ROUNDS * most
+  if in_parts:
+    most += _PARTS_AT_A_TIME - _AT_A_TIME
   at_a_time = jnp.where(long, ENDED_OF_LONG + 2 * ends, most)
   begun = turn.front > 0
-  more = begun.sum(axis=1) < jnp.where(long, at_a_time, ROUNDS * most)
+  more = begun.sum(axis=1) < jnp.where(long, at_a_time, most_in_all)
   not_ended = jnp.isinf(turn.scored.nll) & ~(begun & (turn.front >= columns))
   in_race = turn.candidates & not_ended & ahead & (begun | more[:, None])
   chosen = _lowest(wanted, in_race, most, at_a_time)
   state = _given_places(scorer, state, chosen & ~begun)
   front = columns
-  if not (plan.runs or scorer.answer_only):
+  if in_parts:
     front = jnp.minimum(columns, jnp.maximum(2 * turn.front, _FIRST_PART))
   # How far a candidate has come must not depend on what was kept of it: a run that goes on after an
   # interruption has kept nothing.

@@ -15,8 +15,8 @@ class ScreenSettings:
 
   Attributes:
     window: number of tokens behind a unit that run again after a deletion among or next to them.
-    margin: nats by which an estimate may be too high; a larger margin runs more candidates to their
-      ends.
+    margin: nats by which an estimate may be too high where nothing of a candidate has run yet; a
+      larger margin runs more candidates to their ends.
   """
 
   window: int = 4
