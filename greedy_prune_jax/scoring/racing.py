@@ -9,9 +9,9 @@ probabilities of the present text, as if they still held. Each deletion
   *window*, run again, and for `answer` also the answer (see `stream.window_lengths`);
 - changes all other estimates only a little.
 
-The candidates with the lowest estimates then run on, two at a time, in parts: 64 tokens, 128, and so
-on to the end of the text. What has run of a candidate replaces what was remembered. The race ends
-when no estimate, even if it were too high by a margin, could beat the best score. The margin
+The candidates with the lowest estimates then run on, two at a time, in parts: 64 tokens, 128, and
+so on to the end of the text. What has run of a candidate replaces what was remembered. The race
+ends when no estimate, even if it were too high by a margin, could beat the best score. The margin
 shrinks as less of a candidate is left to estimate. So the deleted unit always has an exact score,
 and most of those that lose never run to their ends. Under `answer` nothing shows before the end;
 there, and where runs of tokens are deleted, candidates run to their ends at once.
