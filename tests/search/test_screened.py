@@ -402,7 +402,6 @@ def test_several_deletions_from_one_scoring(model, screen):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_more_deletions_than_units_may_be_asked_for(model):
   path = _path(model, 3, floor=2)
   [path] = _search(model, [path], "joint", screen=SMALL, deletions_per_step=100)
@@ -428,12 +427,13 @@ def test_one_program_from_the_whole_chain_to_its_end(model):
 @pytest.mark.slow
 def test_positions_are_counted(model):
   path = _path(model, 6, (7, 6, 3), floor=5)
-  [path] = _search(model, [path], "joint", screen=ScreenSettings(window=1, margin=0.0))
+  [path] = _search(model, [path], "joint", screen=ScreenSettings(window=1, margin=1e3))
   tokens = path.segments.reasoning
   repeated = np.append(False, tokens[1:] == tokens[:-1])  # no candidates of their own
   assert repeated.sum() == 2
   suffixes = 6 - 1 - np.arange(6) + 3 - 1
-  # The text; and the four candidates, a position of each in its window and the rest behind that.
+  # The text; and the four candidates, a position of each in its window and the rest behind that,
+  # in parts of which none runs twice.
   # What the winner ran is the text that it leaves.
   assert path.positions_scored == 7 + 6 + 3 - 1 + suffixes[~repeated].sum()
   assert path.tally["num_scored"] == 4
