@@ -60,7 +60,7 @@ class Phase(NamedTuple):
     repeat: fills in the turn of one more pass, in which nothing is `chosen` where none is wanted;
       None: there is one pass.
 
-  The states have no caches; of their fields those of `greedy.Progress` may be changed.
+  The states have no caches; of their fields those of `greedy.Validity` may be changed.
   """
 
   prepare: Callable[[ChainState, Turn], tuple[ChainState, Turn]]

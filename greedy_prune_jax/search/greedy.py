@@ -214,7 +214,7 @@ def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
 SAME_NLL = 1e-5
 
 
-class Progress(NamedTuple):
+class Validity(NamedTuple):
   """Fields of `ChainState` that say what holds, which is all that passes' ends change in it."""
 
   text_known: Int[Array, " B"]
@@ -224,7 +224,7 @@ class Progress(NamedTuple):
   stale: Bool[Array, "B U"]
 
   @classmethod
-  def of(cls, chains: ChainState) -> "Progress":
+  def of(cls, chains: ChainState) -> "Validity":
     """Those of the chains."""
     return cls(*(getattr(chains, name) for name in cls._fields))
 
@@ -242,7 +242,7 @@ def _after_texts(
   found: Steps,
   turn: Turn,
   sums: Float[Array, "B U"],
-) -> tuple[Progress, Steps, Turn]:
+) -> tuple[Validity, Steps, Turn]:
   """Records the NLLs of the texts as they stand; and which chains go on to their candidates."""
   del sums
   chains = exact.after_texts(chains, turn.spans)
@@ -265,7 +265,7 @@ def _after_texts(
   )
   turn = turn._replace(phase=jnp.int32(1), candidates=exact.candidates(texts, running))
   chains, turn = phases[0].prepare(chains, turn)
-  return Progress.of(chains), found, turn
+  return Validity.of(chains), found, turn
 
 
 def _after_pass(
@@ -275,17 +275,17 @@ def _after_pass(
   found: Steps,
   turn: Turn,
   sums: Float[Array, "B U"],
-) -> tuple[Progress, Steps, Turn]:
+) -> tuple[Validity, Steps, Turn]:
   """Draws a phase's conclusions from its pass, and prepares the pass that follows."""
   phase = phases[index]
   chains, turn = phase.finish(chains, turn, sums)
   after, following = chains, turn._replace(phase=turn.phase + 1)
   if index + 1 < len(phases):
     after, following = phases[index + 1].prepare(chains, following)
-  progress = Progress.of(after)
+  progress = Validity.of(after)
   if phase.repeat is not None:
     repeated, again = phase.repeat(chains, turn)
-    new = Progress.of(repeated), again
+    new = Validity.of(repeated), again
     progress, following = _either(again.chosen.any(), new, (progress, following))
   return progress, found, following
 
