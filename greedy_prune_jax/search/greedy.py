@@ -282,12 +282,12 @@ def _after_pass(
   after, following = chains, turn._replace(phase=turn.phase + 1)
   if index + 1 < len(phases):
     after, following = phases[index + 1].prepare(chains, following)
-  progress = Validity.of(after)
+  validity = Validity.of(after)
   if phase.repeat is not None:
     repeated, again = phase.repeat(chains, turn)
     new = Validity.of(repeated), again
-    progress, following = _either(again.chosen.any(), new, (progress, following))
-  return progress, found, following
+    validity, following = _either(again.chosen.any(), new, (validity, following))
+  return validity, found, following
 
 
 def _concluded(
