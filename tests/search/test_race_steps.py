@@ -7,6 +7,7 @@ import pytest
 
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.scoring import exact, racing
 from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts
 from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls
 from greedy_prune_jax.scoring.scorer import Scorer, run_spans
@@ -176,3 +177,21 @@ def test_a_chain_runs_no_more_because_another_needs_it(model, objective):
   assert raced.positions[0] == 0  # what it runs to its end is known up to there
   assert raced.num_scored.tolist()[0] == 1
   assert raced.positions[1] > 14 * 2
+
+
+@pytest.mark.slow
+def test_the_margin_shrinks_as_a_candidate_runs(model):
+  step = _Step(model, _path(model), "joint")
+  state, scored = score_deletions(*step.of_all, step.candidates)  # so estimates are exact
+  nll, best = np.asarray(scored.nll[0]), int(scored.nll[0].argmin())
+  other = next(unit for unit in range(8) if unit != best and np.isfinite(nll[unit]))
+  behind = float(nll[other] - nll[best]) * (16 - 1 + 4)  # nats
+  plan, nobody = RacePlan(margin=1.5 * behind), jnp.zeros(1, bool)
+  turn = exact.first_turn(state, nobody)._replace(candidates=step.marked([best, other]))
+  found = jnp.full_like(scored.nll, jnp.inf).at[0, best].set(nll[best])
+  turn = turn._replace(scored=turn.scored._replace(nll=found))
+  columns = 16 - 1 - other + 3
+  for share, runs_on in ((0.0, True), (0.2, True), (0.5, False)):
+    front = turn.front.at[0, other].set(int(share * columns))
+    _, following = racing._next_round(step.scorer, plan, nobody, state, turn._replace(front=front))
+    assert following.chosen[0].nonzero()[0].tolist() == [other] * runs_on

@@ -92,6 +92,15 @@ def test_a_margin_widens_the_race(model):
 
 
 @pytest.mark.slow
+def test_sixteen_candidates_at_most_enter_a_race(model):
+  path = _path(model, 0, (9, 40, 4), floor=39)
+  [path] = _search(model, [path], "joint", screen=dataclasses.replace(SMALL, margin=1e3))
+  # Two go on at a time, and the last two of them may be one that runs and one that is new.
+  assert path.tally["num_scored"] in (16, 17)
+  assert racing.most_in_race(1, runs=False) == 17
+
+
+@pytest.mark.slow
 def test_upsets_are_estimates_too_high_by_more_than_the_margin(model):
   counts = []
   for margin in (0.0, 1e-3, 1e3):
