@@ -5,7 +5,8 @@ import dataclasses
 from greedy_prune_jax.runs.settings import check_least
 
 # Candidates that run to their ends at a step for each nat of margin, beside one for each deletion:
-# SmolLM2-135M ran 2.8 to 4.6 on chains of 41 to 280 tokens at 1 nat, 3.4 to 7.1 at 2.
+# SmolLM2-135M ran 2.3 to 2.8 on chains of 41 to 943 tokens at 1 nat. (At 2, 2.7 to 3.4: less than
+# this says, since candidates run in parts.)
 _ENDED_PER_NAT = 1.7
 
 
