@@ -138,6 +138,7 @@ def train_step(
   rank: int = 0,
   remat: str = "none",
   fully_sharded: bool = False,
+  mu_dtype: str = "",
 ) -> Program:
   """A step in bfloat16 of full rows, of which two thirds are completions."""
   lora = lora_config(rank, 2.0 * rank)
@@ -147,7 +148,7 @@ def train_step(
   if lora is not None:
     shapes = jax.eval_shape(lambda w: init_lora(w, lora, 0), weights)
     trained, frozen = jax.tree.map(place.shape, shapes), weights
-  optimizer = make_optimizer(OPTIMIZER)
+  optimizer = make_optimizer(dataclasses.replace(OPTIMIZER, mu_dtype=mu_dtype))
   state = abstract_state(trained, optimizer, place.mesh) if place.mesh else None
   if state is None:
     state = jax.tree.map(place.shape, _state_shapes(trained, optimizer))

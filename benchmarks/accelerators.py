@@ -72,9 +72,11 @@ def programs(
     if config.num_kv_heads % model:
       continue  # its heads cannot be divided so
     if devices == 8 and model == 1:
-      found[f"train {shape} fully sharded 8x512 remat=full"] = lambda c=config: make.train_step(
-        place, c, rows=8, width=512, remat="full", fully_sharded=True
-      )
+      for mu in ("", "bfloat16"):
+        name = f"train {shape} fully sharded 8x512 remat=full" + (mu and f" mu_dtype={mu}")
+        found[name] = lambda c=config, mu=mu: make.train_step(
+          place, c, rows=8, width=512, remat="full", fully_sharded=True, mu_dtype=mu
+        )
     if device_bytes(place.weights(config, "bfloat16").params) > target.accelerator.memory:
       continue
     for dtype in ("bfloat16",) if shape in LARGE else ("bfloat16", "float32"):

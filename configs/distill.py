@@ -70,6 +70,7 @@ def get_config() -> config_dict.ConfigDict:
   config.weight_decay = 0.0  # times the learning rate: share of each weight that a step takes off
   config.b1 = 0.9  # AdamW's decay of the gradients' mean
   config.b2 = 0.95  # AdamW's decay of the squared gradients' mean
+  config.mu_dtype = ""  # dtype of AdamW's mean, bfloat16 to save memory; empty: the weights'
   config.max_grad_norm = 1.0  # larger gradients are scaled to this norm; 0: none is
 
   # The checkpoints.

@@ -27,6 +27,7 @@ class OptimizerConfig:
     weight_decay: a step takes this times the learning rate off every matrix.
     b1: decay of AdamW's mean.
     b2: decay of AdamW's mean square.
+    mu_dtype: dtype of AdamW's mean; empty: that of the weights.
     max_grad_norm: larger gradients are scaled to this norm; 0: none are.
   """
 
@@ -40,6 +41,7 @@ class OptimizerConfig:
   b1: float
   b2: float
   max_grad_norm: float
+  mu_dtype: str = ""
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
@@ -59,7 +61,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   rate = learning_rate(config)
   if config.name == "adamw":
     update = optax.adamw(
-      rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=_decay_mask
+      rate,
+      config.b1,
+      config.b2,
+      mu_dtype=config.mu_dtype or None,
+      weight_decay=config.weight_decay,
+      mask=_decay_mask,
     )
   else:
     # Its decay is not scaled by the learning rate, so that is done here, to mean the same.

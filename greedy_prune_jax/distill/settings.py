@@ -58,6 +58,7 @@ class DistillSettings(ChainSettings, ModelSettings):
   weight_decay: float
   b1: float
   b2: float
+  mu_dtype: str
   max_grad_norm: float
   save_every: int
   keep_checkpoints: int
@@ -72,6 +73,10 @@ class DistillSettings(ChainSettings, ModelSettings):
     check_choice("thinking", self.thinking, MODES)
     check_choice("compute_dtype", self.compute_dtype, DTYPES)
     check_choice("optimizer", self.optimizer, OPTIMIZERS)
+    if self.mu_dtype:
+      check_choice("mu_dtype", self.mu_dtype, DTYPES)
+      if self.optimizer != "adamw":
+        raise UserError(f"mu_dtype={self.mu_dtype}, but {self.optimizer} keeps no mean; set it to ''")
     check_choice("schedule", self.schedule, SCHEDULES)
     check_choice("export", self.export, EXPORTS)
     check_choice("remat", self.remat, tuple(REMAT))
@@ -159,5 +164,6 @@ class DistillSettings(ChainSettings, ModelSettings):
       weight_decay=self.weight_decay,
       b1=self.b1,
       b2=self.b2,
+      mu_dtype=self.mu_dtype,
       max_grad_norm=self.max_grad_norm,
     )

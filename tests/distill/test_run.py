@@ -88,7 +88,7 @@ RUNS = ("one", "many")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, LORA | {"keep_ratios": (1.0, 0.0), "num_parts": 2}])
+@pytest.mark.parametrize("changes", [{}, LORA | {"keep_ratios": (1.0, 0.0), "num_parts": 2, "mu_dtype": "bfloat16"}])
 def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_path, changes):
   whole = run("whole", num_validation=2, **changes)
   assert (whole.step, whole.stopped) == (6, False)
@@ -247,6 +247,8 @@ def test_validation_and_saving_are_not_in_a_steps_time(run, tmp_path, monkeypatc
     ({"b1": 1.0}, "b1=1.0; expected a number from 0 to below 1"),
     ({"final_fraction": 1.5}, "final_fraction=1.5; expected a number from 0 to 1"),
     ({"seed": -1}, "seed=-1; expected 0 or more"),
+    ({"mu_dtype": "float8"}, "mu_dtype='float8'; expected one of float32, bfloat16"),
+    ({"mu_dtype": "bfloat16", "optimizer": "adafactor"}, "adafactor keeps no mean"),
     ({"dtype": "bfloat16"}, "dtype=bfloat16 with compute_dtype=float32: products .* in bfloat16"),
   ],
 )

@@ -208,3 +208,16 @@ def test_weight_decay_spares_norms(name):
       rate = float(learning_rate(config())(0))
       expected = value - 0.5 * rate * flat_params(model.params)[key]
       np.testing.assert_allclose(decayed.trained[key], expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_mean_kept_in_fewer_bits_changes_updates_by_its_rounding_alone():
+  model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
+  plain, _ = updated(model, rows, steps=3)
+  rounded, _ = updated(model, rows, steps=3, mu_dtype="bfloat16")
+  for kept, dtype in (("mu", "bfloat16"), ("nu", "float32")):
+    assert {str(x.dtype) for x in optax.tree.get(rounded.optimizer, kept).values()} == {dtype}
+  before = flat_params(model.params)
+  changes = [{key: x[key] - before[key] for key in x} for x in (plain.trained, rounded.trained)]
+  off = optax.tree.norm(jax.tree.map(jnp.subtract, *changes)) / optax.tree.norm(changes[0])
+  assert 0 < off < 2**-8  # half of the last of 8 bits
