@@ -56,7 +56,7 @@ def key_intervals(
   return jnp.moveaxis(intervals.reshape(4, 2, -1, tile), 2, 0)
 
 
-def common_intervals(intervals: Int[Array, "Y 4 2 tile"]) -> Int[Array, "Y 4 2"]:
+def common_intervals(intervals: Int[Array, "Y I 2 tile"]) -> Int[Array, "Y I 2"]:
   """The least intervals that hold those of all slots of a tile; [0, 0) where there are none."""
   low, high = intervals[:, :, 0], intervals[:, :, 1]
   last = jnp.where(low < high, high, 0).max(-1)
@@ -143,6 +143,7 @@ def attend_tiles(
   text_ends: Int[Array, " B"],
   *,
   tile: int,
+  text_tile: int,
   tile_by_tile: bool,
   softcap: float | None,
   sinks: Float[Array, " N"] | None = None,
@@ -159,67 +160,83 @@ def attend_tiles(
     slots: visible positions of each slot.
     text_ends: see `key_intervals`.
     tile: slots of a tile, all of one chain; a divisor of T.
+    text_tile: slots that meet the keys of the texts together, all of one chain; a multiple of the
+      tile and a divisor of T. Slots of one chain see nearly the same of its text, but each the
+      columns and slots of its own candidate.
     tile_by_tile: run one tile after the other, each over the blocks of keys that it sees; else all
       side by side, over as many blocks as any of them sees.
     softcap: see `ModelConfig.attention_softcap`.
     sinks: see `ModelConfig.attention_sinks`.
   """
   kv_heads = own.k.shape[1]
-  blocks = (KEY_BLOCK, KEY_BLOCK, KEY_BLOCK, min(KEY_BLOCK, len(q)))  # of the four intervals
-  intervals = key_intervals(slots, text_ends, window, tile)
-  common = common_intervals(intervals)
-  first, last = jnp.moveaxis(common, 2, 0)
-  sizes = jnp.array([blocks])
-  first_blocks = first // sizes
-  rounds = -(-last // sizes) - first_blocks  # [Y, 4]
-  of_tiles = split_queries(q, kv_heads, tile), slots.chain[::tile], intervals, common, first_blocks
+  own_block = min(KEY_BLOCK, len(q))
 
-  def one_tile(inputs, rounds):
-    q, chain, intervals, common, first_blocks = inputs
-    intervals = jnp.tile(intervals, q.shape[1] // tile)  # of the queries, heads by heads
+  def from_cache(cache: KeyValues) -> Callable[..., KeyValues]:
+    # Found by one index of whole blocks: by four, XLA would transpose the cache for a TPU.
+    _, chains, size, width = cache.k.shape
+    of_chain = size // KEY_BLOCK
 
-    def from_cache(cache: KeyValues) -> Callable[[Array], KeyValues]:
-      # Found by one index of whole blocks: by four, XLA would transpose the cache for a TPU.
-      _, chains, size, width = cache.k.shape
-      of_chain = size // KEY_BLOCK
+    def read(chain: Array, index: Array, _: Array) -> KeyValues:
       start = (layer * chains + chain) * of_chain
+      at = start + jnp.minimum(index, of_chain - 1)  # behind the chain may be another's NaN
+      found = (x.reshape(-1, KEY_BLOCK, width)[at] for x in cache)
+      return uint16_as_bfloat16(KeyValues(*(x.reshape(KEY_BLOCK, kv_heads, -1) for x in found)))
 
-      def read(index: Array) -> KeyValues:
-        at = start + jnp.minimum(index, of_chain - 1)  # behind the chain may be another's NaN
-        found = (x.reshape(-1, KEY_BLOCK, width)[at] for x in cache)
-        return uint16_as_bfloat16(KeyValues(*(x.reshape(KEY_BLOCK, kv_heads, -1) for x in found)))
+    return read
 
-      return read
+  def from_block(_: Array, index: Array, common: Int[Array, " 2"]) -> KeyValues:
+    at = jnp.minimum(index * own_block, len(own.k) - own_block)
+    k, v = (jax.lax.dynamic_slice_in_dim(x, at, own_block) for x in own)
+    # A NaN of another chain would not stay out of sums because its weight is 0.
+    number = at + jnp.arange(own_block)
+    same = (number >= common[0]) & (number < common[1])
+    return KeyValues(k, jnp.where(same[:, None, None], v, 0))
 
-    def from_block(index: Array) -> KeyValues:
-      size = blocks[-1]
-      at = jnp.minimum(index * size, len(own.k) - size)
-      k, v = (jax.lax.dynamic_slice_in_dim(x, at, size) for x in own)
-      # A NaN of another chain would not stay out of sums because its weight is 0.
-      number = at + jnp.arange(size)
-      same = (number >= common[3, 0]) & (number < common[3, 1])
-      return KeyValues(k, jnp.where(same[:, None, None], v, 0))
+  of_text, of_candidates = (from_cache(text),) * 2, (from_cache(kept), from_block)
+  if text_tile == tile:
+    passes = [(tile, 0, of_text + of_candidates)]
+  else:
+    passes = [(text_tile, 0, of_text), (tile, len(of_text), of_candidates)]
 
-    own_sinks = None if sinks is None else split_sinks(sinks, kv_heads, tile)[..., None]
-    state = no_keys((*q.shape[:2], 1), q.shape, own_sinks)
-    sources = (from_cache(text),) * 2 + (from_cache(kept), from_block)
-    for read, block, (low, high), first, count in zip(
-      sources, blocks, intervals, first_blocks, rounds, strict=True
-    ):
+  def attend(state: Running, size: int, first_source: int, sources) -> Running:
+    """Takes in the keys of some sources, by tiles of a size; the states are [T, N, ...]."""
+    which = slice(first_source, first_source + len(sources))
+    intervals = key_intervals(slots, text_ends, window, size)[:, which]
+    common = common_intervals(intervals)
+    sizes = (KEY_BLOCK, KEY_BLOCK, KEY_BLOCK, own_block)[which]
+    first_blocks = common[..., 0] // jnp.array([sizes])
+    rounds = -(-common[..., 1] // jnp.array([sizes])) - first_blocks  # [Y, sources]
 
-      def add(index, state, read=read, block=block, low=low, high=high, first=first):
-        k, v = read(first + index)
-        number = (first + index) * block + jnp.arange(block)[None, :]
-        seen = (number >= low[:, None]) & (number < high[:, None])
-        mix = partial(product, "kqs,skh->kqh", weight=v)
-        scores = product("kqh,skh->kqs", q, k)
-        return state.add(scores, seen, mix, softcap)
+    def one_tile(inputs, rounds):
+      (q, state), chain, intervals, common, first_blocks = inputs
+      intervals = jnp.tile(intervals, q.shape[1] // size)  # of the queries, heads by heads
+      for i, read in enumerate(sources):
+        low, high = intervals[i]
 
-      state = jax.lax.fori_loop(0, count, add, state)
-    return state.result()
+        def add(index, state, i=i, read=read, low=low, high=high):
+          k, v = read(chain, first_blocks[i] + index, common[i])
+          number = (first_blocks[i] + index) * sizes[i] + jnp.arange(len(k))[None, :]
+          seen = (number >= low[:, None]) & (number < high[:, None])
+          mix = partial(product, "kqs,skh->kqh", weight=v)
+          scores = product("kqh,skh->kqs", q, k)
+          return state.add(scores, seen, mix, softcap)
 
-  if tile_by_tile:
-    out = jax.lax.map(lambda inputs: one_tile(*inputs), (of_tiles, rounds))
-  else:  # with a count of its own for each tile, each round would copy the states of all
-    out = jax.vmap(one_tile, (0, None))(of_tiles, rounds.max(0))
-  return join_queries(out, tile)
+        state = jax.lax.fori_loop(0, rounds[i], add, state)
+      return state
+
+    of_queries = jax.tree.map(lambda x: split_queries(x, kv_heads, size), (q, state))
+    of_tiles = of_queries, slots.chain[::size], intervals, common, first_blocks
+    if tile_by_tile:
+      found = jax.lax.map(lambda inputs: one_tile(*inputs), (of_tiles, rounds))
+    else:  # with a count of its own for each tile, each round would copy the states of all
+      found = jax.vmap(one_tile, (0, None))(of_tiles, rounds.max(0))
+    return jax.tree.map(lambda x: join_queries(x, size), found)
+
+  each = (*q.shape[:2], 1)
+  own_sinks = None
+  if sinks is not None:
+    own_sinks = jnp.broadcast_to(sinks.astype(jnp.float32)[:, None], each)
+  state = no_keys(each, q.shape, own_sinks)
+  for size, first_source, sources in passes:
+    state = attend(state, size, first_source, sources)
+  return state.result()

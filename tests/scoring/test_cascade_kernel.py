@@ -23,6 +23,7 @@ from tests.helpers.spans import candidate_spans, text_spans, window_spans
 KV_HEADS, GROUPS, LAYERS = 2, 3, 2
 PLACES, KEPT = 256, 512
 EVERYTHING = 2**30
+TILES = ("tiles", "tile by tile", "wide tiles")
 
 
 def _texts():
@@ -83,11 +84,15 @@ def _between_nans(cache):
 
 
 def _attend(form, inputs, window, tile, softcap, sinks=None):
-  """`form` is tiles, side by side or one by one, or a platform of the kernel."""
+  """`form` is tiles, side by side or one by one, or a platform of the kernel.
+
+  In wide tiles only keys of the texts are met; those of candidates in half of them.
+  """
   *inputs, slots, text_ends = inputs
   attend = partial(attend_cascade, platform=form, interpret=True)
-  if form in ("tiles", "tile by tile"):
-    attend = partial(attend_tiles, tile_by_tile=form == "tile by tile")
+  if "tile" in form:
+    attend = partial(attend_tiles, text_tile=tile, tile_by_tile=form != "tiles")
+    tile = tile // 2 if form == "wide tiles" else tile
   attend = jax.jit(partial(attend, tile=tile, softcap=softcap, sinks=sinks))
   return np.asarray(attend(*inputs, jnp.int32(window), slots, text_ends))
 
@@ -137,7 +142,7 @@ def test_each_slot_sees_its_whole_text(spans_of, first, size, tile, window, soft
   valid = np.asarray(slots.valid)
   assert valid.any()
   expected = _one_by_one(inputs, window, softcap)
-  for form in ("tiles", "tile by tile", "gpu", "tpu"):
+  for form in (*TILES, "gpu", "tpu"):
     found = _attend(form, inputs, window, tile, softcap)
     np.testing.assert_allclose(found[valid], expected[valid], atol=2e-6, err_msg=form)
     assert not found[~valid].any()
@@ -152,13 +157,13 @@ def test_a_sink_counts_once_beside_prefix_and_suffix(spans_of, window):
   sinks = jnp.array((-4.0, 0.0, 1.0, 2.0, 4.0, 90.0))  # of no weight, to all of it
   expected = _one_by_one(inputs, window, None, sinks)
   assert np.abs(expected[valid] - _one_by_one(inputs, window, None)[valid]).mean() > 0.02
-  for form in ("tiles", "tile by tile", "gpu", "tpu"):
+  for form in (*TILES, "gpu", "tpu"):
     found = _attend(form, inputs, window, 32, None, sinks)
     np.testing.assert_allclose(found[valid], expected[valid], atol=2e-6, err_msg=form)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["tiles", "tile by tile", "gpu", "tpu"])
+@pytest.mark.parametrize("form", [*TILES, "gpu", "tpu"])
 def test_a_nan_stays_with_its_chain(form):
   q, own, *inputs, slots, text_ends = _inputs("texts", 0, 256, 32)
   good = slots.valid & (slots.chain == 1)
@@ -183,12 +188,12 @@ def test_heads_of_any_width(head_dim):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["tiles", "tile by tile", "cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("form", [*TILES, "cpu", "gpu", "tpu"])
 def test_bfloat16_keys_round_operands_alone(form):
   *inputs, slots, text_ends = _inputs("tails", 256, 64, 32, 64, jnp.bfloat16)
   exact = jax.tree.map(lambda x: x.astype(jnp.float32) if x.ndim > 1 else x, inputs)
   exact = _attend("tiles", [*exact, slots, text_ends], EVERYTHING, 32, None)
-  if form in ("tiles", "cpu"):  # as bits, as caches lie on a CPU
+  if form in ("tiles", "wide tiles", "cpu"):  # as bits, as caches lie on a CPU
     inputs[2:4] = bfloat16_as_uint16(inputs[2:4], "cpu")
   found = _attend(form, [*inputs, slots, text_ends], EVERYTHING, 32, None)
   assert found.dtype == np.float32
