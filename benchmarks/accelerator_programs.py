@@ -14,6 +14,7 @@ from benchmarks.accelerator_targets import Target
 from benchmarks.train_ours import OPTIMIZER, lora_config
 from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.distill.lora import init_lora
+from greedy_prune_jax.distill.memory import step_memory
 from greedy_prune_jax.distill.optimizer import make_optimizer
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.distill.step import Student, abstract_state, make_train_step
@@ -164,6 +165,7 @@ def train_step(
   return Program(
     lambda: step.trace(state, frozen, batch),
     flops=needed / (place.data * place.model),
+    memory=step_memory(student, state, frozen, rows, width).total,
     trips=lambda source, depth: _head_chunks(config, rows // place.data, width),
   )
 

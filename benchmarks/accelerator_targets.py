@@ -30,7 +30,7 @@ class Target:
     topologies: JAX's names of a topology by number of devices.
     key: key of `ACCELERATORS`.
     bandwidth: bytes a second of its memory, as the maker states them.
-    float32_flops: FLOP/s of float32 products in full precision.
+    float32_flops: FLOP/s of float32 products: on a GPU three in TF32, on a TPU six in bfloat16.
     clock: Hz of the TPU's matrix units; 0 for what is no TPU.
   """
 
@@ -88,7 +88,7 @@ TARGETS = {
   "v6e": _tpu("v6e", {1: "v6e:2x2", 4: "v6e:2x2", 8: "v6e:2x4"}, 1640e9, 2 * 4 * 256**2),
   "v5p": _tpu("v5p", {1: "v5p:2x2x1", 4: "v5p:2x2x1", 8: "v5p:2x2x2"}, 2765e9, 2 * 8 * 128**2),
   "h100": Target(
-    "h100", "gpu", {1: "1x1x1", 4: "1x1x4", 8: "1x1x8"}, "h100", 3352e9, float32_flops=67e12
+    "h100", "gpu", {1: "1x1x1", 4: "1x1x4", 8: "1x1x8"}, "h100", 3352e9, float32_flops=495e12 / 3
   ),
 }
 

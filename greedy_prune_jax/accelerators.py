@@ -52,6 +52,12 @@ def find_accelerator(device_kind: str) -> str | None:
   return max(matches)[1] if matches else None
 
 
+def device_memory() -> int | None:
+  """Bytes of this process's first device that JAX may use; None on a CPU, or if it does not say."""
+  device = jax.local_devices()[0]
+  return None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
+
+
 def matmul_peak(dtype: Any = jnp.float32, sizes=(1024, 2048), repeats: int = 5) -> float:
   """FLOP/s of the fastest of some large square products, each the best of `repeats`."""
   best = 0.0

@@ -247,10 +247,10 @@ def gathered(arrays: Any) -> Any:
   return jax.tree.map(gather, arrays)
 
 
-def device_bytes(params: nnx.State) -> int:
-  """Bytes that parameters take on each of the devices that they lie on."""
+def device_bytes(tree: Any) -> int:
+  """Bytes that arrays, or shapes with shardings, take on each of the devices that they lie on."""
   return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params)
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 

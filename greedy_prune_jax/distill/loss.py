@@ -84,7 +84,7 @@ def completion_nll(
     mesh: mesh with the rows along its axis `data`; None: one device.
   """
   hidden = packed_hidden(decoder, rows, remat, mesh)
-  chunk = _head_chunk(decoder.platform, decoder.config.vocab_size)
+  chunk = head_chunk(decoder.platform, decoder.config.vocab_size)
   nll = functools.partial(head_nll, decoder.config.logit_softcap, train_head, chunk)
   if mesh is not None and mesh.shape[DATA] > 1:
     nll = _along_data(nll, mesh)
@@ -113,7 +113,7 @@ def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
   return lambda *operands: each(*operands).sum()
 
 
-def _head_chunk(platform: str, vocabulary: int) -> int:
+def head_chunk(platform: str, vocabulary: int) -> int:
   """Scored positions of a chunk, over all rows of a device."""
   return CPU_HEAD_CHUNK if platform == "cpu" else _LOGIT_BYTES // (4 * vocabulary)
 

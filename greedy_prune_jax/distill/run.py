@@ -25,6 +25,7 @@ from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
 from greedy_prune_jax.distill.export import export_student, load_base
 from greedy_prune_jax.distill.lora import init_lora
+from greedy_prune_jax.distill.memory import warn_of_memory
 from greedy_prune_jax.distill.metrics import MetricsLog, peak_flops, train_step_flops
 from greedy_prune_jax.distill.optimizer import learning_rate, make_optimizer
 from greedy_prune_jax.distill.parameters import Params, flat_params
@@ -122,9 +123,11 @@ def run_distill(
       data.set_state(progress.data)
     with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
       report = _Reporter(log, bar, student, rates)
-      stopped = should_stop(step)
+      first, stopped = step, should_stop(step)
       while step < steps and not stopped and not _stalled(settings, progress):
         batch = next(data)
+        if step == first:
+          warn_of_memory(student, state, frozen, batch)
         state, metrics = train_step(state, frozen, place_rows(batch.rows, mesh, axis=1))
         step += 1
         report.finished()  # of the step before: the device is busy with this one

@@ -76,7 +76,9 @@ class DistillSettings(ChainSettings, ModelSettings):
     if self.mu_dtype:
       check_choice("mu_dtype", self.mu_dtype, DTYPES)
       if self.optimizer != "adamw":
-        raise UserError(f"mu_dtype={self.mu_dtype}, but {self.optimizer} keeps no mean; set it to ''")
+        raise UserError(
+          f"mu_dtype={self.mu_dtype}, but {self.optimizer} keeps no mean; set it to ''"
+        )
     check_choice("schedule", self.schedule, SCHEDULES)
     check_choice("export", self.export, EXPORTS)
     check_choice("remat", self.remat, tuple(REMAT))

@@ -49,9 +49,9 @@ class MasterWeight:
 def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   """An einsum with operands in the dtype of `weight` and the result in float32.
 
-  float32 is multiplied as precisely on every backend (GPUs and TPUs would round the operands by
-  default): see `einsum`. Beside bfloat16 the gradient of the result is rounded too, as x is: left to itself, JAX
-  would multiply it in float32 with what was bfloat16, at a fraction of the speed, and twice for
+  float32 is multiplied as such on every backend (GPUs and TPUs would round the operands by default):
+  see `_einsum`. Beside bfloat16 the gradient of the result is rounded too, as x is: left to itself,
+  JAX would multiply it in float32 with what was bfloat16, at a fraction of the speed, and twice for
   each product forwards. In float32 the gradients are written out too, because the one that autodiff
   makes for a weight is a transposed product, for which XLA's CPU backend is a third slower.
 
@@ -73,8 +73,8 @@ def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
 def _einsum(subscripts: str, a: Array, b: Array, platform: str | None) -> Array:
   """The einsum of two operands of one dtype, with a result in float32.
 
-  NVIDIA's tensor cores multiply float32 three times in TF32: up to 2.5 times as fast as in full, and
-  nearly as precise (docs/measured.md has the errors). Where the platform is None it is in full.
+  On NVIDIA's tensor cores float32 is multiplied three times in TF32, which their makers' peaks make
+  2.5 times as fast and docs/measured.md nearly as precise. With no platform it is in full.
   """
   subscripts, a, b = _summed_flat(subscripts, a, b)
   precision: Any = jax.lax.Precision.HIGHEST

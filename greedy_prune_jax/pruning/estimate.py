@@ -10,7 +10,12 @@ from absl import logging
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from greedy_prune_jax.accelerators import ACCELERATORS, find_accelerator, matmul_peak
+from greedy_prune_jax.accelerators import (
+  ACCELERATORS,
+  device_memory,
+  find_accelerator,
+  matmul_peak,
+)
 from greedy_prune_jax.chains.reading import BadChain
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
@@ -94,8 +99,7 @@ def _devices(settings: PruneSettings) -> Devices:
     local = jax.local_devices()[0]
     platform = local.platform
     name, known = local.device_kind, find_accelerator(local.device_kind)
-    stats = {} if jax.default_backend() == "cpu" else local.memory_stats() or {}
-    memory = stats.get("bytes_limit")
+    memory = device_memory()
     given = mesh.data * mesh.model * jax.process_count()  # 0 where one of them is left open
     count = plan.num_devices or given or jax.device_count()
   split = mesh.model or max(count // max(mesh.data, 1), 1)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from greedy_prune_jax.accelerators import device_memory
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
@@ -236,10 +237,8 @@ def _chain_bytes(config: ModelConfig, places: int, placement: Placement) -> int:
 
 def _free_bytes(model: Model) -> float | None:
   """Memory for everything but the weights on a device; None where the device does not say."""
-  stats = jax.local_devices()[0].memory_stats()
-  if jax.default_backend() == "cpu" or not stats or "bytes_limit" not in stats:
-    return None
-  return free_bytes(stats["bytes_limit"], device_bytes(model.params))
+  limit = device_memory()
+  return None if limit is None else free_bytes(limit, device_bytes(model.params))
 
 
 def free_bytes(limit: float, weights: float) -> float:

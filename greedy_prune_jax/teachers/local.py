@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
+from greedy_prune_jax.accelerators import device_memory
 from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
 from greedy_prune_jax.chains.segments import encode_parts
 from greedy_prune_jax.models.config import ModelConfig
@@ -211,7 +212,7 @@ class LocalTeacher:
 
 def _rows_that_fit(model: Model, length: int) -> int:
   """Number of texts of `length` tokens whose cache the devices' memory can hold."""
-  limit = _device_memory()
+  limit = device_memory()
   if limit is None:
     return _CPU_ROWS
   replicas, split = (axis_size(model.params, axis) for axis in (DATA, MODEL))
@@ -220,12 +221,6 @@ def _rows_that_fit(model: Model, length: int) -> int:
   row = 2 * _cache_bytes(model.config, length, itemsize, split)
   fitting = _MEMORY_SHARE * (limit - device_bytes(model.params)) / row
   return replicas * min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1))
-
-
-def _device_memory() -> int | None:
-  """Bytes that a device lets us use; None where it does not say, and on a CPU."""
-  stats = jax.local_devices()[0].memory_stats()
-  return None if jax.default_backend() == "cpu" else (stats or {}).get("bytes_limit")
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int, split: int) -> int:

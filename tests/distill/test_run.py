@@ -84,11 +84,12 @@ def losses(workdir):
 
 LORA = {"lora_rank": 2, "lora_alpha": 4.0}
 SPLIT = {"mesh": {"data": 4, "model": 2}, "fully_sharded": True}
+PARTS = {"keep_ratios": (1.0, 0.0), "num_parts": 2, "mu_dtype": "bfloat16"}
 RUNS = ("one", "many")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, LORA | {"keep_ratios": (1.0, 0.0), "num_parts": 2, "mu_dtype": "bfloat16"}])
+@pytest.mark.parametrize("changes", [{}, LORA | PARTS])
 def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_path, changes):
   whole = run("whole", num_validation=2, **changes)
   assert (whole.step, whole.stopped) == (6, False)

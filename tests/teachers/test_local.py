@@ -37,7 +37,7 @@ def test_rows_are_counted_by_what_a_device_has_left(monkeypatch, mesh, rows):
   if mesh is not None:
     data, split = mesh
     model = on_mesh(model, weight_shardings(make_mesh(MeshSettings(data=data, model=split))))
-  monkeypatch.setattr(local, "_device_memory", lambda: device_bytes(model.params) + free)
+  monkeypatch.setattr(local, "device_memory", lambda: device_bytes(model.params) + free)
   assert local._rows_that_fit(model, LENGTH) == rows
 
 
