@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.extend.core import Var
 
 from greedy_prune_jax.accelerators import device_memory
 from greedy_prune_jax.distill.batches import Batch, PackedRows
@@ -85,7 +86,7 @@ def _kept_bytes(student: Student, trained: Params, frozen: Params, rows: int, wi
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (trained, frozen))
   jaxpr = jax.make_jaxpr(kept)(*shapes, batch).jaxpr
   given = set(jaxpr.invars)
-  handed_on = {x for x in jaxpr.outvars if isinstance(x, jax.extend.core.Var)} - given
+  handed_on: set[Any] = {x for x in jaxpr.outvars if isinstance(x, Var)} - given
   return sum(math.prod(x.aval.shape) * x.aval.dtype.itemsize for x in handed_on)
 
 

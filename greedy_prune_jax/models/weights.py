@@ -49,11 +49,12 @@ class MasterWeight:
 def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   """An einsum with operands in the dtype of `weight` and the result in float32.
 
-  float32 is multiplied as such on every backend (GPUs and TPUs would round the operands by default):
-  see `_einsum`. Beside bfloat16 the gradient of the result is rounded too, as x is: left to itself,
-  JAX would multiply it in float32 with what was bfloat16, at a fraction of the speed, and twice for
-  each product forwards. In float32 the gradients are written out too, because the one that autodiff
-  makes for a weight is a transposed product, for which XLA's CPU backend is a third slower.
+  float32 is multiplied as such on every backend, where GPUs and TPUs would round the operands by
+  default: see `_einsum`. Beside bfloat16 the gradient of the result is rounded too, as x is: left
+  to itself, JAX would multiply it in float32 with what was bfloat16, at a fraction of the speed,
+  and twice for each product forwards. In float32 the gradients are written out too, because the
+  one that autodiff makes for a weight is a transposed product, for which XLA's CPU backend is a
+  third slower.
 
   Args:
     subscripts: string of `jnp.einsum`, with lower-case letters; no axis is summed within one

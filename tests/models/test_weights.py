@@ -1,15 +1,23 @@
 """Frozen weights: the same numbers as with others, and no silent gradient."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from greedy_prune_jax.models import weights as weights_module
 from greedy_prune_jax.models.decoder import Decoder, Model, merge_decoder
 from greedy_prune_jax.models.forward import forward_hidden, forward_logits
 from greedy_prune_jax.models.parameters import abstract_model
-from greedy_prune_jax.models.weights import bfloat16_as_uint16, uint16_as_bfloat16
+from greedy_prune_jax.models.weights import (
+  MasterWeight,
+  bfloat16_as_uint16,
+  project,
+  uint16_as_bfloat16,
+)
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 from tests.helpers.tiny_student import CONFIG
 
@@ -58,3 +66,45 @@ def test_a_gradient_by_frozen_weights_is_an_error():
   if jax.default_backend() == "cpu":
     with pytest.raises(TypeError, match="train float32 ones"):
       jax.grad(loss)(model.params)
+
+
+def _products(x_dtype, weight, platforms):
+  """The dots of a product as a platform gets them, and those of its gradient."""
+  x = jnp.ones((8, 16), x_dtype)
+
+  def loss(x, weight):
+    return project("td,df->tf", x, weight).sum()
+
+  found = []
+  for function in (loss, jax.grad(loss, (0, 1))):
+    text = jax.jit(function).trace(x, weight).lower(lowering_platforms=(platforms,)).as_text()
+    found.append([line for line in text.splitlines() if "dot_general" in line])
+  return found
+
+
+def test_float32_is_three_products_in_tf32_on_nvidias_gpus_alone(monkeypatch):
+  thrice = "num_primitive_operations = 3"
+  float32, bfloat16 = jnp.ones((16, 8)), jnp.ones((16, 8), jnp.bfloat16)
+  monkeypatch.setattr(weights_module, "_has_tensor_float32", lambda: True)
+  for platform in ("cpu", "tpu", "rocm", "cuda"):
+    value, _ = _products(jnp.float32, float32, platform)
+    assert [thrice in dot for dot in value] == [platform == "cuda"], platform
+  assert not any(thrice in dot for dot in _products(jnp.float32, bfloat16, "cuda")[0])
+  # Of a trained weight the platform is known before, and policies of checkpoints see the products.
+  trained = MasterWeight(float32, jnp.float32, "gpu")
+  value, gradient = _products(jnp.float32, trained, "cuda")
+  assert (len(value), len(gradient)) == (1, 2)
+  assert all(thrice in dot for dot in value + gradient)
+  monkeypatch.setattr(weights_module, "_has_tensor_float32", lambda: False)
+  jax.clear_caches()
+  for weight in (float32, trained):
+    assert not any(thrice in dot for dot in _products(jnp.float32, weight, "cuda")[0])
+
+
+@pytest.mark.parametrize(
+  ("capability", "known"), [("7.5", False), ("8.0", True), ("12.0", True), ("gfx942", False)]
+)
+def test_gpus_before_tf32_multiply_in_full(monkeypatch, capability, known):
+  gpu = SimpleNamespace(platform="gpu", compute_capability=capability)
+  monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+  assert weights_module._has_tensor_float32.__wrapped__() == known
