@@ -1,7 +1,8 @@
 """Peak FLOP/s and memory of known accelerators; the peak of others, measured."""
 
+import functools
+import re
 import time
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,14 +59,37 @@ def device_memory() -> int | None:
   return None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
 
 
+def product_precision(dtype: Any, platform: str | None) -> Any:
+  """Precision of products of operands of a dtype.
+
+  float32 is multiplied in full, but on NVIDIA's tensor cores as three products in TF32: 2.5 times
+  the FLOP/s by their maker's peaks, and nearly as precise (docs/measured.md).
+
+  Args:
+    dtype: of both operands.
+    platform: that of the compiled program; None: not known.
+  """
+  if platform == "gpu" and dtype == jnp.float32 and _has_tf32():
+    return jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+  return jax.lax.Precision.HIGHEST
+
+
+@functools.cache
+def _has_tf32() -> bool:
+  """False where this machine has a GPU from before TF32, or one that is not NVIDIA's."""
+  gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
+  return all(re.match(r"(\d\d|[89])\.", str(gpu.compute_capability)) for gpu in gpus)
+
+
 def matmul_peak(dtype: Any = jnp.float32, sizes=(1024, 2048), repeats: int = 5) -> float:
   """FLOP/s of the fastest of some large square products, each the best of `repeats`."""
   best = 0.0
   for size in sizes:
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     b = jax.random.normal(jax.random.key(1), (size, size), dtype)
-    # As the model multiplies: float32 in full, where a device's default is less.
-    multiply = partial(jnp.dot, precision="highest", preferred_element_type=jnp.float32)
+    # As the model multiplies, where a device's default is less precise.
+    precision = product_precision(a.dtype, jax.local_devices()[0].platform)
+    multiply = functools.partial(jnp.dot, precision=precision, preferred_element_type=jnp.float32)
     product = jax.jit(multiply)
     product(a, b).block_until_ready()
     for _ in range(repeats):

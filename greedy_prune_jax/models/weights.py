@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from typing import Any, TypeVar
 
 import jax
@@ -11,6 +10,8 @@ from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
+from greedy_prune_jax.accelerators import product_precision
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,8 @@ class MasterWeight:
   """A weight of which products see a rounded copy, made where they need it.
 
   Rounded layer by layer, stacked weights are sliced in float32, and so are their gradients, which
-  are never rounded at all; a rounded copy of the whole model is never there.
+  are never rounded at all. No rounded copy of the whole model is asked for; for a TPU, XLA makes
+  one all the same.
 
   Attributes:
     weight: float32, of any shape.
@@ -50,10 +52,10 @@ def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   """An einsum with operands in the dtype of `weight` and the result in float32.
 
   float32 is multiplied as such on every backend, where GPUs and TPUs would round the operands by
-  default: see `_einsum`. Beside bfloat16 the gradient of the result is rounded too, as x is: left
-  to itself, JAX would multiply it in float32 with what was bfloat16, at a fraction of the speed,
-  and twice for each product forwards. In float32 the gradients are written out too, because the
-  one that autodiff makes for a weight is a transposed product, for which XLA's CPU backend is a
+  default: see `product_precision`. Beside bfloat16 the gradient of the result is rounded too, as x
+  is: left to itself, JAX would multiply it in float32 with what was bfloat16, at a fraction of the
+  speed, and twice for each product forwards. In float32 the gradients are written out too, because
+  the one that autodiff makes for a weight is a transposed product, for which XLA's CPU backend is a
   third slower.
 
   Args:
@@ -72,23 +74,10 @@ def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
 
 
 def _einsum(subscripts: str, a: Array, b: Array, platform: str | None) -> Array:
-  """The einsum of two operands of one dtype, with a result in float32.
-
-  On NVIDIA's tensor cores float32 is multiplied three times in TF32, which their makers' peaks make
-  2.5 times as fast and docs/measured.md nearly as precise. With no platform it is in full.
-  """
+  """The einsum of two operands of one dtype, with a result in float32; see `product_precision`."""
   subscripts, a, b = _summed_flat(subscripts, a, b)
-  precision: Any = jax.lax.Precision.HIGHEST
-  if platform == "gpu" and a.dtype == b.dtype == jnp.float32 and _has_tensor_float32():
-    precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+  precision = product_precision(a.dtype, platform)
   return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=jnp.float32)
-
-
-@functools.cache
-def _has_tensor_float32() -> bool:
-  """False where this machine has a GPU from before TF32, or one that is not NVIDIA's."""
-  gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
-  return all(re.match(r"(\d\d|[89])\.", str(gpu.compute_capability)) for gpu in gpus)
 
 
 def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from greedy_prune_jax.models import weights as weights_module
+from greedy_prune_jax import accelerators
 from greedy_prune_jax.models.decoder import Decoder, Model, merge_decoder
 from greedy_prune_jax.models.forward import forward_hidden, forward_logits
 from greedy_prune_jax.models.parameters import abstract_model
@@ -85,7 +85,7 @@ def _products(x_dtype, weight, platforms):
 def test_float32_is_three_products_in_tf32_on_nvidias_gpus_alone(monkeypatch):
   thrice = "num_primitive_operations = 3"
   float32, bfloat16 = jnp.ones((16, 8)), jnp.ones((16, 8), jnp.bfloat16)
-  monkeypatch.setattr(weights_module, "_has_tensor_float32", lambda: True)
+  monkeypatch.setattr(accelerators, "_has_tf32", lambda: True)
   for platform in ("cpu", "tpu", "rocm", "cuda"):
     value, _ = _products(jnp.float32, float32, platform)
     assert [thrice in dot for dot in value] == [platform == "cuda"], platform
@@ -95,7 +95,7 @@ def test_float32_is_three_products_in_tf32_on_nvidias_gpus_alone(monkeypatch):
   value, gradient = _products(jnp.float32, trained, "cuda")
   assert (len(value), len(gradient)) == (1, 2)
   assert all(thrice in dot for dot in value + gradient)
-  monkeypatch.setattr(weights_module, "_has_tensor_float32", lambda: False)
+  monkeypatch.setattr(accelerators, "_has_tf32", lambda: False)
   jax.clear_caches()
   for weight in (float32, trained):
     assert not any(thrice in dot for dot in _products(jnp.float32, weight, "cuda")[0])
@@ -107,4 +107,4 @@ def test_float32_is_three_products_in_tf32_on_nvidias_gpus_alone(monkeypatch):
 def test_gpus_before_tf32_multiply_in_full(monkeypatch, capability, known):
   gpu = SimpleNamespace(platform="gpu", compute_capability=capability)
   monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
-  assert weights_module._has_tensor_float32.__wrapped__() == known
+  assert accelerators._has_tf32.__wrapped__() == known
