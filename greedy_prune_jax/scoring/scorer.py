@@ -277,8 +277,8 @@ def _run_layers(
 def _text_tile(program: Program, num_chains: int, size: int) -> int:
   """Slots of a block of a size that meet the keys of the texts together; see `attend_tiles`.
 
-  Four tiles at once took two thirds of the time of one after the other on a CPU (docs/measured.md).
-  Where there are several chains the next tile may be another's.
+  On a CPU four tiles at once are faster than one after the other (docs/measured.md). Where there
+  are several chains, the next tile may be another's.
   """
   if num_chains > 1 or not program.tile_by_tile:
     return program.tile

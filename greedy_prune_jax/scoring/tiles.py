@@ -7,7 +7,7 @@ is larger than a tile's against a block of keys. The queries of a tile, of which
 meet the shared prefix together (cascade attention, as in Hydragen, arXiv 2402.05099).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -132,6 +132,17 @@ def no_keys(
   )
 
 
+# (chain, block of keys, the tile's interval of keys) -> the block's keys and values, [S, K, H] each
+ReadKeys = Callable[[Array, Array, Array], KeyValues]
+
+
+class KeySource(NamedTuple):
+  """Keys of one of the intervals of `key_intervals`."""
+
+  block: int  # keys that are read at once
+  read: ReadKeys
+
+
 def attend_tiles(
   q: Float[Array, "T N H"],
   own: KeyValues,
@@ -171,7 +182,7 @@ def attend_tiles(
   kv_heads = own.k.shape[1]
   own_block = min(KEY_BLOCK, len(q))
 
-  def from_cache(cache: KeyValues) -> Callable[..., KeyValues]:
+  def from_cache(cache: KeyValues) -> ReadKeys:
     # Found by one index of whole blocks: by four, XLA would transpose the cache for a TPU.
     _, chains, size, width = cache.k.shape
     of_chain = size // KEY_BLOCK
@@ -184,59 +195,72 @@ def attend_tiles(
 
     return read
 
-  def from_block(_: Array, index: Array, common: Int[Array, " 2"]) -> KeyValues:
+  def from_block(_: Array, index: Array, interval: Int[Array, " 2"]) -> KeyValues:
     at = jnp.minimum(index * own_block, len(own.k) - own_block)
     k, v = (jax.lax.dynamic_slice_in_dim(x, at, own_block) for x in own)
     # A NaN of another chain would not stay out of sums because its weight is 0.
     number = at + jnp.arange(own_block)
-    same = (number >= common[0]) & (number < common[1])
+    same = (number >= interval[0]) & (number < interval[1])
     return KeyValues(k, jnp.where(same[:, None, None], v, 0))
 
-  of_text, of_candidates = (from_cache(text),) * 2, (from_cache(kept), from_block)
-  if text_tile == tile:
-    passes = [(tile, 0, of_text + of_candidates)]
-  else:
-    passes = [(text_tile, 0, of_text), (tile, len(of_text), of_candidates)]
-
-  def attend(state: Running, size: int, first_source: int, sources) -> Running:
-    """Takes in the keys of some sources, by tiles of a size; the states are [T, N, ...]."""
-    which = slice(first_source, first_source + len(sources))
-    intervals = key_intervals(slots, text_ends, window, size)[:, which]
-    common = common_intervals(intervals)
-    sizes = (KEY_BLOCK, KEY_BLOCK, KEY_BLOCK, own_block)[which]
-    first_blocks = common[..., 0] // jnp.array([sizes])
-    rounds = -(-common[..., 1] // jnp.array([sizes])) - first_blocks  # [Y, sources]
-
-    def one_tile(inputs, rounds):
-      (q, state), chain, intervals, common, first_blocks = inputs
-      intervals = jnp.tile(intervals, q.shape[1] // size)  # of the queries, heads by heads
-      for i, read in enumerate(sources):
-        low, high = intervals[i]
-
-        def add(index, state, i=i, read=read, low=low, high=high):
-          k, v = read(chain, first_blocks[i] + index, common[i])
-          number = (first_blocks[i] + index) * sizes[i] + jnp.arange(len(k))[None, :]
-          seen = (number >= low[:, None]) & (number < high[:, None])
-          mix = partial(product, "kqs,skh->kqh", weight=v)
-          scores = product("kqh,skh->kqs", q, k)
-          return state.add(scores, seen, mix, softcap)
-
-        state = jax.lax.fori_loop(0, rounds[i], add, state)
-      return state
-
-    of_queries = jax.tree.map(lambda x: split_queries(x, kv_heads, size), (q, state))
-    of_tiles = of_queries, slots.chain[::size], intervals, common, first_blocks
-    if tile_by_tile:
-      found = jax.lax.map(lambda inputs: one_tile(*inputs), (of_tiles, rounds))
-    else:  # with a count of its own for each tile, each round would copy the states of all
-      found = jax.vmap(one_tile, (0, None))(of_tiles, rounds.max(0))
-    return jax.tree.map(lambda x: join_queries(x, size), found)
+  sources = (
+    *(KeySource(KEY_BLOCK, from_cache(cache)) for cache in (text, text, kept)),
+    KeySource(own_block, from_block),
+  )
+  passes = [(tile, slice(0, 4))]
+  if text_tile != tile:
+    passes = [(text_tile, slice(0, 2)), (tile, slice(2, 4))]
 
   each = (*q.shape[:2], 1)
   own_sinks = None
   if sinks is not None:
     own_sinks = jnp.broadcast_to(sinks.astype(jnp.float32)[:, None], each)
   state = no_keys(each, q.shape, own_sinks)
-  for size, first_source, sources in passes:
-    state = attend(state, size, first_source, sources)
+  for size, some in passes:
+    intervals = key_intervals(slots, text_ends, window, size)[:, some]
+    of_queries = jax.tree.map(lambda x, size=size: split_queries(x, kv_heads, size), (q, state))
+    run = partial(_over_tiles, tile_by_tile=tile_by_tile, softcap=softcap)
+    state = run(*of_queries, slots.chain[::size], intervals, sources[some])
+    state = jax.tree.map(lambda x, size=size: join_queries(x, size), state)
   return state.result()
+
+
+def _over_tiles(
+  q: Float[Array, "Y K Q H"],
+  state: Running,
+  chains: Int[Array, " Y"],
+  intervals: Int[Array, "Y I 2 tile"],
+  sources: Sequence[KeySource],
+  *,
+  tile_by_tile: bool,
+  softcap: float | None,
+) -> Running:
+  """The softmaxes of tiles' queries when they have met the keys of their intervals."""
+  common = common_intervals(intervals)
+  sizes = jnp.array([[source.block for source in sources]])
+  first_blocks = common[..., 0] // sizes
+  rounds = -(-common[..., 1] // sizes) - first_blocks  # [Y, I]
+
+  def one_tile(inputs, rounds):
+    q, state, chain, intervals, common, first_blocks = inputs
+    intervals = jnp.tile(intervals, q.shape[1] // intervals.shape[-1])  # of queries, heads by heads
+    for i, source in enumerate(sources):
+      low, high = intervals[i]
+
+      def add(index, state, i=i, source=source, low=low, high=high):
+        block = first_blocks[i] + index
+        k, v = source.read(chain, block, common[i])
+        number = block * source.block + jnp.arange(source.block)[None, :]
+        seen = (number >= low[:, None]) & (number < high[:, None])
+        mix = partial(product, "kqs,skh->kqh", weight=v)
+        scores = product("kqh,skh->kqs", q, k)
+        return state.add(scores, seen, mix, softcap)
+
+      state = jax.lax.fori_loop(0, rounds[i], add, state)
+    return state
+
+  of_tiles = q, state, chains, intervals, common, first_blocks
+  if tile_by_tile:
+    return jax.lax.map(lambda inputs: one_tile(*inputs), (of_tiles, rounds))
+  # With a count of its own for each tile, each round would copy the states of all.
+  return jax.vmap(one_tile, (0, None))(of_tiles, rounds.max(0))
