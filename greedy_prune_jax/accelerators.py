@@ -66,8 +66,8 @@ def product_precision(dtype: Any, platform: str | None) -> Any:
   the FLOP/s by their maker's peaks, and nearly as precise (docs/measured.md).
 
   Args:
-    dtype: of both operands.
-    platform: that of the compiled program; None: not known.
+    dtype: dtype of both operands.
+    platform: platform of the compiled program; None: not known.
   """
   if platform == "gpu" and dtype == jnp.float32 and _has_tf32():
     return jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
