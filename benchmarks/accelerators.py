@@ -117,8 +117,10 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
   found = {
     "compile_s": round(seconds, 1),
     "memory_GB": taken / 1e9,
+    "peak_GB": memory.peak_memory_in_bytes / 1e9,
     "temporaries_GB": memory.temp_size_in_bytes / 1e9,
-    "fits": taken <= target.accelerator.memory,
+    # For a TPU XLA compiles nothing that does not fit.
+    "fits": target.platform == "tpu" or taken <= target.accelerator.memory,
     "estimate_ratio": program.memory and program.memory / taken,
     "TFLOP": costs.flops / 1e12,
     "counted_TFLOP": program.flops and program.flops / 1e12,
