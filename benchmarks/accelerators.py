@@ -121,6 +121,7 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
     "temporaries_GB": memory.temp_size_in_bytes / 1e9,
     # For a TPU XLA compiles nothing that does not fit.
     "fits": target.platform == "tpu" or taken <= target.accelerator.memory,
+    "estimate_GB": program.memory and program.memory / 1e9,
     "estimate_ratio": program.memory and program.memory / taken,
     "TFLOP": costs.flops / 1e12,
     "counted_TFLOP": program.flops and program.flops / 1e12,

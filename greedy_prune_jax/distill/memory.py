@@ -55,8 +55,8 @@ def step_memory(
   size = max(x.dtype.itemsize for x in state.trained.values())
   head = config.vocab_size * config.model_dim
   logits = min(head_chunk(student.model.platform, config.vocab_size), rows * width)
-  chunk = logits * config.vocab_size * (2 * 4 + compute.itemsize)
   trains_head = student.lora is None
+  chunk = logits * config.vocab_size * (4 * (1 + trains_head) + compute.itemsize)
 
   def kept_with(remat: str) -> int:
     some = dataclasses.replace(student, remat=remat, mesh=None)

@@ -52,7 +52,7 @@ def is_norm(name: str) -> bool:
 
 def decays(name: str) -> bool:
   """Tells whether weight decay applies to a parameter: to matrices alone."""
-  return not is_norm(name) and not name.endswith(("_bias", ".sinks"))
+  return not is_norm(name) and not name.endswith(("_bias", ".sinks", ".alpha_p", ".alpha_n"))
 
 
 def cast(values: Mapping[str, Array], dtype: Any) -> Params:

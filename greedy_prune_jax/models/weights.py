@@ -73,7 +73,7 @@ def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   return _rounded(subscripts.replace("...", ellipsis), dtype, platform, x, array)
 
 
-def _einsum(subscripts: str, a: Array, b: Array, platform: str | None) -> Array:
+def _einsum(subscripts: str, a: Array, b: Array, platform: str | None = None) -> Array:
   """The einsum of two operands of one dtype, with a result in float32; see `product_precision`."""
   subscripts, a, b = _summed_flat(subscripts, a, b)
   precision = product_precision(a.dtype, platform)
@@ -100,10 +100,11 @@ def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _rounded(subscripts: str, dtype: Any, platform: str | None, x: Array, weight: Array) -> Array:
   x, weight = x.astype(dtype), weight.astype(dtype)
-  if platform is None and dtype == jnp.float32:  # nothing is differentiated here
+  if dtype == jnp.float32:
+    # Not where something is differentiated: policies of `jax.checkpoint` would not see the product.
     on_gpu, elsewhere = (functools.partial(_einsum, subscripts, platform=p) for p in ("gpu", None))
     return jax.lax.platform_dependent(x, weight, cuda=on_gpu, default=elsewhere)
-  return _einsum(subscripts, x, weight, platform)
+  return _einsum(subscripts, x, weight)
 
 
 def _forward(
@@ -117,24 +118,23 @@ def _forward(
   # A scan stacks what is kept.
   kept = bfloat16_as_uint16(rounded, platform) if weight.perturbed else None
   like = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
-  out = _einsum(subscripts, rounded, weight.value.astype(dtype), platform)
-  return out, (kept, weight.value, like)
+  return _einsum(subscripts, rounded, weight.value.astype(dtype)), (kept, weight.value, like)
 
 
 def _backward(
   subscripts: str, dtype: Any, platform: str | None, kept: Any, cotangent: Any
 ) -> tuple[Array | None, Array | None]:
+  del platform
   x, weight, like = kept
   if isinstance(cotangent, SymbolicZero):
     return None, None
   operands, result = subscripts.split("->")
   of_x, of_weight = operands.split(",")
   rounded = cotangent.astype(dtype)
-  d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype), platform)
-  d_x = d_x.astype(like.dtype)
+  d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype)).astype(like.dtype)
   if x is None:
     return d_x, None
-  d_weight = _einsum(f"{of_x},{result}->{of_weight}", uint16_as_bfloat16(x), rounded, platform)
+  d_weight = _einsum(f"{of_x},{result}->{of_weight}", uint16_as_bfloat16(x), rounded)
   return d_x, d_weight.astype(weight.dtype)
 
 
