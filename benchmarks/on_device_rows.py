@@ -83,13 +83,13 @@ class Search:
   def measure(self, num_reasoning: int, attention: str) -> Found:
     """Time of a deletion from a chain of so many reasoning tokens."""
     segments = random_segments(self._config, num_reasoning)
-    settings = settings_for(self._model, segments, "joint", attention)  # pyright: ignore
+    settings = settings_for(self._model, [segments], "joint", attention)  # pyright: ignore
     most = _flops(self._config, num_reasoning**2 / 2, _NUM_PROMPT + num_reasoning)
     deletions = 1 if _is_small(self._config) else int(np.clip(_STEP_FLOPS / most, 1, 16))
     started = time.perf_counter()
-    delete(self._model, segments, deletions, settings)
+    delete(self._model, [segments], deletions, settings)
     first = time.perf_counter() - started
-    found: Any = delete(self._model, segments, deletions, settings)
+    found: Any = delete(self._model, [segments], deletions, settings)
     flops = _flops(self._config, found["positions"], _NUM_PROMPT + num_reasoning / 2)
     return {
       "seconds_per_deletion": found["seconds"] / deletions,

@@ -1,6 +1,6 @@
 """Our side of `prune_speed`, in a process of its own that never imports PyTorch.
 
-Reads a JSON object from standard input (model, dtype, objective, deletions, and the chain's token
+Reads a JSON object from standard input (model, dtype, objective, deletions, and the chains' token
 ids as prompt, reasoning, answer) and writes one to standard output.
 """
 
@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,26 +23,30 @@ from greedy_prune_jax.search.path import PrunePath
 
 
 def settings_for(
-  model: Model, segments: Segments, objective: Objective, attention: AttentionKind = "xla"
+  model: Model,
+  chains: Sequence[Segments],
+  objective: Objective,
+  attention: AttentionKind = "xla",
 ) -> SearchSettings:
-  """An exact search on a chain, in blocks that suit the device."""
-  sizes = choose_batching([segments], model, 1, [0.0])
+  """An exact search on one batch of chains, in blocks that suit the device."""
+  sizes = choose_batching(chains, model, len(chains), [0.0] * len(chains))
   return SearchSettings(objective, sizes.block_positions, sizes.kept_bytes, attention=attention)
 
 
 def delete(
-  model: Model, segments: Segments, deletions: int, settings: SearchSettings
+  model: Model, chains: Sequence[Segments], deletions: int, settings: SearchSettings
 ) -> dict[str, object]:
-  """Deletes from the whole text; the first deletion, which knows nothing yet, is not timed."""
-  at: list[tuple[float, PrunePath]] = []
-  whole = PrunePath(segments, floor=len(segments.reasoning) - deletions - 1)
+  """Deletes from whole texts; the first deletion, which knows nothing yet, is not timed."""
+  at: list[tuple[float, list[PrunePath]]] = []
+  whole = [PrunePath(chain, floor=len(chain.reasoning) - deletions - 1) for chain in chains]
   every = settings._replace(seconds_between_reports=0.0)
-  prune_paths(model, [whole], every, lambda paths: at.append((time.monotonic(), paths[0])))
+  prune_paths(model, whole, every, lambda paths: at.append((time.monotonic(), list(paths))))
   (started, first), (ended, last) = at[0], at[-1]
   return {
-    "deleted": last.deleted,
+    "deleted": [path.deleted for path in last],
     "seconds": ended - started,
-    "positions": last.positions_scored - first.positions_scored,
+    "positions": sum(path.positions_scored for path in last)
+    - sum(path.positions_scored for path in first),
   }
 
 
@@ -54,10 +59,13 @@ def main() -> None:
 
   keep_compilations()
   model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
-  segments = Segments(*(np.asarray(asked[x], np.int32) for x in ("prompt", "reasoning", "answer")))
-  settings = settings_for(model, segments, asked["objective"])
-  delete(model, segments, 1, settings)  # compiles
-  found = delete(model, segments, asked["deletions"], settings)
+  chains = [
+    Segments(*(np.asarray(chain[x], np.int32) for x in ("prompt", "reasoning", "answer")))
+    for chain in asked["chains"]
+  ]
+  settings = settings_for(model, chains, asked["objective"])
+  delete(model, chains, 1, settings)  # compiles
+  found = delete(model, chains, asked["deletions"], settings)
   found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
   json.dump(found, sys.stdout)
 
