@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
@@ -120,7 +121,7 @@ class Pruner:
     reasoning: str | None = None,
     answer: str | None = None,
     system: str | None = None,
-    keep: float | Sequence[float] = (0.9, 0.7, 0.5),
+    keep: float | Sequence[float] | np.ndarray = (0.9, 0.7, 0.5),
     objective: str = "joint",
     search: str = "exact",
     unit: str = "token",
@@ -148,8 +149,12 @@ class Pruner:
     Raises:
       UserError: a setting or a chain cannot be used, or a likelihood is not finite.
     """
-    ratios = (keep,) if isinstance(keep, int | float) else tuple(keep)
-    chosen = {"keep_ratios": ratios, "objective": objective, "search": search, "unit": unit}
+    chosen = {
+      "keep_ratios": _as_ratios(keep),
+      "objective": objective,
+      "search": search,
+      "unit": unit,
+    }
     prune_settings = self._settings(settings | chosen | {"ranking": ranking})
     given = _as_chains(chains, question, reasoning, answer, system)
     tasks = self._tasks(given, prune_settings)
@@ -214,7 +219,7 @@ class Pruner:
 
 
 def load(
-  name: str,
+  name: str | os.PathLike[str],
   *,
   dtype: str = "float32",
   mesh: Mapping[str, int] | None = None,
@@ -232,6 +237,7 @@ def load(
   Raises:
     UserError: there is no such model, or it cannot be used so.
   """
+  name = os.fspath(name)
   config = get_config().to_dict()
   chosen: dict[str, Any] = {"pruner": name, "chat_template": chat_template, "dtype": dtype}
   chosen["mesh"] = {**config["mesh"], **(mesh or {})}
@@ -241,6 +247,24 @@ def load(
   load_chat_template(chat_template, tokenizer)
   model = load_model(name, jnp.dtype(dtype), shardings=shardings)
   return Pruner(name, model, tokenizer, chosen)
+
+
+def _as_ratios(keep: Any) -> tuple[float, ...]:
+  """Keep ratios as Python's own numbers, from one, several or an array."""
+  ratios = np.atleast_1d(keep)
+  if ratios.dtype.kind not in "iuf":
+    raise UserError(f"keep={keep!r}; expected a number from 0 to below 1, or several")
+  return tuple(float(str(ratio)) for ratio in ratios.ravel())  # 0.9 of a float32 too
+
+
+def _checked(chain: Any) -> Chain:
+  """A chain from Python, which meets the same border as a line of a file."""
+  if not isinstance(chain, Chain):
+    raise UserError(
+      f"got a {type(chain).__name__}, {chain!r:.60}; expected a Chain, or several of them; "
+      "Chain.from_record makes one of a record's dict"
+    )
+  return Chain.from_record(chain.to_record())
 
 
 def _as_chains(
@@ -256,6 +280,7 @@ def _as_chains(
   if chains is not None:
     if given:
       raise UserError(f"both chains and {', '.join(given)}; expected one or the other")
-    return [chains] if isinstance(chains, Chain) else list(chains)
+    several = isinstance(chains, Iterable) and not isinstance(chains, str | Mapping)
+    return [_checked(chain) for chain in (chains if several else [chains])]
   # The same border as for a line of a file: texts that are missing or blank are named.
   return [Chain.from_record({"id": "chain", **given})]

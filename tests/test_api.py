@@ -13,6 +13,7 @@ import pytest
 import transformers
 
 import greedy_prune_jax as gp
+from greedy_prune_jax import api
 from greedy_prune_jax.chains.segments import Segments, token_texts
 from greedy_prune_jax.configs.prune import get_config
 from greedy_prune_jax.pruning.run import run_prune
@@ -177,6 +178,30 @@ def test_chains_that_cannot_go_together(model):
     model.prune([])
   with pytest.raises(gp.UserError, match="both chains and question; expected one or the other"):
     model.prune(chain, question="?")
+
+
+# Checked at the function behind: in tests, annotations of `prune` refuse such calls before it does.
+@pytest.mark.parametrize("given", ["chains.jsonl", CHAINS[0], None, 3])
+def test_what_is_no_chain(given):
+  with pytest.raises(gp.UserError, match=f"got a {type(given).__name__}, .*expected a Chain, or"):
+    api._checked(given)
+
+
+@pytest.mark.parametrize("keep", [None, "0.5", True, [0.5, "0.3"]])
+def test_what_is_no_keep_ratio(keep):
+  with pytest.raises(gp.UserError, match="expected a number from 0 to below 1, or several"):
+    api._as_ratios(keep)
+
+
+def test_chains_made_in_python_meet_the_border_of_files(model):
+  with pytest.raises(gp.UserError, match='"reasoning" is empty'):
+    model.prune(gp.Chain(**{**CHAINS[0], "reasoning": ""}))
+
+
+def test_keep_ratios_may_be_numpys(model):
+  assert api._as_ratios(np.float32(0.9)) == (0.9,)
+  kept = model.prune(**parts_of(0), keep=np.array([0.9, 0.5])).pruned
+  assert list(kept) == ["0.9", "0.5"]
 
 
 def test_models_that_cannot_be_loaded(folder):
