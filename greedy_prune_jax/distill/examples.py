@@ -78,6 +78,12 @@ class ExampleSet:
     return hashlib.sha256(json.dumps(groups).encode()).hexdigest()
 
   @property
+  def longest(self) -> int:
+    """Tokens of the longest example, prompt included."""
+    groups = (*self.train, self.validation)
+    return max(len(example.token_ids) for group in groups for example in group)
+
+  @property
   def thinking_form(self) -> str | None:
     """The form in which most examples think; None if most do not."""
     forms = collections.Counter(e.thinking_form for group in self.train for e in group)

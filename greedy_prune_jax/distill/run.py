@@ -104,8 +104,10 @@ def run_distill(
   trained, frozen = _divide(model, settings, mesh)
   state = init_state(trained, optimizer, mesh)
   dtype = jnp.dtype(settings.compute_dtype)
-  shapes = dataclasses.replace(model, params=jax.eval_shape(lambda: model.params))
-  student = Student(shapes, settings.lora, dtype, settings.remat, mesh)  # keeps no weights
+  # Keeps no weights. Ropes that depend on the text's length are those of the longest example.
+  graph, shapes = model.graph_for(examples.longest), jax.eval_shape(lambda: model.params)
+  shapes = dataclasses.replace(model, graph=graph, params=shapes)
+  student = Student(shapes, settings.lora, dtype, settings.remat, mesh)
   train_step, evaluate = make_train_step(student, optimizer, state), make_evaluate(student)
   data, held_out = _batches(settings, examples, mesh)
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
@@ -105,15 +106,22 @@ class LocalTeacher:
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
     asked, requests = [], []
+    # Some models' ropes depend on how long the text is, but no text's on the others'.
+    alike: dict[nnx.GraphDef, list[int]] = {}
     for prompt in map(schema_in_words, prompts):
       request = self._first_request(prompt)
       if isinstance(request, str):
         yield Reply.failed(prompt, request)
         continue
+      most = self._most_tokens(prompt, request)
+      alike.setdefault(self._model.graph_for(most), []).append(len(asked))
       asked.append(prompt)
       requests.append(request)
-    if not requests:
-      return
+    for members in alike.values():
+      yield from self._write([asked[i] for i in members], [requests[i] for i in members])
+
+  def _write(self, asked: Sequence[ChatPrompt], requests: Sequence[Request]) -> Iterator[Reply]:
+    """The replies to prompts whose texts have the same angles."""
     thoughts: dict[int, Sample] = {}
 
     def answer(index: int, sample: Sample) -> Request | None:
@@ -122,12 +130,13 @@ class LocalTeacher:
       thoughts[index] = sample
       return self._answer_request(asked[index], sample)
 
-    longest = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
+    longest = max(map(self._most_tokens, asked, requests))
     sampler = Sampler(
       self._model,
       self._decode,
       self._stop_ids,
-      max_rows=self._batch_size or _rows_that_fit(self._model, longest + self._behind_thinking),
+      max_rows=self._batch_size or _rows_that_fit(self._model, longest),
+      max_length=longest,
     )
     for index, sample in sampler.sample(requests, answer):
       prompt, thought = asked[index], thoughts.get(index)
@@ -144,6 +153,12 @@ class LocalTeacher:
   def _thinks(self, prompt: ChatPrompt) -> bool:
     """True if the reply to a prompt begins with the model's own thinking."""
     return self._thinking is not None and not prompt.reply_start
+
+  def _most_tokens(self, prompt: ChatPrompt, request: Request) -> int:
+    """Most tokens of the whole text that a prompt's first request may begin."""
+    behind = self._behind_thinking if self._thinks(prompt) else 0
+    longest = len(request.prompt_ids) + request.max_new_tokens + behind
+    return min(longest, self._model.config.max_positions)
 
   @property
   def _behind_thinking(self) -> int:

@@ -30,7 +30,7 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.jsonl import read_records
-from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
+from tests.helpers.tiny_runs import CHAINS, make_longrope_model, make_model, write_chains
 from tests.helpers.tiny_student import settings
 
 
@@ -296,6 +296,34 @@ def test_transformers_reads_the_exported_student(run, base, tmp_path, changes):
   tokenizer = transformers.AutoTokenizer.from_pretrained(result.exported)
   chat = [{"role": "user", "content": "x"}]
   assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|start|>user\nx<|end|>\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, 70])
+def test_ropes_turn_as_those_of_the_longest_example(run, tmp_path, repeats):
+  theirs, _ = make_longrope_model(tmp_path / "model")
+  lines = [
+    c | {"id": f"{i}", "question": c["question"][:9] * repeats} for i, c in enumerate(CHAINS)
+  ]
+  write_chains(tmp_path / "chains.jsonl", lines)
+  paths = {"student": str(tmp_path / "model"), "chains": str(tmp_path / "chains.jsonl")}
+  run("run", steps=1, batch_size=1, num_validation=2, save_every=1, learning_rate=1e-30, **paths)
+  [found] = [
+    record["validation_loss"]
+    for record in read_records(tmp_path / "run" / "metrics.jsonl")
+    if "validation_loss" in record
+  ]
+  made = settings(**json_config(tmp_path / "run"))
+  examples = run_module.read_examples(made, load_model(paths["student"], "float32"), tmp_path)
+  assert (examples.longest > 128) == (repeats > 1)
+  nlls = []
+  for example in examples.validation:
+    ids = torch.tensor(example.token_ids[None]).long()
+    with torch.no_grad():
+      log_probs = torch.log_softmax(theirs(ids).logits[0].float(), -1)
+    targets = torch.arange(example.num_prompt, ids.shape[1])
+    nlls.append(-log_probs[targets - 1, ids[0, targets]])
+  np.testing.assert_allclose(found, torch.cat(nlls).mean(), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -40,6 +40,15 @@ def make_model(
   return model, tokenizer
 
 
+def make_longrope_model(folder: Path):
+  """Like `make_model`: a Phi-3 whose ropes turn otherwise in texts of more than 128 tokens."""
+  rope = {"rope_type": "longrope", "rope_theta": 100.0, "factor": 4.0}
+  rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 9.0, 27.0]}
+  trained = {"original_max_position_embeddings": 128}
+  changes = {"max_position_embeddings": 512, "rope_parameters": rope | trained} | trained
+  return make_model(folder, family="phi3", **changes)
+
+
 def write_chains(path: Path, lines: list[dict | str] | None = None) -> Path:
   """Writes chains, one a line; strings are written as they are."""
   lines = CHAINS if lines is None else lines

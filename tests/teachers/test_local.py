@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+import torch
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.segments import segment
@@ -20,7 +21,7 @@ from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt
 from tests.helpers.planted import on_mesh, tiny_model
-from tests.helpers.tiny_runs import TEMPLATE, make_model
+from tests.helpers.tiny_runs import TEMPLATE, make_longrope_model, make_model
 from tests.helpers.tokenizers_for_tests import byte_level, sentence_piece
 
 LENGTH = 100
@@ -100,3 +101,23 @@ def test_a_reply_is_begun_in_the_tokens_that_pruning_scored(tmp_path, make_token
   expected = [*parts.prompt, *parts.reasoning, *parts.answer]
   assert ids == expected[: len(ids)]
   assert len(parts.prompt) + len(parts.reasoning) < len(ids) <= len(expected)
+
+
+@pytest.mark.slow
+def test_angles_are_those_of_each_text_whatever_runs_beside_it(tmp_path):
+  model, tokenizer = make_longrope_model(tmp_path)
+  teacher = load_teacher(str(tmp_path), WritingSettings(max_new_tokens=24), EndpointSettings())
+  assert isinstance(teacher, local.LocalTeacher)
+  questions = {
+    "short": "How many clips did she sell?",
+    "long": "How many clips did she sell? " * 20,
+  }
+  prompts = [ChatPrompt(id=id, question=question) for id, question in questions.items()]
+  found = {reply.id: reply.text for reply in teacher.write(prompts)}
+  for prompt in prompts:
+    ids = list(teacher._prompt_ids(prompt))
+    assert (len(ids) > 128) == (prompt.id == "long")
+    assert prompt.id == "long" or len(ids) + 24 <= 128
+    given = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": teacher._stop_ids}
+    written = model.generate(torch.tensor([ids]), **given)[0, len(ids) :]
+    assert found[prompt.id] == tokenizer.decode(written, skip_special_tokens=True)
