@@ -105,8 +105,11 @@ def items_to_do(
   The record is None where the stage before has not come to the chain yet.
 
   Raises:
-    UserError: `settings.stored` holds nothing of the stage before.
+    UserError: `settings.stored` holds nothing of the stage before, or a chain is not that of then.
   """
+  for record in read_stage(workdir.path, stage.output):
+    if (item := items.get(record["id"])) is not None:
+      item.check_chain(record)
   left = {key: item for key, item in items.items() if key not in workdir.output(stage.output).ids}
   before, known = _BEFORE.get(stage.name), {}
   if before is not None:

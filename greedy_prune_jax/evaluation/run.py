@@ -42,7 +42,7 @@ from greedy_prune_jax.teachers.questions import (
   judged_sample,
   load_prompt_set,
 )
-from greedy_prune_jax.teachers.replies import collect_replies
+from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 OUTPUT = "answers"
@@ -52,6 +52,7 @@ _FORM = {
   "keep_ratio": (float, type(None)),
   "samples": [SAMPLE_FORM | {"reasoning_tokens": int}, ...],
   "weights?": (str, type(None)),
+  "asked?": str,
 }
 
 _MOST_SECONDS = 10.0  # between two looks for a new checkpoint
@@ -80,10 +81,9 @@ def run_evaluate(
   _check_follow(settings, entries)
   check_keep_ratios(entries, settings)
   _check_places(entries, workdir.path)
-  answered_by = {
-    (record["model"], record["step"]): record.get("weights")
-    for record in read_evaluation(workdir.path)
-  }
+  answered = read_evaluation(workdir.path)
+  answered_by = {(x["model"], x["step"]): x.get("weights") for x in answered}
+  asked_then = {record["id"]: record.get("asked") for record in answered}
   asked = load_prompt_set(
     settings.questions,
     split=settings.split,
@@ -103,7 +103,7 @@ def run_evaluate(
         seen.add(candidate)
         weights = candidate.weights()
         _check_weights(candidate, weights, answered_by.get((entry.name, candidate.step)))
-        failed += _evaluate(candidate, weights, asked, settings, workdir)
+        failed += _evaluate(candidate, weights, asked, asked_then, settings, workdir)
         after_each()
         last_new = time.monotonic()
     idle = 60 * settings.idle_minutes
@@ -152,6 +152,7 @@ def _evaluate(
   candidate: Candidate,
   weights: str | None,
   asked: PromptSet,
+  asked_then: Mapping[str, str | None],
   settings: EvaluateSettings,
   workdir: Workdir,
 ) -> int:
@@ -164,8 +165,10 @@ def _evaluate(
   groups = {
     item_id: _prompts(item_id, *item, candidate, asked, settings.num_samples)
     for item_id, item in items.items()
-    if item_id not in workdir.finished_ids
   }
+  digests = {key: asked_digest(prompts, items[key][0].target) for key, prompts in groups.items()}
+  check_asked(digests, asked_then)
+  groups = {key: prompts for key, prompts in groups.items() if key not in workdir.finished_ids}
   if not groups:
     return 0
   if candidate.step is not None and not _is_there(candidate):
@@ -176,7 +179,7 @@ def _evaluate(
     question, keep_ratio = items[item_id]
     samples = [_sample(reply, asked.form, question, tokenizer) for reply in replies]
     record = _record(item_id, question, keep_ratio, candidate, samples)
-    workdir.write_finished(record | {"weights": weights})
+    workdir.write_finished(record | {"weights": weights, "asked": digests[item_id]})
 
   load = partial(load_candidate, candidate, settings)
   try:

@@ -30,7 +30,7 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.teachers.load import load_job_teacher
 from greedy_prune_jax.teachers.questions import SAMPLE_FORM, judged_sample, load_prompt_set
-from greedy_prune_jax.teachers.replies import collect_replies
+from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, FORCED, Reply
 
 OUTPUT = "samples"
@@ -39,6 +39,7 @@ _FORM = {
   "system": (str, type(None)),
   "extra": dict,
   "samples": [SAMPLE_FORM, ...],
+  "asked?": str,
 }
 
 
@@ -63,16 +64,20 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     seed=settings.seed,
     instruction=settings.instruction,
   )
-  own = own_share(prompt_set.questions)
-  todo = {question.id: question for question in own if question.id not in workdir.finished_ids}
-
-  def finish(question_id: str, replies: Sequence[Reply]) -> None:
-    workdir.write_finished(_samples_record(todo[question_id], replies, settings, prompt_set.form))
-
+  own = {question.id: question for question in own_share(prompt_set.questions)}
   groups = {
     question.id: [prompt_set.prompt(question, index) for index in range(settings.num_samples)]
-    for question in todo.values()
+    for question in own.values()
   }
+  asked = {key: asked_digest(prompts, own[key].target) for key, prompts in groups.items()}
+  finished = read_output(workdir.path, OUTPUT)
+  check_asked(asked, {record["id"]: record.get("asked") for record in finished})
+
+  def finish(question_id: str, replies: Sequence[Reply]) -> None:
+    record = _samples_record(own[question_id], replies, settings, prompt_set.form)
+    workdir.write_finished(record | {"asked": asked[question_id]})
+
+  groups = {key: prompts for key, prompts in groups.items() if key not in workdir.finished_ids}
   open_teacher = functools.partial(load_job_teacher, settings, workdir.path)
   try:
     return collect_replies(groups, workdir, open_teacher, finish)

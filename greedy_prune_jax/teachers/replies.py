@@ -1,13 +1,41 @@
 """Replies gathered from a teacher: stored as they come, or put back in the prompts' order."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 from tqdm import tqdm
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
+
+_PROMPT = "prompt"  # key of a stored reply: the digest of its prompt
+
+
+def asked_digest(prompts: Sequence[ChatPrompt], target: str) -> str:
+  """Hash of what an item's prompts say and of its gold answer, which its record holds."""
+  parts = [*(prompt.digest for prompt in prompts), target]
+  return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def check_asked(now: Mapping[str, str], then: Mapping[str, str | None]) -> None:
+  """Refuses inputs that have changed since a workdir was begun.
+
+  Args:
+    now: digests of what would be asked now, by id.
+    then: those of what was asked; None where a former version stored none.
+
+  Raises:
+    UserError: two differ.
+  """
+  for item_id, digest in now.items():
+    if then.get(item_id) not in (None, digest):
+      raise UserError(
+        f"{item_id} has another prompt or gold answer than when this workdir was begun; go on with "
+        "the inputs of then, or choose another workdir"
+      )
 
 
 def collect_replies(
@@ -27,12 +55,16 @@ def collect_replies(
   Returns:
     How many prompts there is no reply to; each is in the log and in `skipped.jsonl`. Their items
     stay unfinished, and the next run asks for them again.
+
+  Raises:
+    UserError: a reply that is stored is one to another prompt.
   """
+  digests = {prompt.id: prompt.digest for prompts in groups.values() for prompt in prompts}
   group_of = {prompt.id: item_id for item_id, prompts in groups.items() for prompt in prompts}
   stored = workdir.load_unfinished()
-  replies = {
-    prompt_id: Reply.from_record(stored[prompt_id]) for prompt_id in group_of if prompt_id in stored
-  }
+  stored = {prompt_id: stored[prompt_id] for prompt_id in group_of if prompt_id in stored}
+  check_asked(digests, {prompt_id: state.pop(_PROMPT, None) for prompt_id, state in stored.items()})
+  replies = {prompt_id: Reply.from_record(state) for prompt_id, state in stored.items()}
 
   def finish_if_whole(item_id: str) -> None:
     prompts = groups[item_id]
@@ -49,7 +81,7 @@ def collect_replies(
       logging.warning("no reply for %s: %s", reply.id, reply.error)
       workdir.write_skipped({"place": "", "id": reply.id, "reason": reply.error})
       continue
-    workdir.write_unfinished(reply.id, 1, reply.to_record())
+    workdir.write_unfinished(reply.id, 1, reply.to_record() | {_PROMPT: digests[reply.id]})
     replies[reply.id] = reply
     finish_if_whole(group_of[reply.id])
   return failed

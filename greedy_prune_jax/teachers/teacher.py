@@ -1,6 +1,8 @@
 """Interface of all teachers: prompts in, replies out as they come."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +39,12 @@ class ChatPrompt:
   thinking_form: str | None = None
   seed: int = 0
   schema: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
+
+  @property
+  def digest(self) -> str:
+    """Hash of all that the teacher is told, by which a resumed run knows what it asked."""
+    told = [self.question, self.system, self.reply_start, self.thinking_form, self.schema]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

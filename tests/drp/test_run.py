@@ -214,6 +214,22 @@ def test_a_run_that_was_stopped_anywhere_goes_on_and_asks_nothing_twice(
   assert chains(tmp_path) == chains(tmp_path, "whole")
 
 
+@pytest.mark.parametrize("stages", [("decompose",), ("decompose", "edit", "write")])
+def test_a_run_does_not_go_on_with_other_chains(make_config, drp, tmp_path, stages):
+  with serving(forms.good) as server:
+    config = make_config(server, stages=stages)
+    before = drp(config)
+    path = tmp_path / "chains-3.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(reversed(whole.splitlines(keepends=True))))
+    assert drp(config) == before, "the order in files does not matter"
+    lines = [json.loads(line) for line in whole.splitlines()]
+    lines[1]["question"] += " Say."
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="chain chain 1 has another text than when this workdir"):
+      drp(config)
+
+
 def test_stages_alone_and_from_another_workdir(make_config, drp, tmp_path):
   with serving(forms.good) as server:
     one = make_config(server, stages=("decompose",))

@@ -250,6 +250,19 @@ def test_other_weights_at_a_place_are_refused(base, tmp_path, evaluate):
     evaluate(*places, num_questions=1)
 
 
+@pytest.mark.slow
+def test_other_questions_are_refused(base, tmp_path, evaluate):
+  rows = [json.loads(line) for line in (base / "rows.jsonl").read_text().splitlines()]
+  write_chains(tmp_path / "rows.jsonl", rows[:2])
+  asked = {"questions": f"gsm8k:{tmp_path / 'rows.jsonl'}"}
+  before = evaluate(str(base / "model"), **asked)
+  assert evaluate(str(base / "model"), **asked) == before
+  for change in ({"question": "9 clips?"}, {"answer": "#### 9"}):
+    write_chains(tmp_path / "rows.jsonl", [rows[0], rows[1] | change])
+    with pytest.raises(UserError, match="1 has another prompt or gold answer than when this workd"):
+      evaluate(str(base / "model"), **asked)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -1,5 +1,6 @@
 """The `sample` run with a teacher that says what it is told to: what is stored and kept."""
 
+import contextlib
 import itertools
 import json
 
@@ -178,6 +179,32 @@ def test_a_broken_off_run_goes_on_and_asks_nothing_twice(sample, tmp_path):
   assert files("run") == files("whole")
 
   sample(None)  # nothing is asked, so nobody is needed
+
+
+@pytest.mark.parametrize("most", [4, 12])  # replies to a question and a part, and to all
+@pytest.mark.parametrize("change", ["question", "answer", "order"])
+def test_a_run_does_not_go_on_with_other_questions(sample, tmp_path, most, change):
+  with contextlib.suppress(BrokenDownError):
+    sample(ScriptedTeacher(most=most))
+  others = {
+    "question": [row | {"question": f"{row['question']} Say."} for row in ROWS],
+    "answer": [row | {"answer": "It is 9.\n#### 9"} for row in ROWS],
+    "order": ROWS[::-1],
+  }
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others[change]))
+  with pytest.raises(UserError, match="has another prompt or gold answer than when this workdir"):
+    sample(ScriptedTeacher())
+
+
+def test_samples_of_versions_that_stored_no_prompts_are_gone_on_with(sample, tmp_path):
+  with pytest.raises(BrokenDownError):
+    sample(ScriptedTeacher(most=4))
+  [path] = (tmp_path / "run" / "samples").glob("*.jsonl")
+  line = json.loads(path.read_text())
+  del line["asked"]
+  path.write_text(json.dumps(line) + "\n")
+  assert sample(ScriptedTeacher()) == 0
+  assert len(read_samples(tmp_path / "run")) == 4
 
 
 def test_chains_that_a_killed_run_had_not_written_are_written_by_the_next(sample, tmp_path):

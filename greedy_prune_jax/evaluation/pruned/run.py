@@ -18,6 +18,7 @@ import numpy as np
 from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import Expected, expected_answer
+from greedy_prune_jax.chains.pruned_answers import OUTPUT
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
@@ -25,10 +26,11 @@ from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.local import LocalTeacher
-from greedy_prune_jax.teachers.replies import collect_replies
+from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 _WHOLE = ratio_key(1.0)
@@ -55,13 +57,17 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
     UserError: something that the settings name cannot be used. What was answered is on disk.
   """
   items = dict(_items(settings))
+  asked = {key: asked_digest(item.prompts, item.expected.target) for key, item in items.items()}
+  finished = read_output(workdir.path, OUTPUT)
+  check_asked(asked, {record["id"]: record.get("asked") for record in finished})
   own = own_share(list(items))
   groups = {
     item_id: items[item_id].prompts for item_id in own if item_id not in workdir.finished_ids
   }
 
   def finish(item_id: str, replies: Sequence[Reply]) -> None:
-    workdir.write_finished(_record(item_id, items[item_id], replies, settings.begin_answer))
+    record = _record(item_id, items[item_id], replies, settings.begin_answer)
+    workdir.write_finished(record | {"asked": asked[item_id]})
 
   open_teacher = functools.partial(
     LocalTeacher.load,

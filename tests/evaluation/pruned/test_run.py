@@ -86,6 +86,22 @@ def evaluate(tmp_path, monkeypatch):
   return evaluate
 
 
+@pytest.mark.parametrize("change", ["text", "target"])
+def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change):
+  write_run(tmp_path / "joint", [chain(0)])
+  config = config_of(str(tmp_path / "joint"))
+  teacher = ScriptedTeacher(lambda _: '4"}')
+  before = evaluate(teacher, config)
+  assert evaluate(None, config) == before
+  others = {
+    "text": dataclasses.replace(chain(0), pruned={"0.5": " two is four.\n"}),
+    "target": dataclasses.replace(chain(0), chain=dataclasses.replace(chain(0).chain, target="5")),
+  }
+  write_run(tmp_path / "joint", [others[change]])
+  with pytest.raises(UserError, match="joint/c/0 has another prompt or gold answer than when this"):
+    evaluate(teacher, config)
+
+
 def test_every_text_is_asked_with_the_answer_begun(evaluate, tmp_path):
   write_run(tmp_path / "joint", [chain(0, system="Be brief.")])
   teacher = ScriptedTeacher(lambda prompt: '4"}' if "and" in prompt.reply_start[0] else '5"}')
