@@ -44,6 +44,11 @@ class Entry:
   which: str
 
   @property
+  def path(self) -> Path:
+    """Folder or file of that place."""
+    return Path(self.place).expanduser()
+
+  @property
   def is_student(self) -> bool:
     """True where its place is the workdir of a distill run."""
     return bool(self.which)
@@ -69,7 +74,7 @@ class Candidate:
 
   def weights(self) -> str | None:
     """`weights_digest` of the model, or of the checkpoint; None if that is just being deleted."""
-    place = Path(self.entry.place).expanduser()
+    place = self.entry.path
     if self.step is not None:
       place = checkpoints_folder(place) / str(self.step)
     try:
@@ -108,14 +113,14 @@ def _parse_entry(text: str) -> Entry:
   else:
     which = _LAST if _is_student(place) else ""
   if not name:
-    name = Path(place).name if user_path(place).exists() else place
+    name = Path(place).name if user_path(place).expanduser().exists() else place
   return Entry(name, place, which)
 
 
 def _is_student(place: str) -> bool:
   """Tells whether a folder's config.json is that of a distill run, and not that of a model."""
   try:
-    config = read_json(Path(place) / "config.json")
+    config = read_json(Path(place).expanduser() / "config.json")
   except UserError:
     return False
   return {"student", "chains"} <= set(config)
@@ -132,7 +137,7 @@ def check_keep_ratios(entries: Sequence[Entry], settings: EvaluateSettings) -> N
 
 
 def _ratio_form(entry: Entry, settings: EvaluateSettings) -> str:
-  return settings_of(Path(entry.place)).ratio_form if entry.is_student else settings.ratio_form
+  return settings_of(entry.path).ratio_form if entry.is_student else settings.ratio_form
 
 
 def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candidate]:
@@ -147,14 +152,14 @@ def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candid
     keep_ratios = settings.keep_ratios if settings.ratio_form else ()
     yield Candidate(entry, None, keep_ratios or (None,), settings.ratio_form, entry.place)
     return
-  made = settings_of(Path(entry.place))
+  made = settings_of(entry.path)
   keep_ratios = (settings.keep_ratios or made.keep_ratios) if made.ratio_form else ()
   for step in _steps(entry, settings.follow):
     yield Candidate(entry, step, keep_ratios or (None,), made.ratio_form, made.student)
 
 
 def _steps(entry: Entry, follow: bool) -> list[int]:
-  workdir = Path(entry.place)
+  workdir = entry.path
   steps = saved_steps(workdir)
   if follow or (entry.which == _ALL and steps):
     return steps
@@ -192,7 +197,7 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
       batch_size=settings.batch_size,
       mesh=mesh,
     )
-  workdir = Path(candidate.entry.place)
+  workdir = candidate.entry.path
   made = settings_of(workdir)
   tokenizer = load_tokenizer(made.student)
   template = load_chat_template(settings.chat_template or made.chat_template, tokenizer)

@@ -115,7 +115,7 @@ def run_evaluate(
 
 
 def _all_ended(entries: Sequence[Entry]) -> bool:
-  return all(has_ended(Path(entry.place)) for entry in entries if entry.is_student)
+  return all(has_ended(entry.path) for entry in entries if entry.is_student)
 
 
 def _check_follow(settings: EvaluateSettings, entries: Sequence[Entry]) -> None:
@@ -192,7 +192,7 @@ def _evaluate(
 
 def _is_there(candidate: Candidate) -> bool:
   """Tells whether a checkpoint is still there: a training that goes on keeps only some."""
-  if candidate.step in saved_steps(Path(candidate.entry.place)):
+  if candidate.step in saved_steps(candidate.entry.path):
     return True
   logging.warning(
     "%s is gone before it was evaluated; a larger keep_checkpoints of distill would keep it",
