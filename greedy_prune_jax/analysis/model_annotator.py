@@ -1,23 +1,21 @@
 """An annotator that asks a text model, checks every reply, and counts what stays unlabelled."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from greedy_prune_jax.chains.categories import (
-  GUIDE,
-  Annotator,
-  Category,
-  Labels,
-  register_annotator,
-)
+from absl import logging
+
+from greedy_prune_jax.chains.categories import GUIDE, Category, Labels
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.structured import read_object
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Teacher
 
 MODEL = "model"  # the annotator's name
 WRITING = WritingSettings(max_new_tokens=8192)  # some 25 a label, of up to 200 at once
@@ -44,15 +42,6 @@ REPLY_SCHEMA: Mapping[str, Any] = {
 }
 
 
-@runtime_checkable
-class TextModel(Protocol):
-  """Whatever answers prompts with texts."""
-
-  def complete(self, prompts: Sequence[str], schema: Mapping[str, Any]) -> Sequence[str | None]:
-    """One reply a prompt, in order, None where there is none; `schema` is the replies' form."""
-    ...
-
-
 @dataclasses.dataclass(frozen=True)
 class _Piece:
   """Consecutive tokens of one chain that one prompt asks about."""
@@ -67,7 +56,7 @@ class ModelAnnotator:
   """Labels by a text model: every token answered for exactly once, else asked again.
 
   Attributes:
-    model: answers the prompts.
+    open_teacher: opens the teacher that answers the prompts; called once, for the first of them.
     tokens_per_prompt: longer chains are asked about in parts, each with the whole text in view.
     max_attempts: number of requests for a part, after which its tokens stay unlabelled.
     replies_path: every prompt and reply is appended here, or None.
@@ -75,12 +64,16 @@ class ModelAnnotator:
     num_retries: prompts that had to be asked again so far.
   """
 
-  model: TextModel
+  open_teacher: Callable[[], Teacher]
   tokens_per_prompt: int = 200
   max_attempts: int = 3
   replies_path: Path | None = None
   num_unlabelled: int = 0
   num_retries: int = 0
+
+  @functools.cached_property
+  def _teacher(self) -> Teacher:
+    return self.open_teacher()
 
   def annotate(self, chains: Sequence[Sequence[str]]) -> list[Labels | None]:
     """See `Annotator`; None marks tokens that the model never answered for properly."""
@@ -116,7 +109,7 @@ class ModelAnnotator:
       labelling_prompt(chains[piece.chain], piece.start, piece.stop, complaint or "")
       for piece, complaint in waiting.items()
     ]
-    replies = self.model.complete(prompts, REPLY_SCHEMA)
+    replies = self._replies(prompts)
     failed: dict[_Piece, str | None] = {}
     for piece, reply in zip(waiting, replies, strict=True):
       if reply is None:
@@ -129,29 +122,25 @@ class ModelAnnotator:
     self._store(prompts, replies)
     return failed
 
+  def _replies(self, prompts: Sequence[str]) -> list[str | None]:
+    """One reply a prompt, in order; None, and why in the log, where there is none."""
+    asked = [
+      ChatPrompt(id=str(i), question=prompt, schema=REPLY_SCHEMA)
+      for i, prompt in enumerate(prompts)
+    ]
+    replies: dict[str, str | None] = {}
+    for reply in self._teacher.write(asked):
+      if reply.error is not None:
+        logging.warning("no reply to a prompt: %s", reply.error)
+      replies[reply.id] = reply.text if reply.error is None else None
+    return [replies[prompt.id] for prompt in asked]
+
   def _store(self, prompts: Sequence[str], replies: Sequence[str | None]) -> None:
     if self.replies_path is None:
       return
     with JsonlWriter(self.replies_path) as writer:
       for prompt, reply in zip(prompts, replies, strict=True):
         writer.write({"prompt": prompt, "reply": reply})
-
-
-@register_annotator(MODEL)
-def make_model_annotator(
-  model: TextModel | None = None, replies_path: Path | None = None
-) -> Annotator:
-  """The annotator `model`.
-
-  Raises:
-    UserError: nobody says which model; only the job analyze does.
-  """
-  if model is None:
-    raise UserError(
-      "the annotator `model` can only be used by the job analyze, which asks a text model; a "
-      "ranking that needs labels takes those of `rules`"
-    )
-  return ModelAnnotator(model, replies_path=replies_path)
 
 
 def labelling_prompt(tokens: Sequence[str], start: int, stop: int, complaint: str = "") -> str:

@@ -18,7 +18,7 @@ from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
 from greedy_prune_jax.analysis.importances import judgement_sections
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.likelihood import likelihood_section
-from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING
+from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING, ModelAnnotator
 from greedy_prune_jax.analysis.needed import is_planted, needed_section
 from greedy_prune_jax.analysis.orders import order_section
 from greedy_prune_jax.analysis.pattern_report import agreement_section, pattern_section
@@ -30,8 +30,8 @@ from greedy_prune_jax.analysis.report import Section, write_report
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
 from greedy_prune_jax.analysis.still_right import read_verdicts
 from greedy_prune_jax.analysis.viewer import write_viewer
-from greedy_prune_jax.chains import category_rules  # noqa: F401  registers the annotator `rules`
-from greedy_prune_jax.chains.categories import Annotator, Labels, make_annotator
+from greedy_prune_jax.chains.categories import Annotator, Labels
+from greedy_prune_jax.chains.category_rules import offline_annotator
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_pruned, run_of
@@ -45,7 +45,6 @@ from greedy_prune_jax.runs.files import make_subfolder, user_path
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.load import load_teacher
-from greedy_prune_jax.teachers.replies import TeacherModel
 
 _LABELLED_AT_ONCE = 16  # chains; a model's labels of more would be lost with a kill
 
@@ -168,7 +167,7 @@ def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
 def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:
   """The annotator that the settings name."""
   if settings.annotator != MODEL:
-    return make_annotator(settings.annotator)
+    return offline_annotator(settings.annotator)
   open_teacher = functools.partial(
     load_teacher,
     settings.text_model,
@@ -176,9 +175,7 @@ def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:
     settings.endpoint,
     mesh=make_mesh(settings.mesh),
   )
-  return make_annotator(
-    MODEL, model=TeacherModel(open_teacher), replies_path=workdir / "replies.jsonl"
-  )
+  return ModelAnnotator(open_teacher, replies_path=workdir / "replies.jsonl")
 
 
 def _labels(workdir: Path, source: Source, annotator: Annotator) -> list:

@@ -2,8 +2,8 @@
 
 import enum
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from greedy_prune_jax.errors import UserError
 
@@ -59,34 +59,6 @@ class Annotator(Protocol):
     None for a chain that nobody could be asked about; asked again, there may be some.
     """
     ...
-
-
-MakerT = TypeVar("MakerT", bound=Callable[..., Annotator])
-
-_ANNOTATORS: dict[str, Callable[..., Annotator]] = {}
-
-
-def register_annotator(name: str) -> Callable[[MakerT], MakerT]:
-  """Decorator: `make_annotator(name, ...)` will call the class or function below it."""
-
-  def register(maker: MakerT) -> MakerT:
-    if name in _ANNOTATORS:
-      raise ValueError(f"an annotator named {name!r} exists already")
-    _ANNOTATORS[name] = maker
-    return maker
-
-  return register
-
-
-def make_annotator(name: str, **settings: Any) -> Annotator:
-  """The annotator of that name, made with `settings`.
-
-  Raises:
-    UserError: there is none, or its package is not installed.
-  """
-  if name not in _ANNOTATORS:
-    raise UserError(f"unknown annotator {name!r}; known are {', '.join(sorted(_ANNOTATORS))}")
-  return _ANNOTATORS[name](**settings)
 
 
 def parse_category(name: str) -> Category:

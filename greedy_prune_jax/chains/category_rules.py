@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from greedy_prune_jax.chains import lexicon
-from greedy_prune_jax.chains.categories import Category, Labels, register_annotator, token_spans
+from greedy_prune_jax.chains.categories import Annotator, Category, Labels, token_spans
 from greedy_prune_jax.chains.lexicon import is_listed
 from greedy_prune_jax.chains.words import Word, split_words, word_of_spans
 from greedy_prune_jax.errors import UserError
@@ -17,7 +17,20 @@ _OPENING, _CLOSING = "([", ")]"
 _SENTENCE_ENDS = frozenset(".?!:;")
 
 
-@register_annotator("rules")
+def offline_annotator(name: str) -> Annotator:
+  """The annotator of that name, if it asks no model; `rules` is the only one.
+
+  Raises:
+    UserError: it is another, or its package is not installed.
+  """
+  if name != "rules":
+    raise UserError(
+      f"annotator={name!r}; expected rules or, in the job analyze alone, model, which asks a text "
+      "model"
+    )
+  return RuleAnnotator()
+
+
 class RuleAnnotator:
   """Labels by the rules of this module over the word lists of `lexicon`.
 

@@ -14,8 +14,8 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Shaped
 
-from greedy_prune_jax.chains import category_rules  # noqa: F401  registers the annotator `rules`
-from greedy_prune_jax.chains.categories import Annotator, Category, Labels, make_annotator
+from greedy_prune_jax.chains.categories import Annotator, Category, Labels
+from greedy_prune_jax.chains.category_rules import offline_annotator
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
@@ -293,7 +293,7 @@ def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
     UserError: the regression cannot be read, or belongs to a model of another shape.
   """
   fitted = load_ranking(Path(settings.attention_regression))
-  annotator = make_annotator(fitted.annotator)
+  annotator = offline_annotator(fitted.annotator)
 
   def rank(chain: RankingInput) -> RankedTokens:
     [order] = deletion_orders(fitted, model, annotator, [chain.segments], [chain.tokens])

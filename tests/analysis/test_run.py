@@ -238,6 +238,6 @@ def test_workdirs_that_cannot_be_used(pruned, tmp_path):
   with pytest.raises(UserError, match="cannot be a file's name"):
     run_analysis(settings(names=("../x", "y")), pruned, tmp_path)
   bound = []
-  with pytest.raises(UserError, match="unknown annotator 'spacy'"):
+  with pytest.raises(UserError, match="annotator='spacy'; expected rules or, in the job analyze"):
     run_analysis(settings(annotator="spacy"), pruned, tmp_path, lambda: bound.append("config"))
   assert not bound, "the command that mends it would be refused"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-import greedy_prune_jax.chains.category_rules  # noqa: F401 (registers "rules")
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
 from greedy_prune_jax.analysis.model_annotator import ModelAnnotator, labelling_prompt, parse_reply
-from greedy_prune_jax.chains import categories
-from greedy_prune_jax.chains.categories import Category, make_annotator, token_spans
+from greedy_prune_jax.chains.categories import Category, token_spans
+from greedy_prune_jax.chains.category_rules import RuleAnnotator, offline_annotator
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers.jsonl_files import new_writer
 from tests.helpers.planted import pruned_chain
 
@@ -85,21 +85,11 @@ def test_tokens_of_a_unit_have_one_step():
   assert [token["deleted_step"] for token in record["reason_tokens_json"]] == [None, 1, 1]
 
 
-def test_annotators_register_by_name(monkeypatch):
-  monkeypatch.setattr(categories, "_ANNOTATORS", dict(categories._ANNOTATORS))
-
-  @categories.register_annotator("all_function")
-  class AllFunction:
-    def annotate(self, chains):
-      return [(Category.FUNCTION,) * len(tokens) for tokens in chains]
-
-  assert make_annotator("all_function").annotate([["a", "b"]]) == [(Category.FUNCTION,) * 2]
-  with pytest.raises(
-    UserError, match="unknown annotator 'spacy'; known are all_function, model, rules"
-  ):
-    make_annotator("spacy")
-  with pytest.raises(ValueError, match="exists already"):
-    categories.register_annotator("all_function")(AllFunction)
+def test_annotators_without_a_model_are_had_by_name():
+  assert isinstance(offline_annotator("rules"), RuleAnnotator)
+  for name in ("spacy", "model"):
+    with pytest.raises(UserError, match=f"annotator='{name}'; expected rules or, in the job"):
+      offline_annotator(name)
 
 
 def test_token_spans_follow_one_another():
@@ -107,16 +97,21 @@ def test_token_spans_follow_one_another():
   assert token_spans([]) == []
 
 
-class ScriptedModel:
+class ScriptedTeacher:
   """Answers from a list of replies, in order, and keeps the prompts."""
 
   def __init__(self, replies):
     self.replies, self.prompts = list(replies), []
 
-  def complete(self, prompts, schema):
-    assert schema["required"] == ["labels"]
-    self.prompts += prompts
-    return [self.replies.pop(0) for _ in prompts]
+  def write(self, prompts):
+    for prompt in prompts:
+      assert prompt.schema["required"] == ["labels"]
+      self.prompts.append(prompt.question)
+      text = self.replies.pop(0)
+      if text is None:
+        yield Reply.failed(prompt, "gone")
+      else:
+        yield Reply(id=prompt.id, text=text, finish_reason="stop")
 
 
 def reply(*pairs):
@@ -124,7 +119,7 @@ def reply(*pairs):
 
 
 def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
-  model = ScriptedModel(
+  teacher = ScriptedTeacher(
     [
       # First round: chain 0 positions 0 and 1 (in any order), its position 2, chain 1.
       reply((1, "FUNCTION"), (0, "SYMBOLIC_MATH")),
@@ -138,7 +133,9 @@ def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
     ]
   )
   path = tmp_path / "replies.jsonl"
-  annotator = ModelAnnotator(model, tokens_per_prompt=2, max_attempts=3, replies_path=path)
+  annotator = ModelAnnotator(
+    lambda: teacher, tokens_per_prompt=2, max_attempts=3, replies_path=path
+  )
   labels = annotator.annotate([["7", " is", " so"], ["x"]])
   assert labels == [
     (Category.SYMBOLIC_MATH, Category.FUNCTION, Category.META_DISCOURSE),
@@ -146,15 +143,15 @@ def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
   ]
   assert (annotator.num_unlabelled, annotator.num_retries) == (1, 3)
   stored = [json.loads(line) for line in path.read_text().splitlines()]
-  assert [entry["prompt"] for entry in stored] == model.prompts
-  assert ["could not be used" in prompt for prompt in model.prompts] == [False] * 3 + [True] * 3
+  assert [entry["prompt"] for entry in stored] == teacher.prompts
+  assert ["could not be used" in prompt for prompt in teacher.prompts] == [False] * 3 + [True] * 3
 
 
 def test_a_chain_without_a_reply_may_be_asked_about_again():
-  model = ScriptedModel([reply((0, "FUNCTION")), None, None, None])
-  annotator = ModelAnnotator(model)
+  teacher = ScriptedTeacher([reply((0, "FUNCTION")), None, None, None])
+  annotator = ModelAnnotator(lambda: teacher)
   assert annotator.annotate([["a"], ["b"]]) == [(Category.FUNCTION,), None]
-  assert not any("could not be used" in prompt for prompt in model.prompts)
+  assert not any("could not be used" in prompt for prompt in teacher.prompts)
 
 
 @pytest.mark.parametrize(
