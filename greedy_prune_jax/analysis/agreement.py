@@ -36,6 +36,8 @@ def compare_labels(first: Sequence[Labels], second: Sequence[Labels]) -> Agreeme
   Raises:
     ValueError: they cover other chains or tokens, or no token was labelled by both.
   """
+  from sklearn.metrics import confusion_matrix
+
   if [len(labels) for labels in first] != [len(labels) for labels in second]:
     raise ValueError(
       f"labels of {len(first)} and {len(second)} chains with {sum(map(len, first))} and "
@@ -47,38 +49,24 @@ def compare_labels(first: Sequence[Labels], second: Sequence[Labels]) -> Agreeme
   both = [(a, b) for a, b in pairs if a is not None and b is not None]
   if not both:
     raise ValueError(f"none of the {len(pairs)} tokens was labelled by both annotators")
-  order = {category: i for i, category in enumerate(Category)}
-  confusion = np.zeros((len(order), len(order)), np.int64)
-  for a, b in both:
-    confusion[order[a], order[b]] += 1
+  ours, theirs = zip(*both, strict=True)
+  confusion = confusion_matrix(ours, theirs, labels=list(Category))
   return Agreement(
     num_tokens=len(both),
     num_unlabelled=len(pairs) - len(both),
     accuracy=float(np.trace(confusion) / len(both)),
-    kappa=cohen_kappa(confusion),
+    kappa=cohen_kappa(ours, theirs),
     kappa_of={
-      category: cohen_kappa(_one_against_rest(confusion, i)) for category, i in order.items()
+      category: cohen_kappa([a == category for a in ours], [b == category for b in theirs])
+      for category in Category
     },
     confusion=confusion,
   )
 
 
-def cohen_kappa(confusion: Int[np.ndarray, "C C"]) -> float | None:
-  """Agreement beyond chance, 1 at best and 0 at chance; None where chance agreement is certain.
+def cohen_kappa(first: Sequence[object], second: Sequence[object]) -> float | None:
+  """Agreement beyond chance, 1 at best and 0 at chance; None where both gave one label only."""
+  from sklearn.metrics import cohen_kappa_score
 
-  Source: Cohen 1960, A coefficient of agreement for nominal scales. scikit-learn's
-  `cohen_kappa_score` computes the same from label lists; a table is what is at hand here.
-  """
-  shares = confusion / confusion.sum()
-  by_chance = float(shares.sum(axis=1) @ shares.sum(axis=0))
-  if by_chance == 1:
-    return None
-  return (float(np.trace(shares)) - by_chance) / (1 - by_chance)
-
-
-def _one_against_rest(confusion: Int[np.ndarray, "C C"], i: int) -> Int[np.ndarray, "2 2"]:
-  both = confusion[i, i]
-  first_only = confusion[i].sum() - both
-  second_only = confusion[:, i].sum() - both
-  neither = confusion.sum() - both - first_only - second_only
-  return np.array([[both, first_only], [second_only, neither]])
+  one_label = len({*first, *second}) == 1
+  return None if one_label else float(cohen_kappa_score(first, second))

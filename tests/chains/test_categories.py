@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
@@ -17,7 +16,15 @@ from tests.helpers.planted import pruned_chain
 ALL = list(Category)
 
 
-def test_kappas_are_those_of_scikit_learn():
+def kappa(first, second):
+  """Cohen's kappa, from what it is."""
+  n = len(first)
+  agree = sum(a == b for a, b in zip(first, second, strict=True)) / n
+  chance = sum(first.count(x) * second.count(x) for x in set(first)) / n**2
+  return (agree - chance) / (1 - chance)
+
+
+def test_kappas_are_agreement_beyond_chance():
   rng = np.random.default_rng(0)
   first = [tuple(ALL[i] for i in rng.integers(5, size=50)) for _ in range(4)]
   second = [
@@ -25,14 +32,14 @@ def test_kappas_are_those_of_scikit_learn():
   ]
   agreement = compare_labels(first, second)
   flat_first, flat_second = sum(first, ()), sum(second, ())
-  np.testing.assert_allclose(agreement.kappa, cohen_kappa_score(flat_first, flat_second))
+  np.testing.assert_allclose(agreement.kappa, kappa(flat_first, flat_second))
   for category in ALL[:5]:
-    expected = cohen_kappa_score(
-      [a == category for a in flat_first], [b == category for b in flat_second]
-    )
+    expected = kappa([a == category for a in flat_first], [b == category for b in flat_second])
     np.testing.assert_allclose(agreement.kappa_of[category], expected)
   assert agreement.kappa_of[ALL[5]] is None  # neither used it
   assert agreement.confusion[0].sum() == flat_first.count(ALL[0])
+  assert agreement.confusion[:, 1].sum() == flat_second.count(ALL[1])
+  assert compare_labels([(ALL[0],) * 3], [(ALL[0],) * 3]).kappa is None  # both gave one label only
 
 
 def test_unlabelled_tokens_are_counted_and_left_out():
