@@ -120,10 +120,8 @@ def _with_budgets(
 
 def _check_budget(record: Record, chain: PrunedChain, path: Path) -> None:
   """A UserError unless a budget's text is what these deletions leave."""
-  gone = {position for unit in chain.deletions[: record["deletions"]] for position in unit}
-  kept = [position for position in range(len(chain.reasoning_ids)) if position not in gone]
   fits = 0 <= record["deletions"] <= len(chain.deletions)
-  if not fits or record["text"] != chain.spell(kept):
+  if not fits or record["text"] != chain.spell(chain.kept_after(record["deletions"])):
     raise UserError(
       f"{path / BUDGETS} tells of other deletions of chain {chain.chain.id} than {path} has now; "
       f"run prune again with budget=right, or remove the file"

@@ -240,9 +240,12 @@ class PrunedChain:
     Raises:
       ValueError: the deletions did not go that far.
     """
-    removed = self.deletions[: self.deletions_to(num_kept)]
-    deleted = {position for positions in removed for position in positions}
-    return [position for position in range(len(self.reasoning_ids)) if position not in deleted]
+    return self.kept_after(self.deletions_to(num_kept))
+
+  def kept_after(self, deletions: int) -> list[int]:
+    """Reasoning positions that are left after a number of deletions, ascending."""
+    gone = {position for unit in self.deletions[:deletions] for position in unit}
+    return [position for position in range(len(self.reasoning_ids)) if position not in gone]
 
   def spell(self, kept: Iterable[int]) -> str:
     """The text of the reasoning tokens at some positions; see `spell_kept`."""

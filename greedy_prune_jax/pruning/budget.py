@@ -52,7 +52,7 @@ class Spent(NamedTuple):
   @property
   def kept(self) -> list[int]:
     """Reasoning positions that are left there; all of them where nothing meets the condition."""
-    return kept_after(self.pruned, self.deletions or 0)
+    return self.pruned.kept_after(self.deletions or 0)
 
 
 def parse_budgets(text: str) -> tuple[Budget, ...]:
@@ -95,12 +95,6 @@ def most_deletions(pruned: PrunedChain, budget: Budget, num_answer: int) -> int 
     most = -math.log(budget.bound) / num_answer
   holding = [k for k, value in enumerate(values) if value is not None and value <= most]
   return holding[-1] if holding else None
-
-
-def kept_after(pruned: PrunedChain, deletions: int) -> list[int]:
-  """Reasoning positions that are left after a number of deletions, ascending."""
-  gone = {position for unit in pruned.deletions[:deletions] for position in unit}
-  return [position for position in range(len(pruned.reasoning_ids)) if position not in gone]
 
 
 def furthest_right(

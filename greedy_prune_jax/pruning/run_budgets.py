@@ -15,7 +15,6 @@ from greedy_prune_jax.pruning.budget import (
   Spent,
   format_budgets,
   furthest_right,
-  kept_after,
   most_deletions,
   parse_budgets,
   write_budgets,
@@ -76,7 +75,7 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
 
 def _prompt(pruned: PrunedChain, expected: Expected, deletions: int) -> ChatPrompt:
   """Asks for the answer that follows what is left after some deletions."""
-  text = pruned.spell(kept_after(pruned, deletions))
+  text = pruned.spell(pruned.kept_after(deletions))
   lead, form = _lead(pruned, expected), pruned.chain.thinking_form
   return ChatPrompt(
     id=pruned.chain.id,

@@ -11,7 +11,6 @@ from greedy_prune_jax.pruning.budget import (
   Spent,
   format_budgets,
   furthest_right,
-  kept_after,
   most_deletions,
   parse_budgets,
 )
@@ -60,10 +59,10 @@ def test_the_probability_of_the_whole_answer_stays_above():
 
 def test_points_that_were_not_scored_do_not_hold():
   assert within("nll:+1", pruned(joint=(1.0, None, 1.5, None, 9.0, None, None))) == 2
-  assert kept_after(pruned(), 2) == [1, 2, 4, 5]
+  assert pruned().kept_after(2) == [1, 2, 4, 5]
   nll = {name: [1.0] * 3 for name in ("joint", "answer", "reasoning")}
   units = pruned(unit="word", unit_sizes=[2, 2, 2], deletion_order=[4, 5, 0, 1], nll=nll)
-  assert kept_after(units, 1) == [0, 1, 2, 3]
+  assert units.kept_after(1) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
