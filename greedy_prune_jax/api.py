@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept, ratio_key
+from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import BadChain
 from greedy_prune_jax.configs.prune import get_config
@@ -49,18 +49,7 @@ class Pruned(PrunedChain):
     Raises:
       UserError: tokens were not deleted that far.
     """
-    if keep == 1:
-      return self.chain.reasoning
-    if (stored := self.pruned.get(ratio_key(keep))) is not None:
-      return stored
-    try:
-      kept = self.kept_positions(num_kept(len(self.reasoning_ids), keep))
-    except ValueError as error:
-      raise UserError(
-        f"keep={keep}: the chain was pruned to {', '.join(self.pruned)}; expected a ratio from the "
-        f"lowest of these up to 1, or prune again with keep=({keep},)"
-      ) from error
-    return self.spell(kept)
+    return self.text_at(keep)
 
   def _repr_html_(self) -> str:
     """The viewer of this chain, a page of its own within the notebook's."""

@@ -247,6 +247,28 @@ class PrunedChain:
     gone = {position for unit in self.deletions[:deletions] for position in unit}
     return [position for position in range(len(self.reasoning_ids)) if position not in gone]
 
+  def positions_at(self, keep_ratio: float) -> list[int]:
+    """Reasoning positions that are left at a keep ratio, whether pruning was asked for it or not.
+
+    Raises:
+      UserError: the deletions did not go that far.
+    """
+    try:
+      return self.kept_positions(num_kept(len(self.reasoning_ids), keep_ratio))
+    except ValueError as error:
+      raise UserError(
+        f"chain {self.chain.id} was not pruned to {keep_ratio}: {len(self.deletion_order)} of its "
+        f"{len(self.reasoning_ids)} reasoning tokens were deleted; it has "
+        f"{', '.join(self.pruned) or 'no ratios'}. Prune to a lower ratio, or ask for one of these"
+      ) from error
+
+  def text_at(self, keep_ratio: float) -> str:
+    """The reasoning that is left at a keep ratio; see `positions_at`."""
+    if keep_ratio == 1:
+      return self.chain.reasoning
+    stored = self.pruned.get(ratio_key(keep_ratio))
+    return self.spell(self.positions_at(keep_ratio)) if stored is None else stored
+
   def spell(self, kept: Iterable[int]) -> str:
     """The text of the reasoning tokens at some positions; see `spell_kept`."""
     return spell_kept(self.reasoning_tokens, kept)

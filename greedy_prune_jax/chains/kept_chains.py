@@ -51,14 +51,7 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
   Raises:
     UserError: the chain was not pruned so far, or nothing is left of it that a text can spell.
   """
-  chain, num_tokens = pruned.chain, len(pruned.reasoning_ids)
-  try:
-    positions = pruned.kept_positions(int(num_tokens * keep_ratio))
-  except ValueError as error:
-    raise UserError(
-      f"chain {chain.id} was not pruned to {keep_ratio}: {len(pruned.deletion_order)} of its "
-      f"{num_tokens} reasoning tokens were deleted"
-    ) from error
+  chain, positions = pruned.chain, pruned.positions_at(keep_ratio)
   if pruned.is_torn(positions):
     raise UserError(
       f"chain {chain.id}: parts of characters are left at {keep_ratio}, which no text can spell; "

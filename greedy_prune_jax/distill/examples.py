@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept, ratio_key
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.question_sets import split_source
@@ -156,37 +156,11 @@ def read_texts(
 
 
 def _whole_text_at(pruned: PrunedChain, keep_ratio: float | int) -> str | None:
-  text = text_at(pruned, keep_ratio)
-  if keep_ratio in (0, 1):
-    return text
-  return None if pruned.is_torn(_positions_at(pruned, keep_ratio)) else text
-
-
-def text_at(pruned: PrunedChain, keep_ratio: float | int) -> str:
-  """The reasoning that is left of a chain at a keep ratio, one asked for when it was pruned or not.
-
-  Raises:
-    UserError: the deletions did not go that far.
-  """
-  if keep_ratio == 1:
-    return pruned.chain.reasoning
-  stored = pruned.pruned.get(ratio_key(keep_ratio))
-  if stored is not None or keep_ratio == 0:
-    return stored or ""
-  return pruned.spell(_positions_at(pruned, keep_ratio))
-
-
-def _positions_at(pruned: PrunedChain, keep_ratio: float | int) -> list[int]:
-  """Reasoning positions that are left at a keep ratio; see `text_at` for its error."""
-  try:
-    return pruned.kept_positions(num_kept(len(pruned.reasoning_ids), keep_ratio))
-  except ValueError as error:
-    raise UserError(
-      f"chain {pruned.chain.id} was not pruned to keep_ratio={keep_ratio}: "
-      f"{len(pruned.deletion_order)} of its {len(pruned.reasoning_ids)} reasoning tokens were "
-      f"deleted; it has {', '.join(pruned.pruned) or 'no ratios'}. Prune to a lower ratio, or ask "
-      f"for one of these"
-    ) from error
+  if keep_ratio == 0:  # also where the deletions did not go that far
+    return ""
+  if keep_ratio != 1 and pruned.is_torn(pruned.positions_at(keep_ratio)):
+    return None
+  return pruned.text_at(keep_ratio)
 
 
 def _example_id(chain: Chain, keep_ratio: float | int) -> str:

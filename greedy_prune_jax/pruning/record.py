@@ -3,7 +3,7 @@
 import dataclasses
 from typing import cast
 
-from greedy_prune_jax.chains.chain import PrunedChain, num_kept, ratio_key
+from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.pruning.settings import (
   GREEDY,
   RACES,
@@ -41,10 +41,7 @@ def pruned_chain(task: PruneTask, settings: PruneSettings) -> PrunedChain:
     trust=_trust(task, settings),
     move_sizes=path.move_sizes if settings.search == RUNS and settings.ranking == GREEDY else None,
   )
-  texts = {}
-  for ratio in settings.keep_ratios:
-    kept = pruned.kept_positions(num_kept(len(ids), ratio))
-    texts[ratio_key(ratio)] = pruned.spell(kept)
+  texts = {ratio_key(ratio): pruned.text_at(ratio) for ratio in settings.keep_ratios}
   return dataclasses.replace(pruned, pruned=texts)
 
 

@@ -153,16 +153,8 @@ def _opening(chain: Chain) -> str:
 
 def _texts(pruned: PrunedChain, keep_ratios: Sequence[float]) -> Iterator[tuple[float, int, str]]:
   """Keep ratio, number of tokens, and text of the reasonings that are published of a chain."""
-  stored = {float(key): text for key, text in pruned.pruned.items()}
-  for ratio in sorted(keep_ratios or stored, reverse=True):
-    total = len(pruned.reasoning_ids)
-    if ratio == 1:
-      yield 1.0, total, pruned.chain.reasoning
-      continue
-    if ratio not in stored:
-      known = ", ".join(pruned.pruned) or "no ratios"
-      raise UserError(f"chain {pruned.chain.id} has no text at keep ratio {ratio}; it has {known}")
-    yield ratio, len(pruned.kept_positions(int(total * ratio))), stored[ratio]
+  for ratio in sorted(keep_ratios or map(float, pruned.pruned), reverse=True):
+    yield float(ratio), len(pruned.positions_at(ratio)), pruned.text_at(ratio)
 
 
 def find_license(source: str) -> str:

@@ -15,7 +15,6 @@ from greedy_prune_jax.distill.examples import (
   make_example,
   make_examples,
   read_texts,
-  text_at,
 )
 from greedy_prune_jax.errors import UserError
 from tests.helpers.tiny_runs import TEMPLATE
@@ -79,22 +78,22 @@ def test_an_example_is_the_students_chat_and_the_loss_is_on_its_reply(tokenizer,
     (0.8, "stored"),
     (0.6, " 3 4.\n"),  # int(5 * 0.6) tokens: "and" and "Add" left first
     (0.4, " 3 4"),
-    (0, ""),
   ],
 )
 def test_the_text_at_a_ratio(ratio, text):
-  assert text_at(pruned_record(pruned={"0.8": "stored"}), ratio) == text
+  assert pruned_record(pruned={"0.8": "stored"}).text_at(ratio) == text
 
 
 def test_a_ratio_that_was_not_pruned_to():
-  with pytest.raises(UserError, match=r"chain a was not pruned to keep_ratio=0.2: 3 of its 5 reas"):
-    text_at(pruned_record(), 0.2)
+  with pytest.raises(UserError, match=r"chain a was not pruned to 0.2: 3 of its 5 reasoning"):
+    pruned_record().text_at(0.2)
 
 
 def test_reading_a_prune_workdir_or_any_chains(tmp_path):
   path = tmp_path / "pruned.jsonl"
   path.write_text(json.dumps(pruned_record().to_record()) + "\n")
-  assert [t for _, t in read_texts(str(path), (0.4, 1.0))] == [{0.4: " 3 4", 1.0: "".join(TOKENS)}]
+  texts = {0.0: "", 0.4: " 3 4", 1.0: "".join(TOKENS)}  # 0 though it was not pruned so far
+  assert [t for _, t in read_texts(str(path), (0.0, 0.4, 1.0))] == [texts]
   path.write_text("".join(json.dumps(chain(i).to_record()) + "\n" for i in "abc"))
   found = read_texts(str(path), (0.0, 1.0), num_chains=2)
   assert [c.id for c, _ in found] == ["a", "b"]
@@ -137,11 +136,11 @@ def test_of_a_question_set_the_seed_decides_which_chains_are_taken():
 
 def test_the_text_at_a_ratio_of_longer_units_has_whole_ones_of_at_most_so_many_tokens():
   pruned = dataclasses.replace(pruned_record(order=(1, 2, 0)), unit="word", unit_sizes=(1, 2, 2))
-  assert text_at(pruned, 0.9) == "Add 4.\n"
-  assert text_at(pruned, 0.6) == "Add 4.\n"
-  assert text_at(pruned, 0.4) == " 4.\n"
-  with pytest.raises(UserError, match=r"keep_ratio=0.2: 3 of its 5 reasoning tokens were deleted"):
-    text_at(pruned, 0.2)
+  assert pruned.text_at(0.9) == "Add 4.\n"
+  assert pruned.text_at(0.6) == "Add 4.\n"
+  assert pruned.text_at(0.4) == " 4.\n"
+  with pytest.raises(UserError, match=r"pruned to 0.2: 3 of its 5 reasoning tokens were deleted"):
+    pruned.text_at(0.2)
 
 
 def test_the_ratio_in_the_prompt(tokenizer, template):

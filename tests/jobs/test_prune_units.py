@@ -11,7 +11,6 @@ import transformers
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import Segments
-from greedy_prune_jax.distill.examples import text_at
 from greedy_prune_jax.search.units import sentence_starts, word_starts
 from tests.helpers.full_passes import full_pass_search
 from tests.helpers.tiny_runs import CHAINS, assert_same_records, records, write_chains
@@ -67,7 +66,7 @@ def test_a_run_by_units_finds_what_full_passes_find(run, shared, chains, tmp_pat
         gone += 1
       kept = [i for u in range(len(sizes)) if u not in order[:gone] for i in _span(firsts, u)]
       assert text == tokenizer.decode(segments.reasoning[kept])
-      assert text_at(PrunedChain.from_record(record | {"seconds": 0.0}), float(ratio)) == text
+      assert PrunedChain.from_record(record | {"seconds": 0.0}).text_at(float(ratio)) == text
       if record["id"] == "long":
         nll = record["nll"]["joint"][gone]
         assert (

@@ -117,8 +117,8 @@ def test_the_card_tells_how_of_what_and_how_many(publish):
 
 
 def test_another_ratio_and_another_folder_are_refused(publish, tmp_path):
-  with pytest.raises(UserError, match=r"chain a has no text at keep ratio 0.5; it has 0.7, 0.4"):
-    publish(keep_ratios=(0.5,))
+  with pytest.raises(UserError, match=r"chain a was not pruned to 0.1: .*; it has 0.7, 0.4"):
+    publish(keep_ratios=(0.1,))
   with pytest.raises(UserError, match=r"keep_ratios=\(1.5,\) has 1.5"):
     publish(keep_ratios=(1.5,))
   with pytest.raises(UserError, match="push='name'; expected ORG/NAME"):
