@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-from greedy_prune_jax.chains.answers import first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import segment
-from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.pruning.budget import (
@@ -20,9 +17,10 @@ from greedy_prune_jax.pruning.budget import (
   write_budgets,
 )
 from greedy_prune_jax.pruning.settings import BudgetSettings
+from greedy_prune_jax.teachers.answer_request import AnswerRequest
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.settings import WritingSettings
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Teacher
+from greedy_prune_jax.teachers.teacher import Teacher
 
 
 def run_budgets(settings: BudgetSettings, workdir: Path) -> str:
@@ -63,42 +61,14 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
     teacher: writes on from what is left.
   """
   by_id = {pruned.chain.id: pruned for pruned in chains}
-  expected = {key: expected_answer(pruned.chain) for key, pruned in by_id.items()}
+  requests = {key: AnswerRequest.of(pruned.chain) for key, pruned in by_id.items()}
 
   def is_right(deletions: dict[str, int]) -> dict[str, bool]:
-    prompts = [_prompt(by_id[key], expected[key], number) for key, number in deletions.items()]
+    prompts = [
+      requests[key].prompt(key, by_id[key].spell(by_id[key].kept_after(number)))
+      for key, number in deletions.items()
+    ]
     replies = {reply.id: reply for reply in teacher.write(prompts)}
-    return {key: _says_right(by_id[key], expected[key], replies[key].text) for key in deletions}
+    return {key: requests[key].judge(replies[key].text).correct for key in deletions}
 
   return furthest_right({key: len(pruned.deletions) for key, pruned in by_id.items()}, is_right)
-
-
-def _prompt(pruned: PrunedChain, expected: Expected, deletions: int) -> ChatPrompt:
-  """Asks for the answer that follows what is left after some deletions."""
-  text = pruned.spell(pruned.kept_after(deletions))
-  lead, form = _lead(pruned, expected), pruned.chain.thinking_form
-  return ChatPrompt(
-    id=pruned.chain.id,
-    question=pruned.chain.question,
-    system=pruned.chain.system,
-    reply_start=(text, lead) if form else tuple(filter(None, (text, lead))),
-    thinking_form=form,
-  )
-
-
-def _lead(pruned: PrunedChain, expected: Expected) -> str:
-  """Beginning of the answer: behind thinking its closing tag, else the words before its value.
-
-  Behind thinking the words would tell too much: a model sums up there what it has found.
-  """
-  closing = closing_of(pruned.chain)
-  return closing if closing else expected.lead
-
-
-def _says_right(pruned: PrunedChain, expected: Expected, written: str) -> bool:
-  form = expected.form
-  if closing_of(pruned.chain):
-    split = split_response(written, form)
-    return split is not None and form.is_right(split.value, expected.target)
-  value = first_value(expected.lead + written, form)
-  return value is not None and form.is_right(value, expected.target)

@@ -15,12 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from greedy_prune_jax.chains.answers import AnswerForm, first_value, split_response
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
-from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.pruned_answers import OUTPUT
 from greedy_prune_jax.chains.reading import read_pruned
-from greedy_prune_jax.chains.thinking_chains import closing_of
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
@@ -29,6 +26,7 @@ from greedy_prune_jax.reports.tables import Table
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.teachers.answer_request import AnswerRequest
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
@@ -39,7 +37,7 @@ _WHOLE = ratio_key(1.0)
 class _Item(NamedTuple):
   run: str
   pruned: PrunedChain
-  expected: Expected
+  request: AnswerRequest
   prompts: list[ChatPrompt]  # one a keep ratio, as in `texts_of`
 
 
@@ -57,7 +55,9 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
     UserError: something that the settings name cannot be used. What was answered is on disk.
   """
   items = dict(_items(settings))
-  asked = {key: asked_digest(item.prompts, item.expected.target) for key, item in items.items()}
+  asked = {
+    key: asked_digest(item.prompts, item.request.expected.target) for key, item in items.items()
+  }
   finished = read_output(workdir.path, OUTPUT)
   check_asked(asked, {record["id"]: record.get("asked") for record in finished})
   own = own_share(list(items))
@@ -66,7 +66,7 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
   }
 
   def finish(item_id: str, replies: Sequence[Reply]) -> None:
-    record = _record(item_id, items[item_id], replies, settings.begin_answer)
+    record = _record(item_id, items[item_id], replies)
     workdir.write_finished(record | {"asked": asked[item_id]})
 
   open_teacher = functools.partial(
@@ -87,20 +87,11 @@ def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
     chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
     for pruned in chains[: settings.num_chains or None]:
       item_id = f"{run}/{pruned.chain.id}"
-      expected, form = expected_answer(pruned.chain), pruned.chain.thinking_form
-      # Behind thinking the words before the answer would tell too much: a model sums up there.
-      lead = closing_of(pruned.chain) or (expected.lead if settings.begin_answer else "")
+      request = AnswerRequest.of(pruned.chain, begin_answer=settings.begin_answer)
       prompts = [
-        ChatPrompt(
-          id=f"{item_id}@{ratio}",
-          question=pruned.chain.question,
-          system=pruned.chain.system,
-          reply_start=(text, lead) if form else tuple(filter(None, (text, lead))),
-          thinking_form=form,
-        )
-        for ratio, text in texts_of(pruned).items()
+        request.prompt(f"{item_id}@{ratio}", text) for ratio, text in texts_of(pruned).items()
       ]
-      yield item_id, _Item(run, pruned, expected, prompts)
+      yield item_id, _Item(run, pruned, request, prompts)
 
 
 def texts_of(pruned: PrunedChain) -> dict[str, str]:
@@ -108,35 +99,20 @@ def texts_of(pruned: PrunedChain) -> dict[str, str]:
   return {_WHOLE: pruned.chain.reasoning} | dict(pruned.pruned)
 
 
-def _record(item_id: str, item: _Item, replies: Sequence[Reply], begun: bool) -> Record:
-  form, lead, target = item.expected
+def _record(item_id: str, item: _Item, replies: Sequence[Reply]) -> Record:
   answers = {}
   for ratio, reply in zip(texts_of(item.pruned), replies, strict=True):
-    # Of a text that was begun, what a base model adds behind its first answer does not count.
-    # Only what was written is searched: the reasoning may hold markers itself ("the answer = ").
-    begins = begun and not item.pruned.chain.thinking_form
-    text = (lead if begins else "") + reply.text
-    value = first_value(text, form) if begins else _last_value(text, form)
-    answers[ratio] = {
-      "text": text,
-      "value": value,
-      "correct": value is not None and form.is_right(value, target),
-      "finish_reason": reply.finish_reason,
-    }
+    judged = item.request.judge(reply.text)
+    answers[ratio] = judged._asdict() | {"finish_reason": reply.finish_reason}
   return {
     "id": item_id,
     "run": item.run,
     "ranking": item.pruned.ranking,
     "objective": item.pruned.objective,
     "chain": item.pruned.chain.id,
-    "target": target,
+    "target": item.request.expected.target,
     "answers": answers,
   }
-
-
-def _last_value(text: str, form: AnswerForm) -> str | None:
-  split = split_response(text, form)
-  return split and split.value
 
 
 def pruned_accuracy_table(records: Sequence[Record]) -> Table:
