@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -62,41 +62,24 @@ def run_job(job: Job, *, saves_on_sigterm: bool = False) -> None:
 
 
 def run_in_workdir(
-  work: Callable[[Workdir], Failed],
-  workdir: str,
-  config: Mapping[str, Any],
-  *,
-  output: str,
-  further_outputs: Sequence[str] = (),
-  may_change: Collection[str],
-  may_grow: Collection[str] = (),
+  work: Callable[[Workdir], Failed], workdir: str, config: Mapping[str, Any], **options: Any
 ) -> Failed:
   """Opens the workdir, does this process's share of the work, and waits for the others'.
 
   Args:
     work: does it and returns what failed; where that is nothing in all processes, partial results
       are removed.
-    workdir: see `Workdir`, as for the arguments below.
-    config: the resolved one.
-    output: name of the folder of finished items.
-    further_outputs: names of further ones.
-    may_change: keys of `config` that a later run may set differently.
-    may_grow: those of numbers of inputs, which a later run may set higher.
+    workdir: path of the folder.
+    config: the resolved config.
+    options: further arguments of `Workdir`: names of its outputs, and the keys of `config` that a
+      later run may set differently.
 
   Returns:
     What failed in this process.
   """
   first = jax.process_index() == 0
-  process = {"process_index": jax.process_index(), "num_processes": jax.process_count()}
-  with Workdir(
-    workdir,
-    config,
-    output=output,
-    further_outputs=further_outputs,
-    may_change=may_change,
-    may_grow=may_grow,
-    **process,
-  ) as run:
+  options |= {"process_index": jax.process_index(), "num_processes": jax.process_count()}
+  with Workdir(workdir, config, **options) as run:
     meet("the workdir is open")  # none may write before all are here
     failed = work(run)
     if failed:
