@@ -139,7 +139,7 @@ def _read_answers(text: str, form: AnswerForm, matches: Iterable[re.Match[str]])
 
 def last_boxed(text: str) -> str | None:
   r"""The value of a text's last `\boxed{...}`, or of the last ones that are joined."""
-  split = split_response(text, _BOXES)
+  split = split_response(text, BOXES)
   return split and split.value
 
 
@@ -389,7 +389,7 @@ BOXED = AnswerForm(
   read=_read_expression,
   is_right=same_expression,
 )
-_BOXES = dataclasses.replace(BOXED, markers=BOXED.markers[:1])
+BOXES = dataclasses.replace(BOXED, markers=BOXED.markers[:1])
 _CHOICE = (
   r"(?i:\b(?:final|correct|right|best|proper|chosen|my|most {1,3}\w{4,12}) {1,3}(?:answer {1,3})?"
   rf"(?:option|choice|letter|one){_SAYS})"

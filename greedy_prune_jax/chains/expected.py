@@ -1,16 +1,13 @@
 """The form of a chain's answer and its right value, found in the chain itself."""
 
-import dataclasses
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, AnswerForm, last_answer
+from greedy_prune_jax.chains.answers import BOXED, BOXES, LETTER, NUMBER, AnswerForm, last_answer
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.errors import UserError
 
 # In this order: a box is a number's marker too, and "the answer is: 5" no letter's.
 _FORMS = (BOXED, NUMBER, LETTER)
-# BOXED's second marker finds what NUMBER's does, which says more.
-_BOXES = dataclasses.replace(BOXED, markers=BOXED.markers[:1])
 
 
 class Expected(NamedTuple):
@@ -36,10 +33,10 @@ def expected_answer(chain: Chain) -> Expected:
   Raises:
     UserError: no answer of a form that we know is found in the chain's.
   """
-  readings = [
+  readings = [  # BOXED's second marker finds what NUMBER's does, which says more
     (form, answer)
     for form in _FORMS
-    if (answer := last_answer(chain.answer, _BOXES if form is BOXED else form))
+    if (answer := last_answer(chain.answer, BOXES if form is BOXED else form))
   ]
   if not readings:
     forms = ", ".join(

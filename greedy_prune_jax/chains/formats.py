@@ -12,8 +12,8 @@ from typing import Any
 from greedy_prune_jax.chains import formats_chat as chat
 from greedy_prune_jax.chains import formats_steps as steps
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, rest, split_reply
-from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question, parse_question
+from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, split_reply
+from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question, parse_question, rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -23,7 +23,7 @@ OWN = "chain"  # the name of our own form: design section 4
 _SHOWN_KEYS = 20  # of a row, in messages
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Format:
   """One form of rows.
 
@@ -237,11 +237,9 @@ def _parse_mmlu_pro(row: Record) -> Iterator[Draft]:
 
 def _parse_limo(row: Record) -> Iterator[Draft]:
   """A row of LIMO, whose solutions are a model's."""
-  reasoning, answer = split_reply(fields.get_text(row, "solution"))
-  yield Draft(
+  yield Draft.of_reply(
+    fields.get_text(row, "solution"),
     question=fields.get_text(row, "question"),
-    reasoning=reasoning,
-    answer=answer,
     target=gold(row, "answer"),
     extra=rest(row, "question", "solution", "answer"),
   )
@@ -251,104 +249,47 @@ FORMATS = {
   format.name: format
   for format in (
     Format(
-      name=OWN,
-      keys=("question", "reasoning", "answer"),
-      parse=_parse_own,
+      OWN,
+      ("question", "reasoning", "answer"),
+      _parse_own,
       over=("messages", "sharegpt", "s1k", "s1k_first", "limo", "mmlu_pro"),
     ),
+    Format("pruner", ("user_prompt", "response_reason", "response_answer"), _parse_pruner),
+    Format("gsm8k", ("question", "answer"), _parse_gsm8k),
+    Format("messages", ("messages",), chat.parse_messages),
+    Format("sharegpt", ("conversations",), chat.parse_sharegpt),
+    # AceReason-1.1-SFT, Nemotron's post-training sets.
+    Format("input_output", ("input", "output"), chat.parse_pair("input", "output")),
+    Format("prompt_response", ("prompt", "response"), chat.parse_pair("prompt", "response")),
+    # TRL's.
+    Format("prompt_completion", ("prompt", "completion"), chat.parse_pair("prompt", "completion")),
+    Format("alpaca", ("instruction", "output"), chat.parse_alpaca, over=("input_output",)),
+    # OpenMathReasoning, OpenMathInstruct.
     Format(
-      name="pruner",
-      keys=("user_prompt", "response_reason", "response_answer"),
-      parse=_parse_pruner,
+      "openmath",
+      ("problem", "generated_solution"),
+      chat.parse_pair("problem", "generated_solution"),
     ),
+    # s1K-1.1; its other model's chains: columns.thinking=gemini_thinking_trajectory.
     Format(
-      name="gsm8k",
-      keys=("question", "answer"),
-      parse=_parse_gsm8k,
-    ),
-    Format(
-      name="messages",
-      keys=("messages",),
-      parse=chat.parse_messages,
-    ),
-    Format(
-      name="sharegpt",
-      keys=("conversations",),
-      parse=chat.parse_sharegpt,
-    ),
-    Format(
-      name="input_output",  # AceReason-1.1-SFT, Nemotron's post-training sets
-      keys=("input", "output"),
-      parse=chat.parse_pair("input", "output"),
-    ),
-    Format(
-      name="prompt_response",
-      keys=("prompt", "response"),
-      parse=chat.parse_pair("prompt", "response"),
-    ),
-    Format(
-      name="prompt_completion",  # TRL's
-      keys=("prompt", "completion"),
-      parse=chat.parse_pair("prompt", "completion"),
-    ),
-    Format(
-      name="alpaca",
-      keys=("instruction", "output"),
-      parse=chat.parse_alpaca,
-      over=("input_output",),
-    ),
-    Format(
-      name="openmath",  # OpenMathReasoning, OpenMathInstruct
-      keys=("problem", "generated_solution"),
-      parse=chat.parse_pair("problem", "generated_solution"),
-    ),
-    Format(
-      name="s1k",  # s1K-1.1; its other model's chains: columns.thinking=gemini_thinking_trajectory
-      keys=("question", "deepseek_thinking_trajectory", "deepseek_attempt"),
-      parse=steps.parse_s1k("deepseek_thinking_trajectory", "deepseek_attempt"),
+      "s1k",
+      ("question", "deepseek_thinking_trajectory", "deepseek_attempt"),
+      steps.parse_s1k("deepseek_thinking_trajectory", "deepseek_attempt"),
       over=("messages",),
     ),
     Format(
-      name="s1k_first",
-      keys=("question", "thinking_trajectories", "attempt"),
-      parse=steps.parse_s1k("thinking_trajectories", "attempt"),
+      "s1k_first",
+      ("question", "thinking_trajectories", "attempt"),
+      steps.parse_s1k("thinking_trajectories", "attempt"),
       over=("messages",),
     ),
-    Format(
-      name="openr1",
-      keys=("problem", "generations"),
-      parse=steps.parse_openr1,
-      over=("messages",),
-    ),
-    Format(
-      name="limo",
-      keys=("question", "solution", "answer"),
-      parse=_parse_limo,
-    ),
-    Format(
-      name="mmlu_pro",
-      keys=("question", "options", "answer", "cot_content"),
-      parse=_parse_mmlu_pro,
-    ),
-    Format(
-      name="prm800k",
-      keys=("question", "label", "labeler"),
-      parse=steps.parse_prm800k,
-    ),
-    Format(
-      name="processbench",
-      keys=("problem", "steps", "label"),
-      parse=steps.parse_processbench,
-    ),
-    Format(
-      name="thought_anchors",  # a folder of three files
-      keys=("problem.json", "base_solution.json"),
-      parse=steps.parse_thought_anchors,
-    ),
-    Format(
-      name="s3_cot",
-      keys=("instruction", "chain_0.0"),
-      parse=steps.parse_s3_cot,
-    ),
+    Format("openr1", ("problem", "generations"), steps.parse_openr1, over=("messages",)),
+    Format("limo", ("question", "solution", "answer"), _parse_limo),
+    Format("mmlu_pro", ("question", "options", "answer", "cot_content"), _parse_mmlu_pro),
+    Format("prm800k", ("question", "label", "labeler"), steps.parse_prm800k),
+    Format("processbench", ("problem", "steps", "label"), steps.parse_processbench),
+    # A folder of three files.
+    Format("thought_anchors", ("problem.json", "base_solution.json"), steps.parse_thought_anchors),
+    Format("s3_cot", ("instruction", "chain_0.0"), steps.parse_s3_cot),
   )
 }

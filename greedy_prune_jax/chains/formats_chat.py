@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from greedy_prune_jax.chains.formats_draft import Draft, gold, reply_of, rest, split_reply
+from greedy_prune_jax.chains.formats_draft import Draft, gold, whole_reply
+from greedy_prune_jax.chains.question_sets import rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -47,11 +48,9 @@ def parse_alpaca(row: Record) -> Iterator[Draft]:
   """A row of Alpaca's form: `instruction` and `output`, and perhaps an `input` to work on."""
   given = fields.get_optional_text(row, "input")
   asked = "\n\n".join(filter(None, (fields.get_text(row, "instruction"), given)))
-  reasoning, answer = split_reply(fields.get_text(row, "output"))
-  yield Draft(
+  yield Draft.of_reply(
+    fields.get_text(row, "output"),
     question=asked,
-    reasoning=reasoning,
-    answer=answer,
     system=fields.get_optional_text(row, "system"),
     target=gold(row, *TARGETS),
     extra=rest(row, "instruction", "input", "output", "system", *TARGETS),
@@ -87,13 +86,11 @@ def _of_turns(turns: list[Record], row: Record, *used: str) -> Draft:
       f"an assistant"
     )
   (user,), (reply,) = by_role["user"], by_role["assistant"]
-  reasoning, answer = reply_of(reply["thinking"], reply["text"])
   given = [fields.get_optional_text(row, key) for key in SYSTEMS]
   systems = [*given, *(m["text"] for m in by_role["system"])]
-  return Draft(
+  return Draft.of_reply(
+    whole_reply(reply["thinking"], reply["text"]),
     question=user["text"],
-    reasoning=reasoning,
-    answer=answer,
     system="\n\n".join(filter(None, systems)) or None,
     target=gold(row, *TARGETS),
     extra=rest(row, *used, *SYSTEMS, *TARGETS),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, split_response
-from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
+from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
 from greedy_prune_jax.chains.thinking import FORMS
@@ -37,6 +37,12 @@ class Draft:
   thinking_form: str | None = None
   part: str = ""
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def of_reply(cls, reply: str, **known: Any) -> "Draft":
+    """A draft of a whole reply, which `split_reply` cuts, and of the other fields."""
+    reasoning, answer = split_reply(reply)
+    return cls(reasoning=reasoning, answer=answer, **known)
 
   def chain(self, row_id: str) -> Chain:
     """The chain, under its row's id and, behind a slash, its part.
@@ -96,32 +102,21 @@ def join_thinking(thinking: str, answer: str) -> str:
   return f"<think>\n{thinking.strip()}\n</think>\n\n{answer.strip()}"
 
 
-def reply_of(thinking: str | None, text: str) -> tuple[str, str]:
-  """Reasoning and answer of a reply that may come with its thinking apart.
+def whole_reply(thinking: str | None, text: str) -> str:
+  """The reply that `text` ends, with its thinking if that came apart.
 
   Raises:
     UserError: there is no answer, or other thinking in the text.
   """
   if thinking is None:
-    return split_reply(text)
+    return text
   if not text.strip():
     raise UserError("has thinking and no answer behind it")
   if any(form.closing in text for form in FORMS):
-    inner = text[: split_at(text)]
-    if thinking.strip() not in inner:
+    if thinking.strip() not in split_reply(text)[0]:
       raise UserError("has thinking in its text and other thinking beside it")
-    return split_reply(text)
-  return split_reply(join_thinking(thinking, text))
-
-
-def split_at(text: str) -> int:
-  """Length of the reasoning in a reply."""
-  return len(split_reply(text)[0])
-
-
-def rest(row: Record, *used: str) -> Record:
-  """The row's other keys, without those that a chain's record has for itself."""
-  return {key: value for key, value in row.items() if key not in used and key not in RECORD_KEYS}
+    return text
+  return join_thinking(thinking, text)
 
 
 def gold(row: Record, *keys: str) -> str | None:

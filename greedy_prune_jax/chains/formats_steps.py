@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, rest, split_reply
+from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, split_reply
+from greedy_prune_jax.chains.question_sets import rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -36,11 +37,9 @@ def parse_openr1(row: Record) -> Iterator[Draft]:
   used = ("problem", "solution", "answer", "generations", "messages", "uuid")
   labels = [key for key in row if key.startswith(("correctness_", "is_reasoning_complete"))]
   for i in chosen:
-    reasoning, answer = split_reply(generations[i])
-    yield Draft(
+    yield Draft.of_reply(
+      generations[i],
       question=fields.get_text(row, "problem"),
-      reasoning=reasoning,
-      answer=answer,
       target=gold(row, "answer"),
       part=str(i),
       extra=rest(row, *used, *labels, "finish_reasons", "llama_verification"),
@@ -146,16 +145,14 @@ def parse_thought_anchors(row: Record) -> Iterator[Draft]:
   asked = asked if tag else prompt
   question = _ANCHORS_QUESTION.search(asked)
   thinks = "<think>\n" if tag else ""
-  reasoning, answer = split_reply(thinks + fields.get_text(solution, "solution"))
   extra = rest(problem, "problem", "gt_solution", "gt_answer") | rest(
     solution, "prompt", "solution", "full_cot", "answer"
   )
   if "chunks_labeled.json" in row:
     extra["chunks"] = list(fields.get_items(row, "chunks_labeled.json", dict))
-  yield Draft(
+  yield Draft.of_reply(
+    thinks + fields.get_text(solution, "solution"),
     question=question[1] if question else asked.strip(),
-    reasoning=reasoning,
-    answer=answer,
     target=gold(problem, "gt_answer"),
     extra=extra,
   )
@@ -174,11 +171,9 @@ def parse_s3_cot(row: Record) -> Iterator[Draft]:
   for strength in strengths:
     if fields.get_optional_text(row, f"chain_{strength}") is None:
       continue
-    reasoning, answer = split_reply(fields.get_text(row, f"chain_{strength}"))
-    yield Draft(
+    yield Draft.of_reply(
+      fields.get_text(row, f"chain_{strength}"),
       question=fields.get_text(row, "instruction"),
-      reasoning=reasoning,
-      answer=answer,
       target=gold(row, "gold_answer"),
       part=strength,
       extra=rest(row, "instruction", "gold_answer", *of_chains)
@@ -202,13 +197,11 @@ def parse_s1k(thinking: str, attempt: str):
     if isinstance(said, list):  # as in an early version of s1K-1.1
       said = "".join(fields.get_items(row, attempt, str))
     said = fields.get_text({attempt: said}, attempt)
-    reasoning, answer = split_reply(join_thinking(thoughts, said))
     others = [k for k in row if k.endswith(("thinking_trajectory", "thinking_trajectories"))]
     others += [k for k in row if k.endswith(("attempt", "_grade", "_grade_reason"))]
-    yield Draft(
+    yield Draft.of_reply(
+      join_thinking(thoughts, said),
       question=fields.get_text(row, "question"),
-      reasoning=reasoning,
-      answer=answer,
       extra=rest(row, "question", "solution", "cot", *others),
     )
 

@@ -71,7 +71,7 @@ def _parse_gsm8k(row: Record) -> dict[str, Any]:
     "question": fields.get_text(row, "question"),
     "target": canonical_number(target),
     "rationale": re.sub(r"<<.*?>>", "", rationale),
-    "extra": _rest(row, "question", "answer"),
+    "extra": rest(row, "question", "answer"),
   }
 
 
@@ -94,7 +94,7 @@ def _parse_math(row: Record) -> dict[str, Any]:
     "question": fields.get_text(row, "problem"),
     "target": target,
     "rationale": solution,
-    "extra": _rest(row, "problem", "solution", "answer"),
+    "extra": rest(row, "problem", "solution", "answer"),
   }
 
 
@@ -110,7 +110,7 @@ def _parse_mmlu_pro(row: Record) -> dict[str, Any]:
   return {
     "question": "\n".join([question.strip() + "\n", "Options:", *lines]),
     "target": target,
-    "extra": _rest(row, "question", "options", "answer", "answer_index", "cot_content"),
+    "extra": rest(row, "question", "options", "answer", "answer_index", "cot_content"),
   }
 
 
@@ -119,8 +119,8 @@ def clean_target(text: str) -> str:
   return text.strip().rstrip(".,;:").rstrip()
 
 
-def _rest(row: Record, *used: str) -> Record:
-  """The row's other keys, but those that a chain's record has for its own."""
+def rest(row: Record, *used: str) -> Record:
+  """The row's other keys, without those that a chain's record has for itself."""
   return {key: value for key, value in row.items() if key not in used and key not in RECORD_KEYS}
 
 
