@@ -17,7 +17,7 @@ from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains import judgements
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.tables import Cell, Table
 
 TOP_SHARE = 0.1  # of the sentences: the most important ones, which AUC tells from the rest
@@ -217,6 +217,5 @@ def _row(
   found = np.array(agreement)
   if not controls:
     found[:, 2] = np.nan
-  cells: list[Cell] = [cell for column in found.T for cell in mean_interval(column)]
   num_told = [int((~np.isnan(column)).sum()) for column in found.T[[0, 2]]]
-  return (name, *cells, ", ".join(controls) or "none", *num_told)
+  return (name, *column_intervals(found), ", ".join(controls) or "none", *num_told)

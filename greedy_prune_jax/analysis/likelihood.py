@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.patterns import LabelledRun, common_chains
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, num_kept
-from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.tables import Cell, Table
 
 NLLS = ("joint", "answer")
@@ -37,17 +37,20 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   for run, chains in zip(runs, found, strict=True):
     for ratio in _ratios(chains.values()):
       values = np.array([nlls[ratio] for nlls in chains.values()])
-      means.append((run.name, ratio, *_intervals(values), len(values)))
+      means.append((run.name, ratio, *column_intervals(values), len(values)))
   pairs: list[tuple[Cell, ...]] = []
   for run, chains in zip(runs[1:], found[1:], strict=True):
-    common = _same_chains(runs[0], run)
-    if not common:
+    nlls = [
+      (found[0][mine.chain.id], chains[mine.chain.id])
+      for mine, theirs in common_chains(runs[0], run)
+      if mine.pruner == theirs.pruner
+    ]
+    if not nlls:
       continue
-    nlls = [(found[0][chain_id], chains[chain_id]) for chain_id in common]
     for ratio in _ratios([one for pair in nlls for one in pair]):
       values = np.array([np.subtract(one[ratio], other[ratio]) for one, other in nlls])
       if ratio < 1:
-        pairs.append((runs[0].name, run.name, ratio, *_intervals(values), len(values)))
+        pairs.append((runs[0].name, run.name, ratio, *column_intervals(values), len(values)))
   measures = [f"{name}{end}" for name in NLLS for end in ("", " low", " high")]
   bounds = "nats per token by the pruner; means over chains with 95% intervals (Student's t)"
   return Section(
@@ -73,19 +76,3 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
 def _ratios(chains: Iterable[Collection[float]]) -> list[float]:
   """Keep ratios that all of the chains have, the highest first."""
   return sorted(set.intersection(*map(set, chains)), reverse=True)
-
-
-def _intervals(values: np.ndarray) -> list[Cell]:
-  """Mean, low and high of each column."""
-  return [cell for column in values.T for cell in mean_interval(column)]
-
-
-def _same_chains(one: LabelledRun, other: LabelledRun) -> list[str]:
-  """Ids of the chains that both runs have, with the same text and pruner."""
-  known = {chain.chain.id: chain for chain in one.chains}
-  return [
-    chain.chain.id
-    for chain in other.chains
-    if (mine := known.get(chain.chain.id)) is not None
-    and (mine.pruner, mine.chain.reasoning) == (chain.pruner, chain.chain.reasoning)
-  ]

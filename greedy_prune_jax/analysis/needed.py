@@ -12,7 +12,7 @@ from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
 from greedy_prune_jax.chains.planted_words import Kind
-from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.intervals import column_intervals, mean_interval
 from greedy_prune_jax.reports.tables import Cell, Table
 
 ALL = "all that is not needed"
@@ -85,8 +85,7 @@ def needed_section(runs: Sequence[LabelledRun]) -> Section:
     for ratio in KEEP_RATIOS:
       if all(ratio in of_chain.kept for of_chain in found):
         kept = np.array([of_chain.kept[ratio] for of_chain in found])
-        cells = [cell for column in kept.T for cell in mean_interval(column)]
-        kept_rows.append((run.name, ratio, *cells, len(kept)))
+        kept_rows.append((run.name, ratio, *column_intervals(kept), len(kept)))
   bounds = "means over chains with 95% intervals (Student's t)"
   return Section(
     "Is what is needed found?",

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
+from greedy_prune_jax.analysis.patterns import LabelledRun, common_chains, normalised_ranks
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.tables import Table
 
 LAST_SHARE = 0.1  # of the characters, those that leave last
@@ -29,12 +29,11 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
   rows = []
   for i, one in enumerate(runs):
     for other in runs[i + 1 :]:
-      pairs = _common(one, other)
+      pairs = common_chains(one, other)
       if not pairs:
         continue
       found = np.array([order_agreement(*pair) for pair in pairs])
-      cells = [cell for column in found.T for cell in mean_interval(column)]
-      rows.append((one.name, other.name, *cells, len(pairs)))
+      rows.append((one.name, other.name, *column_intervals(found), len(pairs)))
   caption = (
     f"Agreement of deletion orders, character by character: Kendall's tau-b, Spearman's rho, and "
     f"the share of the last {LAST_SHARE:.0%} of one that is in the last {LAST_SHARE:.0%} of the "
@@ -46,16 +45,6 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
     "Agreement of deletion orders",
     tables=[Table("orders", caption, ("run", "and", *columns, "chains"), rows)],
   )
-
-
-def _common(one: LabelledRun, other: LabelledRun) -> list[tuple[PrunedChain, PrunedChain]]:
-  """The chains that both runs have, with the same reasoning."""
-  known = {chain.chain.id: chain for chain in other.chains}
-  return [
-    (chain, known[chain.chain.id])
-    for chain in one.chains
-    if chain.chain.id in known and known[chain.chain.id].chain.reasoning == chain.chain.reasoning
-  ]
 
 
 def order_agreement(one: PrunedChain, other: PrunedChain) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 from greedy_prune_jax.analysis import patterns
 from greedy_prune_jax.analysis.agreement import Agreement
 from greedy_prune_jax.analysis.patterns import LabelledRun
-from greedy_prune_jax.analysis.plots import plot_lines, plot_map, plot_ranks, plot_survival
+from greedy_prune_jax.analysis.plots import plot_lines, plot_map, plot_scores, plot_survival
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import Interval
@@ -31,7 +31,14 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
   positions = [patterns.rank_by_position(run) for run in runs]
   plots = [
     plot_survival(names, shares, survival, f"Share of each category still there ({on}). {_BOUNDS}"),
-    plot_ranks(names, ranks, f"Mean normalised prune rank of each category ({on}). {_BOUNDS}"),
+    plot_scores(
+      "ranks",
+      list(map(str, Category)),
+      dict(zip(names, ranks, strict=True)),
+      f"Mean normalised prune rank of each category ({on}). {_BOUNDS}",
+      xlabel="mean normalised prune rank (0 left first, 1 last)",
+      reference=0.5,
+    ),
     plot_lines(
       "run_lengths",
       names,

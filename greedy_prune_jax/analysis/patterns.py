@@ -53,6 +53,16 @@ class LabelledRun:
         )
 
 
+def common_chains(one: LabelledRun, other: LabelledRun) -> list[tuple[PrunedChain, PrunedChain]]:
+  """The chains that both runs have, with the same reasoning."""
+  known = {chain.chain.id: chain for chain in other.chains}
+  return [
+    (chain, known[chain.chain.id])
+    for chain in one.chains
+    if chain.chain.id in known and known[chain.chain.id].chain.reasoning == chain.chain.reasoning
+  ]
+
+
 def normalised_ranks(chain: PrunedChain) -> Float[np.ndarray, "N"]:
   """Prune ranks divided by N - 1: 0 left first, 1 last.
 
@@ -104,11 +114,7 @@ def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
 
   Where an interval leaves 0 out, that category leaves later (above) or earlier (below).
   """
-  sums, counts = _rank_sums(run)
-  weights = resample_weights(len(sums))
-  weights = np.concatenate([np.ones((1, len(sums))), weights])  # the sample itself first
-  with np.errstate(divide="ignore", invalid="ignore"):
-    means = weighted_sums(weights, sums) / weighted_sums(weights, counts)
+  means = _resampled_ranks(run, range(len(run.chains)))
   differences = means - means[:, [list(Category).index(baseline)]]
   return percentile_interval(differences[0], differences[1:])
 
@@ -125,14 +131,20 @@ def paired_rank_differences(run: LabelledRun, reference: LabelledRun) -> tuple[I
   pairs = [(i, places[c.chain.id]) for i, c in enumerate(run.chains) if c.chain.id in places]
   if not pairs:
     return Interval(*np.full((3, len(Category)), np.nan)), 0
-  weights = np.concatenate([np.ones((1, len(pairs))), resample_weights(len(pairs))])
-  means = []
-  for one, chosen in zip((run, reference), map(list, zip(*pairs, strict=True)), strict=True):
-    sums, counts = _rank_sums(one)
-    with np.errstate(divide="ignore", invalid="ignore"):
-      means.append(weighted_sums(weights, sums[chosen]) / weighted_sums(weights, counts[chosen]))
-  differences = means[0] - means[1]
+  ours, theirs = zip(*pairs, strict=True)
+  differences = _resampled_ranks(run, ours) - _resampled_ranks(reference, theirs)
   return percentile_interval(differences[0], differences[1:]), len(pairs)
+
+
+def _resampled_ranks(run: LabelledRun, chosen: Sequence[int]) -> Float[np.ndarray, "R1 C"]:
+  """Mean normalised ranks of some chains' categories: theirs, then those of R bootstrap samples.
+
+  Of equally many chains those at the same places are drawn.
+  """
+  sums, counts = (values[list(chosen)] for values in _rank_sums(run))
+  weights = np.concatenate([np.ones((1, len(sums))), resample_weights(len(sums))])
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return weighted_sums(weights, sums) / weighted_sums(weights, counts)
 
 
 def _rank_sums(run: LabelledRun) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B C"]]:

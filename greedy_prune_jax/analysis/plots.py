@@ -52,21 +52,6 @@ def plot_survival(
   return Plot("survival", caption, figure)
 
 
-def plot_ranks(names: Sequence[str], ranks: Sequence[Interval], caption: str) -> Plot:
-  """Mean normalised prune rank of each category ([C] a run) with its interval."""
-  figure = Figure(figsize=(6.4, 1.1 + 0.32 * 6 * max(len(names), 2) / 1.6), layout="constrained")
-  axes = figure.subplots()
-  offsets = (np.arange(len(names)) - (len(names) - 1) / 2) * 0.8 / max(len(names), 1)
-  for i, (name, interval) in enumerate(zip(names, ranks, strict=True)):
-    _points(axes, interval, np.arange(len(Category)) + offsets[i], run_colour(i), name)
-  axes.axvline(0.5, color="#888888", lw=0.8)
-  axes.set_yticks(range(len(Category)), [str(category) for category in Category])
-  axes.invert_yaxis()
-  axes.set_xlabel("mean normalised prune rank (0 left first, 1 last)")
-  _legend(axes, len(names))
-  return Plot("ranks", caption, figure)
-
-
 def plot_lines(
   name: str,
   names: Sequence[str],
@@ -94,9 +79,15 @@ def plot_lines(
 
 
 def plot_scores(
-  name: str, rows: Sequence[str], groups: dict[str, Interval], caption: str, *, xlabel: str
+  name: str,
+  rows: Sequence[str],
+  groups: dict[str, Interval],
+  caption: str,
+  *,
+  xlabel: str,
+  reference: float = 0.0,
 ) -> Plot:
-  """One point with its interval for each row ([rows] a group)."""
+  """One point with its interval for each row ([rows] a group), and a line at `reference`."""
   figure = Figure(
     figsize=(6.8, 1.0 + 0.24 * len(rows) * max(len(groups), 1.6)), layout="constrained"
   )
@@ -104,7 +95,7 @@ def plot_scores(
   offsets = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 1)
   for i, (group, interval) in enumerate(groups.items()):
     _points(axes, interval, np.arange(len(rows)) + offsets[i], run_colour(i), group)
-  axes.axvline(0, color="#888888", lw=0.8)
+  axes.axvline(reference, color="#888888", lw=0.8)
   axes.set_yticks(range(len(rows)), rows)
   axes.invert_yaxis()
   axes.set_xlabel(xlabel)

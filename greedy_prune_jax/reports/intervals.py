@@ -163,6 +163,11 @@ def mean_interval(
   return (spread.mean, *spread.interval(level))
 
 
+def column_intervals(values: Float[np.ndarray, "B M"]) -> list[float | None]:
+  """`mean_interval` of each column, all in one row."""
+  return [bound for column in values.T for bound in mean_interval(column)]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
   """P-values for as many comparisons at once: at most a share `a` of families has one below `a`.
 
