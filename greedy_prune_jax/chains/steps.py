@@ -28,12 +28,6 @@ class Step:
   text: str
   skill: str | None
 
-  @classmethod
-  def from_record(cls, record: Record) -> "Step":
-    """Reads what `to_record` wrote."""
-    skill = fields.get(record, "skill", str, type(None))
-    return cls(text=fields.get(record, "text", str), skill=skill)
-
   def to_record(self) -> Record:
     """The step as a JSON object."""
     return dataclasses.asdict(self)
@@ -52,15 +46,6 @@ class Edit:
   steps: tuple[int, ...]
   action: str
   text: str = ""
-
-  @classmethod
-  def from_record(cls, record: Record) -> "Edit":
-    """Reads what `to_record` wrote."""
-    return cls(
-      steps=fields.get_items(record, "steps", int),
-      action=fields.get_text(record, "action"),
-      text=fields.get(record, "text", str),
-    )
 
   def to_record(self) -> Record:
     """The edit as a JSON object."""
@@ -87,13 +72,13 @@ def edited_text(steps: Sequence[Step], edits: Sequence[Edit]) -> str:
 
 
 def steps_of(record: Record) -> list[Step]:
-  """The steps of a drp run's record."""
-  return [Step.from_record(step) for step in fields.get_items(record, "steps", dict)]
+  """The steps of a drp run's record, of the form that `check_record` asks for."""
+  return [Step(step["text"], step["skill"]) for step in record["steps"]]
 
 
 def edits_of(record: Record) -> list[Edit]:
-  """The edits of a drp run's record."""
-  return [Edit.from_record(edit) for edit in fields.get_items(record, "edits", dict)]
+  """The edits of a drp run's record, of the form that `check_record` asks for."""
+  return [Edit(tuple(edit["steps"]), edit["action"], edit["text"]) for edit in record["edits"]]
 
 
 _FORM = {

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from greedy_prune_jax.runs import records as fields
-from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.records import Record, check_form
 
 # Reasons for which replies end.
 STOPPED, CUT_OFF, BROKEN, REFUSED, FAILED = "stop", "length", "not_finite", "refusal", "failed"
@@ -83,22 +82,21 @@ class Reply:
   @classmethod
   def from_record(cls, record: Record) -> "Reply":
     """Reads what `to_record` wrote, also of versions that knew no thinking."""
-    record = dict.fromkeys(field.name for field in dataclasses.fields(cls)) | record
-    return cls(
-      id=fields.get(record, "id", str),
-      text=fields.get(record, "text", str),
-      finish_reason=fields.get(record, "finish_reason", str),
-      num_tokens=fields.get(record, "num_tokens", int, type(None)),
-      thinking=fields.get(record, "thinking", str, type(None)),
-      thinking_form=fields.get(record, "thinking_form", str, type(None)),
-      thinking_end=fields.get(record, "thinking_end", str, type(None)),
-      num_thinking_tokens=fields.get(record, "num_thinking_tokens", int, type(None)),
-      error=fields.get(record, "error", str, type(None)),
-    )
+    names = [field.name for field in dataclasses.fields(cls)]
+    record = dict.fromkeys(names) | record
+    check_form(record, _REPLY_FORM)
+    return cls(**{name: record[name] for name in names})
 
   def to_record(self) -> Record:
     """The reply as a JSON object."""
     return dataclasses.asdict(self)
+
+
+_REPLY_FORM = {
+  **dict.fromkeys(("id", "text", "finish_reason"), str),
+  **dict.fromkeys(("num_tokens", "num_thinking_tokens"), (int, type(None))),
+  **dict.fromkeys(("thinking", "thinking_form", "thinking_end", "error"), (str, type(None))),
+}
 
 
 @runtime_checkable
