@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import open_file, read_bytes, user_path
 from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
-from greedy_prune_jax.runs.jsonl import parse_line
+from greedy_prune_jax.runs.jsonl import lines_of, parse_line
 from greedy_prune_jax.runs.records import Record
 
 HUB = "hf:"
@@ -159,16 +159,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _line_rows(path: Path, name: str, drop_torn: bool) -> Iterator[Row]:
   with _opened(path) as file:
-    for number in itertools.count():
-      line = file.readline(MOST_BYTES + 1)
-      if not line:
-        return
-      if len(line) > MOST_BYTES:
-        raise UserError(
-          f"{path}, line {number + 1}: has more than {MOST_BYTES} bytes; expected one object a line"
-        )
-      if line.strip() and not (drop_torn and not line.endswith(b"\n")):
-        yield Row(f"{name}/{number}", f"{path}, line {number + 1}", line)
+    for number, line in lines_of(file, path, drop_torn=drop_torn):
+      yield Row(f"{name}/{number - 1}", f"{path}, line {number}", line)
 
 
 def _json_rows(path: Path, name: str) -> Iterator[Row]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, open_file, sync_folder
@@ -25,14 +26,21 @@ def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, by
     UserError: the file cannot be read, or a line is longer than `MOST_BYTES`.
   """
   with open_file(path) as file:
-    for number in itertools.count(1):
-      line = file.readline(MOST_BYTES + 1)
-      if not line:
-        return
-      if len(line) > MOST_BYTES:
-        raise UserError(f"{path}, line {number}: has more than {MOST_BYTES} bytes")
-      if line.strip() and not (drop_torn and not line.endswith(b"\n")):
-        yield number, line
+    yield from lines_of(file, path, drop_torn=drop_torn)
+
+
+def lines_of(file: BinaryIO, path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, bytes]]:
+  """Yields the lines of an open file; see `read_lines`. `path` is its name in messages."""
+  for number in itertools.count(1):
+    line = file.readline(MOST_BYTES + 1)
+    if not line:
+      return
+    if len(line) > MOST_BYTES:
+      raise UserError(
+        f"{path}, line {number}: has more than {MOST_BYTES} bytes; expected one object a line"
+      )
+    if line.strip() and not (drop_torn and not line.endswith(b"\n")):
+      yield number, line
 
 
 def parse_line(line: bytes) -> Record:

@@ -13,6 +13,7 @@ from greedy_prune_jax.chains import sources
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.sources import as_json, open_rows, split_hub
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import jsonl
 from tests.chains.test_reading import OWN, write_jsonl
 
 ROWS = [OWN | {"id": letter, "level": number} for number, letter in enumerate("abc")]
@@ -129,7 +130,8 @@ def test_hostile_files_are_errors_that_name_the_place(tmp_path, name, content, r
 
 
 def test_a_line_that_never_ends_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, "MOST_BYTES", 1000)
+  for module in (sources, jsonl):
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
   for name in ("x.jsonl", "x.jsonl.gz"):
     line = b'{"a": "' + b"x" * 10**6
     (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith("gz") else line)
