@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from absl import logging
+
 from greedy_prune_jax.chains import question_sets as datasets
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, draft_of_question
@@ -15,6 +17,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.jsonl import parse_line, read_lines
 from greedy_prune_jax.runs.records import Record
+from greedy_prune_jax.runs.workdir import Workdir
 
 # From a row and its default id to the name of its form and its chains.
 Parse = Callable[[Record, str], tuple[str, list[Chain]]]
@@ -38,6 +41,20 @@ class BadChain:
 
 
 OnBad = Callable[[BadChain], None]
+
+
+def skipper(on_bad_chain: str, workdir: Workdir | None = None) -> OnBad | None:
+  """Makes the recorder of chains that cannot be used, in the log and in a workdir if there is one.
+
+  None, which lets the error out, unless `on_bad_chain` is `skip`.
+  """
+
+  def skip(bad: BadChain) -> None:
+    logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
+    if workdir is not None and workdir.process_index == 0:  # all processes see all chains
+      workdir.write_skipped(dataclasses.asdict(bad))
+
+  return skip if on_bad_chain == "skip" else None
 
 
 def read_chains(

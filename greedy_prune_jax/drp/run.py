@@ -10,15 +10,13 @@ prompts are ours, and so are the checks. A workdir of this run holds
     summary.json, skills.csv, ...  see `summary`
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
-from absl import logging
 
-from greedy_prune_jax.chains.reading import BadChain, read_chains
+from greedy_prune_jax.chains.reading import BadChain, read_chains, skipper
 from greedy_prune_jax.chains.steps import check_record, read_finished, read_stage
 from greedy_prune_jax.drp.asking import ask_teacher
 from greedy_prune_jax.drp.items import Item, rule_steps
@@ -71,13 +69,7 @@ def read_items(settings: DrpSettings, workdir: Workdir) -> dict[str, Item]:
   Raises:
     UserError: there are none, or, if `on_bad_chain` is `error`, one cannot be used.
   """
-
-  def skip(bad: BadChain) -> None:
-    logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
-    if jax.process_index() == 0:  # all processes see all chains
-      workdir.write_skipped(dataclasses.asdict(bad))
-
-  on_bad = skip if settings.on_bad_chain == "skip" else None
+  on_bad = skipper(settings.on_bad_chain, workdir)
   items = {}
   for chain in read_chains(
     settings.chains,

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from flax import nnx
 from jax.sharding import AbstractMesh
 
@@ -16,7 +15,7 @@ from greedy_prune_jax.accelerators import (
   find_accelerator,
   matmul_peak,
 )
-from greedy_prune_jax.chains.reading import BadChain
+from greedy_prune_jax.chains.reading import skipper
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder
@@ -64,17 +63,13 @@ def estimate_run(settings: PruneSettings) -> str:
     UserError: something that the settings name cannot be used, or the devices are not described.
   """
   tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
-  skip = _log_skipped if settings.on_bad_chain == "skip" else None
+  skip = skipper(settings.on_bad_chain)
   tasks = list(read_tasks(settings, tokenizer, {}, skip))
   tasks = usable_tasks(tasks, settings, config.max_positions, skip)
   check_any(tasks, settings)
   works = [_work(settings, config, task) for task in tasks]
   devices = _devices(settings)
   return _format(settings, config, tasks, works, devices)
-
-
-def _log_skipped(bad: BadChain) -> None:
-  logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
 
 
 def _work(settings: PruneSettings, config: ModelConfig, task: PruneTask) -> Work:

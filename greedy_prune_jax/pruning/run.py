@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.reading import BadChain
+from greedy_prune_jax.chains.reading import BadChain, skipper
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
@@ -27,7 +27,6 @@ from greedy_prune_jax.pruning.tasks import (
   check_any,
   check_texts,
   read_tasks,
-  skipper,
   usable_tasks,
 )
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
@@ -57,7 +56,7 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   Raises:
     UserError: something that the settings name cannot be used. What was finished is on disk.
   """
-  skip, mesh = skipper(settings, workdir), make_mesh(settings.mesh)
+  skip, mesh = skipper(settings.on_bad_chain, workdir), make_mesh(settings.mesh)
   check_attention(settings, mesh)
   tokenizer = load_tokenizer(settings.pruner)
   tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))

@@ -4,8 +4,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import jax
-from absl import logging
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept
@@ -164,19 +162,6 @@ def _unit_sizes(
   if settings.unit == SKILL_STEP:
     return skill_step_sizes(settings.steps)
   return lambda _, tokens: unit_sizes(settings.unit, tokens)
-
-
-def skipper(settings: TaskSettings, workdir: Workdir) -> Callable[[BadChain], None] | None:
-  """Makes the recorder of chains that cannot be used; None to let the error out."""
-  if settings.on_bad_chain == "error":
-    return None
-
-  def skip(bad: BadChain) -> None:
-    logging.warning("left out %s: %s", bad.place or bad.id, bad.reason)
-    if jax.process_index() == 0:  # all processes see all chains
-      workdir.write_skipped(dataclasses.asdict(bad))
-
-  return skip
 
 
 def usable_tasks(

@@ -110,7 +110,7 @@ class Workdir:
         made with another config; the message says which keys differ.
     """
     self.path = Path(path)
-    self._process_index = process_index
+    self.process_index = process_index
     self._outputs = {name: self.path / name for name in (output, *further_outputs)}
     self._unfinished = self.path / "unfinished"
     own_suffix = f"-{process_index:05d}" if process_index else ""
@@ -216,7 +216,7 @@ class Workdir:
 
     NaN and infinity, which JSON cannot hold, become null.
     """
-    if self._process_index == 0:
+    if self.process_index == 0:
       finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in metrics.items()
@@ -225,18 +225,18 @@ class Workdir:
 
   def keep_unfinished(self) -> None:
     """Says that this process leaves something that a later run can go on with."""
-    path = self._unfinished / f"keep-{self._process_index:05d}"
+    path = self._unfinished / f"keep-{self.process_index:05d}"
     with explain_os_errors(path):
       path.touch()
 
   def remove_unfinished(self) -> None:
     """Removes all partial results, unless a process keeps them: for the end of all processes."""
-    if self._process_index == 0 and not any(self._unfinished.glob("keep-*")):
+    if self.process_index == 0 and not any(self._unfinished.glob("keep-*")):
       with explain_os_errors(self._unfinished):
         shutil.rmtree(self._unfinished)
 
   def _open_own(self, folder: Path) -> JsonlWriter:
-    return self._open.enter_context(process_writer(folder, self._process_index))
+    return self._open.enter_context(process_writer(folder, self.process_index))
 
   def _writer(self, path: Path) -> JsonlWriter:
     return self._open.enter_context(JsonlWriter(path))
