@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from greedy_prune_jax.reports.intervals import LEVEL
+
 
 class Interval(NamedTuple):
   """Estimates with the bounds of their confidence intervals, arrays of one shape.
@@ -34,7 +36,6 @@ def bootstrap_ratio(
   *,
   num_samples: int = 2000,
   seed: int = 0,
-  level: float = 0.95,
 ) -> Interval:
   """Ratio of sums over chains, with a percentile interval from resampled chains.
 
@@ -45,14 +46,13 @@ def bootstrap_ratio(
     denominators: denominators of the same shape.
     num_samples: bootstrap samples.
     seed: seed of the resampling; equal seeds resample equally, so that intervals can be compared.
-    level: coverage of the interval.
 
   Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentiles).
   """
   weights = resample_weights(len(numerators), num_samples=num_samples, seed=seed)
   samples = _ratio(weighted_sums(weights, numerators), weighted_sums(weights, denominators))
   estimate = _ratio(np.asarray(numerators.sum(axis=0)), np.asarray(denominators.sum(axis=0)))
-  return percentile_interval(estimate, samples, level)
+  return percentile_interval(estimate, samples)
 
 
 def weighted_sums(
@@ -64,10 +64,10 @@ def weighted_sums(
 
 
 def percentile_interval(
-  estimate: Float[np.ndarray, "..."], samples: Float[np.ndarray, "R ..."], level: float = 0.95
+  estimate: Float[np.ndarray, "..."], samples: Float[np.ndarray, "R ..."]
 ) -> Interval:
   """The estimate with the percentiles of its bootstrap samples; undefined samples are left out."""
-  tail = (1 - level) / 2
+  tail = (1 - LEVEL) / 2
   bounds = np.full((2, *estimate.shape), np.nan)
   defined = np.isfinite(samples).any(axis=0)
   if defined.any():

@@ -7,7 +7,6 @@ differences.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -91,7 +90,7 @@ class Proportion(NamedTuple):
 
 
 def accuracy_interval(
-  correct: Float[np.ndarray, "S Q"], level: float = LEVEL, *, most_trials: int | None = None
+  correct: Float[np.ndarray, "S Q"], *, most_trials: int | None = None
 ) -> Proportion:
   """Mean of values from 0 to 1 with Wilson's interval for as many trials as it is worth.
 
@@ -103,7 +102,6 @@ def accuracy_interval(
 
   Args:
     correct: shares of right answers, or 0 and 1, a seed and question.
-    level: confidence level, 0 to 1.
     most_trials: number of answers; the size of the table if each is one.
 
   Source: the effective sample size of Korn and Graubard 1998, Confidence intervals for proportions
@@ -113,10 +111,8 @@ def accuracy_interval(
   added = np.broadcast_to(np.array([1.0, 0.0]), (seeds, 2))
   share, stderr, freedom = crossed_spread(np.concatenate([correct, added], axis=1))
   trials = share * (1 - share) / stderr**2 * questions / (questions + 1)
-  trials *= min(1.0, quantile(questions + 1, level) / quantile(freedom, level)) ** 2
-  return score_interval(
-    float(correct.mean()), min(trials, most_trials or correct.size), quantile(math.inf, level)
-  )
+  trials *= min(1.0, quantile(questions + 1) / quantile(freedom)) ** 2
+  return score_interval(float(correct.mean()), min(trials, most_trials or correct.size))
 
 
 class Difference(NamedTuple):
@@ -128,9 +124,7 @@ class Difference(NamedTuple):
   p: float
 
 
-def paired_difference(
-  one: Float[np.ndarray, "S Q"], other: Float[np.ndarray, "S Q"], level: float = LEVEL
-) -> Difference:
+def paired_difference(one: Float[np.ndarray, "S Q"], other: Float[np.ndarray, "S Q"]) -> Difference:
   """Accuracy of one minus that of the other, on the same questions, seed by seed.
 
   Two questions are added for the interval, of which each side alone gets one right, so that sides
@@ -143,12 +137,12 @@ def paired_difference(
   differences = one - other
   added = np.broadcast_to(np.array([1.0, -1.0]), (len(differences), 2))
   spread = crossed_spread(np.concatenate([differences, added], axis=1))
-  low, high = spread.interval(level)
+  low, high = spread.interval()
   return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0), spread.p_value)
 
 
 def mean_interval(
-  values: Float[np.ndarray, "B"], level: float = LEVEL
+  values: Float[np.ndarray, "B"],
 ) -> tuple[float | None, float | None, float | None]:
   """Mean of values that are drawn independently, as one a chain, with Student's t interval.
 
@@ -160,7 +154,7 @@ def mean_interval(
   spread = crossed_spread(known[None])
   if math.isnan(spread.stderr):
     return spread.mean, None, None
-  return (spread.mean, *spread.interval(level))
+  return (spread.mean, *spread.interval())
 
 
 def column_intervals(values: Float[np.ndarray, "B M"]) -> list[float | None]:
@@ -180,12 +174,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return adjusted
 
 
-def quantile(freedom: float, level: float) -> float:
+def quantile(freedom: float, level: float = LEVEL) -> float:
   """Student's two-sided quantile; the normal one for infinitely many degrees of freedom."""
   return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
-def wilson(num_right: int, total: int, level: float = 0.95) -> Proportion:
+def wilson(num_right: int, total: int) -> Proportion:
   """The share `num_right / total` with Wilson's score interval.
 
   Unlike resampling, it does not call a share of 0 or 1 certain, whatever the number of trials.
@@ -193,22 +187,20 @@ def wilson(num_right: int, total: int, level: float = 0.95) -> Proportion:
   Args:
     num_right: number of right ones among independent trials, such as chains with one answer each.
     total: number of trials, at least 1.
-    level: coverage of the interval.
 
   Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
   """
-  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-  return score_interval(num_right / total, total, z)
+  return score_interval(num_right / total, total)
 
 
-def score_interval(share: float, trials: float, z: float) -> Proportion:
+def score_interval(share: float, trials: float) -> Proportion:
   """Wilson's interval of a share, for a number of trials that need not be whole.
 
   Args:
     share: observed share, 0 to 1.
     trials: number of independent trials that the share is worth.
-    z: quantile of the standardised error.
   """
+  z = quantile(math.inf)
   centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
   reach = (
     z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
