@@ -174,7 +174,7 @@ class Pruner:
     [given] = _as_chains(chain, question, reasoning, answer, system)
     [task] = self._tasks([given], self._settings({"unit": unit}))
     tokens = task.tokens
-    units = unit_positions(task.path.unit_sizes or (1,) * len(tokens))
+    units = unit_positions(task.path.sizes)
     gone = [range(0), *units]  # the whole chain first
     nlls = score_without(self.model, task.path.segments, gone, progress=True)
     return Scores(

@@ -71,7 +71,7 @@ def ranking_work(
   flops = _flops(config, texts.sum(), texts.sum(), _seen(prompt, texts).sum())
   flops += _prompt_flops(config, prompt)
   positions = path_positions(path, deletions_per_step)
-  sizes = ChainSizes(prompt, reasoning, answer, len(path.unit_sizes or path.segments.reasoning))
+  sizes = ChainSizes(prompt, reasoning, answer, len(path.sizes))
   for run in RANKINGS[ranking].model_runs(sizes):
     once = _flops(config, run.length, run.scored, _seen(run.start, run.length))
     flops += run.num_texts * run.forward_passes * once

@@ -18,7 +18,7 @@ from greedy_prune_jax.accelerators import (
 from greedy_prune_jax.chains.reading import skipper
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.decoder import Decoder
+from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
@@ -129,9 +129,8 @@ def weight_bytes(config: ModelConfig, dtype: str, split: int) -> int:
     UserError: a parameter cannot be split so.
   """
   mesh = AbstractMesh((1, split), (DATA, MODEL))
-  state = nnx.state(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), jnp.dtype(dtype))))
   total = 0
-  for path, leaf in nnx.to_flat_state(state):
+  for path, leaf in nnx.to_flat_state(abstract_model(config, dtype).params):
     value = leaf.get_value()
     spec = partition(".".join(map(str, path)), value.shape, mesh)
     parts = math.prod(mesh.shape[axis] for axis in spec if axis is not None)

@@ -175,7 +175,7 @@ def step_positions_of(tasks: Sequence[PruneTask], search: SearchSettings) -> Ite
   """Token positions that a step of the search of each chain runs, about."""
   for path in (task.path for task in tasks):
     num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
-    units = len(path.unit_sizes or path.segments.reasoning)
+    units = len(path.sizes)
     yield step_positions(num_reasoning, units, num_answer, search)
 
 

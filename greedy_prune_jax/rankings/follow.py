@@ -23,7 +23,7 @@ def path_lengths(path: PrunePath, deletions_per_step: int = 1) -> list[float]:
   Before the order is known, units count with their mean size.
   """
   num_reasoning = len(path.segments.reasoning)
-  num_units = len(path.unit_sizes or path.segments.reasoning)
+  num_units = len(path.sizes)
   last = -(-num_units * (num_reasoning - path.floor) // num_reasoning)
   gone = [num_reasoning * deleted / num_units for deleted in range(last + 1)]
   return [num_reasoning - gone[k] for k in _to_score(path, gone, deletions_per_step)]
@@ -90,11 +90,10 @@ def follow_ranking(
 
 def _gone_after_deletions(path: PrunePath, order: Sequence[int]) -> list[int]:
   """Number of tokens gone after 0, 1, ... deletions of a unit, down to the path's floor."""
-  units = path.unit_sizes or ()
-  sizes = dict(zip(unit_starts(units), units, strict=True))  # by first token
+  sizes = dict(zip(unit_starts(path.sizes), path.sizes, strict=True))  # by first token
   gone = [0]
   while len(order) - gone[-1] > path.floor:
-    gone.append(gone[-1] + sizes.get(order[gone[-1]], 1))
+    gone.append(gone[-1] + sizes[order[gone[-1]]])
   return gone
 
 

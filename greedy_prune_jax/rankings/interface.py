@@ -28,6 +28,11 @@ class RankingInput(NamedTuple):
   unit_sizes: tuple[int, ...] | None = None  # number of tokens of each unit, as in `PrunePath`
   extra: Mapping[str, Any] = {}  # keys of the chain's record that are not in the format
 
+  @property
+  def sizes(self) -> tuple[int, ...]:
+    """Number of tokens of each unit, also where every token is one."""
+    return self.unit_sizes or (1,) * len(self.tokens)
+
 
 class RankedTokens(NamedTuple):
   """The order in which a ranking lets a chain's reasoning tokens leave."""

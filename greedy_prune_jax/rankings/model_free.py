@@ -63,6 +63,5 @@ def is_numeric(token: str) -> bool:
 
 def _draw(chain: RankingInput, seed: int) -> np.ndarray:
   """A random number in [0, 1) for each token, the same for all tokens of a unit."""
-  sizes = chain.unit_sizes or (1,) * len(chain.tokens)
   digest = hashlib.sha256(chain.chain_id.encode()).digest()
-  return np.repeat(np.random.default_rng([seed, *digest]).random(len(sizes)), sizes)
+  return np.repeat(np.random.default_rng([seed, *digest]).random(len(chain.sizes)), chain.sizes)

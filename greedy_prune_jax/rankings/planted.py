@@ -47,8 +47,8 @@ def random_places(model: Model, settings: RankingSettings) -> RankTokens:
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
-    sizes = chain.unit_sizes or (1,) * len(chain.tokens)
-    draws = np.random.default_rng([settings.seed, len(sizes)]).random(len(sizes))
-    return RankedTokens(by_importance(np.repeat(draws, sizes)))
+    num_units = len(chain.sizes)
+    draws = np.random.default_rng([settings.seed, num_units]).random(num_units)
+    return RankedTokens(by_importance(np.repeat(draws, chain.sizes)))
 
   return rank

@@ -36,7 +36,7 @@ def step_surprisal(model: Model, settings: RankingSettings) -> RankTokens:
 
   def rank(chain: RankingInput) -> RankedTokens:
     [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
-    starts = unit_starts(_sizes(chain))
+    starts = unit_starts(chain.sizes)
     return RankedTokens(_by_units(values[starts], chain), len(chain.segments))
 
   return rank
@@ -53,7 +53,7 @@ def step_entropy(model: Model, settings: RankingSettings) -> RankTokens:
 
   def rank(chain: RankingInput) -> RankedTokens:
     values = token_entropies(model, chain.segments)
-    sums = np.add.reduceat(values, unit_starts(_sizes(chain)))
+    sums = np.add.reduceat(values, unit_starts(chain.sizes))
     return RankedTokens(_by_units(sums, chain), len(chain.segments))
 
   return rank
@@ -70,7 +70,7 @@ def answer_perplexity(model: Model, settings: RankingSettings) -> RankTokens:
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
-    segments, gone = chain.segments, unit_positions(_sizes(chain))
+    segments, gone = chain.segments, unit_positions(chain.sizes)
     # Perplexity is the exponential of this NLL, and differences to the whole chain's subtract a
     # constant: neither changes the order.
     nlls = score_without(model, segments, gone)["answer"]
@@ -111,10 +111,6 @@ def unit_positions(unit_sizes: Sequence[int]) -> list[range]:
   return [range(start, start + n) for start, n in zip(starts, unit_sizes, strict=True)]
 
 
-def _sizes(chain: RankingInput) -> Sequence[int]:
-  return chain.unit_sizes or (1,) * len(chain.tokens)
-
-
 def _by_units(importance: Float[np.ndarray, " U"], chain: RankingInput) -> list[int]:
   """Positions, those of the least important unit first; of equals, the lower unit first."""
-  return by_importance(np.repeat(importance, _sizes(chain)))
+  return by_importance(np.repeat(importance, chain.sizes))

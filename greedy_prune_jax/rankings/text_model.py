@@ -1,5 +1,6 @@
 """Ranking by a text model that compresses the reasoning."""
 
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,15 +55,12 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
   """
   folder = settings.folder or Path(tempfile.mkdtemp(prefix="greedy_prune_jax-"))
   stored = _read(folder / FOLDER)
-  opened: list[Teacher] = []
 
+  @functools.cache
   def open_teacher() -> Teacher:
-    if not opened:
-      writing = WritingSettings(max_new_tokens=_MAX_NEW_TOKENS)
-      endpoint = settings.endpoint or EndpointSettings()
-      mesh = mesh_of(model.params)
-      opened.append(load_teacher(settings.text_model, writing, endpoint, mesh=mesh))
-    return opened[0]
+    writing = WritingSettings(max_new_tokens=_MAX_NEW_TOKENS)
+    endpoint = settings.endpoint or EndpointSettings()
+    return load_teacher(settings.text_model, writing, endpoint, mesh=mesh_of(model.params))
 
   def rank(chain: RankingInput) -> RankedTokens:
     _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)

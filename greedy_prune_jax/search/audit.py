@@ -18,8 +18,7 @@ def prune_ranks(path: PrunePath) -> Int[np.ndarray, " N"]:
 
   Tokens that are left share the highest, those of a unit the rank of its first.
   """
-  sizes = path.unit_sizes or (1,) * len(path.segments.reasoning)
-  unit_of = np.repeat(np.arange(len(sizes)), sizes)
+  unit_of = np.repeat(np.arange(len(path.sizes)), path.sizes)
   ranks = np.full(len(unit_of), len(path.deleted))
   for rank, position in reversed(list(enumerate(path.deleted))):
     ranks[unit_of == unit_of[position]] = rank

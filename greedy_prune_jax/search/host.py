@@ -201,7 +201,7 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
     settings.kept_bytes,
     placement_of(model),
   )
-  units = max(len(path.unit_sizes or path.segments.reasoning) for path in paths)
+  units = max(len(path.sizes) for path in paths)
   places = max(places_of(path.segments) for path in paths)
   pooled = settings.screen is not None and kept < needed
   if pooled:

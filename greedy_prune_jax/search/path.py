@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.chains.segments import Segments
 
 
@@ -52,10 +51,14 @@ class PrunePath:
     return max(len(self.nll["joint"]) - 1, 0)
 
   @property
+  def sizes(self) -> tuple[int, ...]:
+    """Number of tokens of each unit, also where every token is one."""
+    return self.unit_sizes or (1,) * len(self.segments.reasoning)
+
+  @property
   def move_sizes(self) -> tuple[int, ...]:
     """Tokens that left together, of each deletion of a search by runs."""
-    sizes = self.unit_sizes or (1,) * len(self.segments.reasoning)
-    size_at = dict(zip(itertools.accumulate((0, *sizes)), sizes, strict=False))
+    size_at = dict(zip(unit_starts(self.sizes), self.sizes, strict=True))
     of_units = [size_at[position] for position in self.deleted if position in size_at]
     gone = [0, *itertools.accumulate(of_units)]
     scored = [gone[k] for k, nll in enumerate(self.nll["joint"]) if nll is not None]
@@ -78,10 +81,8 @@ class PrunePath:
   @property
   def kept_units(self) -> list[list[int]]:
     """Original positions of the tokens of each unit that is left."""
-    sizes = self.unit_sizes or (1,) * len(self.segments.reasoning)
-    stops = np.cumsum(sizes)
-    gone = set(self.deleted)
-    units = (list(range(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True))
+    starts, gone = unit_starts(self.sizes), set(self.deleted)
+    units = (list(range(start, start + n)) for start, n in zip(starts, self.sizes, strict=True))
     return [unit for unit in units if unit[0] not in gone]
 
   @property

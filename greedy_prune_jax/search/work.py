@@ -68,7 +68,7 @@ def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
   if settings.max_runs:
     attempts = min(attempts, settings.max_runs.bit_length())
   runs = 2**attempts - 1  # 1, 2, 4, ...
-  share, positions = len(path.unit_sizes or path.segments.reasoning) / max(whole, 1), 0.0
+  share, positions = len(path.sizes) / max(whole, 1), 0.0
   for mark in sorted({path.floor, *path.marks}, reverse=True):
     between, width = (left + mark) / 2, (left - mark) / 2
     places = max(between - width, 1)  # a run of many tokens has fewer
@@ -96,7 +96,7 @@ def mean_length(path: PrunePath) -> float:
 def _steps(path: PrunePath, settings: SearchSettings) -> Iterator[tuple[float, float]]:
   """Tokens and units at each step, of units of one size."""
   whole = len(path.segments.reasoning)
-  most = len(path.unit_sizes or path.segments.reasoning)
+  most = len(path.sizes)
   units = float(most)
   while whole * units / most > path.floor:
     yield whole * units / most, units
