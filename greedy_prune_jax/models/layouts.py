@@ -9,6 +9,7 @@ import numpy as np
 
 from greedy_prune_jax.models.config import ModelConfig, base_part
 from greedy_prune_jax.models.families import FAMILIES
+from greedy_prune_jax.models.parameter_table import AXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,85 +33,7 @@ class Layout:
   joined: int = 0
 
 
-LAYOUTS: dict[str, Layout] = {
-  "embedding": Layout("VD", ("V", "D")),
-  "head": Layout("VD", ("V", "D")),
-  "final_norm.scale": Layout("D", ("D",)),
-  "layers.attention_norm.scale": Layout("D", ("D",)),
-  "layers.post_attention_norm.scale": Layout("D", ("D",)),
-  "layers.mlp_norm.scale": Layout("D", ("D",)),
-  "layers.post_mlp_norm.scale": Layout("D", ("D",)),
-  "layers.attention.q": Layout("DNH", ("NH", "D")),
-  "layers.attention.k": Layout("DKH", ("KH", "D")),
-  "layers.attention.v": Layout("DKH", ("KH", "D")),
-  "layers.attention.out": Layout("NHD", ("D", "NH")),
-  "layers.attention.q_bias": Layout("NH", ("NH",)),
-  "layers.attention.k_bias": Layout("KH", ("KH",)),
-  "layers.attention.v_bias": Layout("KH", ("KH",)),
-  "layers.attention.out_bias": Layout("D", ("D",)),
-  "layers.attention.sinks": Layout("N", ("N",)),
-  "layers.attention.gate": Layout("DNH", ("NH", "D")),
-  "layers.delta.q": Layout("DJP", ("JP", "D")),
-  "layers.delta.k": Layout("DJP", ("JP", "D")),
-  "layers.delta.v": Layout("DMO", ("MO", "D")),
-  "layers.delta.gate": Layout("DMO", ("MO", "D")),
-  "layers.delta.rate": Layout("DM", ("M", "D")),
-  "layers.delta.decay": Layout("DM", ("M", "D")),
-  "layers.delta.q_filter": Layout("JP1W", ("JP", "1", "W")),
-  "layers.delta.k_filter": Layout("JP1W", ("JP", "1", "W")),
-  "layers.delta.v_filter": Layout("MO1W", ("MO", "1", "W")),
-  "layers.delta.decay_bias": Layout("M", ("M",)),
-  "layers.delta.log_speed": Layout("M", ("M",)),
-  "layers.delta.norm_scale": Layout("O", ("O",)),
-  "layers.delta.out": Layout("MOD", ("D", "MO")),
-  "layers.conv.in_gate": Layout("DZ", ("Z", "D")),
-  "layers.conv.out_gate": Layout("DZ", ("Z", "D")),
-  "layers.conv.value": Layout("DZ", ("Z", "D")),
-  "layers.conv.filter": Layout("Z1W", ("Z", "1", "W")),
-  "layers.conv.out": Layout("ZD", ("D", "Z")),
-  "layers.conv.in_gate_bias": Layout("Z", ("Z",)),
-  "layers.conv.out_gate_bias": Layout("Z", ("Z",)),
-  "layers.conv.value_bias": Layout("Z", ("Z",)),
-  "layers.conv.filter_bias": Layout("Z", ("Z",)),
-  "layers.conv.out_bias": Layout("D", ("D",)),
-  "layers.attention.q_norm.scale": Layout("H", ("H",)),
-  "layers.attention.k_norm.scale": Layout("H", ("H",)),
-  "layers.attention.wide_q_norm.scale": Layout("NH", ("NH",)),
-  "layers.attention.wide_k_norm.scale": Layout("KH", ("KH",)),
-  "layers.mlp.gate": Layout("DF", ("F", "D")),
-  "layers.mlp.up": Layout("DF", ("F", "D")),
-  "layers.mlp.down": Layout("FD", ("D", "F")),
-  "layers.mlp.gate_bias": Layout("F", ("F",)),
-  "layers.mlp.up_bias": Layout("F", ("F",)),
-  "layers.mlp.down_bias": Layout("D", ("D",)),
-  "layers.experts.router": Layout("DR", ("R", "D")),
-  "layers.experts.gate": Layout("EDI", ("E", "I", "D")),
-  "layers.experts.up": Layout("EDI", ("E", "I", "D")),
-  "layers.experts.down": Layout("EID", ("E", "D", "I")),
-  "layers.experts.shared.gate": Layout("DS", ("S", "D")),
-  "layers.experts.shared.up": Layout("DS", ("S", "D")),
-  "layers.experts.shared.down": Layout("SD", ("D", "S")),
-  "layers.experts.shared_gate": Layout("D1", ("1", "D")),
-  "layers.experts.router_norm.scale": Layout("D", ("D",)),
-  "layers.experts.scale": Layout("R", ("R",)),
-  "layers.experts.norm.scale": Layout("D", ("D",)),
-  "layers.experts.post_norm.scale": Layout("D", ("D",)),
-  "layers.mlp_alone_norm.scale": Layout("D", ("D",)),
-  "layers.experts.router_bias": Layout("R", ("R",)),
-  "layers.experts.gate_bias": Layout("EI", ("E", "I")),
-  "layers.experts.up_bias": Layout("EI", ("E", "I")),
-  "layers.experts.down_bias": Layout("ED", ("E", "D")),
-  "layers.mlp.alpha_p": Layout("1", ("1",)),
-  "layers.mlp.alpha_n": Layout("1", ("1",)),
-  "layers.scale": Layout("1", ("1",)),
-  "layers.per_layer.gate": Layout("DU", ("U", "D")),
-  "layers.per_layer.out": Layout("UD", ("D", "U")),
-  "layers.per_layer.norm.scale": Layout("D", ("D",)),
-  "per_layer.table": Layout("VLU", ("V", "LU")),
-  "per_layer.projection": Layout("DLU", ("LU", "D")),
-  "per_layer.norm.scale": Layout("U", ("U",)),
-}
-
+LAYOUTS = {name: Layout(axes, stored) for name, (axes, stored) in AXES.items()}
 
 # Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs], Gemma 4
 # each expert's gates before its ups. The first that fits counts.
