@@ -149,7 +149,7 @@ def train_step(
   if lora is not None:
     shapes = jax.eval_shape(lambda w: init_lora(w, lora, 0), weights)
     trained, frozen = jax.tree.map(place.shape, shapes), weights
-  optimizer = make_optimizer(dataclasses.replace(OPTIMIZER, mu_dtype=mu_dtype))
+  optimizer = make_optimizer(dataclasses.replace(OPTIMIZER, mu_dtype=mu_dtype), steps=1)
   state = abstract_state(trained, optimizer, place.mesh) if place.mesh else None
   if state is None:
     state = jax.tree.map(place.shape, _state_shapes(trained, optimizer))

@@ -12,22 +12,22 @@ from benchmarks.train_sides import BETAS, LEARNING_RATE, MAX_GRAD_NORM, Task, se
 from greedy_prune_jax.distill.batches import Batch, pack_batch, packed_width
 from greedy_prune_jax.distill.examples import Example
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora
-from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
+from greedy_prune_jax.distill.optimizer import OptimizerSettings, make_optimizer
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.distill.step import Student, init_state, make_train_step
 from greedy_prune_jax.models.decoder import Model
 
 LORA_SEED = 0  # of the adapter that both sides begin with
-OPTIMIZER = OptimizerConfig(
-  name="adamw",
+OPTIMIZER = OptimizerSettings(
+  optimizer="adamw",
   learning_rate=LEARNING_RATE,
   schedule="constant",
   warmup_steps=0,
-  steps=1,
   final_fraction=1.0,
   weight_decay=0.0,
   b1=BETAS[0],
   b2=BETAS[1],
+  mu_dtype="",
   max_grad_norm=MAX_GRAD_NORM,
 )
 
@@ -54,7 +54,7 @@ class OurStep:
     trained, self._frozen = flat_params(self.model.params), {}
     if self.lora is not None:
       trained, self._frozen = init_lora(trained, self.lora, LORA_SEED), trained
-    optimizer = make_optimizer(OPTIMIZER)
+    optimizer = make_optimizer(OPTIMIZER, steps=1)
     self._state = init_state(trained, optimizer)
     student = Student(self.model, self.lora, jnp.dtype(self.dtype), self.remat)
     self._step = make_train_step(student, optimizer)

@@ -5,7 +5,7 @@ from greedy_prune_jax.errors import UserError
 
 
 def told_question(question: str, keep_ratio: float | int, ratio_form: str) -> str:
-  """The question as the student is asked it; see `ExampleForm.ratio_form`."""
+  """The question as the student is asked it; see `configs/distill.py`."""
   if not ratio_form:
     return question
   told = ratio_form.replace("{ratio}", ratio_key(keep_ratio))

@@ -14,11 +14,12 @@ from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
 from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.question_sets import split_source
-from greedy_prune_jax.chains.ratio_form import told_question
+from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios, told_question
 from greedy_prune_jax.chains.reading import read_chains, read_pruned
 from greedy_prune_jax.chains.segments import segment
-from greedy_prune_jax.chains.thinking_chains import AUTO, OFF, find_thinking, fit_chain
+from greedy_prune_jax.chains.thinking_chains import AUTO, MODES, OFF, find_thinking, fit_chain
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.settings import JobSettings, check_choice, check_least
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,21 +92,23 @@ class ExampleSet:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExampleForm:
-  """Form in which a chain becomes an example.
+class ExampleSettings(JobSettings):
+  """The form in which chains become examples.
 
-  Attributes:
-    keep_ratios: shares of the reasoning that the student sees: 1 is all, 0 none.
-    ratio_form: form of the keep ratio in the question, a text with `{question}` and
-      `{ratio}` (the form of TokenSkip, arXiv 2502.12067); empty: it is not told.
-    max_length: most tokens of an example.
-    thinking: see `fit_chain`; `auto` makes visible chains for a student that has no form of it.
+  Keep ratios are told as in TokenSkip, arXiv 2502.12067.
   """
 
   keep_ratios: tuple[float, ...]
   ratio_form: str
   max_length: int
-  thinking: str = AUTO
+  thinking: str
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice("thinking", self.thinking, MODES)
+    check_least(self, 2, "max_length")
+    check_ratios(self.keep_ratios)
+    check_ratio_form(self.ratio_form)
 
 
 _TORN = (
@@ -194,7 +197,7 @@ def make_example(
 
 def make_examples(
   texts: Iterable[tuple[Chain, Mapping[float, str | None]]],
-  form: ExampleForm,
+  settings: ExampleSettings,
   tokenizer: PreTrainedTokenizerFast,
   template: ChatTemplate,
   *,
@@ -208,7 +211,7 @@ def make_examples(
 
   Args:
     texts: texts from `read_texts`.
-    form: the examples' form.
+    settings: the examples' form.
     tokenizer: the student's.
     template: the student's.
     num_validation: chains to hold out.
@@ -226,12 +229,12 @@ def make_examples(
         left_out.append(LeftOut(_example_id(chain, ratio), _TORN))
         continue
       example = make_example(
-        chain, text, ratio, tokenizer, template, form.ratio_form, form.thinking
+        chain, text, ratio, tokenizer, template, settings.ratio_form, settings.thinking
       )
-      if len(example) <= form.max_length:
+      if len(example) <= settings.max_length:
         group.append(example)
         continue
-      reason = f"it has {len(example)} tokens, more than the max_length of {form.max_length}"
+      reason = f"it has {len(example)} tokens, more than the max_length of {settings.max_length}"
       left_out.append(LeftOut(example.id, reason))
     groups.append(tuple(group))
   train = tuple(group for group in groups[num_validation:] if group)

@@ -6,82 +6,92 @@ import jax
 import optax
 
 from greedy_prune_jax.distill.parameters import decays
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_choice, check_least
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("cosine", "constant")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-  """Rule by which weights are updated.
+class OptimizerSettings(JobSettings):
+  """The rule by which weights are updated.
 
-  Attributes:
-    name: one of `OPTIMIZERS`. Adafactor keeps row and column sums where AdamW keeps two numbers a
-      weight.
-    learning_rate: highest learning rate.
-    schedule: `cosine`: down to `final_fraction` of it, which a step after the last would have;
-      `constant`: it stays.
-    warmup_steps: over which it rises from nearly 0.
-    steps: number of steps of the run.
-    final_fraction: last learning rate over the highest; see `schedule`.
-    weight_decay: a step takes this times the learning rate off every matrix.
-    b1: decay of AdamW's mean.
-    b2: decay of AdamW's mean square.
-    mu_dtype: dtype of AdamW's mean; empty: that of the weights.
-    max_grad_norm: larger gradients are scaled to this norm; 0: none are.
+  Adafactor keeps row and column sums where AdamW keeps two numbers a weight.
   """
 
-  name: str
+  optimizer: str
   learning_rate: float
   schedule: str
   warmup_steps: int
-  steps: int
   final_fraction: float
   weight_decay: float
   b1: float
   b2: float
+  mu_dtype: str
   max_grad_norm: float
-  mu_dtype: str = ""
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_choice("optimizer", self.optimizer, OPTIMIZERS)
+    if self.mu_dtype:
+      check_choice("mu_dtype", self.mu_dtype, DTYPES)
+      if self.optimizer != "adamw":
+        raise UserError(
+          f"mu_dtype={self.mu_dtype}, but {self.optimizer} keeps no mean; set it to ''"
+        )
+    check_choice("schedule", self.schedule, SCHEDULES)
+    check_least(self, 0, "warmup_steps", "weight_decay", "max_grad_norm")
+    if not self.learning_rate > 0:
+      raise UserError(f"learning_rate={self.learning_rate}; expected a number above 0")
+    if not 0 <= self.final_fraction <= 1:
+      raise UserError(f"final_fraction={self.final_fraction}; expected a number from 0 to 1")
+    for name in ("b1", "b2"):
+      if not 0 <= getattr(self, name) < 1:
+        raise UserError(f"{name}={getattr(self, name)}; expected a number from 0 to below 1")
 
 
-def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-  """The learning rate of each step, counted from 0. No step is wasted on a rate of 0."""
-  peak, warmup = config.learning_rate, config.warmup_steps
-  if config.schedule == "constant":
+def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
+  """The learning rate of each step, counted from 0. No step is wasted on a rate of 0.
+
+  The cosine would reach its last rate in the step after the last.
+  """
+  peak, warmup = settings.learning_rate, settings.warmup_steps
+  if settings.schedule == "constant":
     after = optax.constant_schedule(peak)
   else:
-    decay_steps = max(config.steps - warmup, 1)
-    after = optax.cosine_decay_schedule(peak, decay_steps, config.final_fraction)
+    decay_steps = max(steps - warmup, 1)
+    after = optax.cosine_decay_schedule(peak, decay_steps, settings.final_fraction)
   rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
   return optax.join_schedules([rise, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """The chain of clipping and the optimiser, over a flat dict of parameters."""
-  rate = learning_rate(config)
-  if config.name == "adamw":
+def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
+  """The chain of clipping and the optimiser, for so many steps, over a flat dict of parameters."""
+  rate = learning_rate(settings, steps)
+  if settings.optimizer == "adamw":
     update = optax.adamw(
       rate,
-      config.b1,
-      config.b2,
-      mu_dtype=config.mu_dtype or None,
-      weight_decay=config.weight_decay,
+      settings.b1,
+      settings.b2,
+      mu_dtype=settings.mu_dtype or None,
+      weight_decay=settings.weight_decay,
       mask=_decay_mask,
     )
   else:
     # Its decay is not scaled by the learning rate, so that is done here, to mean the same.
     def decay(count):
-      return config.weight_decay * rate(count)
+      return settings.weight_decay * rate(count)
 
     update = optax.adafactor(
       rate,
       multiply_by_parameter_scale=False,  # the rate is of the step, as AdamW's is
-      weight_decay_rate=decay if config.weight_decay else None,
+      weight_decay_rate=decay if settings.weight_decay else None,
       weight_decay_mask=_decay_mask,
     )
-  if not config.max_grad_norm:
+  if not settings.max_grad_norm:
     return update
-  return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), update)
+  return optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), update)
 
 
 def _decay_mask(params: dict[str, jax.Array]) -> dict[str, bool]:

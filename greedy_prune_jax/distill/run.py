@@ -97,10 +97,9 @@ def run_distill(
   if jax.process_index() == 0:
     note_examples(workdir, examples.thinking_form)
   steps = settings.num_steps(len(examples.train))
-  config = settings.optimizer_config(steps)
-  optimizer = make_optimizer(config)
+  optimizer = make_optimizer(settings, steps)
   # All at once: asked for one by one, each would wait behind the step that the device is busy with.
-  rates = np.asarray(jax.vmap(learning_rate(config))(jnp.arange(steps)))
+  rates = np.asarray(jax.vmap(learning_rate(settings, steps))(jnp.arange(steps)))
   trained, frozen = _divide(model, settings, mesh)
   state = init_state(trained, optimizer, mesh)
   dtype = jnp.dtype(settings.compute_dtype)
@@ -170,12 +169,12 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
   examples = make_examples(
     read_texts(
       settings.chains,
-      settings.form.keep_ratios,
+      settings.keep_ratios,
       num_chains=settings.num_chains,
       seed=settings.seed,
       columns=settings.columns,
     ),
-    dataclasses.replace(settings.form, max_length=longest),
+    dataclasses.replace(settings, max_length=longest),
     tokenizer,
     template,
     num_validation=settings.num_validation,

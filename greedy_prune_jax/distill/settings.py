@@ -2,13 +2,11 @@
 
 import dataclasses
 
-from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios
 from greedy_prune_jax.chains.settings import ChainSettings
-from greedy_prune_jax.chains.thinking_chains import MODES
-from greedy_prune_jax.distill.examples import ExampleForm
+from greedy_prune_jax.distill.examples import ExampleSettings
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig
 from greedy_prune_jax.distill.loss import REMAT
-from greedy_prune_jax.distill.optimizer import OPTIMIZERS, SCHEDULES, OptimizerConfig
+from greedy_prune_jax.distill.optimizer import OptimizerSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.scratch import RandomInit
 from greedy_prune_jax.models.settings import ModelSettings
@@ -31,18 +29,14 @@ MAY_CHANGE = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillSettings(ChainSettings, ModelSettings):
+class DistillSettings(ChainSettings, ModelSettings, ExampleSettings, OptimizerSettings):
   """Settings of `configs/distill.py`, which explains each."""
 
   config_file = "configs/distill.py"
 
   num_validation: int
-  keep_ratios: tuple[float, ...]
-  ratio_form: str
-  max_length: int
   student: str
   init: str
-  thinking: str
   compute_dtype: str
   lora_rank: int
   lora_alpha: float
@@ -50,16 +44,6 @@ class DistillSettings(ChainSettings, ModelSettings):
   steps: int
   epochs: float
   num_parts: int
-  optimizer: str
-  learning_rate: float
-  schedule: str
-  warmup_steps: int
-  final_fraction: float
-  weight_decay: float
-  b1: float
-  b2: float
-  mu_dtype: str
-  max_grad_norm: float
   save_every: int
   keep_checkpoints: int
   patience: int
@@ -70,24 +54,11 @@ class DistillSettings(ChainSettings, ModelSettings):
 
   def __post_init__(self):
     super().__post_init__()
-    check_choice("thinking", self.thinking, MODES)
     check_choice("compute_dtype", self.compute_dtype, DTYPES)
-    check_choice("optimizer", self.optimizer, OPTIMIZERS)
-    if self.mu_dtype:
-      check_choice("mu_dtype", self.mu_dtype, DTYPES)
-      if self.optimizer != "adamw":
-        raise UserError(
-          f"mu_dtype={self.mu_dtype}, but {self.optimizer} keeps no mean; set it to ''"
-        )
-    check_choice("schedule", self.schedule, SCHEDULES)
     check_choice("export", self.export, EXPORTS)
     check_choice("remat", self.remat, tuple(REMAT))
-    check_least(self, 0, "num_validation", "lora_rank", "steps", "warmup_steps")
-    check_least(self, 0, "patience", "weight_decay", "max_grad_norm", "epochs")
+    check_least(self, 0, "num_validation", "lora_rank", "steps", "epochs", "patience")
     check_least(self, 1, "batch_size", "num_parts", "save_every", "keep_checkpoints")
-    check_least(self, 2, "max_length")
-    check_ratios(self.keep_ratios)
-    check_ratio_form(self.ratio_form)
     if self.init:
       RandomInit.parse(self.init)
       if self.lora_rank:
@@ -102,18 +73,11 @@ class DistillSettings(ChainSettings, ModelSettings):
       raise UserError(
         f"steps={self.steps}, epochs={self.epochs}; set one of them, and the other to 0"
       )
-    if not self.learning_rate > 0:
-      raise UserError(f"learning_rate={self.learning_rate}; expected a number above 0")
     if self.batch_size % self.num_parts:
       raise UserError(
         f"batch_size={self.batch_size} is not a multiple of num_parts={self.num_parts}, over "
         f"which its gradients are accumulated"
       )
-    if not 0 <= self.final_fraction <= 1:
-      raise UserError(f"final_fraction={self.final_fraction}; expected a number from 0 to 1")
-    for name in ("b1", "b2"):
-      if not 0 <= getattr(self, name) < 1:
-        raise UserError(f"{name}={getattr(self, name)}; expected a number from 0 to below 1")
     if not self.lora_rank and self.dtype == "bfloat16" and self.compute_dtype == "float32":
       raise UserError(
         "dtype=bfloat16 with compute_dtype=float32: products with weights kept in bfloat16 are in "
@@ -130,16 +94,6 @@ class DistillSettings(ChainSettings, ModelSettings):
       )
 
   @property
-  def form(self) -> ExampleForm:
-    """Form in which chains become examples."""
-    return ExampleForm(
-      keep_ratios=tuple(float(ratio) for ratio in self.keep_ratios),
-      ratio_form=self.ratio_form,
-      max_length=self.max_length,
-      thinking=self.thinking,
-    )
-
-  @property
   def lora(self) -> LoraConfig | None:
     """LoRA's part; None where all weights are trained."""
     if not self.lora_rank:
@@ -153,19 +107,3 @@ class DistillSettings(ChainSettings, ModelSettings):
       most = MOST["steps"]
       raise UserError(f"epochs={self.epochs} are {steps:.3g} steps; expected at most {most}")
     return max(1, round(steps))
-
-  def optimizer_config(self, steps: int) -> OptimizerConfig:
-    """The optimiser's part."""
-    return OptimizerConfig(
-      name=self.optimizer,
-      learning_rate=self.learning_rate,
-      schedule=self.schedule,
-      warmup_steps=self.warmup_steps,
-      steps=steps,
-      final_fraction=self.final_fraction,
-      weight_decay=self.weight_decay,
-      b1=self.b1,
-      b2=self.b2,
-      mu_dtype=self.mu_dtype,
-      max_grad_norm=self.max_grad_norm,
-    )

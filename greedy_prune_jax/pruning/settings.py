@@ -232,5 +232,5 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
       llmlingua_model=self.llmlingua_model,
       text_model=self.text_model,
       endpoint=self.endpoint,
-      keep_ratios=tuple(map(float, self.keep_ratios)),
+      keep_ratios=self.keep_ratios,
     )

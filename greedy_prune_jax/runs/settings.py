@@ -72,7 +72,10 @@ def read_settings(cls: type[SettingsT], config: Mapping[str, Any], file: str) ->
 
 
 def _as_declared(value: Any, kind: Any) -> Any:
-  """The value, a whole number as a float where that is asked for and there is one."""
+  """The value; whole numbers as floats, where these are asked for and there are such."""
+  if isinstance(value, tuple):
+    (item_kind, *_) = get_args(kind) or (object,)
+    return tuple(_as_declared(item, item_kind) for item in value)
   return float(value) if kind is float and type(value) is int and abs(value) < 2**53 else value
 
 
@@ -87,7 +90,7 @@ def _check_possible(name: str, value: Any, kind: Any, file: str) -> None:
   if isinstance(value, tuple):
     (item_kind, *_) = get_args(kind) or (object,)
     for item in value:
-      if item_kind in _KIND_NAMES and type(_as_declared(item, item_kind)) is not item_kind:
+      if item_kind in _KIND_NAMES and type(item) is not item_kind:
         raise UserError(
           f"{name}={value} has {item!r}; expected {_KIND_NAMES[item_kind]} for each; see {file}"
         )

@@ -11,7 +11,7 @@ from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.ratio_form import told_question
 from greedy_prune_jax.chains.segments import token_texts
 from greedy_prune_jax.distill.examples import (
-  ExampleForm,
+  ExampleSettings,
   make_example,
   make_examples,
   read_texts,
@@ -55,7 +55,8 @@ def pruned_record(chain_id="a", pruned=None, order=(2, 0, 4)):
 
 
 def form(**changes):
-  return ExampleForm(**{"keep_ratios": (1.0,), "ratio_form": "", "max_length": 500} | changes)
+  settings = {"keep_ratios": (1.0,), "ratio_form": "", "max_length": 500, "thinking": "auto"}
+  return ExampleSettings(**settings | changes)
 
 
 def texts(*ids, ratios=(1.0,)):

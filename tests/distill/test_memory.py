@@ -15,7 +15,7 @@ from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.distill.step import Student, init_state, make_train_step
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.hf_config import config_from_hf
-from tests.distill.test_step import config
+from tests.distill.test_step import optimizer_settings
 from tests.helpers.made_examples import random_examples
 from tests.helpers.reference import FAMILIES, tiny_config
 from tests.helpers.tiny_student import tiny_student_model
@@ -30,7 +30,7 @@ def begun(remat="none", lora=None, vocab_size=61):
   trained, frozen = (weights, {}) if lora is None else (init_lora(weights, lora, 0), weights)
   student = Student(model, lora, jnp.dtype("float32"), remat)
   batch = pack_batch(random_examples(40), WIDTH)
-  return student, init_state(trained, make_optimizer(config())), frozen, batch
+  return student, init_state(trained, make_optimizer(optimizer_settings(), 10)), frozen, batch
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def begun(remat="none", lora=None, vocab_size=61):
 def test_it_is_about_what_is_compiled(remat, vocab_size, lora):
   student, state, frozen, batch = begun(remat, lora, vocab_size)
   found = step_memory(student, state, frozen, *batch.rows.token_ids.shape[1:])
-  step = make_train_step(student, make_optimizer(config()))
+  step = make_train_step(student, make_optimizer(optimizer_settings(), 10))
   compiled = step.lower(state, frozen, batch.rows).compile().memory_analysis()
   inputs = sum(x.nbytes for x in batch.rows) + 2 * 4  # and two counters
   assert abs(found.state + inputs - compiled.argument_size_in_bytes) < 64
@@ -77,7 +77,7 @@ def test_it_is_known_of_every_family_with_rounded_weights(family):
   """In bfloat16 on an accelerator, which no other test of all families trains in."""
   decoder = Decoder(config_from_hf(tiny_config(family).to_dict()), nnx.Rngs(0), platform="gpu")
   model = Model.from_decoder(decoder)
-  state = init_state(flat_params(model.params), make_optimizer(config()))
+  state = init_state(flat_params(model.params), make_optimizer(optimizer_settings(), 10))
   student = Student(model, None, jnp.dtype("bfloat16"), "full")
   found = step_memory(student, state, {}, rows=8, width=64)
   assert found.gradients / 2 == found.rounded > 0

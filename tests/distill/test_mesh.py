@@ -10,7 +10,7 @@ from flax import nnx
 from greedy_prune_jax.distill.batches import pack_batch
 from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora
-from greedy_prune_jax.distill.optimizer import OptimizerConfig, make_optimizer
+from greedy_prune_jax.distill.optimizer import OptimizerSettings, make_optimizer
 from greedy_prune_jax.distill.parameters import flat_params, with_params
 from greedy_prune_jax.distill.step import Student, init_state, make_evaluate, make_train_step
 from greedy_prune_jax.errors import UserError
@@ -41,19 +41,19 @@ STEPS = 4
 
 
 def optimizer(name="adamw"):
-  config = OptimizerConfig(
-    name=name,
+  settings = OptimizerSettings(
+    optimizer=name,
     learning_rate=1e-2,
     schedule="constant",
     warmup_steps=2,
-    steps=STEPS,
     final_fraction=1.0,
     weight_decay=0.1,
     b1=0.9,
     b2=0.95,
+    mu_dtype="",
     max_grad_norm=1.0,
   )
-  return make_optimizer(config)
+  return make_optimizer(settings, STEPS)
 
 
 def mesh_of_sizes(data, model):

@@ -11,7 +11,7 @@ from greedy_prune_jax.distill import loss as loss_module
 from greedy_prune_jax.distill.batches import pack_batch
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, apply_lora, init_lora, merge_lora
 from greedy_prune_jax.distill.loss import completion_nll
-from greedy_prune_jax.distill.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from greedy_prune_jax.distill.optimizer import OptimizerSettings, learning_rate, make_optimizer
 from greedy_prune_jax.distill.parameters import cast, flat_params, unflat_params, with_params
 from greedy_prune_jax.distill.step import init_state, make_evaluate, make_train_step
 from greedy_prune_jax.models.forward import forward_logits
@@ -32,20 +32,20 @@ def plain_nll(model, params, examples):
   return total
 
 
-def config(**changes):
+def optimizer_settings(**changes):
   defaults = {
-    "name": "adamw",
+    "optimizer": "adamw",
     "learning_rate": 1e-2,
     "schedule": "cosine",
     "warmup_steps": 2,
-    "steps": 10,
     "final_fraction": 0.1,
     "weight_decay": 0.0,
     "b1": 0.9,
     "b2": 0.95,
+    "mu_dtype": "",
     "max_grad_norm": 0.0,
   }
-  return OptimizerConfig(**(defaults | changes))
+  return OptimizerSettings(**(defaults | changes))
 
 
 @pytest.fixture(params=[{}, {"tied_head": False}, {"logit_softcap": 2.0, "layer_window": (3, 64)}])
@@ -78,7 +78,7 @@ def updated(model, rows, lora=None, steps=2, **changes):
   weights = flat_params(model.params)
   trained, frozen = (weights, {}) if lora is None else (init_lora(weights, lora, 0), weights)
   trained = jax.tree.map(jnp.copy, trained)
-  optimizer = make_optimizer(config(**changes))
+  optimizer = make_optimizer(optimizer_settings(**changes), 10)
   step = make_train_step(student(model, lora), optimizer)
   state, found = init_state(trained, optimizer), []
   for _ in range(steps):
@@ -169,27 +169,27 @@ def test_lora_begins_as_the_model_and_only_its_matrices_are_in_the_state():
 @pytest.mark.slow
 def test_the_state_is_donated():
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
-  optimizer = make_optimizer(config())
+  optimizer = make_optimizer(optimizer_settings(), 10)
   state = init_state(jax.tree.map(jnp.copy, flat_params(model.params)), optimizer)
   make_train_step(student(model), optimizer)(state, {}, rows)
   assert all(x.is_deleted() for x in jax.tree.leaves(state.trained))
 
 
 def test_schedules():
-  cosine = [float(learning_rate(config())(i)) for i in range(11)]
+  cosine = [float(learning_rate(optimizer_settings(), 10)(i)) for i in range(11)]
   np.testing.assert_allclose(cosine[:3], [1e-2 / 3, 2e-2 / 3, 1e-2], rtol=1e-5)
   np.testing.assert_allclose(cosine[6], (1e-2 + 1e-3) / 2, rtol=1e-5)
   np.testing.assert_allclose(cosine[10], 1e-3, rtol=1e-5)  # a step after the last, which has [9]
-  constant = [float(learning_rate(config(schedule="constant", warmup_steps=0))(i)) for i in (0, 9)]
-  np.testing.assert_allclose(constant, 1e-2, rtol=1e-6)
+  constant = learning_rate(optimizer_settings(schedule="constant", warmup_steps=0), 10)
+  np.testing.assert_allclose([constant(0), constant(9)], 1e-2, rtol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_the_learning_rate_is_what_the_first_step_changes_a_weight_by(name):
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
-  state, _ = updated(model, rows, steps=1, name=name)
-  rate = float(learning_rate(config())(0))
+  state, _ = updated(model, rows, steps=1, optimizer=name)
+  rate = float(learning_rate(optimizer_settings(), 10)(0))
   for key in ("layers.mlp.down", "final_norm.scale"):
     change = abs(state.trained[key] - flat_params(model.params)[key])
     np.testing.assert_allclose(np.median(change), rate, rtol=1e-2)
@@ -199,13 +199,13 @@ def test_the_learning_rate_is_what_the_first_step_changes_a_weight_by(name):
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_weight_decay_spares_norms(name):
   model, rows = tiny_student_model(), pack_batch(random_examples(5), 48).rows
-  plain, _ = updated(model, rows, steps=1, name=name)
-  decayed, _ = updated(model, rows, steps=1, name=name, weight_decay=0.5)
+  plain, _ = updated(model, rows, steps=1, optimizer=name)
+  decayed, _ = updated(model, rows, steps=1, optimizer=name, weight_decay=0.5)
   for key, value in plain.trained.items():
     if key.endswith(".scale"):
       np.testing.assert_array_equal(value, decayed.trained[key])
     else:
-      rate = float(learning_rate(config())(0))
+      rate = float(learning_rate(optimizer_settings(), 10)(0))
       expected = value - 0.5 * rate * flat_params(model.params)[key]
       np.testing.assert_allclose(decayed.trained[key], expected, atol=1e-6)
 

@@ -23,7 +23,9 @@ GOOD = {"name": "x", "batch_size": 8, "ratios": (0.5, 0), "group": {"peak": 2}}
 
 
 def test_good_values_are_taken():
-  assert read_settings(Settings, GOOD, "f.py").group == Group(2.0)
+  settings = read_settings(Settings, GOOD, "f.py")
+  assert settings.group == Group(2.0)
+  assert [type(ratio) for ratio in settings.ratios] == [float, float]
 
 
 @pytest.mark.parametrize(
