@@ -269,7 +269,8 @@ def _as_chains(
   if chains is not None:
     if given:
       raise UserError(f"both chains and {', '.join(given)}; expected one or the other")
-    several = isinstance(chains, Iterable) and not isinstance(chains, str | Mapping)
-    return [_checked(chain) for chain in (chains if several else [chains])]
+    if isinstance(chains, Chain | str | Mapping) or not isinstance(chains, Iterable):
+      return [_checked(chains)]
+    return list(map(_checked, chains))
   # The same border as for a line of a file: texts that are missing or blank are named.
   return [Chain.from_record({"id": "chain", **given})]

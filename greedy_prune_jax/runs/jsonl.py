@@ -19,11 +19,11 @@ def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, by
 
   Args:
     path: the file.
-    drop_torn: ignore a last line without a newline: in a file that `JsonlWriter` writes it is what
-      a killed run left of a record.
+    drop_torn: for a file that `JsonlWriter` writes: ignore a last line without a newline, which is
+      what a killed run left of a record, and take lines of any length.
 
   Raises:
-    UserError: the file cannot be read, or a line is longer than `MOST_BYTES`.
+    UserError: the file cannot be read, or a line of another file is longer than `MOST_BYTES`.
   """
   with open_file(path) as file:
     yield from lines_of(file, path, drop_torn=drop_torn)
@@ -32,10 +32,10 @@ def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, by
 def lines_of(file: BinaryIO, path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, bytes]]:
   """Yields the lines of an open file; see `read_lines`. `path` is its name in messages."""
   for number in itertools.count(1):
-    line = file.readline(MOST_BYTES + 1)
+    line = file.readline(-1 if drop_torn else MOST_BYTES + 1)
     if not line:
       return
-    if len(line) > MOST_BYTES:
+    if len(line) > MOST_BYTES and not drop_torn:
       raise UserError(
         f"{path}, line {number}: has more than {MOST_BYTES} bytes; expected one object a line"
       )

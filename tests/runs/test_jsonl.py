@@ -5,6 +5,7 @@ import os
 import pytest
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import jsonl
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
@@ -156,3 +157,14 @@ def test_an_output_without_an_id_is_named(tmp_path):
   (tmp_path / "pruned" / "process-00000.jsonl").write_bytes(b'{"id": "a"}\n{"key": 1}\n')
   with pytest.raises(UserError, match=r'00000.jsonl, line 2: lacks the key "id"'):
     list(read_output(tmp_path, "pruned"))
+
+
+def test_a_run_reads_whatever_line_it_wrote(tmp_path, monkeypatch):
+  monkeypatch.setattr(jsonl, "MOST_BYTES", 40)
+  path = tmp_path / "process-00000.jsonl"
+  record = {"id": "a", "text": "x" * 100}
+  with JsonlWriter(path) as writer:
+    writer.write(record)
+  assert list(read_records(path, drop_torn=True)) == [record]
+  with pytest.raises(UserError, match="line 1: has more than 40 bytes"):
+    list(read_records(path))
