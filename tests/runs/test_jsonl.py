@@ -13,6 +13,7 @@ from greedy_prune_jax.runs.jsonl import (
   process_writer,
   read_lines,
   read_output,
+  read_records,
 )
 
 
