@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from safetensors.numpy import save
 
-from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.lora import (
   LoraConfig,
@@ -27,7 +27,9 @@ from greedy_prune_jax.distill.lora import (
 )
 from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
+from greedy_prune_jax.distill.workdir import learnt_thinking
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.adapter import is_adapter
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
@@ -43,7 +45,7 @@ from greedy_prune_jax.models.pretrained import (
 )
 from greedy_prune_jax.models.scratch import RandomInit, random_model
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
-from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file, user_path
 from greedy_prune_jax.runs.json_reader import read_json
 
 EXPORT, ADAPTER = "export", "adapter"
@@ -141,7 +143,7 @@ def export_student(
     return folder
   tokenizer = load_tokenizer(settings.student)
   template = load_chat_template(settings.chat_template, tokenizer)
-  tokenizer.chat_template = template.source
+  tokenizer.chat_template = template.source + _opening(template, learnt_thinking(workdir))
   make_subfolder(folder)
   with explain_os_errors(folder):
     stop_ids = sorted({*template.stop_ids, *load_stop_ids(settings.student)})
@@ -149,6 +151,17 @@ def export_student(
     if settings.lora is not None:
       save_adapter(model.config, matrices, settings.lora, settings.student, workdir / ADAPTER)
   return folder
+
+
+def _opening(template: ChatTemplate, form_name: str | None) -> str:
+  """Jinja that opens a reply as a student that learnt to think was trained to go on.
+
+  Empty for one that did not, and where the template knows of thinking itself.
+  """
+  layout = template.layout_of(form_name)
+  if template.layout is not None or layout is None:
+    return ""
+  return f"{{% if add_generation_prompt %}}{{{{ {json.dumps(layout.opening)} }}}}{{% endif %}}"
 
 
 def save_adapter(
@@ -160,8 +173,8 @@ def save_adapter(
 ) -> None:
   """Writes LoRA's matrices in the form that PEFT reads.
 
-  Nothing is written for families that keep a target and others in one tensor: PEFT could not tell
-  them apart.
+  Nothing is written for families that keep a target and others in one tensor, which PEFT could not
+  tell apart, nor for a base that is an adapter itself, which PEFT would leave out.
 
   Args:
     model: the base model.
@@ -173,6 +186,10 @@ def save_adapter(
   Raises:
     UserError: the base cannot be found.
   """
+  place = user_path(base).expanduser()
+  if place.is_dir() and is_adapter(place):
+    logging.warning("%s: no adapter, as the student %s is an adapter itself", folder, base)
+    return
   multimodal = is_multimodal(base)
   root = "model.language_model." if multimodal else "model."
   names = FAMILIES[model.family].hf_tensors(root)

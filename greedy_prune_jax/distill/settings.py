@@ -78,10 +78,10 @@ class DistillSettings(ChainSettings, ModelSettings, ExampleSettings, OptimizerSe
         f"batch_size={self.batch_size} is not a multiple of num_parts={self.num_parts}, over "
         f"which its gradients are accumulated"
       )
-    if not self.lora_rank and self.dtype == "bfloat16" and self.compute_dtype == "float32":
+    if not self.lora_rank and self.dtype == "bfloat16":
       raise UserError(
-        "dtype=bfloat16 with compute_dtype=float32: products with weights kept in bfloat16 are in "
-        "bfloat16; set compute_dtype=bfloat16, or dtype=float32"
+        "dtype=bfloat16 with lora_rank=0: most updates are too small to change a weight that is "
+        "kept in bfloat16; set dtype=float32, and compute_dtype=bfloat16 for fast products"
       )
     if self.lora_rank and not self.lora_targets:
       raise UserError(f"lora_targets is empty; expected some of {', '.join(TARGETS)}")
