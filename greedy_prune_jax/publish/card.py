@@ -20,13 +20,15 @@ class Counts:
 
   Attributes:
     chains: number of chains.
-    rows: texts at all keep ratios.
+    rows: rows of messages.
+    torn: texts in which a character is kept in part, so that no model could write them.
     tokens: reasoning tokens of each chain at each keep ratio; whole at 1.
     how: values of how the chains were pruned; one each, as a rule.
   """
 
   chains: int = 0
   rows: int = 0
+  torn: int = 0
   tokens: dict[float, list[int]] = dataclasses.field(
     default_factory=lambda: collections.defaultdict(list)
   )
@@ -35,7 +37,6 @@ class Counts:
   def add(self, pruned: PrunedChain, texts: list[tuple[float, int]]) -> None:
     """Counts a chain, and its texts as keep ratio and number of tokens."""
     self.chains += 1
-    self.rows += len(texts)
     for ratio, tokens in {1.0: len(pruned.reasoning_ids), **dict(texts)}.items():
       self.tokens[ratio].append(tokens)
     for name in _HOW:
@@ -83,6 +84,7 @@ def write_card(
     license=license_name,
     chains=counts.chains,
     rows=counts.rows,
+    torn=_TORN.format(counts.torn) if counts.torn else "",
     how="\n".join(f"| {name} | {_cell(value)} |" for name, value in how.items()),
     tokens="\n".join(rows),
   )
@@ -92,6 +94,8 @@ def write_card(
 def _cell(value: str) -> str:
   return f"`{value}`".replace("|", "\\|").replace("\n", " ")
 
+
+_TORN = "\n{} texts are left out, as a character is kept in part there."
 
 _CARD = """\
 # {title}
@@ -111,7 +115,7 @@ chains and answers are under the licence of their source: {license}.
 ## Fields
 
 `messages` ({rows} rows): `id` of the chain, `keep_ratio`, and `messages` of `role` and `content`:
-the question, and the reasoning that is left with the answer behind it.
+the question, and the reasoning that is left with the answer behind it.{torn}
 
 `chains` ({chains} rows): `id`, `question`, `system`, `target`, `reasoning`, `answer`; `pruned`,
 the texts by keep ratio; `reasoning_ids` and `reasoning_tokens` in the pruner's tokenizer;

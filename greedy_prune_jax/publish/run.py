@@ -73,14 +73,15 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
   make_folder(folder / "data")
   counts = Counts()
   _write(folder / "data" / "chains.parquet", CHAINS, _chain_rows(settings, counts))
-  _write(folder / "data" / "messages.parquet", MESSAGES, _message_rows(settings))
+  _write(folder / "data" / "messages.parquet", MESSAGES, _message_rows(settings, counts))
   source = settings.source or str(config.get("chains", "")) or settings.pruned
   license_name = settings.license or find_license(source)
   title = settings.title or settings.push.rpartition("/")[2] or folder.name
   write_card(folder, title, source, license_name, config, counts)
-  told = (
-    f"{counts.chains} chains, {counts.rows} rows of messages in {folder}; licence {license_name}"
-  )
+  told = f"{counts.chains} chains, {counts.rows} rows of messages in {folder}"
+  if counts.torn:
+    told += f", without {counts.torn} texts that hold a part of a character"
+  told += f"; licence {license_name}"
   return f"{told}\n{push(folder, settings.push, settings.private)}" if settings.push else told
 
 
@@ -133,11 +134,15 @@ def _chain_rows(settings: PublishSettings, counts: Counts) -> Iterator[Record]:
     raise UserError(f"{settings.pruned} holds no pruned chains")
 
 
-def _message_rows(settings: PublishSettings) -> Iterator[Record]:
+def _message_rows(settings: PublishSettings, counts: Counts) -> Iterator[Record]:
   for pruned in read_pruned(settings.pruned):
     chain = pruned.chain
     asked = [("system", chain.system)] if chain.system else []
     for ratio, _, text in _texts(pruned, settings.keep_ratios):
+      if ratio != 1 and pruned.is_torn(pruned.positions_at(ratio)):
+        counts.torn += 1
+        continue
+      counts.rows += 1
       reply = _opening(chain) + text + chain.answer
       turns = [*asked, ("user", chain.question), ("assistant", reply)]
       messages = [{"role": role, "content": content} for role, content in turns]

@@ -64,6 +64,19 @@ def test_sft_tools_get_conversations(publish):
   assert [message["role"] for message in rows[2]["messages"]] == ["user", "assistant"]
 
 
+def test_texts_that_no_model_could_write_are_no_conversations(publish, tmp_path):
+  halves = FIRST | {"reasoning": "6→7", "reasoning_tokens": ["6", "", "→7"]}
+  halves |= {"deletion_order": [1, 0], "pruned": {"0.7": "6\ufffd", "0.4": "\ufffd"}}
+  write_jsonl(tmp_path / "run" / "pruned" / "process-00000.jsonl", halves, SECOND)
+  folder, said = publish(license="mit", keep_ratios=(1.0, 0.7))
+  assert "2 chains, 3 rows of messages" in said
+  assert "without 1 texts that hold a part of a character" in said
+  assert "1 texts are left out" in (folder / "README.md").read_text()
+  rows = datasets.load_dataset(str(folder), split="train").to_list()
+  assert [(row["id"], row["keep_ratio"]) for row in rows] == [("a", 1.0), ("b", 1.0), ("b", 0.7)]
+  assert len(datasets.load_dataset(str(folder), "chains", split="train")[0]["pruned"]) == 2
+
+
 def test_thinking_stands_between_its_tags(publish, tmp_path):
   record = FIRST | {
     "reasoning": "6 * 7 = 42",
