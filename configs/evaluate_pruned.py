@@ -26,7 +26,7 @@ def get_config() -> config_dict.ConfigDict:
 
   # The answers, greedy.
   config.begin_answer = True  # the answer's form is begun for it, so that it reasons no further
-  config.max_new_tokens = 32  # most tokens of an answer
+  config.max_new_tokens = 32  # most tokens of an answer; hundreds for models that think
 
   # The run; none of these changes a reply.
   config.batch_size = 0  # replies written at once; 0: chosen from the devices' memory

@@ -17,6 +17,7 @@ import jax
 from greedy_prune_jax.chains.pruned_answers import OUTPUT, read_pruned_answers
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned.run import (
+  count_cut_off,
   pruned_accuracy_table,
   pruned_pairs_table,
   run_evaluate_pruned,
@@ -46,6 +47,12 @@ def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
     for table in (pruned_accuracy_table(records), pruned_pairs_table(records)):
       write_table(Path(workdir), table)
       print_result(format_table(table) + "\n")
+    num_cut_off, total = count_cut_off(records)
+    if num_cut_off:
+      print_result(
+        f"{num_cut_off} of {total} replies were cut off before an answer, and count as wrong: "
+        f"max_new_tokens={settings.writing.max_new_tokens} is too little for them.\n"
+      )
   if failed:
     raise UserError(
       f"{failed} texts got no answer; {workdir}/skipped*.jsonl says why. Their chains are not in "

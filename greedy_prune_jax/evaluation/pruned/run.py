@@ -29,7 +29,7 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.answer_request import AnswerRequest
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
+from greedy_prune_jax.teachers.teacher import CUT_OFF, ChatPrompt, Reply
 
 _WHOLE = ratio_key(1.0)
 
@@ -129,6 +129,13 @@ def pruned_accuracy_table(records: Sequence[Record]) -> Table:
     columns=("run", "keep ratio", "accuracy", "low", "high", "no answer found", "chains"),
     rows=rows,
   )
+
+
+def count_cut_off(records: Sequence[Record]) -> tuple[int, int]:
+  """Numbers of the replies that were cut off before an answer, and of all."""
+  answers = [answer for record in records for answer in record["answers"].values()]
+  cut_off = [a for a in answers if a["value"] is None and a["finish_reason"] == CUT_OFF]
+  return len(cut_off), len(answers)
 
 
 def pruned_pairs_table(records: Sequence[Record]) -> Table:

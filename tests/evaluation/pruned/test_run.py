@@ -14,6 +14,7 @@ from greedy_prune_jax.chains.pruned_answers import OUTPUT, read_pruned_answers
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned import run as pruned_chains
 from greedy_prune_jax.evaluation.pruned.run import (
+  count_cut_off,
   pruned_accuracy_table,
   pruned_pairs_table,
   run_evaluate_pruned,
@@ -100,6 +101,12 @@ def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change):
   write_run(tmp_path / "joint", [others[change]])
   with pytest.raises(UserError, match="joint/c/0 has another prompt or gold answer than when this"):
     evaluate(teacher, config)
+
+
+def test_replies_that_are_cut_off_before_an_answer_are_counted():
+  cut = {"text": "So", "value": None, "correct": False, "finish_reason": "length"}
+  answers = {"1.0": cut, "0.5": cut | {"value": "4"}, "0.3": cut | {"finish_reason": "stop"}}
+  assert count_cut_off([{"answers": answers}, {"answers": {"1.0": cut}}]) == (2, 4)
 
 
 def test_every_text_is_asked_with_the_answer_begun(evaluate, tmp_path):
