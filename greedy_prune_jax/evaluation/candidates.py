@@ -6,7 +6,6 @@ default), `best`, `all`, or a step's number.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,8 +21,9 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
-from greedy_prune_jax.runs.files import open_file, user_path
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.weights import weights_digest
 from greedy_prune_jax.teachers.local import LocalTeacher
 
 _LAST, _BEST, _ALL = "last", "best", "all"
@@ -215,34 +215,3 @@ def load_candidate(candidate: Candidate, settings: EvaluateSettings) -> LocalTea
     further_stops=load_stop_ids(made.student),
     batch_size=settings.batch_size,
   )
-
-
-_NUM_SAMPLES = 64  # of a file
-_SAMPLE_BYTES = 4096
-
-
-def weights_digest(place: Path) -> str | None:
-  """A hash of a model's files: their names, sizes, and some bytes of each, evenly spread.
-
-  Training changes nearly every weight, so that some tell; copying a file changes none.
-
-  Args:
-    place: a file, or a folder with all that is in it. Of a model's folder only the weights count.
-
-  Returns:
-    None where there is no such place: a model by its name on the hub.
-  """
-  if not place.exists():
-    return None
-  files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
-  if not files:
-    files = sorted(path for path in place.rglob("*") if path.is_file())
-  digest = hashlib.sha256()
-  for path in files:
-    size = path.stat().st_size
-    digest.update(f"{path.name if path == place else path.relative_to(place)} {size}\n".encode())
-    with open_file(path) as file:
-      for index in range(_NUM_SAMPLES):
-        file.seek(size * index // _NUM_SAMPLES)
-        digest.update(file.read(_SAMPLE_BYTES))
-  return digest.hexdigest()[:16]

@@ -65,6 +65,7 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   if len(tasks) < settings.num_chains:
     logging.warning("only %d of the %d chains asked for", len(tasks), settings.num_chains)
 
+  workdir.hold_weights(settings.pruner)
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
   tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
   check_any(tasks, settings, workdir)

@@ -1,6 +1,7 @@
 """The folder of a run: its config, its outputs, and what lets a killed run go on."""
 
 import contextlib
+import json
 import math
 import shutil
 import time
@@ -10,7 +11,8 @@ from typing import Any
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, replace_file, user_path
+from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
@@ -22,6 +24,9 @@ from greedy_prune_jax.runs.jsonl import (
 )
 from greedy_prune_jax.runs.lock import hold_locks
 from greedy_prune_jax.runs.records import CHECK, Record, checksum, get, get_text
+from greedy_prune_jax.runs.weights import weights_digest
+
+_WEIGHTS = "weights.json"
 
 
 class FinishedItems:
@@ -67,6 +72,7 @@ class Workdir:
   What is in it, for a job whose `output` is `pruned`; each process writes files of its own:
 
       config.json                      the resolved config of the latest run
+      weights.json                     digests of the weights of models that are files here
       metrics.jsonl                    process 0's log
       skipped.jsonl                    inputs that were left out, and why (what process 1 left out
                                        is in skipped-00001.jsonl)
@@ -223,6 +229,25 @@ class Workdir:
       }
       self._metrics_writer.write({"time": round(time.time(), 3)} | finite)
 
+  def hold_weights(self, model: str) -> None:
+    """Notes a model's weights, and refuses others than those that the workdir was begun with.
+
+    Only of a model in a file or folder; a name stands for the same weights for good.
+
+    Raises:
+      UserError: there are other weights at its place now.
+    """
+    now = weights_digest(user_path(model).expanduser())
+    if self.process_index or now is None:
+      return
+    path = self.path / _WEIGHTS
+    known = read_json(path) if path.exists() else {}
+    if self._begun and known.get(model, now) != now:
+      raise UserError(
+        f"{model} has other weights than when {self.path} was begun; choose another workdir"
+      )
+    replace_file(path, json.dumps(known | {model: now}) + "\n")
+
   def keep_unfinished(self) -> None:
     """Says that this process leaves something that a later run can go on with."""
     path = self._unfinished / f"keep-{self.process_index:05d}"
@@ -254,13 +279,13 @@ class Workdir:
         f"{self.path} holds results but no config.json, so nobody knows how they were made; choose "
         f"another workdir"
       )
-    begun = self._holds_anything()
-    write_or_check_config(path, config, may_change, may_grow=may_grow, begun=begun)
+    self._begun = self._holds_anything()
+    write_or_check_config(path, config, may_change, may_grow=may_grow, begun=self._begun)
 
   def _holds_anything(self) -> bool:
     """Tells whether any file but the config and the locks has something in it."""
     files = (path for path in self.path.rglob("*") if not path.is_dir())
-    own = ("config.json", "config.json.new")
+    own = ("config.json", "config.json.new", _WEIGHTS)
     return any(
       path.lstat().st_size and path.parent.name != "locks" and path.name not in own
       for path in files

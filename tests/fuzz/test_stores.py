@@ -12,8 +12,8 @@ from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
 from greedy_prune_jax.distill.export import settings_of
 from greedy_prune_jax.distill.metrics import MetricsLog
 from greedy_prune_jax.distill.step import init_state
-from greedy_prune_jax.evaluation.candidates import weights_digest
 from greedy_prune_jax.rankings.attention_regression import TokenCounts, load_ranking, save_ranking
+from greedy_prune_jax.runs.weights import weights_digest
 from tests.helpers.attacks import attack
 from tests.helpers.planted import random_segments, tiny_model
 from tests.helpers.tiny_student import settings as distill_settings

@@ -295,3 +295,25 @@ def test_a_folder_that_is_moved_while_a_run_begins_is_noticed(tmp_path, monkeypa
     open_workdir(tmp_path / "run")
   assert not (tmp_path / "run").exists()
   assert (tmp_path / "moved" / "config.json").exists()
+
+
+def test_other_weights_than_those_that_a_run_was_begun_with_are_refused(tmp_path):
+  model = tmp_path / "model.gguf"
+  model.write_bytes(b"weights")
+
+  def begin(finish=()):
+    with open_workdir(tmp_path / "run") as workdir:
+      workdir.hold_weights(str(model))
+      workdir.hold_weights("org/name")  # of the hub
+      for item_id in finish:
+        workdir.write_finished({"id": item_id})
+
+  begin()
+  model.write_bytes(b"other weights")  # before anything was made of them
+  begin(["a"])
+  begin(["b"])
+  model.write_bytes(b"third weights")
+  with pytest.raises(UserError, match="model.gguf has other weights than when .*run was begun"):
+    begin(["c"])
+  model.write_bytes(b"other weights")
+  begin(["c"])

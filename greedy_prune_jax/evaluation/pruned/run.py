@@ -69,6 +69,7 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
     record = _record(item_id, items[item_id], replies)
     workdir.write_finished(record | {"asked": asked[item_id]})
 
+  workdir.hold_weights(settings.model)
   open_teacher = functools.partial(
     LocalTeacher.load,
     settings.model,

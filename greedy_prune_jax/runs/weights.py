@@ -1,0 +1,36 @@
+"""A model's weights, told apart from others that lie at the same place later."""
+
+import hashlib
+from pathlib import Path
+
+from greedy_prune_jax.runs.files import open_file
+
+_NUM_SAMPLES = 64  # of a file
+_SAMPLE_BYTES = 4096
+
+
+def weights_digest(place: Path) -> str | None:
+  """A hash of a model's files: their names, sizes, and some bytes of each, evenly spread.
+
+  Training changes nearly every weight, so that some tell; copying a file changes none.
+
+  Args:
+    place: a file, or a folder with all that is in it. Of a model's folder only the weights count.
+
+  Returns:
+    None where there is no such place: a model by its name on the hub.
+  """
+  if not place.exists():
+    return None
+  files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+  if not files:
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+  digest = hashlib.sha256()
+  for path in files:
+    size = path.stat().st_size
+    digest.update(f"{path.name if path == place else path.relative_to(place)} {size}\n".encode())
+    with open_file(path) as file:
+      for index in range(_NUM_SAMPLES):
+        file.seek(size * index // _NUM_SAMPLES)
+        digest.update(file.read(_SAMPLE_BYTES))
+  return digest.hexdigest()[:16]
