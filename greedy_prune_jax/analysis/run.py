@@ -41,8 +41,8 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, weight_shardings
 from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ranking
+from greedy_prune_jax.runs.config import config_of
 from greedy_prune_jax.runs.files import make_subfolder, user_path
-from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.jsonl import JsonlWriter
 from greedy_prune_jax.teachers.load import load_teacher
 
@@ -160,8 +160,7 @@ def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
       f"{path} holds {len(chains)} chains; the regression needs at least {NUM_FOLDS}, one for each "
       "fold; prune more, or leave regression out: --config.parts=\"('patterns','viewer')\""
     )
-  config = run_of(path) / "config.json"
-  return Source(name, path, read_json(config) if config.is_file() else {}, chains)
+  return Source(name, path, config_of(run_of(path)), chains)
 
 
 def _annotator(settings: AnalyzeSettings, workdir: Path) -> Annotator:

@@ -12,7 +12,7 @@ from greedy_prune_jax.chains.pruned_answers import (
   read_right_budgets,
 )
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.config import config_of
 from greedy_prune_jax.runs.records import Record
 
 _WHOLE = ratio_key(1.0)
@@ -67,8 +67,7 @@ def _read_answers(
   records = read_pruned_answers(folder)
   if not records:
     raise UserError(f"{folder} holds no answers; expected a workdir of evaluate_pruned")
-  config = folder / "config.json"
-  model = str(read_json(config).get("model", "")) if config.is_file() else ""
+  model = str(config_of(folder).get("model", ""))
   chains = {name: {chain.chain.id: chain for chain in run} for name, (_, run) in runs.items()}
   found: dict[str, dict[str, Verdicts]] = {}
   for record in records:

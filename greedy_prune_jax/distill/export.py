@@ -45,7 +45,13 @@ from greedy_prune_jax.models.pretrained import (
 )
 from greedy_prune_jax.models.scratch import RandomInit, random_model
 from greedy_prune_jax.parallel import gathered, named_shardings, place, weight_shardings
-from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file, user_path
+from greedy_prune_jax.runs.files import (
+  explain_os_errors,
+  make_subfolder,
+  replace_file,
+  user_path,
+  write_json,
+)
 from greedy_prune_jax.runs.json_reader import read_json
 
 EXPORT, ADAPTER = "export", "adapter"
@@ -218,8 +224,7 @@ def save_adapter(
   if multimodal:  # its image part has modules of the same names
     modules = rf"{re.escape(root)}layers\..*\.({'|'.join(map(re.escape, modules))})"
   replace_file(folder / "adapter_model.safetensors", save(stored, metadata={"format": "pt"}))
-  text = json.dumps(_adapter_config(config, portable_name(base), modules), indent=2) + "\n"
-  replace_file(folder / "adapter_config.json", text)
+  write_json(folder / "adapter_config.json", _adapter_config(config, portable_name(base), modules))
 
 
 def _module(tensor: str) -> str:

@@ -1,6 +1,5 @@
 """The workdir of a training: the config that binds it, and the mark of its end."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.files import write_json
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import get_optional_text
 
@@ -40,7 +39,7 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
 
 def note_examples(workdir: Path, thinking_form: str | None) -> None:
   """Writes the form in which a student learns to think; None if its reasoning is visible."""
-  replace_file(workdir / _EXAMPLES, json.dumps({"thinking_form": thinking_form}) + "\n")
+  write_json(workdir / _EXAMPLES, {"thinking_form": thinking_form})
 
 
 def learnt_thinking(workdir: Path) -> str | None:
@@ -57,7 +56,7 @@ def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
     step: last step of the training.
     best_step: step of its best validation loss, if it had validations.
   """
-  replace_file(workdir / _ENDED, json.dumps({"step": step, "best_step": best_step}) + "\n")
+  write_json(workdir / _ENDED, {"step": step, "best_step": best_step})
 
 
 def has_ended(workdir: Path) -> bool:

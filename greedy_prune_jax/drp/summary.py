@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from greedy_prune_jax.drp.records import RULES, new_text
 from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Stage
 from greedy_prune_jax.reports.printing import indented, printable
 from greedy_prune_jax.reports.tables import Table, format_table, write_table
-from greedy_prune_jax.runs.jsonl import explain_os_errors
+from greedy_prune_jax.runs.files import write_json
 from greedy_prune_jax.runs.records import Record
 
 _NO_SKILL = "(not said)"
@@ -76,9 +75,7 @@ def write_tables(workdir: Path, tables: Sequence[Table]) -> None:
   for table in tables:
     write_table(workdir / "tables", table)
     whole[table.name] = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-  path = workdir / "summary.json"
-  with explain_os_errors(path):
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+  write_json(workdir / "summary.json", whole)
 
 
 def format_tables(tables: Sequence[Table]) -> str:

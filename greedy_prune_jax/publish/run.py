@@ -24,8 +24,8 @@ from greedy_prune_jax.chains.thinking import find_form
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.publish.card import Counts, write_card
 from greedy_prune_jax.publish.settings import PublishSettings
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder, user_path
-from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.config import config_of
+from greedy_prune_jax.runs.files import explain_os_errors, make_folder
 from greedy_prune_jax.runs.records import Record
 
 UNKNOWN = "unknown"  # the hub's name for a licence that nobody told
@@ -68,7 +68,7 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
     UserError: there are no pruned chains, one was not pruned so far, the folder holds other things
       or cannot be written, or the hub refuses it.
   """
-  config = _prune_config(user_path(settings.pruned))
+  config = config_of(run_of(settings.pruned))
   _check_folder(folder)
   make_folder(folder / "data")
   counts = Counts()
@@ -91,12 +91,6 @@ def _check_folder(folder: Path) -> None:
     others = sorted({path.name for path in folder.iterdir()} - {"README.md", "data"})
     if others:
       raise UserError(f"{folder} holds {others[0]}; expected a new folder, or an earlier dataset's")
-
-
-def _prune_config(pruned: Path) -> Record:
-  """The config of the run that pruned; empty where only a file of its chains is there."""
-  path = run_of(pruned) / "config.json"
-  return read_json(path) if path.is_file() else {}
 
 
 def _write(path: Path, schema: pyarrow.Schema, rows: Iterable[Record]) -> None:

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from greedy_prune_jax.reports.bootstrap import Interval
 from greedy_prune_jax.reports.printing import printable
-from greedy_prune_jax.runs.files import make_subfolder, replace_file
+from greedy_prune_jax.runs.files import make_subfolder, replace_file, write_json
 
 _LONGEST_CELL = 200  # characters
 
@@ -60,8 +59,7 @@ def write_table(folder: Path, table: Table) -> None:
   csv.writer(lines).writerows([[_csv_cell(x) for x in row] for row in (table.columns, *table.rows)])
   replace_file(folder / f"{table.name}.csv", lines.getvalue())
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-  text = json.dumps({"caption": table.caption, "rows": rows}, indent=1, ensure_ascii=False)
-  replace_file(folder / f"{table.name}.json", text + "\n")
+  write_json(folder / f"{table.name}.json", {"caption": table.caption, "rows": rows})
 
 
 # Where a spreadsheet begins a cell: at the text's beginning, and, as its settings are, behind a

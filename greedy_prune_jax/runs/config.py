@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.files import write_json
 from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.records import Record
 
 _ABSENT = "(absent)"
 
@@ -60,7 +61,17 @@ def write_or_check_config(
       )
     if not differences:
       return
-  replace_file(path, json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+  write_json(path, new)
+
+
+def config_of(workdir: Path) -> Record:
+  """The config of a workdir's latest run; empty where there is none.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  path = workdir / "config.json"
+  return read_json(path) if path.is_file() else {}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

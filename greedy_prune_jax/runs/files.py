@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from greedy_prune_jax.errors import UserError
 
@@ -108,6 +109,11 @@ def replace_file(path: Path, content: str | bytes) -> None:
       with contextlib.suppress(OSError):  # half a file takes room on a full disk
         new.unlink(missing_ok=True)
       raise
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a value as JSON, in lines that can be read; see `replace_file`."""
+  replace_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def make_folder(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 import collections
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from greedy_prune_jax.reports.printing import indented, printable
-from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.files import write_json
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.sample.run import OUTPUT, check_samples, first_correct, why_not_kept
@@ -132,7 +131,7 @@ def write_summary(workdir: Path, summary: Summary) -> None:
   Raises:
     UserError: it cannot be written.
   """
-  replace_file(workdir / "summary.json", json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+  write_json(workdir / "summary.json", dataclasses.asdict(summary))
 
 
 def format_summary(summary: Summary) -> str:

@@ -8,7 +8,6 @@ process takes the next that nobody has, and waits while others hold all that is 
 
 import contextlib
 import dataclasses
-import json
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from greedy_prune_jax.runs.files import (
   explain_os_errors,
   held_folder,
   make_folder,
-  replace_file,
+  write_json,
 )
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
@@ -173,7 +172,7 @@ def _run(part: Part, place: Path) -> None:
     "finished": round(time.time(), 1),
     "host": socket.gethostname(),
   }
-  replace_file(place / "done.json", json.dumps(record) + "\n")
+  write_json(place / "done.json", record)
 
 
 def _place(part: Part, folder: Path) -> Path:
