@@ -93,7 +93,7 @@ def theirs(
   found: Ours,
   candidates: int = 0,
 ) -> tuple[bool, float]:
-  """Whether the published side deletes the same tokens behind the first, and its seconds."""
+  """Compares the published side's deletions behind the first with ours; gives its seconds too."""
   same, seconds = True, 0.0
   for chain, (first, *others) in zip(chains, found.deleted, strict=True):
     deleted, took = published.delete(chain, objective, len(others), candidates, [first])

@@ -19,8 +19,8 @@ def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, by
 
   Args:
     path: the file.
-    drop_torn: for a file that `JsonlWriter` writes: ignore a last line without a newline, which is
-      what a killed run left of a record, and take lines of any length.
+    drop_torn: True for a file that `JsonlWriter` writes: a last line without a newline, which is
+      what a killed run left of a record, is ignored, and lines may have any length.
 
   Raises:
     UserError: the file cannot be read, or a line of another file is longer than `MOST_BYTES`.
