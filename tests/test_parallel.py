@@ -9,7 +9,6 @@ from jax.sharding import PartitionSpec
 from greedy_prune_jax import parallel
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models import huggingface
-from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.layouts import LAYOUTS
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, partition, weight_shardings
@@ -122,10 +121,10 @@ def test_weights_are_read_share_by_share_and_once(tmp_path, monkeypatch):
     return block
 
   monkeypatch.setattr(huggingface._Checkpoint, "read", record)
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   whole = dict(reads)
   reads.clear()
-  load_huggingface(tmp_path, "float32", shardings=weight_shardings(_mesh(2, 4)))
+  load_model(str(tmp_path), "float32", shardings=weight_shardings(_mesh(2, 4)))
   # What two rows of the mesh hold alike is read once.
   assert sum(size for _, size in reads) == sum(x.size for x in jax.tree.leaves(model.params))
   for name, size in reads:

@@ -61,9 +61,3 @@ def forward_hidden(
   hidden, outputs = decoder.run_layers(decoder.embed(token_ids), positions, attend, recur=recur)
   probs = outputs.pop("probs", None)
   return hidden, outputs, probs
-
-
-def forward_logits(decoder: Decoder, token_ids: Int[Array, "*B T"]) -> Float[Array, "*B T V"]:
-  """Logits at every position of whole texts: [.., T, V] at once, so for tests and small models."""
-  hidden, _, _ = forward_hidden(decoder, token_ids)
-  return decoder.logits(hidden)

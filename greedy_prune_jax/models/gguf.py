@@ -14,7 +14,6 @@ from typing import Any
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION, ModelConfig
-from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.fields import FieldError, check_size
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.gguf_metadata import (
@@ -28,26 +27,16 @@ from greedy_prune_jax.models.gguf_metadata import (
 )
 from greedy_prune_jax.models.gguf_rope import layer_rope, read_ropes
 from greedy_prune_jax.models.gguf_weights import GgufWeights, gguf_names
-from greedy_prune_jax.models.parameters import ChooseShardings, TensorSource, read_model
+from greedy_prune_jax.models.parameters import TensorSource
 
 
-def load_gguf(path: str | Path, dtype: Any, *, shardings: ChooseShardings | None = None) -> Model:
-  """Reads a model from a GGUF file.
-
-  Args:
-    path: the file.
-    dtype: dtype of the weights in memory; quantised ones are dequantised to it.
-    shardings: see `read_model`.
+def open_gguf(path: str | Path) -> tuple[ModelConfig, TensorSource, dict[str, str]]:
+  """A file's config, its tensors, and their names by decoder parameter.
 
   Raises:
     UserError: the file is damaged, or its architecture, quantisation or one of its settings is not
       supported.
   """
-  return read_model(*open_gguf(path), dtype, shardings)
-
-
-def open_gguf(path: str | Path) -> tuple[ModelConfig, TensorSource, dict[str, str]]:
-  """A file's config, its tensors, and their names by decoder parameter; see `load_gguf`."""
   file = GgufFile(path)
   config = gguf_config(file)
   names = gguf_names(file, config.family)

@@ -10,12 +10,11 @@ import numpy as np
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
-from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.fused_experts import split_experts
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.layouts import shared_tensors
-from greedy_prune_jax.models.parameters import ChooseShardings, Index, TensorSource, read_model
+from greedy_prune_jax.models.parameters import Index, TensorSource
 from greedy_prune_jax.models.quantised import DequantisedTensors
 from greedy_prune_jax.models.safetensors_file import FLOAT8, map_float8, open_safetensors
 from greedy_prune_jax.runs import records as fields
@@ -42,25 +41,16 @@ _UNUSED = re.compile(
 )
 
 
-def load_huggingface(
-  folder: str | Path, dtype: Any, *, shardings: ChooseShardings | None = None
-) -> Model:
-  """Reads a model from a folder with config.json and safetensors.
+def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dict[str, str]]:
+  """A folder's config, its tensors, and their names by decoder parameter.
 
   Args:
-    folder: the folder.
-    dtype: dtype of the weights in memory, whatever that of the files.
-    shardings: see `read_model`.
+    folder: folder with config.json and safetensors.
 
   Raises:
     UserError: a file is missing or damaged, the model is not supported, or weights and config do
       not belong together.
   """
-  return read_model(*open_huggingface(folder), dtype, shardings)
-
-
-def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dict[str, str]]:
-  """A folder's config, its tensors and their names by parameter; see `load_huggingface`."""
   config = read_hf_config(Path(folder) / "config.json")
   checkpoint = _Checkpoint(Path(folder))
   prefix = checkpoint.prefix

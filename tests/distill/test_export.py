@@ -11,8 +11,8 @@ from greedy_prune_jax.distill.export import save_adapter
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
 from greedy_prune_jax.distill.parameters import flat_params, with_params
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model
+from tests.helpers.logits import forward_logits
 from tests.helpers.reference import tiny_config, tiny_model
 
 VISION = {

@@ -9,7 +9,7 @@ import torch
 from greedy_prune_jax.distill.batches import pack_batch
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
 from greedy_prune_jax.distill.parameters import flat_params
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.made_examples import random_examples
 from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
 from tests.helpers.tiny_student import student
@@ -32,7 +32,7 @@ def _by_torch(reference, examples):
 def test_loss_and_gradient_equal_transformers(family, tmp_path):
   reference = tiny_model(tiny_config(family)).float()
   reference.save_pretrained(tmp_path)
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   examples = random_examples(5)
   rows = jax.tree.map(lambda x: jnp.asarray(x[0]), pack_batch(examples, 48).rows)
 
@@ -54,7 +54,7 @@ def test_loss_and_gradient_equal_transformers(family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_is_its_merged_model(family, tmp_path):
   tiny_model(tiny_config(family)).save_pretrained(tmp_path)
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   params = flat_params(model.params)
   targets = tuple(target for target, name in TARGETS.items() if name in params)
   lora = LoraConfig(rank=3, alpha=6.0, targets=targets)

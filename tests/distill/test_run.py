@@ -25,11 +25,11 @@ from greedy_prune_jax.distill.lora import TARGETS
 from greedy_prune_jax.distill.run import run_distill
 from greedy_prune_jax.distill.settings import MAY_CHANGE
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.jsonl import read_records
+from tests.helpers.logits import forward_logits
 from tests.helpers.tiny_runs import CHAINS, make_longrope_model, make_model, write_chains
 from tests.helpers.tiny_student import settings
 

@@ -14,7 +14,7 @@ from greedy_prune_jax.distill.loss import completion_nll
 from greedy_prune_jax.distill.optimizer import OptimizerSettings, learning_rate, make_optimizer
 from greedy_prune_jax.distill.parameters import cast, flat_params, unflat_params, with_params
 from greedy_prune_jax.distill.step import init_state, make_evaluate, make_train_step
-from greedy_prune_jax.models.forward import forward_logits
+from tests.helpers.logits import forward_logits
 from tests.helpers.made_examples import random_examples
 from tests.helpers.tiny_student import close, student, tiny_student_model
 

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.adapter import is_adapter
-from greedy_prune_jax.models.forward import forward_logits
 from greedy_prune_jax.models.pretrained import load_config, load_model, portable_name
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.logits import forward_logits
 from tests.helpers.reference import reference_outputs, tiny_config, tiny_model, token_ids
 
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -9,7 +9,7 @@ from flax import nnx
 
 from greedy_prune_jax.models.forward import forward_hidden
 from greedy_prune_jax.models.hf_config import read_hf_config
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.reference import (
   CONTEXT,
   LENGTH,
@@ -348,7 +348,7 @@ def test_equals_transformers(name, tmp_path):
   ids = token_ids(config)
   expected_logits, expected_probs = reference_outputs(reference, ids)
 
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   logits, probs = _forward(model.graph_for(LENGTH), model.params, jax.numpy.asarray(ids))
 
   np.testing.assert_allclose(logits, expected_logits, atol=_ATOL)

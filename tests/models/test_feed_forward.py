@@ -10,9 +10,9 @@ from flax import nnx
 
 from greedy_prune_jax.models import feed_forward
 from greedy_prune_jax.models.feed_forward import Experts
-from greedy_prune_jax.models.forward import forward_logits
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
+from tests.helpers.logits import forward_logits
 from tests.helpers.reference import tiny_config, tiny_model, token_ids
 from tests.helpers.tiny_student import CONFIG
 
@@ -156,7 +156,7 @@ def test_experts_along_a_mesh_are_those_of_one_device(few, tmp_path, monkeypatch
   mesh = make_mesh(MeshSettings(data=1, model=2), jax.devices()[:2])
   ids = jnp.asarray(token_ids(config))
   one, many = (
-    load_huggingface(tmp_path, "float32", shardings=shardings)
+    load_model(str(tmp_path), "float32", shardings=shardings)
     for shardings in (None, weight_shardings(mesh))
   )
   gate = many.decoder.layers.experts.gate.get_value()

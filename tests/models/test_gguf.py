@@ -14,12 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import FULL_ATTENTION
-from greedy_prune_jax.models.forward import forward_logits
-from greedy_prune_jax.models.gguf import gguf_config, load_gguf
+from greedy_prune_jax.models.gguf import gguf_config
 from greedy_prune_jax.models.gguf_file import GgufFile
-from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.logits import forward_logits
 from tests.helpers.reference import (
   CONTEXT,
   WINDOW,
@@ -214,10 +213,10 @@ def test_keys_of_layers_that_attend_to_earlier_ones_are_left_alone(tmp_path):
 
 def _assert_is(reference, folder):
   """Checks that a file holds a model of transformers: its config, weights and logits."""
-  model = load_gguf(folder / "model.gguf", "float32")
+  model = load_model(str(folder / "model.gguf"), "float32")
 
   reference.save_pretrained(folder)
-  expected = load_huggingface(folder, "float32")
+  expected = load_model(str(folder), "float32")
   family = expected.config.family.replace("mistral", "llama")  # of which its files speak
   assert _rounded(model.config) == dataclasses.replace(_rounded(expected.config), family=family)
   jax.tree.map(
@@ -237,7 +236,7 @@ def test_quantised_types(kind, tmp_path):
   reference = tiny_model(tiny_config("qwen3", intermediate_size=64))
   write_gguf(tmp_path / "model.gguf", reference, kind=kind)
 
-  decoder = load_gguf(tmp_path / "model.gguf", "float32").decoder
+  decoder = load_model(str(tmp_path / "model.gguf"), "float32").decoder
 
   weight = reference.model.layers[2].mlp.down_proj.weight.detach().numpy()
   expected = gguf.quants.dequantize(gguf.quants.quantize(weight, kind), kind)
@@ -247,7 +246,7 @@ def test_quantised_types(kind, tmp_path):
 
 def test_each_device_holds_its_part(tmp_path):
   write_gguf(tmp_path / "model.gguf", tiny_model(tiny_config("llama")))
-  whole = load_gguf(tmp_path / "model.gguf", "float32")
+  whole = load_model(str(tmp_path / "model.gguf"), "float32")
   mesh = jax.make_mesh((2, 4), ("heads", "width"))
 
   def choose(shapes):
@@ -258,7 +257,8 @@ def test_each_device_holds_its_part(tmp_path):
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
-  q = load_gguf(tmp_path / "model.gguf", "float32", shardings=choose).decoder.layers.attention.q
+  split = load_model(str(tmp_path / "model.gguf"), "float32", shardings=choose)
+  q = split.decoder.layers.attention.q
   assert {shard.data.shape for shard in q.get_value().addressable_shards} == {(3, 32, 2, 2)}
   np.testing.assert_array_equal(q[...], whole.decoder.layers.attention.q[...])
 
@@ -269,7 +269,7 @@ def test_one_value_for_all_layers_may_be_a_list(tmp_path):
     tiny_model(tiny_config("llama")),
     metadata={"attention.head_count_kv": [2, 2, 2], "feed_forward_length": [40, 40, 40]},
   )
-  assert load_gguf(tmp_path / "model.gguf", "float32").config.num_kv_heads == 2
+  assert load_model(str(tmp_path / "model.gguf"), "float32").config.num_kv_heads == 2
 
 
 @pytest.mark.parametrize(("layers", "scalar"), [(3, 16), (46, 8)])
@@ -312,7 +312,7 @@ def test_refusals_name_the_file_and_the_key(metadata, message, tmp_path):
   path = tmp_path / "model.gguf"
   write_gguf(path, tiny_model(tiny_config("llama")), metadata=metadata)
   with pytest.raises(UserError, match=message) as info:
-    load_gguf(path, "float32")
+    load_model(str(path), "float32")
   assert str(info.value).startswith(str(path))
 
 
@@ -363,7 +363,7 @@ def test_refusals_name_the_file_and_the_key(metadata, message, tmp_path):
 def test_what_the_newer_families_cannot_be(family, metadata, message, tmp_path):
   write_gguf(tmp_path / "model.gguf", tiny_model(tiny_config(family)), metadata=metadata)
   with pytest.raises(UserError, match=message):
-    load_gguf(tmp_path / "model.gguf", "float32")
+    load_model(str(tmp_path / "model.gguf"), "float32")
 
 
 def test_unsupported_quantisation_is_named(tmp_path):
@@ -372,7 +372,7 @@ def test_unsupported_quantisation_is_named(tmp_path):
     path, tiny_model(tiny_config("llama")), tensors={"extra.weight": np.zeros((2, 32), np.int8)}
   )
   with pytest.raises(UserError, match=r"'extra.weight' is stored as I8.*supported are F32, F16"):
-    load_gguf(path, "float32")
+    load_model(str(path), "float32")
 
 
 def test_a_quantisation_without_a_name_is_not_called_damage(tmp_path):
@@ -385,7 +385,7 @@ def test_a_quantisation_without_a_name_is_not_called_damage(tmp_path):
   data[entry] = 31  # Q4_0_4_4, which llama.cpp has dropped
   path.write_bytes(data)
   with pytest.raises(UserError, match=r"stored as type 31.*Take another quantisation"):
-    load_gguf(path, "float32")
+    load_model(str(path), "float32")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.05, 0.5, 0.999])
@@ -395,7 +395,7 @@ def test_truncated_file_is_named(keep, tmp_path):
   data = path.read_bytes()
   path.write_bytes(data[: int(len(data) * keep)])
   with pytest.raises(UserError, match=r"cut short|cannot be read as a GGUF file") as info:
-    load_gguf(path, "float32")
+    load_model(str(path), "float32")
   assert str(info.value).startswith(str(path))
 
 
@@ -404,7 +404,7 @@ def test_other_files_are_named(data, tmp_path):
   path = tmp_path / "model.gguf"
   path.write_bytes(data)
   with pytest.raises(UserError, match="not a readable GGUF file"):
-    load_gguf(path, "float32")
+    load_model(str(path), "float32")
 
 
 @pytest.mark.slow

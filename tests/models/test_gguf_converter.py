@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from greedy_prune_jax.models.forward import forward_logits
-from greedy_prune_jax.models.gguf import load_gguf
+from greedy_prune_jax.models.pretrained import load_model
+from tests.helpers.logits import forward_logits
 from tests.helpers.reference import reference_outputs, tiny_config, tiny_model, token_ids
 from tests.helpers.tokenizers_for_tests import byte_level
 
@@ -90,7 +90,7 @@ def test_what_the_converter_writes_is_the_model(family, switches, fuse, tmp_path
   args = [tmp_path / "folder", tmp_path / "model.gguf", architecture, str(fuse)]
   subprocess.run([sys.executable, "-c", code, *args], check=True)
 
-  model = load_gguf(tmp_path / "model.gguf", "float32")
+  model = load_model(str(tmp_path / "model.gguf"), "float32")
 
   ids = token_ids(reference.config)
   logits = jax.jit(forward_logits)(model.decoder, jax.numpy.asarray(ids))

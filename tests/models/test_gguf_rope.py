@@ -8,10 +8,10 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.gguf import gguf_config, load_gguf
+from greedy_prune_jax.models.gguf import gguf_config
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.hf_config_writer import config_to_hf
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.models.rope import rope_frequencies
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.reference import (
@@ -40,7 +40,7 @@ def test_llama3_rope_comes_as_divisors(tmp_path):
     tensors={"rope_freqs.weight": (plain / scaled).astype(np.float32)},
   )
 
-  model = load_gguf(tmp_path / "model.gguf", "float32")
+  model = load_model(str(tmp_path / "model.gguf"), "float32")
 
   for length in (None, 1000):
     frequencies, scales = rope_frequencies(dataclasses.replace(model.config, rope_length=length))
@@ -98,7 +98,7 @@ def test_yarn(tmp_path):
   }
   write_gguf(tmp_path / "model.gguf", reference, metadata=metadata)
   config = gguf_config(GgufFile(tmp_path / "model.gguf"))
-  assert config.ropes == load_huggingface(tmp_path, "float32").config.ropes
+  assert config.ropes == load_model(str(tmp_path), "float32").config.ropes
 
 
 @pytest.mark.parametrize("divisors", [[1.0, 1e30] * 4, [1.0] * 4 + [3.0] * 4, [1e30] + [1.0] * 7])
@@ -106,4 +106,4 @@ def test_divisors_that_are_not_1_and_then_1e30_are_refused(divisors, tmp_path):
   tensors = {"rope_freqs.weight": np.array(divisors, np.float32)}
   write_gguf(tmp_path / "model.gguf", tiny_model(tiny_config("gemma4_text")), tensors=tensors)
   with pytest.raises(UserError, match=r"'rope_freqs.weight' should be 1 for some pairs and then"):
-    load_gguf(tmp_path / "model.gguf", "float32")
+    load_model(str(tmp_path / "model.gguf"), "float32")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.forward import forward_logits
-from greedy_prune_jax.models.gguf import load_gguf
 from greedy_prune_jax.models.gguf_file import supported_types
+from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.logits import forward_logits
 from tests.helpers.reference import tiny_config, tiny_model, token_ids
 
 # Rows of one block of the largest kind; with two heads of keys, matrices have several shapes.
@@ -70,7 +70,7 @@ def test_a_text_has_the_nll_that_the_dequantised_weights_give_it(kind, tmp_path)
   with torch.no_grad():
     expected = nll(reference.float()(torch.tensor(ids)).logits, ids)
 
-  decoder = load_gguf(tmp_path / "model.gguf", "float32").decoder
+  decoder = load_model(str(tmp_path / "model.gguf"), "float32").decoder
 
   assert np.std(expected) > 0.05  # each token's own
   found = nll(forward_logits(decoder, jnp.asarray(ids)), ids)
@@ -91,4 +91,4 @@ def test_other_types_are_refused_by_name(kind, tmp_path):
   data[entry] = kind
   path.write_bytes(data)
   with pytest.raises(UserError, match=f"'extra.weight' is stored as {kind.name}, .*supported are"):
-    load_gguf(path, "float32")
+    load_model(str(path), "float32")

@@ -10,8 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.huggingface import load_huggingface
-from greedy_prune_jax.models.pretrained import load_tokenizer
+from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from tests.helpers.reference import (
   FAMILIES,
   reference_outputs,
@@ -40,7 +39,7 @@ def test_transformers_reads_back_the_same_model(family, tokenizer, tmp_path):
   biases = {"attention_bias": True} if family in ("llama", "qwen3", "gemma2", "olmo2") else {}
   reference = tiny_model(tiny_config(family, **biases))
   reference.save_pretrained(tmp_path / "theirs")
-  model = load_huggingface(tmp_path / "theirs", "float32")
+  model = load_model(str(tmp_path / "theirs"), "float32")
 
   save_huggingface(model, tokenizer, tmp_path / "ours")
 
@@ -67,7 +66,7 @@ def test_stop_ids_end_what_transformers_writes(tokenizer, tmp_path):
   prompt = torch.tensor([[2, 3]])
   options = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
   first = reference.generate(prompt, eos_token_id=None, **options)[0, 2].item()
-  model = load_huggingface(tmp_path / "theirs", "float32")
+  model = load_model(str(tmp_path / "theirs"), "float32")
 
   save_huggingface(model, tokenizer, tmp_path / "ours", stop_ids=[1, first])
 
@@ -79,7 +78,7 @@ def test_stop_ids_end_what_transformers_writes(tokenizer, tmp_path):
 
 def test_tokenizer_comes_along(tokenizer, tmp_path):
   tiny_model(tiny_config("llama")).save_pretrained(tmp_path / "theirs")
-  model = load_huggingface(tmp_path / "theirs", "float32")
+  model = load_model(str(tmp_path / "theirs"), "float32")
   tokenizer.add_special_tokens({"additional_special_tokens": ["two"]})
   save_huggingface(model, tokenizer, tmp_path / "ours")
   values = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())
@@ -100,7 +99,7 @@ def test_tokenizer_comes_along(tokenizer, tmp_path):
 def test_save_that_fails_leaves_the_weights_that_stood_there(tokenizer, tmp_path, monkeypatch):
   tiny_model(tiny_config("llama")).save_pretrained(tmp_path)
   before = (tmp_path / "model.safetensors").read_bytes()
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
 
   def fail(*_):
     raise OSError("no space left")
@@ -113,7 +112,7 @@ def test_save_that_fails_leaves_the_weights_that_stood_there(tokenizer, tmp_path
 
 def test_bfloat16_and_shards_and_what_stood_there_before(tokenizer, tmp_path):
   tiny_model(tiny_config("llama")).save_pretrained(tmp_path / "theirs")
-  model = load_huggingface(tmp_path / "theirs", "float32")
+  model = load_model(str(tmp_path / "theirs"), "float32")
   save_huggingface(model, tokenizer, tmp_path / "ours")  # to be replaced
 
   save_huggingface(model, tokenizer, tmp_path / "ours", dtype="bfloat16", shard_bytes=20_000)
@@ -121,7 +120,7 @@ def test_bfloat16_and_shards_and_what_stood_there_before(tokenizer, tmp_path):
   files = sorted(path.name for path in (tmp_path / "ours").glob("*.safetensors"))
   assert len(files) > 2
   assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
-  again = load_huggingface(tmp_path / "ours", "float32").decoder.layers.mlp.up
+  again = load_model(str(tmp_path / "ours"), "float32").decoder.layers.mlp.up
   expected = model.decoder.layers.mlp.up[...].astype("bfloat16").astype("float32")
   np.testing.assert_array_equal(again[...], expected)
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")

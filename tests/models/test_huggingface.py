@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models import huggingface, parameters
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.reference import tiny_config, tiny_model
 
 
@@ -38,15 +38,15 @@ def _assert_same(model, expected):
 def test_any_float_dtype(dtype, tmp_path):
   reference = _save(tmp_path, dtype=dtype)
   weight = reference.model.layers[1].mlp.down_proj.weight.detach().float().numpy()
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   np.testing.assert_array_equal(model.decoder.layers.mlp.down[1], weight.T)
   assert model.decoder.embedding.dtype == "float32"
 
 
 def test_weights_take_the_wanted_dtype_and_norms_stay_float32(tmp_path):
   _save(tmp_path, dtype=torch.float32)
-  exact = _leaves(load_huggingface(tmp_path, "float32"))
-  for path, array in _leaves(load_huggingface(tmp_path, "bfloat16")).items():
+  exact = _leaves(load_model(str(tmp_path), "float32"))
+  for path, array in _leaves(load_model(str(tmp_path), "bfloat16")).items():
     is_norm = path[-1] == "scale"
     assert array.dtype == ("float32" if is_norm else "bfloat16"), path
     np.testing.assert_array_equal(array, exact[path].astype(array.dtype))
@@ -57,20 +57,20 @@ def test_shards_are_one_model(tmp_path):
   _save(tmp_path / "many", shard="20KB")
   assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 3
   _assert_same(
-    load_huggingface(tmp_path / "many", "float32"), load_huggingface(tmp_path / "one", "float32")
+    load_model(str(tmp_path / "many"), "float32"), load_model(str(tmp_path / "one"), "float32")
   )
 
 
 def test_large_embeddings_are_read_in_parts(tmp_path, monkeypatch):
   _save(tmp_path)
-  whole = load_huggingface(tmp_path, "float32")
+  whole = load_model(str(tmp_path), "float32")
   monkeypatch.setattr(parameters, "_ROWS", 7)
-  _assert_same(load_huggingface(tmp_path, "float32"), whole)
+  _assert_same(load_model(str(tmp_path), "float32"), whole)
 
 
 def test_each_device_holds_its_part(tmp_path):
   _save(tmp_path, tie_word_embeddings=False, num_hidden_layers=2)
-  whole = load_huggingface(tmp_path, "float32")
+  whole = load_model(str(tmp_path), "float32")
   mesh = jax.make_mesh((2, 4), ("data", "model"))
   specs = {  # layers, heads, the width of heads, rows of a matrix, and not at all
     "q": PartitionSpec("data", None, "model", None),
@@ -89,7 +89,7 @@ def test_each_device_holds_its_part(tmp_path):
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
-  model = load_huggingface(tmp_path, "float32", shardings=choose)
+  model = load_model(str(tmp_path), "float32", shardings=choose)
 
   _assert_same(model, whole)
   q = model.decoder.layers.attention.q.get_value()
@@ -117,9 +117,9 @@ _MANY_EXPERTS = {
 )
 def test_host_holds_one_more_parameter_at_most(family, options, tmp_path):
   _save(tmp_path, family, vocab_size=500, **options)
-  load_huggingface(tmp_path, "float32")  # what is imported and traced once is not counted
+  load_model(str(tmp_path), "float32")  # what is imported and traced once is not counted
   tracemalloc.start()
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   sizes = [array.nbytes for array in _leaves(model).values()]
@@ -148,9 +148,7 @@ def test_multimodal_gemma3_gives_its_text_model(tied, tmp_path):
     outer = {"model_type": "gemma3", "text_config": config, "vision_config": {}}
     outer["tie_word_embeddings"] = tied
     (folder / "config.json").write_text(json.dumps(outer))
-    _assert_same(
-      load_huggingface(folder, "float32"), load_huggingface(tmp_path / "text", "float32")
-    )
+    _assert_same(load_model(str(folder), "float32"), load_model(str(tmp_path / "text"), "float32"))
 
 
 @pytest.mark.parametrize("family", ["gemma4_text", "gemma4_text, experts"])
@@ -171,9 +169,7 @@ def test_multimodal_gemma4_gives_its_text_model(family, tmp_path):
   save_file(tensors, tmp_path / "model.safetensors")
   outer = {"model_type": "gemma4", "text_config": config, "vision_config": {}, "audio_config": {}}
   (tmp_path / "config.json").write_text(json.dumps(outer))
-  _assert_same(
-    load_huggingface(tmp_path, "float32"), load_huggingface(tmp_path / "text", "float32")
-  )
+  _assert_same(load_model(str(tmp_path), "float32"), load_model(str(tmp_path / "text"), "float32"))
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "qwen3_next", "qwen3_5_moe_text"])
@@ -184,16 +180,16 @@ def test_experts_of_a_layer_in_one_tensor(family, tmp_path):
   assert "model.layers.0.mlp.experts.gate_up_proj" in stored
   assert not any(".experts.0." in name for name in stored)
   _assert_same(
-    load_huggingface(tmp_path / "all", "float32"), load_huggingface(tmp_path / "each", "float32")
+    load_model(str(tmp_path / "all"), "float32"), load_model(str(tmp_path / "each"), "float32")
   )
 
   whole = stored["model.layers.0.mlp.experts.gate_up_proj"]
   _change(tmp_path / "all", "model.layers.0.mlp.experts.gate_up_proj", whole[:-1])
   with pytest.raises(UserError, match=r"layers.0.mlp.experts.5.gate_proj.weight' is missing"):
-    load_huggingface(tmp_path / "all", "float32")
+    load_model(str(tmp_path / "all"), "float32")
   _change(tmp_path / "all", "model.layers.0.mlp.experts.gate_up_proj", whole[:, :, 1:].copy())
   with pytest.raises(UserError, match=r"has shape \[24, 31\]; .* asks for shape \[24, 32\]"):
-    load_huggingface(tmp_path / "all", "float32")
+    load_model(str(tmp_path / "all"), "float32")
 
 
 def test_multimodal_qwen3_5_with_experts_gives_its_text_model(tmp_path):
@@ -209,9 +205,7 @@ def test_multimodal_qwen3_5_with_experts_gives_its_text_model(tmp_path):
   save_file(tensors, tmp_path / "model.safetensors")
   outer = {"model_type": "qwen3_5_moe", "text_config": config, "vision_config": {}}
   (tmp_path / "config.json").write_text(json.dumps(outer))
-  _assert_same(
-    load_huggingface(tmp_path, "float32"), load_huggingface(tmp_path / "text", "float32")
-  )
+  _assert_same(load_model(str(tmp_path), "float32"), load_model(str(tmp_path / "text"), "float32"))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +222,7 @@ def test_gemma4_models_that_are_not_supported_are_refused(key, value, message, t
   path = tmp_path / "config.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
   with pytest.raises(UserError, match=message):
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")
 
 
 def _change(folder, name, value):
@@ -260,30 +254,30 @@ def test_tensors_that_do_not_fit_are_named(name, value, message, tmp_path):
   _save(tmp_path)
   _change(tmp_path, name, value)
   with pytest.raises(UserError, match=message) as info:
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")
   assert str(info.value).startswith(str(tmp_path))
 
 
 def test_unused_tensors_are_no_error(tmp_path):
   _save(tmp_path, tie_word_embeddings=True)
-  whole = load_huggingface(tmp_path, "float32")
+  whole = load_model(str(tmp_path), "float32")
   _change(tmp_path, "model.layers.0.self_attn.rotary_emb.inv_freq", np.zeros(4, np.float32))
   _change(tmp_path, "lm_head.weight", np.asarray(whole.decoder.embedding[...]))
-  _assert_same(load_huggingface(tmp_path, "float32"), whole)
+  _assert_same(load_model(str(tmp_path), "float32"), whole)
 
 
 def test_tied_head_with_other_values_is_refused(tmp_path, monkeypatch):
   _save(tmp_path, tie_word_embeddings=True)
   monkeypatch.setattr(huggingface, "_ROWS", 7)
-  head = np.array(load_huggingface(tmp_path, "float32").decoder.embedding[...])
+  head = np.array(load_model(str(tmp_path), "float32").decoder.embedding[...])
   head[60, 31] += 1
   _change(tmp_path, "lm_head.weight", head)
   with pytest.raises(UserError, match=r"'lm_head\.weight' has other .* tie_word_embeddings=false"):
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")
 
   path = tmp_path / "config.json"
   path.write_text(path.read_text().replace('embeddings": true', 'embeddings": false'))
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   np.testing.assert_array_equal(model.decoder.head[...], head)
 
 
@@ -292,7 +286,7 @@ def test_truncated_file_is_named(tmp_path):
   path = sorted(tmp_path.glob("model-*.safetensors"))[1]
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(UserError, match=r"not a readable safetensors file.*cut short") as info:
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")
   assert str(info.value).startswith(str(path))
 
 
@@ -301,7 +295,7 @@ def test_missing_shard_is_named(tmp_path):
   path = sorted(tmp_path.glob("model-*.safetensors"))[1]
   path.unlink()
   with pytest.raises(UserError, match="there is no such file") as info:
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")
   assert str(info.value).startswith(str(path))
 
 
@@ -309,15 +303,15 @@ def test_folder_without_safetensors(tmp_path):
   _save(tmp_path)
   (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
   with pytest.raises(UserError, match=r"model\.safetensors: there is no such file.*\.bin files"):
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")
 
 
 def test_whole_file_goes_before_an_index_of_earlier_ones(tmp_path):
   _save(tmp_path)
-  whole = load_huggingface(tmp_path, "float32")
+  whole = load_model(str(tmp_path), "float32")
   index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
   (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-  _assert_same(load_huggingface(tmp_path, "float32"), whole)
+  _assert_same(load_model(str(tmp_path), "float32"), whole)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}'])
@@ -325,4 +319,4 @@ def test_unreadable_index_is_named(text, tmp_path):
   _save(tmp_path, shard="20KB")
   (tmp_path / "model.safetensors.index.json").write_text(text)
   with pytest.raises(UserError, match=r"index\.json: not a readable index"):
-    load_huggingface(tmp_path, "float32")
+    load_model(str(tmp_path), "float32")

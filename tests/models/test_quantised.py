@@ -13,8 +13,7 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.gguf import load_gguf
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.reference import tiny_config, tiny_model
@@ -67,7 +66,7 @@ def mxfp4(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mxfp4_is_what_transformers_makes_of_it(mxfp4, dtype):
   folder, floats = mxfp4
-  model, expected = load_huggingface(folder, dtype), load_huggingface(floats, dtype)
+  model, expected = load_model(str(folder), dtype), load_model(str(floats), dtype)
   assert model.config == expected.config
   _assert_same(model.params, expected.params)
   gates = model.decoder.layers.experts.gate.get_value().astype("float32")
@@ -78,10 +77,10 @@ def test_mxfp4_is_what_transformers_makes_of_it(mxfp4, dtype):
 def test_each_device_reads_its_part_of_mxfp4(mxfp4):
   folder, floats = mxfp4
   mesh = make_mesh(MeshSettings(data=2, model=2), jax.devices()[:4])
-  model = load_huggingface(folder, "float32", shardings=weight_shardings(mesh, fully_sharded=True))
+  model = load_model(str(folder), "float32", shardings=weight_shardings(mesh, fully_sharded=True))
   down = model.decoder.layers.experts.down.get_value()
   assert {shard.data.shape for shard in down.addressable_shards} == {(4, 6, 48, 32)}
-  _assert_same(model.params, load_huggingface(floats, "float32").params)
+  _assert_same(model.params, load_model(str(floats), "float32").params)
 
 
 def test_mxfp4_of_gguf_files(tmp_path):
@@ -91,7 +90,7 @@ def test_mxfp4_of_gguf_files(tmp_path):
   metadata = {"expert_feed_forward_length": 96, "attention.sliding_window": 5}
   write_gguf(tmp_path / "model.gguf", reference, kind=kind, metadata=metadata)
 
-  experts = load_gguf(tmp_path / "model.gguf", "float32").decoder.layers.experts
+  experts = load_model(str(tmp_path / "model.gguf"), "float32").decoder.layers.experts
 
   theirs = reference.model.layers[2].mlp.experts
   gates = theirs.gate_up_proj.detach()[..., ::2].swapaxes(1, 2).contiguous().numpy()
@@ -137,11 +136,11 @@ def test_fp8_is_what_its_scales_make_of_it(family, tmp_path):
 
   _quantise(tmp_path / "floats", dequantised, None)
 
-  model = load_huggingface(tmp_path / "eights", "float32")
+  model = load_model(str(tmp_path / "eights"), "float32")
 
-  _assert_same(model.params, load_huggingface(tmp_path / "floats", "float32").params)
+  _assert_same(model.params, load_model(str(tmp_path / "floats"), "float32").params)
   mesh = make_mesh(MeshSettings(data=1, model=2), jax.devices()[:2])
-  shared = load_huggingface(tmp_path / "eights", "float32", shardings=weight_shardings(mesh))
+  shared = load_model(str(tmp_path / "eights"), "float32", shardings=weight_shardings(mesh))
   _assert_same(shared.params, model.params)
 
 
@@ -155,7 +154,7 @@ def test_numbers_of_another_kind_are_named(mxfp4):
 
   _quantise(folder, change, {"quant_method": "mxfp4"})
   with pytest.raises(UserError, match=r"'model.layers.1.*down_proj_scales' is stored as I32; expe"):
-    load_huggingface(folder, "float32")
+    load_model(str(folder), "float32")
 
 
 def test_scales_of_another_shape_are_named(mxfp4):
@@ -168,4 +167,4 @@ def test_scales_of_another_shape_are_named(mxfp4):
   with pytest.raises(
     UserError, match=r"down_proj_scales' has shape \[6, 63, 3\]; expected \[6, 64"
   ):
-    load_huggingface(folder, "float32")
+    load_model(str(folder), "float32")

@@ -13,7 +13,6 @@ import transformers
 from greedy_prune_jax.models import decoding, sampler
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.hf_export import save_huggingface
-from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.models.sizes import bucket
@@ -64,7 +63,7 @@ def tiny(tmp_path_factory):
   """A tiny Llama of ours."""
   folder = tmp_path_factory.mktemp("tiny")
   tiny_model(tiny_config("llama")).save_pretrained(folder)
-  return load_huggingface(folder, "float32")
+  return load_model(str(folder), "float32")
 
 
 @pytest.mark.slow
@@ -81,7 +80,7 @@ def test_greedy_equals_transformers(family, tmp_path):
   assert len({len(ids) for ids in expected}) > 2
   assert len(whole[0]) + 1 > WINDOW
 
-  model = load_huggingface(tmp_path, "float32")
+  model = load_model(str(tmp_path), "float32")
   writer = Sampler(model, spell, sorted(stop_ids), max_rows=4, steps=3)
   requests = [Request(prompt_ids=p, max_new_tokens=NEW_TOKENS) for p in prompts]
   samples = run(writer, requests)

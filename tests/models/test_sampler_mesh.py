@@ -10,7 +10,7 @@ import pytest
 
 from greedy_prune_jax.models import sampler
 from greedy_prune_jax.models.decoding import decode, empty_rows
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.models.sizes import power_of_two
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of, weight_shardings
@@ -35,7 +35,7 @@ def models(tmp_path_factory):
     choose = None
     if mesh:
       choose = weight_shardings(make_mesh(MeshSettings(data=mesh[0], model=mesh[1])))
-    return load_huggingface(folder, jnp.dtype(dtype), shardings=choose)
+    return load_model(str(folder), jnp.dtype(dtype), shardings=choose)
 
   return load
 
@@ -130,7 +130,7 @@ def test_sinks_experts_and_recurrence_on_a_mesh(tmp_path, family, sizes):
   tiny_model(config).save_pretrained(tmp_path)
   choose = weight_shardings(make_mesh(MeshSettings(data=2, model=2)))
   one, many = (
-    _written(load_huggingface(tmp_path, "float32", shardings=shardings), _requests()[:6])
+    _written(load_model(str(tmp_path), "float32", shardings=shardings), _requests()[:6])
     for shardings in (None, choose)
   )
   assert many == one

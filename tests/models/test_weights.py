@@ -10,10 +10,11 @@ from flax import nnx
 
 from greedy_prune_jax import accelerators
 from greedy_prune_jax.models.decoder import Decoder, Model, merge_decoder
-from greedy_prune_jax.models.forward import forward_hidden, forward_logits
+from greedy_prune_jax.models.forward import forward_hidden
 from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.models.weights import bfloat16_as_uint16, project, uint16_as_bfloat16
 from greedy_prune_jax.scoring.likelihood import target_log_probs
+from tests.helpers.logits import forward_logits
 from tests.helpers.tiny_student import CONFIG
 
 IDS = jnp.arange(1, 14)

@@ -11,9 +11,9 @@ from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.hf_config import config_from_hf
-from greedy_prune_jax.models.huggingface import load_huggingface
 from greedy_prune_jax.models.layouts import LAYOUTS, base_path
 from greedy_prune_jax.models.parameters import abstract_model, parameter_name
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import positions_flops, ranking_work, search_work
 from greedy_prune_jax.pruning.estimate import weight_bytes
@@ -116,7 +116,7 @@ def test_a_ranking_is_its_passes_and_the_texts_along_its_path():
 def test_weights_take_what_they_take_when_loaded(tmp_path, family):
   tiny_model(tiny_config(family, vocab_size=64)).save_pretrained(tmp_path)
   for dtype in ("float32", "bfloat16"):
-    model = load_huggingface(tmp_path, jnp.dtype(dtype))
+    model = load_model(str(tmp_path), jnp.dtype(dtype))
     assert weight_bytes(model.config, dtype, 1) == device_bytes(model.params)
   config = model.config
   assert weight_bytes(config, "bfloat16", 2) < 0.6 * weight_bytes(config, "bfloat16", 1)

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
 from greedy_prune_jax.rankings.interface import RankedTokens, RankingInput, order_of_units
 from greedy_prune_jax.search.host import SearchSettings
@@ -27,7 +27,7 @@ def models(tmp_path_factory):
   reference = tiny_model(tiny_config("gemma3_text"))
   folder = tmp_path_factory.mktemp("model")
   reference.save_pretrained(folder)
-  return reference.float(), load_huggingface(folder, jnp.float32)
+  return reference.float(), load_model(str(folder), jnp.float32)
 
 
 def follow(model, path, order=ORDER, settings=SETTINGS, report=lambda path: None):

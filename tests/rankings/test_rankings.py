@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.rankings.gradient import gate_gradient
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings, UnrankedError
 from greedy_prune_jax.rankings.model_free import is_numeric
@@ -24,7 +24,7 @@ def models(tmp_path_factory):
   reference = tiny_model(tiny_config("llama"))
   folder = tmp_path_factory.mktemp("llama")
   reference.save_pretrained(folder)
-  return reference.double(), load_huggingface(folder, jnp.float32)
+  return reference.double(), load_model(str(folder), jnp.float32)
 
 
 @pytest.fixture(scope="module")

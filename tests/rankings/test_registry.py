@@ -11,7 +11,7 @@ import pytest
 
 from configs import prune
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
@@ -50,7 +50,7 @@ def test_the_runs_that_a_record_counts_are_run(tmp_path_factory, name, unit_size
   segments = random_segments(0, 61, (9, 15, 4))
   extra = {"pieces": [[15, "label"]]}
   chain = RankingInput("c", segments, ("x",) * 15, unit_sizes, extra)
-  ranked = RANKINGS[name].make(load_huggingface(folder, jnp.float32), RankingSettings())(chain)
+  ranked = RANKINGS[name].make(load_model(str(folder), jnp.float32), RankingSettings())(chain)
   runs = RANKINGS[name].model_runs(ChainSizes(9, 15, 4, len(unit_sizes or range(15))))
   assert sum(run.num_texts * run.length for run in runs) == ranked.positions_scored
 

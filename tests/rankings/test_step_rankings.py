@@ -7,7 +7,7 @@ import torch
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.rankings import steps
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
@@ -27,7 +27,7 @@ def models(tmp_path_factory):
   reference = tiny_model(tiny_config("llama"))
   folder = tmp_path_factory.mktemp("llama")
   reference.save_pretrained(folder)
-  return reference.float(), load_huggingface(folder, jnp.float32)
+  return reference.float(), load_model(str(folder), jnp.float32)
 
 
 @pytest.fixture(scope="module")

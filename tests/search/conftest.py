@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.scoring import racing
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -27,4 +27,4 @@ def reference():
 def model(reference, tmp_path_factory):
   folder = tmp_path_factory.mktemp("llama")
   reference.save_pretrained(folder)
-  return load_huggingface(folder, jnp.float32)
+  return load_model(str(folder), jnp.float32)

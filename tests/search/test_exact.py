@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.scoring import scorer
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.search.greedy import prune_steps
@@ -32,7 +32,7 @@ def models(tmp_path_factory):
     reference = tiny_model(tiny_config(family))
     folder = tmp_path_factory.mktemp(family)
     reference.save_pretrained(folder)
-    return reference.float(), load_huggingface(folder, jnp.float32)
+    return reference.float(), load_model(str(folder), jnp.float32)
 
   return load
 
@@ -124,7 +124,7 @@ def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
     for factors in (short, {"short_factor": rope["long_factor"]})
   )
   switching.save_pretrained(tmp_path)
-  model = load_huggingface(tmp_path, jnp.float32)
+  model = load_model(str(tmp_path), jnp.float32)
   segments = random_segments(0, model.config.vocab_size, (9, 14, 4))  # 27 tokens, and 17 at last
   [path] = _search(model, [PrunePath(segments, floor=4)], "joint")
   _assert_equal(path, full_pass_search(long, segments, "joint", floor=4))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, weight_shardings
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
@@ -26,8 +26,8 @@ def models(tmp_path_factory):
   folder = tmp_path_factory.mktemp("model")
   reference.save_pretrained(folder)
   choose = weight_shardings(make_mesh(MeshSettings(data=2, model=2)))
-  one = load_huggingface(folder, jnp.float32)
-  return reference.float(), one, load_huggingface(folder, jnp.float32, shardings=choose)
+  one = load_model(str(folder), jnp.float32)
+  return reference.float(), one, load_model(str(folder), jnp.float32, shardings=choose)
 
 
 def _random_path(rng: np.random.Generator, longest_unit: int) -> PrunePath:

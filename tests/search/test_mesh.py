@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import (
   MeshSettings,
   make_mesh,
@@ -71,7 +71,7 @@ def models(tmp_path_factory):
     choose = None
     if mesh:
       choose = weight_shardings(make_mesh(MeshSettings(data=mesh[0], model=mesh[1])))
-    return load_huggingface(folder(family), jnp.float32, shardings=choose)
+    return load_model(str(folder(family)), jnp.float32, shardings=choose)
 
   return load
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.models.attention import attend_masked
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.scoring import exact, racing
 from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts
 from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls
@@ -26,7 +26,7 @@ SMALL = ScreenSettings(window=2, margin=0.05)  # random models change little
 def gemma(tmp_path_factory):
   folder = tmp_path_factory.mktemp("gemma")
   tiny_model(tiny_config("gemma3_text")).save_pretrained(folder)
-  return load_huggingface(folder, jnp.float32)
+  return load_model(str(folder), jnp.float32)
 
 
 def _path(model, seed=0, unit_sizes=None):

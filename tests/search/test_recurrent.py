@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from greedy_prune_jax.models.huggingface import load_huggingface
+from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.scoring.exact import candidates, run_texts
 from greedy_prune_jax.scoring.scorer import Scorer
@@ -36,7 +36,7 @@ def load(tmp_path_factory):
     reference = tiny_model(tiny_config(family, **switches))
     folder = tmp_path_factory.mktemp(family)
     reference.save_pretrained(folder)
-    return reference.float(), load_huggingface(folder, jnp.float32)
+    return reference.float(), load_model(str(folder), jnp.float32)
 
   return of_family
 
