@@ -50,7 +50,7 @@ class Request:
     top_p: the likeliest tokens that have this probability together are allowed; 1: all.
     top_k: number of tokens that are allowed; 0: all.
     seed: seed of this request's draws, from 0 to 2**32 - 1.
-    stop_strings: the text ends before the first of these.
+    stop_strings: the text ends before the first of these; none is empty.
     stop_ids: tokens that end this text, beside those of the sampler.
     num_written: tokens at the prompt's end that the model wrote before: draws go on behind theirs.
   """
@@ -68,20 +68,6 @@ class Request:
   def __post_init__(self):
     if not self.prompt_ids:
       raise ValueError("prompt_ids is empty; expected at least one token")
-    if self.max_new_tokens < 1:
-      raise ValueError(f"max_new_tokens={self.max_new_tokens}; expected 1 or more")
-    if not self.temperature >= 0:
-      raise ValueError(f"temperature={self.temperature}; expected 0 or more")
-    if not 0 < self.top_p <= 1:
-      raise ValueError(f"top_p={self.top_p}; expected a number above 0, up to 1")
-    if self.top_k < 0:
-      raise ValueError(f"top_k={self.top_k}; expected 0 (all) or more")
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f"seed={self.seed}; expected a number from 0 to 2**32 - 1")
-    if self.num_written < 0:
-      raise ValueError(f"num_written={self.num_written}; expected 0 or more")
-    if "" in self.stop_strings:
-      raise ValueError("stop_strings has an empty string, before which every text ends")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +107,6 @@ class Sampler:
     *,
     max_rows: int = 32,
     steps: int = 16,
-    max_length: int | None = None,
   ):
     """Makes a sampler; nothing is compiled yet.
 
@@ -131,8 +116,6 @@ class Sampler:
       stop_ids: tokens that end a text, such as the end of the assistant's turn.
       max_rows: most texts at once, over all devices.
       steps: tokens that rows write between two looks from the host.
-      max_length: longest prompt and reply together, in tokens; by default the model's context.
-        Positions have the angles for a text of this length (see `config_for_length`).
     """
     self._model = model
     self._mesh = mesh_of(model.params)
@@ -142,8 +125,8 @@ class Sampler:
     self._device_stop_ids = jnp.asarray(sorted(stop_ids), jnp.int32)
     self._max_rows = max_rows
     self._steps = steps
-    self.max_length = max_length or model.config.max_positions
-    self._graph = model.graph_for(self.max_length)
+    self._context = model.config.max_positions
+    self._graph = model.graph_for(self._context)
 
   def sample(
     self, requests: Sequence[Request], follow: Follow = lambda index, sample: None
@@ -156,7 +139,7 @@ class Sampler:
         index, and its text yielded instead.
 
     Raises:
-      ValueError: a request may need more than `max_length` tokens (at once, before any is run).
+      ValueError: a request may need more than the model's context (at once, before any is run).
     """
     for index, request in enumerate(requests):
       self._check_length(index, request)
@@ -164,10 +147,10 @@ class Sampler:
 
   def _check_length(self, index: int, request: Request) -> None:
     needed = len(request.prompt_ids) + request.max_new_tokens
-    if needed > self.max_length:
+    if needed > self._context:
       raise ValueError(
         f"request {index}: {len(request.prompt_ids)} prompt tokens and max_new_tokens="
-        f"{request.max_new_tokens} make {needed}, more than max_length={self.max_length}"
+        f"{request.max_new_tokens} make {needed}, more than the model's context of {self._context}"
       )
 
   def _run(

@@ -222,7 +222,7 @@ def test_a_following_request_must_fit_the_context(tiny):
   samples = Sampler(tiny, spell, []).sample(
     [Request(prompt_ids=(1,), max_new_tokens=3)], lambda index, sample: long
   )
-  with pytest.raises(ValueError, match=r"request 0: 60 prompt tokens .* more than max_length=64"):
+  with pytest.raises(ValueError, match=r"request 0: 60 prompt tokens .* context of 64"):
     next(samples)
 
 
@@ -278,23 +278,9 @@ def test_a_model_that_gives_no_numbers_stops_the_text(tiny):
   assert samples[1].finish_reason == "length"
 
 
-@pytest.mark.parametrize(
-  ("setting", "message"),
-  [
-    ({"prompt_ids": ()}, "prompt_ids is empty"),
-    ({"max_new_tokens": 0}, "max_new_tokens=0; expected 1 or more"),
-    ({"temperature": -0.5}, r"temperature=-0\.5; expected 0 or more"),
-    ({"temperature": float("nan")}, "temperature=nan; expected 0 or more"),
-    ({"top_p": 0.0}, r"top_p=0\.0; expected a number above 0, up to 1"),
-    ({"top_k": -1}, "top_k=-1; expected 0"),
-    ({"seed": -1}, "seed=-1; expected a number from 0"),
-    ({"stop_strings": ("",)}, "stop_strings has an empty string"),
-    ({"num_written": -1}, "num_written=-1; expected 0 or more"),
-  ],
-)
-def test_settings_that_cannot_be_are_refused(setting, message):
-  with pytest.raises(ValueError, match=message):
-    Request(**({"prompt_ids": (1, 2), "max_new_tokens": 3} | setting))
+def test_a_request_without_a_prompt_is_refused():
+  with pytest.raises(ValueError, match="prompt_ids is empty"):
+    Request(prompt_ids=(), max_new_tokens=3)
 
 
 def test_a_request_longer_than_the_context_is_refused_before_any_is_run(tiny):
@@ -302,7 +288,7 @@ def test_a_request_longer_than_the_context_is_refused_before_any_is_run(tiny):
     Request(prompt_ids=(1,), max_new_tokens=3),
     Request(prompt_ids=(1,) * 60, max_new_tokens=5),
   ]
-  with pytest.raises(ValueError, match=r"request 1: 60 prompt tokens .* 65, more than .*=64"):
+  with pytest.raises(ValueError, match=r"request 1: 60 prompt tokens .* 65, more than .* 64"):
     Sampler(tiny, spell, []).sample(requests)
 
 
