@@ -89,7 +89,7 @@ def training_batches(
 
   pack = functools.partial(pack_batch, width=width, num_parts=num_parts, row_multiple=row_multiple)
   # Grain's length of an endless dataset, rounded as it is divided by a batch of 1, is no length.
-  dataset = grain.MapDataset.source(_Groups(examples)).seed(seed).shuffle().repeat(2**40)
+  dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat(2**40)
   dataset = dataset.random_map(_draw).batch(batch_size, batch_fn=pack)
   # Packing takes a millisecond or so: one thread that is a batch ahead hides it.
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
@@ -105,19 +105,6 @@ def validation_batches(
     pack_batch(ordered[at : at + batch_size], width, row_multiple=row_multiple)
     for at in range(0, len(ordered), batch_size)
   ]
-
-
-class _Groups:
-  """Grain's interface of a data source."""
-
-  def __init__(self, groups: Sequence[tuple[Example, ...]]):
-    self._groups = groups
-
-  def __len__(self) -> int:
-    return len(self._groups)
-
-  def __getitem__(self, index: Any) -> tuple[Example, ...]:
-    return self._groups[index]
 
 
 def _draw(group: tuple[Example, ...], rng: np.random.Generator) -> Example:
