@@ -110,7 +110,17 @@ class SearchBatch:
       paths: result of `filled_up`.
       run_texts: True to run the texts now instead of in the first step.
     """
-    return _start(self.model, self.graph, paths, self.program, run_texts=run_texts)
+    arrays = _texts(paths, self.program), _known(paths, self.program)
+    texts, known = place_batch(arrays, self.model.params)
+    return start_search(
+      self.graph,
+      self.model.inference_params,
+      Text(*texts),
+      known,
+      program=self.program,
+      mesh=mesh_of(self.model.params),
+      run_texts=run_texts,
+    )
 
   def walk(
     self,
@@ -169,26 +179,6 @@ class SearchBatch:
       current = longer
       report(current[: self.size])
     return chains, current
-
-
-def _start(
-  model: Model,
-  graph: nnx.GraphDef,
-  paths: Sequence[PrunePath],
-  program: Program,
-  *,
-  run_texts: bool = False,
-) -> ChainState:
-  texts, known = place_batch((_texts(paths, program), _known(paths, program)), model.params)
-  return start_search(
-    graph,
-    model.inference_params,
-    Text(*texts),
-    known,
-    program=program,
-    mesh=mesh_of(model.params),
-    run_texts=run_texts,
-  )
 
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:

@@ -22,10 +22,9 @@ from greedy_prune_jax.rankings.follow import follow_ranking
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search import capacity
-from greedy_prune_jax.search import host as search
 from greedy_prune_jax.search.capacity import choose_batching, places_of
 from greedy_prune_jax.search.greedy import prune_steps
-from greedy_prune_jax.search.host import SearchSettings, prune_paths
+from greedy_prune_jax.search.host import SearchBatch, SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
 from tests.helpers.full_passes import random_segments
@@ -158,19 +157,18 @@ def test_rankings_on_a_mesh(models, name):
   _assert_same(found[1:], found[:1])
 
 
-def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
+def _collectives(model: Model) -> list[tuple[str, str]]:
   """Kind and result of each collective operation of a compiled search."""
-  paths = search._filled_up(_paths(), rows)
-  program = search.plan_program(model, paths, SearchSettings("joint", BLOCK_POSITIONS))
-  state = search._start(model, model.graph, paths, program)
+  batch = SearchBatch.of(model, _paths(), SearchSettings("joint", BLOCK_POSITIONS))
+  paths = batch.filled_up(_paths())
   active, floors = np.ones(len(paths), bool), np.zeros(len(paths), np.int32)
   lowered = prune_steps.lower(
     model.graph,
     model.params,
-    state,
+    batch.start(paths),
     *place_batch((active, floors, ~active), model.params),
     1.0,
-    program=program,
+    program=batch.program,
     mesh=mesh_of(model.params),
   )
   kinds = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
@@ -180,13 +178,13 @@ def _collectives(model: Model, rows: int) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_chains_side_by_side_never_wait_for_each_other(models):
-  assert _collectives(models((8, 1)), 8) == []
+  assert _collectives(models((8, 1))) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "lfm2"])
 def test_shared_weights_are_never_put_together(models, family):
-  found = _collectives(models((2, 4), family), 2)
+  found = _collectives(models((2, 4), family))
   # Sums of what heads, feed-forward and vocabulary contribute; no weight or logit travels.
   assert {kind for kind, _ in found} == {"all-reduce"}
   width, vocabulary = models().config.model_dim, HEADS["vocab_size"]

@@ -12,7 +12,7 @@ from greedy_prune_jax.scoring.exact import candidates, delete_units, run_texts
 from greedy_prune_jax.scoring.racing import RacePlan, estimated_nlls
 from greedy_prune_jax.scoring.scorer import Scorer, run_spans
 from greedy_prune_jax.scoring.stream import spans_of, window_lengths
-from greedy_prune_jax.search.host import SearchSettings, _start, plan_program
+from greedy_prune_jax.search.host import SearchBatch, SearchSettings
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
 from tests.helpers.full_passes import random_segments
@@ -38,11 +38,10 @@ class _Step:
 
   def __init__(self, model, path, objective, *others):
     paths = [path, *others]
-    settings = SearchSettings(objective, 64, screen=SMALL)
-    self.program = plan_program(model, paths, settings)
+    batch = SearchBatch.of(model, paths, SearchSettings(objective, 64, screen=SMALL))
+    self.program = batch.program
     self.scorer = Scorer(model.decoder, self.program)
-    chains = _start(model, model.graph, paths, self.program)
-    self.chains = run_texts(self.scorer, chains, jnp.ones(len(paths), bool))
+    self.chains = run_texts(self.scorer, batch.start(paths), jnp.ones(len(paths), bool))
     self.of_all = (self.scorer, self.chains)
     self.candidates = candidates(self.chains.texts, jnp.ones(len(paths), bool))
 

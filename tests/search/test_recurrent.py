@@ -12,7 +12,7 @@ from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.scoring.exact import candidates, run_texts
 from greedy_prune_jax.scoring.scorer import Scorer
 from greedy_prune_jax.search.capacity import Placement, _chain_bytes
-from greedy_prune_jax.search.host import SearchSettings, _start, plan_program, prune_paths
+from greedy_prune_jax.search.host import SearchBatch, SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.screen import ScreenSettings
 from greedy_prune_jax.search.texts import score_texts, start_prompt
@@ -90,8 +90,8 @@ def test_every_deletion_equals_a_full_pass(load, objective, family, block):
     PrunePath(_segments(seed, shape), floor=0)
     for seed, shape in enumerate([(CHUNK - 8, 20, 5), (3, 9, 1), (2 * CHUNK - 15, 12, 6)])
   ]
-  program = plan_program(model, paths, SearchSettings(objective, block))
-  scorer = Scorer(model.decoder, program)
+  batch = SearchBatch.of(model, paths, SearchSettings(objective, block))
+  scorer = Scorer(model.decoder, batch.program)
   running = jnp.ones(len(paths), bool)
 
   @jax.jit
@@ -100,7 +100,7 @@ def test_every_deletion_equals_a_full_pass(load, objective, family, block):
     wanted = candidates(state.texts, running)
     return score_deletions(scorer, state, wanted)[1].nll, wanted
 
-  nll, wanted = score(_start(model, model.graph, paths, program))
+  nll, wanted = score(batch.start(paths))
   for row, path in enumerate(paths):
     reasoning = path.segments.reasoning
     units = np.flatnonzero(wanted[row])
@@ -162,16 +162,11 @@ def test_races_whose_windows_end_early_hold(models, objective):
 
 def test_memory_that_is_planned_is_what_a_chain_takes(models):
   _, model = models
-  program = plan_program(
-    model, [PrunePath(_segments(0, (40, 9, 3)), 5)], SearchSettings("joint", 64, kept_bytes=0.0)
-  )
-  state = jax.eval_shape(
-    lambda: _start(model, model.graph, [PrunePath(_segments(0, (40, 9, 3)), 5)], program)
-  )
+  paths = [PrunePath(_segments(0, (40, 9, 3)), 5)]
+  batch = SearchBatch.of(model, paths, SearchSettings("joint", 64, kept_bytes=0.0))
+  state, places = jax.eval_shape(lambda: batch.start(paths)), batch.program.places
   caches = jax.tree.leaves((state.text_cache, state.kept_cache, state.borders))
-  planned = (
-    _chain_bytes(model.config, program.places, Placement(4, 1, 1, "cpu")) - 2 * program.places**2
-  )
+  planned = _chain_bytes(model.config, places, Placement(4, 1, 1, "cpu")) - 2 * places**2
   assert sum(x.size * x.dtype.itemsize for x in caches) == planned
 
 
