@@ -7,9 +7,9 @@ The folder, which `datasets.load_dataset` reads, holds
     data/chains.parquet     a chain a row, with its deletion order and NLLs
 """
 
+import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -25,7 +25,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.publish.card import Counts, write_card
 from greedy_prune_jax.publish.settings import PublishSettings
 from greedy_prune_jax.runs.config import config_of
-from greedy_prune_jax.runs.files import explain_os_errors, make_folder
+from greedy_prune_jax.runs.files import make_folder, new_file
 from greedy_prune_jax.runs.records import Record
 
 UNKNOWN = "unknown"  # the hub's name for a licence that nobody told
@@ -93,25 +93,11 @@ def _check_folder(folder: Path) -> None:
       raise UserError(f"{folder} holds {others[0]}; expected a new folder, or an earlier dataset's")
 
 
-def _write(path: Path, schema: pyarrow.Schema, rows: Iterable[Record]) -> None:
+def _write(path: Path, schema: pyarrow.Schema, rows: Iterator[Record]) -> None:
   """Writes rows to a Parquet file that is there whole or not at all."""
-  new = path.with_name(path.name + ".new")
-  with explain_os_errors(path):
-    with pyarrow.parquet.ParquetWriter(new, schema) as writer:
-      for batch in _batches(rows):
-        writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
-    os.replace(new, path)
-
-
-def _batches(rows: Iterable[Record]) -> Iterator[list[Record]]:
-  batch: list[Record] = []
-  for row in rows:
-    batch.append(row)
-    if len(batch) == _BATCH:
-      yield batch
-      batch = []
-  if batch:
-    yield batch
+  with new_file(path) as new, pyarrow.parquet.ParquetWriter(new, schema) as writer:
+    while batch := list(itertools.islice(rows, _BATCH)):
+      writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
 
 
 def _chain_rows(settings: PublishSettings, counts: Counts) -> Iterator[Record]:

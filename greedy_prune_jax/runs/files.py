@@ -88,8 +88,9 @@ def user_path(name: str | Path) -> Path:
   return path
 
 
-def replace_file(path: Path, content: str | bytes) -> None:
-  """Writes a file such that at any moment the old or the new one is there, whole.
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+  """Gives a path to write to; what is written there takes the place of `path`, whole or not at all.
 
   The folder must exist: one that was deleted under a run must not come back with this file alone.
 
@@ -99,16 +100,20 @@ def replace_file(path: Path, content: str | bytes) -> None:
   new = path.with_name(path.name + ".new")
   with explain_os_errors(path):
     try:
-      with new.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+      yield new
+      _sync(new, os.O_RDONLY)
       new.replace(path)
       sync_folder(path.parent)
-    except OSError:
-      with contextlib.suppress(OSError):  # half a file takes room on a full disk
+    except BaseException:  # a full disk, or whoever was to write could not
+      with contextlib.suppress(OSError):  # half a file takes room
         new.unlink(missing_ok=True)
       raise
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+  """Writes a file of this content; see `new_file`."""
+  with new_file(path) as new:
+    new.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -161,7 +166,11 @@ def held_folder(folder: Path) -> Iterator[Callable[[], None]]:
 
 def sync_folder(folder: Path) -> None:
   """Waits until the folder's list of files is on disk."""
-  fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+  _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+  fd = os.open(path, flags)
   try:
     os.fsync(fd)
   finally:

@@ -9,7 +9,6 @@ Seeds of one study that ran on machines which do not see one folder are put toge
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import read_evaluation
 from greedy_prune_jax.reports.intervals import Proportion, accuracy_interval, crossed_spread
-from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.files import new_file
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.plan import Condition
 
@@ -124,12 +123,9 @@ def write_answers(path: Path, rows: Sequence[Record]) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  temporary = path.with_name(path.name + ".tmp")
-  with explain_os_errors(path):
-    pq.write_table(
-      pa.Table.from_pylist(list(rows), SCHEMA), temporary, compression="zstd", compression_level=19
-    )
-    os.replace(temporary, path)
+  table = pa.Table.from_pylist(list(rows), SCHEMA)
+  with new_file(path) as new:
+    pq.write_table(table, new, compression="zstd", compression_level=19)
 
 
 def read_answers(*paths: Path) -> list[Answers]:
