@@ -81,10 +81,10 @@ def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
   return np.array([[label == category for label in labels] for category in Category])
 
 
-def share_grid(chains: Sequence[PrunedChain], step: float = 0.05) -> Float[np.ndarray, "S"]:
-  """Shares of tokens deleted, from 0 in steps, as far as every chain was pruned."""
+def share_grid(chains: Sequence[PrunedChain]) -> Float[np.ndarray, "S"]:
+  """Shares of tokens deleted, from 0 in steps of 0.05, as far as every chain was pruned."""
   deepest = min(len(chain.deletion_order) / len(chain.reasoning_ids) for chain in chains)
-  return np.arange(int(deepest / step + 1e-9) + 1) * step
+  return np.arange(int(deepest / 0.05 + 1e-9) + 1) * 0.05
 
 
 def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:

@@ -80,9 +80,7 @@ def design(data: RankData, feature_set: str) -> Float[np.ndarray, "T F"]:
   return np.concatenate(columns, axis=1)
 
 
-def assign_folds(
-  runs: Sequence[RankData], num_folds: int = NUM_FOLDS, seed: int = 0
-) -> dict[str, int]:
+def assign_folds(runs: Sequence[RankData]) -> dict[str, int]:
   """The fold of each chain id, the same for all chains of a question in all runs.
 
   Raises:
@@ -91,13 +89,13 @@ def assign_folds(
   pairs = [pair for run in runs for pair in zip(run.questions, run.ids, strict=True)]
   by_id = sorted(pairs, key=lambda pair: pair[1])
   questions = list(dict.fromkeys(question for question, _ in by_id))  # ordered by their first ids
-  if len(questions) < num_folds:
+  if len(questions) < NUM_FOLDS:
     raise UserError(
-      f"the chains have {len(questions)} questions, which cannot be split into {num_folds} folds; "
+      f"the chains have {len(questions)} questions, which cannot be split into {NUM_FOLDS} folds; "
       f"prune chains of more questions, or leave regression out of parts"
     )
-  order = np.random.default_rng(seed).permutation(len(questions))
-  fold_of = {questions[i]: place % num_folds for place, i in enumerate(order)}
+  order = np.random.default_rng(0).permutation(len(questions))
+  fold_of = {questions[i]: place % NUM_FOLDS for place, i in enumerate(order)}
   return {chain_id: fold_of[question] for question, chain_id in pairs}
 
 

@@ -170,23 +170,22 @@ class LowRank:
     return self.weight.dtype
 
 
-def factor_subscripts(subscripts: str, rank: str = "r") -> tuple[str, str]:
+def factor_subscripts(subscripts: str) -> tuple[str, str]:
   """The two products that stand for one with a low-rank weight.
 
   `...td,dnh->...tnh` is `...td,dr->...tr` and then `...tr,rnh->...tnh`.
 
   Args:
     subscripts: string of an einsum of an input and a weight whose axes begin with those summed
-      over.
-    rank: a letter that it does not have.
+      over; it has no letter r.
   """
   inputs, result = subscripts.split("->")
   x, weight = inputs.split(",")
   axes_in = "".join(axis for axis in weight if axis not in result)
   axes_out = "".join(axis for axis in weight if axis in result)
-  assert rank not in subscripts, subscripts
-  inner = "".join(axis for axis in x if axis not in axes_in) + rank
-  return f"{x},{axes_in}{rank}->{inner}", f"{inner},{rank}{axes_out}->{result}"
+  assert "r" not in subscripts, subscripts
+  inner = "".join(axis for axis in x if axis not in axes_in) + "r"
+  return f"{x},{axes_in}r->{inner}", f"{inner},r{axes_out}->{result}"
 
 
 def project(subscripts: str, x: Array, weight: Array | MasterWeight | LowRank) -> Array:

@@ -13,6 +13,8 @@ from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, open_
 from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
 from greedy_prune_jax.runs.records import Record, get_text
 
+_BLOCK = 1 << 16  # bytes in which the last newline is searched for at a time
+
 
 def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, bytes]]:
   """Yields the number (from 1) and the bytes of every line that is not blank, one at a time.
@@ -153,7 +155,7 @@ class JsonlWriter:
     self.path = path
     with explain_os_errors(path):
       self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-      cut_torn_line(self._fd)
+      _cut_torn_line(self._fd)
       sync_folder(path.parent)  # else a power cut could lose the file's name
 
   def write(self, record: Record) -> None:
@@ -202,12 +204,12 @@ class JsonlWriter:
     self.close()
 
 
-def cut_torn_line(fd: int, block: int = 1 << 16) -> None:
-  """Shortens a file to its last newline, searching backwards `block` bytes at a time."""
+def _cut_torn_line(fd: int) -> None:
+  """Shortens a file to its last newline, searching backwards."""
   size = os.fstat(fd).st_size
   end = size
   while end > 0:
-    start = max(0, end - block)
+    start = max(0, end - _BLOCK)
     newline = os.pread(fd, end - start, start).rfind(b"\n")
     if newline >= 0:
       end = start + newline + 1
