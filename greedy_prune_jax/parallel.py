@@ -247,6 +247,35 @@ def gathered(arrays: Any) -> Any:
   return jax.tree.map(gather, arrays)
 
 
+def on_mesh(
+  function: Callable[..., T],
+  mesh: Mesh | None,
+  in_specs: Any,
+  out_specs: Any,
+  axes: Sequence[str] = (DATA,),
+) -> Callable[..., T]:
+  """The function, run by each device on its own part of the arguments.
+
+  Args:
+    function: function of a device's part.
+    mesh: the mesh; None: the function itself.
+    in_specs: places of the arguments.
+    out_specs: places of the results.
+    axes: axes of the mesh along which parts are apart; the compiler handles the others.
+  """
+  if mesh is None:
+    return function
+  # Loops begin with equal values and end with each device's own, which JAX's check would refuse.
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    axis_names=set(axes),
+    check_vma=False,
+  )
+
+
 def device_bytes(tree: Any) -> int:
   """Bytes that arrays, or shapes with shardings, take on each of the devices that they lie on."""
   return sum(

@@ -23,7 +23,7 @@ from greedy_prune_jax.distill.batches import PackedRows
 from greedy_prune_jax.models.decoder import Decoder, project
 from greedy_prune_jax.models.recurrence import recur_rows
 from greedy_prune_jax.models.weights import MasterWeight
-from greedy_prune_jax.parallel import DATA
+from greedy_prune_jax.parallel import DATA, on_mesh
 
 # Scored positions of a chunk, over all rows of a device. In small chunks, adding up the head's
 # gradient takes longer than computing it. In large chunks, the last one is mostly empty (on a CPU,
@@ -102,14 +102,7 @@ def _along_data(nll: Callable[..., Array], mesh: Mesh) -> Callable[..., Array]:
   def of_own_rows(*operands: Array) -> Array:
     return nll(*operands)[None]
 
-  each = jax.shard_map(
-    of_own_rows,
-    mesh=mesh,
-    in_specs=(P(DATA), P(), P(DATA), P(DATA)),
-    out_specs=P(DATA),
-    axis_names={DATA},  # the compiler handles `model`
-    check_vma=False,  # the loop begins with equal zeros and ends with a sum of each device's own
-  )
+  each = on_mesh(of_own_rows, mesh, (P(DATA), P(), P(DATA), P(DATA)), P(DATA))
   return lambda *operands: each(*operands).sum()
 
 

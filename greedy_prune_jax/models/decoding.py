@@ -13,7 +13,6 @@ Axis letters: those of `decoder`; B rows, S positions of the cache, E stop ids.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +37,7 @@ from greedy_prune_jax.models.recurrence import (
 )
 from greedy_prune_jax.models.sizes import TPU_LANES
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
-from greedy_prune_jax.parallel import DATA, MODEL
+from greedy_prune_jax.parallel import DATA, MODEL, on_mesh
 
 
 class Texts(NamedTuple):
@@ -71,6 +70,7 @@ class Rows(NamedTuple):
     return next(iter(self.caches.values())).v.shape[3]
 
 
+_AXES = DATA, MODEL  # of the mesh: each device runs its own rows and heads
 _HEADS = P(None, DATA, MODEL)  # where keys and values lie on a mesh, the cache's and new ones
 
 
@@ -84,15 +84,6 @@ def rows_on_mesh(states: RecurrentCache | None) -> Any:
   split = states is not None and states.state is None
   of_states = P(None, DATA, None, MODEL) if split else P(None, DATA)
   return Rows(_HEADS, of_states, P(DATA))  # pyright: ignore[reportArgumentType]
-
-
-def _of_own_rows(
-  function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any
-) -> Callable[..., Any]:
-  """A function that each device of the mesh runs on the rows and heads that it has."""
-  if mesh is None:
-    return function
-  return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def empty_rows(
@@ -161,7 +152,7 @@ def admit(
   # Every device gets its heads of all prompts: any row may take any of them.
   of_prompts = P(None, None, *places.states[2:])
   specs = (places, P(DATA), P(None, None, None, MODEL), of_prompts, P(DATA))
-  return _of_own_rows(_put, mesh, specs, places)(rows, admitted, kept, states, source)
+  return on_mesh(_put, mesh, specs, places, _AXES)(rows, admitted, kept, states, source)
 
 
 def _put(
@@ -221,7 +212,7 @@ def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None 
     mesh: mesh on which the model lies; None: one device.
   """
   move, places = functools.partial(_take, capacity=capacity), rows_on_mesh(rows.states)
-  return _of_own_rows(move, mesh, (places, P(DATA)), places)(rows, take)
+  return on_mesh(move, mesh, (places, P(DATA)), places, _AXES)(rows, take)
 
 
 def _take(rows: Rows, take: Int[Array, " b"], *, capacity: int) -> Rows:
@@ -265,7 +256,7 @@ def decode(
   decoder, places = merge_decoder(graph, params), rows_on_mesh(rows.states)
   specs = (places, P(DATA), P(DATA), _HEADS, places.states, P())
   write = functools.partial(_write, platform=decoder.platform)
-  write = _of_own_rows(write, mesh, specs, (places, P(DATA)))
+  write = on_mesh(write, mesh, specs, (places, P(DATA)), _AXES)
 
   def step(carry):
     index, rows, written = carry

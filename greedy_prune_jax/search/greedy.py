@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import merge_decoder
-from greedy_prune_jax.parallel import DATA, MODEL
+from greedy_prune_jax.parallel import DATA, MODEL, on_mesh
 from greedy_prune_jax.scoring import exact
 from greedy_prune_jax.scoring.exact import Phase, Turn, choose
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
@@ -194,20 +194,6 @@ def _placed(chains: ChainState, mesh: Mesh | None) -> ChainState:
     return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, spec))
 
   return jax.tree.map(place, chain_specs(chains), chains, is_leaf=lambda x: isinstance(x, P))
-
-
-def on_mesh(function, mesh: Mesh | None, in_specs, out_specs):
-  """The function of each device's chains alone; weights stay split over the mesh's other axis."""
-  if mesh is None:
-    return function
-  return jax.shard_map(
-    function,
-    mesh=mesh,
-    in_specs=in_specs,
-    out_specs=out_specs,
-    axis_names={DATA},
-    check_vma=False,
-  )
 
 
 # Scores of the same text differ by so much where blocks hold other slots, nats per token.

@@ -14,13 +14,12 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model, merge_decoder
 from greedy_prune_jax.models.forward import Caches
 from greedy_prune_jax.models.sizes import bucket, round_up
-from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch, place_rows
+from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, on_mesh, place_batch, place_rows
 from greedy_prune_jax.scoring.exact import run_texts
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.scorer import Program, Scorer, start_state, with_borders
 from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import block_sizes, places_of
-from greedy_prune_jax.search.greedy import on_mesh
 
 # Texts are so many at once, so that few programs are compiled.
 _LENGTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
