@@ -313,7 +313,7 @@ def test_other_weights_than_those_that_a_run_was_begun_with_are_refused(tmp_path
   begin(["a"])
   begin(["b"])
   model.write_bytes(b"third weights")
-  with pytest.raises(UserError, match="model.gguf has other weights than when .*run was begun"):
+  with pytest.raises(UserError, match=r"model.gguf has other weights than when .*run was begun"):
     begin(["c"])
   model.write_bytes(b"other weights")
   begin(["c"])
