@@ -1,10 +1,11 @@
 """Rows of question sets as they come from the hub, from local files, or from a generator."""
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from greedy_prune_jax.chains.sources import Row, file_rows, is_json
+from greedy_prune_jax.chains.sources import Row, as_json, file_rows, is_json
 from greedy_prune_jax.errors import UserError
 
 
@@ -37,9 +38,7 @@ def from_hub(hub: HubSplit, name: str, split: str) -> list[Row]:
       f"cache, and got: {error}. Without a network, pass a copy: {name}:PATH, a JSONL or Parquet "
       f"file or a folder of the dataset."
     ) from error
-  return [
-    Row(f"{name}/{split}/{i}", f"{hub.id}, row {i}", dict(row)) for i, row in enumerate(dataset)
-  ]
+  return _rows(dataset, f"{name}/{split}", hub.id)
 
 
 def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
@@ -75,7 +74,14 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
       dataset = datasets.load_dataset(str(path), config, split=hub.split)
   except Exception as error:  # of four libraries, and there is one thing to say
     raise UserError(f"cannot read {path} as a dataset: {error}") from error
-  return [Row(f"{path.stem}/{i}", f"{path}, row {i}", dict(row)) for i, row in enumerate(dataset)]
+  return _rows(dataset, path.stem, str(path))
+
+
+def _rows(dataset: Iterable[Any], name: str, place: str) -> list[Row]:
+  """Rows as our outputs can hold them, which carry their further keys along."""
+  return [
+    Row(f"{name}/{i}", f"{place}, row {i}", as_json(dict(row))) for i, row in enumerate(dataset)
+  ]
 
 
 def gsm_symbolic(num_rows: int, first: int, options: str) -> list[Row]:

@@ -1,3 +1,4 @@
+import datetime
 import json
 import re
 from pathlib import Path
@@ -130,8 +131,25 @@ def test_a_gap_in_a_column_of_numbers_is_no_target(tmp_path, value, monkeypatch)
     [{"problem": "p", "answer": 4.5}, {"problem": "q", "answer": value}]
   )
   rows.to_parquet(tmp_path / "rows.parquet")
-  with pytest.raises(UserError, match=rf"row 1: \"answer\" is {value}, which is no number"):
+  with pytest.raises(UserError, match=r"row 1: \"answer\" must be .* a number, not null"):
     load_questions(f"math:{tmp_path / 'rows.parquet'}")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "folder", "hub"])
+def test_further_keys_are_such_as_records_can_hold(tmp_path, name, monkeypatch):
+  datasets = pytest.importorskip("datasets")
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+  odd = {"at": datetime.datetime(2025, 1, 2), "score": float("nan"), "raw": b"x"}
+  rows = datasets.Dataset.from_list([GSM8K[0] | odd, GSM8K[1] | odd | {"score": 1.5}])
+  rows.to_parquet(tmp_path / "rows.parquet")
+  rows.save_to_disk(tmp_path / "folder")
+  if name == "hub":
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: rows)
+  questions = load_questions("gsm8k" if name == "hub" else f"gsm8k:{tmp_path / name}")
+  for question in questions:
+    score = 1.5 if question.target == "2" else None
+    assert question.extra == {"at": "2025-01-02T00:00:00", "score": score}
+    json.dumps(question.extra, allow_nan=False)
 
 
 def test_seed_and_count(tmp_path):
