@@ -112,12 +112,16 @@ def _chosen_letter(sentence: str, start: int) -> Letter | None:
 
 def only_letter(text: str) -> str | None:
   """The letter that a text is, as in a box: `(b)`, `C. four`; None if it is something else."""
-  text = plain_signs(normal_answer(text[:500]))
+  text = _plain(text)
   match = _LETTER.match(text)
   letter = _meant_letter(match) or _before_option_text(match)
   if letter is None and (last := _LAST.search(text)):
     return last["letter"]
   return letter and letter.text
+
+
+def _plain(text: str) -> str:
+  return plain_signs(normal_answer(text[:500]))
 
 
 def _meant_letter(match: re.Match[str] | None) -> Letter | None:
@@ -157,5 +161,20 @@ def _is_meant(match: re.Match[str], behind: str) -> bool:
 
 
 def same_letter(value: str, target: str) -> bool:
-  """Tells whether a letter is the target."""
-  return value.strip().upper() == target.strip().upper()
+  """Tells whether a letter is the target, which may be written as models write one: `(B)`."""
+  return value.strip().upper() == (_gold_letter(target) or target).strip().upper()
+
+
+def _gold_letter(target: str) -> str | None:
+  """The letter that a gold answer is; None if it is something else: `20 (C)`, `C 14`, `A cat`.
+
+  Stricter than `only_letter`: the letter begins the text, and an end, a sign or the option's text
+  follows it, no word that goes on.
+  """
+  match = _LETTER.match(_plain(target))
+  if match is None:
+    return None
+  behind = (match.string, match.end())
+  ends = match["open"] or _STRONG.match(*behind) or _OTHERS.match(*behind)
+  letter = _meant_letter(match) if ends else _before_option_text(match)
+  return letter and letter.text

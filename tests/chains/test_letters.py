@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from greedy_prune_jax.chains.answers import LETTER, split_response
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.expected import expected_answer
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "mmlu_pro_llama31_8b_chains.jsonl"
 
@@ -116,6 +118,43 @@ def test_option_texts_and_words_that_begin_with_a_letter(text, value):
 )
 def test_the_letter_that_somebody_chooses(said, value):
   assert letter(f"Answer: {said}") == value
+
+
+@pytest.mark.parametrize(
+  "target",
+  [
+    *(
+      "B",
+      "b",
+      " B.",
+      "(B)",
+      "(b)",
+      "**B**",
+      "$B$",
+      r"\text{B}",
+      r"\text{(B)}",
+      r"\textbf{(B) } 4",
+    ),
+    *("B. four", "B) four", "B: four", "(B) four", "Option B", "Answer: B", "The letter B"),
+  ],
+)
+def test_a_gold_letter_is_read_in_the_forms_in_which_replies_are(target):
+  assert LETTER.is_right("B", target)
+  assert not LETTER.is_right("C", target)
+  chain = Chain(id="c", question="q", reasoning="r", answer="The answer is (B).", target=target)
+  assert expected_answer(chain).form is LETTER
+  assert LETTER.is_right("B, C", "B and C")
+
+
+@pytest.mark.parametrize(
+  "target",
+  [
+    *("A cat", "I think", "E. coli", "C++", "20 (C)", "carbon (C)", "C 14", "C major", "B-cell"),
+    *("D is the derivative", "F = ma", "C_2", "vitamin C", "H 2 O", "Be", "5", "(A, B)", "G.D.P."),
+  ],
+)
+def test_a_gold_answer_that_is_no_letter_does_not_become_one(target):
+  assert not any(LETTER.is_right(letter, target) for letter in "ABCDEFGHIJ")
 
 
 @pytest.mark.slow
