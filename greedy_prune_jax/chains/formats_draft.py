@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, split_response
+from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_boxed, split_response
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
@@ -125,7 +125,14 @@ def gold(row: Record, *keys: str) -> str | None:
     if row.get(key) is None:
       continue
     value = fields.get(row, key, str, int, float)
-    text = clean_target(value) if isinstance(value, str) else canonical_number(str(value))
+    text = _stated(value) if isinstance(value, str) else canonical_number(str(value))
     if text and text.lower() not in ("n/a", "none"):
       return text
   return None
+
+
+def _stated(text: str) -> str:
+  r"""The answer in a gold column's text, which may be a worked solution with `####` or a box."""
+  _, mark, behind = text.rpartition("####")
+  answer = clean_target(last_boxed(behind) or behind)
+  return canonical_number(answer) if mark else answer

@@ -274,6 +274,28 @@ def test_columns_name_what_nobody_knows():
 
 
 @pytest.mark.parametrize(
+  ("value", "target"),
+  [
+    ("Six sevens.\n#### 42", "42"),
+    ("#### 1,042.0\n", "1042"),
+    ("6*7=<<6*7=42>>42 #### 42.", "42"),
+    ("Six sevens, so $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
+    ("#### Solution\nSix sevens: \\boxed{42}", "42"),
+    ("$\\boxed{42}$", "42"),
+    (" 42.\n", "42"),
+    ("0.50", "0.50"),  # an answer alone stays as it is written
+    ("# 42", "# 42"),
+    ("####", None),
+  ],
+)
+def test_a_gold_column_may_hold_a_worked_solution(value, target):
+  row = {"q": "6 * 7?", "r": THOUGHT, "gold": value}
+  assert chain(row, question="q", response="r", target="gold").target == target
+  talked = talk({"role": "assistant", "content": THOUGHT}) | {"ground_truth": value}
+  assert chain(talked).target == target
+
+
+@pytest.mark.parametrize(
   ("columns", "reason"),
   [
     ({"response": "r"}, "columns names response; expected columns.question"),
