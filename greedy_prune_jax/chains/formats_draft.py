@@ -8,7 +8,7 @@ from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_boxed, s
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
-from greedy_prune_jax.chains.thinking import FORMS
+from greedy_prune_jax.chains.thinking import FORMS, has_reasoning
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -77,22 +77,22 @@ def split_reply(text: str) -> tuple[str, str]:
     thinking, tag, behind = text.partition(form.closing)
     if not tag and text.lstrip().startswith(form.opening):
       raise UserError(f"is cut off: {form.opening} has no {form.closing} behind it")
-    inside = thinking.replace(form.opening, "").strip()
-    if tag and not inside and behind.strip():  # of a model that was asked not to think
-      return split_reply(behind.lstrip())
+    inside = thinking.replace(form.opening, "")
+    if tag and not has_reasoning(inside) and behind.strip():
+      return split_reply(behind.lstrip())  # of a model that was asked not to think
     if tag:
       return _parts(text, len(thinking.rstrip()), inside)
   for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
-    if (split := split_response(text, form)) is not None and split.reasoning.strip():
+    if (split := split_response(text, form)) is not None and has_reasoning(split.reasoning):
       return split.reasoning, split.answer
   text = text.rstrip()
   start = max(text.rfind("\n\n") + 2 if "\n\n" in text else text.rfind("\n") + 1, 0)
-  return _parts(text, start, text[:start].strip())
+  return _parts(text, start, text[:start])
 
 
 def _parts(text: str, start: int, reasoning: str) -> tuple[str, str]:
-  """The text cut at `start`; a UserError if `reasoning`, what counts before it, is empty."""
-  if not reasoning:
+  """The text cut at `start`; a UserError if `reasoning`, what counts before it, says nothing."""
+  if not has_reasoning(reasoning):
     raise UserError(f"has no reasoning before its answer: {text[:60]!r}")
   return text[:start], text[start:]
 

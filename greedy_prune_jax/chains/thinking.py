@@ -4,6 +4,8 @@ import dataclasses
 import re
 from typing import NamedTuple
 
+from greedy_prune_jax.chains.normal_text import hide_tags
+
 
 @dataclasses.dataclass(frozen=True)
 class ThinkingForm:
@@ -87,6 +89,25 @@ def hide_thinking(text: str) -> str:
     parts += [text[end:start], "\n" * (stop - start)]
     end = stop
   return "".join([*parts, text[end:]])
+
+
+# What stands before an answer and says nothing: a code fence's opening line, the number of a list's
+# line, an environment of TeX.
+_FRAME = re.compile(
+  r"^[^\S\n]*+(?:`{3,}|~{3,})[^\S\n]*+(?:[\w+-]++[^\S\n]*+)?$"
+  r"|^[^\w\n]{0,8}\d{1,9}[.):](?![^\s*_])"
+  r"|\\begin\s{0,4}\{\w{1,12}\*?\}",
+  re.MULTILINE,
+)
+
+
+def has_reasoning(text: str) -> bool:
+  """Tells whether a text says anything beside tags, markup and what frames an answer.
+
+  Thinking counts: its tags are left out, not what stands between them.
+  """
+  text = _FRAME.sub("", hide_tags(_TAG.sub("", text)))
+  return re.search(r"[^\W_]", text) is not None
 
 
 def never_stops(text: str) -> bool:

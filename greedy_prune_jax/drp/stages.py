@@ -19,6 +19,7 @@ from greedy_prune_jax.chains.steps import (
   edited_text,
   edited_texts,
 )
+from greedy_prune_jax.chains.thinking import has_reasoning
 from greedy_prune_jax.drp import prompts
 from greedy_prune_jax.drp.checks import RefusedReplyError, align, check_written
 from greedy_prune_jax.drp.invented import invented_numbers
@@ -191,7 +192,7 @@ def _read_chain(item: Item, reply: Record) -> Record:
       "answer_changed", f'the chain ends in the answer "{split.value}", not "{item.value}"'
     )
   text = split.reasoning.strip()
-  if not text:
+  if not has_reasoning(text):
     raise RefusedReplyError("nothing_left", "the chain has nothing before its answer")
   if len(text) > len(item.thinking.text.strip()):
     raise RefusedReplyError(

@@ -17,6 +17,7 @@ import jax
 from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
 from greedy_prune_jax.chains.question_sets import Question
+from greedy_prune_jax.chains.thinking import has_reasoning
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.jsonl import (
@@ -158,4 +159,4 @@ def why_not_kept(sample: Record) -> str | None:
     return "the model broke down"
   if sample.get("thinking_end") == FORCED:
     return "its thinking was cut off"
-  return None if sample["reasoning"].strip() else "no reasoning before the answer"
+  return None if has_reasoning(sample["reasoning"]) else "no reasoning before the answer"

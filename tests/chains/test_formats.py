@@ -80,6 +80,10 @@ def test_a_reply_is_cut_before_its_answer(text, parts):
     ("<think>\nSix sevens", "is cut off: <think> has no </think>"),
     ("<think>\n\n</think>\n\n42", "has no reasoning before its answer"),
     ("42", "has no reasoning before its answer: '42'"),
+    ('```json\n{"answer": 42}', "has no reasoning before its answer"),
+    ("**The answer is 42.**", "has no reasoning before its answer"),
+    ("1. The answer is 42.", "has no reasoning before its answer"),
+    ("<think>\n...\n</think>\n\n### The answer is 42.", "has no reasoning before its answer"),
   ],
 )
 def test_a_reply_without_reasoning_or_end_is_refused(text, reason):

@@ -67,7 +67,7 @@ BAD = {
   ("write", "answer_changed"): written(answer='{"answer": "70"}'),
   ("write", "no_answer"): written(answer=""),
   ("write", "bad_form"): '{"chain": "48 \\times 2\\n{\\"answer\\": \\"72\\"}"}',
-  ("write", "nothing_left"): written(text=""),
+  ("write", "nothing_left"): written(text="**"),
   ("write", "not_json"): GOOD["write"][:1],
 }
 # Half a JSON: a parser that mends it finds what is there, and the checks what is not.

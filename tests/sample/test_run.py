@@ -341,6 +341,42 @@ def test_tags_in_a_reply_are_those_of_its_chain(thought):
   assert chain.reasoning == (thought or "It is what it is.\n")
 
 
+@pytest.mark.parametrize(
+  "before",
+  [
+    *(
+      "```json\n",
+      "```\n",
+      "**",
+      "### ",
+      "1. ",
+      "> ",
+      "\\[\n",
+      "\\begin{align*}\n",
+      "```json\n1. ",
+    ),
+    *("<think>\n</think>\n", "<reasoning></reasoning>\n", "<|im_start|>\n"),
+  ],
+)
+def test_a_sample_that_says_nothing_before_its_answer_makes_no_chain(before):
+  record = record_of({"text": before + "The answer is 3.", "finish_reason": "stop"})
+  assert record["samples"][0]["correct"]
+  assert first_correct(record) is None
+  assert summarise([record]).not_kept == {"no reasoning before the answer": 1}
+
+
+@pytest.mark.parametrize(
+  "before",
+  [
+    *("2 + 1\n", "1. Add: 3\n", "```python\nx = 3\n```\n", "\u4e8c\u52a0\u4e00\n"),
+    *("<think>2 + 1</think>\n", "<Think>So.</Think>\n", "<reasoning>\n2 + 1\n</reasoning>\n"),
+  ],
+)
+def test_a_sample_that_says_something_or_thought_makes_a_chain(before):
+  record = record_of({"text": before + "The answer is 3.", "finish_reason": "stop"})
+  assert first_correct(record).reasoning
+
+
 def test_an_end_that_nobody_knows_is_shown_and_its_chain_kept():
   record = record_of({"text": RIGHT.format(3), "finish_reason": "\x1bmeteor"})
   summary = summarise([record])
