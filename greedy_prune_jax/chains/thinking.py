@@ -116,6 +116,13 @@ def never_stops(text: str) -> bool:
   return opened is not None and not text[:opened].strip()
 
 
+def stops_thinking(text: str) -> bool:
+  """True if a text begins with thinking that has an end; empty thinking is none."""
+  spans, _ = _thinking_spans(text)
+  start, end = spans[0] if spans else (0, 0)
+  return not text[:start].strip() and has_reasoning(text[start:end])
+
+
 def _thinking_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
   """The places of all thinking that ends, and where thinking begins that does not."""
   spans: list[tuple[int, int]] = []

@@ -14,7 +14,7 @@ from greedy_prune_jax.chains.question_sets import (
   rows_to_read,
   split_source,
 )
-from greedy_prune_jax.chains.thinking import FORMS, find_form, never_stops
+from greedy_prune_jax.chains.thinking import FORMS, find_form, never_stops, stops_thinking
 from greedy_prune_jax.chains.thinking_chains import answer_after, find_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
@@ -133,9 +133,16 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
     "num_tokens": reply.num_tokens,
     "thinking": reply.thinking,
     "thinking_form": thinking_form,
-    "thinking_end": NEVER if never_stops(reply.text) else reply.thinking_end,
+    "thinking_end": _thinking_end(reply.text, reply.thinking_end),
     "num_thinking_tokens": reply.num_thinking_tokens,
   }
+
+
+def _thinking_end(text: str, apart: str | None) -> str | None:
+  """The end of a reply's thinking, which stands in its text or came apart from it."""
+  if never_stops(text):
+    return NEVER
+  return apart or (OWN if stops_thinking(text) else None)
 
 
 def _parts(reply: Reply, split: SplitResponse | None) -> tuple[str | None, str | None, str | None]:
@@ -174,5 +181,7 @@ def never_stopped(samples: Sequence[Record]) -> float | None:
 
   Thinking for which the closing tag was written counts: it did not end by itself.
   """
-  ends = [end for sample in samples if (end := sample.get("thinking_end")) is not None]
-  return sum(end != OWN for end in ends) / len(ends) if ends else None
+  # Versions before did not store the end of thinking in the text.
+  ends = [_thinking_end(sample["text"], sample.get("thinking_end")) for sample in samples]
+  thinking = [end for end in ends if end is not None]
+  return sum(end != OWN for end in thinking) / len(thinking) if thinking else None

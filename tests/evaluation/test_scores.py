@@ -13,6 +13,7 @@ def record(question, *samples):
     "question": f"What is {question}?",
     "samples": [
       {
+        "text": "1",
         "correct": right,
         "value": None if cut_off else "1",
         "reasoning_tokens": tokens,

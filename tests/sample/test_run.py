@@ -377,6 +377,23 @@ def test_a_sample_that_says_something_or_thought_makes_a_chain(before):
   assert first_correct(record).reasoning
 
 
+@pytest.mark.parametrize("ended", ["<think>\nSo 3.\n</think>\n", "So 3.\n</think>\n"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_thinking_in_the_text_that_ends_counts_among_all_that_thinks(ended, stored):
+  right = {"text": ended + RIGHT.format(3), "finish_reason": "stop"}
+  endless = {"text": "<think>\nSo 3, but", "finish_reason": "length"}
+  plain = {"text": "<think>\n\n</think>\n\n" + RIGHT.format(3), "finish_reason": "stop"}
+  record = record_of(*[right] * 9, endless, plain, plain)
+  if not stored:  # as versions wrote it that knew the end only of thinking that comes apart
+    for sample in record["samples"]:
+      sample["thinking_end"] = "never" if sample["thinking_end"] == "never" else None
+  summary = summarise([record])
+  assert summary.never_stopped == 1 / 10
+  assert summary.outcomes == {"right": 11, "still thinking": 1}
+  assert summarise([record_of(right)]).never_stopped == 0
+  assert summarise([record_of(plain)]).never_stopped is None
+
+
 def test_an_end_that_nobody_knows_is_shown_and_its_chain_kept():
   record = record_of({"text": RIGHT.format(3), "finish_reason": "\x1bmeteor"})
   summary = summarise([record])
