@@ -10,6 +10,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.kept_text import nearest_positions
+from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import mesh_of
 from greedy_prune_jax.rankings.interface import (
@@ -66,10 +67,15 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
     _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)
     kept_by = np.zeros(len(chain.tokens), np.int64)
     for ratio in filter(None, settings.keep_ratios):
-      kept_by[nearest_positions(chain.tokens, stored[_key(chain, ratio)]["text"])] += 1
+      kept_by[_kept(chain, stored[_key(chain, ratio)]["text"])] += 1
     return RankedTokens(by_importance(kept_by))
 
   return rank
+
+
+def _kept(chain: RankingInput, reply: str) -> list[int]:
+  """Positions of the tokens that a reply keeps; thinking in it is no part of the compression."""
+  return nearest_positions(chain.tokens, hide_thinking(reply).lstrip("\n"))
 
 
 def _key(chain: RankingInput, ratio: float) -> str:
@@ -104,10 +110,10 @@ def _ask(
   failed = ""
   with process_writer(folder, jax.process_index()) as writer:
     for reply in open_teacher().write(prompts):
-      if reply.finish_reason != "stop":
+      if reply.finish_reason != "stop" or never_stops(reply.text):
         failed = _why_not(reply)
         continue
-      kept = nearest_positions(chain.tokens, reply.text)
+      kept = _kept(chain, reply.text)
       stored[reply.id] = {
         "id": reply.id,
         "chain": chain.chain_id,
@@ -130,6 +136,8 @@ def _why_not(reply: Reply) -> str:
       f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, and all that it lacks would count as "
       f"deleted; use shorter chains (max_reasoning_tokens), or a model that does not think first"
     )
+  if reply.finish_reason == "stop":
+    return "its thinking never ends, and no compression follows; use a model that does not think"
   return (
     f"its reply ended with {reply.finish_reason!r}, not by itself, and all that it lacks would "
     f"count as deleted"

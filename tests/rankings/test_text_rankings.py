@@ -172,11 +172,15 @@ def settings_of(server, folder):
   )
 
 
-def respond(request, count):
+def compressed(request):
   """Compressions of TEXT, the second with words of the model's own."""
   asked = request["messages"][-1]["content"]
   assert asked.endswith(TEXT.strip())
-  return completion("Tom has 12 eggs. 1 + 1 =" if "to 80%" in asked else "Well, Tom: 12 eggs!")
+  return "Tom has 12 eggs. 1 + 1 =" if "to 80%" in asked else "Well, Tom: 12 eggs!"
+
+
+def respond(request, count):
+  return completion(compressed(request))
 
 
 def test_what_few_compressions_keep_leaves_first(model, chain, tmp_path):
@@ -193,6 +197,38 @@ def test_what_few_compressions_keep_leaves_first(model, chain, tmp_path):
   assert stored[0.8]["achieved"] == pytest.approx(9 / 12)
   assert stored[0.4]["achieved"] == pytest.approx(5 / 12)
   assert stored[0.4]["text"] == "Well, Tom: 12 eggs!"
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "<Thinking>", ""])
+def test_thinking_in_a_reply_is_no_part_of_the_compression(model, chain, tmp_path, opening):
+  pytest.importorskip("openai")
+  closing = opening.replace("<", "</") or "</think>"
+
+  def think(request, count):
+    return completion(f"{opening}All of it: {TEXT}{closing}\n\n{compressed(request)}")
+
+  orders, achieved = [], []
+  for name, answer in (("plain", respond), ("thinks", think)):
+    (tmp_path / name).mkdir()
+    with serving(answer) as server:
+      settings = settings_of(server, tmp_path / name)
+      ranks = [RANKINGS["text_model"].make(model, settings)(chain) for _ in range(2)]
+    assert ranks[0] == ranks[1]  # asked, and read again
+    (path,) = (tmp_path / name / "compressions").iterdir()
+    orders.append(ranks[0].order)
+    stored = map(json.loads, path.read_text().splitlines())
+    achieved.append({record["asked"]: record["achieved"] for record in stored})
+  assert orders[0] == orders[1]
+  assert achieved[0] == achieved[1]
+
+
+def test_thinking_without_an_end_is_no_compression(model, chain, tmp_path):
+  pytest.importorskip("openai")
+  with (
+    serving(lambda *_: completion(f"<think>\n{TEXT}")) as server,
+    pytest.raises(UserError, match="did not compress chain c/0: its thinking never ends"),
+  ):
+    RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
 
 
 def test_nothing_is_asked_twice(model, chain, tmp_path):
