@@ -8,7 +8,7 @@ from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_boxed, s
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
-from greedy_prune_jax.chains.thinking import FORMS, has_reasoning
+from greedy_prune_jax.chains.thinking import FORMS, bare_thinking, has_reasoning
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -99,7 +99,7 @@ def _parts(text: str, start: int, reasoning: str) -> tuple[str, str]:
 
 def join_thinking(thinking: str, answer: str) -> str:
   """The reply of a model whose thinking and answer come apart, with tags."""
-  return f"<think>\n{thinking.strip()}\n</think>\n\n{answer.strip()}"
+  return f"<think>\n{bare_thinking(thinking)}\n</think>\n\n{answer.strip()}"
 
 
 def whole_reply(thinking: str | None, text: str) -> str:
@@ -113,7 +113,7 @@ def whole_reply(thinking: str | None, text: str) -> str:
   if not text.strip():
     raise UserError("has thinking and no answer behind it")
   if any(form.closing in text for form in FORMS):
-    if thinking.strip() not in split_reply(text)[0]:
+    if bare_thinking(thinking) not in split_reply(text)[0]:
       raise UserError("has thinking in its text and other thinking beside it")
     return text
   return join_thinking(thinking, text)

@@ -139,6 +139,16 @@ def _thinking_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
   return spans, start if inside else None
 
 
+def bare_thinking(text: str) -> str:
+  """A thinking that came apart from its answer, without the tags that some writers leave on it."""
+  text = text.strip()
+  for form in FORMS:
+    bare = text.removeprefix(form.opening).removesuffix(form.closing)
+    if bare != text:
+      return bare.strip()
+  return text
+
+
 class Thinking(NamedTuple):
   """A reasoning in three parts; joined they are it.
 

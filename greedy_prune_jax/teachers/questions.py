@@ -14,7 +14,13 @@ from greedy_prune_jax.chains.question_sets import (
   rows_to_read,
   split_source,
 )
-from greedy_prune_jax.chains.thinking import FORMS, find_form, never_stops, stops_thinking
+from greedy_prune_jax.chains.thinking import (
+  FORMS,
+  bare_thinking,
+  find_form,
+  never_stops,
+  stops_thinking,
+)
 from greedy_prune_jax.chains.thinking_chains import answer_after, find_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
@@ -149,9 +155,9 @@ def _parts(reply: Reply, split: SplitResponse | None) -> tuple[str | None, str |
   """Reasoning, answer and form of thinking of a reply that answers; else nothing."""
   if split is None:
     return None, None, None
-  if reply.thinking and reply.thinking.strip():
-    thinking = find_form(reply.thinking_form) or FORMS[0]
-    return reply.thinking.strip(), answer_after(thinking, reply.text), thinking.name
+  if thinking := bare_thinking(reply.thinking or ""):
+    form = find_form(reply.thinking_form) or FORMS[0]
+    return thinking, answer_after(form, reply.text), form.name
   chain = Chain(id="-", question="-", reasoning=split.reasoning, answer=split.answer)
   with contextlib.suppress(UserError):  # tags with nothing between them and nothing behind
     chain = find_thinking(chain)

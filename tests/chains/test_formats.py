@@ -117,6 +117,29 @@ def test_thinking_in_messages_is_found_wherever_it_is(reply):
   assert (one.question, one.system, one.extra) == ("6 * 7?", "Be brief.", {"source": "s"})
 
 
+@pytest.mark.parametrize("form", FORMS_OF_THINKING, ids=lambda form: form.name)
+def test_tags_of_a_thinking_that_comes_apart_are_not_doubled(form):
+  answer = "The answer is \\boxed{42}."
+  whole, opened, closed = (
+    f" {opening}\nSix sevens.\n{closing}\n"
+    for opening in (form.opening, "")
+    for closing in (form.closing, "")
+    if opening or closing
+  )
+  for thinking in (whole, opened, closed):
+    talked = talk({"role": "assistant", "content": answer, "reasoning_content": thinking})
+    columns = {"q": "6 * 7?", "t": thinking, "a": answer}
+    s1k = EXAMPLES["s1k"] | {
+      "deepseek_thinking_trajectory": thinking,
+      "deepseek_attempt": answer,
+    }
+    for one in (chain(talked), chain(columns, question="q", thinking="t", answer="a"), chain(s1k)):
+      assert one.reasoning + one.answer == THOUGHT
+  text = f"{form.opening}\nSix sevens.\n{form.closing}\n\n{answer}"
+  twice = chain(talk({"role": "assistant", "content": text, "reasoning_content": whole}))
+  assert twice.reasoning + twice.answer == text
+
+
 @pytest.mark.parametrize(
   ("row", "reason"),
   [

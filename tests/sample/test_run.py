@@ -320,7 +320,9 @@ def test_thinking_that_comes_apart_is_the_chain():
     record_of({"text": "", "finish_reason": "stop"}),
     record_of({"text": "<think>\nHm, 3", "finish_reason": "length"}),
   ]
+  tags = record_of(right | {"thinking": "<think>\n1 + 2 = 3.\n</think>", "finish_reason": "stop"})
   chain = first_correct(records[0])
+  assert chain == first_correct(tags)
   assert (chain.reasoning, chain.thinking_form) == ("1 + 2 = 3.", "think")
   assert chain.answer == '\n</think>\n\nIt is 3.\n{"answer": "3"}'
   assert find_thinking(chain) == chain
