@@ -6,9 +6,16 @@ from typing import Any
 
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_boxed, split_response
 from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.normal_text import hide_tags
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
-from greedy_prune_jax.chains.thinking import FORMS, bare_thinking, has_reasoning
+from greedy_prune_jax.chains.thinking import (
+  FORMS,
+  ThinkingForm,
+  bare_thinking,
+  has_reasoning,
+  hide_thinking,
+)
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -71,23 +78,42 @@ def split_reply(text: str) -> tuple[str, str]:
   `The answer is`), and where there is none it is the last paragraph.
 
   Raises:
-    UserError: the thinking never ends, or nothing stands before the answer.
+    UserError: the thinking never ends, nothing stands before the answer, or nothing behind the
+      thinking.
   """
-  for form in FORMS:
-    thinking, tag, behind = text.partition(form.closing)
-    if not tag and text.lstrip().startswith(form.opening):
-      raise UserError(f"is cut off: {form.opening} has no {form.closing} behind it")
-    inside = thinking.replace(form.opening, "")
-    if tag and not has_reasoning(inside) and behind.strip():
-      return split_reply(behind.lstrip())  # of a model that was asked not to think
-    if tag:
-      return _parts(text, len(thinking.rstrip()), inside)
+  while True:
+    thinking, form, behind = _cut_thinking(text)
+    if form is None or has_reasoning(thinking) or not behind.strip():
+      break
+    text = behind.lstrip()  # of a model that was asked not to think
+  if form is not None:
+    if has_reasoning(thinking) and not hide_tags(hide_thinking(behind)).strip():
+      raise UserError(_NO_ANSWER)
+    return _parts(text, len(thinking.rstrip()), thinking)
   for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
     if (split := split_response(text, form)) is not None and has_reasoning(split.reasoning):
       return split.reasoning, split.answer
   text = text.rstrip()
   start = max(text.rfind("\n\n") + 2 if "\n\n" in text else text.rfind("\n") + 1, 0)
   return _parts(text, start, text[:start])
+
+
+_NO_ANSWER = "has thinking and no answer behind it"
+
+
+def _cut_thinking(text: str) -> tuple[str, ThinkingForm | None, str]:
+  """The text up to the first closing tag of a form, the form, and the text behind the tag.
+
+  Raises:
+    UserError: there is an opening tag, and no closing one.
+  """
+  for form in FORMS:
+    thinking, tag, behind = text.partition(form.closing)
+    if tag:
+      return thinking, form, behind
+    if text.lstrip().startswith(form.opening):
+      raise UserError(f"is cut off: {form.opening} has no {form.closing} behind it")
+  return text, None, ""
 
 
 def _parts(text: str, start: int, reasoning: str) -> tuple[str, str]:
@@ -111,7 +137,7 @@ def whole_reply(thinking: str | None, text: str) -> str:
   if thinking is None:
     return text
   if not text.strip():
-    raise UserError("has thinking and no answer behind it")
+    raise UserError(_NO_ANSWER)
   if any(form.closing in text for form in FORMS):
     if bare_thinking(thinking) not in split_reply(text)[0]:
       raise UserError("has thinking in its text and other thinking beside it")

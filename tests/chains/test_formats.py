@@ -254,6 +254,13 @@ def test_an_empty_thinking_is_left_out_of_a_reply():
   assert split_reply(reply) == ("Six sevens.\n", "\\boxed{42}")
 
 
+@pytest.mark.parametrize("tags", ["</think>", "<think></think>\n", "<think></think>[/THINK]"])
+def test_closing_tags_without_end_are_left_out(tags):
+  assert split_reply(tags * 3000 + "Six sevens.\n#### 42") == ("Six sevens.\n", "#### 42")
+  with pytest.raises(UserError, match="has no reasoning before its answer"):
+    split_reply(tags * 3000)
+
+
 def test_lengths_of_one_question_are_chains_of_their_own():
   long, short = chains(EXAMPLES["s3_cot"])
   assert (long.id, short.id) == ("rows/0/0.0", "rows/0/-0.5")
