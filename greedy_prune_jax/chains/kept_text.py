@@ -1,8 +1,9 @@
 """Reading a pruned text back: which tokens of the reasoning are left in it."""
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from greedy_prune_jax.errors import UserError
 
@@ -66,9 +67,9 @@ def nearest_positions(tokens: Sequence[str], text: str) -> list[int]:
   """Positions of the reasoning tokens that a text has kept, as far as it has, ascending.
 
   Accepts texts of a writer who was asked to delete and may have changed more. Where the text is
-  made of tokens, `kept_positions` finds them. Else words and signs are matched in their order,
-  and a token is kept if more than half of its characters are in matched ones, white space alone if
-  the token before it is.
+  made of tokens, `kept_positions` finds them. Else as many words and signs as can be are matched in
+  their order, and a token is kept if more than half of its characters are in matched ones, white
+  space alone if the token before it is.
   """
   try:
     return kept_positions(tokens, text)
@@ -76,13 +77,8 @@ def nearest_positions(tokens: Sequence[str], text: str) -> list[int]:
     pass
   reasoning = "".join(tokens)
   ours, theirs = (list(re.finditer(r"\w+|[^\w\s]", whole)) for whole in (reasoning, text))
-  matcher = difflib.SequenceMatcher(None, [m[0] for m in ours], [m[0] for m in theirs], False)
-  matched = {
-    place
-    for block in matcher.get_matching_blocks()
-    for word in ours[block.a : block.a + block.size]
-    for place in range(*word.span())
-  }
+  common = _common_words([m[0] for m in ours], [m[0] for m in theirs])
+  matched = {place for i in common for place in range(*ours[i].span())}
   kept, end, before = [], 0, False
   for position, token in enumerate(tokens):
     places = [end + i for i, character in enumerate(token) if not character.isspace()]
@@ -92,6 +88,32 @@ def nearest_positions(tokens: Sequence[str], text: str) -> list[int]:
       kept.append(position)
     end += len(token)
   return kept
+
+
+def _common_words(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
+  """Places in `ours` of a longest common subsequence, ascending, the earliest of several.
+
+  Takes time in the product of both lengths, and as many bits: 12 MB for 10,000 words on each side.
+  """
+  numbers = {word: number for number, word in enumerate({*ours, *theirs})}
+  first, second = (np.array([numbers[word] for word in words], int) for words in (ours, theirs))
+  # lengths[j]: length of a longest one of the rest of ours and of theirs from j on.
+  lengths = np.zeros(len(second) + 1, np.int32)
+  drops = []  # bits of each rest of ours: True at j if without their word j it is shorter
+  for word in first[::-1]:
+    longer = np.where(second == word, lengths[1:] + 1, lengths[:-1])
+    lengths[:-1] = np.maximum.accumulate(longer[::-1])[::-1]
+    drops.append(np.packbits(lengths[:-1] > lengths[1:]))
+  common, j = [], 0
+  for i, word in enumerate(first):
+    needed = np.flatnonzero(np.unpackbits(drops.pop(), count=len(second))[j:])
+    if not needed.size:
+      break
+    same = np.flatnonzero(second[j : j + needed[0] + 1] == word)
+    if same.size:
+      common.append(i)
+      j += int(same[0]) + 1
+  return common
 
 
 def _characters(tokens: Sequence[str]) -> list[list[int]]:

@@ -93,7 +93,7 @@ def test_a_text_that_was_rewritten_is_refused_with_its_place():
   [
     ("She sold 48.", [0, 1, 2, 3, 6]),  # made of tokens
     ("She, as we know, sold 48!", [0, 1, 2, 3]),  # with words of its own
-    ("and 48 sold", [1]),  # in another order: one of the longest parts that are in ours
+    ("and 48 sold", [1]),  # in another order: the earliest of the longest parts that are in ours
     ("she SOLD", []),  # words are matched as they are
     ("", []),
   ],
@@ -104,3 +104,33 @@ def test_texts_that_keep_less_than_they_should_are_matched_word_by_word(text, ke
 
 def test_white_space_stays_with_the_token_before_it():
   assert nearest_positions(["a", "\n", " b", "\n", " c"], "a x c") == [0, 1, 4]
+
+
+def longest(ours, theirs):
+  """The earliest longest choice of our words that is in theirs, in order, of all choices."""
+  sizes = range(len(ours), -1, -1)
+  choices = (c for size in sizes for c in itertools.combinations(range(len(ours)), size))
+  return list(next(c for c in choices if is_within([ours[i] for i in c], iter(theirs))))
+
+
+def is_within(words, others):
+  return all(word in others for word in words)
+
+
+def test_as_many_words_as_can_be_are_matched():
+  generator = np.random.default_rng(0)
+  for _ in range(300):
+    ours = list(generator.choice(list("abc"), generator.integers(8)))
+    theirs = list(generator.choice(list("abcd"), generator.integers(8)))
+    tokens = [f" {word}" for word in ours]
+    assert nearest_positions(tokens, "! " + " ".join(theirs)) == longest(ours, theirs)
+
+
+def test_words_that_are_kept_in_order_are_all_found_beside_words_of_the_writers_own():
+  generator = np.random.default_rng(0)
+  words = [f" w{number}" for number in generator.integers(200, size=3000)]
+  tokens = [*words, "."]
+  kept = np.flatnonzero(generator.random(len(words)) < 0.4)
+  text = "Shorter:" + "".join(words[i] for i in kept)
+  found = nearest_positions(tokens, text)
+  assert "".join(tokens[i] for i in found) == "".join(words[i] for i in kept)
