@@ -143,7 +143,7 @@ _QUOTIENT = re.compile(
   r"(-?)\\frac\s*(?:\{(-?\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))|(-?)(\d+)\s*/\s*(\d+)"
 )
 _DECIMAL = re.compile(r"[-+]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
-_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\s*\{(\d{1,20})\}")
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar)\s*(?:\{(\d{1,20})\}|(\d))")
 _SCIENTIFIC = re.compile(
   r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*(?:[eE]|(?:\\times|\\cdot|\*)\s*10\s*\^)\s*\{?\s*([-+]?\d{1,4})\s*\}?"
 )
@@ -192,7 +192,8 @@ def _split_label(text: str) -> tuple[str, str]:
 
 
 def _squeezed(text: str) -> str:
-  return re.sub(r"\s", "", text)
+  """The text without white space, but for one space between two digits: `2 1/2` is not 21/2."""
+  return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(text.split()))
 
 
 class _Number(NamedTuple):
@@ -214,7 +215,8 @@ def _plain_number(text: str) -> _Number | None:
     if re.search(r"\d", text) and _DECIMAL.fullmatch(text):
       return _Number(Fraction(re.sub(r"[,\s]", "", text)), "." in text)
     if match := _REPEATING.fullmatch(text):
-      return _Number(_repeating(*match.groups()), False)
+      parts = (part for part in match.groups() if part is not None)
+      return _Number(_repeating(*parts), False)
     if match := _MIXED.fullmatch(text):
       sign, whole, above, below = (part for part in match.groups() if part is not None)
       value = int(whole) + Fraction(int(above), int(below))
@@ -229,7 +231,7 @@ def _plain_number(text: str) -> _Number | None:
 
 
 def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
-  r"""The value of `0.1\overline{6}`."""
+  r"""The value of `0.1\overline{6}`, or `0.1\bar{6}`."""
   once = Fraction(int(whole + fixed + period or "0") - int(whole + fixed or "0"))
   value = once / (10 ** len(fixed) * (10 ** len(period) - 1))
   return -value if sign else value

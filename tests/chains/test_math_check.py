@@ -42,6 +42,32 @@ def test_equality(checker, value, target, equal):
   assert checker.equal(value, target) is equal
 
 
+@needs_math_verify
+@pytest.mark.parametrize(
+  ("value", "target", "equal"),
+  [
+    ("2 1/2", "5/2", True),
+    ("2  1/2", r"2\frac12", True),
+    ("21/2", "2 1/2", False),
+    ("2 1/2", "21/2", False),
+    ("21/2 cm", "2 1/2 cm", False),
+    (r"21\frac{1}{2}", r"2 1\frac12", False),
+    ("1 2", "12", False),
+    ("(1 2, 3)", "(12, 3)", False),
+    ("12 345", "12345", True),
+    (r"\frac 1 2", r"\frac12", True),
+    (r"3 \text{ cm} ", r"3\text{cm}", True),
+    (r"0.\bar{3}", r"\frac{1}{3}", True),
+    (r"0.1\bar6", r"0.1\overline{6}", True),
+    (r"-0.\overline{3}", r"-\frac{1}{3}", True),
+    (r"0.\bar{3}", "0.3", False),
+  ],
+)
+def test_space_between_digits_and_bars_over_them(value, target, equal):
+  assert same_expression(value, target) is equal
+  assert same_expression(target, value) is equal
+
+
 @pytest.mark.slow
 @needs_math_verify
 def test_a_comparison_that_takes_too_long_is_given_up_and_the_next_one_works():
