@@ -15,7 +15,8 @@ _MOST_BITS = 4096  # of a power's value; nobody writes longer numbers
 _SUM = re.compile(r"[\d.+*/()^%\s-]+")  # the characters of an arithmetic expression
 # Digits that are no quantities: of a list's lines, and of powers.
 _MARKS = re.compile(
-  r"^[^\S\n]*(?:step\s+)?\d+[.):](?=\s)|\^\{?\d+\}?", re.MULTILINE | re.IGNORECASE
+  r"^[^\S\n]*(?:step\s+)?\d+[.):](?=\s)|\^[{(]?[-\N{MINUS SIGN}]?\d+(?:\.\d+)?[)}]?",
+  re.MULTILINE | re.IGNORECASE,
 )
 _POWER = re.compile(r"[⁰¹²³⁴-⁹]+")
 # From how people and TeX write arithmetic to how Python does.
