@@ -95,10 +95,18 @@ def _parse_math(row: Record) -> dict[str, Any]:
   }
 
 
+_LETTERS = "ABCDEFGHIJ"  # those that `letters` reads
+
+
 def _parse_mmlu_pro(row: Record) -> dict[str, Any]:
   """A row of MMLU-Pro: `question`, up to ten `options`, and the letter of the right one."""
   options = fields.get_items(row, "options", str)
-  letters = "ABCDEFGHIJ"[: len(options)]
+  if len(options) > len(_LETTERS):
+    raise UserError(
+      f'"options" has {len(options)} items; expected at most {len(_LETTERS)}, '
+      f"{_LETTERS[0]} to {_LETTERS[-1]}, the letters that are read in replies"
+    )
+  letters = _LETTERS[: len(options)]
   target = fields.get_text(row, "answer").strip()
   if target not in letters or len(target) != 1:
     raise UserError(f'"answer" is {target!r}, not one letter of the {len(options)} options')

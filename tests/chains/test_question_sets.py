@@ -84,6 +84,13 @@ def test_mmlu_pro(tmp_path):
   assert question.rationale is None
 
 
+def test_mmlu_pro_takes_as_many_options_as_there_are_letters(tmp_path):
+  row = {"question": "q", "options": [str(i) for i in range(10)], "answer": "J"}
+  (question,) = load_questions(f"mmlu_pro:{write_jsonl(tmp_path / 'rows.jsonl', row)}")
+  assert question.question.endswith("\nJ. 9")
+  assert question.target == "J"
+
+
 def test_a_row_may_bring_its_own_id_and_instruction(tmp_path):
   path = write_jsonl(tmp_path / "rows.jsonl", GSM8K[0] | {"id": "mine", "system": "Be brief."})
   (question,) = load_questions(f"gsm8k:{path}")
@@ -99,6 +106,10 @@ def test_a_row_may_bring_its_own_id_and_instruction(tmp_path):
     ("math", {"problem": "p"}, 'lacks the key "answer"'),
     ("math", {"problem": "p", "answer": " "}, '"answer" is empty'),
     ("mmlu_pro", {"question": "q", "options": ["a"], "answer": "B"}, "not one letter of the 1 opt"),
+    *(
+      ("mmlu_pro", {"question": "q", "options": ["a"] * 11, "answer": x}, "at most 10, A to J")
+      for x in "AK"
+    ),
     ("mmlu_pro", {"question": "q", "options": [1], "answer": "A"}, 'item 0 of "options" must be'),
   ],
 )
