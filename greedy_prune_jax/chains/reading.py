@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import logging
 
 from greedy_prune_jax.chains import question_sets as datasets
-from greedy_prune_jax.chains.chain import Chain, PrunedChain
+from greedy_prune_jax.chains.chain import RESULT_KEYS, Chain, PrunedChain
 from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, draft_of_question
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS
 from greedy_prune_jax.chains.sources import HUB, Row, file_rows, open_rows
@@ -102,7 +102,8 @@ def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> st
   if row is None:
     raise UserError(f"{source} is empty; expected chains")
   try:
-    form, chains = parse(row.record(), row.id)
+    record = row.record()
+    form, chains = parse(record, row.id)
   except UserError as error:
     raise UserError(f"{row.place}: {error}") from error
   shown = {key: value for key, value in chains[0].to_record().items() if isinstance(value, str)}
@@ -111,6 +112,8 @@ def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> st
   lines += [f"{key:>18}  {_ends(value)}" for key, value in shown.items()]
   if others:
     lines.append(f"{'carried along':>18}  {', '.join(others)}")
+  if left_out := [key for key in record if key in RESULT_KEYS]:
+    lines.append(f"{'left out':>18}  {', '.join(left_out)} (names of keys that outputs have)")
   if len(chains) > 1:
     lines.append(f"{'further chains':>18}  {', '.join(chain.id for chain in chains[1:])}")
   return "\n".join(lines)

@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+from pathlib import Path
 
 import pytest
 
+from greedy_prune_jax.chains.chain import RECORD_KEYS
 from greedy_prune_jax.chains.formats import FORMATS, ColumnSettings, chains_of_row
 from greedy_prune_jax.chains.formats_draft import split_reply
 from greedy_prune_jax.chains.reading import describe_first, read_chains
@@ -354,8 +356,23 @@ def test_the_first_row_is_shown_as_it_is_understood(tmp_path):
   assert "(500 characters)" in text
   assert "carried along  level, ratios" in text
   assert "further chains  x/0/-0.5" in text
+  assert "left out" not in text
   with pytest.raises(UserError, match=r"x.jsonl, line 1: lacks the key"):
     describe_first(str(tmp_path / "x.jsonl"), ColumnSettings(question="q", response="r"))
+
+
+def test_keys_that_outputs_have_themselves_are_left_out_and_shown(tmp_path):
+  row = EXAMPLES["openmath"] | {"unit": "km", "seconds": 5, "level": 2}
+  path = write_jsonl(tmp_path / "x.jsonl", row)
+  (one,) = read_chains(path)
+  assert one.extra["level"] == 2
+  assert not one.extra.keys() & {"unit", "seconds"}
+  assert "left out  unit, seconds" in describe_first(path, ColumnSettings())
+
+
+def test_the_docs_name_all_keys_that_are_left_out():
+  docs = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+  assert [key for key in RECORD_KEYS if f"`{key}`" not in docs] == []
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs the real thinking chains")
