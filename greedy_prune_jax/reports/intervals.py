@@ -15,6 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 LEVEL = 0.95
+LEAST_SEEDS = 2  # of trainings, below which nothing tells how much seeds matter
 
 
 class Spread(NamedTuple):
@@ -52,7 +53,8 @@ def crossed_spread(values: Float[np.ndarray, "S Q"]) -> Spread:
   where it comes out below. Simulated differences of 2 to 90%, 3 to 10 seeds and 80 or 400 questions
   lay in at least 93.5% of the 95% intervals; in as few as 89% of those by a t over seeds' means,
   which takes the questions for all that there are. Degrees of freedom by Satterthwaite's
-  approximation. With one seed, how much seeds matter is unknown, and not in the error.
+  approximation. With one seed, how much seeds matter is unknown, and not in the error: such an
+  error is of those very students, and tells nothing of what they were trained on.
 
   Args:
     values: one value a seed and question.
@@ -116,7 +118,10 @@ def accuracy_interval(
 
 
 class Difference(NamedTuple):
-  """A difference of accuracies with the bounds of its interval, from -1 to 1, and its p-value."""
+  """A difference of accuracies with the bounds of its interval, from -1 to 1, and its p-value.
+
+  NaN stands for what cannot be told.
+  """
 
   difference: float
   low: float
@@ -139,6 +144,21 @@ def paired_difference(one: Float[np.ndarray, "S Q"], other: Float[np.ndarray, "S
   spread = crossed_spread(np.concatenate([differences, added], axis=1))
   low, high = spread.interval()
   return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0), spread.p_value)
+
+
+def trained_difference(
+  one: Float[np.ndarray, "S Q"], other: Float[np.ndarray, "S Q"]
+) -> Difference:
+  """`paired_difference` of what students were trained on, a seed a row.
+
+  Students of one condition differ from seed to seed, so of fewer than two seeds there are neither
+  bounds nor a p-value: over questions alone, one of eight equal arms would be called different far
+  more often than the p-values say (`tests/reports/test_intervals.py` simulates it).
+  """
+  found = paired_difference(one, other)
+  if len(one) < LEAST_SEEDS:
+    return Difference(found.difference, math.nan, math.nan, math.nan)
+  return found
 
 
 def mean_interval(
@@ -165,11 +185,14 @@ def column_intervals(values: Float[np.ndarray, "B M"]) -> list[float | None]:
 def holm(p_values: Sequence[float]) -> list[float]:
   """P-values for as many comparisons at once: at most a share `a` of families has one below `a`.
 
+  NaN, of what was not compared, stays NaN and counts for none.
+
   Source: Holm 1979, A simple sequentially rejective multiple test procedure.
   """
-  adjusted, largest = [0.0] * len(p_values), 0.0
-  for place, index in enumerate(np.argsort(p_values)):
-    largest = max(largest, (len(p_values) - place) * p_values[index])
+  adjusted, largest = [math.nan] * len(p_values), 0.0
+  known = [index for index in np.argsort(p_values) if not math.isnan(p_values[index])]
+  for place, index in enumerate(known):
+    largest = max(largest, (len(known) - place) * p_values[index])
     adjusted[index] = min(largest, 1.0)
   return adjusted
 

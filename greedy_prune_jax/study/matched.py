@@ -5,12 +5,12 @@ accuracies of its students are interpolated, linearly in the tokens that they wr
 arms are compared at lengths that all of them reach. Students of whole chains end every arm's curve.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from greedy_prune_jax.reports.intervals import Difference, paired_difference
+from greedy_prune_jax.reports.intervals import LEAST_SEEDS, Difference, trained_difference
 from greedy_prune_jax.reports.tables import Cell
 from greedy_prune_jax.study.answers import Answers
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
@@ -39,38 +39,64 @@ def matched_rows(
     arms.setdefault(cell.condition.arm, []).append(cell)
   whole = arms.pop(NO_PRUNING, [])
   arms.pop(ANSWER_ONLY, None)
-  curves = {arm: [*cells, *whole] for arm, cells in arms.items() if len(cells) > 1}
-  if reference not in curves or len(curves) < 2:
+  mine = arms.pop(reference, [])
+  pairs = {arm: _of_common_seeds(mine, cells, whole) for arm, cells in arms.items()}
+  pairs = {arm: pair for arm, pair in pairs.items() if pair is not None}
+  if not pairs:
     return []
-  every = [set(cell.seeds) for cells in curves.values() for cell in cells]
-  seeds = sorted(set.intersection(*every))
-  if not seeds:
-    return []
-  curves = {arm: [cell.of_seeds(seeds) for cell in cells] for arm, cells in curves.items()}
-  low, high = common_range(curves)
+  low, high = common_range([curve for pair in pairs.values() for curve in pair])
   if low >= high:
     return []
   grid = np.linspace(low, high, NUM_LENGTHS)
-  mine = at_lengths(curves[reference], grid), area(curves[reference], low, high)
   rows = []
-  for arm in curves:
-    if arm == reference:
-      continue
-    theirs = at_lengths(curves[arm], grid), area(curves[arm], low, high)
+  for arm, pair in pairs.items():
+    at_grid = (at_lengths(curve, grid) for curve in pair)
     places: list[tuple[Cell, Float[np.ndarray, "S Q"], Float[np.ndarray, "S Q"]]] = [
-      (f"{length:.1f}", one, other)
-      for length, one, other in zip(grid, mine[0], theirs[0], strict=True)
+      (f"{length:.1f}", one, other) for length, one, other in zip(grid, *at_grid, strict=True)
     ]
-    places.append((f"{AREA} {low:.1f} to {high:.1f}", mine[1], theirs[1]))
+    one, other = (area(curve, low, high) for curve in pair)
+    places.append((f"{AREA} {low:.1f} to {high:.1f}", one, other))
     for place, one, other in places:
-      tail = float(one.mean()), float(other.mean()), len(seeds), one.shape[1]
-      rows.append(((arm, place), paired_difference(one, other), tail))
+      tail = float(one.mean()), float(other.mean()), *one.shape
+      rows.append(((arm, place), trained_difference(one, other), tail))
   return rows
 
 
-def common_range(curves: Mapping[str, Sequence[Answers]]) -> tuple[float, float]:
+def _of_common_seeds(
+  ones: Sequence[Answers], others: Sequence[Answers], ends: Sequence[Answers]
+) -> tuple[list[Answers], list[Answers]] | None:
+  """Two arms' curves on the seeds that they have in common, without what lacks one of these.
+
+  A keep ratio of which only some students are done would else leave no arm more seeds than it has.
+  Of the seeds that a keep ratio of each has in common, those with most students are taken, two or
+  more if there are as many.
+
+  Args:
+    ones: answers of one arm, a keep ratio each.
+    others: answers of the other arm.
+    ends: answers that end the curves of both.
+
+  Returns:
+    None where one of them has no two keep ratios.
+  """
+  found, most = None, (False, 0)
+  for shared in dict.fromkeys(
+    tuple(seed for seed in one.seeds if seed in other.seeds) for one in ones for other in others
+  ):
+    one, other, end = (
+      [cell.of_seeds(shared) for cell in cells if set(shared) <= set(cell.seeds)]
+      for cells in (ones, others, ends)
+    )
+    students = len(shared) * len([*one, *other, *end])
+    size = len(shared) >= LEAST_SEEDS, students
+    if len(one) > 1 and len(other) > 1 and size > most:
+      found, most = ([*one, *end], [*other, *end]), size
+  return found
+
+
+def common_range(curves: Sequence[Sequence[Answers]]) -> tuple[float, float]:
   """The written lengths that every arm reaches with every seed."""
-  tokens = [np.array([cell.tokens.mean(axis=1) for cell in cells]) for cells in curves.values()]
+  tokens = [np.array([cell.tokens.mean(axis=1) for cell in cells]) for cells in curves]
   return (
     max(float(t.min(axis=0).max()) for t in tokens),
     min(float(t.max(axis=0).min()) for t in tokens),

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from greedy_prune_jax.reports.intervals import (
+  LEAST_SEEDS,
   Difference,
   crossed_spread,
   holm,
-  paired_difference,
+  trained_difference,
 )
 from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.study.answers import Answers
@@ -19,6 +20,11 @@ from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
 # Of a comparison: its first cells, the difference, its last cells.
 _Compared = tuple[tuple[Cell, ...], Difference, tuple[Cell, ...]]
+
+_FEW_SEEDS = (
+  "A difference of one seed has neither interval nor p-value, and does not count among the "
+  "differences, as nothing tells how much seeds matter."
+)
 
 
 def all_tables(answers: Sequence[Answers], reference: str) -> tuple[Table, Table, Table]:
@@ -44,7 +50,7 @@ def all_tables(answers: Sequence[Answers], reference: str) -> tuple[Table, Table
 def _flat(rows: Sequence[_Compared], adjusted: Sequence[float]) -> list[tuple[Cell, ...]]:
   """Rows with the p-values of all differences of the study at once."""
   return [
-    (*head, difference.difference, difference.low, difference.high, p, *tail)
+    (*head, *map(_number, (*difference[:3], p)), *tail)
     for (head, difference, tail), p in zip(rows, adjusted, strict=True)
   ]
 
@@ -83,7 +89,7 @@ def _differences_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Tabl
     caption=f"Accuracy of students on {reference} minus that of students on another, on the same "
     "questions with the same seeds, with 95% intervals over questions and seeds, p-values for all "
     "differences of the study at once (Holm), and the difference of generated reasoning tokens, "
-    "since only at equal length is it the chains' doing.",
+    f"since only at equal length is it the chains' doing. {_FEW_SEEDS}",
     columns=(
       *("test", "student", "trained on", "keep ratio", "against", "against's ratio"),
       *("difference", "low", "high", "p (Holm)"),
@@ -99,7 +105,8 @@ def _matched_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Table:
     caption=f"Accuracy of students on {reference} minus that of students on another at equal "
     "written length: interpolated in the reasoning tokens that students write, arm by arm and seed "
     "by seed, at lengths that all arms reach; the area is the mean over all such lengths. 95% "
-    "intervals over questions and seeds, p-values for all differences of the study at once (Holm).",
+    "intervals over questions and seeds, p-values for all differences of the study at once (Holm). "
+    f"Keep ratios that lack seeds of the others are left out of both arms of a pair. {_FEW_SEEDS}",
     columns=(
       *("test", "student", "trained on", "against", "reasoning tokens"),
       *("difference", "low", "high", "p (Holm)", "accuracy", "against's", "seeds", "questions"),
@@ -134,10 +141,11 @@ def _comparable(one: Condition, other: Condition) -> bool:
 def _compare(one: Answers, other: Answers) -> _Compared:
   tokens = crossed_spread(one.tokens - other.tokens)
   head = one.test, one.condition.student, one.condition.arm, one.condition.keep_ratio
-  tail = (_number(value) for value in (tokens.mean, *tokens.interval()))
+  bounds = tokens.interval() if len(one.seeds) >= LEAST_SEEDS else (np.nan, np.nan)
+  tail = (_number(value) for value in (tokens.mean, *bounds))
   return (
     (*head, other.condition.arm, other.condition.keep_ratio),
-    paired_difference(one.correct, other.correct),
+    trained_difference(one.correct, other.correct),
     (*tail, len(one.seeds), one.correct.shape[1]),
   )
 

@@ -14,6 +14,7 @@ from greedy_prune_jax.reports.intervals import (
   crossed_spread,
   holm,
   paired_difference,
+  trained_difference,
   wilson,
 )
 
@@ -159,6 +160,31 @@ def test_holm_by_hand():
   assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
   assert holm([0.9, 0.6]) == [1.0, 1.0]
   assert holm([]) == []
+
+
+def test_what_was_not_compared_does_not_count_by_holm():
+  assert holm([0.03, math.nan, 0.01, math.nan]) == pytest.approx(
+    [0.03, math.nan, 0.02, math.nan], nan_ok=True
+  )
+
+
+@pytest.mark.parametrize("questions", [1, 80])
+def test_of_one_seed_trainings_are_not_called_different(questions):
+  found = trained_difference(np.ones((1, questions)), np.zeros((1, questions)))
+  assert found == pytest.approx((1, math.nan, math.nan, math.nan), nan_ok=True)
+  two = np.ones((2, questions)), np.zeros((2, questions))
+  assert trained_difference(*two) == paired_difference(*two)
+
+
+@pytest.mark.slow
+def test_over_questions_alone_equal_arms_would_be_called_different():
+  """The need for two seeds: the family-wise error of eight equal arms of one seed each."""
+  rng = np.random.default_rng(0)
+  false = 0
+  for _ in range(80):
+    reference, *others = _answers(rng, 9, 1, 400, 0.4, 0.3)
+    false += min(holm([paired_difference(reference, other).p for other in others])) < 0.05
+  assert false / 80 > 0.4
 
 
 def test_the_p_value_is_that_of_students_test():

@@ -44,7 +44,7 @@ def test_the_area_is_the_mean_of_the_curve():
 
 
 def test_only_lengths_that_all_arms_reach_with_all_seeds_are_compared():
-  curves = {"a": line("a", 0.02), "b": line("b", 0.02, (15, 28))}
+  curves = [line("a", 0.02), line("b", 0.02, (15, 28))]
   assert common_range(curves) == (17, 28)
 
 
@@ -69,6 +69,24 @@ def test_seeds_that_one_arm_lacks_are_left_out():
   other = [cell("b", r, [n, n], [1, 0], (2, 0)) for r, n in ((0.5, 10), (0.7, 20))]
   rows = matched_rows([*one, *other], "a")
   assert all(tail == (0.5, 0.5, 2, 400) for _, _, tail in rows)
+
+
+def test_a_half_done_condition_leaves_all_arms_their_seeds():
+  half = cell("b", 0.9, [35], [0.9])  # of its two seeds one is done
+  whole = cell("no_pruning", 1.0, [40], [0.9])
+  done = [*line("a", 0.02), *line("b", 0.01), *line("c", 0.01)]
+  expected = matched_rows(done, "a")
+  assert {tail[2] for *_, tail in expected} == {2}
+  assert matched_rows([*done, half, whole], "a") == expected
+
+
+def test_seeds_of_one_pair_are_not_taken_from_another():
+  few = [cell("b", r, [n], [0.5], (1,)) for r, n in ((0.3, 12), (0.7, 32))]
+  rows = matched_rows([*line("a", 0.02), *few, *line("c", 0.01)], "a")
+  assert {(arm, tail[2]) for (arm, _), _, tail in rows} == {("b", 1), ("c", 2)}
+  for (arm, _), difference, _ in rows:
+    assert np.isnan(difference[1:]).all() == (arm == "b"), "nothing tells how much seeds matter"
+  assert not any(np.isnan(difference.difference) for _, difference, _ in rows)
 
 
 def test_without_a_curve_there_is_nothing_to_compare():
