@@ -33,32 +33,50 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
       if not pairs:
         continue
       found = np.array([order_agreement(*pair) for pair in pairs])
-      rows.append((one.name, other.name, *column_intervals(found), len(pairs)))
+      num_told = (~np.isnan(found[:, [0, 2]])).sum(axis=0).tolist()
+      rows.append((one.name, other.name, *column_intervals(found), *num_told))
   caption = (
     f"Agreement of deletion orders, character by character: Kendall's tau-b, Spearman's rho, and "
     f"the share of the last {LAST_SHARE:.0%} of one that is in the last {LAST_SHARE:.0%} of the "
-    f"other ({LAST_SHARE:g} by chance). Means over chains with 95% intervals (Student's t)."
+    f"other (about {LAST_SHARE:g} by chance; untold of chains of which more characters than that "
+    f"were never deleted, or left at once at its border). Means over chains with 95% intervals "
+    f"(Student's t); chains whose order is one tie are left out."
   )
   measures = ("Kendall", "Spearman", "last tenth")
   columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
   return Section(
     "Agreement of deletion orders",
-    tables=[Table("orders", caption, ("run", "and", *columns, "chains"), rows)],
+    tables=[
+      Table("orders", caption, ("run", "and", *columns, "chains", "chains of last tenth"), rows)
+    ],
   )
 
 
 def order_agreement(one: PrunedChain, other: PrunedChain) -> tuple[float, float, float]:
   """Kendall's tau-b, Spearman's rho and the overlap of the last tenth, of one chain's two orders.
 
-  NaN where an order is one tie, as that of a chain of one token.
+  NaN where an order is one tie, as that of a chain of one token. The overlap is NaN too where an
+  order does not tell the last tenth from what left before: more characters than a tenth tie at its
+  border, as those that were never deleted do. Taking the first of these from both orders would call
+  any two orders alike.
   """
   a, b = character_ranks(one), character_ranks(other)
   if np.ptp(a) == 0 or np.ptp(b) == 0:
     return np.nan, np.nan, np.nan
-  num_last = max(1, round(LAST_SHARE * len(a)))
-  last = [set(np.argsort(-ranks, kind="stable")[:num_last].tolist()) for ranks in (a, b)]
   return (
     float(np.asarray(stats.kendalltau(a, b)[0])),
     float(np.asarray(stats.spearmanr(a, b)[0])),
-    len(last[0] & last[1]) / num_last,
+    _last_overlap(a, b),
   )
+
+
+def _last_overlap(a: Float[np.ndarray, "C"], b: Float[np.ndarray, "C"]) -> float:
+  """Share of the last tenth of one order that is in the last tenth of the other, or NaN."""
+  num_last = max(1, round(LAST_SHARE * len(a)))
+  last = []
+  for ranks in (a, b):
+    order = np.argsort(-ranks, kind="stable")
+    if (ranks == ranks[order[num_last - 1]]).sum() > num_last:
+      return np.nan
+    last.append(set(order[:num_last].tolist()))
+  return len(last[0] & last[1]) / num_last

@@ -60,7 +60,7 @@ def test_chains_are_paired_by_id_and_text():
   (table,) = order_section([one, other]).tables
   (row,) = table.rows
   assert row[:3] == ("one", "other", pytest.approx(0))
-  assert row[-1] == 2
+  assert row[-2:] == (2, 2)
   assert row[3] < -1 < 1 < row[4], "two chains tell little"
   (table,) = order_section([one, run("apart", pruned_chain("abcd", range(4), "d"))]).tables
   assert table.rows == []
@@ -69,3 +69,29 @@ def test_chains_are_paired_by_id_and_text():
 def test_a_chain_of_one_token_has_no_order():
   one = pruned_chain("a", [0])
   assert all(map(math.isnan, order_agreement(one, one)))
+
+
+def test_chains_without_an_order_are_not_counted():
+  tie, told = pruned_chain("a", [0], "c/0"), pruned_chain("abcd", range(4), "c/1")
+  kept = pruned_chain("abcd", range(2), "c/2")
+  (table,) = order_section([run("one", tie, told, kept), run("other", tie, told, kept)]).tables
+  row = dict(zip(table.columns, table.rows[0], strict=True))
+  assert (row["chains"], row["chains of last tenth"]) == (2, 1)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.05, 0.1, 0.3, 0.7])
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_the_last_tenth_of_random_orders_is_that_of_chance_or_untold(keep, size):
+  """Kept characters, and those of a long unit, tie: no order tells which of them are the last."""
+  rng = np.random.default_rng(0)
+  units = np.arange(60).reshape(-1, size)
+
+  def draw():
+    order = units[rng.permutation(len(units))][: int(len(units) * (1 - keep) + 1e-9)].ravel()
+    return pruned_chain(["x"] * 60, order, unit_sizes=(size,) * len(units))
+
+  found = np.array([order_agreement(draw(), draw())[2] for _ in range(400)])
+  if keep > 0.1 or size > 6:
+    assert np.isnan(found).all()
+  else:
+    assert found.mean() == pytest.approx(0.1, abs=0.03)
