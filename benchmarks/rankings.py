@@ -4,7 +4,7 @@
 
 Each WORKDIR is of one `prune` run (one ranking and objective). It becomes a line in each panel of
 one plot and a block of rows in one table: mean `joint` and `answer` NLL over chains, in nats per
-token, with 95% intervals from resampled chains. Only chains that all runs have are compared, at
+token, with 95% intervals from resampled chains if there are eight or more. Only chains that all runs have are compared, at
 keep ratios that all of them came down to: in steps of `--step`, or some of `--ratios`, which runs
 need whose NLLs are known at their keep_ratios alone (deletions_per_step above 1). Differences are
 to the first workdir named, chain by chain: what chains have in common drops out of them, so that
@@ -32,10 +32,10 @@ from greedy_prune_jax.chains.pruned_answers import read_pruned_answers
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.settings import GREEDY
-from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
+from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.plots import Plot, write_plot
-from greedy_prune_jax.reports.tables import Table, format_table, write_table
+from greedy_prune_jax.reports.tables import Cell, Table, format_cell, format_table, interval_cells, write_table
 from greedy_prune_jax.runs.records import Record
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")
@@ -133,13 +133,13 @@ def make_table(
   for name in NLLS:
     columns += [f"{name} NLL", f"{name} low", f"{name} high"]
     columns += [f"{name} difference", f"{name} difference low", f"{name} difference high"]
-  rows = []
+  rows: list[list[Cell]] = []
   for run, found in zip(runs, values, strict=True):
     means, differences = mean_over_chains(found), mean_over_chains(found - values[0])
     for r, ratio in enumerate(ratios):
-      row = [run.name, ratio]
+      row: list[Cell] = [run.name, ratio]
       for n in range(len(NLLS)):
-        row += [float(bound[r, n]) for interval in (means, differences) for bound in interval]
+        row += [*interval_cells(means, r, n), *interval_cells(differences, r, n)]
       rows.append(row)
   return Table("rankings", caption, columns, rows)
 
@@ -258,9 +258,14 @@ def format_nlls(table: Table) -> str:
     lines.append(f"\n{name:24}" + "".join(f"{ratio:>20}" for ratio in ratios))
     for run in dict.fromkeys(row[0] for row in table.rows):
       cells = [row[2 + 6 * n : 5 + 6 * n] for row in table.rows if row[0] == run]
-      texts = (f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in cells)
+      texts = (f"{mean:.3f} [{_three(low)}, {_three(high)}]" for mean, low, high in cells)
       lines.append(f"{run:24}" + "".join(f"{text:>20}" for text in texts))
   return "\n".join(lines)
+
+
+def _three(cell: Cell) -> str:
+  """A bound with three digits behind the point, or the sign for none."""
+  return f"{cell:.3f}" if isinstance(cell, float) else format_cell(cell)
 
 
 def where_beaten(
@@ -299,8 +304,8 @@ def compare(
   first = runs[0]
   chains = f"{len(ids)} chains, {first.chains[ids[0]].pruner}"
   caption = (
-    f"{chains}; mean NLL in nats per token, 95% intervals from resampled chains; differences are "
-    f"to {first.name}"
+    f"{chains}; mean NLL in nats per token, 95% intervals from resampled chains, of "
+    f"{LEAST_CHAINS} or more; differences are to {first.name}"
   )
   table = make_table(runs, ratios, values, caption)
   write_table(out, table)

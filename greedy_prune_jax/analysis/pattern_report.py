@@ -10,11 +10,12 @@ from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.plots import plot_lines, plot_map, plot_scores, plot_survival
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.categories import Category
-from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
 from greedy_prune_jax.reports.tables import Cell, Table, interval_cells
 
 _INTERVAL = ("estimate", "low", "high")
-_BOUNDS = "Bands and bars are 95% intervals from resampled chains."
+_FEW = f"of fewer than {LEAST_CHAINS} chains there is no interval"
+_BOUNDS = f"Bands and bars are 95% intervals from resampled chains; {_FEW}."
 
 
 def pattern_section(runs: Sequence[LabelledRun]) -> Section:
@@ -81,6 +82,11 @@ def _statement(run: LabelledRun) -> str:
     if not np.isfinite(estimate):
       findings.append(f"nothing can be said of {category}, which one of the two has no token of")
       continue
+    if not np.isfinite(low):
+      findings.append(
+        f"nothing can be said of {category}, as fewer than {LEAST_CHAINS} chains have tokens of both"
+      )
+      continue
     verdict = (
       "stay longer than" if low > 0 else "leave before" if high < 0 else "cannot be told apart from"
     )
@@ -101,7 +107,7 @@ def _rank_table(runs: Sequence[LabelledRun], ranks: Sequence[Interval], on: str)
     for i, category in enumerate(Category):
       rows.append([run.name, str(category), int(counts[i]), *interval_cells(interval, i)])
     rows.append([run.name, "unlabelled", int(counts[-1]), None, None, None])
-  caption = f"Mean normalised prune rank of each category with 95% intervals over chains ({on})."
+  caption = f"Mean normalised prune rank of each category with 95% intervals over chains; {_FEW} ({on})."
   return Table("ranks", caption, ("run", "category", "tokens", *_INTERVAL), rows)
 
 
@@ -115,7 +121,7 @@ def _difference_table(runs: Sequence[LabelledRun]) -> Table:
       rows.append([run.name, str(category), num_chains, *interval_cells(difference, i)])
   caption = (
     f"Mean normalised prune rank of each category less that in {first.name}, on the same chains, "
-    "with 95% intervals over chains. Above 0 it leaves later than there."
+    f"with 95% intervals over chains; {_FEW}. Above 0 it leaves later than there."
   )
   return Table("rank_differences", caption, ("run", "category", "chains", *_INTERVAL), rows)
 
@@ -127,7 +133,7 @@ def _curve_table(name, names, shares, curves, on) -> Table:
     for i, category in enumerate(Category)
     for j, share in enumerate(shares)
   ]
-  caption = f"Share of each category still there, with 95% intervals over chains ({on})."
+  caption = f"Share of each category still there, with 95% intervals over chains; {_FEW} ({on})."
   return Table(name, caption, ("run", "category", "share deleted", *_INTERVAL), rows)
 
 
@@ -137,7 +143,7 @@ def _line_table(name, x_name, names, x, lines, on) -> Table:
     for run, interval in zip(names, lines, strict=True)
     for i, value in enumerate(x)
   ]
-  caption = f"The values of the plot {name}, with 95% intervals over chains ({on})."
+  caption = f"The values of the plot {name}, with 95% intervals over chains; {_FEW} ({on})."
   return Table(name, caption, ("run", x_name, *_INTERVAL), rows)
 
 

@@ -114,9 +114,12 @@ def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
 
   Where an interval leaves 0 out, that category leaves later (above) or earlier (below).
   """
-  means = _resampled_ranks(run, range(len(run.chains)))
-  differences = means - means[:, [list(Category).index(baseline)]]
-  return percentile_interval(differences[0], differences[1:])
+  means, num_chains = _resampled_ranks(*_rank_sums(run))
+  place = [list(Category).index(baseline)]
+  differences = means - means[:, place]
+  return percentile_interval(
+    differences[0], differences[1:], np.minimum(num_chains, num_chains[place])
+  )
 
 
 def paired_rank_differences(run: LabelledRun, reference: LabelledRun) -> tuple[Interval, int]:
@@ -131,20 +134,31 @@ def paired_rank_differences(run: LabelledRun, reference: LabelledRun) -> tuple[I
   pairs = [(i, places[c.chain.id]) for i, c in enumerate(run.chains) if c.chain.id in places]
   if not pairs:
     return Interval(*np.full((3, len(Category)), np.nan)), 0
-  ours, theirs = zip(*pairs, strict=True)
-  differences = _resampled_ranks(run, ours) - _resampled_ranks(reference, theirs)
-  return percentile_interval(differences[0], differences[1:]), len(pairs)
+  ours, theirs = (list(places) for places in zip(*pairs, strict=True))
+  one, num_ones = _resampled_ranks(*(values[ours] for values in _rank_sums(run)))
+  other, num_others = _resampled_ranks(*(values[theirs] for values in _rank_sums(reference)))
+  differences, num_chains = one - other, np.minimum(num_ones, num_others)
+  return percentile_interval(differences[0], differences[1:], num_chains), len(pairs)
 
 
-def _resampled_ranks(run: LabelledRun, chosen: Sequence[int]) -> Float[np.ndarray, "R1 C"]:
-  """Mean normalised ranks of some chains' categories: theirs, then those of R bootstrap samples.
+def _resampled_ranks(
+  sums: Float[np.ndarray, "B C"], counts: Float[np.ndarray, "B C"]
+) -> tuple[Float[np.ndarray, "R1 C"], Int[np.ndarray, "C"]]:
+  """Mean normalised ranks of categories: of all chains, then of R bootstrap samples.
 
   Of equally many chains those at the same places are drawn.
+
+  Args:
+    sums: sum of each chain's ranks, by category; see `_rank_sums`.
+    counts: their numbers.
+
+  Returns:
+    The means, and the number of chains that have each category.
   """
-  sums, counts = (values[list(chosen)] for values in _rank_sums(run))
   weights = np.concatenate([np.ones((1, len(sums))), resample_weights(len(sums))])
   with np.errstate(divide="ignore", invalid="ignore"):
-    return weighted_sums(weights, sums) / weighted_sums(weights, counts)
+    means = weighted_sums(weights, sums) / weighted_sums(weights, counts)
+  return means, (counts > 0).sum(axis=0)
 
 
 def _rank_sums(run: LabelledRun) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B C"]]:

@@ -23,7 +23,7 @@ from greedy_prune_jax.analysis.rank_regression import (
 )
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.rankings.attention_regression import CONTROL_NAMES, AttentionRanking
-from greedy_prune_jax.reports.bootstrap import Interval
+from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
 from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.plots import Plot
 from greedy_prune_jax.reports.tables import Cell, Table
@@ -159,7 +159,7 @@ def regression_section(
   """
   within = [row for row in rows if row["fitted to"] == row["tested on"]]
   on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
-  tested = f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains; {on}."
+  tested = f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains, of {LEAST_CHAINS} or more; {on}."
   ranks = [row for row in within if row["target"] == "rank"]
   plots = [
     _score_plot(
@@ -232,12 +232,21 @@ def _findings(runs: Sequence[RankData], ranks: Sequence[Row]) -> list[str]:
     if not by_set:
       continue
     described = [
-      f"{name}: R2 {by_set[name]['r2']:.3f} ({by_set[name]['r2 low']:.3f} to "
-      f"{by_set[name]['r2 high']:.3f})"
+      f"{name}: R2 {_interval_words([by_set[name]['r2' + end] for end in ('', ' low', ' high')])}"
       for name in ("controls", "controls and shuffled attention", "controls and attention")
     ]
     sentences.append(f"{run.name}, {len(run.ids)} chains, by ridge: {'; '.join(described)}.")
   return sentences
+
+
+def _interval_words(cells: Sequence[Cell]) -> str:
+  """An estimate with its bounds, or that it has none; `unknown` where there is no estimate."""
+  value, low, high = cells
+  if value is None:
+    return "unknown"
+  if low is None or high is None:
+    return f"{value:.3f} (no interval)"
+  return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _score_plot(ranks, runs, metric, caption, label) -> Plot:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis import patterns
+from greedy_prune_jax.analysis.pattern_report import _statement
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import bootstrap_ratio
@@ -11,6 +12,7 @@ from tests.helpers.planted import pruned_chain
 
 ALL = list(Category)
 SYMBOL, FUNCTION = ALL.index(Category.SYMBOLIC_MATH), ALL.index(Category.FUNCTION)
+META = ALL.index(Category.META_DISCOURSE)
 
 
 def planted_run(num_chains=30, num_tokens=20):
@@ -47,6 +49,23 @@ def test_ranks_by_category_and_their_difference():
   np.testing.assert_allclose(difference.estimate[[FUNCTION, SYMBOL]], [0, 10 / 19])
   assert difference.low[SYMBOL] > 0
   np.testing.assert_array_equal(patterns.category_counts(run), [300, 0, 0, 0, 0, 300, 0])
+
+
+def test_of_few_chains_no_difference_is_claimed():
+  """Orders at random: a category that two chains of thirty have would look certain."""
+  few = planted_run(7)
+  assert np.isnan([patterns.rank_by_category(few).low, patterns.rank_by_category(few).high]).all()
+  assert "stay longer" in _statement(planted_run(8))
+  assert "stay longer" not in _statement(few)
+  assert _statement(few).count("nothing can be said") == 2
+  run = planted_run(30)
+  labels = [(Category.META_DISCOURSE, *of_chain[1:]) for of_chain in run.labels[:2]]
+  rare = LabelledRun("rare", run.chains, [*labels, *run.labels[2:]])
+  assert "nothing can be said of META_DISCOURSE, as fewer than 8 chains" in _statement(rare)
+  difference, _ = patterns.paired_rank_differences(rare, rare)
+  assert difference.estimate[META] == 0
+  assert np.isnan([difference.low[META], difference.high[META]]).all()
+  assert difference.low[SYMBOL] == 0
 
 
 def test_differences_of_two_runs_are_paired_by_chain():

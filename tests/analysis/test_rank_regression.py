@@ -348,3 +348,15 @@ def test_a_ranking_of_another_model_or_version_is_refused(stored, tmp_path):
   (tmp_path / "ranking.json").write_text(about.replace(CONTROL_NAMES[0], "place"))
   with pytest.raises(UserError, match="fitted to other features"):
     load_ranking(tmp_path / "ranking.safetensors")
+
+
+@pytest.mark.parametrize(
+  ("cells", "words"),
+  [
+    ((None, None, None), "unknown"),  # R2 where all ranks are equal
+    ((0.5, None, None), "0.500 (no interval)"),  # of few chains
+    ((0.5, 0.25, 0.75), "0.500 (0.250 to 0.750)"),
+  ],
+)
+def test_scores_of_which_nothing_is_known_are_told_in_words(cells, words):
+  assert regression_report._interval_words(cells) == words

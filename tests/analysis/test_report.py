@@ -88,9 +88,9 @@ def test_cells():
 
 
 def test_the_statement_follows_the_data():
-  chains = [pruned_chain(["x"] * 6, [0, 2, 4, 1, 3, 5], f"c/{i}") for i in range(5)]
-  stay = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 3] * 5
-  leave = [(Category.SYMBOLIC_MATH, Category.FUNCTION) * 3] * 5
+  chains = [pruned_chain(["x"] * 6, [0, 2, 4, 1, 3, 5], f"c/{i}") for i in range(8)]
+  stay = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 3] * 8
+  leave = [(Category.SYMBOLIC_MATH, Category.FUNCTION) * 3] * 8
   assert (
     "numbers stay longer than FUNCTION"
     in pattern_section([LabelledRun("r", chains, stay)]).paragraphs[0]
@@ -103,6 +103,17 @@ def test_the_statement_follows_the_data():
     "nothing can be said of META_DISCOURSE"
     in pattern_section([LabelledRun("r", chains, stay)]).paragraphs[0]
   )
+
+
+def test_few_chains_have_points_without_bars():
+  chains = [pruned_chain(["x"] * 6, [0, 2, 4, 1, 3, 5], f"c/{i}") for i in range(7)]
+  labels = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 3] * 7
+  section = pattern_section([LabelledRun("r", chains, labels)])
+  for plot in section.plots:
+    assert "nan" not in plot.svg.lower()
+    assert "of fewer than 8 chains there is no interval" in plot.caption
+  (ranks,) = (table for table in section.tables if table.name == "ranks")
+  assert [row[4:] for row in ranks.rows if row[3] is not None] == [[None, None]] * 2
 
 
 def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):

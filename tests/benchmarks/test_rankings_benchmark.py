@@ -81,11 +81,8 @@ def test_tables_and_plot(tmp_path):
   assert float(greedy[0.5]["joint NLL"]) == pytest.approx(1.5 + 2 * 0.1)
   assert float(random[0.5]["joint NLL"]) == pytest.approx(1.5 + 2 * 0.3)
   assert float(random[0.5]["answer NLL"]) == pytest.approx(2 * (1.5 + 2 * 0.3))
-  # The chains' levels make the means uncertain, but drop out of the differences.
-  assert float(random[0.5]["joint low"]) < 1.7 < float(random[0.5]["joint high"])
-  for bound in ("", " low", " high"):
-    assert float(random[0.5]["joint difference" + bound]) == pytest.approx(0.4)
-    assert float(greedy[0.5]["joint difference" + bound]) == 0
+  assert random[0.5]["joint low"] == greedy[0.5]["joint difference high"] == "", "of two chains"
+  assert float(random[0.5]["joint difference"]) == pytest.approx(0.4)
 
   costs = {row["ranking"]: float(row["positions"]) for row in rows_of(out / "cost.csv")}
   assert costs == {"greedy joint": 70, "random": 20}
@@ -105,6 +102,21 @@ def test_tables_and_plot(tmp_path):
     assert text in svg
   assert (out / "rankings.png").stat().st_size > 10_000
   assert json.loads((out / "rankings.json").read_text())["caption"].startswith("2 chains")
+
+
+def test_what_chains_have_in_common_drops_out_of_differences(tmp_path):
+  levels = (1.0, 2.0) * 4
+  workdirs = [
+    write_run(tmp_path / "g", "greedy", 0.1, levels),
+    write_run(tmp_path / "r", "random", 0.3, levels),
+  ]
+  compare(workdirs, tmp_path / "out", ratios_in_steps(0.25))
+  half = [r for r in rows_of(tmp_path / "out" / "rankings.csv") if r["keep ratio"] == "0.5"]
+  greedy, random = half
+  assert float(random["joint low"]) < 2.1 < float(random["joint high"])
+  for bound in ("", " low", " high"):
+    assert float(random["joint difference" + bound]) == pytest.approx(0.4)
+    assert float(greedy["joint difference" + bound]) == 0
 
 
 def test_what_all_orders_leave_alike_beats_none(tmp_path):
