@@ -46,7 +46,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
       early,
       lengths,
       f"Are neighbours deleted together? Mean length of the gaps that deletions leave, beside the "
-      f"same number of deletions at random ({on}). {_BOUNDS}",
+      f"same number of units deleted at random ({on}). {_BOUNDS}",
       xlabel="share of tokens deleted",
       ylabel="deleted tokens per gap",
       reference=("at random", by_chance),

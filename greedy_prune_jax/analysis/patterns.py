@@ -198,20 +198,21 @@ def run_lengths(
 
   Returns:
     Deleted tokens per run of neighbouring deleted positions, [S], NaN where nothing is deleted; and
-    the same for as many positions drawn at random, of which D in N form D (N - D + 1) / N runs on
-    average.
+    the same for as many units drawn at random, of which D in U form D (U - D + 1) / U runs on
+    average. Tokens of a unit leave together in any order, so chance is not in tokens.
   """
   deleted = np.zeros((len(run.chains), len(shares)))
   runs, random_runs = np.zeros_like(deleted), np.zeros_like(deleted)
   for i, chain in enumerate(run.chains):
-    num_tokens = len(chain.reasoning_ids)
     before = np.array(chain.gone_before)
+    num_units = len(chain.unit_sizes or chain.reasoning_ids)
+    unit_before = before[[unit[0] for unit in chain.deletions]]
     for j, share in enumerate(shares):
-      gone = before < int(share * num_tokens + 1e-9)
-      num_deleted = gone.sum()
-      deleted[i, j] = num_deleted
+      most = int(share * len(before) + 1e-9)
+      gone, units_gone = before < most, (unit_before < most).sum()
+      deleted[i, j] = gone.sum()
       runs[i, j] = count_runs(gone)
-      random_runs[i, j] = num_deleted * (num_tokens - num_deleted + 1) / num_tokens
+      random_runs[i, j] = units_gone * (num_units - units_gone + 1) / num_units
   by_chance = bootstrap_ratio(deleted, random_runs, num_samples=1).estimate
   return bootstrap_ratio(deleted, runs), by_chance
 

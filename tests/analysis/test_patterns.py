@@ -127,7 +127,21 @@ def test_tokens_of_a_unit_leave_together():
   np.testing.assert_allclose(curve.estimate[FUNCTION], [1, 1, 1, 1 / 3])
   lengths, by_chance = patterns.run_lengths(run, shares)
   np.testing.assert_allclose(lengths.estimate, [np.nan, 3, 3, 2.5])
-  np.testing.assert_allclose(by_chance[1:], [3 / 2.25, 3 / 2.25, 5 / 2.5])
+  # Of four units one forms one gap, and two of them 2 (4 - 2 + 1) / 4.
+  np.testing.assert_allclose(by_chance[1:], [3, 3, 5 / 1.5])
+
+
+def test_words_deleted_at_random_are_no_neighbours_by_choice():
+  rng = np.random.default_rng(0)
+  chains = []
+  for i in range(60):
+    sizes = tuple(int(size) for size in rng.integers(1, 5, 20))
+    words = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    order = [position for word in rng.permutation(20) for position in words[word]]
+    chains.append(pruned_chain(["x"] * sum(sizes), order, f"c/{i}", unit_sizes=sizes))
+  run = LabelledRun("r", chains, [(None,) * len(chain.reasoning_ids) for chain in chains])
+  lengths, by_chance = patterns.run_lengths(run, np.array([0.1, 0.3, 0.5]))
+  np.testing.assert_allclose(lengths.estimate, by_chance, rtol=0.06)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
