@@ -35,7 +35,14 @@ from greedy_prune_jax.pruning.settings import GREEDY
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import wilson
 from greedy_prune_jax.reports.plots import Plot, write_plot
-from greedy_prune_jax.reports.tables import Cell, Table, format_cell, format_table, interval_cells, write_table
+from greedy_prune_jax.reports.tables import (
+  Cell,
+  Table,
+  format_cell,
+  format_table,
+  interval_cells,
+  write_table,
+)
 from greedy_prune_jax.runs.records import Record
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")

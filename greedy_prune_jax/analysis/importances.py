@@ -13,7 +13,7 @@ from scipy import stats
 
 from greedy_prune_jax.analysis.needed import ranked_above
 from greedy_prune_jax.analysis.orders import character_ranks
-from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.patterns import LabelledRun, text_of
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains import judgements
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
@@ -166,16 +166,13 @@ def judgement_sections(runs: Sequence[LabelledRun]) -> list[Section]:
 def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]]) -> Table:
   """Agreement of the runs with one kind of judgement, a row a run."""
 
-  def text(chain: PrunedChain) -> tuple[str, str]:  # runs may have other texts under one id
-    return chain.chain.id, chain.chain.reasoning
-
   by_chain = {
-    text(chain): parts
+    text_of(chain): parts
     for run, found in reversed(runs)
     for chain, parts in zip(run.chains, found, strict=True)
   }
   surprisal = {
-    text(chain): parts.rank
+    text_of(chain): parts.rank
     for run, found in runs
     for chain, parts in zip(run.chains, found, strict=True)
     if chain.ranking == _SURPRISAL
@@ -192,8 +189,8 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
     agreement, held = [], ("position", "length")
     for chain, parts in zip(run.chains, found, strict=True):
       controls = {"position": parts.position, "length": parts.length}
-      if not is_control and text(chain) in surprisal:
-        controls["surprisal"] = surprisal[text(chain)]
+      if not is_control and text_of(chain) in surprisal:
+        controls["surprisal"] = surprisal[text_of(chain)]
         held = tuple(controls)
       agreement.append(compare(parts.rank, parts.value, list(controls.values()), share))
     rows.append(_row(run.name, agreement, held))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from greedy_prune_jax.analysis.patterns import LabelledRun, common_chains
+from greedy_prune_jax.analysis.patterns import LabelledRun, common_places
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.reports.intervals import column_intervals
@@ -32,18 +32,18 @@ def nlls_at_ratios(chain: PrunedChain) -> dict[float, tuple[float, ...]]:
 
 def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   """Mean NLLs of each run, and differences of the first run to each other of the same pruner."""
-  found = [{chain.chain.id: nlls_at_ratios(chain) for chain in run.chains} for run in runs]
+  found = [[nlls_at_ratios(chain) for chain in run.chains] for run in runs]
   means: list[tuple[Cell, ...]] = []
   for run, chains in zip(runs, found, strict=True):
-    for ratio in _ratios(chains.values()):
-      values = np.array([nlls[ratio] for nlls in chains.values()])
+    for ratio in _ratios(chains):
+      values = np.array([nlls[ratio] for nlls in chains])
       means.append((run.name, ratio, *column_intervals(values), len(values)))
   pairs: list[tuple[Cell, ...]] = []
   for run, chains in zip(runs[1:], found[1:], strict=True):
     nlls = [
-      (found[0][mine.chain.id], chains[mine.chain.id])
-      for mine, theirs in common_chains(runs[0], run)
-      if mine.pruner == theirs.pruner
+      (found[0][mine], chains[theirs])
+      for mine, theirs in common_places(runs[0], run)
+      if runs[0].chains[mine].pruner == run.chains[theirs].pruner
     ]
     if not nlls:
       continue

@@ -15,6 +15,10 @@ from greedy_prune_jax.reports.tables import Cell, Table, interval_cells
 
 _INTERVAL = ("estimate", "low", "high")
 _FEW = f"of fewer than {LEAST_CHAINS} chains there is no interval"
+_DEPTH = (
+  "Tokens that were never deleted share the mean of the ranks that are left, so runs pruned to "
+  "other depths cannot be compared by it"
+)
 _BOUNDS = f"Bands and bars are 95% intervals from resampled chains; {_FEW}."
 
 
@@ -36,7 +40,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
       "ranks",
       list(map(str, Category)),
       dict(zip(names, ranks, strict=True)),
-      f"Mean normalised prune rank of each category ({on}). {_BOUNDS}",
+      f"Mean normalised prune rank of each category ({on}). {_DEPTH}. {_BOUNDS}",
       xlabel="mean normalised prune rank (0 left first, 1 last)",
       reference=0.5,
     ),
@@ -56,7 +60,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
       names,
       places,
       positions,
-      f"Mean normalised prune rank by place in the chain ({on}). {_BOUNDS}",
+      f"Mean normalised prune rank by place in the chain ({on}). {_DEPTH}. {_BOUNDS}",
       xlabel="place in the reasoning (0 begins, 1 ends)",
       ylabel="mean normalised prune rank",
     ),
@@ -84,7 +88,8 @@ def _statement(run: LabelledRun) -> str:
       continue
     if not np.isfinite(low):
       findings.append(
-        f"nothing can be said of {category}, as fewer than {LEAST_CHAINS} chains have tokens of both"
+        f"nothing can be said of {category}, as fewer than {LEAST_CHAINS} chains have tokens of "
+        "both"
       )
       continue
     verdict = (
@@ -107,7 +112,10 @@ def _rank_table(runs: Sequence[LabelledRun], ranks: Sequence[Interval], on: str)
     for i, category in enumerate(Category):
       rows.append([run.name, str(category), int(counts[i]), *interval_cells(interval, i)])
     rows.append([run.name, "unlabelled", int(counts[-1]), None, None, None])
-  caption = f"Mean normalised prune rank of each category with 95% intervals over chains; {_FEW} ({on})."
+  caption = (
+    f"Mean normalised prune rank of each category with 95% intervals over chains; {_FEW} ({on}). "
+    f"{_DEPTH}; `rank_differences` compares them."
+  )
   return Table("ranks", caption, ("run", "category", "tokens", *_INTERVAL), rows)
 
 
@@ -121,6 +129,7 @@ def _difference_table(runs: Sequence[LabelledRun]) -> Table:
       rows.append([run.name, str(category), num_chains, *interval_cells(difference, i)])
   caption = (
     f"Mean normalised prune rank of each category less that in {first.name}, on the same chains, "
+    f"each pruned as far as the less deep one of the two was, "
     f"with 95% intervals over chains; {_FEW}. Above 0 it leaves later than there."
   )
   return Table("rank_differences", caption, ("run", "category", "chains", *_INTERVAL), rows)

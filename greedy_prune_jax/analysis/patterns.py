@@ -53,27 +53,49 @@ class LabelledRun:
         )
 
 
+def common_places(one: LabelledRun, other: LabelledRun) -> list[tuple[int, int]]:
+  """The places in both runs of the chains that both have.
+
+  Runs of other data have other chains by the same ids, so question and reasoning are compared too.
+  """
+  known = {text_of(chain): place for place, chain in enumerate(other.chains)}
+  texts = map(text_of, one.chains)
+  return [(place, known[text]) for place, text in enumerate(texts) if text in known]
+
+
 def common_chains(one: LabelledRun, other: LabelledRun) -> list[tuple[PrunedChain, PrunedChain]]:
-  """The chains that both runs have, with the same reasoning."""
-  known = {chain.chain.id: chain for chain in other.chains}
-  return [
-    (chain, known[chain.chain.id])
-    for chain in one.chains
-    if chain.chain.id in known and known[chain.chain.id].chain.reasoning == chain.chain.reasoning
-  ]
+  """The chains that both runs have; see `common_places`."""
+  return [(one.chains[i], other.chains[j]) for i, j in common_places(one, other)]
 
 
-def normalised_ranks(chain: PrunedChain) -> Float[np.ndarray, "N"]:
+def text_of(chain: PrunedChain) -> tuple[str, str, str]:
+  """What tells a chain from those of other data: its id, question and reasoning."""
+  return chain.chain.id, chain.chain.question, chain.chain.reasoning
+
+
+def normalised_ranks(chain: PrunedChain, depth: float = 1.0) -> Float[np.ndarray, "N"]:
   """Prune ranks divided by N - 1: 0 left first, 1 last.
 
   Tokens that left together share the mean of their ranks, and so do those that were never deleted.
+  The less deep a chain was pruned, the more ranks are that mean: compare orders at one depth.
+
+  Args:
+    chain: the chain.
+    depth: share of the tokens up to which deletions count; later ones are taken for none.
   """
-  num_tokens, num_deleted = len(chain.reasoning_ids), len(chain.deletion_order)
-  ranks = np.full(num_tokens, (num_deleted + num_tokens - 1) / 2)
+  num_tokens = len(chain.reasoning_ids)
+  most = int(depth * num_tokens + 1e-9)
   before = np.array(chain.gone_before)
-  for unit in map(list, chain.deletions):
+  units = [list(unit) for unit in chain.deletions if before[unit[0]] + len(unit) <= most]
+  ranks = np.full(num_tokens, (sum(map(len, units)) + num_tokens - 1) / 2)
+  for unit in units:
     ranks[unit] = before[unit] + (len(unit) - 1) / 2
   return ranks / max(num_tokens - 1, 1)
+
+
+def share_deleted(chain: PrunedChain) -> float:
+  """Share of the tokens that were deleted, 1 of a chain without any."""
+  return len(chain.deletion_order) / len(chain.reasoning_ids) if chain.reasoning_ids else 1.0
 
 
 def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
@@ -83,7 +105,7 @@ def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
 
 def share_grid(chains: Sequence[PrunedChain]) -> Float[np.ndarray, "S"]:
   """Shares of tokens deleted, from 0 in steps of 0.05, as far as every chain was pruned."""
-  deepest = min(len(chain.deletion_order) / len(chain.reasoning_ids) for chain in chains)
+  deepest = min(map(share_deleted, chains))
   return np.arange(int(deepest / 0.05 + 1e-9) + 1) * 0.05
 
 
@@ -104,7 +126,10 @@ def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
 
 
 def rank_by_category(run: LabelledRun) -> Interval:
-  """Mean normalised prune rank of each category, [C]; 0.5 is the mean over all tokens."""
+  """Mean normalised prune rank of each category, [C]; 0.5 is the mean over all tokens.
+
+  Runs that were pruned to other depths cannot be compared by it; see `normalised_ranks`.
+  """
   sums, counts = _rank_sums(run)
   return bootstrap_ratio(sums, counts)
 
@@ -125,18 +150,19 @@ def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
 def paired_rank_differences(run: LabelledRun, reference: LabelledRun) -> tuple[Interval, int]:
   """Mean normalised rank of each category less that in another run of the same chains.
 
-  Both runs of a chain are resampled together, so that what chains have in common cancels out.
+  Both runs of a chain are resampled together, so that what chains have in common cancels out, and
+  deletions count as far as both of them went.
 
   Returns:
     Arrays [C], and the number of chains that both runs have; NaN where they have none.
   """
-  places = {chain.chain.id: i for i, chain in enumerate(reference.chains)}
-  pairs = [(i, places[c.chain.id]) for i, c in enumerate(run.chains) if c.chain.id in places]
+  pairs = common_places(run, reference)
   if not pairs:
     return Interval(*np.full((3, len(Category)), np.nan)), 0
-  ours, theirs = (list(places) for places in zip(*pairs, strict=True))
-  one, num_ones = _resampled_ranks(*(values[ours] for values in _rank_sums(run)))
-  other, num_others = _resampled_ranks(*(values[theirs] for values in _rank_sums(reference)))
+  ours, theirs = zip(*pairs, strict=True)
+  depths = [min(share_deleted(run.chains[i]), share_deleted(reference.chains[j])) for i, j in pairs]
+  one, num_ones = _resampled_ranks(*_rank_sums(run, ours, depths))
+  other, num_others = _resampled_ranks(*_rank_sums(reference, theirs, depths))
   differences, num_chains = one - other, np.minimum(num_ones, num_others)
   return percentile_interval(differences[0], differences[1:], num_chains), len(pairs)
 
@@ -161,10 +187,22 @@ def _resampled_ranks(
   return means, (counts > 0).sum(axis=0)
 
 
-def _rank_sums(run: LabelledRun) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B C"]]:
-  """Sum of normalised ranks, and number of tokens, of each chain's categories."""
-  masks = [category_masks(labels).astype(float) for labels in run.labels]
-  ranks = [normalised_ranks(chain) for chain in run.chains]
+def _rank_sums(
+  run: LabelledRun, places: Sequence[int] | None = None, depths: Sequence[float] | None = None
+) -> tuple[Float[np.ndarray, "B C"], Float[np.ndarray, "B C"]]:
+  """Sum of normalised ranks, and number of tokens, of each chain's categories.
+
+  Args:
+    run: the chains.
+    places: places of those that count, in their order; None: all.
+    depths: share of each one's tokens up to which deletions count; None: all deletions.
+  """
+  places = range(len(run.chains)) if places is None else places
+  depths = [1.0] * len(places) if depths is None else depths
+  masks = [category_masks(run.labels[place]).astype(float) for place in places]
+  ranks = [
+    normalised_ranks(run.chains[place], depth) for place, depth in zip(places, depths, strict=True)
+  ]
   sums = np.array([m @ r for m, r in zip(masks, ranks, strict=True)])
   return sums, np.array([m.sum(axis=1) for m in masks])
 

@@ -159,7 +159,10 @@ def regression_section(
   """
   within = [row for row in rows if row["fitted to"] == row["tested on"]]
   on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
-  tested = f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains, of {LEAST_CHAINS} or more; {on}."
+  tested = (
+    f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains, of {LEAST_CHAINS} or more; "
+    f"{on}."
+  )
   ranks = [row for row in within if row["target"] == "rank"]
   plots = [
     _score_plot(
@@ -239,7 +242,7 @@ def _findings(runs: Sequence[RankData], ranks: Sequence[Row]) -> list[str]:
   return sentences
 
 
-def _interval_words(cells: Sequence[Cell]) -> str:
+def _interval_words(cells: Sequence[float | None]) -> str:
   """An estimate with its bounds, or that it has none; `unknown` where there is no estimate."""
   value, low, high = cells
   if value is None:
