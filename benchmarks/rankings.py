@@ -4,13 +4,13 @@
 
 Each WORKDIR is of one `prune` run (one ranking and objective). It becomes a line in each panel of
 one plot and a block of rows in one table: mean `joint` and `answer` NLL over chains, in nats per
-token, with 95% intervals from resampled chains if there are eight or more. Only chains that all runs have are compared, at
-keep ratios that all of them came down to: in steps of `--step`, or some of `--ratios`, which runs
-need whose NLLs are known at their keep_ratios alone (deletions_per_step above 1). Differences are
-to the first workdir named, chain by chain: what chains have in common drops out of them, so that
-their intervals tell which ranking is better. `--evaluation` names the workdir of an
-`evaluate_pruned` run on the same workdirs, for a further panel and table: the share of chains whose
-answer is still reached, with Wilson's 95% intervals.
+token, with 95% intervals from resampled chains if there are eight or more. Only chains that all
+runs have are compared, at keep ratios that all of them came down to: in steps of `--step`, or some
+of `--ratios`, which runs need whose NLLs are known at their keep_ratios alone (deletions_per_step
+above 1). Differences are to the first workdir named, chain by chain: what chains have in common
+drops out of them, so that their intervals tell which ranking is better. `--evaluation` names the
+workdir of an `evaluate_pruned` run on the same workdirs, for a further panel and table: the share
+of chains whose answer is still reached, with Wilson's 95% intervals.
 
 Writes rankings.png and rankings.svg, the tables rankings and cost, and with an evaluation accuracy,
 as CSV and JSON into FOLDER. Prints the tables, and where greedy search is beaten on

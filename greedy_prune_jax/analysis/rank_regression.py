@@ -81,27 +81,37 @@ def design(data: RankData, feature_set: str) -> Float[np.ndarray, "T F"]:
 
 
 def assign_folds(runs: Sequence[RankData]) -> dict[str, int]:
-  """The fold of each chain id, the same for all chains of a question in all runs.
+  """The fold of each question, the same for all its chains in all runs.
+
+  Each run has questions in every fold, as evenly as those allow that runs before it have.
 
   Raises:
-    UserError: there are fewer questions than folds.
+    UserError: a run has fewer questions than folds.
   """
   pairs = [pair for run in runs for pair in zip(run.questions, run.ids, strict=True)]
   by_id = sorted(pairs, key=lambda pair: pair[1])
   questions = list(dict.fromkeys(question for question, _ in by_id))  # ordered by their first ids
-  if len(questions) < NUM_FOLDS:
-    raise UserError(
-      f"the chains have {len(questions)} questions, which cannot be split into {NUM_FOLDS} folds; "
-      f"prune chains of more questions, or leave regression out of parts"
-    )
-  order = np.random.default_rng(0).permutation(len(questions))
-  fold_of = {questions[i]: place % NUM_FOLDS for place, i in enumerate(order)}
-  return {chain_id: fold_of[question] for question, chain_id in pairs}
+  order = [questions[i] for i in np.random.default_rng(0).permutation(len(questions))]
+  fold_of: dict[str, int] = {}
+  for run in sorted(runs, key=lambda run: len(set(run.questions))):  # few are hardest to spread
+    own = set(run.questions)
+    if len(own) < NUM_FOLDS:
+      raise UserError(
+        f"the chains of {run.name} have {len(own)} questions, which cannot be split into "
+        f"{NUM_FOLDS} folds; prune chains of more questions, or leave regression out of parts"
+      )
+    known = [fold_of[question] for question in own if question in fold_of]
+    sizes = np.bincount(np.array(known, int), minlength=NUM_FOLDS)
+    for question in order:
+      if question in own and question not in fold_of:
+        fold_of[question] = int(sizes.argmin())
+        sizes[fold_of[question]] += 1
+  return fold_of
 
 
 def row_folds(data: RankData, fold_of: dict[str, int]) -> Int[np.ndarray, " T"]:
-  """The fold of each row's chain."""
-  return np.array([fold_of[chain_id] for chain_id in data.ids])[data.chain]
+  """The fold of each row's question."""
+  return np.array([fold_of[question] for question in data.questions])[data.chain]
 
 
 def knows_late(data: RankData, share: float) -> bool:

@@ -69,7 +69,8 @@ def fit_ridge(
     features: one row a token.
     target: values to predict.
     folds: number of each row's fold, from 0; all rows of a chain in one.
-    strengths: tried, relative to the variance of a standardised feature.
+    strengths: tried, relative to the variance of a standardised feature, from the least. Where held
+      out folds tell nothing, as where there is one fold, the greatest is taken.
   """
   mean, scale = features.mean(axis=0), features.std(axis=0)
   scale = np.where(scale > 1e-6 * np.maximum(np.abs(mean), 1e-6), scale, np.inf)  # constants: out
@@ -86,6 +87,7 @@ def fit_ridge(
       for i, strength in enumerate(strengths):
         errors[i] += float(_squared_error(*fold_rows, *_solve(others, jnp.float32(strength))))
   # A strength too small for float32 gives NaN, which is the worst there is and not the least.
-  best = float(strengths[int(np.argmin(np.where(np.isfinite(errors), errors, np.inf)))])
+  errors = np.where(np.isfinite(errors), errors, np.inf)
+  best = float(strengths[int(np.flatnonzero(errors == errors.min())[-1])])
   weights, intercept = jax.device_get(_solve(total, jnp.float32(best)))
   return Ridge(np.asarray(weights), float(intercept) + offset, mean, scale, best)

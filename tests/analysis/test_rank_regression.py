@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from greedy_prune_jax.analysis.rank_regression import (
   is_late,
   knows_late,
   predict_unseen,
+  row_folds,
   score_predictions,
 )
 from greedy_prune_jax.analysis.regression_report import (
@@ -121,16 +123,30 @@ def test_folds_are_of_questions_and_shared_by_runs(stored):
   ids = tuple(f"d/{i}" for i in range(NUM_CHAINS))
   other = dataclasses.replace(data, name="other", ids=ids)
   fold_of = assign_folds([data, other])
-  assert all(fold_of[f"c/{i}"] == fold_of[f"d/{i}"] for i in range(NUM_CHAINS))
+  np.testing.assert_array_equal(row_folds(data, fold_of), row_folds(other, fold_of))
   pairs = tuple(f"question {i // 2}" for i in range(NUM_CHAINS))
-  fold_of = assign_folds([dataclasses.replace(data, questions=pairs)])
-  assert all(fold_of[f"c/{i}"] == fold_of[f"c/{i + 1}"] for i in range(0, NUM_CHAINS, 2))
-  other = dataclasses.replace(other, questions=ids)
-  fold_of = assign_folds([data, other])
-  assert set(fold_of) == {*data.ids, *other.ids}
-  assert np.bincount(list(fold_of.values())).min() >= 2 * NUM_CHAINS // 5 - 1
+  paired = dataclasses.replace(data, questions=pairs)
+  unlike = dataclasses.replace(other, ids=data.ids, questions=ids)  # other data, numbered alike
+  for runs in ([paired], [paired, unlike], [unlike, paired]):
+    fold_of = assign_folds(runs)
+    assert set(fold_of) == {question for run in runs for question in run.questions}
+    for run in runs:
+      folds = [fold_of[question] for question in dict.fromkeys(run.questions)]
+      assert np.ptp(np.bincount(folds, minlength=5)) <= 1
   with pytest.raises(UserError, match="3 questions, which cannot be split into 5 folds"):
     assign_folds([dataclasses.replace(data, ids=("a", "b", "c"), questions=("q", "r", "s"))])
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+def test_every_run_has_questions_in_all_folds(shared):
+  """Five chains beside many: dealt out together they may come to lie in one or two folds."""
+  for trial in range(50):
+    names = np.random.default_rng(trial).permutation(40).astype(str).tolist()
+    few, many = names[:5], names[5 - shared :]
+    runs = [SimpleNamespace(name=r[0], questions=r, ids=r) for r in (many, few)]
+    fold_of = assign_folds.__wrapped__(runs)
+    for run in runs:
+      assert np.ptp(np.bincount([fold_of[q] for q in run.questions], minlength=5)) <= 1
 
 
 @pytest.mark.slow

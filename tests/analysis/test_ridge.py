@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from greedy_prune_jax.analysis.ridge import fit_ridge
@@ -38,6 +39,15 @@ def test_the_strength_is_the_one_that_predicts_held_out_folds_best():
       error += ((fitted.predict(standard[held]) - target[held]) ** 2).sum()
     errors.append(error)
   assert fit_ridge(features, target, folds, strengths).strength == strengths[np.argmin(errors)]
+
+
+@pytest.mark.parametrize("reason", ["one fold", "a constant target", "no finite error"])
+def test_where_nothing_can_be_told_the_strength_is_the_greatest(reason):
+  features, rng = correlated_data(rows=60)
+  folds = np.zeros(60, int) if reason == "one fold" else np.arange(60) % 4
+  target = rng.normal(size=60) if reason != "a constant target" else np.full(60, 0.5)
+  strengths = (0.1, 1.0, 10.0) if reason != "no finite error" else (np.nan, np.nan, 10.0)
+  assert fit_ridge(features, target, folds, strengths).strength == 10.0
 
 
 def test_a_constant_feature_has_no_say():
