@@ -33,8 +33,9 @@ from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.settings import GREEDY
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval, bootstrap_ratio
-from greedy_prune_jax.reports.intervals import wilson
+from greedy_prune_jax.reports.intervals import accuracy_interval, paired_difference
 from greedy_prune_jax.reports.plots import Plot, write_plot
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE, means_by_question
 from greedy_prune_jax.reports.tables import (
   Cell,
   Table,
@@ -127,22 +128,28 @@ def common_ratios(runs: Sequence[Run], ids: Sequence[str], ratios: Sequence[floa
   return common
 
 
-def mean_over_chains(values: Float[np.ndarray, "B ..."]) -> Interval:
+def mean_over_chains(values: Float[np.ndarray, "B ..."], questions: Sequence[str]) -> Interval:
   """Mean over chains with its interval."""
-  return bootstrap_ratio(values, np.ones_like(values))
+  return bootstrap_ratio(values, np.ones_like(values), questions)
 
 
 def make_table(
-  runs: Sequence[Run], ratios: Sequence[float], values: Sequence[np.ndarray], caption: str
+  runs: Sequence[Run],
+  ratios: Sequence[float],
+  values: Sequence[np.ndarray],
+  questions: Sequence[str],
+  caption: str,
 ) -> Table:
-  """One row a run and keep ratio; values are [B, R, 2] a run."""
+  """One row a run and keep ratio; values are [B, R, 2] a run, of chains of B questions."""
   columns = ["ranking", "keep ratio"]
   for name in NLLS:
     columns += [f"{name} NLL", f"{name} low", f"{name} high"]
     columns += [f"{name} difference", f"{name} difference low", f"{name} difference high"]
   rows: list[list[Cell]] = []
   for run, found in zip(runs, values, strict=True):
-    means, differences = mean_over_chains(found), mean_over_chains(found - values[0])
+    means, differences = (
+      mean_over_chains(of_chains, questions) for of_chains in (found, found - values[0])
+    )
     for r, ratio in enumerate(ratios):
       row: list[Cell] = [run.name, ratio]
       for n in range(len(NLLS)):
@@ -153,16 +160,26 @@ def make_table(
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-  """Right answers, 1 or 0, at each keep ratio: [B, R] a run."""
+  """Right answers, 1 or 0, at each keep ratio: [B, R] a run, of chains of B questions."""
 
   ratios: list[float]
   right: list[Float[np.ndarray, "B R"]]
+  questions: list[str]
 
   def interval(self, run: int) -> Interval:
-    """Share of chains at each keep ratio, with Wilson's intervals."""
-    right = self.right[run]
-    shares = [wilson(int(column.sum()), len(column)) for column in right.T]
+    """Mean over questions of the share of chains at each keep ratio."""
+    trials = len(self.questions)
+    shares = [accuracy_interval(x[None], most_trials=trials) for x in self._by_question(run).T]
     return Interval(*np.array(shares).T)
+
+  def difference(self, run: int) -> Interval:
+    """The share of a run less that of the first, in pairs of questions."""
+    pairs = zip(self._by_question(run).T, self._by_question(0).T, strict=True)
+    found = [paired_difference(one[None], other[None])[:3] for one, other in pairs]
+    return Interval(*np.array(found).T)
+
+  def _by_question(self, run: int) -> Float[np.ndarray, "Q R"]:
+    return means_by_question(self.right[run], self.questions)
 
 
 def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accuracy:
@@ -188,15 +205,15 @@ def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accu
     np.array([[answers[run.name, i][ratio_key(r)]["correct"] for r in ratios] for i in ids], float)
     for run in runs
   ]
-  return Accuracy(ratios, right)
+  return Accuracy(ratios, right, [runs[0].chains[i].chain.question for i in ids])
 
 
 def pruned_accuracy_table(runs: Sequence[Run], accuracy: Accuracy, caption: str) -> Table:
-  """One row a run and keep ratio; differences are to the first run, from resampled chains."""
+  """One row a run and keep ratio; differences are to the first run."""
   rows = []
   for number, run in enumerate(runs):
     found = accuracy.interval(number)
-    differences = mean_over_chains(accuracy.right[number] - accuracy.right[0])
+    differences = accuracy.difference(number)
     for r, ratio in enumerate(accuracy.ratios):
       cells = [float(bound[r]) for interval in (found, differences) for bound in interval]
       rows.append([run.name, ratio, *cells])
@@ -219,6 +236,7 @@ def make_plot(
   runs: Sequence[Run],
   ratios: Sequence[float],
   values: Sequence[np.ndarray],
+  questions: Sequence[str],
   accuracy: Accuracy | None,
   caption: str,
 ) -> Plot:
@@ -228,7 +246,8 @@ def make_plot(
   figure = Figure(figsize=(4.6 * count, 4.6), layout="constrained")
   panels = figure.subplots(1, count)
   for n, axes in enumerate(panels[: len(NLLS)]):
-    lines = [Interval(*(bound[:, n] for bound in mean_over_chains(found))) for found in values]
+    means = [mean_over_chains(found, questions) for found in values]
+    lines = [Interval(*(bound[:, n] for bound in interval)) for interval in means]
     _draw(axes, names, ratios, lines, f"mean {NLLS[n]} NLL, nats per token")
   if accuracy is not None:
     lines = [accuracy.interval(number) for number in range(len(runs))]
@@ -309,12 +328,13 @@ def compare(
   ratios = common_ratios(runs, ids, wanted)
   values = [run.nlls(ids, ratios) for run in runs]
   first = runs[0]
+  questions = [first.chains[i].chain.question for i in ids]
   chains = f"{len(ids)} chains, {first.chains[ids[0]].pruner}"
   caption = (
     f"{chains}; mean NLL in nats per token, 95% intervals from resampled chains, of "
-    f"{LEAST_CHAINS} or more; differences are to {first.name}"
+    f"{LEAST_CHAINS} or more; {COUNT_AS_ONE}; differences are to {first.name}"
   )
-  table = make_table(runs, ratios, values, caption)
+  table = make_table(runs, ratios, values, questions, caption)
   write_table(out, table)
   costs = cost_table(runs, ids)
   write_table(out, costs)
@@ -326,11 +346,11 @@ def compare(
       runs,
       accuracy,
       f"{chains}; share with the right answer, Wilson's 95% intervals; differences are to "
-      f"{first.name}, intervals from resampled chains",
+      f"{first.name}, intervals by Bonett and Price; {COUNT_AS_ONE}",
     )
     write_table(out, shares)
     parts.append(format_table(shares))
-  write_plot(out, make_plot(runs, ratios, values, accuracy, caption))
+  write_plot(out, make_plot(runs, ratios, values, questions, accuracy, caption))
   return "\n\n".join([*parts, "\n".join(where_beaten(runs, ratios, values))])
 
 

@@ -18,6 +18,7 @@ from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains import judgements
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.reports.intervals import column_intervals
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table
 
 TOP_SHARE = 0.1  # of the sentences: the most important ones, which AUC tells from the rest
@@ -178,11 +179,12 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
     if chain.ranking == _SURPRISAL
   }
   share = kind.top_share
+  questions = [question for _, question, _ in by_chain]
   by_place = [compare(-p.position, p.value, top_share=share) for p in by_chain.values()]
   by_length = [compare(p.length, p.value, top_share=share) for p in by_chain.values()]
   rows = [
-    _row(f"earlier {kind.parts}", by_place, ()),
-    _row(f"longer {kind.parts}", by_length, ()),
+    _row(f"earlier {kind.parts}", by_place, (), questions),
+    _row(f"longer {kind.parts}", by_length, (), questions),
   ]
   for run, found in runs:
     is_control = all(chain.ranking == _SURPRISAL for chain in run.chains)
@@ -193,13 +195,13 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
         controls["surprisal"] = surprisal[text_of(chain)]
         held = tuple(controls)
       agreement.append(compare(parts.rank, parts.value, list(controls.values()), share))
-    rows.append(_row(run.name, agreement, held))
+    rows.append(_row(run.name, agreement, held, run.questions))
   caption = (
     f"Orders of deletion against {kind.table.replace('_', ' ')}: AUC of {kind.parts} "
     f"({kind.good}) against the rest, Spearman's rho, and rho with the controls held fixed. A high "
-    f"value: good {kind.parts} leave late. Means over chains with 95% intervals (Student's t); "
-    f"chains whose {kind.parts} are all judged the same are left out, and of fewer than {LEAST} "
-    f"{kind.parts} nothing is told with controls."
+    f"value: good {kind.parts} leave late. Means over chains with 95% intervals (Student's t; "
+    f"{COUNT_AS_ONE}); chains whose {kind.parts} are all judged the same are left out, and of "
+    f"fewer than {LEAST} {kind.parts} nothing is told with controls."
   )
   measures = ("AUC", "Spearman", "with controls")
   columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
@@ -208,11 +210,14 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
 
 
 def _row(
-  name: str, agreement: Sequence[tuple[float, float, float]], controls: Sequence[str]
+  name: str,
+  agreement: Sequence[tuple[float, float, float]],
+  controls: Sequence[str],
+  questions: Sequence[str],
 ) -> tuple[Cell, ...]:
   """Means over chains of what `compare` says; with controls only where there are any."""
   found = np.array(agreement)
   if not controls:
     found[:, 2] = np.nan
   num_told = [int((~np.isnan(column)).sum()) for column in found.T[[0, 2]]]
-  return (name, *column_intervals(found), ", ".join(controls) or "none", *num_told)
+  return (name, *column_intervals(found, questions), ", ".join(controls) or "none", *num_told)

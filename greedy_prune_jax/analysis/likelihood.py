@@ -12,6 +12,7 @@ from greedy_prune_jax.analysis.patterns import LabelledRun, common_places
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.reports.intervals import column_intervals
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table
 
 NLLS = ("joint", "answer")
@@ -37,22 +38,27 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   for run, chains in zip(runs, found, strict=True):
     for ratio in _ratios(chains):
       values = np.array([nlls[ratio] for nlls in chains])
-      means.append((run.name, ratio, *column_intervals(values), len(values)))
+      means.append((run.name, ratio, *column_intervals(values, run.questions), len(values)))
   pairs: list[tuple[Cell, ...]] = []
   for run, chains in zip(runs[1:], found[1:], strict=True):
-    nlls = [
-      (found[0][mine], chains[theirs])
+    places = [
+      (mine, theirs)
       for mine, theirs in common_places(runs[0], run)
       if runs[0].chains[mine].pruner == run.chains[theirs].pruner
     ]
+    nlls = [(found[0][mine], chains[theirs]) for mine, theirs in places]
+    questions = [run.questions[theirs] for _, theirs in places]
     if not nlls:
       continue
     for ratio in _ratios([one for pair in nlls for one in pair]):
       values = np.array([np.subtract(one[ratio], other[ratio]) for one, other in nlls])
       if ratio < 1:
-        pairs.append((runs[0].name, run.name, ratio, *column_intervals(values), len(values)))
+        pairs.append(
+          (runs[0].name, run.name, ratio, *column_intervals(values, questions), len(values))
+        )
   measures = [f"{name}{end}" for name in NLLS for end in ("", " low", " high")]
-  bounds = "nats per token by the pruner; means over chains with 95% intervals (Student's t)"
+  bounds = "nats per token by the pruner; means over chains with 95% intervals (Student's t; "
+  bounds += f"{COUNT_AS_ONE})"
   return Section(
     "How likely is what is left?",
     tables=[

@@ -13,6 +13,7 @@ from greedy_prune_jax.chains.chain import PrunedChain, num_kept
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
 from greedy_prune_jax.chains.planted_words import Kind
 from greedy_prune_jax.reports.intervals import column_intervals, mean_interval
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table
 
 ALL = "all that is not needed"
@@ -80,13 +81,14 @@ def needed_section(runs: Sequence[LabelledRun]) -> Section:
   for run in runs:
     found = [find_needed(chain) for chain in run.chains]
     for kind in (ALL, *map(str, Kind)):
-      if values := [of_chain.auc[kind] for of_chain in found if kind in of_chain.auc]:
-        auc_rows.append((run.name, kind, *mean_interval(np.array(values)), len(values)))
+      values = np.array([of_chain.auc.get(kind, np.nan) for of_chain in found])
+      if num_told := int((~np.isnan(values)).sum()):
+        auc_rows.append((run.name, kind, *mean_interval(values, run.questions), num_told))
     for ratio in KEEP_RATIOS:
       if all(ratio in of_chain.kept for of_chain in found):
         kept = np.array([of_chain.kept[ratio] for of_chain in found])
-        kept_rows.append((run.name, ratio, *column_intervals(kept), len(kept)))
-  bounds = "means over chains with 95% intervals (Student's t)"
+        kept_rows.append((run.name, ratio, *column_intervals(kept, run.questions), len(kept)))
+  bounds = f"means over chains with 95% intervals (Student's t; {COUNT_AS_ONE})"
   return Section(
     "Is what is needed found?",
     tables=[

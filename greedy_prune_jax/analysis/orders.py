@@ -6,10 +6,16 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from greedy_prune_jax.analysis.patterns import LabelledRun, common_chains, normalised_ranks
+from greedy_prune_jax.analysis.patterns import (
+  LabelledRun,
+  common_chains,
+  normalised_ranks,
+  questions_of,
+)
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.reports.intervals import column_intervals
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Table
 
 LAST_SHARE = 0.1  # of the characters, those that leave last
@@ -33,14 +39,15 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
       if not pairs:
         continue
       found = np.array([order_agreement(*pair) for pair in pairs])
+      questions = questions_of(mine for mine, _ in pairs)
       num_told = (~np.isnan(found[:, [0, 2]])).sum(axis=0).tolist()
-      rows.append((one.name, other.name, *column_intervals(found), *num_told))
+      rows.append((one.name, other.name, *column_intervals(found, questions), *num_told))
   caption = (
     f"Agreement of deletion orders, character by character: Kendall's tau-b, Spearman's rho, and "
     f"the share of the last {LAST_SHARE:.0%} of one that is in the last {LAST_SHARE:.0%} of the "
     f"other (about {LAST_SHARE:g} by chance; untold of chains of which more characters than that "
     f"were never deleted, or left at once at its border). Means over chains with 95% intervals "
-    f"(Student's t); chains whose order is one tie are left out."
+    f"(Student's t; {COUNT_AS_ONE}); chains whose order is one tie are left out."
   )
   measures = ("Kendall", "Spearman", "last tenth")
   columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]

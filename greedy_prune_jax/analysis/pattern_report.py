@@ -11,10 +11,11 @@ from greedy_prune_jax.analysis.plots import plot_lines, plot_map, plot_scores, p
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table, interval_cells
 
 _INTERVAL = ("estimate", "low", "high")
-_FEW = f"of fewer than {LEAST_CHAINS} chains there is no interval"
+_FEW = f"{COUNT_AS_ONE}, and of fewer than {LEAST_CHAINS} there is no interval"
 _DEPTH = (
   "Tokens that were never deleted share the mean of the ranks that are left, so runs pruned to "
   "other depths cannot be compared by it"
@@ -88,8 +89,8 @@ def _statement(run: LabelledRun) -> str:
       continue
     if not np.isfinite(low):
       findings.append(
-        f"nothing can be said of {category}, as fewer than {LEAST_CHAINS} chains have tokens of "
-        "both"
+        f"nothing can be said of {category}, as chains of fewer than {LEAST_CHAINS} questions have "
+        "tokens of both"
       )
       continue
     verdict = (

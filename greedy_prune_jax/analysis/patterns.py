@@ -1,10 +1,11 @@
 """Patterns of deletion: survival and rank by category, runs of deletions, place in the chain.
 
-Every statistic is a ratio of sums over chains; its interval comes from resampling chains.
+Every statistic is a ratio of sums over chains; its interval comes from resampling questions with
+their chains.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,7 @@ from greedy_prune_jax.reports.bootstrap import (
   resample_weights,
   weighted_sums,
 )
+from greedy_prune_jax.reports.questions import sums_by_question
 
 NUM_POSITION_BINS = 10
 
@@ -44,6 +46,11 @@ class LabelledRun:
   attention: Sequence[Sequence[float]] | None = None
   verdicts: Sequence[Verdicts] | None = None
 
+  @property
+  def questions(self) -> list[str]:
+    """The question of each chain; see `questions_of`."""
+    return questions_of(self.chains)
+
   def __post_init__(self):
     for chain, labels in zip(self.chains, self.labels, strict=True):
       if len(labels) != len(chain.reasoning_ids):
@@ -66,6 +73,11 @@ def common_places(one: LabelledRun, other: LabelledRun) -> list[tuple[int, int]]
 def common_chains(one: LabelledRun, other: LabelledRun) -> list[tuple[PrunedChain, PrunedChain]]:
   """The chains that both runs have; see `common_places`."""
   return [(one.chains[i], other.chains[j]) for i, j in common_places(one, other)]
+
+
+def questions_of(chains: Iterable[PrunedChain]) -> list[str]:
+  """The question of each chain, by which chains that are not independent are known."""
+  return [chain.chain.question for chain in chains]
 
 
 def text_of(chain: PrunedChain) -> tuple[str, str, str]:
@@ -122,7 +134,7 @@ def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
     there = np.array(chain.gone_before)[:, None] >= num_deleted[None, :]  # [N, S]
     kept.append(masks.astype(float) @ there.astype(float))
     total.append(np.broadcast_to(masks.sum(axis=1, dtype=float)[:, None], kept[-1].shape))
-  return bootstrap_ratio(np.array(kept), np.array(total))
+  return bootstrap_ratio(np.array(kept), np.array(total), run.questions)
 
 
 def rank_by_category(run: LabelledRun) -> Interval:
@@ -131,7 +143,7 @@ def rank_by_category(run: LabelledRun) -> Interval:
   Runs that were pruned to other depths cannot be compared by it; see `normalised_ranks`.
   """
   sums, counts = _rank_sums(run)
-  return bootstrap_ratio(sums, counts)
+  return bootstrap_ratio(sums, counts, run.questions)
 
 
 def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
@@ -139,7 +151,7 @@ def rank_differences(run: LabelledRun, baseline: Category) -> Interval:
 
   Where an interval leaves 0 out, that category leaves later (above) or earlier (below).
   """
-  means, num_chains = _resampled_ranks(*_rank_sums(run))
+  means, num_chains = _resampled_ranks(*_rank_sums(run), run.questions)
   place = [list(Category).index(baseline)]
   differences = means - means[:, place]
   return percentile_interval(
@@ -161,26 +173,29 @@ def paired_rank_differences(run: LabelledRun, reference: LabelledRun) -> tuple[I
     return Interval(*np.full((3, len(Category)), np.nan)), 0
   ours, theirs = zip(*pairs, strict=True)
   depths = [min(share_deleted(run.chains[i]), share_deleted(reference.chains[j])) for i, j in pairs]
-  one, num_ones = _resampled_ranks(*_rank_sums(run, ours, depths))
-  other, num_others = _resampled_ranks(*_rank_sums(reference, theirs, depths))
+  questions = [run.questions[place] for place in ours]  # of both
+  one, num_ones = _resampled_ranks(*_rank_sums(run, ours, depths), questions)
+  other, num_others = _resampled_ranks(*_rank_sums(reference, theirs, depths), questions)
   differences, num_chains = one - other, np.minimum(num_ones, num_others)
   return percentile_interval(differences[0], differences[1:], num_chains), len(pairs)
 
 
 def _resampled_ranks(
-  sums: Float[np.ndarray, "B C"], counts: Float[np.ndarray, "B C"]
+  sums: Float[np.ndarray, "B C"], counts: Float[np.ndarray, "B C"], questions: Sequence[str]
 ) -> tuple[Float[np.ndarray, "R1 C"], Int[np.ndarray, "C"]]:
   """Mean normalised ranks of categories: of all chains, then of R bootstrap samples.
 
-  Of equally many chains those at the same places are drawn.
+  Of equally many questions those at the same places are drawn.
 
   Args:
     sums: sum of each chain's ranks, by category; see `_rank_sums`.
     counts: their numbers.
+    questions: the chains' questions; chains of one are drawn together.
 
   Returns:
-    The means, and the number of chains that have each category.
+    The means, and the number of questions of whose chains some have each category.
   """
+  sums, counts = (sums_by_question(values, questions) for values in (sums, counts))
   weights = np.concatenate([np.ones((1, len(sums))), resample_weights(len(sums))])
   with np.errstate(divide="ignore", invalid="ignore"):
     means = weighted_sums(weights, sums) / weighted_sums(weights, counts)
@@ -222,7 +237,7 @@ def rank_by_position(run: LabelledRun) -> Interval:
     bins = np.arange(num_tokens) * NUM_POSITION_BINS // num_tokens
     sums[i] = np.bincount(bins, normalised_ranks(chain), NUM_POSITION_BINS)
     counts[i] = np.bincount(bins, minlength=NUM_POSITION_BINS)
-  return bootstrap_ratio(sums, counts)
+  return bootstrap_ratio(sums, counts, run.questions)
 
 
 def run_lengths(
@@ -251,8 +266,8 @@ def run_lengths(
       deleted[i, j] = gone.sum()
       runs[i, j] = count_runs(gone)
       random_runs[i, j] = units_gone * (num_units - units_gone + 1) / num_units
-  by_chance = bootstrap_ratio(deleted, random_runs, num_samples=1).estimate
-  return bootstrap_ratio(deleted, runs), by_chance
+  by_chance = bootstrap_ratio(deleted, random_runs, run.questions, num_samples=1).estimate
+  return bootstrap_ratio(deleted, runs, run.questions), by_chance
 
 
 def count_runs(marked: Bool[np.ndarray, "N"]) -> int:

@@ -162,7 +162,7 @@ def predict_unseen(
 
 @dataclasses.dataclass(frozen=True)
 class PredictionScores:
-  """Scores of predictions, each with an interval from resampled chains (arrays of no axis).
+  """Scores of predictions, each with an interval from resampled questions (arrays of no axis).
 
   Attributes:
     r2: 1 - squared error / squared distance to the mean over all tokens; below 0 if worse than it.
@@ -183,10 +183,19 @@ def score_predictions(
   target: Float[np.ndarray, " T"],
   predictions: Float[np.ndarray, " T"],
   chain: Int[np.ndarray, " T"],
+  questions: Sequence[str],
 ) -> PredictionScores:
-  """Scores predictions of a rank, or of 0 and 1; a chain of one value only has no correlation."""
+  """Scores predictions of a rank, or of 0 and 1; a chain of one value only has no correlation.
+
+  Args:
+    target: true values.
+    predictions: one a row.
+    chain: number of each row's chain.
+    questions: each chain's question.
+  """
   around = np.bincount(chain, (target - target.mean()) ** 2)
-  unexplained = bootstrap_ratio(np.bincount(chain, (target - predictions) ** 2), around)
+  squares = np.bincount(chain, (target - predictions) ** 2)
+  unexplained = bootstrap_ratio(squares, around, questions)
   r2 = Interval(*(np.asarray(1 - b) for b in (unexplained[0], unexplained[2], unexplained[1])))
   binary = bool(np.isin(target, (0, 1)).all())
   per_chain = np.array(
@@ -196,7 +205,7 @@ def score_predictions(
     ]
   )
   known = np.isfinite(per_chain)
-  means = bootstrap_ratio(np.where(known, per_chain, 0.0), known.astype(float))
+  means = bootstrap_ratio(np.where(known, per_chain, 0.0), known.astype(float), questions)
   spearman, kendall, auc = (Interval(*(np.asarray(bound[i]) for bound in means)) for i in range(3))
   return PredictionScores(r2, spearman, kendall, auc, per_chain[:, 0])
 

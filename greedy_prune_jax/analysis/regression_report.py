@@ -1,6 +1,6 @@
 """Runs the rank regressions of a report, keeps their scores on disk, and shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from greedy_prune_jax.rankings.attention_regression import CONTROL_NAMES, Attent
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
 from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.plots import Plot
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.runs.records import check_form
@@ -127,7 +128,7 @@ def run_regressions(
         train, test, fold_of, task.features, regressor=task.regressor, late_share=share
       )
       target = test.rank if share is None else is_late(test, share).astype(float)
-      scores = score_predictions(target, predictions, test.chain)
+      scores = score_predictions(target, predictions, test.chain, test.questions)
       row: Row = dict(zip(_KEY, task, strict=True))
       for metric in _METRICS:
         row |= _interval_entries(metric, getattr(scores, metric))
@@ -160,8 +161,8 @@ def regression_section(
   within = [row for row in rows if row["fitted to"] == row["tested on"]]
   on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
   tested = (
-    f"{NUM_FOLDS} folds by chain; 95% intervals from resampled chains, of {LEAST_CHAINS} or more; "
-    f"{on}."
+    f"{NUM_FOLDS} folds by question; 95% intervals from resampled chains, of {LEAST_CHAINS} or "
+    f"more; {COUNT_AS_ONE}; {on}."
   )
   ranks = [row for row in within if row["target"] == "rank"]
   plots = [
@@ -185,7 +186,7 @@ def regression_section(
       columns,
       [[row[column] for column in columns] for row in within],
     ),
-    _gain_table(ranks),
+    _gain_table(ranks, {run.name: run.questions for run in runs}),
     _head_table(runs),
   ]
   if len(rows) > len(within):
@@ -203,8 +204,13 @@ def regression_section(
   return Section("Can attention predict the order?", paragraphs, plots, tables)
 
 
-def _gain_table(ranks: Sequence[Row]) -> Table:
-  """Gains of one set of features over another in Spearman's correlation, paired by chain."""
+def _gain_table(ranks: Sequence[Row], questions: Mapping[str, Sequence[str]]) -> Table:
+  """Gains of one set of features over another in Spearman's correlation, paired by chain.
+
+  Args:
+    ranks: scores of predicted ranks.
+    questions: each chain's question, by run.
+  """
   by_key = {tuple(row[key] for key in _KEY): row for row in ranks}
   rows: list[tuple[Cell, ...]] = []
   for run, regressor in dict.fromkeys((row["tested on"], row["regressor"]) for row in ranks):
@@ -213,11 +219,14 @@ def _gain_table(ranks: Sequence[Row]) -> Table:
       if None in pair:
         continue
       one, other = (np.array(row[_BY_CHAIN], float) for row in pair if row)
-      rows.append((run, regressor, better, base, *mean_interval(one - other), len(one)))
+      interval = mean_interval(one - other, questions[run])
+      num_told = int((~np.isnan(one - other)).sum())
+      rows.append((run, regressor, better, base, *interval, num_told))
   return Table(
     "gains",
     "Gain in Spearman's correlation within chains of one set of features over another, the same "
-    "chains in pairs; means over chains with 95% intervals (Student's t).",
+    "chains in pairs; means over chains with 95% intervals (Student's t; "
+    f"{COUNT_AS_ONE}). Chains of which one of the two has no correlation are left out.",
     ("run", "regressor", "features", "over", "gain", "low", "high", "chains"),
     rows,
   )

@@ -91,6 +91,7 @@ def _check_belongs(record: Record, chain: PrunedChain, folder: Path) -> None:
   pairs = [
     ("ranking", record["ranking"], chain.ranking),
     ("objective", record["objective"], chain.objective),
+    ("question", record.get("question", chain.chain.question), chain.chain.question),
     ("gold answer", record["target"], expected_answer(chain.chain).target),
     ("keep ratios", ratios and sorted(record["answers"]), ratios and sorted(chain.pruned)),
   ]

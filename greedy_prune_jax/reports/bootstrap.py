@@ -1,15 +1,20 @@
-"""Confidence intervals by resampling chains: tokens of one chain are never independent."""
+"""Confidence intervals by resampling questions with their chains.
 
+Neither the tokens of one chain nor several chains of one question are independent.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from greedy_prune_jax.reports.intervals import LEVEL
+from greedy_prune_jax.reports.questions import sums_by_question
 
-# Chains below which there are no bounds: resampled, they look more alike than they are. In
-# tests/reports/test_bootstrap.py a 95% interval of eight holds the truth in 88% of draws, one of
-# three in 75%, one of two in half of them.
+# Chains of different questions below which there are no bounds: resampled, they look more alike
+# than they are. In tests/reports/test_bootstrap.py a 95% interval of eight holds the truth in 88%
+# of draws, one of three in 75%, one of two in half of them.
 LEAST_CHAINS = 8
 
 
@@ -39,23 +44,27 @@ def resample_weights(
 def bootstrap_ratio(
   numerators: Float[np.ndarray, "B ..."],
   denominators: Float[np.ndarray, "B ..."],
+  questions: Sequence[str],
   *,
   num_samples: int = 2000,
   seed: int = 0,
 ) -> Interval:
-  """Ratio of sums over chains, with a percentile interval from resampled chains.
+  """Ratio of sums over chains, with a percentile interval from resampled questions.
 
   A chain without tokens of a kind has 0 in both sums and so no say in that kind's ratio. A ratio
-  in which fewer than `LEAST_CHAINS` have a say has no bounds.
+  in which chains of fewer than `LEAST_CHAINS` questions have a say has no bounds.
 
   Args:
     numerators: one array a chain.
     denominators: denominators of the same shape.
+    questions: each chain's question; chains of one are drawn together.
     num_samples: bootstrap samples.
     seed: seed of the resampling; equal seeds resample equally, so that intervals can be compared.
 
   Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentiles).
   """
+  numerators = sums_by_question(numerators, questions)
+  denominators = sums_by_question(denominators, questions)
   weights = resample_weights(len(numerators), num_samples=num_samples, seed=seed)
   samples = _ratio(weighted_sums(weights, numerators), weighted_sums(weights, denominators))
   estimate = _ratio(np.asarray(numerators.sum(axis=0)), np.asarray(denominators.sum(axis=0)))

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from greedy_prune_jax.reports.questions import means_by_question
+
 LEVEL = 0.95
 LEAST_SEEDS = 2  # of trainings, below which nothing tells how much seeds matter
 
@@ -162,13 +164,18 @@ def trained_difference(
 
 
 def mean_interval(
-  values: Float[np.ndarray, "B"],
+  values: Float[np.ndarray, "B"], questions: Sequence[str]
 ) -> tuple[float | None, float | None, float | None]:
-  """Mean of values that are drawn independently, as one a chain, with Student's t interval.
+  """Mean over questions of the means of their chains, with Student's t interval.
 
   NaN values are left out; None stands for what cannot be told.
+
+  Args:
+    values: one a chain.
+    questions: each chain's question; chains of one are not independent.
   """
-  known = values[~np.isnan(values)]
+  means = means_by_question(values, questions)
+  known = means[~np.isnan(means)]
   if not len(known):
     return None, None, None
   spread = crossed_spread(known[None])
@@ -177,9 +184,11 @@ def mean_interval(
   return (spread.mean, *spread.interval())
 
 
-def column_intervals(values: Float[np.ndarray, "B M"]) -> list[float | None]:
+def column_intervals(
+  values: Float[np.ndarray, "B M"], questions: Sequence[str]
+) -> list[float | None]:
   """`mean_interval` of each column, all in one row."""
-  return [bound for column in values.T for bound in mean_interval(column)]
+  return [bound for column in values.T for bound in mean_interval(column, questions)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

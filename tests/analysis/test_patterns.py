@@ -61,7 +61,9 @@ def test_of_few_chains_no_difference_is_claimed():
   run = planted_run(30)
   labels = [(Category.META_DISCOURSE, *of_chain[1:]) for of_chain in run.labels[:2]]
   rare = LabelledRun("rare", run.chains, [*labels, *run.labels[2:]])
-  assert "nothing can be said of META_DISCOURSE, as fewer than 8 chains" in _statement(rare)
+  assert "nothing can be said of META_DISCOURSE, as chains of fewer than 8 questions" in _statement(
+    rare
+  )
   difference, _ = patterns.paired_rank_differences(rare, rare)
   assert difference.estimate[META] == 0
   assert np.isnan([difference.low[META], difference.high[META]]).all()
@@ -190,7 +192,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
   for trial in range(200):
     means = rng.normal(size=40)  # of 40 chains with 50 tokens each, around 0
     sums = (means[:, None] + 0.1 * rng.normal(size=(40, 50))).sum(axis=1)
-    interval = bootstrap_ratio(sums, np.full(40, 50.0), num_samples=500, seed=trial)
+    interval = bootstrap_ratio(
+      sums, np.full(40, 50.0), list(map(str, range(40))), num_samples=500, seed=trial
+    )
     covered += interval.low <= 0 <= interval.high
   assert 0.89 <= covered / 200 <= 0.99
 

@@ -89,7 +89,7 @@ def random_order(i, attention):
 
 def scores_of(data, feature_set, **settings):
   predictions = predict_unseen(data, data, assign_folds([data]), feature_set, **settings)
-  return score_predictions(data.rank, predictions, data.chain)
+  return score_predictions(data.rank, predictions, data.chain, data.questions)
 
 
 @pytest.mark.slow
@@ -156,7 +156,10 @@ def test_the_gain_of_attention_is_in_pairs_of_chains(stored, tmp_path):
   rows = run_regressions(tmp_path / "rows.jsonl", [planted, chance], ["ridge"], 0.25)
   again = run_regressions(tmp_path / "rows.jsonl", [planted, chance], ["ridge"], 0.25)
   assert again == rows, "as it is stored"
-  table = regression_report._gain_table([row for row in rows if row["target"] == "rank"])
+  table = regression_report._gain_table(
+    [row for row in rows if row["target"] == "rank"],
+    {data.name: data.questions for data in (planted, chance)},
+  )
   gains = {row[:4]: row[4:] for row in table.rows}
   name = ("run", "ridge", "controls and attention", "controls")
   gain, low, high, chains = gains[name]
@@ -193,7 +196,10 @@ def test_what_holds_in_one_run_is_carried_to_another(stored):
   opposite, _ = rank_data(stored, lambda i, attention: planted_order(i, attention)[::-1])
   fold_of = assign_folds([planted, opposite])
   predictions = predict_unseen(planted, opposite, fold_of, "attention")
-  assert score_predictions(opposite.rank, predictions, opposite.chain).spearman.high < -0.7
+  assert (
+    score_predictions(opposite.rank, predictions, opposite.chain, opposite.questions).spearman.high
+    < -0.7
+  )
 
 
 @pytest.mark.slow
@@ -213,7 +219,7 @@ def test_what_holds_at_a_depth_is_carried_to_a_model_of_another_shape(stored, tm
 
   def carried(feature_set):
     predictions = predict_unseen(data, other, fold_of, feature_set)
-    return score_predictions(other.rank, predictions, other.chain).spearman
+    return score_predictions(other.rank, predictions, other.chain, other.questions).spearman
 
   assert carried("pooled attention").low > 0.5
   assert carried("controls and pooled attention").low > 0.5
@@ -253,7 +259,7 @@ def test_the_last_tokens_to_leave(stored):
     assert late[rows].sum() == int(rows.sum() * 0.25)
     assert data.rank[rows][late[rows]].min() > data.rank[rows][~late[rows]].max()
   predictions = predict_unseen(data, data, assign_folds([data]), "attention", late_share=0.25)
-  scores = score_predictions(late.astype(float), predictions, data.chain)
+  scores = score_predictions(late.astype(float), predictions, data.chain, data.questions)
   expected = np.mean(
     [roc_auc_score(late[data.chain == i], predictions[data.chain == i]) for i in range(NUM_CHAINS)]
   )
@@ -302,13 +308,13 @@ def test_stored_scores_are_of_the_same_data(stored, tmp_path, monkeypatch):
 
 def test_scores_of_perfect_constant_and_reversed_predictions():
   target = np.tile(np.linspace(0, 1, 10), 8)
-  chain = np.repeat(np.arange(8), 10)
-  perfect = score_predictions(target, target, chain)
+  chain, questions = np.repeat(np.arange(8), 10), list("abcdefgh")
+  perfect = score_predictions(target, target, chain, questions)
   found = [perfect.r2.estimate, perfect.spearman.estimate, perfect.kendall.low]
   np.testing.assert_allclose(found, 1)
-  constant = score_predictions(target, np.full(80, 0.5), chain)
+  constant = score_predictions(target, np.full(80, 0.5), chain, questions)
   np.testing.assert_allclose([constant.r2.estimate, constant.spearman.estimate], 0, atol=1e-12)
-  backwards = score_predictions(target, 1 - target, chain)
+  backwards = score_predictions(target, 1 - target, chain, questions)
   np.testing.assert_allclose([backwards.r2.estimate, backwards.spearman.estimate], [-3, -1])
 
 

@@ -111,7 +111,7 @@ def test_few_chains_have_points_without_bars():
   section = pattern_section([LabelledRun("r", chains, labels)])
   for plot in section.plots:
     assert "nan" not in plot.svg.lower()
-    assert "of fewer than 8 chains there is no interval" in plot.caption
+    assert "of fewer than 8 there is no interval" in plot.caption
   (ranks,) = (table for table in section.tables if table.name == "ranks")
   assert [row[4:] for row in ranks.rows if row[3] is not None] == [[None, None]] * 2
 

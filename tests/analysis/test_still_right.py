@@ -82,6 +82,7 @@ def test_answers_and_budgets_come_to_their_chains(tmp_path, evaluation):
     ({"ranking": "random"}, "ranking random there, greedy here"),
     ({"objective": "answer"}, "objective answer there, joint here"),
     ({"target": "8"}, "gold answer 8 there, 7 here"),
+    ({"question": "Another?"}, "question Another\\? there, "),
     ({"answers": answers("a")["answers"] | {"0.3": answers("a")["answers"]["0.5"]}}, "keep ratios"),
   ],
 )

@@ -94,6 +94,8 @@ def test_tables_and_plot(tmp_path):
   assert float(accuracies["random", "0.5"]["high"]) > 0.5  # two chains say little
   assert float(accuracies["random", "0.5"]["difference"]) == -0.5
   assert float(accuracies["random", "1.0"]["difference"]) == 0
+  low, high = (float(accuracies["random", "1.0"][f"difference {end}"]) for end in ("low", "high"))
+  assert low < 0 < high, "no difference in two chains is not certain"
 
   assert "2 chains, tiny" in printed
   assert "greedy joint, mean joint NLL: lowest at every keep ratio" in printed

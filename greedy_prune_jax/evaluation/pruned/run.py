@@ -10,7 +10,7 @@ run holds
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,8 @@ from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
-from greedy_prune_jax.reports.intervals import wilson
+from greedy_prune_jax.reports.intervals import accuracy_interval
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE, means_by_question
 from greedy_prune_jax.reports.tables import Table
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
@@ -111,22 +112,27 @@ def _record(item_id: str, item: _Item, replies: Sequence[Reply]) -> Record:
     "ranking": item.pruned.ranking,
     "objective": item.pruned.objective,
     "chain": item.pruned.chain.id,
+    "question": item.pruned.chain.question,
     "target": item.request.expected.target,
     "answers": answers,
   }
 
 
 def pruned_accuracy_table(records: Sequence[Record]) -> Table:
-  """Accuracy of each run at each keep ratio, with 95% intervals over chains."""
+  """Accuracy of each run at each keep ratio, with 95% intervals over questions."""
   rows = []
+  question_of = _questions(records)
   for run in dict.fromkeys(record["run"] for record in records):
-    answers = [record["answers"] for record in records if record["run"] == run]
-    for ratio in sorted({float(key) for of_chain in answers for key in of_chain}, reverse=True):
-      there = [of_chain[key] for of_chain in answers if (key := ratio_key(ratio)) in of_chain]
-      rows.append((run, ratio, *_shares(there), len(there)))
+    of_run = [record for record in records if record["run"] == run]
+    ratios = {float(key) for record in of_run for key in record["answers"]}
+    for ratio in sorted(ratios, reverse=True):
+      there = [record for record in of_run if ratio_key(ratio) in record["answers"]]
+      answers = [record["answers"][ratio_key(ratio)] for record in there]
+      rows.append((run, ratio, *_shares(answers, list(map(question_of, there))), len(there)))
   return Table(
     name="accuracy",
-    caption="Share of chains whose answer a model still writes from the pruned reasoning.",
+    caption="Share of chains whose answer a model still writes from the pruned reasoning, mean "
+    f"over questions, with 95% intervals over these; {COUNT_AS_ONE}.",
     columns=("run", "keep ratio", "accuracy", "low", "high", "no answer found", "chains"),
     rows=rows,
   )
@@ -142,12 +148,16 @@ def count_cut_off(records: Sequence[Record]) -> tuple[int, int]:
 def pruned_pairs_table(records: Sequence[Record]) -> Table:
   """Each run at each keep ratio against the first run there, and against the whole reasoning.
 
-  In pairs, on the chains that both sides have.
+  In pairs, on the chains that both sides have: of the same id, question and gold answer, since runs
+  of other data have other chains by the same ids.
   """
-  right: dict[tuple[str, float], dict[str, bool]] = {}  # by run and ratio, then by chain
+  question_of = _questions(records)
+  # By run and ratio, then by chain: right or not.
+  right: dict[tuple[str, float], dict[tuple[str, str, str], bool]] = {}
   for record in records:
+    chain = question_of(record), record["chain"], record["target"]
     for key, answer in record["answers"].items():
-      right.setdefault((record["run"], float(key)), {})[record["chain"]] = bool(answer["correct"])
+      right.setdefault((record["run"], float(key)), {})[chain] = bool(answer["correct"])
   first = next(iter(right), ("", 0.0))[0]
   pairs = []
   for run, ratio in sorted(right, key=lambda place: -place[1]):
@@ -156,15 +166,27 @@ def pruned_pairs_table(records: Sequence[Record]) -> Table:
         continue
       chains = [chain for chain in right[run, ratio] if chain in right[other]]
       if chains:
+        questions = [question for question, _, _ in chains]
         sides = (
-          np.array([right[side][c] for c in chains], float) for side in ((run, ratio), other)
+          means_by_question(np.array([right[side][c] for c in chains], float), questions)
+          for side in ((run, ratio), other)
         )
         pairs.append((f"{run}, keep {ratio:g}", f"{other[0]}, keep {other[1]:g}", *sides))
-  return comparison_table(pairs, ("run", "against"), "chains")
+  return comparison_table(pairs, ("run", "against"), "questions")
 
 
-def _shares(answers: Sequence[Mapping[str, object]]) -> tuple[float, float, float, float]:
+def _questions(records: Sequence[Record]) -> Callable[[Record], str]:
+  """The question of a record; its chain, where some were written before records had questions."""
+  key = "question" if all("question" in record for record in records) else "chain"
+  return lambda record: record[key]
+
+
+def _shares(
+  answers: Sequence[Mapping[str, object]], questions: Sequence[str]
+) -> tuple[float, float, float, float]:
   """Accuracy with its bounds, and the share that says nothing."""
-  right = wilson(sum(bool(answer["correct"]) for answer in answers), len(answers))
+  correct = np.array([bool(answer["correct"]) for answer in answers], float)
+  by_question = means_by_question(correct, questions)
+  right = accuracy_interval(by_question[None], most_trials=len(answers))
   unanswered = sum(answer["value"] is None for answer in answers) / len(answers)
   return right.share, right.low, right.high, unanswered

@@ -192,7 +192,7 @@ def test_pairs_are_on_the_same_chains():
 
   def record(run, chain, **right):
     answers = {ratio: {"correct": ok, "value": "1"} for ratio, ok in right.items()}
-    return {"run": run, "chain": chain, "answers": answers}
+    return {"run": run, "chain": chain, "target": "1", "answers": answers}
 
   records = [
     record("a", "c/0", **{"1.0": True, "0.5": True}),
@@ -284,3 +284,47 @@ def test_chains_are_the_first_by_id(evaluate, tmp_path):
   teacher = ScriptedTeacher(lambda _: json.dumps("4"))
   _, records = evaluate(teacher, config_of(str(tmp_path / "joint"), num_chains=2))
   assert list(records) == ["joint/c/0", "joint/c/1"]
+
+
+def test_chains_of_other_data_are_no_pairs():
+  """Two data sets number their chains alike."""
+
+  def record(run, chain, question, target):
+    answer = {"correct": True, "value": target}
+    whole = {"run": run, "chain": chain, "question": question, "target": target}
+    return whole | {"answers": {"1.0": answer, "0.5": answer}}
+
+  one = [record("one", f"{i}", f"sum {i}", "4") for i in range(5)]
+  for changed in ({"question": "other"}, {"target": "5"}):
+    other = [record_ | {"run": "other"} | changed for record_ in one[:4]]
+    rows = pruned_pairs_table([*one, *other]).rows
+    assert [row[:2] for row in rows] == [
+      ("one, keep 0.5", "one, keep 1"),
+      ("other, keep 0.5", "other, keep 1"),
+    ]
+  same = [record_ | {"run": "other"} for record_ in one[:4]]
+  pair = ("other, keep 0.5", "one, keep 0.5")
+  assert pair in [row[:2] for row in pruned_pairs_table([*one, *same]).rows]
+
+
+def test_chains_of_one_question_count_as_one():
+  def record(chain, question, right):
+    answers = {key: {"correct": right, "value": "4"} for key in ("1.0", "0.5")}
+    answers["1.0"] = answers["1.0"] | {"correct": True}
+    return {
+      "run": "a",
+      "chain": chain,
+      "question": question,
+      "target": "4",
+      "answers": answers,
+    }
+
+  once = [record(f"{i}", f"sum {i}", i > 2) for i in range(8)]
+  copied = [record(f"{i}/{k}", f"sum {i}", i > 2) for i in range(8) for k in range(4)]
+  shares = [row[2:5] for row in pruned_accuracy_table(once).rows]
+  found = pruned_accuracy_table(copied).rows
+  assert [row[2:5] for row in found][1] == pytest.approx(shares[1])
+  assert [row[-1] for row in found] == [32, 32]
+  assert pruned_pairs_table(copied).rows == pruned_pairs_table(once).rows
+  mixed = [{k: v for k, v in copied[0].items() if k != "question"}, *copied[1:]]
+  assert pruned_accuracy_table(mixed).rows[1][4] < shares[1][2], "then by chain"
