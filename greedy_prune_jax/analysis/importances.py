@@ -130,24 +130,23 @@ def compare(
 ) -> tuple[float, float, float]:
   """AUC of the good parts, Spearman, and Spearman with controls, of one chain.
 
-  Each is NaN where it cannot be told: where no value differs from another, and the last with fewer
-  than `LEAST` parts.
+  Each is NaN where it cannot be told: where no value differs from another, the last with fewer than
+  `LEAST` parts, and the first where all parts are good.
 
   Args:
     scores: one per part; a high one should go with a high value.
     value: one per part: the judgement.
     controls: held fixed in the last.
-    top_share: share of the parts that are good; None: all of the highest value.
+    top_share: share of the parts that are good, with all that tie with the last of them; None: all
+      of the highest value. Their order in the chain must not decide between equal ones.
   """
   if not len(value) or value.min() == value.max():
     return float("nan"), float("nan"), float("nan")
-  good = value == value.max()
-  if top_share is not None:
-    good = np.zeros(len(value), bool)
-    num_good = max(1, round(top_share * len(value)))
-    good[np.argsort(-value, kind="stable")[:num_good]] = True
+  num_good = 1 if top_share is None else max(1, round(top_share * len(value)))
+  good = value >= np.sort(value)[-num_good]
+  auc = float("nan") if good.all() else ranked_above(scores, good, ~good)
   held = partial_spearman(scores, value, controls) if len(value) >= LEAST else float("nan")
-  return ranked_above(scores, good, ~good), partial_spearman(scores, value, ()), held
+  return auc, partial_spearman(scores, value, ()), held
 
 
 def judgement_sections(runs: Sequence[LabelledRun]) -> list[Section]:
@@ -166,14 +165,13 @@ def judgement_sections(runs: Sequence[LabelledRun]) -> list[Section]:
 
 def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]]) -> Table:
   """Agreement of the runs with one kind of judgement, a row a run."""
-
   by_chain = {
     text_of(chain): parts
     for run, found in reversed(runs)
     for chain, parts in zip(run.chains, found, strict=True)
   }
-  surprisal = {
-    text_of(chain): parts.rank
+  surprisal = {  # of its own pruner each
+    (chain.pruner, *text_of(chain)): parts.rank
     for run, found in runs
     for chain, parts in zip(run.chains, found, strict=True)
     if chain.ranking == _SURPRISAL
@@ -188,24 +186,29 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
   ]
   for run, found in runs:
     is_control = all(chain.ranking == _SURPRISAL for chain in run.chains)
-    agreement, held = [], ("position", "length")
-    for chain, parts in zip(run.chains, found, strict=True):
+    keys = [(chain.pruner, *text_of(chain)) for chain in run.chains]
+    held = ("position", "length")
+    if not is_control and all(key in surprisal for key in keys):
+      held = (*held, _SURPRISAL)
+    agreement = []
+    for key, parts in zip(keys, found, strict=True):
       controls = {"position": parts.position, "length": parts.length}
-      if not is_control and text_of(chain) in surprisal:
-        controls["surprisal"] = surprisal[text_of(chain)]
-        held = tuple(controls)
+      if _SURPRISAL in held:
+        controls[_SURPRISAL] = surprisal[key]
       agreement.append(compare(parts.rank, parts.value, list(controls.values()), share))
     rows.append(_row(run.name, agreement, held, run.questions))
+  ties = "" if share is None else ", and all as important as the last of these"
   caption = (
     f"Orders of deletion against {kind.table.replace('_', ' ')}: AUC of {kind.parts} "
-    f"({kind.good}) against the rest, Spearman's rho, and rho with the controls held fixed. A high "
+    f"({kind.good}{ties}) against the rest, Spearman's rho, and rho with the controls held fixed: "
+    f"surprisal where all chains of a run have that of its own pruner. A high "
     f"value: good {kind.parts} leave late. Means over chains with 95% intervals (Student's t; "
     f"{COUNT_AS_ONE}); chains whose {kind.parts} are all judged the same are left out, and of "
     f"fewer than {LEAST} {kind.parts} nothing is told with controls."
   )
   measures = ("AUC", "Spearman", "with controls")
   columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
-  columns = ("run", *columns, "controls", "chains", "chains with controls")
+  columns = ("run", *columns, "controls", "chains", "chains with AUC", "chains with controls")
   return Table(kind.table, caption, columns, rows)
 
 
@@ -219,5 +222,5 @@ def _row(
   found = np.array(agreement)
   if not controls:
     found[:, 2] = np.nan
-  num_told = [int((~np.isnan(column)).sum()) for column in found.T[[0, 2]]]
+  num_told = [int((~np.isnan(column)).sum()) for column in found.T[[1, 0, 2]]]
   return (name, *column_intervals(found, questions), ", ".join(controls) or "none", *num_told)

@@ -125,6 +125,49 @@ def test_a_chain_of_another_text_under_the_same_id_is_no_control():
   assert rows["earlier sentences"]["chains"] == 2
 
 
+def test_surprisal_is_a_control_of_all_chains_of_its_own_pruner_alone():
+  rng = np.random.default_rng(0)
+
+  def draw(pruner, ranking, numbers):
+    chains = [
+      judged(np.arange(12.0), by_sentence(rng.permutation(12)), f"c/{i}", ranking) for i in numbers
+    ]
+    return run(
+      f"{ranking} {pruner} {len(chains)}",
+      [dataclasses.replace(chain, pruner=pruner) for chain in chains],
+    )
+
+  greedy = draw("small", "greedy", range(10))
+  own, other = draw("small", "surprisal", range(10)), draw("large", "surprisal", range(10))
+  few = draw("small", "surprisal", range(1))
+  for controls in ([other], [few], [few, other]):
+    row = table_of(greedy, *controls)[greedy.name]
+    assert row["controls"] == "position, length"
+    assert row == table_of(greedy)[greedy.name]
+  expected = table_of(greedy, own)[greedy.name]
+  assert expected["controls"] == "position, length, surprisal"
+  for runs in ([greedy, own, other], [greedy, other, own], [other, own, greedy]):
+    assert table_of(*runs)[greedy.name] == expected
+
+
+def test_equally_important_sentences_are_good_alike():
+  """Of ties at the border of the top tenth the earlier ones would be called better."""
+  rng = np.random.default_rng(0)
+  found = [
+    compare(-np.arange(60.0), (rng.random(60) < 0.3).astype(float), top_share=0.1)
+    for _ in range(300)
+  ]
+  assert np.mean(found, axis=0)[:2] == pytest.approx([0.5, 0], abs=0.02)
+  value = np.array([2.0, *[1.0] * 3, *[0.0] * 16])
+  assert compare(-np.arange(20.0), value, top_share=0.1)[0] == 1, "all three of the second place"
+  few = np.array([*[1.0] * 3, *[0.0] * 27])
+  nothing_else = compare(np.arange(30.0), few, top_share=0.2)
+  assert np.isnan(nothing_else[0])
+  assert nothing_else[1] < 0
+  row = table_of(run("a", [judged(np.append(np.zeros(29), 1.0), range(60), "c")]))["a"]
+  assert (row["chains"], row["chains with AUC"]) == (1, 0)
+
+
 def test_of_chains_with_few_sentences_nothing_is_told_with_controls():
   rng = np.random.default_rng(0)
   numbers = (3, LEAST - 1, LEAST, LEAST + 4)
