@@ -47,6 +47,13 @@ class Judgement:
   top_share: float | None = None
 
 
+FIRST_ERRORS = Judgement(
+  table="first_errors",
+  title="Agreement with first errors",
+  parts="steps",
+  of=judgements.right_steps,
+  good="all but the first wrong one",
+)
 KINDS = (
   Judgement(
     table="importances",
@@ -63,13 +70,7 @@ KINDS = (
     of=judgements.ratings,
     good="the best rated of each chain",
   ),
-  Judgement(
-    table="first_errors",
-    title="Agreement with first errors",
-    parts="steps",
-    of=judgements.right_steps,
-    good="all but the first wrong one",
-  ),
+  FIRST_ERRORS,
 )
 
 
