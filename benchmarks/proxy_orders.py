@@ -6,8 +6,9 @@
 Both prune each chain exactly, by units that they have in common: of two tokenizers, words (--unit).
 From every state of the verifier's own path, the next deletions of the proposer's order are scored
 by the verifier: it would accept as many of them, up to --batch, as leave a text whose NLL is at
-most --regret above that of its own text of as many words. Printed are the mean numbers that it
-accepts, how often the first is its own choice, and its NLLs along both orders. With one model as
+most --regret above that of its own text of as many words. Printed are the mean number that it
+accepts where --batch of them are left to its depth (near the end fewer are, which would count as
+refusals), how often the first is its own choice, and its NLLs along both orders. With one model as
 both, all are accepted.
 """
 
@@ -84,12 +85,16 @@ def main(_) -> None:
     print(f"{chain.id}: {lengths[0]} units; {_line(rows[-1])}", flush=True)
     if len(rows) == _NUM_CHAINS.value:
       break
-  means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
+  columns = np.array(rows, float)  # NaN: of a chain that is shorter than a batch
+  means = [float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for x in columns.T]
   print(f"mean of {len(rows)}: {_line(means)}")
 
 
 def _compared(verifier: Pruner, own: Pruned, proposed: list[int], chosen: list[int]) -> list[float]:
-  """Accepted deletions, share of first ones that are its own, NLLs along both orders at `_KEEP`."""
+  """Accepted deletions, share of first ones that are its own, NLLs along both orders at `_KEEP`.
+
+  The accepted ones are a mean over the states in which a whole batch was proposed; NaN without any.
+  """
   tries = []  # of each state: what is gone after one more proposal, after two, ...
   for state in range(len(chosen)):
     gone = chosen[:state]
@@ -104,11 +109,14 @@ def _compared(verifier: Pruner, own: Pruned, proposed: list[int], chosen: list[i
     most = [nll * (1 + _REGRET.value) for nll in own_nll[state + 1 :]]
     fine = [n for n, _ in enumerate(texts) if next(nlls) <= most[n]]
     accepted.append(max(fine, default=-1) + 1)
+  whole = [
+    number for number, texts in zip(accepted, tries, strict=True) if len(texts) == _BATCH.value
+  ]
   first = [texts[0][-1] == unit for texts, unit in zip(tries, chosen, strict=True) if texts]
   num_units = len(sizes_of(own))
   marks = [num_units - num_kept(num_units, keep) for keep in _KEEP]
   return [
-    statistics.fmean(accepted),
+    statistics.fmean(whole) if whole else np.nan,
     statistics.fmean(first),
     *(path[min(mark, len(path) - 1)] for path in (own_nll, their_nll) for mark in marks),
   ]
@@ -118,7 +126,7 @@ def _line(row: Sequence[float]) -> str:
   accepted, first, *nlls = row
   own, theirs = nlls[: len(_KEEP)], nlls[len(_KEEP) :]
   return (
-    f"accepts {accepted:.2f}, first is its own {first:.0%}; own "
+    f"accepts {accepted:.2f} of {_BATCH.value}, first is its own {first:.0%}; own "
     f"{' '.join(f'{nll:.3f}' for nll in own)}; along the proposer's order "
     f"{' '.join(f'{nll:.3f}' for nll in theirs)}"
   )
