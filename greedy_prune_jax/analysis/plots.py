@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import Interval
-from greedy_prune_jax.reports.plots import Plot
+from greedy_prune_jax.reports.plots import Plot, shared_legend
 
 # Names of runs are shown, not typeset; text in SVG stays text; equal inputs give equal files.
 matplotlib.rcParams.update(
@@ -47,8 +47,7 @@ def plot_survival(
       title=name, xlabel="share of tokens deleted", ylabel="share still there", ylim=(0, 1.02)
     )
     _tidy(axes)
-  handles, labels = figure.axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+  shared_legend(figure, figure.axes, "outside lower center", ncols=4)
   return Plot("survival", caption, figure)
 
 

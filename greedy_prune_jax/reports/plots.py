@@ -3,8 +3,11 @@
 import dataclasses
 import functools
 import io
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, replace_file
@@ -30,6 +33,22 @@ class Plot:
     buffer = io.StringIO()
     self.figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def shared_legend(figure: Figure, panels: Iterable[Axes], place: str, **style: Any) -> None:
+  """Draws one legend of what any panel shows: the first need not show all.
+
+  Args:
+    figure: the figure.
+    panels: its panels; entries come in their order.
+    place: matplotlib's `loc`.
+    style: further settings of the legend.
+  """
+  entries = {}
+  for axes in panels:
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+      entries.setdefault(label, handle)
+  figure.legend(entries.values(), entries.keys(), loc=place, frameon=False, fontsize=9, **style)
 
 
 def write_plot(folder: Path, plot: Plot) -> None:

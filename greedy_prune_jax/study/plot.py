@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.reports.plots import Plot
+from greedy_prune_jax.reports.plots import Plot, shared_legend
 from greedy_prune_jax.study.answers import Answers
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
@@ -44,8 +44,7 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
   grid.flat[0].set_ylim(-0.02 * top, top)
   for axes in grid.flat[len(panels) :]:
     axes.set_visible(False)
-  handles, labels = grid.flat[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+  shared_legend(figure, grid.flat, "outside lower center", ncols=4)
   caption = (
     "Accuracy against generated reasoning tokens; each line is one way to choose what is deleted, "
     "each point a keep ratio. Bars: 95% intervals over questions and seeds."

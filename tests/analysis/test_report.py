@@ -105,6 +105,17 @@ def test_the_statement_follows_the_data():
   )
 
 
+def test_the_legend_of_survival_names_the_categories_of_all_runs():
+  chains = [pruned_chain(["x"] * 6, range(6), "c/0")]
+  runs = [
+    LabelledRun(name, chains, [(category,) * 6])
+    for name, category in (("a", Category.FUNCTION), ("b", Category.SYMBOLIC_MATH))
+  ]
+  survival = pattern_section(runs).plots[0]
+  named = [text.get_text() for text in survival.figure.legends[0].get_texts()]
+  assert named == ["FUNCTION", "all tokens", "SYMBOLIC_MATH"]
+
+
 def test_few_chains_have_points_without_bars():
   chains = [pruned_chain(["x"] * 6, [0, 2, 4, 1, 3, 5], f"c/{i}") for i in range(7)]
   labels = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 3] * 7

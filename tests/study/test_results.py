@@ -109,6 +109,13 @@ def test_the_plot_has_every_arm_and_the_ends(answers):
   assert greedy.get_ydata() == pytest.approx([0.25, 0.625])
 
 
+def test_the_legend_names_the_arms_of_all_panels(answers):
+  lone = dataclasses.replace(answers[2], condition=Condition("other", "surprisal", 0.5))
+  figure = plot_study([answers[0], answers[2], lone]).figure
+  named = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert named == ["no pruning", "greedy", "surprisal"]
+
+
 def test_no_panel_of_the_plot_cuts_another(answers):
   low, high = answers[1], answers[0]  # nothing is right in the panel that is drawn first
   plot = plot_study([dataclasses.replace(low, test="hard"), high])
