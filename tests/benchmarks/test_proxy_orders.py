@@ -4,16 +4,17 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from absl import flags
 
 from benchmarks import proxy_orders
 
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch):
-  """The flags' defaults, and units that all texts without are equally likely."""
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(["proxy_orders", "--chains=none"])
+  """The flags' defaults, and texts that are all equally likely."""
+  for flag in ("_BATCH", "_REGRET"):
+    monkeypatch.setattr(
+      proxy_orders, flag, SimpleNamespace(value=getattr(proxy_orders, flag).default)
+    )
   monkeypatch.setattr(proxy_orders, "nlls_without", lambda *args: [1.0] * len(args[2]))
   monkeypatch.setattr(proxy_orders, "sizes_of", lambda pruned: (1,) * pruned.num_units)
 
