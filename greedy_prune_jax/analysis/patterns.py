@@ -81,7 +81,7 @@ def questions_of(chains: Iterable[PrunedChain]) -> list[str]:
 
 
 def text_of(chain: PrunedChain) -> tuple[str, str, str]:
-  """What tells a chain from those of other data: its id, question and reasoning."""
+  """Id, question and reasoning, which tell a chain from those of other data."""
   return chain.chain.id, chain.chain.question, chain.chain.reasoning
 
 

@@ -87,7 +87,7 @@ def percentile_interval(
   """The estimate with the percentiles of its bootstrap samples; undefined samples are left out.
 
   Args:
-    estimate: of all chains.
+    estimate: estimates from all chains.
     samples: estimates of resampled chains.
     num_chains: chains that have a say in each estimate; of few there are no bounds.
   """
