@@ -28,7 +28,7 @@ from greedy_prune_jax.chains.segments import segment, token_texts
 from greedy_prune_jax.rankings.steps import score_without, unit_positions
 from greedy_prune_jax.search.units import unit_sizes
 
-_CHAINS = flags.DEFINE_string("chains", None, "File of chains.")
+_CHAINS = flags.DEFINE_string("chains", "", "File of chains.")
 _PROPOSER = flags.DEFINE_string("proposer", "smollm2-135m-instruct", "The small model.")
 _VERIFIER = flags.DEFINE_string("verifier", "gemma3-270m", "The large model.")
 _TEMPLATES = flags.DEFINE_list("chat_templates", ["tokenizer", "plain"], "Theirs, in this order.")
@@ -65,6 +65,8 @@ def nlls_without(pruner: Pruner, pruned: Pruned, gone: Sequence[Sequence[int]]) 
 
 def main(_) -> None:
   """Prunes, proposes, and prints a line a chain and the means."""
+  if not _CHAINS.value:
+    raise app.UsageError("name a file of chains by --chains")
   names = (_PROPOSER.value, _VERIFIER.value)
   proposer, verifier = (
     gp.load(name, chat_template=template)
@@ -133,5 +135,4 @@ def _line(row: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("chains")
   app.run(main)

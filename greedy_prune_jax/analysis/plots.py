@@ -47,7 +47,7 @@ def plot_survival(
       title=name, xlabel="share of tokens deleted", ylabel="share still there", ylim=(0, 1.02)
     )
     _tidy(axes)
-  shared_legend(figure, figure.axes, "outside lower center", ncols=4)
+  shared_legend(figure, figure.axes, ncols=4)
   return Plot("survival", caption, figure)
 
 

@@ -5,7 +5,6 @@ import functools
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,20 +34,20 @@ class Plot:
     return buffer.getvalue()
 
 
-def shared_legend(figure: Figure, panels: Iterable[Axes], place: str, **style: Any) -> None:
-  """Draws one legend of what any panel shows: the first need not show all.
+def shared_legend(figure: Figure, panels: Iterable[Axes], *, ncols: int) -> None:
+  """Draws one legend below the panels of what any of them shows: the first need not show all.
 
   Args:
     figure: the figure.
     panels: its panels; entries come in their order.
-    place: matplotlib's `loc`.
-    style: further settings of the legend.
+    ncols: columns of the legend.
   """
   entries = {}
   for axes in panels:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       entries.setdefault(label, handle)
-  figure.legend(entries.values(), entries.keys(), loc=place, frameon=False, fontsize=9, **style)
+  handles, labels = list(entries.values()), list(entries)
+  figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
 
 
 def write_plot(folder: Path, plot: Plot) -> None:

@@ -44,7 +44,7 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
   grid.flat[0].set_ylim(-0.02 * top, top)
   for axes in grid.flat[len(panels) :]:
     axes.set_visible(False)
-  shared_legend(figure, grid.flat, "outside lower center", ncols=4)
+  shared_legend(figure, grid.flat, ncols=4)
   caption = (
     "Accuracy against generated reasoning tokens; each line is one way to choose what is deleted, "
     "each point a keep ratio. Bars: 95% intervals over questions and seeds."
