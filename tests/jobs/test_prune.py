@@ -117,7 +117,7 @@ def test_what_a_run_prints_and_leaves(run, tmp_path):
 
   run_folder = tmp_path / "run"
   assert {path.name for path in run_folder.iterdir()} == {
-    *("config.json", "metrics.jsonl", "pruned", "locks")
+    *("config.json", "weights.json", "metrics.jsonl", "pruned", "locks")
   }
   assert json.loads((run_folder / "config.json").read_text())["keep_ratios"] == [0.9, 0.7, 0.5]
   metrics = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
