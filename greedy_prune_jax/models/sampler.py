@@ -107,7 +107,7 @@ class Sampler:
     *,
     max_rows: int = 32,
     steps: int = 16,
-    max_length: int | None = None,
+    rope_length: int | None = None,
   ):
     """Makes a sampler; nothing is compiled yet.
 
@@ -117,8 +117,8 @@ class Sampler:
       stop_ids: tokens that end a text, such as the end of the assistant's turn.
       max_rows: most texts at once, over all devices.
       steps: tokens that rows write between two looks from the host.
-      max_length: longest prompt and reply together, in tokens; by default the model's context.
-        Positions have the angles for a text of this length (see `config_for_length`).
+      rope_length: positions have the angles of a text of so many tokens (see `config_for_length`);
+        by default of the model's context.
     """
     self._model = model
     self._mesh = mesh_of(model.params)
@@ -128,8 +128,8 @@ class Sampler:
     self._device_stop_ids = jnp.asarray(sorted(stop_ids), jnp.int32)
     self._max_rows = max_rows
     self._steps = steps
-    self._max_length = max_length or model.config.max_positions
-    self._graph = model.graph_for(self._max_length)
+    self._context = model.config.max_positions
+    self._graph = model.graph_for(rope_length or self._context)
 
   def sample(
     self, requests: Sequence[Request], follow: Follow = lambda index, sample: None
@@ -142,7 +142,7 @@ class Sampler:
         index, and its text yielded instead.
 
     Raises:
-      ValueError: a request may need more than `max_length` tokens (at once, before any is run).
+      ValueError: a request may need more than the model's context (at once, before any is run).
     """
     for index, request in enumerate(requests):
       self._check_length(index, request)
@@ -150,10 +150,10 @@ class Sampler:
 
   def _check_length(self, index: int, request: Request) -> None:
     needed = len(request.prompt_ids) + request.max_new_tokens
-    if needed > self._max_length:
+    if needed > self._context:
       raise ValueError(
         f"request {index}: {len(request.prompt_ids)} prompt tokens and max_new_tokens="
-        f"{request.max_new_tokens} make {needed}, more than max_length={self._max_length}"
+        f"{request.max_new_tokens} make {needed}, more than the model's context of {self._context}"
       )
 
   def _run(

@@ -136,7 +136,7 @@ class LocalTeacher:
       self._decode,
       self._stop_ids,
       max_rows=self._batch_size or _rows_that_fit(self._model, longest),
-      max_length=longest,
+      rope_length=longest,
     )
     for index, sample in sampler.sample(requests, answer):
       prompt, thought = asked[index], thoughts.get(index)
@@ -155,7 +155,7 @@ class LocalTeacher:
     return self._thinking is not None and not prompt.reply_start
 
   def _most_tokens(self, prompt: ChatPrompt, request: Request) -> int:
-    """Most tokens of the whole text that a prompt's first request may begin."""
+    """Most tokens of the whole text that a prompt's first request may begin, about."""
     behind = self._behind_thinking if self._thinks(prompt) else 0
     longest = len(request.prompt_ids) + request.max_new_tokens + behind
     return min(longest, self._model.config.max_positions)
