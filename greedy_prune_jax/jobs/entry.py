@@ -23,7 +23,7 @@ from greedy_prune_jax.jobs.command import config_names, find_config
 from greedy_prune_jax.jobs.startup import output_error, tell_done
 from greedy_prune_jax.parallel import leave_processes, meet, start_processes
 from greedy_prune_jax.reports.printing import printable
-from greedy_prune_jax.runs.files import os_error_advice
+from greedy_prune_jax.runs.files import held_folder, os_error_advice
 from greedy_prune_jax.runs.workdir import Workdir
 
 flags.disclaim_key_flags()  # --helpshort lists them as the job's own
@@ -81,7 +81,8 @@ def run_in_workdir(
   options |= {"process_index": jax.process_index(), "num_processes": jax.process_count()}
   with Workdir(workdir, config, **options) as run:
     meet("the workdir is open")  # none may write before all are here
-    failed = work(run)
+    with held_folder(run.path):  # a file that cannot be read went with it
+      failed = work(run)
     if failed:
       run.keep_unfinished()
     if first:
