@@ -91,7 +91,9 @@ def updated(model, rows, lora=None, steps=2, **changes):
 def test_accumulated_gradients_are_those_of_the_whole_batch():
   model, examples = tiny_student_model(), random_examples(9)
   whole, metrics = updated(model, pack_batch(examples, 48).rows, optimizer="adafactor")
-  parts, in_parts = updated(model, pack_batch(examples, 48, num_parts=3).rows, optimizer="adafactor")
+  parts, in_parts = updated(
+    model, pack_batch(examples, 48, num_parts=3).rows, optimizer="adafactor"
+  )
   close(metrics, in_parts, rtol=1e-4)
   close(whole.trained, parts.trained, atol=1e-5)
 
