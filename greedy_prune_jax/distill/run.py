@@ -21,7 +21,7 @@ from greedy_prune_jax.distill.batches import (
   training_batches,
   validation_batches,
 )
-from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress
+from greedy_prune_jax.distill.checkpoints import Checkpoints, TrainProgress, saved_steps
 from greedy_prune_jax.distill.examples import ExampleSet, make_examples, read_texts
 from greedy_prune_jax.distill.export import export_student, load_base
 from greedy_prune_jax.distill.lora import init_lora
@@ -54,6 +54,7 @@ from greedy_prune_jax.parallel import (
 )
 from greedy_prune_jax.runs.files import explain_os_errors
 from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.runs.weights import hold_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,8 @@ def run_distill(
     UserError: something that the settings name cannot be used, or a loss is not finite.
   """
   mesh = _mesh(settings)
+  if settings.lora and jax.process_index() == 0:
+    hold_weights(workdir, settings.student, begun=bool(saved_steps(workdir)))
   choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
   model = load_base(settings, _load_dtype(settings), choose)
   examples = read_examples(settings, model, workdir)

@@ -51,8 +51,7 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
       answered is on disk.
   """
   items = read_items(settings, workdir)
-  workdir.hold_weights(settings.teacher)
-  open_teacher = functools.cache(functools.partial(load_job_teacher, settings, workdir.path))
+  open_teacher = functools.cache(functools.partial(load_job_teacher, settings, workdir))
   own = dict(own_share(list(items.items())))
   failed = 0
   try:

@@ -64,6 +64,7 @@ class Candidate:
     keep_ratios: keep ratios that it is told, one after the other; (None,) where it is told none.
     ratio_form: the form in which it is told keep ratios.
     base: model whose tokenizer the candidate has.
+    adds_to_base: True where its weights are LoRA's matrices, which are added to those of `base`.
   """
 
   entry: Entry
@@ -71,6 +72,7 @@ class Candidate:
   keep_ratios: tuple[float | None, ...]
   ratio_form: str
   base: str
+  adds_to_base: bool = False
 
   def weights(self) -> str | None:
     """`weights_digest` of the model, or of the checkpoint; None if that is just being deleted."""
@@ -154,8 +156,9 @@ def list_candidates(entry: Entry, settings: EvaluateSettings) -> Iterator[Candid
     return
   made = settings_of(entry.path)
   keep_ratios = (settings.keep_ratios or made.keep_ratios) if made.ratio_form else ()
+  told = keep_ratios or (None,), made.ratio_form
   for step in _steps(entry, settings.follow):
-    yield Candidate(entry, step, keep_ratios or (None,), made.ratio_form, made.student)
+    yield Candidate(entry, step, *told, made.student, bool(made.lora_rank))
 
 
 def _steps(entry: Entry, follow: bool) -> list[int]:

@@ -173,7 +173,8 @@ def _evaluate(
     return 0
   if candidate.step is not None and not _is_there(candidate):
     return 0
-  workdir.hold_weights(candidate.base)  # LoRA's matrices are added to these
+  if candidate.adds_to_base:
+    workdir.hold_weights(candidate.base)
   tokenizer = load_tokenizer(candidate.base)
 
   def finish(item_id: str, replies: Sequence[Reply]) -> None:

@@ -3,7 +3,11 @@
 import hashlib
 from pathlib import Path
 
-from greedy_prune_jax.runs.files import open_file
+from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import open_file, user_path, write_json
+from greedy_prune_jax.runs.json_reader import read_json
+
+WEIGHTS = "weights.json"  # of a workdir: digests of the models that are files here
 
 _NUM_SAMPLES = 64  # of a file
 _SAMPLE_BYTES = 4096
@@ -34,3 +38,28 @@ def weights_digest(place: Path) -> str | None:
         file.seek(size * index // _NUM_SAMPLES)
         digest.update(file.read(_SAMPLE_BYTES))
   return digest.hexdigest()[:16]
+
+
+def hold_weights(workdir: Path, model: str, *, begun: bool) -> None:
+  """Notes a model's weights, and refuses others than those that a workdir was begun with.
+
+  Only of a model in a file or folder; a name stands for the same weights for good.
+
+  Args:
+    workdir: the run's workdir; one process may call this.
+    model: the model, as `load_model` takes it.
+    begun: True where something in the workdir was made with the weights that it notes.
+
+  Raises:
+    UserError: there are other weights at its place now.
+  """
+  now = weights_digest(user_path(model).expanduser())
+  if now is None:
+    return
+  path = workdir / WEIGHTS
+  known = read_json(path) if path.exists() else {}
+  if begun and known.get(model, now) != now:
+    raise UserError(
+      f"{model} has other weights than when {workdir} was begun; choose another workdir"
+    )
+  write_json(path, known | {model: now})

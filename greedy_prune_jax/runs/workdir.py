@@ -1,7 +1,6 @@
 """The folder of a run: its config, its outputs, and what lets a killed run go on."""
 
 import contextlib
-import json
 import math
 import shutil
 import time
@@ -11,8 +10,7 @@ from typing import Any
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import explain_os_errors, replace_file, user_path
-from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.files import explain_os_errors
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
@@ -24,9 +22,7 @@ from greedy_prune_jax.runs.jsonl import (
 )
 from greedy_prune_jax.runs.lock import hold_locks
 from greedy_prune_jax.runs.records import CHECK, Record, checksum, get, get_text
-from greedy_prune_jax.runs.weights import weights_digest
-
-_WEIGHTS = "weights.json"
+from greedy_prune_jax.runs.weights import WEIGHTS, hold_weights
 
 
 class FinishedItems:
@@ -230,23 +226,9 @@ class Workdir:
       self._metrics_writer.write({"time": round(time.time(), 3)} | finite)
 
   def hold_weights(self, model: str) -> None:
-    """Notes a model's weights, and refuses others than those that the workdir was begun with.
-
-    Only of a model in a file or folder; a name stands for the same weights for good.
-
-    Raises:
-      UserError: there are other weights at its place now.
-    """
-    now = weights_digest(user_path(model).expanduser())
-    if self.process_index or now is None:
-      return
-    path = self.path / _WEIGHTS
-    known = read_json(path) if path.exists() else {}
-    if self._begun and known.get(model, now) != now:
-      raise UserError(
-        f"{model} has other weights than when {self.path} was begun; choose another workdir"
-      )
-    replace_file(path, json.dumps(known | {model: now}) + "\n")
+    """Refuses other weights of a model than the workdir was begun with; see `weights`."""
+    if self.process_index == 0:
+      hold_weights(self.path, model, begun=self._begun)
 
   def keep_unfinished(self) -> None:
     """Says that this process leaves something that a later run can go on with."""
@@ -285,7 +267,7 @@ class Workdir:
   def _holds_anything(self) -> bool:
     """Tells whether any file but the config and the locks has something in it."""
     files = (path for path in self.path.rglob("*") if not path.is_dir())
-    own = ("config.json", "config.json.new", _WEIGHTS)
+    own = ("config.json", "config.json.new", WEIGHTS)
     return any(
       path.lstat().st_size and path.parent.name != "locks" and path.name not in own
       for path in files

@@ -79,8 +79,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     workdir.write_finished(record | {"asked": asked[question_id]})
 
   groups = {key: prompts for key, prompts in groups.items() if key not in workdir.finished_ids}
-  workdir.hold_weights(settings.teacher)
-  open_teacher = functools.partial(load_job_teacher, settings, workdir.path)
+  open_teacher = functools.partial(load_job_teacher, settings, workdir)
   try:
     return collect_replies(groups, workdir, open_teacher, finish)
   finally:  # whatever stopped it

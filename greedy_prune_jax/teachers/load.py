@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import make_mesh
+from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.openai_batches import OpenAIBatchTeacher
 from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
@@ -18,8 +19,10 @@ from greedy_prune_jax.teachers.settings import (
 from greedy_prune_jax.teachers.teacher import Teacher
 
 
-def load_job_teacher(settings: TeacherJobSettings, folder: Path) -> Teacher:
-  """The teacher of a job, which notes its batches in the run's folder; see `load_teacher`."""
+def load_job_teacher(settings: TeacherJobSettings, workdir: Workdir) -> Teacher:
+  """The teacher of a job, whose workdir notes its weights and batches; see `load_teacher`."""
+  if settings.teacher != ENDPOINT:
+    workdir.hold_weights(settings.teacher)
   return load_teacher(
     settings.teacher,
     settings.writing,
@@ -28,7 +31,7 @@ def load_job_teacher(settings: TeacherJobSettings, folder: Path) -> Teacher:
     dtype=settings.dtype,
     batch_size=settings.batch_size,
     mesh=make_mesh(settings.mesh),
-    folder=folder,
+    folder=workdir.path,
   )
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
@@ -24,6 +23,7 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
 from greedy_prune_jax.models.recurrence import cache_shapes
+from greedy_prune_jax.models.rope import config_for_length
 from greedy_prune_jax.models.sampler import Request, Sample, Sampler
 from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes, weight_shardings
 from greedy_prune_jax.teachers.local_thinking import LocalThinking
@@ -107,14 +107,14 @@ class LocalTeacher:
     """Yields one reply a prompt; one whose prompt fills the model's context is a failed one."""
     asked, requests = [], []
     # Some models' ropes depend on how long the text is, but no text's on the others'.
-    alike: dict[nnx.GraphDef, list[int]] = {}
+    alike: dict[ModelConfig, list[int]] = {}
     for prompt in map(schema_in_words, prompts):
       request = self._first_request(prompt)
       if isinstance(request, str):
         yield Reply.failed(prompt, request)
         continue
       most = self._most_tokens(prompt, request)
-      alike.setdefault(self._model.graph_for(most), []).append(len(asked))
+      alike.setdefault(config_for_length(self._model.config, most), []).append(len(asked))
       asked.append(prompt)
       requests.append(request)
     for members in alike.values():

@@ -17,7 +17,7 @@ from greedy_prune_jax.evaluation import run as questions
 from greedy_prune_jax.evaluation.candidates import parse_entries
 from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import score
-from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
+from greedy_prune_jax.evaluation.settings import MAY_CHANGE, MAY_GROW, EvaluateSettings
 from greedy_prune_jax.parallel import (
   DATA,
   MODEL,
@@ -32,6 +32,7 @@ from tests.helpers import tiny_student
 from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
 NUM_CHAINS = 8
+MAY = {"may_change": MAY_CHANGE, "may_grow": MAY_GROW}
 TOLD = {"ratio_form": "{question} keep {ratio}", "keep_ratios": (1.0, 0.0)}
 
 
@@ -79,7 +80,7 @@ def evaluate(base, tmp_path):
   def evaluate(*models, workdir="evaluation", **changes):
     defaults = {"models": models, "questions": f"gsm8k:{base / 'rows.jsonl'}"}
     config = config_file.get_config().to_dict() | defaults | {"max_new_tokens": 60} | changes
-    with Workdir(tmp_path / workdir, config, output=OUTPUT, may_change=MAY_CHANGE) as opened:
+    with Workdir(tmp_path / workdir, config, output=OUTPUT, **MAY) as opened:
       assert run_evaluate(EvaluateSettings.from_config(config), opened) == 0
     runs = by_run(read_evaluation(tmp_path / workdir))
     return {run: {r["question_id"]: r for r in found} for run, found in runs.items()}
@@ -248,6 +249,22 @@ def test_other_weights_at_a_place_are_refused(base, tmp_path, evaluate):
   train(base, tmp_path / "student", learning_rate=1e-2)
   with pytest.raises(UserError, match=r"models: student@4 at .*/student has other weights than"):
     evaluate(*places, num_questions=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_matrices_are_added_to_the_same_weights_in_a_workdir(base, tmp_path, evaluate, rank):
+  make_model(tmp_path / "model", num_hidden_layers=2)
+  train(base, tmp_path / "student", student=str(tmp_path / "model"), lora_rank=rank)
+  student = str(tmp_path / "student")
+  evaluate(student, num_questions=1)
+  file = tmp_path / "model" / "model.safetensors"
+  save_file({name: weight * 1.01 for name, weight in load_file(file).items()}, file)
+  if rank:
+    with pytest.raises(UserError, match=r"/model has other weights than when .* was begun"):
+      evaluate(student, num_questions=2)
+  else:
+    assert len(evaluate(student, num_questions=2)["student@4"]) == 2
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A tiny student and its settings."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from greedy_prune_jax.distill.step import Student
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
 
+LORA = {"lora_rank": 2, "lora_alpha": 4.0}
 CONFIG = ModelConfig(
   family="llama",
   vocab_size=61,
@@ -45,3 +47,9 @@ def settings(**changes) -> DistillSettings:
 
 def close(a, b, **kwargs):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **kwargs), a, b)
+
+
+def json_config(workdir) -> dict:
+  """A run's config as `settings` takes it."""
+  config = json.loads((workdir / "config.json").read_text())
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
