@@ -200,6 +200,15 @@ def test_which_checkpoint(base, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_student_in_the_users_folder(base, tmp_path, monkeypatch, evaluate):
+  train(base, tmp_path / "student")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  [entry] = parse_entries(["~/student@2"])
+  assert (entry.is_student, entry.name, entry.which) == (True, "student", "2")
+  assert list(evaluate("~/student@2", num_questions=1)) == ["student@2"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("models", "message"),
   [

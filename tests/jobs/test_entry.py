@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs import entry
 from greedy_prune_jax.jobs.entry import run_in_workdir
 
@@ -89,3 +90,12 @@ def test_the_log_of_every_library_is_escaped(monkeypatch, caplog):
     logging.setLogRecordFactory(make)
     logging.captureWarnings(False)
   assert caplog.messages == [r"left out a\nI0101 forged\x1b[2J", r"says \x1b[2J"]
+
+
+def test_a_file_that_went_with_the_workdir_is_not_what_is_complained_of(tmp_path):
+  def work(run):
+    run.path.rename(tmp_path / "elsewhere")
+    raise UserError("cannot read process-00000.jsonl: No such file or directory")
+
+  with pytest.raises(UserError, match="was deleted or moved"):
+    run_in_workdir(work, str(tmp_path / "run"), {}, output="pruned", may_change=())
