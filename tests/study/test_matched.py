@@ -80,6 +80,15 @@ def test_a_half_done_condition_leaves_all_arms_their_seeds():
   assert matched_rows([*done, half, whole], "a") == expected
 
 
+def test_two_seeds_come_before_more_students_of_one():
+  few = {arm: line(arm, slope, (10, 28)) for arm, slope in (("a", 0.02), ("b", 0.015))}
+  alone = [
+    cell(arm, n / 40, [n], [0.01 * n], seeds=(0,)) for arm in ("a", "b") for n in (14, 18, 22)
+  ]
+  rows = matched_rows([*few["a"], *few["b"], *alone, WHOLE], "a")
+  assert {seeds for _, _, (_, _, seeds, _) in rows} == {2}
+
+
 def test_seeds_of_one_pair_are_not_taken_from_another():
   few = [cell("b", r, [n], [0.5], (1,)) for r, n in ((0.3, 12), (0.7, 32))]
   rows = matched_rows([*line("a", 0.02), *few, *line("c", 0.01)], "a")
