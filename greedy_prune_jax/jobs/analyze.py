@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_job
+from greedy_prune_jax.jobs.entry import define_flags, define_paths, print_result, run_job
 from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import make_folder
@@ -38,5 +36,5 @@ def analyze(config: Mapping[str, Any], workdir: str, pruned: Sequence[str]) -> N
 
 if __name__ == "__main__":
   define_flags()
-  flags.DEFINE_list("pruned", None, "Workdirs of prune, separated by commas.", required=True)
-  run_job(lambda config, workdir: analyze(config, workdir, flags.FLAGS.pruned))
+  pruned_of = define_paths("pruned", "Workdirs of prune")
+  run_job(lambda config, workdir: analyze(config, workdir, pruned_of()))

@@ -52,6 +52,25 @@ def define_flags() -> None:
   flags.DEFINE_integer("process_id", None, "Which of them this is, from 0; found out likewise.")
 
 
+def define_paths(
+  name: str, about: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> Callable[[], list[str]]:
+  """Defines a flag of paths, separated by commas or each with a flag of its own; gives its reader.
+
+  A plain list flag would take the last of several flags alone, without a word.
+  """
+  holder = flags.DEFINE_multi(
+    flags.ListParser(),
+    flags.ListSerializer(","),
+    name,
+    None,
+    f"{about}, separated by commas.",
+    flag_values=flag_values,
+    required=True,
+  )
+  return lambda: [path for paths in holder.value for path in paths]
+
+
 def run_job(job: Job, *, saves_on_sigterm: bool = False) -> None:
   """Runs a job as a program: its flags in, its exit status out.
 

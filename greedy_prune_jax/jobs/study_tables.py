@@ -17,11 +17,11 @@ from pathlib import Path
 from absl import app, flags
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.jobs.entry import print_result
+from greedy_prune_jax.jobs.entry import define_paths, print_result
 from greedy_prune_jax.reports.tables import format_table
 from greedy_prune_jax.study.run import check_plots, write_results
 
-_ANSWERS = flags.DEFINE_list("answers", None, "A study's answers.parquet files.", required=True)
+_answers = define_paths("answers", "A study's answers.parquet files")
 _REFERENCE = flags.DEFINE_string("reference", "greedy_joint", "The arm of the differences.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for tables and plot.", required=True)
 
@@ -39,7 +39,7 @@ def study_tables(answers: Sequence[str], reference: str, workdir: str) -> None:
 
 def _main(_: object) -> None:
   try:
-    study_tables(_ANSWERS.value, _REFERENCE.value, _WORKDIR.value)
+    study_tables(_answers(), _REFERENCE.value, _WORKDIR.value)
   except UserError as error:
     sys.exit(str(error))
 

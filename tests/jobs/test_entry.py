@@ -3,6 +3,7 @@
 import types
 
 import pytest
+from absl import flags
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs import entry
@@ -99,3 +100,10 @@ def test_a_file_that_went_with_the_workdir_is_not_what_is_complained_of(tmp_path
 
   with pytest.raises(UserError, match="was deleted or moved"):
     run_in_workdir(work, str(tmp_path / "run"), {}, output="pruned", may_change=())
+
+
+def test_paths_of_several_flags_all_count():
+  values = flags.FlagValues()
+  paths = entry.define_paths("pruned", "Workdirs", values)
+  values(["job", "--pruned=a,b", "--pruned", "c"])
+  assert paths() == ["a", "b", "c"]
