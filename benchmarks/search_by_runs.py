@@ -59,7 +59,7 @@ def nlls_of_orders(
   for name, order in orders.items():
     gone = [order[: num_reasoning - mark] for mark in marks]
     nlls = score_texts(model, prompt, segments, gone, _BLOCK_POSITIONS)
-    found[name] = jax.device_get(nlls.joint).tolist()
+    found[name] = nlls.joint.tolist()
   return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import datasets
 
-from configs import publish
+from greedy_prune_jax.configs import publish
 from greedy_prune_jax.publish.run import run_publish
 from greedy_prune_jax.publish.settings import PublishSettings
 

@@ -62,7 +62,7 @@ class Pruned(PrunedChain):
     return f'<iframe style="{style}" srcdoc="{html.escape(page)}"></iframe>'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
   """NLLs of a chain, and of the chain without each of its units, in nats per token.
 
@@ -144,6 +144,8 @@ class Pruner:
       "search": search,
       "unit": unit,
     }
+    if "keep_ratios" in settings:
+      raise UserError("keep_ratios cannot be set here; its name is keep")
     prune_settings = self._settings(settings | chosen | {"ranking": ranking})
     given = _as_chains(chains, question, reasoning, answer, system)
     tasks = self._tasks(given, prune_settings)
@@ -171,8 +173,10 @@ class Pruner:
     Raises:
       UserError: the chain cannot be used.
     """
-    [given] = _as_chains(chain, question, reasoning, answer, system)
-    [task] = self._tasks([given], self._settings({"unit": unit}))
+    given = _as_chains(chain, question, reasoning, answer, system)
+    if len(given) != 1:
+      raise UserError(f"got {len(given)} chains; score takes one")
+    [task] = self._tasks(given, self._settings({"unit": unit}))
     tokens = task.tokens
     units = unit_positions(task.path.sizes)
     gone = [range(0), *units]  # the whole chain first
@@ -226,6 +230,10 @@ def load(
   Raises:
     UserError: there is no such model, or it cannot be used so.
   """
+  if not isinstance(name, str | os.PathLike):
+    raise UserError(f"got {name!r} as a model; expected a folder, a file, or a name")
+  if not isinstance(mesh, Mapping | None):
+    raise UserError(f'mesh={mesh!r}; expected sizes by axis, such as {{"data": 4, "model": 2}}')
   name = os.fspath(name)
   config = get_config().to_dict()
   chosen: dict[str, Any] = {"pruner": name, "chat_template": chat_template, "dtype": dtype}
@@ -240,7 +248,10 @@ def load(
 
 def _as_ratios(keep: Any) -> tuple[float, ...]:
   """Keep ratios as Python's own numbers, from one, several or an array."""
-  ratios = np.atleast_1d(keep)
+  try:
+    ratios = np.atleast_1d(keep)
+  except ValueError:  # lists of unlike lengths
+    ratios = np.array([None])
   if ratios.dtype.kind not in "iuf":
     raise UserError(f"keep={keep!r}; expected a number from 0 to below 1, or several")
   return tuple(float(str(ratio)) for ratio in ratios.ravel())  # 0.9 of a float32 too

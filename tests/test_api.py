@@ -1,6 +1,7 @@
 """The door for Python: README's snippet as it stands, and records equal to those of the job."""
 
 import html
+import inspect
 import json
 import os
 import re
@@ -159,6 +160,7 @@ def test_a_notebook_shows_the_viewer_of_this_chain(model):
     ({"objective": "jiont"}, "objective='jiont'; expected one of joint, answer"),
     ({"ranking": "shortest"}, "ranking='shortest'; expected greedy"),
     ({"keep": 1.5}, "keep_ratios=.* has 1.5"),
+    ({"keep_ratios": (0.2,)}, "keep_ratios cannot be set here; its name is keep"),
     ({"block_positions": 3}, "unknown keys: block_positions; see configs/prune.py"),
     ({"dtype": "bfloat16"}, "dtype cannot be set here; .*arguments of load"),
     ({"reasoning": " "}, '"reasoning" is empty'),
@@ -180,6 +182,8 @@ def test_chains_that_cannot_go_together(model):
     model.prune([])
   with pytest.raises(gp.UserError, match="both chains and question; expected one or the other"):
     model.prune(chain, question="?")
+  with pytest.raises(gp.UserError, match="got 2 chains; score takes one"):
+    inspect.unwrap(api.Pruner.score)(model, [chain, chain])  # as annotations would refuse it
 
 
 # Checked at the function behind: in tests, annotations of `prune` refuse such calls before it does.
@@ -189,7 +193,7 @@ def test_what_is_no_chain(given):
     api._checked(given)
 
 
-@pytest.mark.parametrize("keep", [None, "0.5", True, [0.5, "0.3"]])
+@pytest.mark.parametrize("keep", [None, "0.5", True, [0.5, "0.3"], [[0.5], [0.3, 0.2]]])
 def test_what_is_no_keep_ratio(keep):
   with pytest.raises(gp.UserError, match="expected a number from 0 to below 1, or several"):
     api._as_ratios(keep)
@@ -198,6 +202,12 @@ def test_what_is_no_keep_ratio(keep):
 def test_chains_made_in_python_meet_the_border_of_files(model):
   with pytest.raises(gp.UserError, match='"reasoning" is empty'):
     model.prune(gp.Chain(**{**CHAINS[0], "reasoning": ""}))
+
+
+def test_scores_may_be_compared():
+  one = api.Scores((" 7",), {"joint": 1.0}, {"joint": np.array([1.0, 2.0])})
+  assert one in [one]
+  assert one != api.Scores(one.tokens, one.nll, {"joint": np.array([1.0, 2.0])})  # no error
 
 
 def test_keep_ratios_may_be_numpys(model):

@@ -13,7 +13,8 @@ from greedy_prune_jax.chains.categories import Labels, parse_category
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
-from greedy_prune_jax.runs.jsonl import parse_line, read_lines
+from greedy_prune_jax.runs.files import replace_file
+from greedy_prune_jax.runs.jsonl import encode_line, parse_line, read_lines
 from greedy_prune_jax.runs.records import Record
 
 _TOKENS_KEY = "reason_tokens_json"
@@ -52,6 +53,27 @@ def read_labels(path: Path) -> dict[str, tuple[tuple[str, ...], Labels]]:
     except UserError as error:
       raise UserError(f"{path}, line {number}: {error}") from error
   return labels_of
+
+
+def renew_steps(path: Path, chains: Sequence[PrunedChain]) -> None:
+  """Writes into a label file when the tokens of these chains left, where that has changed.
+
+  Raises:
+    UserError: see `read_labels`; or the file cannot be written.
+  """
+  chain_of = {chain.chain.id: chain for chain in chains}
+  lines, changed = [], False
+  for _, line in read_lines(path):
+    record = parse_line(line)
+    texts, labels = _parse_tokens(record)
+    chain = chain_of.get(record["id"])
+    if chain is not None and chain.reasoning_tokens == texts:
+      renewed = labels_to_record(chain, labels)
+      changed |= renewed != record
+      record = renewed
+    lines.append(encode_line(record))
+  if changed:
+    replace_file(path, b"".join(lines))
 
 
 def _parse_tokens(record: Record) -> tuple[tuple[str, ...], Labels]:

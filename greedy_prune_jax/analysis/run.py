@@ -16,7 +16,12 @@ from absl import logging
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.analysis.feature_store import FeatureStore, build_store
 from greedy_prune_jax.analysis.importances import judgement_sections
-from greedy_prune_jax.analysis.label_files import labels_of_chains, labels_to_record, read_labels
+from greedy_prune_jax.analysis.label_files import (
+  labels_of_chains,
+  labels_to_record,
+  read_labels,
+  renew_steps,
+)
 from greedy_prune_jax.analysis.likelihood import likelihood_section
 from greedy_prune_jax.analysis.model_annotator import MODEL, WRITING, ModelAnnotator
 from greedy_prune_jax.analysis.needed import is_planted, needed_section
@@ -196,6 +201,7 @@ def _labels(workdir: Path, source: Source, annotator: Annotator) -> list:
         else:
           writer.write(labels_to_record(chain, labels))
         stored[chain.chain.id] = (chain.reasoning_tokens, labels)
+  renew_steps(path, source.chains)
   return labels_of_chains(source.chains, stored)
 
 
@@ -206,16 +212,16 @@ def _agreement(settings: AnalyzeSettings, runs: Sequence[LabelledRun]) -> Sectio
   """
   agreements = {}
   for file in settings.other_labels:
-    stored = read_labels(Path(file))
+    stored = read_labels(user_path(file))
     ours: dict[str, Labels] = {}  # a chain of several runs counts once
     for run in runs:
       for chain, labels in zip(run.chains, run.labels, strict=True):
         texts, _ = stored.get(chain.chain.id, (None, None))
         if texts == chain.reasoning_tokens:
           ours.setdefault(chain.chain.id, labels)
-    if not ours:
-      raise UserError(f"{file} has no labels of the tokens of any chain that is analysed")
     theirs = [stored[chain_id][1] for chain_id in ours]
+    if not any(label is not None for labels in theirs for label in labels):
+      raise UserError(f"{file} has no labels of the tokens of any chain that is analysed")
     agreements[f"{settings.annotator} and {file}"] = compare_labels(list(ours.values()), theirs)
   return agreement_section(agreements)
 

@@ -19,6 +19,7 @@ PARTS = (
 # What a later run in the same workdir may set differently: it does not decide what is stored.
 MAY_CHANGE = (
   "parts",
+  "pruned",  # labels, features and regressions are checked against the chains themselves
   "names",
   "other_labels",
   "answers",

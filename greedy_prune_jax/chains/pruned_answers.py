@@ -39,14 +39,18 @@ def _check_answers(record: Record) -> None:
       raise UserError(f'"answers" has {key!r}; expected keep ratios, such as 0.5')
 
 
-def read_right_budgets(workdir: Path) -> dict[str, Record]:
-  """Results of the budget `right` in a prune workdir, by chain; none where it was not asked for.
+def read_budgets(workdir: Path) -> list[Record]:
+  """Results of all budgets in a prune workdir; none where none was asked for.
 
   Raises:
     UserError: a line is not of the form in which prune writes it.
   """
   path = workdir / BUDGETS
   if not path.is_file():
-    return {}
-  records = read_records(path, check=lambda record: check_form(record, _BUDGET_FORM))
-  return {record["id"]: record for record in records if record["budget"] == RIGHT}
+    return []
+  return list(read_records(path, check=lambda record: check_form(record, _BUDGET_FORM)))
+
+
+def read_right_budgets(workdir: Path) -> dict[str, Record]:
+  """Results of the budget `right`, by chain; see `read_budgets`."""
+  return {record["id"]: record for record in read_budgets(workdir) if record["budget"] == RIGHT}

@@ -10,7 +10,9 @@ import datetime
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -28,6 +30,12 @@ _SUFFIXES = (*_LINES, ".json", ".parquet")
 _BATCH_ROWS = 64  # of a Parquet file, at once in memory
 # Files that lie beside rows in the folders of datasets and runs.
 _NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+# Words in files' names by which `datasets` tells splits apart.
+_SPLIT_OF = {
+  **dict.fromkeys(("train", "training"), "train"),
+  **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+  **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 # A problem's folder of thought-anchors, with the file that it may lack.
 _ANCHORS = ("problem.json", "base_solution.json", "chunks_labeled.json")
 
@@ -67,21 +75,24 @@ def open_rows(source: str) -> Iterator[Row]:
   if anchors := sorted({file.parent for file in path.rglob(_ANCHORS[1])}):
     return (_anchor_row(folder, path) for folder in anchors)
   files = data_files(path)
+  _check_one_set(path, files)
   return (row for file in files for row in file_rows(file, str(_id_prefix(file, path))))
 
 
 def split_hub(source: str) -> tuple[str, str | None, str]:
-  """Id, configuration and split of `hf:ORG/NAME[:CONFIG]:SPLIT`.
+  """Id, configuration and split of `hf:ORG/NAME[:CONFIG]:SPLIT`; a folder's path may be the id.
 
   Raises:
     UserError: it is not of this form.
   """
   parts = source.removeprefix(HUB).split(":")
-  if len(parts) not in (2, 3) or not all(parts) or parts[0].count("/") > 1:
+  name = os.path.expanduser(parts[0])
+  no_id = name.count("/") > 1 and not os.path.isdir(name)
+  if len(parts) not in (2, 3) or not all(parts) or no_id:
     raise UserError(
       f"{source} is no split on the hub; expected hf:ORG/NAME:SPLIT or hf:ORG/NAME:CONFIG:SPLIT"
     )
-  return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
+  return name, parts[1] if len(parts) == 3 else None, parts[-1]
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -98,6 +109,31 @@ def data_files(folder: Path) -> list[Path]:
     f"{folder} holds no chains; looked for {', '.join(f'*{suffix}' for suffix in _SUFFIXES)}, each "
     f"also with {' or '.join(_CODECS)} behind, in it and in its folders"
   )
+
+
+def _check_one_set(folder: Path, files: Sequence[Path]) -> None:
+  """A UserError where a folder is a dataset of several splits or configurations."""
+  card = folder / "README.md"
+  configs: list[Any] = []
+  if card.is_file():
+    from huggingface_hub import RepoCard
+
+    with contextlib.suppress(Exception):  # a text of the user's, which need not be a card
+      configs = RepoCard.load(card, ignore_metadata_errors=True).data.get("configs") or []
+  names = sorted({str(config["config_name"]) for config in configs if "config_name" in config})
+  if len(names) > 1:
+    raise UserError(
+      f"{folder} is a dataset of several configurations: {', '.join(names)}. Name one, and its "
+      f"split, as in {HUB}{folder}:{names[0]}:train"
+    )
+  words = [re.split(r"[^a-z]+", str(file.relative_to(folder)).lower()) for file in files]
+  by_file = {frozenset(_SPLIT_OF[word] for word in some if word in _SPLIT_OF) for some in words}
+  splits = sorted(frozenset().union(*by_file))
+  if len(by_file) > 1 and len(splits) > 1:
+    raise UserError(
+      f"{folder} holds files of several splits, by their names: {', '.join(splits)}. Name one, as "
+      f"in {HUB}{folder}:{splits[-1]}, or pass one file"
+    )
 
 
 def is_json(path: Path) -> bool:
@@ -167,12 +203,14 @@ def _json_rows(path: Path, name: str) -> Iterator[Row]:
   """Rows of a JSON file: a list of objects, one object, or JSON lines under another name."""
   with _opened(path) as file:
     first = file.readline(MOST_BYTES + 1)
-    content = first + file.read(max(MOST_BYTES - len(first), 0) + 1)
-  if len(content) > MOST_BYTES:
-    raise UserError(f"{path}: has more than {MOST_BYTES} bytes; write it as JSONL")
-  if len(first) < len(content) and _is_object(first):
+    has_lines = _is_object(first) and file.read(1) != b""
+  if has_lines:
     yield from _line_rows(path, name, drop_torn=False)
     return
+  with _opened(path) as file:
+    content = file.read(MOST_BYTES + 1)
+  if len(content) > MOST_BYTES:
+    raise UserError(f"{path}: has more than {MOST_BYTES} bytes; write it as JSONL")
   try:
     value = parse_json(content) if content.strip() else []
   except UserError as error:

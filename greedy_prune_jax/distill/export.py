@@ -192,7 +192,7 @@ def save_adapter(
   Raises:
     UserError: the base cannot be found.
   """
-  place = user_path(base).expanduser()
+  place = user_path(base)
   if place.is_dir() and is_adapter(place):
     logging.warning("%s: no adapter, as the student %s is an adapter itself", folder, base)
     return

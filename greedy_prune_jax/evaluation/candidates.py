@@ -115,7 +115,7 @@ def _parse_entry(text: str) -> Entry:
   else:
     which = _LAST if _is_student(place) else ""
   if not name:
-    name = Path(place).name if user_path(place).expanduser().exists() else place
+    name = Path(place).name if user_path(place).exists() else place
   return Entry(name, place, which)
 
 

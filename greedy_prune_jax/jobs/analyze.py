@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from greedy_prune_jax.analysis.run import run_analysis
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
+from greedy_prune_jax.errors import check_plots
 from greedy_prune_jax.jobs.entry import define_flags, define_paths, print_result, run_job
 from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.runs.config import write_or_check_config
@@ -22,6 +22,9 @@ from greedy_prune_jax.runs.lock import hold_locks
 
 def analyze(config: Mapping[str, Any], workdir: str, pruned: Sequence[str]) -> None:
   """Runs the job and says where the report is."""
+  check_plots()
+  from greedy_prune_jax.analysis.run import run_analysis  # which imports what draws them
+
   refuse_processes("analyze runs as one process; leave --distributed out")
   settings = AnalyzeSettings.from_config(config)
   folder = Path(workdir)

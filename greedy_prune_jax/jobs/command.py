@@ -49,6 +49,6 @@ def find_config(value: str) -> str:
   A file of that name in the current folder comes first; other names are left as they are.
   """
   name, colon, argument = value.partition(":")
-  if Path(name).exists() or name not in config_names():
+  if Path(name).is_file() or name not in config_names():
     return value
   return f"{_CONFIGS / name}.py{colon}{argument}"

@@ -214,6 +214,7 @@ def _end(status: int) -> NoReturn:
 def _run(job: Job, saves_on_sigterm: bool) -> None:
   _protect_terminal()
   config = flags.FLAGS.config
+  workdir = os.path.expanduser(flags.FLAGS.workdir)  # a shell leaves the ~ of --workdir=~/x to us
   try:
     logging.info("config: %s", config.to_json())
     if config.get("compilation_cache", True):
@@ -222,14 +223,14 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
       which = (flags.FLAGS[name].value for name in _PROCESS_FLAGS)
       start_processes(*which, saves_on_sigterm=saves_on_sigterm)
     logging.info("devices: %s", jax.local_devices())
-    job(config.to_dict(), flags.FLAGS.workdir)
+    job(config.to_dict(), workdir)
     leave_processes()
     if error := output_error():
       raise UserError(f"cannot write to standard output: {error}. The workdir has all results")
   except UserError as error:
     _fail(error)
   except OSError as error:  # whatever was not expected of a disk
-    _fail(_describe_os_error(error, Path(flags.FLAGS.workdir)))
+    _fail(_describe_os_error(error, Path(workdir)))
   except Exception as error:
     _fail(_describe_fault(error))
   tell_done()

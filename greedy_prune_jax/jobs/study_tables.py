@@ -16,10 +16,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.errors import UserError, check_plots
 from greedy_prune_jax.jobs.entry import define_paths, print_result
 from greedy_prune_jax.reports.tables import format_table
-from greedy_prune_jax.study.run import check_plots, write_results
+from greedy_prune_jax.study.run import write_results
 
 _answers = define_paths("answers", "A study's answers.parquet files")
 _REFERENCE = flags.DEFINE_string("reference", "greedy_joint", "The arm of the differences.")

@@ -212,7 +212,7 @@ def portable_name(name: str) -> str:
   """A model's name by which other programs find it from anywhere: an absolute path or a hub id."""
   if name in HUB_IDS:
     return HUB_IDS[name]
-  path = user_path(name).expanduser()
+  path = user_path(name)
   return str(path.resolve()) if path.exists() else name
 
 
@@ -232,7 +232,7 @@ def locate(name: str, patterns: tuple[str, ...]) -> Path:
         f"weights, with init=random:layers=3,width=128"
       )
     return tokenizer_folder(name, _cache_folder())
-  path = user_path(name).expanduser()
+  path = user_path(name)
   if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
     return path
   alternatives = (

@@ -1,6 +1,6 @@
 """Budgets: the fewest tokens of a chain that still meet a condition, found on its stored path.
 
-A workdir's `budgets.jsonl` has a line for each chain and budget of the last run.
+A workdir's `budgets.jsonl` has a line for each chain and budget that was asked for.
 """
 
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.chains.pruned_answers import BUDGETS
+from greedy_prune_jax.chains.pruned_answers import BUDGETS, read_budgets
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import replace_file
 from greedy_prune_jax.runs.jsonl import encode_line
@@ -128,9 +128,15 @@ def furthest_right(
 
 
 def write_budgets(workdir: Path, spent: Sequence[Spent]) -> None:
-  """Writes `budgets.jsonl`; raises a UserError if the workdir cannot be written."""
-  lines = [encode_line(_record(one)) for one in spent]
-  replace_file(workdir / BUDGETS, b"".join(lines))
+  """Writes `budgets.jsonl`, behind what it has of other budgets: `right` cost many generations.
+
+  Raises:
+    UserError: the file cannot be read or written.
+  """
+  new = {one.budget for one in spent}
+  records = [record for record in read_budgets(workdir) if record["budget"] not in new]
+  records += map(_record, spent)
+  replace_file(workdir / BUDGETS, b"".join(map(encode_line, records)))
 
 
 def _record(spent: Spent) -> Record:

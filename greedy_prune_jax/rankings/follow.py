@@ -5,7 +5,6 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
 from greedy_prune_jax.chains.chain import unit_starts
@@ -77,9 +76,11 @@ def follow_ranking(
   while not path.finished:
     left = [k for k in to_score if k >= len(path.nll["joint"])]
     gone = [num_gone[k] for k in left]
-    texts = _next_texts(model, path, order, gone, settings.block_positions)
-    found = score_texts(model, prompt, path.segments, texts, settings.block_positions)
-    path = _extended(path, order, left, gone, jax.device_get(found))
+    longest = len(path.segments.reasoning) - gone[0] + len(path.segments.answer)
+    count = texts_at_once(model, longest, len(gone), settings.block_positions)
+    texts = [order[:number] for number in gone[:count]]
+    found = score_texts(model, prompt, path.segments, texts, settings.block_positions, count)
+    path = _extended(path, order, left, gone, found)
     elapsed = time.monotonic() - started
     if path.finished or elapsed > settings.seconds_between_reports:
       path = dataclasses.replace(path, seconds=path.seconds + elapsed)
@@ -110,29 +111,6 @@ def _to_score(path: PrunePath, num_gone: Sequence[float], every: int) -> list[in
   stops = sorted({0, *at_marks, last})
   between = (range(start, stop, every) for start, stop in itertools.pairwise(stops))
   return [*itertools.chain.from_iterable(between), last]
-
-
-def _next_texts(
-  model: Model,
-  path: PrunePath,
-  order: Sequence[int],
-  num_gone: Sequence[int],
-  block_positions: int,
-) -> list[Sequence[int]]:
-  """Positions gone from each text of the next block.
-
-  A block at the path's end repeats the last text: blocks of few sizes need few compiled programs.
-
-  Args:
-    model: the pruner.
-    path: the path so far.
-    order: all reasoning positions, first deleted first.
-    num_gone: number of tokens gone from each text that is still to score.
-    block_positions: token positions of a block, about.
-  """
-  longest = len(path.segments.reasoning) - num_gone[0] + len(path.segments.answer)
-  count = texts_at_once(model, longest, len(num_gone), block_positions)
-  return [order[: num_gone[min(row, len(num_gone) - 1)]] for row in range(count)]
 
 
 def _extended(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
@@ -97,11 +96,9 @@ def score_without(
   count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
   scores = []
   for start in tqdm(range(0, len(gone), count), unit="block", disable=not progress):
-    block = list(gone[start : start + count])
-    block += [block[-1]] * (count - len(block))  # blocks of one size
-    nlls = texts.score_texts(model, prompt, segments, block, _BLOCK_POSITIONS)
-    scores.append(jax.device_get(nlls))
-  joined = (np.concatenate(parts)[: len(gone)] for parts in zip(*scores, strict=True))
+    block = gone[start : start + count]
+    scores.append(texts.score_texts(model, prompt, segments, block, _BLOCK_POSITIONS, count))
+  joined = (np.concatenate(parts) for parts in zip(*scores, strict=True))
   return dict(zip(ChainNLL._fields, joined, strict=True))
 
 

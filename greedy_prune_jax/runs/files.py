@@ -60,7 +60,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
 
 
 def user_path(name: str | Path) -> Path:
-  """The path of this name: of a file or folder, or of one that could be made.
+  """The path of this name, `~` expanded: of a file or folder, or of one that could be made.
 
   Raises:
     UserError: it is empty, which would mean the folder that the job runs in; it has a NUL, or a
@@ -77,7 +77,7 @@ def user_path(name: str | Path) -> Path:
       f"{text[:60]!r}... cannot be a file's name: it has a NUL, or a part of {longest} bytes; file "
       f"systems take {_LONGEST_NAME}"
     )
-  path = Path(text)
+  path = Path(os.path.expanduser(text))  # a shell leaves the ~ of --config.chains=~/x to us
   with contextlib.suppress(OSError):  # whoever reads it says so
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR):

@@ -53,7 +53,7 @@ def hold_weights(workdir: Path, model: str, *, begun: bool) -> None:
   Raises:
     UserError: there are other weights at its place now.
   """
-  now = weights_digest(user_path(model).expanduser())
+  now = weights_digest(user_path(model))
   if now is None:
     return
   path = workdir / WEIGHTS

@@ -1,12 +1,15 @@
 """The folder of a run: its config, its outputs, and what lets a killed run go on."""
 
 import contextlib
+import errno
 import math
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
@@ -118,7 +121,8 @@ class Workdir:
     own_suffix = f"-{process_index:05d}" if process_index else ""
     self._skipped = self.path / f"skipped{own_suffix}.jsonl"
     self._skipped_writer: JsonlWriter | None = None
-    self._open = contextlib.ExitStack()  # files and locks
+    self._open = contextlib.ExitStack()  # locks, and the files
+    self._files = self._open.enter_context(contextlib.ExitStack())
     with contextlib.ExitStack() as undo:
       undo.push(self._open)
       hold_locks(self.path / "locks", process_index, num_processes, self._open)
@@ -237,16 +241,26 @@ class Workdir:
       path.touch()
 
   def remove_unfinished(self) -> None:
-    """Removes all partial results, unless a process keeps them: for the end of all processes."""
+    """Removes all partial results, unless a process keeps them: for the end of all processes.
+
+    No write may follow: files are closed first, because NFS keeps what is deleted while it is open.
+    """
+    self._files.close()
     if self.process_index == 0 and not any(self._unfinished.glob("keep-*")):
       with explain_os_errors(self._unfinished):
-        shutil.rmtree(self._unfinished)
+        try:
+          shutil.rmtree(self._unfinished)
+        except OSError as error:
+          if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+            raise
+          # Another program has something open there; results are whole, and no run reads it.
+          logging.warning("could not remove %s: %s", self._unfinished, error.strerror)
 
   def _open_own(self, folder: Path) -> JsonlWriter:
-    return self._open.enter_context(process_writer(folder, self.process_index))
+    return self._files.enter_context(process_writer(folder, self.process_index))
 
   def _writer(self, path: Path) -> JsonlWriter:
-    return self._open.enter_context(JsonlWriter(path))
+    return self._files.enter_context(JsonlWriter(path))
 
   def _check_config(
     self, config: Mapping[str, Any], may_change: Collection[str], may_grow: Collection[str]

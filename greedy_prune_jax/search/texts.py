@@ -9,11 +9,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model, merge_decoder
 from greedy_prune_jax.models.forward import Caches
-from greedy_prune_jax.models.sizes import bucket, round_up
+from greedy_prune_jax.models.sizes import bucket, power_of_two
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, on_mesh, place_batch, place_rows
 from greedy_prune_jax.scoring.exact import run_texts
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
@@ -21,8 +22,7 @@ from greedy_prune_jax.scoring.scorer import Program, Scorer, start_state, with_b
 from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import block_sizes, places_of
 
-# Texts are so many at once, so that few programs are compiled.
-_LENGTH_MULTIPLE, _COUNT_MULTIPLE = 8, 4
+_LENGTH_MULTIPLE, _FEWEST_TEXTS = 8, 4
 
 
 def score_texts(
@@ -31,6 +31,7 @@ def score_texts(
   segments: Segments,
   gone: Sequence[Sequence[int]],
   block_positions: int,
+  count: int | None = None,
 ) -> ChainNLL:
   """NLLs of a chain's K texts, of each of which some reasoning positions are gone.
 
@@ -38,26 +39,31 @@ def score_texts(
     model: the scoring model.
     prompt: result of `start_prompt`.
     segments: segments of the chain.
-    gone: positions, of each text; as many texts as `texts_at_once` says.
+    gone: positions, of each text.
     block_positions: positions that go through the model at once.
+    count: number of texts for which the program has room, K or more; see `texts_at_once`.
   """
+  num_texts = len(gone)
+  count = count or num_texts
+  gone = [*gone, *[gone[-1]] * (count - num_texts)]
   texts = [
     np.concatenate(
       [segments.prompt, np.delete(segments.reasoning, list(positions)), segments.answer]
     )
     for positions in gone
   ]
-  arrays = Text(*place_batch(_arrays(texts, segments, len(segments.answer)), model.params))
-  program = _program(model, segments, block_positions)
-  mesh = mesh_of(model.params)
-  return _score(
+  arrays = _arrays(texts, segments, len(segments.answer)), np.arange(count) < num_texts
+  placed, wanted = place_batch(arrays, model.params)
+  nlls = _score(
     model.graph_for(len(segments)),
     model.inference_params,
     prompt,
-    arrays,
-    program=program,
-    mesh=mesh,
+    Text(*placed),
+    wanted,
+    program=_program(model, segments, block_positions),
+    mesh=mesh_of(model.params),
   )
+  return jax.tree.map(lambda x: x[:num_texts], jax.device_get(nlls))
 
 
 def start_prompt(model: Model, segments: Segments, block_positions: int) -> Caches:
@@ -88,31 +94,34 @@ def _score(
   params: nnx.State,
   prompt: Caches,
   texts: Text,
+  wanted: Bool[Array, " B"],
   *,
   program: Program,
   mesh: Mesh | None,
 ) -> ChainNLL:
-  def score(params: nnx.State, prompt: Caches, texts: Text) -> ChainNLL:
+  def score(params: nnx.State, prompt: Caches, texts: Text, wanted: Bool[Array, " B"]) -> ChainNLL:
     decoder, count = merge_decoder(graph, params), texts.num_prompt.shape[0]
     state = start_state(decoder, program, texts)
     known = texts.num_prompt - 1
     cache = jax.tree.map(lambda x: jnp.repeat(x, count, axis=1), prompt)
     state = with_borders(state, cache, jnp.zeros_like(known), known)._replace(text_known=known)
-    state = run_texts(Scorer(decoder, program), state, jnp.ones(count, bool))
+    state = run_texts(Scorer(decoder, program), state, wanted)
     numbers = texts.num_reasoning, texts.num_answer, texts.num_prompt
     return jax.vmap(chain_nll)(state.log_probs, *numbers)
 
-  return on_mesh(score, mesh, (P(), P(), P(DATA)), P(DATA))(params, prompt, texts)
+  run = on_mesh(score, mesh, (P(), P(), P(DATA), P(DATA)), P(DATA))
+  return run(params, prompt, texts, wanted)
 
 
 def texts_at_once(model: Model, longest: int, num_left: int, block_positions: int) -> int:
-  """Number of texts to run at once, of up to `longest` tokens, of which `num_left` are left.
+  """Number of texts to run at once, of up to `longest` tokens, where `num_left` are left.
 
-  Where that is more than there are, some are run twice.
+  It is a power of two for each device, so that few programs are compiled.
   """
   fitting = max(1, block_positions // bucket(longest, _LENGTH_MULTIPLE))
-  count = min(fitting, bucket(num_left, _COUNT_MULTIPLE))
-  return round_up(count, axis_size(model.params, DATA))
+  replicas = axis_size(model.params, DATA)
+  of_device = power_of_two(-(-max(num_left, _FEWEST_TEXTS) // replicas))
+  return replicas * min(of_device, 1 << (fitting.bit_length() - 1))
 
 
 def _arrays(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.errors import check_plots
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
 from greedy_prune_jax.runs.files import held_folder, make_folder, replace_file
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
@@ -104,14 +104,6 @@ def at_most_a_share(work: Callable[[], None], share: float) -> Callable[[], None
       due = ended + (ended - began) * (1 / share - 1)
 
   return maybe
-
-
-def check_plots() -> None:
-  """A UserError where no plot can be drawn."""
-  try:
-    import matplotlib  # noqa: F401
-  except ImportError as error:
-    raise UserError("a study draws a plot; run: pip install -e '.[analysis]'") from error
 
 
 def _collect(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Record]:

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +160,31 @@ def test_parts_can_be_left_out(pruned, tmp_path):
   assert '"name": "b"' in (out / "viewer.html").read_text()
 
 
+def test_stored_labels_tell_when_tokens_leave_now(pruned, tmp_path):
+  """The same chains pruned anew, under the same name: labels stay, the deletions are the new."""
+  out, run = tmp_path / "out", tmp_path / "again" / "joint"
+  out.mkdir()
+  shutil.copytree(pruned[0], run)
+  run_analysis(settings(parts=("viewer",)), [str(run)], out)
+  path = out / "labels" / "joint.jsonl"
+  first = [json.loads(line) for line in path.read_text().splitlines()]
+  [file] = (run / "pruned").glob("*.jsonl")
+  records = [json.loads(line) for line in file.read_text().splitlines()]
+  for record in records:
+    record["deletion_order"].reverse()
+    record["pruned"] = {}
+  file.write_text("".join(json.dumps(record) + "\n" for record in records))
+  run_analysis(settings(parts=("viewer",)), [str(run)], out)
+  second = [json.loads(line) for line in path.read_text().splitlines()]
+  for before, now, record in zip(first, second, records, strict=True):
+    steps = {x["token_position"]: x["deleted_step"] for x in now["reason_tokens_json"]}
+    order = sorted((p for p in steps if steps[p]), key=lambda p: steps[p])
+    assert order == record["deletion_order"]
+    assert [x["category"] for x in before["reason_tokens_json"]] == [
+      x["category"] for x in now["reason_tokens_json"]
+    ]
+
+
 @pytest.mark.slow
 def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   out = tmp_path / "out"
@@ -167,6 +194,12 @@ def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   run_analysis(settings(parts=("agreement",), other_labels=(other,)), pruned[:1], out)
   rows = json.loads((out / "tables" / "agreement.json").read_text())["rows"]
   assert rows[0]["kappa"] == 1
+  unlabelled = tmp_path / "unlabelled.jsonl"
+  unlabelled.write_text(re.sub(r'"category": "\w+"', '"category": null', Path(other).read_text()))
+  with pytest.raises(
+    UserError, match=r"unlabelled\.jsonl has no labels of the tokens"
+  ):
+    run_analysis(settings(parts=("agreement",), other_labels=(str(unlabelled),)), pruned[:1], out)
   # Both runs have the same chains, and one of the files has the other tokens of one of them.
   fewer = tmp_path / "fewer" / "joint.jsonl"
   fewer.parent.mkdir()

@@ -65,6 +65,18 @@ def test_json_of_one_object_and_json_lines_under_its_name(tmp_path):
   assert [chain.id for chain in read_chains(str(tmp_path / "lines.json"))] == ["a", "b", "c"]
 
 
+def test_json_lines_of_any_length_may_be_called_json(tmp_path, monkeypatch):
+  monkeypatch.setattr(sources, "MOST_BYTES", 200)
+  rows = [OWN | {"id": f"{number}"} for number in range(20)]
+  path = tmp_path / "rows.json"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  assert path.stat().st_size > 200
+  assert len(list(read_chains(str(path)))) == 20
+  path.write_text(json.dumps(rows))  # a list, which is read whole
+  with pytest.raises(UserError, match="has more than 200 bytes; write it as JSONL"):
+    list(read_chains(str(path)))
+
+
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
 def test_compressed_files_of_several_frames_are_read_whole_and_cut_ones_refused(tmp_path, codec):
   path = tmp_path / f"x.jsonl.{ {'gzip': 'gz', 'zstd': 'zst'}[codec] }"
@@ -87,6 +99,40 @@ def test_a_folder_is_its_files_else_those_of_its_folders(tmp_path):
   assert [row.id for row in open_rows(str(tmp_path))] == ["data/a/0", "data/b/0", "data/b/1"]
   write(tmp_path / "own.jsonl", [ROWS[2]])
   assert [chain.id for chain in read_chains(str(tmp_path))] == ["c"]
+
+
+@pytest.mark.parametrize("where", ["data/{}-00000-of-00001.jsonl", "{}.jsonl", "{}/rows.jsonl"])
+def test_splits_in_one_folder_are_not_mixed(tmp_path, where):
+  write(tmp_path / where.format("train"), ROWS[:2])
+  write(tmp_path / where.format("test"), ROWS[2:])
+  with pytest.raises(UserError, match=f"several splits.*test, train.*hf:{tmp_path}:train"):
+    list(read_chains(str(tmp_path)))
+  assert [chain.id for chain in read_chains(f"hf:{tmp_path}:train")] == ["a", "b"]
+  assert [chain.id for chain in read_chains(f"hf:{tmp_path}:test")] == ["c"]
+
+
+def test_files_of_one_split_or_of_none_are_one_set(tmp_path):
+  names = ["train-0.jsonl", "train-1.jsonl", "more.jsonl"]
+  for name, row in zip(names, ROWS, strict=True):
+    write(tmp_path / name, [row])
+  assert {chain.id for chain in read_chains(str(tmp_path))} == {"a", "b", "c"}
+  only = tmp_path / "only"
+  write(only / "test-train-mix.jsonl")  # one file says nothing of two splits
+  assert len(list(read_chains(str(only)))) == len(ROWS)
+
+
+def test_configurations_in_one_folder_are_not_mixed(tmp_path):
+  for name, rows in (("chains", ROWS[:1]), ("messages", ROWS[1:])):
+    write(tmp_path / "data" / f"{name}.jsonl", rows)
+  card = "".join(
+    f"- config_name: {name}\n  data_files: data/{name}.jsonl\n" for name in ("chains", "messages")
+  )
+  (tmp_path / "README.md").write_text(f"---\nconfigs:\n{card}---\n# Chains\n")
+  with pytest.raises(UserError, match=f"configurations: chains, messages.*hf:{tmp_path}:chains:"):
+    list(read_chains(str(tmp_path)))
+  assert [chain.id for chain in read_chains(f"hf:{tmp_path}:chains:train")] == ["a"]
+  (tmp_path / "README.md").write_text("---\nconfigs: [\n---\nNo card.")
+  assert len(list(read_chains(str(tmp_path)))) == len(ROWS)
 
 
 def test_problems_of_thought_anchors_are_a_row_each(tmp_path):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,11 @@ ENV |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 def run_script(name, *args):
   command = [sys.executable, str(EXAMPLES / name), *args]
-  done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True)
+  with tempfile.TemporaryDirectory() as folder:
+    # An installed package is all that a user's Python knows of the clone.
+    (Path(folder) / "greedy_prune_jax").symlink_to(ROOT / "greedy_prune_jax")
+    env = ENV | {"PYTHONPATH": folder}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   return done.stdout
 

@@ -35,6 +35,9 @@ def test_the_value_of_the_config_flag(value, found, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   expected = value if found is None else f"{ROOT / 'greedy_prune_jax' / 'configs' / found}"
   assert command.find_config(value) == expected
+  (tmp_path / "prune").mkdir()  # the workdir of the same command before
+  assert command.find_config("prune") == f"{ROOT / 'greedy_prune_jax' / 'configs' / 'prune.py'}"
+  (tmp_path / "prune").rmdir()
   (tmp_path / "prune").touch()  # a user's own file
   assert command.find_config("prune") == "prune"
 

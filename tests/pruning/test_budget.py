@@ -6,6 +6,7 @@ import random
 import pytest
 
 from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.pruned_answers import read_budgets, read_right_budgets
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.budget import (
   Spent,
@@ -13,6 +14,7 @@ from greedy_prune_jax.pruning.budget import (
   furthest_right,
   most_deletions,
   parse_budgets,
+  write_budgets,
 )
 from greedy_prune_jax.pruning.run_budgets import right_deletions
 from greedy_prune_jax.teachers.teacher import Reply
@@ -55,6 +57,16 @@ def test_the_probability_of_the_whole_answer_stays_above():
   assert within("answer:0.96", chain) == 1
   assert within("answer:0.99", chain) is None
   assert within("answer:0.905", chain, num_answer=40) is None
+
+
+def test_budgets_that_were_not_asked_for_again_stay(tmp_path):
+  chains = [pruned("a"), pruned("b")]
+  write_budgets(tmp_path, [Spent("right", chain, 2) for chain in chains])
+  write_budgets(tmp_path, [Spent("nll:+0.1", chain, 3) for chain in chains])
+  write_budgets(tmp_path, [Spent("nll:+0.1", chain, 4) for chain in chains])
+  found = [(x["id"], x["budget"], x["deletions"]) for x in read_budgets(tmp_path)]
+  assert found == [("a", "right", 2), ("b", "right", 2), ("a", "nll:+0.1", 4), ("b", "nll:+0.1", 4)]
+  assert list(read_right_budgets(tmp_path)) == ["a", "b"]
 
 
 def test_points_that_were_not_scored_do_not_hold():

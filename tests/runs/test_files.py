@@ -68,6 +68,12 @@ def test_a_name_that_no_file_can_have_is_refused(name):
   assert user_path("a/" + "n" * 255).name == "n" * 255
 
 
+def test_a_home_that_the_shell_left_is_found(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert user_path("~/chains.jsonl") == tmp_path / "chains.jsonl"
+  assert str(user_path("~nobody-has-this-name/x")) == "~nobody-has-this-name/x"
+
+
 def test_an_empty_name_is_not_the_folder_of_the_job():
   with pytest.raises(UserError, match="the name of a file or folder is empty"):
     user_path("")

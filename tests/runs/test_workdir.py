@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import random
 import resource
 import signal
@@ -34,6 +36,34 @@ def test_a_run_leaves_its_config_its_records_and_its_log(tmp_path):
   metrics = json.loads(files["metrics.jsonl"])
   assert abs(metrics.pop("time") - time.time()) < 60
   assert metrics == {"chains": 1, "loss": None}
+
+
+def test_on_nfs_a_run_ends_as_elsewhere(tmp_path, monkeypatch):
+  """There a file that is deleted while somebody has it open stays, under another name."""
+  unlink = os.unlink
+
+  def nfs_unlink(path, *args, dir_fd=None, **kwargs):
+    target = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    for fd in os.listdir("/proc/self/fd"):
+      with contextlib.suppress(OSError):
+        if os.path.samestat(os.stat(f"/proc/self/fd/{fd}"), target):
+          os.rename(path, f".nfs{fd}", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+          return
+    unlink(path, *args, dir_fd=dir_fd, **kwargs)
+
+  monkeypatch.setattr(os, "unlink", nfs_unlink)
+  with open_workdir(tmp_path) as workdir:
+    workdir.write_unfinished("b", 1, {"order": [3]})
+    workdir.write_finished({"id": "b"})
+    workdir.remove_unfinished()
+  assert not (tmp_path / "unfinished").exists()
+  # What another program holds open is only told.
+  with open_workdir(tmp_path) as workdir, open(tmp_path / "unfinished" / "other", "w"):
+    workdir.remove_unfinished()
+  assert [path.name[:4] for path in (tmp_path / "unfinished").iterdir()] == [".nfs"]
+  with open_workdir(tmp_path) as workdir:
+    assert workdir.finished_ids == {"b"}
+    assert workdir.load_unfinished() == {}
 
 
 def test_what_one_process_keeps_outlives_the_end_of_another(tmp_path):
