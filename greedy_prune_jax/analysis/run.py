@@ -96,6 +96,9 @@ def run_analysis(
   verdicts = {}
   if "viewer" in settings.parts:
     verdicts = read_verdicts(settings.answers, {s.name: (s.path, s.chains) for s in sources})
+  if "agreement" in settings.parts:
+    for file in settings.other_labels:
+      read_labels(user_path(file))  # before anything is labelled, and paid for
   annotator = _annotator(settings, workdir)
   check_config()
   runs = [

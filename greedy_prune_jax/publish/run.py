@@ -88,7 +88,8 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
 def _check_folder(folder: Path) -> None:
   """A UserError if a folder holds what a dataset's folder of ours does not."""
   if folder.exists():
-    others = sorted({path.name for path in folder.iterdir()} - {"README.md", "data"})
+    own = {"README.md", "README.md.new", "data"}  # the second is what a killed run left
+    others = sorted({path.name for path in folder.iterdir()} - own)
     if others:
       raise UserError(f"{folder} holds {others[0]}; expected a new folder, or an earlier dataset's")
 

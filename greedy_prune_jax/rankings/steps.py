@@ -95,7 +95,8 @@ def score_without(
   longest = len(segments.reasoning) - min(map(len, gone)) + len(segments.answer)
   count = texts_at_once(model, longest, len(gone), _BLOCK_POSITIONS)
   scores = []
-  for start in tqdm(range(0, len(gone), count), unit="block", disable=not progress):
+  starts = range(0, len(gone), count)
+  for start in tqdm(starts, unit="block") if progress else starts:
     block = gone[start : start + count]
     scores.append(texts.score_texts(model, prompt, segments, block, _BLOCK_POSITIONS, count))
   joined = (np.concatenate(parts) for parts in zip(*scores, strict=True))

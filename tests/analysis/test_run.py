@@ -196,9 +196,7 @@ def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   assert rows[0]["kappa"] == 1
   unlabelled = tmp_path / "unlabelled.jsonl"
   unlabelled.write_text(re.sub(r'"category": "\w+"', '"category": null', Path(other).read_text()))
-  with pytest.raises(
-    UserError, match=r"unlabelled\.jsonl has no labels of the tokens"
-  ):
+  with pytest.raises(UserError, match=r"unlabelled\.jsonl has no labels of the tokens"):
     run_analysis(settings(parts=("agreement",), other_labels=(str(unlabelled),)), pruned[:1], out)
   # Both runs have the same chains, and one of the files has the other tokens of one of them.
   fewer = tmp_path / "fewer" / "joint.jsonl"
@@ -273,4 +271,7 @@ def test_workdirs_that_cannot_be_used(pruned, tmp_path):
   bound = []
   with pytest.raises(UserError, match="annotator='spacy'; expected rules or, in the job analyze"):
     run_analysis(settings(annotator="spacy"), pruned, tmp_path, lambda: bound.append("config"))
+  labels = (str(tmp_path / "nowhere.jsonl"),)
+  with pytest.raises(UserError, match=r"cannot read .*nowhere"):
+    run_analysis(settings(other_labels=labels), pruned, tmp_path, lambda: bound.append("config"))
   assert not bound, "the command that mends it would be refused"

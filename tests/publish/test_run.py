@@ -136,6 +136,8 @@ def test_another_ratio_and_another_folder_are_refused(publish, tmp_path):
     publish(keep_ratios=(1.5,))
   with pytest.raises(UserError, match="push='name'; expected ORG/NAME"):
     publish(push="name")
+  (tmp_path / "dataset" / "README.md.new").write_text("x")  # of a run that was killed there
+  publish()
   (tmp_path / "dataset" / "thesis.tex").write_text("x")
   with pytest.raises(UserError, match=r"dataset holds thesis.tex"):
     publish()
