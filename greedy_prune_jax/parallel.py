@@ -206,7 +206,6 @@ def place_batch(arrays: Any, params: nnx.State) -> Any:
 
   Args:
     arrays: a pytree of host arrays, whose first axis is a multiple of the mesh axis `data`.
-    params: parameters of the model.
   """
   return place_rows(arrays, mesh_of(params))
 

@@ -77,9 +77,7 @@ def build_store(
   """Extracts the features of all chains, or of those that an earlier call did not come to.
 
   Args:
-    folder: the store's folder.
     model: reads the chains, on the devices that its parameters lie on.
-    ids: chain ids.
     chains: chains with their tokens.
     pruner: the model's name.
     dtype: the stored attention's, `float16` or `float32`.

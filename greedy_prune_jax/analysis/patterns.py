@@ -92,7 +92,6 @@ def normalised_ranks(chain: PrunedChain, depth: float = 1.0) -> Float[np.ndarray
   The less deep a chain was pruned, the more ranks are that mean: compare orders at one depth.
 
   Args:
-    chain: the chain.
     depth: share of the tokens up to which deletions count; later ones are taken for none.
   """
   num_tokens = len(chain.reasoning_ids)
@@ -208,7 +207,6 @@ def _rank_sums(
   """Sum of normalised ranks, and number of tokens, of each chain's categories.
 
   Args:
-    run: the chains.
     places: places of those that count, in their order; None: all.
     depths: share of each one's tokens up to which deletions count; None: all deletions.
   """
@@ -246,7 +244,6 @@ def run_lengths(
   """Mean length of the gaps that deletions leave, and what random deletions would give.
 
   Args:
-    run: the chains.
     shares: shares of tokens deleted, 0 to 1.
 
   Returns:

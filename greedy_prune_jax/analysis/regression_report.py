@@ -153,7 +153,6 @@ def regression_section(
   """Scores, which heads carry them, and what is carried from one run to another.
 
   Args:
-    runs: the data.
     rankings: fitted to each.
     rows: scores from `run_regressions`.
     late_share: the share of tokens that the scores count as late.

@@ -37,9 +37,6 @@ def write_report(
     folder: receives all of them, the latter in `plots` and `tables`.
     provenance: heads and, under each, names and values: configs, versions, devices.
     sections: the report's sections, in their order.
-
-  Raises:
-    UserError: the folder cannot be written.
   """
   for section in sections:
     for plot in section.plots:

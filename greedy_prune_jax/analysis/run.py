@@ -83,9 +83,7 @@ def run_analysis(
   stopped goes on from them.
 
   Args:
-    settings: this run's settings.
     pruned: workdirs of prune, or their folders or files of pruned chains.
-    workdir: this run's workdir.
     check_config: called before anything is stored, and not if what is named cannot be used, so that
       a command with a slip in it binds nobody to it.
 

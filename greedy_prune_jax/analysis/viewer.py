@@ -24,9 +24,6 @@ def write_viewer(path: Path, runs: Sequence[LabelledRun]) -> None:
 
   Texts are embedded as JSON whose `<`, `>`, `&` and `'` are escaped, and reach the page as text
   nodes: markup in them is shown, never interpreted.
-
-  Raises:
-    UserError: the place cannot be written.
   """
   replace_file(path, render("viewer.html.j2", data=viewer_data(runs)))
 

@@ -109,8 +109,6 @@ class ChatTemplate:
     """The text up to where the model begins to write what is scored, or written.
 
     Args:
-      question: the user's question.
-      system: the system text, or None.
       thinking_form: name of a form if the reply begins with thinking: its opening tag is then the
         prompt's end. Else a model that may think is asked not to.
     """

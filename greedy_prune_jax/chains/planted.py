@@ -108,9 +108,6 @@ def planted_rows(num_rows: int, first: int, options: str) -> list[Row]:
     num_rows: number of rows, above 0.
     first: number of the first row; equal numbers give equal rows.
     options: text of `PlantedOptions.parse`.
-
-  Raises:
-    UserError: see `PlantedOptions`.
   """
   parsed = PlantedOptions.parse(options)
   return [

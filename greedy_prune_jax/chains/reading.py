@@ -92,11 +92,7 @@ def read_chains(
 
 
 def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> str:
-  """The first row of a source as it is understood: its form, and the parts of its first chain.
-
-  Raises:
-    UserError: see `read_chains`.
-  """
+  """The first row of a source as it is understood: its form, and the parts of its first chain."""
   rows, parse = _rows_and_parser(source, 1, seed, "train", columns)
   row = next(iter(rows), None)
   if row is None:

@@ -75,7 +75,6 @@ def check_length(segments: Segments, chain: Chain, max_positions: int) -> None:
   """Refuses a chain in which there is nothing to prune, or that is too long for the model.
 
   Args:
-    segments: the chain's.
     chain: names it in messages.
     max_positions: the model's context, in tokens.
 
@@ -116,9 +115,7 @@ def token_texts(tokenizer: PreTrainedTokenizerFast, text: str, before: str = "")
   the next that has one belong together.
 
   Args:
-    tokenizer: makes the tokens.
-    text: the text.
-    before: prompt that it follows.
+    before: prompt that the text follows.
   """
   [_, encoding] = encode_parts(tokenizer, before, text)
   # A token's text ends where the next begins, so what nobody claims goes with the token before it.

@@ -145,10 +145,8 @@ def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterato
   """Rows of one file, whose suffix says what it is.
 
   Args:
-    path: the file.
     name: a row's id is this, a slash, and the row's number, or its line's, from 0 on; empty: the
       file's name without suffixes.
-    drop_torn: see `read_lines`.
 
   Raises:
     UserError: the file cannot be read, or a line is longer than `MOST_BYTES`.

@@ -55,10 +55,7 @@ def attend_packed(
   Args:
     softcap: scores are softcap * tanh(score / softcap); None: as they are.
     q: scaled queries.
-    k: keys.
-    v: values.
     seen: tokens see those before them in their segment, fewer than `window` back.
-    sinks: see `ModelConfig.attention_sinks`.
   """
   return _forward(softcap, q, k, v, seen, sinks)[0]
 

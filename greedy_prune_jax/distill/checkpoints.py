@@ -106,7 +106,6 @@ class Checkpoints:
     """Opens the folder.
 
     Args:
-      workdir: the run's workdir.
       num_last: number of latest checkpoints to keep, beside the best.
       read_only: True where another run may be writing them.
       alone: True where this process opens and reads them by itself; else all processes of the run

@@ -136,7 +136,6 @@ def read_texts(
     num_chains: number of chains; 0 for all. A question set's first in its order, else the first
       by id, since files hold them as they happened to be finished.
     seed: seed of a question set's order.
-    columns: see `read_chains`.
 
   Raises:
     UserError: nothing usable at `source`, or it was not pruned as far as a keep ratio asks.
@@ -211,7 +210,6 @@ def make_examples(
 
   Args:
     texts: texts from `read_texts`.
-    settings: the examples' form.
     tokenizer: the student's.
     template: the student's.
     num_validation: chains to hold out.

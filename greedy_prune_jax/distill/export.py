@@ -75,11 +75,7 @@ def settings_of(workdir: Path) -> DistillSettings:
 def load_base(
   settings: DistillSettings, dtype: Any, shardings: ChooseShardings | None = None
 ) -> Model:
-  """The model that training starts from: the student's weights, or random ones.
-
-  Raises:
-    UserError: see `load_model`.
-  """
+  """The model that training starts from: the student's weights, or random ones."""
   if not settings.init:
     return load_model(settings.student, dtype, shardings=shardings)
   vocab_size = len(load_tokenizer(settings.student))
@@ -98,9 +94,6 @@ def load_student(
   """A student as it was at a checkpoint, LoRA merged.
 
   Args:
-    workdir: the run's workdir.
-    step: the checkpoint's step.
-    settings: the run's settings.
     mesh: devices to put it on, whatever it was trained on; None: the default device.
     fully_sharded: True to split weights over `data` there, however it was trained.
 
@@ -135,9 +128,6 @@ def export_student(
   Returns:
     The folder, which transformers and other tools load; its tokenizer has the chat template that
     the student was trained with.
-
-  Raises:
-    UserError: it cannot be written.
   """
   model, matrices = load_student(
     workdir, step, settings, mesh, fully_sharded=settings.fully_sharded
@@ -185,7 +175,6 @@ def save_adapter(
   Args:
     model: the base model.
     matrices: trained matrices of `init_lora`.
-    config: LoRA's config.
     base: the model that they belong to, as PEFT is to find it.
     folder: folder to write, made if need be.
 

@@ -56,7 +56,6 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
 
   Args:
     params: the student's weights, or their shapes.
-    config: LoRA's config.
     seed: seed of `a`'s values.
 
   Raises:

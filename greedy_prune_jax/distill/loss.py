@@ -77,8 +77,6 @@ def completion_nll(
   """Negative log-likelihood in nats, summed over the completions of packed rows, [R, W] each.
 
   Args:
-    decoder: the model.
-    rows: the examples.
     remat: one of `REMAT`.
     train_head: True to compute the head's gradient; False leaves it 0.
     mesh: mesh with the rows along its axis `data`; None: one device.

@@ -42,8 +42,7 @@ def step_memory(
   `model` divides: it counts them whole. docs/measured.md has it beside what was compiled.
 
   Args:
-    student: the student.
-    state: its state, or shapes and shardings of it.
+    state: the student's state, or shapes and shardings of it.
     frozen: weights that are not trained, or shapes and shardings of them.
     rows: rows of one part of a batch, over all devices.
     width: tokens of a row.

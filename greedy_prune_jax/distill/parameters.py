@@ -66,7 +66,6 @@ def master_weights(values: Params, dtype: Any, platform: str) -> dict[str, Array
   Args:
     values: trained parameters, float32.
     dtype: products' dtype.
-    platform: see `Decoder`.
   """
   if jnp.dtype(dtype) == jnp.float32:
     return dict(values)

@@ -84,7 +84,6 @@ def run_distill(
   """Trains from the last checkpoint, or from the start, to the end.
 
   Args:
-    settings: the run's settings.
     workdir: the run's workdir; the caller makes sure that no other process writes there.
     should_stop: asked after each step, which it is given; if it is time, the run saves and returns.
 

@@ -98,7 +98,6 @@ def abstract_state(
 
   Args:
     trained: parameters, or their shapes and shardings.
-    optimizer: updates them.
     mesh: mesh on which weights and state lie.
   """
 
@@ -124,7 +123,6 @@ def make_train_step(
 
   Args:
     student: the student whose weights are trained.
-    optimizer: updates them.
     like: a state that lies on the student's mesh as all later ones are to; needless without one.
   """
   mesh = student.mesh

@@ -20,7 +20,6 @@ def bind_config(workdir: Path, config: Mapping[str, Any]) -> None:
   Args:
     workdir: the run's workdir, which must be there: one that was moved is not made anew. The caller
       makes sure that no other process writes there.
-    config: the run's config.
 
   Raises:
     UserError: the workdir belongs to another config or to none, or cannot be written.
@@ -52,7 +51,6 @@ def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
   """Marks a run as over, after everything else that it writes.
 
   Args:
-    workdir: the run's workdir.
     step: last step of the training.
     best_step: step of its best validation loss, if it had validations.
   """

@@ -53,9 +53,7 @@ def ask_teacher(
   comes, and a run that is started again checks the stored ones as if they had just come.
 
   Args:
-    stage: the stage.
     items: chains by id.
-    query: settings of the requests.
     workdir: workdir with an output for the stage.
     open_teacher: called only if there is something left to ask.
 

@@ -52,10 +52,7 @@ def estimate_cost(
   shortened like DRP's chains in its paper. Chains at which a stage has failed ask for nothing.
 
   Args:
-    settings: settings of the run.
-    items: items of the run.
     workdir: may hold some of the results.
-    count_tokens: counts the tokens of a text.
   """
   costs, alive = [], dict.fromkeys(items, True)
   guessed = dict(items)

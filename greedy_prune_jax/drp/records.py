@@ -41,8 +41,6 @@ def finished_record(
   """The line of a chain that a stage is through with.
 
   Args:
-    stage: the stage.
-    item: the chain.
     teacher: name of the teacher.
     results: the keys that the stage found; None: all its replies were refused.
     refused: these.
@@ -73,7 +71,6 @@ def new_chain(record: Record, stage: Stage, on_failure: str) -> Chain | None:
   Tags of thinking and what stands outside them, system text, question and answer stay.
 
   Args:
-    record: the stage's record.
     stage: `EDIT`, whose edited steps are laid end to end, or `WRITE`.
     on_failure: `keep` to keep the text of a chain at which a stage failed; else None is returned
       for it.

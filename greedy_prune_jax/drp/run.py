@@ -40,7 +40,6 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
   """Takes every chain through the stages that the workdir has not finished yet.
 
   Args:
-    settings: settings of the run.
     workdir: opened with `OUTPUTS`; takes the records.
 
   Returns:

@@ -66,11 +66,7 @@ def make_tables(records: Records, on_failure: str) -> list[Table]:
 
 
 def write_tables(workdir: Path, tables: Sequence[Table]) -> None:
-  """Writes each table as a file, and all of them to `summary.json`.
-
-  Raises:
-    UserError: a file cannot be written.
-  """
+  """Writes each table as a file, and all of them to `summary.json`."""
   whole = {}
   for table in tables:
     write_table(workdir / "tables", table)

@@ -67,7 +67,6 @@ def run_evaluate(
   or none had a new one for `idle_minutes`.
 
   Args:
-    settings: the run's settings.
     workdir: opened with `output=OUTPUT`; takes the records.
     after_each: called when a model is through.
 

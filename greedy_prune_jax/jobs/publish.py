@@ -18,11 +18,7 @@ from greedy_prune_jax.publish.settings import PublishSettings
 
 
 def publish(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job and prints what it did; `workdir` becomes the dataset's folder.
-
-  Raises:
-    UserError: see `run_publish`.
-  """
+  """Runs the job and prints what it did; `workdir` becomes the dataset's folder."""
   print_result(run_publish(PublishSettings.from_config(config), Path(workdir)))
 
 

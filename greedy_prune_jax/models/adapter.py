@@ -132,8 +132,6 @@ class AdaptedTensors(TensorSource):
     """Checks that they belong together.
 
     Args:
-      base: the base's tensors.
-      adapter: changes some of them.
       names: tensors as the folder of a text model calls them -> as the base does, `{layer}` for
         the layer's number.
       num_layers: layers of the base model.

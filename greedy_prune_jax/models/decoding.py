@@ -92,7 +92,6 @@ def empty_rows(
   """Rows that are all free.
 
   Args:
-    config: config of the model.
     rows: number of rows; a multiple of the mesh axis `data`.
     capacity: positions of the cache.
     dtype: dtype of the cache.
@@ -133,9 +132,6 @@ def admit(
   """Puts prompts into rows.
 
   Args:
-    graph: graph definition of the decoder.
-    params: parameters of the decoder.
-    rows: present state of the rows.
     admitted: the texts of the rows where a prompt comes in: `last_id` is the prompt's last token,
       and `length` counts those before it.
     prompt_ids: prompts without their last tokens, right-padded; T is at most the cache's length.
@@ -165,11 +161,8 @@ def _put(
   """The rows with what prompts leave where `source` says so.
 
   Args:
-    rows: present state of the rows.
-    admitted: see `admit`.
     kept: keys and values of the prompts, [L, R, T, K, H].
     states: states behind the prompts, [L, R, ...].
-    source: see `admit`.
   """
   taken = source >= 0
 
@@ -205,7 +198,6 @@ def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None 
   """Some of the rows, in a cache of another size.
 
   Args:
-    rows: present state of the rows.
     take: indices of rows; each device of `data` counts its own from 0, and as many of it are taken
       as of any other.
     capacity: positions of the new cache. No text may be longer.
@@ -243,9 +235,6 @@ def decode(
   room for what every active row may write.
 
   Args:
-    graph: graph definition of the decoder.
-    params: parameters of the decoder.
-    rows: present state of the rows.
     stop_ids: tokens that end a text.
     steps: most tokens a row; fewer are run when no row is active any more.
     mesh: mesh on which the model lies; None: one device.
@@ -289,13 +278,10 @@ def _write(
   """Lets every active row write the token that comes next.
 
   Args:
-    rows: present state of the rows.
-    hidden: states of their last tokens.
-    logits: logits of the next tokens.
+    hidden: states of the rows' last tokens.
     new: keys and values of the last tokens, [L, B, K, H].
     states: states behind the last tokens, [L, B, ...].
     stop_ids: tokens that end a text.
-    platform: see `Decoder`.
 
   Returns:
     The rows, and what each wrote; -1 for nothing.

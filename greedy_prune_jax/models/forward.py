@@ -32,7 +32,6 @@ def forward_hidden(
   """Runs whole texts, right-padded if at all, from position 0.
 
   Args:
-    decoder: the model.
     token_ids: texts; what stands right of a token never reaches it, so right padding needs no mask.
     return_attention: True to return every layer's attention probabilities too. They take L*N*T*T
       floats a text: meant for one text at a time; `attend` gives analyses a hook that need not keep

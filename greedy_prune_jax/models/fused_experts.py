@@ -16,7 +16,6 @@ def split_experts(source: TensorSource, names: Mapping[str, str]) -> TensorSourc
   """The tensors with those of all experts split, if the family has a tensor for each expert.
 
   Args:
-    source: a folder's tensors.
     names: names of the family's tensors by parameter; see `Family.hf_tensors`.
   """
   before, _, after = names["layers.experts.gate"].partition(".{expert}.")

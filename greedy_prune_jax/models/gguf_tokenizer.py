@@ -200,7 +200,6 @@ def _sentencepiece(file: GgufFile, *, has_merges: bool) -> Tokenizer:
   space in front (Llama 2 and the first Mistral; not Gemma).
 
   Args:
-    file: the file.
     has_merges: True if it has a list of merges, and their order counts.
   """
   metadata = file.metadata

@@ -56,13 +56,7 @@ def gguf_names(file: GgufFile, family: str) -> dict[str, str]:
 
 
 class GgufWeights(TensorSource):
-  """A file's tensors with llama.cpp's changes undone.
-
-  Args:
-    file: the file.
-    config: the model in it.
-    names: see `gguf_names`.
-  """
+  """A file's tensors with llama.cpp's changes undone."""
 
   def __init__(self, file: GgufFile, config: ModelConfig, names: Mapping[str, str]):
     gguf = FAMILIES[config.family].gguf

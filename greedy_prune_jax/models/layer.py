@@ -205,7 +205,6 @@ class Layer(nnx.Module):
     Args:
       x: the residual stream.
       mix: runs attention or recurrence.
-      kind: see `ModelConfig.parts_of_layers`.
       piece: the tokens' embeddings for this layer, if there are any; see `per_layer`.
     """
     pre, post = self.config.pre_norms, self.config.post_norms

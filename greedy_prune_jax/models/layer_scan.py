@@ -92,8 +92,6 @@ def scan_layers(
     kinds: kinds of the L layers.
     run: runs one layer, given its inputs.
     wrap_layer: wraps the function that runs one layer.
-    platform: see `Decoder`.
-    unroll: see `Decoder.run_layers`.
 
   Returns:
     What the last layer handed on; and outputs by name, stacked over the layers that returned one.

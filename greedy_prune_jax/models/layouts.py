@@ -103,10 +103,6 @@ def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
 
   We rotate dimension i with i + H / 2. Checkpoints have those that are rotated first, in halves or
   pair by pair, and behind them those that are not: a head of ours is made of halves of both.
-
-  Args:
-    config: config of the model.
-    name: a parameter's name.
   """
   interleaved = FAMILIES[config.family].interleaved
   head_dim = config.heads(part_of(name)).head_dim

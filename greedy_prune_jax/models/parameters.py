@@ -65,7 +65,6 @@ def abstract_model(config: ModelConfig, dtype: Any, platform: str | None = None)
   """A model whose parameters are shapes and dtypes only.
 
   Args:
-    config: the model.
     dtype: dtype of the weights; norms are float32.
     platform: see `Decoder`; None: of the default device.
   """
@@ -89,7 +88,6 @@ def read_model(
 
   Args:
     config: the model; must fit the source.
-    source: source of the tensors.
     names: parameter path -> name of the tensor, in which `{layer}` stands for the layer's number.
     dtype: dtype of the weights; norms are float32.
     shardings: makes parameters' shardings from their shapes; None: the default device.

@@ -75,31 +75,19 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
 
 
 def load_config(name: str) -> ModelConfig:
-  """The shape of a model, without its weights.
-
-  Raises:
-    UserError: see `load_model`.
-  """
+  """The shape of a model, without its weights."""
   place, _ = _locate_base(name, _CONFIG)
   return read_hf_config(place / "config.json") if place.is_dir() else gguf_config(GgufFile(place))
 
 
 def is_multimodal(name: str) -> bool:
-  """Tells whether we take the text model out of a multimodal one.
-
-  Raises:
-    UserError: see `load_model`.
-  """
+  """Tells whether we take the text model out of a multimodal one."""
   place, _ = _locate_base(name, _CONFIG)
   return place.is_dir() and is_multimodal_config(place / "config.json")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-  """Loads the tokenizer of a model, with its chat template if it has one.
-
-  Raises:
-    UserError: see `load_model`.
-  """
+  """Loads the tokenizer of a model, with its chat template if it has one."""
   place = locate(name, (*_TOKENIZER, ADAPTER_CONFIG))
   if place.is_dir() and not (place / "tokenizer.json").exists():
     place, _ = _locate_base(name, (*_TOKENIZER, ADAPTER_CONFIG))
@@ -168,9 +156,6 @@ def load_stop_ids(name: str) -> frozenset[int]:
 
   Chat models often have several, such as the end of a turn and the end of a text, of which the
   tokenizer names one.
-
-  Raises:
-    UserError: see `load_model`.
   """
   place, _ = _locate_base(name, (*_CONFIG, _GENERATION))
   if not place.is_dir():
@@ -220,7 +205,6 @@ def locate(name: str, patterns: tuple[str, ...]) -> Path:
   """The folder or the GGUF file that a name stands for.
 
   Args:
-    name: see `load_model`.
     patterns: patterns of the files to fetch of an id on the hub.
   """
   if name in OFFLINE_MODELS:

@@ -89,9 +89,7 @@ def mix_tokens(
   """Outputs of one text's tokens, and what `run_delta` returned beside them, if it was called.
 
   Args:
-    config: config of the model.
-    mixed: the tokens.
-    before: channels of the W - 1 tokens before each.
+    before: channels of the W - 1 tokens before each token.
     run_delta: runs the delta rule, of layers that have one.
   """
   convolved = convolve(before, mixed.channels, mixed.filter)
@@ -120,7 +118,6 @@ def recur_rows(config: ModelConfig, sequence: Int[Array, "*B T"]) -> Recur:
   """The recurrence of rows of whole texts, one behind the other.
 
   Args:
-    config: config of the model.
     sequence: number of each token's text.
   """
 
@@ -138,7 +135,6 @@ def recur_texts(config: ModelConfig, lengths: Int[Array, "*B"], dtype: DTypeLike
   """The recurrence of whole texts, each with what it leaves, a `RecurrentCache`.
 
   Args:
-    config: config of the model.
     lengths: tokens of each text; those behind them leave nothing.
     dtype: dtype of the channels that are kept.
   """
@@ -186,7 +182,6 @@ def convolve(
 
   Args:
     before: the W - 1 tokens before each token, the farthest first.
-    x: the tokens.
     weight: weights of the W tokens, the farthest first.
   """
   return (before * weight[None, :-1]).sum(axis=1) + x * weight[None, -1]

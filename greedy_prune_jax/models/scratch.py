@@ -104,7 +104,6 @@ def random_model(
     vocab_size: tokens of its tokenizer.
     seed: seed of the weights.
     dtype: dtype of the weights.
-    shardings: see `load_model`.
   """
   model = Model.from_decoder(Decoder(init.config(vocab_size), nnx.Rngs(seed), dtype))
   if shardings is None:

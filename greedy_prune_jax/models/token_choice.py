@@ -35,7 +35,6 @@ def choose_tokens(
 
   Args:
     logits: logits of the next token, in float32.
-    choice: settings of the choice.
     step: number of tokens that the row has written; every step of a seed has randomness of its own.
   """
   likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -217,7 +217,6 @@ def bfloat16_as_uint16(tree: T, platform: str | None) -> T:
   are sliced as they are.
 
   Args:
-    tree: arrays.
     platform: platform of the compiled program; the tree is left alone on any but `cpu`.
 
   Raises:

@@ -83,7 +83,6 @@ def most_deletions(pruned: PrunedChain, budget: Budget, num_answer: int) -> int 
   Points that were not scored do not meet it.
 
   Args:
-    pruned: the chain.
     budget: budget of the kind `nll` or `answer`.
     num_answer: number of answer tokens, with those that the template writes behind the answer.
   """

@@ -46,7 +46,6 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   """Prunes every chain that the workdir has not finished yet.
 
   Args:
-    settings: settings of the run.
     workdir: takes the records; see design section 4 for what they hold.
 
   Returns:
@@ -104,8 +103,6 @@ def search_tasks(
 
   Args:
     tasks: this process's chains.
-    model: the pruner.
-    settings: settings of the run.
     workdir: keeps unfinished paths; None: nothing is kept.
   """
   if not tasks:

@@ -118,8 +118,6 @@ def make_tasks(
   """The tasks of chains whose reasoning has at most `max_reasoning_tokens`.
 
   Args:
-    chains: the input.
-    settings: settings of the run.
     tokenizer: the pruner's.
     unfinished: states of the paths of an earlier run, by chain id.
     skip: called with every chain that cannot be used; None to let the error out.

@@ -49,15 +49,10 @@ def write_card(
   """Writes `README.md`.
 
   Args:
-    folder: folder of the dataset.
-    title: the card's heading.
     source: origin of the chains.
     license_name: the source's licence, as the hub names licences.
     config: config of the run that pruned; empty where it is not known.
     counts: numbers of the chains.
-
-  Raises:
-    UserError: it cannot be written.
   """
   data = DatasetCardData(
     license=license_name,

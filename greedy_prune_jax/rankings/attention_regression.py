@@ -196,11 +196,7 @@ def deletion_orders(
 
 
 def save_ranking(path: Path, ranking: AttentionRanking) -> None:
-  """Writes the numbers to `PATH.safetensors` and their meaning to `PATH.json`.
-
-  Raises:
-    UserError: a file cannot be written.
-  """
+  """Writes the numbers to `PATH.safetensors` and their meaning to `PATH.json`."""
   ridge = ranking.ridge
   arrays = {
     "weights": ridge.weights,

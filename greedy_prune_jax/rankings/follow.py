@@ -49,10 +49,8 @@ def follow_ranking(
   """Deletes in a ranking's order down to the path's floor, and returns the finished path.
 
   Args:
-    model: the pruner.
     path: a new path, or the unfinished one of an earlier run.
     ranking: function that orders the chain.
-    chain: chain of the path.
     settings: settings of the run, without its objective, which only the ranking uses. With
       `deletions_per_step` above 1, the texts between two scored ones have no NLL.
     report: callback that gets the path from time to time, and at its end.

@@ -73,8 +73,6 @@ def gate_gradient(
   """Derivative of a chain's objective with respect to each token's gate, at g = 1.
 
   Args:
-    graph: graph definition of the model.
-    params: parameters of the model.
     token_ids: prompt, reasoning, answer, right-padded.
     num_prompt: P.
     num_reasoning: N.

@@ -46,11 +46,7 @@ def llmlingua(model: Model, settings: RankingSettings) -> RankTokens:
 
 
 def load_compressor(name: str) -> Any:
-  """Loads the package's `PromptCompressor` with a classifier, on the CPU.
-
-  Raises:
-    UserError: see `llmlingua`.
-  """
+  """Loads the package's `PromptCompressor` with a classifier, on the CPU."""
   try:
     from llmlingua import PromptCompressor  # optional: it brings PyTorch
   except ImportError as error:

@@ -86,8 +86,6 @@ def score_without(
   """Scores K texts, each a chain without some of its reasoning positions; nats per token, by name.
 
   Args:
-    model: the pruner.
-    segments: segments of the chain.
     gone: reasoning positions missing from each text.
     progress: True to show a progress bar.
   """

@@ -38,8 +38,7 @@ def shared_legend(figure: Figure, panels: Iterable[Axes], *, ncols: int) -> None
   """Draws one legend below the panels of what any of them shows: the first need not show all.
 
   Args:
-    figure: the figure.
-    panels: its panels; entries come in their order.
+    panels: the figure's panels; entries come in their order.
     ncols: columns of the legend.
   """
   entries = {}
@@ -51,11 +50,7 @@ def shared_legend(figure: Figure, panels: Iterable[Axes], *, ncols: int) -> None
 
 
 def write_plot(folder: Path, plot: Plot) -> None:
-  """Writes `NAME.png` and `NAME.svg`.
-
-  Raises:
-    UserError: the folder cannot be written.
-  """
+  """Writes `NAME.png` and `NAME.svg`."""
   make_subfolder(folder)
   with explain_os_errors(folder):
     plot.figure.savefig(folder / f"{plot.name}.png", dpi=150, bbox_inches="tight")

@@ -49,11 +49,7 @@ def interval_cells(
 
 
 def write_table(folder: Path, table: Table) -> None:
-  """Writes `NAME.csv`, and `NAME.json`: a caption and a list of objects.
-
-  Raises:
-    UserError: the folder cannot be written.
-  """
+  """Writes `NAME.csv`, and `NAME.json`: a caption and a list of objects."""
   make_subfolder(folder)
   lines = io.StringIO(newline="")
   csv.writer(lines).writerows([[_csv_cell(x) for x in row] for row in (table.columns, *table.rows)])

@@ -20,7 +20,6 @@ def read_lines(path: Path, *, drop_torn: bool = False) -> Iterator[tuple[int, by
   """Yields the number (from 1) and the bytes of every line that is not blank, one at a time.
 
   Args:
-    path: the file.
     drop_torn: True for a file that `JsonlWriter` writes: a last line without a newline, which is
       what a killed run left of a record, is ignored, and lines may have any length.
 
@@ -56,8 +55,6 @@ def read_records(
   """The object of every line, one at a time.
 
   Args:
-    path: the file.
-    drop_torn: see `read_lines`.
     check: raises a UserError where a record is not of the form that it should be.
 
   Raises:
@@ -105,9 +102,7 @@ def read_output(
   """Yields every finished item of one of a workdir's outputs, of all processes.
 
   Args:
-    workdir: the run's workdir.
     output: name of its folder in the workdir.
-    check: see `read_records`.
 
   Raises:
     UserError: a line is not an object with an id, or has the id of another; the message names it.
@@ -130,11 +125,7 @@ def read_output(
 
 
 def process_writer(folder: Path, process_index: int) -> "JsonlWriter":
-  """Opens a process's file in a folder of a workdir, made if the workdir is there.
-
-  Raises:
-    UserError: the place cannot be written.
-  """
+  """Opens a process's file in a folder of a workdir, made if the workdir is there."""
   make_subfolder(folder)
   return JsonlWriter(process_file(folder, process_index))
 
@@ -147,11 +138,7 @@ class JsonlWriter:
   """
 
   def __init__(self, path: Path):
-    """Opens `path`, creating it in a folder that must be there; see `make_subfolder`.
-
-    Raises:
-      UserError: the place cannot be written.
-    """
+    """Opens `path`, creating it in a folder that must be there; see `make_subfolder`."""
     self.path = path
     with explain_os_errors(path):
       self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

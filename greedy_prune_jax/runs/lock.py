@@ -28,8 +28,6 @@ def hold_locks(
 
   Args:
     folder: folder of the locks, one file a process; made if it does not exist.
-    process_index: index of this process.
-    num_processes: processes of this run.
     held: releases the locks when it is closed.
 
   Raises:

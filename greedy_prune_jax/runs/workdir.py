@@ -106,7 +106,6 @@ class Workdir:
       further_outputs: names of further ones, of a job with several stages; see `output`.
       may_change: dotted keys of `config` that a later run may set differently.
       may_grow: those of numbers of inputs, which a later run may set higher.
-      process_index: index of this process.
       num_processes: processes of this run; an earlier run in the same folder may have had another
         number.
 
@@ -164,12 +163,8 @@ class Workdir:
     """Stores what was found so far about an item, from which a later run can go on.
 
     Args:
-      item_id: the item.
       progress: measure of the progress, such as the number of deletions; the furthest counts.
       state: state from which to resume.
-
-    Raises:
-      UserError: see `FinishedItems.write`.
     """
     record = {"id": item_id, "progress": progress, "state": state}
     self._unfinished_writer.write(record | {CHECK: checksum(record)})

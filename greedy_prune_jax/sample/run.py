@@ -48,7 +48,6 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
   """Has every question answered that the workdir has not finished yet.
 
   Args:
-    settings: settings of the run.
     workdir: opened with `output=OUTPUT`; takes the records.
 
   Returns:

@@ -126,11 +126,7 @@ def read_samples(workdir: Path) -> list[Record]:
 
 
 def write_summary(workdir: Path, summary: Summary) -> None:
-  """Writes `summary.json`.
-
-  Raises:
-    UserError: it cannot be written.
-  """
+  """Writes `summary.json`."""
   write_json(workdir / "summary.json", dataclasses.asdict(summary))
 
 

@@ -72,21 +72,11 @@ def attend_cascade(
   sinks: Float[Array, " N"] | None = None,
   interpret: bool = False,
 ) -> Float[Array, "T N H"]:
-  """Softmax attention of each slot over all that it sees.
+  """Softmax attention of each slot over all that it sees, from what `attend_tiles` takes.
 
   Args:
-    q: see `attend_tiles`, as for all below.
-    own: [T, K, H].
-    text: [L, B, S, K*H].
-    kept: [L, B, Z, K*H].
-    layer: index of the layer, below L.
-    window: number of tokens that a token sees, itself included.
-    slots: visible positions of each slot.
-    text_ends: place of each chain's last reasoning token.
     tile: slots of a tile; on a GPU a power of two.
-    softcap: see `ModelConfig.attention_softcap`.
     platform: platform of the program: `cpu` (the form for GPUs, interpreted), `gpu` or `tpu`.
-    sinks: see `ModelConfig.attention_sinks`.
     interpret: runs the form for `platform` on a CPU.
   """
   queries = split_queries(q, own.k.shape[1], tile).astype(own.k.dtype)

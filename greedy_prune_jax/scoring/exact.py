@@ -183,8 +183,6 @@ def nll_after_deletions(
   """Mean NLL after each deletion: shared prefix, the first token behind the gap, and the suffix.
 
   Args:
-    scorer: model and program.
-    state: the chains.
     suffix_sums: summed log-probabilities further behind each deletion, as far as the objective
       counts them.
   """
@@ -226,8 +224,6 @@ def delete_units(
   they become the text's, and nothing has to run again. Else the text behind the gap does.
 
   Args:
-    scorer: model and program.
-    state: the chains.
     unit: the unit to delete, of each chain.
     chosen: chains of which one is deleted.
   """

@@ -69,9 +69,6 @@ def token_features(
   """Features of all reasoning tokens of a batch of chains, from one forward pass.
 
   Args:
-    graph: graph definition of the model.
-    params: parameters of the model.
-    batch: the chains.
     capacity: R, at least the most reasoning tokens of any chain.
   """
   decoder = nnx.merge(graph, params)

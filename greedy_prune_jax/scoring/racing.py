@@ -87,7 +87,6 @@ def race_phases(
   """Phases of a search that scores the most promising candidates.
 
   Args:
-    scorer: model and program.
     plan: size of the race.
     ends: chains whose long runs at the text's beginning and end are scored whatever their
       estimates. Short runs there always are.
@@ -282,8 +281,6 @@ def estimated_nlls(
   """Estimated mean NLL after the deletion of each unit, nats per token, from remembered changes.
 
   Args:
-    scorer: model and program.
-    state: the chains.
     candidates: units to estimate; all others get infinity.
   """
 

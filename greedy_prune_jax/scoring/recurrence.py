@@ -145,8 +145,6 @@ def recur_slots(
     text: columns of the texts as they stand, [L, B, S, ...], perhaps as bits.
     kept: columns that were kept, [L, B, Z, ...], perhaps as bits.
     borders: states before places of the texts, if there is a delta rule.
-    slots: the slots.
-    config: config of the model.
     dtype: dtype of the columns.
   """
   origins = _origins(slots)
@@ -176,7 +174,6 @@ def _run_delta(
   """Outputs and changes of a block's slots.
 
   Args:
-    inputs: inputs of the delta rule.
     origins: part of each slot.
     chain: chain of each slot.
     state_before: makes the state before a part of a chain.

@@ -119,8 +119,6 @@ def start_state(decoder: Decoder, program: Program, texts: Text) -> ChainState:
   """Chains of which nothing is known yet, with empty caches of the program's sizes.
 
   Args:
-    decoder: the scoring model.
-    program: static sizes.
     texts: the chains, each field with an axis B in front.
   """
   config, (batch, places) = decoder.config, texts.token_ids.shape
@@ -172,11 +170,8 @@ def run_spans(
   """Runs spans through the model.
 
   Args:
-    scorer: model and program.
     state: the chains; what the spans find is put into it, but not what it is good for
       (`text_known`, `columns_known`).
-    spans: spans to run.
-    window: see `stream.window_lengths`.
     remembers: False to leave `changes` as they are.
 
   Returns:

@@ -156,8 +156,6 @@ def block_slots(
 
   Args:
     texts: the chains, each field with an axis B in front.
-    spans: spans to run.
-    layout: layout of the spans.
     kept_offsets: place of each candidate's kept columns.
     first_slot: first slot of the block.
     size: T, static.
@@ -241,7 +239,6 @@ def window_lengths(
   no middle all is exact.
 
   Args:
-    texts: the chains.
     window: w, columns right behind the deletion.
     tail: True where the answer is run behind them.
 

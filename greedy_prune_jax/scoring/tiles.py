@@ -34,7 +34,6 @@ def key_intervals(
   nothing see nothing.
 
   Args:
-    slots: slots of a block.
     text_ends: place of each chain's last reasoning token, behind which no resumed view goes.
     window: number of tokens that a token sees, itself included.
     tile: slots of a tile.
@@ -169,15 +168,12 @@ def attend_tiles(
     layer: index of the layer, below L.
     window: number of tokens that a token sees, itself included.
     slots: visible positions of each slot.
-    text_ends: see `key_intervals`.
     tile: slots of a tile, all of one chain; a divisor of T.
     text_tile: slots that meet the keys of the texts together, all of one chain; a multiple of the
       tile and a divisor of T. Slots of one chain see nearly the same of its text, but each the
       columns and slots of its own candidate.
     tile_by_tile: run one tile after the other, each over the blocks of keys that it sees; else all
       side by side, over as many blocks as any of them sees.
-    softcap: see `ModelConfig.attention_softcap`.
-    sinks: see `ModelConfig.attention_sinks`.
   """
   kv_heads = own.k.shape[1]
   # Of shorter blocks fewer keys are hidden; where scores are multiplied fast, calls cost more.

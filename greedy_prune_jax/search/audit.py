@@ -47,7 +47,6 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
   Args:
     screened: searched with `Settings.check`.
     exact: path of exact search with the same segments, units and floor.
-    objective: objective of both searches.
 
   Returns:
     `regret`: mean NLL along the screened path over that along the exact one, less 1, at numbers of

@@ -108,11 +108,9 @@ def plan_batching(
 
   Args:
     segments: segments of all chains of the run.
-    config: config of the pruner.
     batch_size: chains a batch; 0 for as many as fill a few blocks and fit the memory.
     step_positions: token positions that a step of each chain runs, about.
     memory: see `free_bytes`; None on a CPU.
-    placement: place of the model.
   """
   replicas, split = placement.replicas, placement.split
   chain = _chain_bytes(config, max(map(places_of, segments)), placement)
@@ -143,11 +141,8 @@ def kept_columns(
   """Columns that each chain of a batch may keep.
 
   Args:
-    config: config of the pruner.
     needed: columns of all candidates of a chain; 0 where none are to be kept.
     chains: number of chains on a device.
-    kept_bytes: see `Batching`.
-    placement: place of the model.
   """
   fitting = int(kept_bytes / chains / _column_bytes(config, placement))
   return min(bucket(needed, 8 * KEY_BLOCK) if needed else 0, fitting // KEY_BLOCK * KEY_BLOCK)
@@ -159,11 +154,8 @@ def batch_bytes(
   """Estimate of what chains and blocks take on a device beside the weights, in bytes.
 
   Args:
-    config: config of the pruner.
-    batching: batch sizes of the run.
     places: see `places_of`; of the longest chain.
     needed: see `kept_columns`; of the longest chain.
-    placement: place of the model.
   """
   chains = -(-max(map(len, batching.batches)) // placement.replicas)
   kept = kept_columns(config, needed, chains, batching.kept_bytes, placement)

@@ -130,14 +130,10 @@ def prune_steps(
   """Deletes units of each chain while it has more than `floors[b]` reasoning tokens.
 
   Args:
-    graph: graph definition of the scoring model.
-    params: parameters of the scoring model.
     chains: state from `start_search` or the call before.
     active: chains that are not finished; nothing is found of the others.
     floors: number of reasoning tokens at or under which a chain stops.
-    ends: see `race_phases`.
     budget: token positions on each device of `data` after which no further step begins.
-    program: static sizes.
     mesh: mesh on which the model lies; None for one device.
     plan: margin and size of a race for the best candidates; None: every candidate is scored.
     check: score every candidate beside a race, and count what it missed.

@@ -59,9 +59,7 @@ def prune_paths(
   """Searches every path of one batch to its end.
 
   Args:
-    model: the pruner.
     paths: new paths, or unfinished ones of an earlier run.
-    settings: settings of the search.
     report: callback that gets the paths, in the order of `paths`, each time that they have grown.
 
   Returns:

@@ -19,7 +19,6 @@ def pack_known(
 
   Args:
     changes: see `ChainState`; those of the units and places that are left.
-    stale: see `ChainState`.
   """
   raw = zlib.compress(np.asarray(changes).tobytes(), level=1)
   return {

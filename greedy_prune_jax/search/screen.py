@@ -43,7 +43,6 @@ def window_positions(
 
   Args:
     num_reasoning: tokens now.
-    settings: settings of the race.
     tail: positions behind a window: A for `answer`, else 0.
     deletions: units that are deleted from one scoring.
   """

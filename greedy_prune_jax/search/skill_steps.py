@@ -51,7 +51,6 @@ def step_starts(chain: Chain, steps: Sequence[str] | None) -> list[int]:
   first word's token; the end of a line belongs to the step that it ends.
 
   Args:
-    chain: the chain.
     steps: steps of its thinking; None: by rules.
 
   Raises:

@@ -36,9 +36,7 @@ def score_texts(
   """NLLs of a chain's K texts, of each of which some reasoning positions are gone.
 
   Args:
-    model: the scoring model.
     prompt: result of `start_prompt`.
-    segments: segments of the chain.
     gone: positions, of each text.
     block_positions: positions that go through the model at once.
     count: number of texts for which the program has room, K or more; see `texts_at_once`.

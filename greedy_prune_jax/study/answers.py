@@ -92,8 +92,6 @@ def collect_answers(
   """Rows of `SCHEMA` of a condition's students.
 
   Args:
-    folder: the study's folder.
-    condition: the students' condition.
     seeds: seeds of the students that are done.
     test: name of the test.
   """
@@ -118,11 +116,7 @@ def collect_answers(
 
 
 def write_answers(path: Path, rows: Sequence[Record]) -> None:
-  """Writes rows of `SCHEMA`, compressed.
-
-  Raises:
-    UserError: the file cannot be written.
-  """
+  """Writes rows of `SCHEMA`, compressed."""
   table = pa.Table.from_pylist(list(rows), SCHEMA)
   with new_file(path) as new:
     pq.write_table(table, new, compression="zstd", compression_level=19)

@@ -79,7 +79,6 @@ def run_parts(
 
   Args:
     parts: the work's parts, those that others need first.
-    folder: the study's folder.
     poll_seconds: seconds to wait where other processes hold all that can be done.
     after_each: called when this process has done a part.
 

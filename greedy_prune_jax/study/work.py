@@ -46,7 +46,6 @@ def make_chains(settings: StudySettings, path: Path, chains_seed: int) -> None:
   """Writes chains of the study, none of whose questions is asked in a test.
 
   Args:
-    settings: the study's settings.
     path: file to write.
     chains_seed: seed of a question set's order.
 

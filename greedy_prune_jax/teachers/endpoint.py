@@ -34,7 +34,6 @@ class Endpoint:
     """Connects to nothing yet.
 
     Args:
-      settings: settings of the endpoint.
       most_bytes: bytes of an answer, at most; a longer one is a failure.
 
     Raises:

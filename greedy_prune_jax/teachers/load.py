@@ -50,7 +50,6 @@ def load_teacher(
 
   Args:
     name: `openai` for an OpenAI-compatible endpoint, else a model (see `load_model`).
-    writing: settings of its writing.
     endpoint: endpoint of `openai`.
     chat_template: chat template of a model; see `load_chat_template`.
     dtype: dtype of a model's weights.

@@ -46,9 +46,6 @@ class LocalThinking:
     """The thinking of a model; None if it is not to think.
 
     Args:
-      template: the model's.
-      tokenizer: the model's.
-      mode: see `WritingSettings`.
       form_name: form of its thinking, where the template shows none.
 
     Raises:

@@ -68,8 +68,6 @@ class OpenAIBatchTeacher:
 
     Args:
       endpoint: settings of the endpoint, with `endpoint.batch` above 0.
-      settings: settings of the replies.
-      folder: folder of the run.
 
     Raises:
       UserError: the package openai is not installed, or the model or the key is missing.

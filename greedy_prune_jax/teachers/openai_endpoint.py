@@ -29,10 +29,6 @@ class OpenAITeacher:
   def __init__(self, endpoint: EndpointSettings, settings: WritingSettings):
     """Connects to nothing yet.
 
-    Args:
-      endpoint: place and manner of the requests.
-      settings: settings of its writing.
-
     Raises:
       UserError: the package openai is not installed, or the model or the key is missing.
     """

@@ -46,7 +46,6 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
   """Has the answer written from every pruned text that the workdir has none of yet.
 
   Args:
-    settings: the run's settings.
     workdir: opened with the output `pruned_answers.OUTPUT`; takes the records.
 
   Returns:
