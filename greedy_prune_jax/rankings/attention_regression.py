@@ -14,9 +14,8 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Shaped
 
-from greedy_prune_jax.chains.categories import Annotator, Category, Labels
+from greedy_prune_jax.chains.categories import Category, Labels
 from greedy_prune_jax.chains.category_rules import offline_annotator
-from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.safetensors_file import read_safetensors
@@ -25,6 +24,7 @@ from greedy_prune_jax.rankings.interface import (
   RankingInput,
   RankingSettings,
   RankTokens,
+  by_importance,
 )
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder
@@ -168,33 +168,6 @@ class AttentionRanking:
     return self.ridge.predict(np.concatenate(columns, axis=1))
 
 
-def deletion_orders(
-  ranking: AttentionRanking,
-  model: Model,
-  annotator: Annotator,
-  chains: Sequence[Segments],
-  tokens: Sequence[Sequence[str]],
-) -> list[list[int]]:
-  """Orders the reasoning positions of each chain, least needed first; of equals the lower first.
-
-  Args:
-    ranking: regression that was fitted to this model.
-    model: the pruner, which reads each chain once.
-    annotator: annotator that the regression was fitted with.
-    chains: segments of the chains, which go through the model as one batch.
-    tokens: texts of each chain's reasoning tokens.
-  """
-  features = extract_features(model, chains, batch_size=len(chains))
-  orders = []
-  for chain, labels, (attention, surprisal) in zip(
-    chains, annotator.annotate(tokens), features, strict=True
-  ):
-    labels = labels or (None,) * len(chain.reasoning)
-    ranks = ranking.predict(chain.reasoning.tolist(), labels, attention, surprisal)
-    orders.append([int(position) for position in np.argsort(ranks, kind="stable")])
-  return orders
-
-
 def save_ranking(path: Path, ranking: AttentionRanking) -> None:
   """Writes the numbers to `PATH.safetensors` and their meaning to `PATH.json`."""
   ridge = ranking.ridge
@@ -292,7 +265,11 @@ def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
   annotator = offline_annotator(fitted.annotator)
 
   def rank(chain: RankingInput) -> RankedTokens:
-    [order] = deletion_orders(fitted, model, annotator, [chain.segments], [chain.tokens])
-    return RankedTokens(order, len(chain.segments))
+    [(attention, surprisal)] = extract_features(model, [chain.segments], batch_size=1)
+    [labels] = annotator.annotate([chain.tokens])
+    labels = labels or (None,) * len(chain.tokens)
+    ids = chain.segments.reasoning.tolist()
+    ranks = fitted.predict(ids, labels, attention, surprisal)
+    return RankedTokens(by_importance(ranks), len(chain.segments))
 
   return rank

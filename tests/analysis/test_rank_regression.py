@@ -35,11 +35,12 @@ from greedy_prune_jax.rankings.attention_regression import (
   CONTROL_NAMES,
   TokenCounts,
   attention_columns,
-  deletion_orders,
+  attention_regression,
   load_ranking,
   save_ranking,
 )
-from greedy_prune_jax.scoring.features import STATISTICS
+from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
+from greedy_prune_jax.scoring.features import STATISTICS, extract_features
 from tests.helpers.planted import pruned_chain, random_segments, tiny_model
 
 LAYER, HEAD, STATISTIC = 1, 2, STATISTICS.index("from answer, mean")
@@ -333,16 +334,16 @@ def test_a_saved_ranking_prunes_new_chains_as_it_did_before(stored, tmp_path):
   data, counts = rank_data(stored, planted_order)
   fitted = fit_ranking(data, counts, pruner="tiny", annotator="rules")
   save_ranking(tmp_path / "ranking", fitted)
-  loaded = load_ranking(tmp_path / "ranking")
-  new = random_segments(4, seed=9, least=20)
-  tokens = [["x"] * len(chain.reasoning) for chain in new]
-  orders = deletion_orders(loaded, model, EveryTokenFunction(), new, tokens)
-  assert orders == deletion_orders(fitted, model, EveryTokenFunction(), new, tokens)
-  assert [sorted(order) for order in orders] == [list(range(len(t))) for t in tokens]
-  # The first quarter to go has less of the planted attention than the last.
-  from greedy_prune_jax.scoring.features import extract_features
-
-  for order, (attention, _) in zip(orders, extract_features(model, new, batch_size=4), strict=True):
+  settings = RankingSettings(attention_regression=str(tmp_path / "ranking"))
+  rank = attention_regression(model, settings)
+  for chain in random_segments(4, seed=9, least=20):
+    tokens = ("x",) * len(chain.reasoning)
+    order = rank(RankingInput("new", chain, tokens)).order
+    [(attention, surprisal)] = extract_features(model, [chain], batch_size=1)
+    labels = (Category.FUNCTION,) * len(tokens)
+    ranks = fitted.predict(chain.reasoning.tolist(), labels, attention, surprisal)
+    assert order == np.argsort(ranks, kind="stable").tolist()
+    # The first quarter to go has less of the planted attention than the last.
     planted = attention[:, LAYER, HEAD, STATISTIC]
     quarter = len(order) // 4
     assert planted[order[:quarter]].mean() < planted[order[-quarter:]].mean()
