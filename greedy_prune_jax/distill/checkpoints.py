@@ -9,7 +9,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jaxtyping import Array
-from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from greedy_prune_jax.distill.parameters import Params
 from greedy_prune_jax.distill.step import TrainState
@@ -81,22 +81,6 @@ _PROGRESS_FORM = {
 }
 
 
-class _LastAndBest(PreservationPolicy):
-  """Keeps the last checkpoints and `best_step`: a run knows it, however often it was stopped."""
-
-  def __init__(self, num_last: int):
-    self._num_last = num_last
-    self.best_step: int | None = None
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: PreservationContext
-  ) -> Sequence[bool]:
-    del context
-    steps = sorted(info.step for info in checkpoints)
-    kept = {*steps[-self._num_last :], self.best_step}
-    return [info.step in kept for info in checkpoints]
-
-
 class Checkpoints:
   """The checkpoints of one run; a context manager that waits until the last one is written."""
 
@@ -112,7 +96,7 @@ class Checkpoints:
         do, and wait for each other.
     """
     folder = checkpoints_folder(workdir)
-    self._kept = _LastAndBest(num_last)
+    self._kept = AnyPreservationPolicy([LatestN(num_last)])
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self._kept,
       read_only=read_only,
@@ -161,7 +145,8 @@ class Checkpoints:
       optimizer=ocp.args.StandardSave(_by_name(state.optimizer)),
       progress=ocp.args.JsonSave(progress.to_record()),
     )
-    self._kept.best_step = progress.best_step
+    if progress.best_step is not None:  # a run knows it, however often it was stopped
+      self._kept.policies = [*self._kept.policies[:1], CustomSteps([progress.best_step])]
     with _explain(f"cannot write {self._folder}"):
       self._manager.save(int(state.step), args=items, force=True)
 
