@@ -211,26 +211,16 @@ def quantile(freedom: float, level: float = LEVEL) -> float:
   return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
-def wilson(num_right: int, total: int) -> Proportion:
-  """The share `num_right / total` with Wilson's score interval.
+def score_interval(share: float, trials: float) -> Proportion:
+  """Wilson's score interval of a share, for a number of trials that need not be whole.
 
   Unlike resampling, it does not call a share of 0 or 1 certain, whatever the number of trials.
 
   Args:
-    num_right: number of right ones among independent trials, such as chains with one answer each.
-    total: number of trials, at least 1.
-
-  Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
-  """
-  return score_interval(num_right / total, total)
-
-
-def score_interval(share: float, trials: float) -> Proportion:
-  """Wilson's interval of a share, for a number of trials that need not be whole.
-
-  Args:
     share: observed share, 0 to 1.
     trials: number of independent trials that the share is worth.
+
+  Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
   """
   z = quantile(math.inf)
   centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)

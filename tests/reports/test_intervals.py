@@ -14,8 +14,8 @@ from greedy_prune_jax.reports.intervals import (
   crossed_spread,
   holm,
   paired_difference,
+  score_interval,
   trained_difference,
-  wilson,
 )
 
 
@@ -212,7 +212,7 @@ def test_one_right_answer_has_one_interval_wherever_it_stands(seeds):
 def test_of_one_seed_it_is_wilsons():
   values = np.zeros((1, 80))
   values[0, :7] = 1
-  assert accuracy_interval(values) == pytest.approx(wilson(7, 80))
+  assert accuracy_interval(values) == pytest.approx(score_interval(7 / 80, 80))
 
 
 def test_more_samples_of_a_question_narrow_the_interval():
