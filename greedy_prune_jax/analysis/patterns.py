@@ -18,7 +18,6 @@ from greedy_prune_jax.reports.bootstrap import (
   bootstrap_ratio,
   percentile_interval,
   resample_weights,
-  weighted_sums,
 )
 from greedy_prune_jax.reports.questions import sums_by_question
 
@@ -197,7 +196,7 @@ def _resampled_ranks(
   sums, counts = (sums_by_question(values, questions) for values in (sums, counts))
   weights = np.concatenate([np.ones((1, len(sums))), resample_weights(len(sums))])
   with np.errstate(divide="ignore", invalid="ignore"):
-    means = weighted_sums(weights, sums) / weighted_sums(weights, counts)
+    means = np.tensordot(weights, sums, 1) / np.tensordot(weights, counts, 1)
   return means, (counts > 0).sum(axis=0)
 
 

@@ -30,13 +30,14 @@ class Interval(NamedTuple):
   high: Float[np.ndarray, "..."]
 
 
-def resample_weights(
-  num_chains: int, *, num_samples: int = 2000, seed: int = 0
-) -> Float[np.ndarray, "R B"]:
-  """Counts of each of B chains in each of R bootstrap samples of B chains."""
+def resample_weights(num_chains: int, *, num_samples: int = 2000) -> Float[np.ndarray, "R B"]:
+  """Counts of each of B chains in each of R bootstrap samples of B chains.
+
+  They are the same at each call, so that intervals can be compared.
+  """
   if num_chains < 1:
     raise ValueError("num_chains=0: there is nothing to resample")
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   uniform = np.full(num_chains, 1 / num_chains)
   return rng.multinomial(num_chains, uniform, size=num_samples).astype(np.float64)
 
@@ -47,7 +48,6 @@ def bootstrap_ratio(
   questions: Sequence[str],
   *,
   num_samples: int = 2000,
-  seed: int = 0,
 ) -> Interval:
   """Ratio of sums over chains, with a percentile interval from resampled questions.
 
@@ -59,24 +59,15 @@ def bootstrap_ratio(
     denominators: denominators of the same shape.
     questions: each chain's question; chains of one are drawn together.
     num_samples: bootstrap samples.
-    seed: seed of the resampling; equal seeds resample equally, so that intervals can be compared.
 
   Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentiles).
   """
   numerators = sums_by_question(numerators, questions)
   denominators = sums_by_question(denominators, questions)
-  weights = resample_weights(len(numerators), num_samples=num_samples, seed=seed)
-  samples = _ratio(weighted_sums(weights, numerators), weighted_sums(weights, denominators))
+  weights = resample_weights(len(numerators), num_samples=num_samples)
+  samples = _ratio(np.tensordot(weights, numerators, 1), np.tensordot(weights, denominators, 1))
   estimate = _ratio(np.asarray(numerators.sum(axis=0)), np.asarray(denominators.sum(axis=0)))
   return percentile_interval(estimate, samples, np.asarray((denominators != 0).sum(axis=0)))
-
-
-def weighted_sums(
-  weights: Float[np.ndarray, "R B"], values: Float[np.ndarray, "B ..."]
-) -> Float[np.ndarray, "R ..."]:
-  """Sum over chains in each bootstrap sample."""
-  flat = weights @ values.reshape(len(values), -1)
-  return flat.reshape(len(weights), *values.shape[1:])
 
 
 def percentile_interval(
