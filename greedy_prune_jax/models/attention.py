@@ -9,14 +9,18 @@ from greedy_prune_jax.models.weights import along, product
 MASKED = -1e30  # a score that no softmax notices; finite, so that a fully masked row is not NaN
 
 
+def softcapped(values: Array, softcap: float | None) -> Array:
+  """Scores or logits squashed to between -softcap and softcap; as they are where it is None."""
+  return values if softcap is None else softcap * jnp.tanh(values / softcap)
+
+
 def scores(
   q: Float[Array, "*B T N H"], k: Float[Array, "*B S K H"], softcap: float | None
 ) -> Float[Array, "*B K G T S"]:
   """Attention scores in float32 of scaled queries, grouped by key/value head, before any mask."""
   kv_heads = k.shape[-2]
   grouped = q.reshape(*q.shape[:-2], kv_heads, q.shape[-2] // kv_heads, q.shape[-1])
-  raw = product("...tkgh,...skh->...kgts", grouped, k)
-  return raw if softcap is None else softcap * jnp.tanh(raw / softcap)
+  return softcapped(product("...tkgh,...skh->...kgts", grouped, k), softcap)
 
 
 def softmax_beside(

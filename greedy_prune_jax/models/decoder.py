@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from greedy_prune_jax.models.attention import softcapped
 from greedy_prune_jax.models.config import RECURRENCES, ModelConfig, cache_name
 from greedy_prune_jax.models.layer import Attend, Layer, LayerCache, OwnKeysValues, Rope
 from greedy_prune_jax.models.layer_scan import Kind, LayerBody, scan_layers
@@ -192,8 +193,7 @@ class Decoder(nnx.Module):
     """Next-token logits from normalised hidden states, in float32."""
     with jax.named_scope("head"):
       logits = project("...d,vd->...v", hidden, self.head_weight)
-    cap = self.config.logit_softcap
-    return logits if cap is None else cap * jnp.tanh(logits / cap)
+    return softcapped(logits, self.config.logit_softcap)
 
   @property
   def head_weight(self) -> Float[Array, "V D"] | MasterWeight:

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from greedy_prune_jax.models.attention import MASKED
+from greedy_prune_jax.models.attention import MASKED, softcapped
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, merge_decoder
 from greedy_prune_jax.models.delta_rule import run_tokens
@@ -319,9 +319,9 @@ def _run_last(
     k, v = k[:, 0].astype(cache.k.dtype), v[:, 0].astype(cache.v.dtype)  # [B, K, H]
     q = q.reshape(q.shape[0], kv_heads, -1, q.shape[-1])
     visible = (distance > 0) & (distance < window)
-    to_cache = _capped(_product("bkgh,bkhs->bkgs", q, cache.k), softcap)
+    to_cache = softcapped(_product("bkgh,bkhs->bkgs", q, cache.k), softcap)
     to_cache = jnp.where(visible[:, None, None], to_cache, MASKED)
-    to_own = _capped(_product("bkgh,bkh->bkg", q, k), softcap)[..., None]
+    to_own = softcapped(_product("bkgh,bkh->bkg", q, k), softcap)[..., None]
     top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
     if sinks is not None:
       sinks = sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1)
@@ -407,7 +407,3 @@ def _product(subscripts: str, a: Array, b: Array) -> Array:
     precision=jax.lax.Precision.HIGHEST,
     preferred_element_type=jnp.float32,
   )
-
-
-def _capped(scores: Array, softcap: float | None) -> Array:
-  return scores if softcap is None else softcap * jnp.tanh(scores / softcap)

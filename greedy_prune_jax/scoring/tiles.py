@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from greedy_prune_jax.models.attention import MASKED
+from greedy_prune_jax.models.attention import MASKED, softcapped
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import product, uint16_as_bfloat16
 from greedy_prune_jax.scoring.stream import Slots
@@ -99,8 +99,7 @@ class Running(NamedTuple):
     axis: int = -1,
   ) -> "Running":
     """Takes in the scores of more keys, of which `mix` weights the values."""
-    scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(seen, scores, MASKED)
+    scores = jnp.where(seen, softcapped(scores, softcap), MASKED)
     top = jnp.maximum(self.top, scores.max(axis, keepdims=True))
     weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
     fade = jnp.exp(self.top - top)
