@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import Interval
-from greedy_prune_jax.reports.plots import Plot, shared_legend
+from greedy_prune_jax.reports.plots import Plot, shared_legend, tidy
 
 # Names of runs are shown, not typeset; text in SVG stays text; equal inputs give equal files.
 matplotlib.rcParams.update(
@@ -46,8 +46,8 @@ def plot_survival(
     axes.set(
       title=name, xlabel="share of tokens deleted", ylabel="share still there", ylim=(0, 1.02)
     )
-    _tidy(axes)
-  shared_legend(figure, figure.axes, ncols=4)
+    tidy(axes)
+  shared_legend(figure)
   return Plot("survival", caption, figure)
 
 
@@ -73,7 +73,9 @@ def plot_lines(
       label = f"{run}, {reference[0]}"
       axes.plot(x, reference[1][i], color=run_colour(i), ls="--", lw=1, label=label)
   axes.set(xlabel=xlabel, ylabel=ylabel)
-  _legend(axes, len(names) + (reference is not None))
+  tidy(axes)
+  if len(names) > 1 or reference is not None:
+    shared_legend(figure, above=True)  # where it covers no data
   return Plot(name, caption, figure)
 
 
@@ -98,7 +100,9 @@ def plot_scores(
   axes.set_yticks(range(len(rows)), rows)
   axes.invert_yaxis()
   axes.set_xlabel(xlabel)
-  _legend(axes, len(groups))
+  tidy(axes)
+  if len(groups) > 1:
+    shared_legend(figure, above=True)
   return Plot(name, caption, figure)
 
 
@@ -144,19 +148,3 @@ def _points(
   axes.errorbar(
     interval.estimate[shown], y[shown], xerr=reach, fmt="o", ms=4, color=colour, label=label
   )
-
-
-def _tidy(axes: Axes) -> None:
-  axes.grid(True, color="#e4e4e4", lw=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-
-
-def _legend(axes: Axes, num_entries: int) -> None:
-  """Tidies the axes; a legend above them, where it covers no data, for more than one entry."""
-  _tidy(axes)
-  if num_entries > 1:
-    handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(
-      handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9
-    )

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -34,19 +33,22 @@ class Plot:
     return buffer.getvalue()
 
 
-def shared_legend(figure: Figure, panels: Iterable[Axes], *, ncols: int) -> None:
-  """Draws one legend below the panels of what any of them shows: the first need not show all.
+def tidy(axes: Axes) -> None:
+  """Draws a pale grid behind the data, and no frame above or right of it."""
+  axes.grid(True, color="#e4e4e4", lw=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
 
-  Args:
-    panels: the figure's panels; entries come in their order.
-    ncols: columns of the legend.
-  """
+
+def shared_legend(figure: Figure, *, above: bool = False) -> None:
+  """Draws one legend below the panels, or above, of what any shows: the first need not show all."""
   entries = {}
-  for axes in panels:
+  for axes in figure.axes:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       entries.setdefault(label, handle)
   handles, labels = list(entries.values()), list(entries)
-  figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
+  loc = "outside upper center" if above else "outside lower center"
+  figure.legend(handles, labels, loc=loc, ncols=4, frameon=False, fontsize=9)
 
 
 def write_plot(folder: Path, plot: Plot) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.reports.plots import Plot, shared_legend
+from greedy_prune_jax.reports.plots import Plot, shared_legend, tidy
 from greedy_prune_jax.study.answers import Answers
 from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING
 
@@ -36,15 +36,13 @@ def plot_study(answers: Sequence[Answers]) -> Plot:
     for arm in (*_ENDS, *arms):
       _draw_arm(axes, [cell for cell in there if cell.condition.arm == arm], arm, arms)
     axes.set(title=f"{student}, {test}", xlabel="generated reasoning tokens", ylabel="accuracy")
-    axes.grid(True, color="#e4e4e4", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
   # Shared, and so only once all is drawn: what is set stays as it is. The rim is for points at 0.
   top = grid.flat[0].get_ylim()[1]
   grid.flat[0].set_ylim(-0.02 * top, top)
   for axes in grid.flat[len(panels) :]:
     axes.set_visible(False)
-  shared_legend(figure, grid.flat, ncols=4)
+  shared_legend(figure)
   caption = (
     "Accuracy against generated reasoning tokens; each line is one way to choose what is deleted, "
     "each point a keep ratio. Bars: 95% intervals over questions and seeds."
