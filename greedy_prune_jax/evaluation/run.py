@@ -79,8 +79,8 @@ def run_evaluate(
   entries = parse_entries(settings.models)
   _check_follow(settings, entries)
   check_keep_ratios(entries, settings)
-  _check_places(entries, workdir.path)
   answered = read_evaluation(workdir.path)
+  _check_places(entries, answered, workdir.path)
   answered_by = {(x["model"], x["step"]): x.get("weights") for x in answered}
   asked_then = {record["id"]: record.get("asked") for record in answered}
   asked = load_prompt_set(
@@ -126,9 +126,9 @@ def _check_follow(settings: EvaluateSettings, entries: Sequence[Entry]) -> None:
   refuse_processes("follow=True runs as one process; leave --distributed out")
 
 
-def _check_places(entries: Sequence[Entry], workdir: Path) -> None:
+def _check_places(entries: Sequence[Entry], answered: Sequence[Record], workdir: Path) -> None:
   """Refuses a name under which the workdir has another model's answers."""
-  places = {record["model"]: record["place"] for record in read_evaluation(workdir)}
+  places = {record["model"]: record["place"] for record in answered}
   for entry in entries:
     known = places.get(entry.name, entry.place)
     if known != entry.place:
