@@ -101,7 +101,7 @@ class TaskSettings(ChainSettings, PrunerSettings):
     if not self.keep_ratios:
       raise UserError("keep_ratios is empty; expected a tuple such as (0.9,0.7,0.5)")
     for ratio in self.keep_ratios:
-      if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+      if not 0 <= ratio < 1:
         raise UserError(
           f"keep_ratios={self.keep_ratios} has {ratio!r}; a keep ratio is a number from 0 to below "
           f"1, the share of the reasoning tokens that stay"
@@ -156,10 +156,6 @@ class OrderSettings(JobSettings):
       raise UserError(
         "\n".join([f"ranking={self.ranking!r}; expected {GREEDY} (search), or one of", *known])
       )
-    for name in ("attention_layers", "attention_heads"):
-      value = getattr(self, name)
-      if not all(type(index) is int for index in value):
-        raise UserError(f"{name}={value}; expected whole numbers, such as (0, -1)")
     self._check_needs()
 
   def _check_needs(self) -> None:
