@@ -95,9 +95,7 @@ def run_distill(
     hold_weights(workdir, settings.student, begun=bool(saved_steps(workdir)))
   choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
   model = load_base(settings, _load_dtype(settings), choose)
-  examples = read_examples(settings, model, workdir)
-  if jax.process_index() == 0:
-    note_examples(workdir, examples.thinking_form)
+  examples = read_examples(settings, model)
   steps = settings.num_steps(len(examples.train))
   optimizer = make_optimizer(settings, steps)
   # All at once: asked for one by one, each would wait behind the step that the device is busy with.
@@ -124,6 +122,8 @@ def run_distill(
         )
       progress = dataclasses.replace(saved, examples=progress.examples)
       data.set_state(progress.data)
+    if jax.process_index() == 0:  # not before: a refused run leaves the notes of the begun one
+      _note(workdir, examples)
     with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
       report = _Reporter(log, bar, student, rates)
       first, stopped = step, should_stop(step)
@@ -157,8 +157,8 @@ def run_distill(
   return TrainResult(step, steps, report.loss, progress, not over, exported)
 
 
-def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> ExampleSet:
-  """The examples of a run; those left out go to `skipped.jsonl`, and their number to the log."""
+def read_examples(settings: DistillSettings, model: Model) -> ExampleSet:
+  """The examples of a run."""
   if split_source(settings.chains) is not None:
     logging.warning(
       "%s: trains on the dataset's own worked solutions; students do better on chains that a "
@@ -168,7 +168,7 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
   tokenizer = load_tokenizer(settings.student)
   template = load_chat_template(settings.chat_template, tokenizer)
   longest = min(settings.max_length, model.config.max_positions)
-  examples = make_examples(
+  return make_examples(
     read_texts(
       settings.chains,
       settings.keep_ratios,
@@ -182,8 +182,15 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
     num_validation=settings.num_validation,
     seed=settings.seed,
   )
-  if jax.process_index() > 0:
-    return examples
+
+
+def _note(workdir: Path, examples: ExampleSet) -> None:
+  """Writes what a run trains on; left out examples go to `skipped.jsonl`, their number to the log.
+
+  Raises:
+    UserError: the workdir cannot be written.
+  """
+  note_examples(workdir, examples.thinking_form)
   path = workdir / "skipped.jsonl"
   with explain_os_errors(path):
     path.unlink(missing_ok=True)
@@ -192,7 +199,6 @@ def read_examples(settings: DistillSettings, model: Model, workdir: Path) -> Exa
     with JsonlWriter(path) as writer:
       for left_out in examples.left_out:
         writer.write({"place": "", "id": left_out.id, "reason": left_out.reason})
-  return examples
 
 
 def _mesh(settings: DistillSettings) -> Mesh | None:

@@ -75,10 +75,15 @@ def test_a_run_does_not_go_on_with_other_examples(run, base, tmp_path):
   lines = path.read_text().splitlines(keepends=True)
   more = json.dumps(CHAINS[0] | {"id": "9"}) + "\n"
   path.write_text("".join([*lines, more]))
+  notes = tmp_path / "run" / "examples.json", tmp_path / "run" / "skipped.jsonl"
+  for note in notes:
+    note.write_text("of the begun run")
   with pytest.raises(UserError, match=r"chains.jsonl has not the examples that .*run was begun wi"):
     run("run", chains=str(path))
+  assert [note.read_text() for note in notes] == ["of the begun run"] * 2
   path.write_text("".join(reversed(lines)))
   assert run("run", chains=str(path)).step == 6, "the order in files does not matter"
+  assert (notes[0].read_text(), notes[1].exists()) == ('{\n  "thinking_form": null\n}\n', False)
 
 
 @pytest.mark.slow
@@ -234,7 +239,7 @@ def test_ropes_turn_as_those_of_the_longest_example(run, tmp_path, repeats):
     if "validation_loss" in record
   ]
   made = settings(**json_config(tmp_path / "run"))
-  examples = run_module.read_examples(made, load_model(paths["student"], "float32"), tmp_path)
+  examples = run_module.read_examples(made, load_model(paths["student"], "float32"))
   assert (examples.longest > 128) == (repeats > 1)
   nlls = []
   for example in examples.validation:
