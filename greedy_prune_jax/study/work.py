@@ -1,6 +1,7 @@
 """Work of a study's parts: the runs of the other jobs, one after the other."""
 
 import itertools
+import random
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def make_chains(settings: StudySettings, path: Path, chains_seed: int) -> None:
 
   Args:
     path: file to write.
-    chains_seed: seed of a question set's order.
+    chains_seed: seed of a question set's order and, where chains are fresh, of any others'.
 
   Raises:
     UserError: there are fewer than wanted.
@@ -91,7 +92,11 @@ def _usable(settings: StudySettings, asked: set[str], chains_seed: int) -> Itera
   tokenizer = load_tokenizer(settings.base_config()["student"] if on_base else pruner)
   wanted = _LOOK_AT * settings.num_chains if is_generated(settings.chains) else 0
   seen = set(asked)
-  for chain in read_chains(settings.chains, num_chains=wanted, seed=chains_seed):
+  chains = read_chains(settings.chains, num_chains=wanted, seed=chains_seed)
+  if settings.fresh_chains and split_source(settings.chains) is None:
+    chains = list(chains)  # in an order of their own, which is the same for all seeds
+    random.Random(chains_seed).shuffle(chains)
+  for chain in chains:
     ids = tokenizer(chain.reasoning, add_special_tokens=False, verbose=False)["input_ids"]
     if settings.max_reasoning_tokens and len(ids) > settings.max_reasoning_tokens:
       continue

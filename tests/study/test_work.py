@@ -120,3 +120,19 @@ def test_chains_are_short_enough_and_in_no_test(settings, tmp_path):
     make_chains(
       dataclasses.replace(settings, num_chains=3, max_reasoning_tokens=lengths[1]), path, 0
     )
+
+
+def test_fresh_chains_of_a_file_are_drawn_by_the_seed(settings, tmp_path):
+  lines = [
+    {"id": f"{i}", "question": f"{i}?", "reasoning": "Add.", "answer": "4"} for i in range(9)
+  ]
+  source, path = write_chains(tmp_path / "file.jsonl", lines), tmp_path / "chains.jsonl"
+
+  def drawn(seed, *, fresh):
+    make_chains(dataclasses.replace(settings, chains=str(source), fresh_chains=fresh), path, seed)
+    return [chain.id for chain in read_chains(str(path))]
+
+  assert [drawn(seed, fresh=False) for seed in (0, 1)] == [["0", "1", "2"]] * 2
+  draws = [drawn(seed, fresh=True) for seed in range(4)]
+  assert len({frozenset(draw) for draw in draws}) == 4
+  assert drawn(2, fresh=True) == draws[2]
