@@ -14,9 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import logging
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.reports.printing import printable
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import (
   explain_os_errors,
@@ -29,6 +31,8 @@ from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record, get
 
 PARTS = "parts"
+
+_MOST_OF_FAULT = 500  # characters of the text of an error that was not expected
 
 
 class StoppedError(Exception):
@@ -44,8 +48,8 @@ class Part:
     needs: names of parts that must be done before, each earlier in the list.
     config: settings that its results depend on; results of other settings are not used.
     may_change: dotted keys of the config that do not matter.
-    run: does it, resuming the work of a process that died if that fits the config. A `UserError`
-      says that it cannot be done; `StoppedError` that this process has to end.
+    run: does it, resuming the work of a process that died if that fits the config. Any error says
+      that it cannot be done, but `StoppedError`, that this process has to end.
   """
 
   name: str
@@ -114,10 +118,14 @@ def _run_parts(
           if ran:
             logging.info("part %s (%d left)", part.name, len(left))
             _run(part, place)
-        except UserError as error:
+        except StoppedError:
+          raise
+        except Exception as error:  # such as a device whose memory this part alone is too large for
           check_there()  # what it lacks may be in the folder that was moved
-          logging.error("part %s cannot be done: %s", part.name, error)
-          failed[part.name] = str(error)
+          fault = None if isinstance(error, UserError) else error
+          failed[part.name] = str(error) if fault is None else _in_one_line(fault)
+          logging.error("part %s cannot be done: %s", part.name, failed[part.name], exc_info=fault)
+          jax.clear_caches()  # the next part has shapes of its own
         else:
           done.add(part.name)
       left.remove(part)
@@ -128,6 +136,12 @@ def _run_parts(
     if len(left) == before:
       time.sleep(poll_seconds)
   return PartsResult(failed, sum(part.name not in done for part in parts) - len(failed))
+
+
+def _in_one_line(error: Exception) -> str:
+  """The type and text of an error that is no user's."""
+  text = printable(" ".join(str(error).split()), one_line=True, most=_MOST_OF_FAULT)
+  return f"{type(error).__name__}: {text}"
 
 
 def is_done(part: Part, folder: Path) -> bool:

@@ -61,6 +61,14 @@ def test_what_fails_takes_only_what_needs_it_along_and_is_tried_again(work):
   assert (result.failed, result.left) == ({}, 0)
 
 
+def test_an_error_that_nobody_expected_is_that_of_its_part_alone(work, caplog):
+  bad = work.part("bad", error=RuntimeError("RESOURCE_EXHAUSTED:\n  out of memory"))
+  result = work.run(bad, work.part("of bad", "bad"), work.part("good"))
+  why = "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
+  assert (work.ran, result.failed, result.left) == (["bad", "good"], {"bad": why}, 1)
+  assert f"part bad cannot be done: {why}" in caplog.text
+
+
 def test_a_process_that_is_to_stop_leaves_its_part_open(work):
   parts = [work.part("a", error=StoppedError()), work.part("b")]
   with pytest.raises(StoppedError):
