@@ -14,6 +14,18 @@ from greedy_prune_jax.runs.records import Record
 _ABSENT = "(absent)"
 
 
+class OtherConfigError(UserError):
+  """A folder whose outputs were made with another config.
+
+  Attributes:
+    folder: the folder.
+  """
+
+  def __init__(self, message: str, folder: Path):
+    super().__init__(message)
+    self.folder = folder
+
+
 def write_or_check_config(
   path: Path,
   config: Mapping[str, Any],
@@ -33,8 +45,8 @@ def write_or_check_config(
     begun: False where an earlier run failed before it made anything: its config binds nobody.
 
   Raises:
-    UserError: a key that may not change did; the message names all such keys and their values. Or
-      the file cannot be read or written.
+    OtherConfigError: a key that may not change did; the message names all such keys and values.
+    UserError: the file cannot be read or written.
   """
   new = json.loads(json.dumps(config))  # tuples become lists, as they will be when read back
   if begun and path.exists():
@@ -50,14 +62,15 @@ def write_or_check_config(
         f"  {key}: was {was}, is {now}{' (it may only grow; 0: all)' if key in may_grow else ''}"
         for key, (was, now) in refused.items()
       ]
-      raise UserError(
+      raise OtherConfigError(
         "\n".join(
           [
             f"{path.parent} belongs to another config. These keys differ:",
             *lines,
             "Go on with the old values, or choose another workdir.",
           ]
-        )
+        ),
+        path.parent,
       )
     if not differences:
       return

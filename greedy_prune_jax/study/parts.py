@@ -2,12 +2,15 @@
 
 A part has a folder of its own under `parts/`: a lock, which the process that works on it holds (and
 the operating system frees, however the process ends), the config that its results are made with,
-and `done.json` when it is done, before which the config may be mended. Nobody deals parts out: each
-process takes the next that nobody has, and waits while others hold all that is left.
+and `done.json` when it is done, before which the config may be mended. Its work is in the study's
+folder of its name: what an attempt with another config left there is moved aside. Nobody deals
+parts out: each process takes the next that nobody has, and waits while others hold all that is
+left.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +22,7 @@ from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.printing import printable
-from greedy_prune_jax.runs.config import write_or_check_config
+from greedy_prune_jax.runs.config import OtherConfigError, write_or_check_config
 from greedy_prune_jax.runs.files import (
   explain_os_errors,
   held_folder,
@@ -117,7 +120,7 @@ def _run_parts(
         try:
           if ran:
             logging.info("part %s (%d left)", part.name, len(left))
-            _run(part, place)
+            _run(part, place, folder / part.name)
         except StoppedError:
           raise
         except Exception as error:  # such as a device whose memory this part alone is too large for
@@ -177,15 +180,40 @@ def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
     yield place
 
 
-def _run(part: Part, place: Path) -> None:
+def _run(part: Part, place: Path, work: Path) -> None:
+  """Does a part, whose work is in a folder of the study.
+
+  Raises:
+    UserError: it cannot be done.
+  """
   began = time.monotonic()
-  part.run()
+  while True:
+    try:
+      part.run()
+      break
+    except OtherConfigError as error:  # what is not done binds nobody
+      if not error.folder.is_relative_to(work):
+        raise
+      _move_aside(error.folder)
   record: Record = {
     "seconds": round(time.monotonic() - began, 1),
     "finished": round(time.time(), 1),
     "host": socket.gethostname(),
   }
   write_json(place / "done.json", record)
+
+
+def _move_aside(folder: Path) -> None:
+  """Renames a folder that another config made to one of a name that no arm or test can have."""
+  names = (folder.with_name(f"{folder.name}~{number}") for number in itertools.count(1))
+  aside = next(name for name in names if not name.exists())
+  logging.warning(
+    "%s was made with other settings and is not done: it is begun anew, and the old one is %s now",
+    folder,
+    aside,
+  )
+  with explain_os_errors(folder):
+    folder.rename(aside)
 
 
 def _place(part: Part, folder: Path) -> Path:

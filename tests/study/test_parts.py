@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.lock import hold_locks
 from greedy_prune_jax.study.parts import (
   Part,
@@ -82,6 +83,45 @@ def test_another_config_is_refused_also_of_a_part_that_is_done(work):
   work.run(work.part("a", config={"steps": 1, "free": 2}))
   with pytest.raises(UserError, match=r"(?s)parts/a belongs to another config.*steps: was 1, is 2"):
     work.run(work.part("a", config={"steps": 2, "free": 2}))
+
+
+@pytest.mark.parametrize("within", ["prune/a", "prune/a/evaluate/sums"])
+def test_what_failed_after_it_stored_something_is_begun_anew_with_other_settings(
+  work, within, caplog
+):
+  place = work.folder / within
+
+  def attempt(steps, error=None):
+    def store():
+      place.mkdir(parents=True, exist_ok=True)
+      write_or_check_config(place / "config.json", {"steps": steps})
+      (place / "stored").write_text(f"{steps}")
+
+    return work.run(work.part("prune/a", config={"steps": steps}, error=error, before=store))
+
+  assert attempt(1, UserError("too few chains")).failed
+  assert attempt(2, UserError("too few chains")).failed
+  assert attempt(3).failed == {}
+  assert (place / "stored").read_text() == "3"
+  assert [place.with_name(f"{place.name}~{n}").joinpath("stored").read_text() for n in (1, 2)] == [
+    "1", "2"
+  ]  # fmt: skip
+  assert f"the old one is {place}~2 now" in caplog.text
+  with pytest.raises(UserError, match=r"parts/prune/a belongs to another config"):
+    attempt(4)
+
+
+def test_another_config_of_a_folder_that_is_not_the_parts_own_is_its_failure(work):
+  other = work.folder / "prune" / "a"
+
+  def store():
+    other.mkdir(parents=True, exist_ok=True)
+    write_or_check_config(other / "config.json", {"steps": 2})
+
+  store()
+  (other / "config.json").write_text('{"steps": 1}')
+  assert work.run(work.part("prune/b", before=store)).failed
+  assert other.exists()
 
 
 def test_what_another_process_holds_is_left_to_it_and_waited_for(work):
