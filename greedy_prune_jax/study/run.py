@@ -20,6 +20,7 @@ from pathlib import Path
 from greedy_prune_jax.errors import check_plots
 from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
 from greedy_prune_jax.runs.files import held_folder, make_folder, replace_file
+from greedy_prune_jax.runs.jsonl import read_lines
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
@@ -126,16 +127,37 @@ def _write_results(
   if not rows:
     return ()
   write_answers(folder / FILE, rows)
-  return write_results([folder / FILE], settings.reference, folder)
+  note = left_out_note(settings, folder)
+  return write_results([folder / FILE], settings.reference, folder, note)
 
 
-def write_results(answers_files: Sequence[Path], reference: str, folder: Path) -> tuple[Table, ...]:
+def left_out_note(settings: StudySettings, folder: Path) -> str:
+  """Names the students that lack examples of others, for the table's caption; empty if none do."""
+  lacking = []
+  for condition in conditions(settings):
+    skipped = (folder / condition.folder(seed) / "skipped.jsonl" for seed in settings.seeds)
+    counts = [sum(1 for _ in read_lines(path)) for path in skipped if path.exists()]
+    if counts:
+      name = f"{condition.student} on {condition.arm} at {condition.keep_ratio:g}"
+      lacking.append(f"{name} (up to {max(counts)})")
+  if not lacking:
+    return ""
+  return (
+    "Not all students were trained on the same chains: examples that were too long or that no text "
+    f"can spell were left out (see the students' skipped.jsonl) of {', '.join(lacking)}."
+  )
+
+
+def write_results(
+  answers_files: Sequence[Path], reference: str, folder: Path, note: str = ""
+) -> tuple[Table, ...]:
   """Writes the tables and the plot of a study from its answers.
 
   Args:
     answers_files: a study's `answers.parquet`, or several with other seeds or arms each.
     reference: the arm that the others are compared with; or empty.
     folder: folder to write to.
+    note: added to the first table's caption.
 
   Raises:
     UserError: see `read_answers`; or the folder cannot be written.
@@ -145,6 +167,8 @@ def write_results(answers_files: Sequence[Path], reference: str, folder: Path) -
 
   answers = read_answers(*answers_files)
   tables = all_tables(answers, reference)
+  if note:
+    tables = dataclasses.replace(tables[0], caption=f"{tables[0].caption} {note}"), *tables[1:]
   for table in tables:
     write_table(folder, table)
   replace_file(folder / "study.md", "\n\n".join(map(markdown_table, tables)) + "\n")
