@@ -13,7 +13,7 @@ from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import explain_os_errors
+from greedy_prune_jax.runs.files import explain_os_errors, replace_file
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
@@ -119,7 +119,7 @@ class Workdir:
     self._unfinished = self.path / "unfinished"
     own_suffix = f"-{process_index:05d}" if process_index else ""
     self._skipped = self.path / f"skipped{own_suffix}.jsonl"
-    self._skipped_writer: JsonlWriter | None = None
+    self._skipped_lines: dict[bytes, str] | None = None
     self._open = contextlib.ExitStack()  # locks, and the files
     self._files = self._open.enter_context(contextlib.ExitStack())
     with contextlib.ExitStack() as undo:
@@ -156,8 +156,9 @@ class Workdir:
     return self._main.ids
 
   def write_finished(self, record: Record) -> None:
-    """`FinishedItems.write` to the first output."""
+    """`FinishedItems.write` to the first output; the item was not left out, then."""
     self._main.write(record)
+    self.drop_skipped(record["id"])
 
   def write_unfinished(self, item_id: str, progress: int, state: Record) -> None:
     """Stores what was found so far about an item, from which a later run can go on.
@@ -205,12 +206,33 @@ class Workdir:
     Where every process sees the same input, let only one of them call this.
     """
     line = encode_line(record)
-    if self._skipped_writer is None:  # opened late: a run that skips nothing has no such file
-      self._skipped_writer = self._writer(self._skipped)
-      self._skipped_lines = {line for _, line in read_lines(self._skipped)}
-    if line not in self._skipped_lines:
-      self._skipped_writer.write(record)
-      self._skipped_lines.add(line)
+    if line not in self._known_skipped():
+      with JsonlWriter(self._skipped) as writer:  # a run that skips nothing has no such file
+        writer.write(record)
+      self._known_skipped()[line] = _left_out_for_now(line)
+
+  def drop_skipped(self, item_id: str) -> None:
+    """Removes what this process recorded of an input without a place that has its result now.
+
+    A record with a place is of a line that can never be used, though it may have the id of another.
+    """
+    lines = self._known_skipped()
+    if item_id not in lines.values():
+      return
+    self._skipped_lines = {line: own for line, own in lines.items() if own != item_id}
+    if self._skipped_lines:
+      replace_file(self._skipped, b"".join(self._skipped_lines))
+    else:
+      with explain_os_errors(self._skipped):
+        self._skipped.unlink()
+
+  def _known_skipped(self) -> dict[bytes, str]:
+    """The lines of this process's file; see `_left_out_for_now`."""
+    if self._skipped_lines is None:
+      there = self._skipped.exists()
+      lines = read_lines(self._skipped, drop_torn=True) if there else ()
+      self._skipped_lines = {line: _left_out_for_now(line) for _, line in lines}
+    return self._skipped_lines
 
   def write_metrics(self, metrics: Mapping[str, Any]) -> None:
     """Adds a line to the log, with the time in seconds since 1970; only process 0 has a log.
@@ -288,3 +310,12 @@ class Workdir:
       for path in process_files(folder):
         if int(path.stem.removeprefix("process-")) >= num_processes:
           JsonlWriter(path).close()
+
+
+def _left_out_for_now(line: bytes) -> str:
+  """The id of the input that a line of `skipped.jsonl` records; empty where it names a place."""
+  try:
+    record = parse_line(line)
+  except UserError:  # somebody else's
+    return ""
+  return "" if record.get("place") else str(record.get("id", ""))

@@ -9,7 +9,7 @@ from typing import Any
 from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.chains.thinking_chains import AUTO, ON
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.failures import FailedRequestError, words_of
+from greedy_prune_jax.teachers.failures import FILTERED, FailedRequestError, words_of
 from greedy_prune_jax.teachers.settings import (
   CAN_BE_OMITTED,
   STRUCTURED,
@@ -38,9 +38,12 @@ _MOST_TOKENS = 10**9  # a larger count of tokens is taken for an error, and igno
 _GOOD_ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "end_of_text")
 _GOOD_ENDS += ("end", "complete", "completed", "finished", "")
 _CUT_END = re.compile(r"length|max_\w*tokens|token_limit|context_window")
+_FILTERED_END = re.compile(
+  r"filter|safety|sensitive|recitation|blocklist|blocked|prohibited|spii|moderation|guardrail|toxic"
+)
 _FAILED_END = re.compile(
-  r"error|fail|abort|cancel|timeout|filter|safety|sensitive|recitation|blocklist|blocked|prohibited"
-  r"|spii|moderation|guardrail|toxic|malformed|insufficient|overload|unavailable|disconnect"
+  r"error|fail|abort|cancel|timeout|malformed|insufficient|overload|unavailable|disconnect|"
+  + _FILTERED_END.pattern
 )
 
 
@@ -176,7 +179,11 @@ def read_completion(
   end = _end(choice.get("finish_reason"), shown)
   if choice.get("error") or _FAILED_END.search(end):
     said = f": {words_of(json.dumps(choice['error']))}" if choice.get("error") else ""
-    raise FailedRequestError(f"the reply ended with {end or 'an error'!r}{said}", body=shown)
+    raise FailedRequestError(
+      f"the reply ended with {end or 'an error'!r}{said}",
+      body=shown,
+      code=FILTERED if _FILTERED_END.search(end) else None,
+    )
   text, thinking, refusal = _texts(message, shown)
   usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
   written, read = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")

@@ -15,6 +15,7 @@ _TRY_AGAIN = (408, 409, 425, 429)
 # Statuses that no prompt can change: the key, the account, the model's name, the address.
 _HOPELESS = (401, 402, 403, 404)
 _NO_MONEY = "insufficient_quota"  # which comes with the status of a rate limit
+FILTERED = "content_filter"
 _SHOWN = 300  # characters of a body that a message quotes
 
 
@@ -46,6 +47,11 @@ class FailedRequestError(Exception):
     if self.status is None or self.status >= 500:
       return True
     return self.status in _TRY_AGAIN and self.code != _NO_MONEY
+
+  @property
+  def is_of_prompt(self) -> bool:
+    """True where the endpoint is well, and refuses this prompt or its reply."""
+    return self.code == FILTERED or not (self.may_pass or self.is_hopeless)
 
   @property
   def is_hopeless(self) -> bool:

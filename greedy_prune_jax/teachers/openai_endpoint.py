@@ -3,7 +3,7 @@
 import concurrent.futures
 import random
 import threading
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 
 from absl import logging
 
@@ -20,7 +20,9 @@ from greedy_prune_jax.teachers.failures import FailedRequestError, wait_before
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
-_MOST_FAILURES = 5  # questions in a row without a reply after which no more are asked
+# Questions without a reply, and with no reply to another between them, after which no more are
+# asked. Those that the endpoint refuses do not count: a resumed run may have no others left.
+_MOST_FAILURES = 5
 
 
 class OpenAITeacher:
@@ -39,22 +41,13 @@ class OpenAITeacher:
 
   def write(self, prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:
     """See `Teacher`; replies that are under way when it gives up are still yielded."""
-    halt, failed = _Halt(), set[int]()
+    halt = _Halt(self._endpoint.name)
     with concurrent.futures.ThreadPoolExecutor(self._endpoint.settings.concurrency) as pool:
-      futures = {pool.submit(self._reply, prompt, halt): i for i, prompt in enumerate(prompts)}
+      futures = [pool.submit(self._reply, prompt, halt) for prompt in prompts]
       try:
         for future in concurrent.futures.as_completed(futures):
-          reply = future.result()
-          if reply is None:
-            continue
-          if reply.error:
-            failed.add(futures[future])
-            if _questions_around(futures[future], failed, prompts) >= _MOST_FAILURES:
-              halt.because(
-                f"{self._endpoint.name} gave no reply to {_MOST_FAILURES} questions in a row, the "
-                f"last time because: {reply.error}"
-              )
-          yield reply
+          if (reply := future.result()) is not None:
+            yield reply
       finally:
         halt.event.set()
     if halt.reason is not None:
@@ -64,17 +57,19 @@ class OpenAITeacher:
     """Asks until there is a reply; None where all asking was halted. Runs in a thread."""
     if prompt.reply_start:
       return Reply.failed(prompt, "an endpoint cannot go on with a reply that is begun for it")
-    settings, reason = self._endpoint.settings, ""
+    settings, reason, refused = self._endpoint.settings, "", False
     for attempt in range(settings.max_attempts):
       if halt.event.is_set():
         return None
       try:
-        return self._attempt(prompt)
+        reply = self._attempt(prompt)
+        halt.replied()
+        return reply
       except UserError as error:  # the budget
         halt.because(str(error))
         return None
       except FailedRequestError as error:
-        reason = refusal_words(error)
+        reason, refused = refusal_words(error), error.is_of_prompt
         if error.is_hopeless:
           halt.because(f"{self._endpoint.name} refuses: {reason}")
           return None
@@ -84,7 +79,10 @@ class OpenAITeacher:
         wait = wait_before(attempt, settings.backoff, error.wait, random.uniform(0.5, 1))
         if attempt + 1 < settings.max_attempts and halt.event.wait(wait):
           return None
-    return Reply.failed(prompt, f"{reason} ({settings.max_attempts} attempts)")
+    reason += f" ({settings.max_attempts} attempts)"
+    if not refused:
+      halt.failed(prompt.question, reason)
+    return Reply.failed(prompt, reason)
 
   def _attempt(self, prompt: ChatPrompt) -> Reply:
     """One reply, asked for in a dialect that the endpoint does not refuse."""
@@ -124,26 +122,30 @@ class OpenAITeacher:
       self.budget.settle(most, used)
 
 
-def _questions_around(place: int, failed: Set[int], prompts: Sequence[ChatPrompt]) -> int:
-  """Counts the questions of the failed prompts that stand next to one without a gap.
-
-  Prompts next to each other, and not those that happened to fail one after the other: a refusal
-  comes at once, long before the replies to others. Samples of one question count once.
-  """
-  first = last = place
-  while first - 1 in failed:
-    first -= 1
-  while last + 1 in failed:
-    last += 1
-  return len({prompt.question for prompt in prompts[first : last + 1]})
-
-
 class _Halt:
-  """Tells all threads to ask no more."""
+  """Tells all threads to ask no more, by itself where the endpoint seems to be down."""
 
-  def __init__(self):
+  def __init__(self, name: str):
     self.event = threading.Event()
     self.reason: str | None = None
+    self._name = name
+    self._lock = threading.Lock()
+    self._failed = set[str]()  # questions since the last reply
+
+  def replied(self) -> None:
+    """Takes note that the endpoint answers."""
+    with self._lock:
+      self._failed.clear()
+
+  def failed(self, question: str, reason: str) -> None:
+    """Takes note of a question without a reply; samples of one count once."""
+    with self._lock:
+      self._failed.add(question)
+      if len(self._failed) >= _MOST_FAILURES:
+        self.because(
+          f"{self._name} gave no reply to {_MOST_FAILURES} questions in a row, the last time "
+          f"because: {reason}"
+        )
 
   def because(self, reason: str) -> None:
     self.reason = self.reason or reason

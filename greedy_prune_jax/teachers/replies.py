@@ -52,8 +52,8 @@ def collect_replies(
     finish: called with an item's id and its replies, in its prompts' order; is to store the item.
 
   Returns:
-    How many prompts there is no reply to; each is in the log and in `skipped.jsonl`. Their items
-    stay unfinished, and the next run asks for them again.
+    How many prompts there is no reply to; each is in the log and in `skipped.jsonl`, until a later
+    run gets its reply. Their items stay unfinished, and the next run asks for them again.
 
   Raises:
     UserError: a reply that is stored is one to another prompt.
@@ -81,6 +81,7 @@ def collect_replies(
       workdir.write_skipped({"place": "", "id": reply.id, "reason": reply.error})
       continue
     workdir.write_unfinished(reply.id, 1, reply.to_record() | {_PROMPT: digests[reply.id]})
+    workdir.drop_skipped(reply.id)
     replies[reply.id] = reply
     finish_if_whole(group_of[reply.id])
   return failed

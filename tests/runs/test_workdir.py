@@ -141,6 +141,26 @@ def test_skipped_inputs_are_recorded_once(tmp_path):
   assert (tmp_path / "skipped-00001.jsonl").exists()
 
 
+def test_what_was_left_out_is_recorded_until_it_is_finished(tmp_path):
+  path, busy = tmp_path / "skipped.jsonl", {"place": "", "id": "a", "reason": "is busy"}
+  repeated = {"place": "x.jsonl, line 7", "id": "a", "reason": "repeats an id"}
+  with open_workdir(tmp_path) as workdir:
+    workdir.write_skipped(busy)
+    workdir.write_skipped(busy | {"id": "b"})
+    workdir.write_skipped(repeated)
+  with open_workdir(tmp_path) as workdir:
+    workdir.write_finished({"id": "a"})
+    workdir.write_skipped(busy | {"id": "c"})
+    workdir.drop_skipped("b")
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+      repeated, busy | {"id": "c"}
+    ]  # fmt: skip
+    path.write_text(json.dumps(busy | {"id": "d"}) + "\n")
+  with open_workdir(tmp_path) as workdir:
+    workdir.write_finished({"id": "d"})
+  assert not path.exists()
+
+
 def test_another_config_is_refused_and_the_lock_released(tmp_path):
   with open_workdir(tmp_path) as workdir:
     workdir.write_unfinished("a", 1, {"order": [5]})

@@ -226,6 +226,7 @@ def test_samples_without_a_reply_are_told_and_asked_for_again(sample, tmp_path):
   again = ScriptedTeacher()
   assert sample(again) == 0
   assert {prompt.id for prompt in again.asked} == refused
+  assert not (tmp_path / "run" / "skipped.jsonl").exists()
 
 
 def test_seeds_depend_on_the_sample_alone(sample, config):

@@ -187,6 +187,31 @@ def test_it_gives_up_where_nothing_comes_and_keeps_what_came():
   assert len(server.requests) < 1 + 2 * 39
 
 
+def test_refused_prompts_end_nothing_even_if_a_resumed_run_has_no_others_left():
+  def respond(request, count):
+    if count:  # the first attempt
+      return refusal(400, "no", "content_filter")
+    return completion("", "content_filter")
+
+  with serving(respond) as server:
+    replies = write(make_teacher(server, max_attempts=2), prompts(20))
+  assert len(replies) == 20
+  assert all("400: no" in reply.error for reply in replies.values())
+  with serving(lambda *_: completion("4", "content_filter")) as server:
+    replies = write(make_teacher(server, max_attempts=2), prompts(20))
+  assert all("'content_filter' (2 attempts)" in reply.error for reply in replies.values())
+
+
+def test_failures_between_which_others_are_answered_end_nothing():
+  def respond(request, count):
+    number = int(request["messages"][-1]["content"].split()[-1])
+    return completion("yes") if number % 5 == 4 else refusal(500, "down")
+
+  with serving(respond) as server:
+    replies = write(make_teacher(server, max_attempts=1, concurrency=1), prompts(40))
+  assert sum(reply.error is None for reply in replies.values()) == 8
+
+
 def test_nobody_there():
   with serving(lambda *_: completion("yes")) as server:
     teacher = make_teacher(server, max_attempts=1)
