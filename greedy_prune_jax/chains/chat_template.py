@@ -32,7 +32,7 @@ _DATE_CODES = (  # all of strftime's
   *(f"%-{letter}" for letter in "dmyHIMSjeklCUWVu"),
   *(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVhDFTRengklPrCt%"),
 )
-_FIXED_DATE = (
+FIXED_DATE = (
   "{%- macro strftime_now(format) -%}{{ format"
   + "".join(f" | replace('{code}', '{_DAY.strftime(code)}')" for code in _DATE_CODES)
   + " }}{%- endmacro +%}"
@@ -79,6 +79,7 @@ class ChatTemplate:
       question.
     tail: text after the model's reply, such as `<|im_end|>` and a newline.
     layout: texts around the thinking of its model; None if it shows none.
+    reply_opening: text between a prompt that asks for no thinking and the reply.
   """
 
   tokenizer: PreTrainedTokenizerFast
@@ -86,7 +87,7 @@ class ChatTemplate:
   has_system_role: bool = dataclasses.field(init=False)
   tail: str = dataclasses.field(init=False)
   layout: ThinkingLayout | None = dataclasses.field(init=False)
-  _reply_opening: str = dataclasses.field(init=False)
+  reply_opening: str = dataclasses.field(init=False)
 
   def __post_init__(self):
     object.__setattr__(self, "has_system_role", self._keeps_system_text())
@@ -119,7 +120,7 @@ class ChatTemplate:
       messages[0]["content"] = f"{system}\n\n{question}"
     layout = thinking_form and self.layout_of(thinking_form)
     text = self._render(messages, add_generation_prompt=True, thinking=bool(layout))
-    return text + (layout.opening if layout else self._reply_opening)
+    return text + (layout.opening if layout else self.reply_opening)
 
   @property
   def stop_ids(self) -> list[int]:
@@ -137,7 +138,7 @@ class ChatTemplate:
     special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
     thinks = {"enable_thinking": thinking, "thinking": thinking}
     request = {
-      "template": _FIXED_DATE + self.source,
+      "template": FIXED_DATE + self.source,
       "messages": messages,
       "values": special | thinks | {"add_generation_prompt": add_generation_prompt},
     }
@@ -164,7 +165,7 @@ class ChatTemplate:
     prompt = self._render(messages[:1], add_generation_prompt=True)
     # Such as the channel that harmony names before a reply.
     opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
-    object.__setattr__(self, "_reply_opening", opening)
+    object.__setattr__(self, "reply_opening", opening)
     return tail
 
   def _find_layout(self) -> ThinkingLayout | None:

@@ -1,6 +1,5 @@
 """A student out of its checkpoint: as a model of ours, a Hugging Face folder, a PEFT adapter."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from safetensors.numpy import save
 
-from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
+from greedy_prune_jax.chains.chat_template import load_chat_template
+from greedy_prune_jax.chains.learnt_template import learnt_template
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.lora import (
   LoraConfig,
@@ -126,8 +126,8 @@ def export_student(
   See `load_student` for the arguments; it lies on the mesh as it did in training.
 
   Returns:
-    The folder, which transformers and other tools load; its tokenizer has the chat template that
-    the student was trained with.
+    The folder, which transformers and other tools load; its chat template asks as the student was
+    asked in training.
   """
   model, matrices = load_student(
     workdir, step, settings, mesh, fully_sharded=settings.fully_sharded
@@ -139,7 +139,7 @@ def export_student(
     return folder
   tokenizer = load_tokenizer(settings.student)
   template = load_chat_template(settings.chat_template, tokenizer)
-  tokenizer.chat_template = template.source + _opening(template, learnt_thinking(workdir))
+  tokenizer.chat_template = learnt_template(template, learnt_thinking(workdir))
   make_subfolder(folder)
   with explain_os_errors(folder):
     stop_ids = sorted({*template.stop_ids, *load_stop_ids(settings.student)})
@@ -147,17 +147,6 @@ def export_student(
     if settings.lora is not None:
       save_adapter(model.config, matrices, settings.lora, settings.student, workdir / ADAPTER)
   return folder
-
-
-def _opening(template: ChatTemplate, form_name: str | None) -> str:
-  """Jinja that opens a reply as a student that learnt to think was trained to go on.
-
-  Empty for one that did not, and where the template knows of thinking itself.
-  """
-  layout = template.layout_of(form_name)
-  if template.layout is not None or layout is None:
-    return ""
-  return f"{{% if add_generation_prompt %}}{{{{ {json.dumps(layout.opening)} }}}}{{% endif %}}"
 
 
 def save_adapter(

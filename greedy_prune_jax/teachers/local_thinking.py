@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.chat_template import ChatTemplate, ThinkingLayout
+from greedy_prune_jax.chains.learnt_template import thinks_by_itself
 from greedy_prune_jax.chains.segments import encode
 from greedy_prune_jax.chains.thinking_chains import AUTO, OFF, ON
 from greedy_prune_jax.errors import UserError
@@ -119,4 +120,4 @@ def _layout(template: ChatTemplate, mode: str, form_name: str | None) -> Thinkin
       "thinking=off, but this chat template opens every reply with a thinking tag; set "
       "thinking=auto, or another chat_template"
     )
-  return layout if mode == ON or (mode == AUTO and template.always_thinks) else None
+  return layout if mode == ON or (mode == AUTO and thinks_by_itself(template)) else None

@@ -114,11 +114,11 @@ def test_the_circle(run, tmp_path, name):
 
   asked = {"questions": f"gsm8k:{rows}", "split": "train", "num_questions": 0}
   lengths = {"max_new_tokens": 30, "max_thinking_tokens": 40}
-  models = f"('{tmp_path / 'student'}','base={tmp_path / 'model'}')"
+  export = tmp_path / "student" / "export"
+  models = f"('{tmp_path / 'student'}','base={tmp_path / 'model'}','export={export}')"
   run(job="evaluate", workdir="evaluation", models=models, **asked, **lengths)
   check_evaluation(tmp_path / "evaluation")
 
-  export = tmp_path / "student" / "export"
   how = {"teacher": export, "thinking": "on", "num_samples": 1, "temperature": 0}
   run(job="sample", workdir="sampled", **asked, **how, **lengths)
   sampled = {chain.question: chain for chain in read_chains(str(tmp_path / "sampled"))}
@@ -172,8 +172,13 @@ def check_answers_from_pruned(run, folder, records, model, tokenizer):
 
 
 def check_evaluation(folder):
-  """The student thinks, ends it and is right; the tables say so."""
-  records = [record for record in read_evaluation(folder) if record["model"] == "student"]
+  """The student thinks, ends it and is right, its export too; the tables say so."""
+  of_model = {name: [] for name in ("student", "base", "export")}
+  for record in sorted(read_evaluation(folder), key=lambda record: record["question_id"]):
+    of_model[record["model"]].append(record)
+  records = of_model["student"]
+  exported = [record["samples"] for record in of_model["export"]]
+  assert exported == [record["samples"] for record in records]
   for record in records:
     (sample,) = record["samples"]
     assert sample["correct"]
