@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
   # A file's own names of question, response, ...: see ColumnSettings for each.
   config.columns = config_dict.ConfigDict(ColumnSettings.defaults())
   config.num_chains = 0  # the first by their ids; 0: all, but 4 of the endless gsm_symbolic
-  config.num_validation = 0  # held-out chains; their ids and the seed alone decide which
+  config.num_validation = 0  # held-out chains, with all others of their questions
   # Shares of the reasoning to keep; 1: all, 0: the answer only. Of several, each epoch draws one
   # for each chain.
   config.keep_ratios = (0.5,)

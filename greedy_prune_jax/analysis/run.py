@@ -39,7 +39,7 @@ from greedy_prune_jax.chains.categories import Annotator, Labels
 from greedy_prune_jax.chains.category_rules import offline_annotator
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.reading import read_pruned, run_of
+from greedy_prune_jax.chains.reading import read_pruned, run_of, warn_of_unfinished
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
@@ -158,6 +158,7 @@ def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Sourc
 def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
   if name != Path(name).name or name in ("", ".", ".."):
     raise UserError(f"the name {name!r} of a run cannot be a file's name; set --config.names")
+  warn_of_unfinished(path)
   chains = list(itertools.islice(read_pruned(path), settings.num_chains or None))
   if not chains:
     raise UserError(f"{path} holds no finished chains yet")

@@ -14,6 +14,7 @@ from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, 
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS
 from greedy_prune_jax.chains.sources import HUB, Row, file_rows, open_rows
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.config import config_of
 from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.jsonl import parse_line, read_lines
 from greedy_prune_jax.runs.records import Record
@@ -152,15 +153,31 @@ def read_pruned(source: str | Path) -> Iterator[PrunedChain]:
   """Yields the pruned chains of a workdir, or of one of its files.
 
   Raises:
-    UserError: there are none (at once), or a line is not a pruned chain; the message names it.
+    UserError: there are none (at once), or a line is not a pruned chain or has the id of another;
+      the message names it.
   """
   path = user_path(source)
   files = [path] if path.is_file() else _workdir_files(path) or sorted(path.glob("*.jsonl"))
   if not files:
     raise UserError(f"{source} holds no pruned chains; expected the workdir of a prune run")
-  return (
-    _pruned_of_line(file, *line) for file in files for line in read_lines(file, drop_torn=True)
-  )
+  return _pruned_of_files(files)
+
+
+def unfinished_note(source: str | Path) -> str:
+  """Says that a source is a run that is not complete, with numbers; empty where it is no such."""
+  folder = run_of(source)
+  if not (folder / "unfinished").is_dir() or not (folder / "config.json").is_file():
+    return ""
+  done = sum(1 for file in _workdir_files(folder) for _ in read_lines(file, drop_torn=True))
+  wanted = config_of(folder).get("num_chains") or "all"
+  return f"the run was not complete: it had {done} chains then, of num_chains={wanted}"
+
+
+def warn_of_unfinished(source: str | Path) -> str:
+  """Logs `unfinished_note`, and returns it."""
+  if note := unfinished_note(source):
+    logging.warning("%s: %s; the rest is missing here", source, note)
+  return note
 
 
 def run_of(source: str | Path) -> Path:
@@ -173,6 +190,17 @@ def run_of(source: str | Path) -> Path:
   folder = path.parent if path.is_file() else path
   is_part = folder.name == "pruned" and (folder.parent / "config.json").is_file()
   return folder.parent if is_part else path
+
+
+def _pruned_of_files(files: Iterable[Path]) -> Iterator[PrunedChain]:
+  """The pruned chains of files, each id once."""
+  places: dict[str, str] = {}  # of each id
+  for file in files:
+    for number, line in read_lines(file, drop_torn=True):
+      pruned, place = _pruned_of_line(file, number, line), f"{file}, line {number}"
+      if (known := places.setdefault(pruned.chain.id, place)) != place:
+        raise UserError(f'{place}: repeats the id "{pruned.chain.id}" of {known}; remove one')
+      yield pruned
 
 
 def _pruned_of_line(file: Path, number: int, line: bytes) -> PrunedChain:

@@ -15,10 +15,11 @@ from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios, told_question
-from greedy_prune_jax.chains.reading import read_chains, read_pruned
+from greedy_prune_jax.chains.reading import read_chains, read_pruned, warn_of_unfinished
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.chains.thinking_chains import AUTO, MODES, OFF, find_thinking, fit_chain
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.settings import JobSettings, check_choice, check_least
 
 
@@ -140,6 +141,8 @@ def read_texts(
   Raises:
     UserError: nothing usable at `source`, or it was not pruned as far as a keep ratio asks.
   """
+  if split_source(source) is None and user_path(source).exists():
+    warn_of_unfinished(source)
   texts: Iterable[tuple[Chain, dict[float, str | None]]]
   if set(keep_ratios) <= {0.0, 1.0}:
     wanted = num_chains if split_source(source) is not None else 0
@@ -205,21 +208,23 @@ def make_examples(
 ) -> ExampleSet:
   """Examples of all chains.
 
-  Which chains are held out depends on nothing but their ids and the seed, so that runs on the same
-  chains, pruned in other ways, hold out the same; nor does the order of files matter.
+  Which chains are held out depends on nothing but their ids and questions and the seed, so that
+  runs on the same chains, pruned in other ways, hold out the same; nor does the order of files
+  matter. No question is both trained on and validated with.
 
   Args:
     texts: texts from `read_texts`.
     tokenizer: the student's.
     template: the student's.
-    num_validation: chains to hold out.
+    num_validation: chains to hold out, at least: those of one question go together.
     seed: decides which.
 
   Raises:
     UserError: no example is left to train on, or none of those that were to be held out.
   """
   chains = sorted(texts, key=lambda item: _place(item[0].id, seed))
-  groups, left_out = [], []
+  held = _held_questions([chain for chain, _ in chains], num_validation)
+  trained, validated, left_out = [], [], []
   for chain, reasonings in chains:
     group = []
     for ratio, text in reasonings.items():
@@ -234,15 +239,15 @@ def make_examples(
         continue
       reason = f"it has {len(example)} tokens, more than the max_length of {settings.max_length}"
       left_out.append(LeftOut(example.id, reason))
-    groups.append(tuple(group))
-  train = tuple(group for group in groups[num_validation:] if group)
+    (validated if chain.question in held else trained).append(tuple(group))
+  train = tuple(group for group in trained if group)
   if not train:
     raise UserError(
-      f"there is nothing to train on: of {len(chains)} chains {num_validation} are held out for "
+      f"there is nothing to train on: of {len(chains)} chains {len(validated)} are held out for "
       f"validation, and {len(left_out)} examples are left out"
       + (f" ({left_out[0].id}: {left_out[0].reason})" if left_out else "")
     )
-  held_out = tuple(example for group in groups[:num_validation] for example in group)
+  held_out = tuple(example for group in validated for example in group)
   if num_validation and not held_out:
     raise UserError(
       f"there is nothing to validate on: all examples of the num_validation={num_validation} "
@@ -250,6 +255,19 @@ def make_examples(
       f"more"
     )
   return ExampleSet(train, held_out, tuple(left_out))
+
+
+def _held_questions(chains: Sequence[Chain], num_validation: int) -> set[str]:
+  """The questions of the first chains, until those have the number of chains that is wanted."""
+  counts = collections.Counter(chain.question for chain in chains)
+  held, num_held = set(), 0
+  for chain in chains:
+    if num_held >= num_validation:
+      break
+    if chain.question not in held:
+      held.add(chain.question)
+      num_held += counts[chain.question]
+  return held
 
 
 def _place(chain_id: str, seed: int) -> str:

@@ -44,7 +44,13 @@ class Counts:
 
 
 def write_card(
-  folder: Path, title: str, source: str, license_name: str, config: Record, counts: Counts
+  folder: Path,
+  title: str,
+  source: str,
+  license_name: str,
+  config: Record,
+  counts: Counts,
+  note: str = "",
 ) -> None:
   """Writes `README.md`.
 
@@ -53,6 +59,7 @@ def write_card(
     license_name: the source's licence, as the hub names licences.
     config: config of the run that pruned; empty where it is not known.
     counts: numbers of the chains.
+    note: says that the run was not complete; or empty.
   """
   data = DatasetCardData(
     license=license_name,
@@ -80,6 +87,7 @@ def write_card(
     chains=counts.chains,
     rows=counts.rows,
     torn=_TORN.format(counts.torn) if counts.torn else "",
+    note=f"\nNot all chains are here: {note}.\n" if note else "",
     how="\n".join(f"| {name} | {_cell(value)} |" for name, value in how.items()),
     tokens="\n".join(rows),
   )
@@ -98,7 +106,7 @@ _CARD = """\
 Chains of thought from {source}, with the reasoning tokens that the model below needs least left
 out. Made by greedy_prune_jax; greedy pruning by likelihood is arXiv 2601.03066. The questions,
 chains and answers are under the licence of their source: {license}.
-
+{note}
 | pruned by | |
 | --- | --- |
 {how}

@@ -18,7 +18,7 @@ from absl import logging
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, split_source
-from greedy_prune_jax.chains.reading import read_pruned, run_of
+from greedy_prune_jax.chains.reading import read_pruned, run_of, warn_of_unfinished
 from greedy_prune_jax.chains.sources import HUB, split_hub
 from greedy_prune_jax.chains.thinking import find_form
 from greedy_prune_jax.errors import UserError
@@ -70,6 +70,7 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
   """
   config = config_of(run_of(settings.pruned))
   _check_folder(folder)
+  note = warn_of_unfinished(settings.pruned)
   make_folder(folder / "data")
   counts = Counts()
   _write(folder / "data" / "chains.parquet", CHAINS, _chain_rows(settings, counts))
@@ -77,7 +78,7 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
   source = settings.source or str(config.get("chains", "")) or settings.pruned
   license_name = settings.license or find_license(source)
   title = settings.title or settings.push.rpartition("/")[2] or folder.name
-  write_card(folder, title, source, license_name, config, counts)
+  write_card(folder, title, source, license_name, config, counts, note)
   told = f"{counts.chains} chains, {counts.rows} rows of messages in {folder}"
   if counts.torn:
     told += f", without {counts.torn} texts that hold a part of a character"

@@ -4,7 +4,13 @@ import sys
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.reading import read_chains, read_pruned, run_of
+from greedy_prune_jax.chains.reading import (
+  read_chains,
+  read_pruned,
+  run_of,
+  unfinished_note,
+  warn_of_unfinished,
+)
 from greedy_prune_jax.errors import UserError
 
 OWN = {"id": "a", "question": "6 * 7?", "reasoning": "6 * 7 = 42\n", "answer": '{"answer": "42"}'}
@@ -92,6 +98,24 @@ def test_read_pruned_names_the_line_that_is_no_pruned_chain(tmp_path):
   path = write_jsonl(tmp_path / "x.jsonl", OWN | RESULTS, OWN)
   with pytest.raises(UserError, match=r'x.jsonl, line 2: lacks the key "reasoning_ids"'):
     list(read_pruned(path))
+
+
+def test_a_pruned_chain_that_comes_twice_is_named(tmp_path):
+  one = write_jsonl(tmp_path / "1.jsonl", OWN | RESULTS | {"id": "b"}, OWN | RESULTS)
+  write_jsonl(tmp_path / "2.jsonl", OWN | RESULTS)
+  with pytest.raises(UserError, match=rf'2.jsonl, line 1: repeats the id "a" of {one}, line 2'):
+    list(read_pruned(tmp_path))
+
+
+def test_a_run_that_is_not_complete_is_told_of(tmp_path, caplog):
+  write_jsonl(tmp_path / "config.json", {"num_chains": 5})
+  file = write_jsonl(tmp_path / "pruned" / "process-00000.jsonl", OWN | RESULTS)
+  assert (unfinished_note(tmp_path), unfinished_note("gsm8k")) == ("", "")
+  (tmp_path / "unfinished").mkdir()
+  for source in (tmp_path, file, tmp_path / "pruned"):
+    note = warn_of_unfinished(source)
+    assert note == "the run was not complete: it had 1 chains then, of num_chains=5"
+    assert f"{source}: {note}; the rest is missing here" in caplog.text
 
 
 def test_num_chains_stops_before_later_lines_are_looked_at(tmp_path):

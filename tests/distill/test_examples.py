@@ -60,7 +60,8 @@ def form(**changes):
 
 
 def texts(*ids, ratios=(1.0,)):
-  return iter([(chain(i), dict.fromkeys(ratios, "7.")) for i in ids])
+  chains = [dataclasses.replace(chain(i), question=f"{i}: 3 + 4?") for i in ids]
+  return iter([(c, dict.fromkeys(ratios, "7.")) for c in chains])
 
 
 def test_an_example_is_the_students_chat_and_the_loss_is_on_its_reply(tokenizer, template):
@@ -108,7 +109,7 @@ def test_examples_are_known_by_their_tokens(tokenizer, template, held_out):
   """Chains that were pruned again to the same lengths are others."""
 
   def fingerprint(text):
-    chains = [(chain(i), {0.5: text}) for i in "ab"]
+    chains = [(c, {0.5: text}) for c, _ in texts("a", "b")]
     return make_examples(
       chains, form(keep_ratios=(0.5,)), tokenizer, template, num_validation=held_out
     ).fingerprint
@@ -175,6 +176,21 @@ def test_held_out_chains_depend_on_ids_and_seed_alone(tokenizer, template):
   assert len({frozenset(held_out(*ids, seed=seed)) for seed in range(8)}) > 1
 
 
+def test_no_question_is_both_trained_on_and_validated_with(tokenizer, template):
+  chains = [
+    dataclasses.replace(chain(f"{question}/{i}"), question=f"{question} + 4?")
+    for question in range(4)
+    for i in range(3)
+  ]
+  for wanted, held in ((1, 3), (3, 3), (4, 6)):
+    both = [(c, {1.0: "7."}) for c in chains]
+    made = make_examples(both, form(), tokenizer, template, num_validation=wanted)
+    validated = {e.id.split("/")[0] for e in made.validation}
+    assert len(made.validation) == held
+    assert not validated & {e.id.split("/")[0] for group in made.train for e in group}
+    assert len(made.train) == 12 - held
+
+
 def test_too_long_ones_are_left_out_and_named(tokenizer, template):
   lengths = [
     len(make_example(chain(), text, 1.0, tokenizer, template)) for text in ("7.", "7." * 50)
@@ -225,7 +241,9 @@ def test_no_student_learns_parts_of_characters(tokenizer, template, tmp_path, de
 def test_held_out_chains_that_are_all_too_long_are_told(tokenizer, template):
   made = make_examples(texts("a", "b"), form(), tokenizer, template, num_validation=1)
   (held_out,) = made.validation
-  longer = [(chain(i), {1.0: "7." * (50 if held_out.id == f"{i}@1.0" else 1)}) for i in "ab"]
+  longer = [
+    (c, {1.0: "7." * (50 if held_out.id == f"{c.id}@1.0" else 1)}) for c, _ in texts("a", "b")
+  ]
   short = form(max_length=len(held_out))
   with pytest.raises(UserError, match=r"nothing to validate on: all .* num_validation=1 chains"):
     make_examples(longer, short, tokenizer, template, num_validation=1)

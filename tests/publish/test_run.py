@@ -77,6 +77,17 @@ def test_texts_that_no_model_could_write_are_no_conversations(publish, tmp_path)
   assert len(datasets.load_dataset(str(folder), "chains", split="train")[0]["pruned"]) == 2
 
 
+def test_the_card_of_a_run_that_is_not_complete_says_so(publish, tmp_path):
+  folder, _ = publish(license="mit")
+  assert "Not all chains" not in (folder / "README.md").read_text()
+  (tmp_path / "run" / "unfinished").mkdir()
+  folder, _ = publish(license="mit")
+  said = (
+    "\n\nNot all chains are here: the run was not complete: it had 2 chains then, of num_chains"
+  )
+  assert said in (folder / "README.md").read_text()
+
+
 def test_thinking_stands_between_its_tags(publish, tmp_path):
   record = FIRST | {
     "reasoning": "6 * 7 = 42",

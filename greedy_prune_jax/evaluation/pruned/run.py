@@ -17,7 +17,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.pruned_answers import OUTPUT
-from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.reading import read_pruned, warn_of_unfinished
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
@@ -85,6 +85,7 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
 def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
   """Texts to evaluate, by ids that are unique over all runs."""
   for run, folder in settings.runs.items():
+    warn_of_unfinished(folder)
     chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
     for pruned in chains[: settings.num_chains or None]:
       item_id = f"{run}/{pruned.chain.id}"
