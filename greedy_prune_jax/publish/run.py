@@ -69,6 +69,7 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
       or cannot be written, or the hub refuses it.
   """
   config = config_of(run_of(settings.pruned))
+  is_anew = (folder / "README.md").exists()
   _check_folder(folder)
   note = warn_of_unfinished(settings.pruned)
   make_folder(folder / "data")
@@ -83,6 +84,11 @@ def run_publish(settings: PublishSettings, folder: Path) -> str:
   if counts.torn:
     told += f", without {counts.torn} texts that hold a part of a character"
   told += f"; licence {license_name}"
+  if is_anew:
+    told += (
+      "\n`datasets` keeps what it loaded of this folder before, and its size; load it with "
+      'download_mode="force_redownload", verification_mode="no_checks"'
+    )
   return f"{told}\n{push(folder, settings.push, settings.private)}" if settings.push else told
 
 

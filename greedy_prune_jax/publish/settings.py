@@ -30,5 +30,7 @@ class PublishSettings(JobSettings):
           f"keep_ratios={self.keep_ratios} has {ratio!r}; expected numbers above 0, up to 1 (all "
           f"of the reasoning), or () for those that were asked for when the chains were pruned"
         )
+    if len(set(self.keep_ratios)) < len(self.keep_ratios):
+      raise UserError(f"keep_ratios={self.keep_ratios} repeats a ratio")
     if self.push and not _REPO.fullmatch(self.push):
       raise UserError(f"push={self.push!r}; expected ORG/NAME, or nothing to push nothing")

@@ -77,6 +77,25 @@ def test_texts_that_no_model_could_write_are_no_conversations(publish, tmp_path)
   assert len(datasets.load_dataset(str(folder), "chains", split="train")[0]["pruned"]) == 2
 
 
+def test_a_ratio_that_is_repeated_is_refused(publish):
+  with pytest.raises(UserError, match=r"keep_ratios=\(0.5, 0.5\) repeats a ratio"):
+    publish(keep_ratios=(0.5, 0.5))
+
+
+def test_whoever_publishes_again_is_told_of_the_copy_that_datasets_keeps(publish, tmp_path):
+  folder, said = publish(license="mit")
+  assert "force_redownload" not in said
+  assert len(datasets.load_dataset(str(folder), split="train")) == 4
+  write_jsonl(tmp_path / "run" / "pruned" / "process-00000.jsonl", FIRST)
+  folder, said = publish(license="mit")
+  assert said.endswith(
+    'load it with download_mode="force_redownload", verification_mode="no_checks"'
+  )
+  how = {"download_mode": "force_redownload", "verification_mode": "no_checks"}
+  again = datasets.load_dataset(str(folder), split="train", **how)
+  assert len(again) == 2
+
+
 def test_the_card_of_a_run_that_is_not_complete_says_so(publish, tmp_path):
   folder, _ = publish(license="mit")
   assert "Not all chains" not in (folder / "README.md").read_text()
