@@ -18,6 +18,7 @@ from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
 from greedy_prune_jax.distill.workdir import learnt_thinking
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.names import split_name
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
@@ -104,9 +105,7 @@ def parse_entries(models: Sequence[str]) -> list[Entry]:
 
 
 def _parse_entry(text: str) -> Entry:
-  name, is_named, place = text.partition("=")
-  if not is_named:
-    name, place = "", text
+  name, place = split_name(text, is_place=_is_place)
   before, is_split, which = place.rpartition("@")
   if is_split and _is_student(before):
     place = before
@@ -117,6 +116,12 @@ def _parse_entry(text: str) -> Entry:
   if not name:
     name = Path(place).name if user_path(place).exists() else place
   return Entry(name, place, which)
+
+
+def _is_place(text: str) -> bool:
+  """Tells whether there is such a file or folder, also where checkpoints are named behind an @."""
+  places = {text, text.rpartition("@")[0]} - {""}
+  return any(user_path(place).expanduser().exists() for place in places)
 
 
 def _is_student(place: str) -> bool:

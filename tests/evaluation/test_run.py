@@ -199,6 +199,18 @@ def test_which_checkpoint(base, tmp_path):
   assert [entry.is_student for entry in entries] == [True, True, True, False]
 
 
+def test_a_place_that_is_there_has_no_name_in_it(tmp_path):
+  place = tmp_path / "lr=3e-5"
+  place.mkdir()
+  for text, name in ((f"{place}", "lr=3e-5"), (f"a={place}", "a")):
+    [entry] = parse_entries([text])
+    assert (entry.name, entry.place, entry.which) == (name, str(place), "")
+  (place / "config.json").write_text('{"student": "m", "chains": "c"}')
+  for text, which in ((f"{place}", "last"), (f"{place}@best", "best")):
+    [entry] = parse_entries([text])
+    assert (entry.name, entry.place, entry.which) == ("lr=3e-5", str(place), which)
+
+
 @pytest.mark.slow
 def test_a_student_in_the_users_folder(base, tmp_path, monkeypatch, evaluate):
   train(base, tmp_path / "student")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from greedy_prune_jax.chains.reading import run_of
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.names import split_name
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.settings import check_least
 from greedy_prune_jax.teachers.settings import WritingJobSettings
 
@@ -43,7 +45,6 @@ class EvaluatePrunedSettings(WritingJobSettings):
     """Workdirs of prune runs, by the names that they go by: NAME of `NAME=DIR`, or the folder's."""
     named = {}
     for entry in self.pruned:
-      name, is_named, folder = entry.partition("=")
-      path = Path(folder if is_named else entry)
-      named[name if is_named else run_of(path).name] = path
+      name, folder = split_name(entry, is_place=lambda text: user_path(text).exists())
+      named[name or run_of(folder).name] = Path(folder)
     return named

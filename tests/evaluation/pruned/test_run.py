@@ -328,3 +328,10 @@ def test_chains_of_one_question_count_as_one():
   assert pruned_pairs_table(copied).rows == pruned_pairs_table(once).rows
   mixed = [{k: v for k, v in copied[0].items() if k != "question"}, *copied[1:]]
   assert pruned_accuracy_table(mixed).rows[1][4] < shares[1][2], "then by chain"
+
+
+def test_a_run_whose_folder_has_an_equals_sign_in_its_name(tmp_path):
+  place = tmp_path / "lr=3e-5"
+  place.mkdir()
+  config = config_of(str(place)) | {"pruned": (str(place), f"a={tmp_path}")}
+  assert EvaluatePrunedSettings.from_config(config).runs == {"lr=3e-5": place, "a": tmp_path}
