@@ -6,7 +6,8 @@ A line of `decomposed`, `edited` or `written` holds
     steps       of the thinking: their texts (joined they are it) and skills
     edits       from `edit` on: steps (from 0), action, new text
     text        of `write`: the new thinking
-    invented    of `write`: numbers that nobody gave it, see `invented_numbers`
+    invented    of `edit` and `write`: numbers in the new thinking that nobody gave it, see
+                `invented_numbers`; `edit` of earlier versions lacks it
     failed      null, or the stage and the reason for which the chain stays as it was
     refused     reason and complaint of each reply that this stage refused
     num_tokens  that this stage's replies took, where the teacher tells

@@ -127,7 +127,10 @@ def _read_edits(item: Item, reply: Record) -> Record:
     )
   if not any(edited_texts(item.steps, edits)):
     raise RefusedReplyError("nothing_left", "every step is deleted; what is needed must stay")
-  return {"edits": [edit.to_record() for edit in edits]}
+  return {
+    "edits": [edit.to_record() for edit in edits],
+    "invented": invented_numbers(edited_text(item.steps, edits), item.source),
+  }
 
 
 def _read_edit(item: Item, reply: Record) -> Edit:

@@ -229,7 +229,7 @@ def _lengths_row(stage: Stage, records: Sequence[Record]) -> tuple:
   before = sum(len(split_thinking(record["chain"]["reasoning"]).text) for record in records)
   after = sum(len(new_text(record, stage)) for record in records)
   invented: list[int | None] = [None, None]
-  if stage is WRITE:
+  if all("invented" in record for record in records):  # `edit` of earlier versions lacks it
     counts = [len(record["invented"]) for record in records]
     invented = [sum(counts), sum(map(bool, counts))]
   return (stage.name, len(records), before, after, round(after / before, 3), *invented)

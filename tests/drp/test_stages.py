@@ -42,12 +42,18 @@ def test_decompose_gives_the_chains_own_text_and_skills():
 
 
 def test_edits_are_read_by_index():
-  (found,) = read(EDIT, item_before(EDIT), forms.GOOD["edit"]).values()
+  found, invented = read(EDIT, item_before(EDIT), forms.GOOD["edit"]).values()
+  assert invented == []
   assert [(edit["steps"], edit["action"]) for edit in found] == [
     ([0, 1], "merge"),
     ([2], "delete"),
     ([3], "shorten"),
   ]
+
+
+def test_numbers_of_edits_are_checked():
+  edit = forms.edits((*forms.EDITS[:2], ([4], "shorten", "So 31.")))
+  assert read(EDIT, item_before(EDIT), edit)["invented"] == ["31"]
 
 
 def test_a_chain_is_written_and_its_numbers_are_checked():
