@@ -50,9 +50,8 @@ def get_config(mode: str = "") -> config_dict.ConfigDict:
   config.num_chains = 64  # none of whose questions is in a test
   config.max_reasoning_tokens = 40  # of the pruner; longer ones are not taken; 0: no limit
   config.chains_seed = 0  # of a question set's order
-  # Every seed of the students has chains and a ranking_seed of its own, and they are pruned anew; the
-  # seed by which chains are drawn is then chains_seed plus the student's. False: all have the same
-  # chains.
+  # Every seed of the students has chains and a ranking_seed of its own, which are pruned anew; the
+  # seed by which chains are drawn is then chains_seed plus the student's. False: all have the same.
   config.fresh_chains = False
 
   # The base model.
