@@ -1,11 +1,12 @@
 """Ranking by the order that another run found, such as that of a smaller pruner."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chain import PrunedChain, num_kept, unit_starts
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
@@ -15,6 +16,7 @@ from greedy_prune_jax.rankings.interface import (
   RankTokens,
   UnrankedError,
   by_importance,
+  order_of_units,
 )
 
 
@@ -24,19 +26,21 @@ class _Known(NamedTuple):
   Attributes:
     reasoning: the chain's, whole.
     reached: the lowest keep ratio.
-    left_at: tokens that had left when each character's own did.
+    left_at: tokens that had left when each character's own did; `stayed` for those that never left.
+    stayed: number of the run's reasoning tokens.
   """
 
   reasoning: str
   reached: float
   left_at: Int[np.ndarray, " C"]
+  stayed: int
 
   @classmethod
   def of(cls, pruned: PrunedChain) -> "_Known":
     lengths = [len(token) for token in pruned.reasoning_tokens]
     left_at = np.repeat(pruned.gone_before, lengths).astype(np.int32)
     reached = min(map(float, pruned.pruned), default=1.0)
-    return cls(pruned.chain.reasoning, reached, left_at)
+    return cls(pruned.chain.reasoning, reached, left_at, len(pruned.reasoning_ids))
 
 
 def other_run(model: Model, settings: RankingSettings) -> RankTokens:
@@ -49,7 +53,7 @@ def other_run(model: Model, settings: RankingSettings) -> RankTokens:
   Raises:
     UserError: the run cannot be read.
     UnrankedError: raised by `rank`: the run has no such chain, or did not delete as much of it as
-      is wanted here.
+      is wanted here. Of equal keep ratios another tokenizer's tokens may hold more characters.
   """
   folder = settings.other_run
   known = {pruned.chain.id: _Known.of(pruned) for pruned in read_pruned(folder)}
@@ -73,9 +77,39 @@ def other_run(model: Model, settings: RankingSettings) -> RankTokens:
     # A character that is spelled by several tokens counts for the one that carries its text; the
     # others stay with what is before them.
     means = [found.left_at[start:end].mean() if end > start else np.nan for start, end in spans]
-    return RankedTokens(by_importance(_filled(np.array(means))))
+    importance = _filled(np.array(means))
+    order = by_importance(importance)
+    tied = _tied_units(order, importance >= found.stayed, chain.sizes, lowest)
+    if tied:
+      raise UnrankedError(
+        f"chain {chain.chain_id}: keep ratio {lowest:g} would delete {tied} of "
+        f"{len(chain.sizes)} units of text that never left in {folder} and has no order there; "
+        f"expected a run with a keep ratio below {found.reached:g}, or higher keep_ratios here"
+      )
+    return RankedTokens(order)
 
   return rank
+
+
+def _tied_units(
+  order: Sequence[int], stayed: Bool[np.ndarray, " N"], sizes: Sequence[int], lowest: float
+) -> int:
+  """Number of units without any token that left in the other run which leave here all the same.
+
+  Args:
+    order: all N positions, first deleted first.
+    stayed: True for tokens whose characters all stayed.
+    sizes: number of tokens of each unit.
+    lowest: the lowest keep ratio.
+  """
+  size_at = dict(zip(unit_starts(sizes), sizes, strict=True))
+  by_units = order_of_units(order, sizes)
+  gone = tied = 0
+  while len(order) - gone > num_kept(len(order), lowest):
+    unit = by_units[gone : gone + size_at[by_units[gone]]]
+    tied += bool(stayed[unit].all())
+    gone += len(unit)
+  return tied
 
 
 def _filled(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

@@ -94,6 +94,22 @@ def test_tokens_of_another_tokenizer_leave_as_their_characters_did(tmp_path):
   assert _order(path, ("", "So", " ", "", "it is ", "12.")) == [0, 1, 2, 3, 4, 5]
 
 
+def test_what_stayed_in_the_other_run_is_not_deleted_from_the_left(tmp_path):
+  # Half of the 4 tokens there are 4 of 13 characters; what half of 5 tokens deletes are 8.
+  path = _pruned(tmp_path, ["abcdefg ", "h ", "i ", "j"], [1, 2], "0.5")
+  tokens = ("abcd", "efg ", "h ", "i ", "j")
+  assert _order(path, tokens, (0.6,))[:2] == [2, 3]
+  message = r"keep ratio 0.5 would delete 1 of 5 units .*other\.jsonl .* keep ratio below 0.5"
+  with pytest.raises(UnrankedError, match=message):
+    _order(path, tokens)
+  settings = RankingSettings(other_run=str(path), keep_ratios=(0.5,))
+  rank = RANKINGS["other_run"].make(Model.__new__(Model), settings)
+  chain = RankingInput("c", random_segments(0, 61, (5, 5, 3)), tokens, (2, 2, 1))
+  with pytest.raises(UnrankedError, match="would delete 1 of 3 units"):
+    rank(chain)
+  assert rank(chain._replace(unit_sizes=(2, 3))).order[:2] == [2, 3]
+
+
 def test_what_the_other_run_does_not_have_is_said(tmp_path):
   path = _pruned(tmp_path, ["a ", "b ", "c"], [1, 0], "0.5")
   with pytest.raises(UnrankedError, match=r"chain c has another reasoning in .*other\.jsonl"):
