@@ -21,7 +21,7 @@ from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, mesh_of, weight_shardings
 from greedy_prune_jax.pruning.run import check_attention, search_tasks
 from greedy_prune_jax.pruning.settings import PruneSettings
-from greedy_prune_jax.pruning.tasks import PruneTask, make_tasks, usable_tasks
+from greedy_prune_jax.pruning.tasks import PruneTask, make_tasks
 from greedy_prune_jax.rankings.steps import score_without, unit_positions
 
 _VIEWER_HEIGHT = 640  # CSS pixels, in a notebook
@@ -207,8 +207,8 @@ class Pruner:
     ids = [chain.id for chain in chains]
     if not chains or len(set(ids)) < len(ids):
       raise UserError(f"chains with the ids {ids}; expected at least one, and each id once")
-    tasks = list(make_tasks(chains, settings, self.tokenizer, {}, skip=None))
-    return usable_tasks(tasks, settings, self.model.config.max_positions, skip=None)
+    context = self.model.config.max_positions
+    return list(make_tasks(chains, settings, self.tokenizer, context, {}, skip=None))
 
 
 def load(

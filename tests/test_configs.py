@@ -39,7 +39,7 @@ def test_a_file_of_chains_is_taken_whole(tmp_path):
   path = str(write_chains(tmp_path / "chains.jsonl", EIGHT))
   make_model(tmp_path / "model")
   tokenizer = load_tokenizer(str(tmp_path / "model"))
-  tasks = read_tasks(prune_settings(chains=path), tokenizer, {}, None)
+  tasks = read_tasks(prune_settings(chains=path), tokenizer, 4096, {}, None)
   assert [task.chain.id for task in tasks] == [chain["id"] for chain in EIGHT]
   assert len(list(read_chains(path))) == len(read_texts(path, (1.0,))) == 8
 
@@ -59,7 +59,7 @@ def test_of_a_set_without_end_all_jobs_take_the_same_few(source, tmp_path):
   tokenizer = load_tokenizer(str(tmp_path / "model"))
   for limit in (0, 10_000):
     settings = prune_settings(chains=source, max_reasoning_tokens=limit)
-    assert len(list(read_tasks(settings, tokenizer, {}, None))) == NUM_GENERATED
+    assert len(list(read_tasks(settings, tokenizer, 4096, {}, None))) == NUM_GENERATED
   assert len(list(read_chains(source))) == len(load_questions(source)) == NUM_GENERATED
   assert len(read_texts(source, (1.0,))) == NUM_GENERATED
   few = {"split": "test", "num_questions": 0, "seed": 0}

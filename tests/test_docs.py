@@ -135,7 +135,7 @@ def test_readmes_command_for_a_reasoning_models_chains_reads_them_from_the_hub(m
   )
   settings = PruneSettings.from_config(command.settings().to_dict())
   tokenizer = byte_level(thinking_templates.R1)
-  tasks = list(read_tasks(settings, tokenizer, {}, None))
+  tasks = list(read_tasks(settings, tokenizer, 4096, {}, None))
   assert [task.chain.id for task in tasks] == ["u/0", "u/0/2"]
   assert asked == [("open-r1/OpenR1-Math-220k", "default", {"split": "train", "streaming": True})]
   assert {task.chain.reasoning for task in tasks} == {"Six sevens."}

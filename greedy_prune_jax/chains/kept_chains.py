@@ -18,31 +18,28 @@ KEY = "pruned_from"
 Span = tuple[int, int]  # characters from the first up to, and without, the second
 
 
-def read_kept(
-  source: str, keep_ratio: float, *, num_chains: int = 0, on_bad: OnBad | None = None
-) -> Iterator[Chain]:
+def read_kept(source: str, keep_ratio: float, *, on_bad: OnBad | None = None) -> Iterator[Chain]:
   """Yields what a prune run left of its chains at a keep ratio.
 
   Args:
     source: the run's workdir, or one of its files.
     keep_ratio: one that the run went down to, asked for then or not.
-    num_chains: stop after so many good ones; 0 for all.
     on_bad: called with every chain of which too little is left, which is then left out.
 
   Raises:
     UserError: there are no pruned chains, or, without `on_bad`, one was not pruned so far.
   """
 
-  def kept() -> Iterator[Chain]:
-    for pruned in read_pruned(source):
-      try:
-        yield kept_chain(pruned, keep_ratio, source)
-      except UserError as error:
-        if on_bad is None:
-          raise
-        on_bad(BadChain(place=source, id=pruned.chain.id, reason=str(error)))
+  def kept(pruned: PrunedChain) -> Chain | None:
+    try:
+      return kept_chain(pruned, keep_ratio, source)
+    except UserError as error:
+      if on_bad is None:
+        raise
+      on_bad(BadChain(place=source, id=pruned.chain.id, reason=str(error)))
+      return None
 
-  return itertools.islice(kept(), num_chains or None)
+  return (chain for pruned in read_pruned(source) if (chain := kept(pruned)))
 
 
 def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:

@@ -24,7 +24,7 @@ from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import search_settings, step_positions_of
 from greedy_prune_jax.pruning.settings import GREEDY, RACES, PruneSettings
-from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks, usable_tasks
+from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.capacity import (
   Placement,
@@ -64,8 +64,7 @@ def estimate_run(settings: PruneSettings) -> str:
   """
   tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
   skip = skipper(settings.on_bad_chain)
-  tasks = list(read_tasks(settings, tokenizer, {}, skip))
-  tasks = usable_tasks(tasks, settings, config.max_positions, skip)
+  tasks = list(read_tasks(settings, tokenizer, config.max_positions, {}, skip))
   check_any(tasks, settings)
   works = [_work(settings, config, task) for task in tasks]
   devices = _devices(settings)

@@ -16,7 +16,7 @@ from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import BadChain, skipper
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
-from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.models.pretrained import load_config, load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
 from greedy_prune_jax.pruning.progress import Progress
 from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
@@ -27,7 +27,6 @@ from greedy_prune_jax.pruning.tasks import (
   check_any,
   check_texts,
   read_tasks,
-  usable_tasks,
 )
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
 from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, UnrankedError
@@ -58,7 +57,8 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   skip, mesh = skipper(settings.on_bad_chain, workdir), make_mesh(settings.mesh)
   check_attention(settings, mesh)
   tokenizer = load_tokenizer(settings.pruner)
-  tasks = list(read_tasks(settings, tokenizer, workdir.load_unfinished(), skip))
+  context, unfinished = load_config(settings.pruner).max_positions, workdir.load_unfinished()
+  tasks = list(read_tasks(settings, tokenizer, context, unfinished, skip))
   check_any(tasks, settings, workdir)
   check_texts(tasks, workdir)
   if len(tasks) < settings.num_chains:
@@ -66,8 +66,6 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
 
   workdir.hold_weights(settings.pruner)
   model = load_model(settings.pruner, jnp.dtype(settings.dtype), shardings=weight_shardings(mesh))
-  tasks = usable_tasks(tasks, settings, model.config.max_positions, skip)
-  check_any(tasks, settings, workdir)
 
   failed = []
   for searched in search_tasks(own_share(tasks), model, settings, workdir):

@@ -86,39 +86,61 @@ def check_any(
 def read_tasks(
   settings: TaskSettings,
   tokenizer: PreTrainedTokenizerFast,
+  max_positions: int,
   unfinished: Mapping[str, Record],
   skip: Callable[[BadChain], None] | None,
 ) -> Iterator[PruneTask]:
-  """The first chains that the settings name whose reasoning is not too long; see `make_tasks`."""
-  limit = settings.max_reasoning_tokens
-  num_chains = wanted = rows_to_read(settings.chains, settings.num_chains)
-  if limit:  # some are left out; the generator, which has no end, is looked through so far
-    wanted = 100 * wanted if is_generated(settings.chains) else 0
+  """The first chains of the settings' source that can be pruned; see `make_tasks`.
+
+  Chains that are left out do not count: further ones are read in their place.
+  """
+  tasks = make_tasks(_chains(settings, skip), settings, tokenizer, max_positions, unfinished, skip)
+  num_chains = rows_to_read(settings.chains, settings.num_chains)
+  return itertools.islice(tasks, num_chains or None)
+
+
+def _chains(settings: TaskSettings, skip: Callable[[BadChain], None] | None) -> Iterator[Chain]:
+  """All chains of the settings' source, read as they are asked for; of a generator 100 times more.
+
+  Raises:
+    UserError: the source cannot be read (at once); see `read_chains` and `read_kept`.
+  """
   if settings.chains_ratio < 1:
-    chains = read_kept(settings.chains, settings.chains_ratio, num_chains=wanted, on_bad=skip)
-  else:
-    chains = read_chains(
+    return read_kept(settings.chains, settings.chains_ratio, on_bad=skip)
+
+  def read(num_chains: int) -> Iterator[Chain]:
+    return read_chains(
       settings.chains,
-      num_chains=wanted,
+      num_chains=num_chains,
       seed=settings.seed,
       columns=settings.columns,
       on_bad=skip,
     )
-  tasks = make_tasks(chains, settings, tokenizer, unfinished, skip)
-  return itertools.islice(tasks, num_chains or None)
+
+  if not is_generated(settings.chains):
+    return read(0)
+  wanted = rows_to_read(settings.chains, settings.num_chains)
+  # A generator has no end. The first rows of many are those of few; more are made only where
+  # chains are left out.
+  further = (itertools.islice(read(number), wanted, None) for number in (100 * wanted,))
+  return itertools.chain(read(wanted), itertools.chain.from_iterable(further))
 
 
 def make_tasks(
   chains: Iterable[Chain],
   settings: TaskSettings,
   tokenizer: PreTrainedTokenizerFast,
+  max_positions: int,
   unfinished: Mapping[str, Record],
   skip: Callable[[BadChain], None] | None,
 ) -> Iterator[PruneTask]:
-  """The tasks of chains whose reasoning has at most `max_reasoning_tokens`.
+  """The tasks of chains that can be pruned, the first `settings.audit` of them with an audit.
+
+  Chains whose reasoning has more than `max_reasoning_tokens` are left out without a word.
 
   Args:
     tokenizer: the pruner's.
+    max_positions: the pruner's context, in tokens.
     unfinished: states of the paths of an earlier run, by chain id.
     skip: called with every chain that cannot be used; None to let the error out.
   """
@@ -132,6 +154,7 @@ def make_tasks(
       parts = segment(chain, tokenizer, template)
       if limit and len(parts.reasoning) > limit:
         return None
+      check_length(parts, chain, max_positions)
       tokens = tuple(reasoning_texts(chain, tokenizer, template))
       sizes = sizes_of(chain, tokens)
     except UserError as error:
@@ -150,7 +173,11 @@ def make_tasks(
 
     return PruneTask(chain, tokens, path(chain.id), path(audit_id(chain)))
 
-  return (task for chain in chains if (task := start(chain)))
+  usable = (task for chain in chains if (task := start(chain)))
+  return (
+    task if index < settings.audit else dataclasses.replace(task, audit=None)
+    for index, task in enumerate(usable)
+  )
 
 
 def _unit_sizes(
@@ -160,24 +187,3 @@ def _unit_sizes(
   if settings.unit == SKILL_STEP:
     return skill_step_sizes(settings.steps)
   return lambda _, tokens: unit_sizes(settings.unit, tokens)
-
-
-def usable_tasks(
-  tasks: Sequence[PruneTask],
-  settings: TaskSettings,
-  max_positions: int,
-  skip: Callable[[BadChain], None] | None,
-) -> list[PruneTask]:
-  """The tasks that the model can do, the first `settings.audit` of them with an audit."""
-  usable = []
-  for task in tasks:
-    try:
-      check_length(task.path.segments, task.chain, max_positions)
-    except UserError as error:
-      if skip is None:
-        raise
-      skip(BadChain(place="", id=task.chain.id, reason=str(error)))
-    else:
-      audit = task.audit if len(usable) < settings.audit else None
-      usable.append(dataclasses.replace(task, audit=audit))
-  return usable

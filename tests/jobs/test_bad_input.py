@@ -251,6 +251,22 @@ def test_bad_chains_are_skipped_and_recorded(start, run, tmp_path):
   assert records(tmp_path / "run").keys() == {"chain 2", "chain 0"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "bad", [*(line for line, _ in BAD_LENGTHS), GOOD | {"reasoning": "<think>It never ends. "}]
+)
+def test_good_chains_behind_bad_ones_are_read(start, run, tmp_path, bad):
+  path = write_chains(tmp_path / "chains.jsonl", [bad | {"id": "bad"}, *CHAINS])
+  settings = {"chains": path, "on_bad_chain": "skip", "keep_ratios": 0.9}
+  dry = run(**settings, num_chains=2, dry_run=True, **{"plan.peak_flops": 1e12})
+  assert "chains  2, with " in dry.stdout
+  for number in (1, 2):
+    job = run(**settings, num_chains=number)
+    assert [*records(tmp_path / "run")] == [f"chain {i}" for i in range(number)]
+    assert "chains asked for" not in job.stderr
+  assert "only 3 of the 5 chains asked for" in run(**settings, num_chains=5).stderr
+
+
 def test_nothing_but_bad_chains(start, tmp_path):
   path = write_chains(tmp_path / "chains.jsonl", ["{}", "no"])
   message = error_of(start(chains=path, on_bad_chain="skip"))
