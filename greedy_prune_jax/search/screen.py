@@ -4,11 +4,6 @@ import dataclasses
 
 from greedy_prune_jax.runs.settings import check_least
 
-# Candidates that run to their ends at a step for each nat of margin, beside one for each deletion:
-# SmolLM2-135M ran 2.3 to 2.8 on chains of 41 to 943 tokens at 1 nat. (At 2, 2.7 to 3.4: less than
-# this says, since candidates run in parts.)
-_ENDED_PER_NAT = 1.7
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScreenSettings:
@@ -26,14 +21,6 @@ class ScreenSettings:
   def __post_init__(self):
     check_least(self, 1, "window")
     check_least(self, 0, "margin")
-
-
-def ended_positions(
-  num_reasoning: float, num_answer: int, settings: ScreenSettings, deletions: int
-) -> float:
-  """Token positions of the candidates that run to their ends at a step, anywhere in the chain."""
-  ended = min(deletions + _ENDED_PER_NAT * settings.margin, num_reasoning)
-  return ended * ((num_reasoning - 1) / 2 + num_answer - 1)
 
 
 def window_positions(

@@ -27,6 +27,8 @@ def _number(output, name):
     {"objective": "answer", "keep_ratios": 0},
     {"deletions_per_step": 2, "keep_ratios": 0.3},
     {"unit": "word", "keep_ratios": 0.3},
+    {"search": "screened", "keep_ratios": 0.3},
+    {"search": "screened", "objective": "answer", "keep_ratios": 0.3},
     {"search": "runs", "keep_ratios": (0.7, 0.3)},
     {"search": "runs", "unit": "word", "keep_ratios": (0.7, 0.3)},
     {"unit": "sentence", "keep_ratios": 0.3},
@@ -42,7 +44,11 @@ def test_the_positions_are_those_of_the_run(dry, run, tmp_path, settings):
   run(**settings)
   counted = sum(record["positions_scored"] for record in records(tmp_path / "run").values())
   # What a search runs depends on where deletions fall, which is not known before.
-  assert expected == pytest.approx(counted, rel=0.1 if "ranking" in settings else 0.35)
+  if settings.get("search") == "screened":
+    # Candidates in doubt depend on the model. Short chains have fewer than a race may take.
+    assert counted / 2 < expected < 2 * counted
+  else:
+    assert expected == pytest.approx(counted, rel=0.1 if "ranking" in settings else 0.35)
   if "ranking" in settings and not {"unit", "deletions_per_step"} & settings.keys():
     assert expected == counted
 
