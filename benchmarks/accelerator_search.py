@@ -94,7 +94,7 @@ def prune_step(
       plan=plan,
     ),
     flops=_block_flops(config, program.block, block) / place.model,
-    memory=weights + batch_bytes(config, batching, places_of(segments), needed, placement),
+    memory=weights + batch_bytes(config, batching, places_of(segments), program.kept, placement),
     trips=lambda source, depth: _trips(program, block, source),
   )
 

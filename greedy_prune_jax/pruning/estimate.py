@@ -23,7 +23,7 @@ from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import search_settings, step_positions_of
-from greedy_prune_jax.pruning.settings import GREEDY, RACES, PruneSettings
+from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.search.capacity import (
@@ -32,8 +32,8 @@ from greedy_prune_jax.search.capacity import (
   free_bytes,
   places_of,
   plan_batching,
-  suffix_positions,
 )
+from greedy_prune_jax.search.host import plan_kept
 
 
 class Devices(NamedTuple):
@@ -199,13 +199,8 @@ def _memory(
     placement,
   )
   chains = -(-max(map(len, batching.batches)) // devices.replicas)
-  rest = batch_bytes(
-    config,
-    batching,
-    max(map(places_of, segments)),
-    _kept_columns_needed(settings, tasks),
-    placement,
-  )
+  kept = _kept_columns(settings, config, tasks, batching.kept_bytes, chains, placement)
+  rest = batch_bytes(config, batching, max(map(places_of, segments)), kept, placement)
   of = "" if devices.memory is None else f" of {devices.memory / 1e9:.0f} GB"
   return (
     f"{(weights + rest) / 1e9:.2f} GB{of}: {weights / 1e9:.2f} GB weights, {rest / 1e9:.2f} GB "
@@ -213,11 +208,24 @@ def _memory(
   )
 
 
-def _kept_columns_needed(settings: PruneSettings, tasks: Sequence[PruneTask]) -> int:
-  """Columns that the longest chain's candidates would keep; exact searches alone keep any."""
-  if settings.ranking != GREEDY or settings.search in RACES:
+def _kept_columns(
+  settings: PruneSettings,
+  config: ModelConfig,
+  tasks: Sequence[PruneTask],
+  kept_bytes: float,
+  chains: int,
+  placement: Placement,
+) -> int:
+  """Columns that the longest chain's candidates keep, at most; rankings keep none."""
+  if settings.ranking != GREEDY:
     return 0
-  return max(suffix_positions(task.path.segments, task.path.unit_sizes) for task in tasks)
+  search = search_settings(settings)._replace(kept_bytes=kept_bytes)
+  paths = [task.path for task in tasks]
+  kept, _ = plan_kept(config, paths, search, chains, placement)
+  if settings.audit:  # audited chains are searched exactly as well
+    exact, _ = plan_kept(config, paths, search._replace(screen=None), chains, placement)
+    kept = max(kept, exact)
+  return kept
 
 
 def _duration(seconds: float) -> str:

@@ -149,16 +149,15 @@ def kept_columns(
 
 
 def batch_bytes(
-  config: ModelConfig, batching: Batching, places: int, needed: int, placement: Placement
+  config: ModelConfig, batching: Batching, places: int, kept: int, placement: Placement
 ) -> float:
   """Estimate of what chains and blocks take on a device beside the weights, in bytes.
 
   Args:
     places: see `places_of`; of the longest chain.
-    needed: see `kept_columns`; of the longest chain.
+    kept: columns that are kept for each chain.
   """
   chains = -(-max(map(len, batching.batches)) // placement.replicas)
-  kept = kept_columns(config, needed, chains, batching.kept_bytes, placement)
   of_chain = _chain_bytes(config, places, placement)
   of_chain += kept * _column_bytes(config, placement)
   return _block_bytes(config, batching.block_positions, placement.split) + chains * of_chain

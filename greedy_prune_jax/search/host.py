@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sizes import bucket
 from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch
@@ -23,6 +24,7 @@ from greedy_prune_jax.scoring.racing import RacePlan, most_in_race
 from greedy_prune_jax.scoring.scorer import AttentionKind, ChainState, Program
 from greedy_prune_jax.scoring.stream import Text
 from greedy_prune_jax.search.capacity import (
+  Placement,
   block_sizes,
   kept_columns,
   placement_of,
@@ -181,23 +183,11 @@ class SearchBatch:
 
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
   """Static sizes of a batch, rounded up to a few values so that few programs are compiled."""
-  needed = max(suffix_positions(path.segments, path.unit_sizes) for path in paths)
-  kept = kept_columns(
-    model.config,
-    needed,
-    len(paths) // axis_size(model.params, DATA),
-    settings.kept_bytes,
-    placement_of(model),
-  )
-  units = max(len(path.sizes) for path in paths)
-  places = max(places_of(path.segments) for path in paths)
-  pooled = settings.screen is not None and kept < needed
-  if pooled:
-    racing = most_in_race(settings.deletions_per_step, runs=settings.by_runs)
-    kept = min(kept // places, racing) * places
+  chains = len(paths) // axis_size(model.params, DATA)
+  kept, pooled = plan_kept(model.config, paths, settings, chains, placement_of(model))
   return Program(
-    places=places,
-    units=bucket(units, 64),
+    places=max(places_of(path.segments) for path in paths),
+    units=bucket(max(len(path.sizes) for path in paths), 64),
     kept=kept,
     pooled=pooled,
     objective=settings.objective,
@@ -205,6 +195,34 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
     window=settings.screen.window if settings.screen else 0,
     **block_sizes(settings.block_positions, model.platform),
   )
+
+
+def plan_kept(
+  config: ModelConfig,
+  paths: Sequence[PrunePath],
+  settings: SearchSettings,
+  chains: int,
+  placement: Placement,
+) -> tuple[int, bool]:
+  """Columns that a search keeps for each chain of a batch, of a model that need not be loaded.
+
+  Args:
+    config: config of the pruner.
+    paths: paths of the chains.
+    settings: settings of the search.
+    chains: number of chains on a device.
+    placement: place of the model.
+
+  Returns:
+    The columns, and True where candidates of a race share them because not all have room.
+  """
+  needed = max(suffix_positions(path.segments, path.unit_sizes) for path in paths)
+  kept = kept_columns(config, needed, chains, settings.kept_bytes, placement)
+  if settings.screen is None or kept >= needed:
+    return kept, False
+  places = max(places_of(path.segments) for path in paths)
+  racing = most_in_race(settings.deletions_per_step, runs=settings.by_runs)
+  return min(kept // places, racing) * places, True
 
 
 def _texts(paths: Sequence[PrunePath], program: Program) -> tuple[np.ndarray, ...]:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import prune
 from greedy_prune_jax.accelerators import find_accelerator
+from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.distill.parameters import flat_params
 from greedy_prune_jax.errors import UserError
@@ -16,8 +18,12 @@ from greedy_prune_jax.models.parameters import abstract_model, parameter_name
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import device_bytes
 from greedy_prune_jax.pruning.cost import positions_flops, ranking_work, search_work
-from greedy_prune_jax.pruning.estimate import weight_bytes
-from greedy_prune_jax.search.host import SearchSettings
+from greedy_prune_jax.pruning.estimate import _kept_columns, weight_bytes
+from greedy_prune_jax.pruning.run import search_settings
+from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.pruning.tasks import PruneTask
+from greedy_prune_jax.search.capacity import placement_of
+from greedy_prune_jax.search.host import SearchSettings, plan_program
 from greedy_prune_jax.search.path import PrunePath
 from tests.helpers.planted import tiny_model as planted_model
 from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
@@ -110,6 +116,32 @@ def test_a_ranking_is_its_passes_and_the_texts_along_its_path():
   assert found.positions == along + P + N * (N - 1 + A - 1)
   alone = text_flops(config, 0, P, 1) + N * text_flops(config, P, N + A - 2, N + A - 2)
   assert found.flops == pytest.approx(texts + alone, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+  ("changes", "kept_bytes", "room"),
+  [
+    ({"search": "exact"}, 1e9, "all"),
+    ({"search": "screened"}, 1e9, "all"),
+    ({"search": "screened"}, 4e5, "some"),
+    ({"search": "runs"}, 4e5, "some"),
+    ({"search": "screened", "audit": 1}, 1e9, "all"),
+    ({"ranking": "random"}, 1e9, "none"),
+  ],
+)
+def test_the_columns_that_a_search_keeps_are_counted(changes, kept_bytes, room):
+  model = planted_model()
+  settings = PruneSettings.from_config(prune.get_config().to_dict() | changes)
+  segments = Segments(*(np.zeros(size, np.int32) for size in (P, 90, A)))
+  path = PrunePath(segments, FLOOR)
+  task = PruneTask(Chain(id="c", question="q", reasoning="r", answer="a"), (), path)
+  placement = placement_of(model)
+  counted = _kept_columns(settings, model.config, [task], kept_bytes, 1, placement)
+  search = search_settings(settings)._replace(kept_bytes=kept_bytes, block_positions=256)
+  program = plan_program(model, [path], search)
+  assert counted == (0 if room == "none" else program.kept)
+  assert program.pooled == (room == "some")
+  assert (counted > 0) == (room != "none")
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
