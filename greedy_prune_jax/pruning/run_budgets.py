@@ -1,11 +1,15 @@
 """Answers the budgets of a finished run: nothing is scored again, but `right` is asked for."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from absl import logging
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import segment
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.pruning.budget import (
@@ -26,42 +30,66 @@ from greedy_prune_jax.teachers.teacher import Teacher
 def run_budgets(settings: BudgetSettings, workdir: Path) -> str:
   """Writes how far each budget lets each chain of a workdir be pruned, and tells it in a table.
 
+  What the stored paths say is written before `right` loads the pruner.
+
   Raises:
-    UserError: the workdir holds no pruned chains, or, for `right`, a chain has no answer that we
-      can tell right from wrong, or the pruner cannot be loaded.
+    UserError: the workdir holds no pruned chains, or, for `right`, the pruner cannot be loaded.
   """
   tokenizer = load_tokenizer(settings.pruner)
   template = load_chat_template(settings.chat_template, tokenizer)
   chains = sorted(read_pruned(workdir), key=lambda pruned: pruned.chain.id)
-  spent = []
-  for budget in parse_budgets(settings.budget):
-    if budget.kind == "right":
-      teacher = LocalTeacher.load(
-        settings.pruner,
-        WritingSettings(max_new_tokens=settings.budget_new_tokens),
-        chat_template=settings.chat_template,
-        dtype=settings.dtype,
-        mesh=make_mesh(settings.mesh),
-      )
-      furthest = right_deletions(chains, teacher)
-      spent += [Spent(budget.name, pruned, furthest[pruned.chain.id]) for pruned in chains]
-      continue
+  budgets = parse_budgets(settings.budget)
+  spent: dict[str, list[Spent]] = {budget.name: [] for budget in budgets}
+  for budget in (budget for budget in budgets if budget.kind != "right"):
     for pruned in chains:
       num_answer = len(segment(pruned.chain, tokenizer, template).answer)
-      spent.append(Spent(budget.name, pruned, most_deletions(pruned, budget, num_answer)))
-  write_budgets(workdir, spent)
-  return format_budgets(spent)
+      most = most_deletions(pruned, budget, num_answer)
+      spent[budget.name].append(Spent(budget.name, pruned, most))
+  write_budgets(workdir, _joined(spent))
+  for budget in (budget for budget in budgets if budget.kind == "right"):
+    teacher = LocalTeacher.load(
+      settings.pruner,
+      WritingSettings(max_new_tokens=settings.budget_new_tokens),
+      chat_template=settings.chat_template,
+      dtype=settings.dtype,
+      mesh=make_mesh(settings.mesh),
+    )
+    furthest = right_deletions(chains, teacher)
+    spent[budget.name] = [Spent(budget.name, one, furthest[one.chain.id]) for one in chains]
+    write_budgets(workdir, _joined(spent))
+  return format_budgets(_joined(spent))
+
+
+def _joined(spent: Mapping[str, Sequence[Spent]]) -> list[Spent]:
+  return [one for those in spent.values() for one in those]
 
 
 def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, int | None]:
   """The furthest deletion of each chain from which a teacher still writes the right answer.
+
+  Chains whose answer has no form that we know are not asked about, and get None.
 
   Args:
     chains: the chains; those without a gold answer are to reach their own.
     teacher: writes on from what is left.
   """
   by_id = {pruned.chain.id: pruned for pruned in chains}
-  requests = {key: AnswerRequest.of(pruned.chain) for key, pruned in by_id.items()}
+  requests: dict[str, AnswerRequest] = {}
+  unknown: dict[str, int | None] = {}
+  for key, pruned in by_id.items():
+    try:
+      requests[key] = AnswerRequest.of(pruned.chain)
+    except UserError:
+      unknown[key] = None
+  if unknown:
+    named = ", ".join([*unknown][:5]) + (", ..." if len(unknown) > 5 else "")
+    logging.warning(
+      "budget=right: %d of %d chains have no answer that we can tell right from wrong, and count "
+      "as not holding: %s. Give these a target, or leave right out of budget",
+      len(unknown),
+      len(by_id),
+      named,
+    )
 
   def is_right(deletions: dict[str, int]) -> dict[str, bool]:
     prompts = [
@@ -71,4 +99,5 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
     replies = {reply.id: reply for reply in teacher.write(prompts)}
     return {key: requests[key].judge(replies[key].text).correct for key in deletions}
 
-  return furthest_right({key: len(pruned.deletions) for key, pruned in by_id.items()}, is_right)
+  most = {key: len(by_id[key].deletions) for key in requests}
+  return (furthest_right(most, is_right) if most else {}) | unknown

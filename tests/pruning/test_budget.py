@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from configs import prune
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.pruned_answers import read_budgets, read_right_budgets
 from greedy_prune_jax.errors import UserError
@@ -16,9 +17,12 @@ from greedy_prune_jax.pruning.budget import (
   parse_budgets,
   write_budgets,
 )
-from greedy_prune_jax.pruning.run_budgets import right_deletions
+from greedy_prune_jax.pruning.run_budgets import right_deletions, run_budgets
+from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.chains.test_reading import OWN, RESULTS
+from tests.helpers.tiny_runs import make_model, write_chains
 
 TOKENS = [f"{i} " for i in range(6)]
 ORDER = [3, 0, 5, 1, 4, 2]
@@ -130,6 +134,46 @@ def test_right_asks_what_follows_the_words_before_the_value():
   reader = Reader("4", '42"}', '43"}')
   assert right_deletions([pruned()], reader) == {"a": 4}  # 4 leaves fifth
   assert {start[-1] for start in reader.starts} == {'{"answer": "'}
+
+
+def with_answer(chain, answer):
+  return PrunedChain.from_record(chain.to_record() | {"answer": answer})
+
+
+def test_a_chain_whose_answer_is_of_no_form_does_not_hold(caplog):
+  unknown = with_answer(pruned("b"), "blue and green")
+  reader = Reader("4", '42"}', '43"}')
+  assert right_deletions([pruned(), unknown], reader) == {"a": 4, "b": None}
+  (warning,) = caplog.messages
+  assert "budget=right: 1 of 2 chains have no answer" in warning
+  assert "not holding: b. Give these a target, or leave right out of budget" in warning
+  assert right_deletions([unknown], Reader("4", "", "")) == {"b": None}
+
+
+def test_other_budgets_are_written_where_right_cannot_be_asked_for(tmp_path, monkeypatch):
+  make_model(tmp_path / "model")
+  (tmp_path / "run" / "pruned").mkdir(parents=True)
+  (tmp_path / "run" / "config.json").write_text("{}")
+  chain = with_answer(pruned("b"), "blue and green")
+  write_chains(tmp_path / "run" / "pruned" / "process-00000.jsonl", [chain.to_record()])
+  config = prune.get_config().to_dict() | {"pruner": str(tmp_path / "model")}
+  settings = PruneSettings.from_config(config | {"budget": "right,nll:+0.5"})
+
+  def fail(*args, **kwargs):
+    raise UserError("no such model")
+
+  with monkeypatch.context() as changed:
+    changed.setattr(LocalTeacher, "load", fail)
+    with pytest.raises(UserError, match="no such model"):
+      run_budgets(settings, tmp_path / "run")
+  assert [record["budget"] for record in read_budgets(tmp_path / "run")] == ["nll:+0.5"]
+  table = run_budgets(settings, tmp_path / "run")
+  assert [line.split()[:3] for line in table.splitlines()[2:]] == [
+    ["right", "1", "0"],
+    ["nll:+0.5", "1", "1"],
+  ]
+  held = {record["budget"]: record["holds"] for record in read_budgets(tmp_path / "run")}
+  assert held == {"right": False, "nll:+0.5": True}
 
 
 def thinking_chain():
