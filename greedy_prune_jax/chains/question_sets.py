@@ -1,6 +1,7 @@
 """Question sets: from the hub, from local files, or generated, all in one form."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -210,6 +211,11 @@ def rows_to_read(source: str, asked: int, further: int = 0) -> int:
   if is_generated(source):
     asked = asked or NUM_GENERATED
   return asked and asked + further
+
+
+def meant_by_zero(source: str) -> float:
+  """Number of a source's rows that a setting of 0 asks for: infinity where it means all."""
+  return rows_to_read(source, 0) or math.inf
 
 
 def load_rows(

@@ -21,8 +21,6 @@ MAY_CHANGE = (
   *("on_bad_chain", "show_chains", "compilation_cache"),
   *ENDPOINT_MAY_CHANGE,
 )
-# Numbers of inputs that a later run may set higher.
-MAY_GROW = ("num_chains",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

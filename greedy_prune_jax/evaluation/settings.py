@@ -12,8 +12,6 @@ MAY_CHANGE = (
   *("models", "keep_ratios", "follow", "idle_minutes", "compare_with"),
   *("batch_size", "mesh.data", "mesh.model", "show_samples", "compilation_cache"),
 )
-# Numbers of inputs that a later run may set higher.
-MAY_GROW = ("num_questions",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from greedy_prune_jax.chains.reading import describe_first
 from greedy_prune_jax.drp import summary
 from greedy_prune_jax.drp.estimate import estimate_cost, token_counter
 from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
-from greedy_prune_jax.drp.settings import MAY_CHANGE, MAY_GROW, DrpSettings
+from greedy_prune_jax.drp.settings import MAY_CHANGE, DrpSettings
 from greedy_prune_jax.drp.summary import format_edited
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
@@ -28,7 +28,6 @@ _WORKDIR = {
   "output": OUTPUTS[0],
   "further_outputs": OUTPUTS[1:],
   "may_change": MAY_CHANGE,
-  "may_grow": MAY_GROW,
 }
 
 
@@ -44,7 +43,7 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
     if first:
       row = describe_first(settings.chains, settings.columns, seed=settings.seed)
       print_result(row + "\n")
-      with Workdir(workdir, config, **_WORKDIR) as run:
+      with Workdir(workdir, config, may_grow=settings.may_grow, **_WORKDIR) as run:
         _print_cost(settings, run)
     return
 
@@ -58,7 +57,7 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
         _sum_up(run.path, settings)
       raise
 
-  failed = run_in_workdir(work, workdir, config, **_WORKDIR)
+  failed = run_in_workdir(work, workdir, config, may_grow=settings.may_grow, **_WORKDIR)
   if first:
     _sum_up(Path(workdir), settings)
   if failed:

@@ -17,7 +17,7 @@ import jax
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import accuracy_table, outcomes_table, pairs_table
-from greedy_prune_jax.evaluation.settings import MAY_CHANGE, MAY_GROW, EvaluateSettings
+from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
 from greedy_prune_jax.jobs.entry import (
   define_flags,
   print_result,
@@ -52,7 +52,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
     config,
     output=OUTPUT,
     may_change=MAY_CHANGE,
-    may_grow=MAY_GROW,
+    may_grow=settings.may_grow,
   )
   records = read_evaluation(folder)
   if first and records:

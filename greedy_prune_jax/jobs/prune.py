@@ -20,7 +20,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
-from greedy_prune_jax.pruning.settings import MAY_GROW, PruneSettings
+from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.show import format_mean_nlls, format_pruned
 from greedy_prune_jax.search.audit import format_trust
 
@@ -45,7 +45,7 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
     config,
     output="pruned",
     may_change=settings.may_change,
-    may_grow=MAY_GROW,
+    may_grow=settings.may_grow,
   )
   if settings.show_chains and jax.process_index() == 0:
     _show(workdir, settings.show_chains)

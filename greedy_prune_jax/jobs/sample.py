@@ -18,7 +18,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.run import OUTPUT, run_sample
-from greedy_prune_jax.sample.settings import MAY_CHANGE, MAY_GROW, SampleSettings
+from greedy_prune_jax.sample.settings import MAY_CHANGE, SampleSettings
 from greedy_prune_jax.sample.summary import (
   format_samples,
   format_summary,
@@ -46,7 +46,7 @@ def sample(config: Mapping[str, Any], workdir: str) -> None:
       raise
 
   failed = run_in_workdir(
-    work, workdir, config, output=OUTPUT, may_change=MAY_CHANGE, may_grow=MAY_GROW
+    work, workdir, config, output=OUTPUT, may_change=MAY_CHANGE, may_grow=settings.may_grow
   )
   if first:
     _sum_up(Path(workdir), settings.show_samples)

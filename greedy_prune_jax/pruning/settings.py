@@ -41,9 +41,6 @@ _MAY_CHANGE = (
   *ENDPOINT_MAY_CHANGE,
 )
 
-# Numbers of inputs that a later run may set higher.
-MAY_GROW = ("num_chains",)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings:

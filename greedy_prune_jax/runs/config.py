@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
@@ -31,7 +32,7 @@ def write_or_check_config(
   config: Mapping[str, Any],
   may_change: Collection[str] = (),
   *,
-  may_grow: Collection[str] = (),
+  may_grow: Mapping[str, float] = MappingProxyType({}),
   begun: bool = True,
 ) -> None:
   """Writes the config of a new run, or refuses one that its earlier outputs do not fit.
@@ -41,7 +42,7 @@ def write_or_check_config(
     config: nested mappings of what JSON can hold.
     may_change: dotted keys (`batch_size`, `log.every`) that do not decide what is computed.
     may_grow: dotted keys of numbers of inputs, of which a larger one has those of a smaller one and
-      more behind them; 0 stands for all.
+      more behind them, each with the number that 0 stands for: infinity for all.
     begun: False where an earlier run failed before it made anything: its config binds nobody.
 
   Raises:
@@ -55,11 +56,11 @@ def write_or_check_config(
     refused = {
       key: values
       for key, values in differences.items()
-      if key not in may_change and not (key in may_grow and _grew(*values))
+      if key not in may_change and not (key in may_grow and _grew(*values, may_grow[key]))
     }
     if refused:
       lines = [
-        f"  {key}: was {was}, is {now}{' (it may only grow; 0: all)' if key in may_grow else ''}"
+        f"  {key}: was {was}, is {now}{_growth(may_grow[key]) if key in may_grow else ''}"
         for key, (was, now) in refused.items()
       ]
       raise OtherConfigError(
@@ -98,12 +99,16 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _grew(was: str, now: str) -> bool:
-  """Tells whether a number of inputs, as JSON, is larger than before; 0 stands for all."""
+def _grew(was: str, now: str, zero: float) -> bool:
+  """Tells whether a number of inputs, as JSON, is no lower than before; 0 stands for `zero`."""
   if not (was.isdecimal() and now.isdecimal()):
     return False  # there was no such setting, or what is there is no number
-  before, after = (int(value) or math.inf for value in (was, now))
-  return before < after
+  before, after = (int(value) or zero for value in (was, now))
+  return before <= after
+
+
+def _growth(zero: float) -> str:
+  return f" (it may only grow; 0: {'all' if math.isinf(zero) else int(zero)})"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from absl import logging
@@ -91,7 +92,7 @@ class Workdir:
     output: str,
     further_outputs: Sequence[str] = (),
     may_change: Collection[str] = (),
-    may_grow: Collection[str] = (),
+    may_grow: Mapping[str, float] = MappingProxyType({}),
     process_index: int = 0,
     num_processes: int = 1,
   ):
@@ -105,7 +106,8 @@ class Workdir:
       output: name of the folder of finished items.
       further_outputs: names of further ones, of a job with several stages; see `output`.
       may_change: dotted keys of `config` that a later run may set differently.
-      may_grow: those of numbers of inputs, which a later run may set higher.
+      may_grow: those of numbers of inputs, which a later run may set higher, each with the number
+        that 0 stands for.
       num_processes: processes of this run; an earlier run in the same folder may have had another
         number.
 
@@ -280,7 +282,7 @@ class Workdir:
     return self._files.enter_context(JsonlWriter(path))
 
   def _check_config(
-    self, config: Mapping[str, Any], may_change: Collection[str], may_grow: Collection[str]
+    self, config: Mapping[str, Any], may_change: Collection[str], may_grow: Mapping[str, float]
   ) -> None:
     path = self.path / "config.json"
     # Empty files may be those that this run's other processes have just made.

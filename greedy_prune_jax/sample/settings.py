@@ -10,8 +10,6 @@ MAY_CHANGE = (
   *("batch_size", "mesh.data", "mesh.model", "show_samples", "compilation_cache"),
   *ENDPOINT_MAY_CHANGE,
 )
-# Numbers of inputs that a later run may set higher.
-MAY_GROW = ("num_questions",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from greedy_prune_jax.chains.question_sets import meant_by_zero
 from greedy_prune_jax.chains.thinking_chains import AUTO, MODES
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.settings import ModelSettings
@@ -185,6 +186,11 @@ class QuestionJobSettings(SamplingJobSettings):
         f"num_samples={self.num_samples} at temperature=0 would be that many equal samples; set a "
         "temperature above 0, or num_samples=1"
       )
+
+  @property
+  def may_grow(self) -> dict[str, float]:
+    """Numbers of inputs that a later run in the same workdir may set higher; see `Workdir`."""
+    return {"num_questions": meant_by_zero(self.questions)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

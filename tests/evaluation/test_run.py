@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import statistics
 
@@ -17,7 +18,7 @@ from greedy_prune_jax.evaluation import run as questions
 from greedy_prune_jax.evaluation.candidates import parse_entries
 from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import score
-from greedy_prune_jax.evaluation.settings import MAY_CHANGE, MAY_GROW, EvaluateSettings
+from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
 from greedy_prune_jax.parallel import (
   DATA,
   MODEL,
@@ -32,7 +33,7 @@ from tests.helpers import tiny_student
 from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
 NUM_CHAINS = 8
-MAY = {"may_change": MAY_CHANGE, "may_grow": MAY_GROW}
+MAY = {"may_change": MAY_CHANGE, "may_grow": {"num_questions": math.inf}}
 TOLD = {"ratio_form": "{question} keep {ratio}", "keep_ratios": (1.0, 0.0)}
 
 

@@ -1,7 +1,10 @@
+import importlib
 import json
+import math
 
 import pytest
 
+from greedy_prune_jax.chains.question_sets import NUM_GENERATED
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
 
@@ -58,7 +61,7 @@ def test_keys_that_may_change_are_updated(tmp_path):
 def test_numbers_of_inputs_may_grow(tmp_path, was, now):
   path = tmp_path / "config.json"
   write_or_check_config(path, {"num_chains": was})
-  write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains"})
+  write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains": math.inf})
   assert json.loads(path.read_bytes()) == {"num_chains": now}
 
 
@@ -69,7 +72,39 @@ def test_numbers_of_inputs_may_not_shrink(tmp_path, was, now):
   with pytest.raises(
     UserError, match=rf"num_chains: was {was}, is {now} \(it may only grow; 0: all\)"
   ):
-    write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains"})
+    write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains": math.inf})
+
+
+@pytest.mark.parametrize(("was", "now"), [(0, 8), (0, 4), (4, 0), (3, 0)])
+def test_of_a_set_without_end_0_stands_for_a_number(tmp_path, was, now):
+  path = tmp_path / "config.json"
+  write_or_check_config(path, {"num_chains": was})
+  write_or_check_config(path, {"num_chains": now}, may_grow={"num_chains": 4})
+  assert json.loads(path.read_bytes()) == {"num_chains": now}
+  for smaller in (2, 0):
+    write_or_check_config(path, {"num_chains": 6}, may_grow={"num_chains": math.inf}, begun=False)
+    message = rf"num_chains: was 6, is {smaller} \(it may only grow; 0: 4\)"
+    with pytest.raises(UserError, match=message):
+      write_or_check_config(path, {"num_chains": smaller}, may_grow={"num_chains": 4})
+
+
+@pytest.mark.parametrize(
+  ("module", "key", "source"),
+  [
+    ("prune", "num_chains", "chains"),
+    ("drp", "num_chains", "chains"),
+    ("sample", "num_questions", "questions"),
+    ("evaluate", "num_questions", "questions"),
+  ],
+)
+def test_jobs_know_what_0_stands_for(module, key, source):
+  config = importlib.import_module(f"configs.{module}").get_config().to_dict()
+  config |= {"models": ("m",)} if module == "evaluate" else {}
+  package = {"prune": "pruning", "evaluate": "evaluation"}.get(module, module)
+  settings = importlib.import_module(f"greedy_prune_jax.{package}.settings")
+  settings = getattr(settings, f"{module.capitalize()}Settings")
+  for name, number in (("gsm_symbolic@3", NUM_GENERATED), ("gsm8k", math.inf)):
+    assert settings.from_config(config | {source: name}).may_grow == {key: number}
 
 
 @pytest.mark.parametrize("was", [{}, {"num_chains": None}, {"num_chains": "2"}])
@@ -77,7 +112,7 @@ def test_what_was_no_number_has_not_grown(tmp_path, was):
   path = tmp_path / "config.json"
   write_or_check_config(path, was)
   with pytest.raises(UserError, match=r"num_chains: was .*, is 3 "):
-    write_or_check_config(path, {"num_chains": 3}, may_grow={"num_chains"})
+    write_or_check_config(path, {"num_chains": 3}, may_grow={"num_chains": math.inf})
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])

@@ -1,6 +1,7 @@
 """The settings of an `evaluate_pruned` run, checked before anything is loaded."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from greedy_prune_jax.chains.reading import run_of
@@ -12,8 +13,8 @@ from greedy_prune_jax.teachers.settings import WritingJobSettings
 
 # What a later run in the same workdir may set differently: nothing here changes a reply.
 MAY_CHANGE = ("batch_size", "mesh.data", "mesh.model", "compilation_cache")
-# Numbers of inputs that a later run may set higher.
-MAY_GROW = ("num_chains",)
+# Numbers of inputs that a later run may set higher, and what 0 stands for.
+MAY_GROW = {"num_chains": math.inf}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
