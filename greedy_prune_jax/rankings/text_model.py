@@ -2,7 +2,7 @@
 
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -28,6 +28,7 @@ from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 
 FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
+_PROMPT = "prompt"  # key of a stored reply: the digest of its prompt
 _MAX_NEW_TOKENS = 2048
 
 _SYSTEM = (
@@ -44,8 +45,8 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
   reasoning's words (see `nearest_positions`); words that the model adds or rephrases are ignored.
   A token's importance is the number of compressions that keep it, and of equals the lower position
   leaves first. So each keep ratio is met exactly, whatever ratio the model achieved. The folder
-  `compressions` of the workdir holds each reply with that ratio; a resumed run reads replies from
-  there instead of asking again.
+  `compressions` of the workdir holds each reply with that ratio and the digest of its request; a
+  resumed run reads replies to the same requests from there instead of asking again.
 
   Source: a baseline of TokenSkip, arXiv 2502.12067. There students are trained on the model's text
   itself; here its choice of words ranks tokens.
@@ -64,10 +65,11 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
     return load_teacher(settings.text_model, writing, endpoint, mesh=mesh_of(model.params))
 
   def rank(chain: RankingInput) -> RankedTokens:
-    _ask(chain, settings.keep_ratios, stored, open_teacher, folder / FOLDER)
+    prompts = _prompts(chain, settings.keep_ratios)
+    _ask(chain, prompts, stored, open_teacher, folder / FOLDER)
     kept_by = np.zeros(len(chain.tokens), np.int64)
-    for ratio in filter(None, settings.keep_ratios):
-      kept_by[_kept(chain, stored[_key(chain, ratio)]["text"])] += 1
+    for prompt in prompts.values():
+      kept_by[_kept(chain, stored[_place(prompt, stored)]["text"])] += 1
     return RankedTokens(by_importance(kept_by))
 
   return rank
@@ -78,51 +80,70 @@ def _kept(chain: RankingInput, reply: str) -> list[int]:
   return nearest_positions(chain.tokens, hide_thinking(reply).lstrip("\n"))
 
 
-def _key(chain: RankingInput, ratio: float) -> str:
-  return f"{chain.chain_id}@{ratio_key(ratio)}"
+def _prompts(chain: RankingInput, ratios: Sequence[float]) -> dict[float, ChatPrompt]:
+  """Requests for the compressions of a chain, by keep ratio; none for 0, which keeps nothing."""
+  return {
+    ratio: ChatPrompt(
+      id=f"{chain.chain_id}@{ratio_key(ratio)}",
+      question=write_request(chain, ratio),
+      system=_SYSTEM,
+    )
+    for ratio in ratios
+    if ratio > 0
+  }
 
 
-def _read(folder: Path) -> dict[str, Record]:
-  """All stored replies, by the ids of their prompts."""
-  return {record["id"]: record for record in process_records(folder, _check)}
+# Replies by the ids and the digests of their prompts; None for those of former versions, which
+# stored no digest.
+_Stored = dict[tuple[str, str | None], Record]
+
+
+def _read(folder: Path) -> _Stored:
+  """All stored replies."""
+  records = process_records(folder, _check)
+  return {(record["id"], record.get(_PROMPT)): record for record in records}
 
 
 def _check(record: Record) -> None:
-  check_form(record, {"id": str, "text": str})
+  check_form(record, {"id": str, "text": str, f"{_PROMPT}?": str})
+
+
+def _place(prompt: ChatPrompt, stored: _Stored) -> tuple[str, str | None]:
+  """The key of the reply to a prompt: with its digest, unless only one without is stored."""
+  place = prompt.id, prompt.digest
+  old = prompt.id, None
+  return old if place not in stored and old in stored else place
 
 
 def _ask(
   chain: RankingInput,
-  ratios: Sequence[float],
-  stored: dict[str, Record],
+  prompts: Mapping[float, ChatPrompt],
+  stored: _Stored,
   open_teacher: Callable[[], Teacher],
   folder: Path,
 ) -> None:
   """Asks for the compressions of a chain that are not stored yet, and stores the replies."""
-  keys = {_key(chain, ratio): ratio for ratio in ratios if ratio > 0}  # keep ratio 0 keeps nothing
-  asked = {key: ratio for key, ratio in keys.items() if key not in stored}
+  asked = {p.id: (ratio, p) for ratio, p in prompts.items() if _place(p, stored) not in stored}
   if not asked:
     return
-  prompts = [
-    ChatPrompt(id=key, question=write_request(chain, ratio), system=_SYSTEM)
-    for key, ratio in asked.items()
-  ]
   failed = ""
   with process_writer(folder, jax.process_index()) as writer:
-    for reply in open_teacher().write(prompts):
+    for reply in open_teacher().write([prompt for _, prompt in asked.values()]):
       if reply.finish_reason != "stop" or never_stops(reply.text):
         failed = _why_not(reply)
         continue
-      kept = _kept(chain, reply.text)
-      stored[reply.id] = {
+      kept, (ratio, prompt) = _kept(chain, reply.text), asked[reply.id]
+      record = {
         "id": reply.id,
         "chain": chain.chain_id,
-        "asked": asked[reply.id],
+        "asked": ratio,
         "achieved": len(kept) / len(chain.tokens),
         "text": reply.text,
         "finish_reason": reply.finish_reason,
+        _PROMPT: prompt.digest,
       }
-      writer.write(stored[reply.id])
+      stored[reply.id, prompt.digest] = record
+      writer.write(record)
   if failed:
     raise UnrankedError(f"the text model did not compress chain {chain.chain_id}: {failed}")
 

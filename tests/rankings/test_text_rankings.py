@@ -241,6 +241,31 @@ def test_nothing_is_asked_twice(model, chain, tmp_path):
   assert len(server.requests) == 2
 
 
+def test_what_is_stored_of_another_text_is_asked_again(model, chain, tmp_path):
+  pytest.importorskip("openai")
+  other = chain._replace(tokens=("Tim", *TOKENS[1:]))
+  with serving(lambda request, count: completion("12 eggs.")) as server:
+
+    def ask(chain):
+      return RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
+
+    first = ask(chain)
+    assert len(server.requests) == 2
+    ask(other)
+    assert len(server.requests) == 4
+    assert "Tim has" in server.requests[-1]["messages"][-1]["content"]
+    assert ask(chain) == first
+    ask(other)
+    assert len(server.requests) == 4
+    # Replies of former versions have no digest, and are taken as they are.
+    (path,) = (tmp_path / "compressions").iterdir()
+    records = [json.loads(line) for line in path.read_text().splitlines()[:2]]
+    assert all(record.pop("prompt") for record in records)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert ask(other) == first
+    assert len(server.requests) == 4
+
+
 def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
   pytest.importorskip("openai")
   with serving(lambda *_: completion("Tom has", "length")) as server:
