@@ -169,7 +169,14 @@ def write_request(chain: RankingInput, ratio: float) -> str:
   """The request for a compression of a chain's reasoning to a share of its words."""
   reasoning = "".join(chain.tokens)
   num_words = len(reasoning.split())
+  wanted = max(min(round(num_words * ratio), num_words - 1), 1)
   return (
-    f"Shorten this solution to {ratio:.0%} of its length: about {round(num_words * ratio)} of its "
+    f"Shorten this solution to {_percentage(ratio)} of its length: about {wanted} of its "
     f"{num_words} words. Write the shortened solution and nothing else.\n\n{reasoning.strip()}"
   )
+
+
+def _percentage(ratio: float) -> str:
+  """A ratio between 0 and 1 as a percentage with as few digits as tell it from 0% and 100%."""
+  texts = (f"{ratio:.{digits}%}" for digits in range(16))
+  return next((text for text in texts if 0 < float(text[:-1]) < 100), f"{ratio:%}")

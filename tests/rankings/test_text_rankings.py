@@ -12,6 +12,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.rankings.interface import RankingInput, RankingSettings
 from greedy_prune_jax.rankings.llmlingua import character_probs, load_compressor, token_means
 from greedy_prune_jax.rankings.registry import RANKINGS
+from greedy_prune_jax.rankings.text_model import write_request
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers.chat_server import completion, refusal, serving
 from tests.helpers.planted import random_segments, tiny_model
@@ -239,6 +240,21 @@ def test_nothing_is_asked_twice(model, chain, tmp_path):
     ]
   assert orders[0] == orders[1]
   assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+  ("ratio", "words", "asked"),
+  [
+    (0.5, 10, "to 50% of its length: about 5 of its 10 words"),
+    (0.999, 10, "to 99.9% of its length: about 9 of its 10 words"),
+    (0.9999, 10, "to 99.99% of its length: about 9 of its 10 words"),
+    (0.995, 300, "to 99.5% of its length: about 298 of its 300 words"),
+    (0.004, 10, "to 0.4% of its length: about 1 of its 10 words"),
+    (0.7, 1, "to 70% of its length: about 1 of its 1 words"),
+  ],
+)
+def test_neither_all_nor_nothing_is_asked_for(chain, ratio, words, asked):
+  assert asked in write_request(chain._replace(tokens=("word ",) * words), ratio)
 
 
 def test_what_is_stored_of_another_text_is_asked_again(model, chain, tmp_path):
