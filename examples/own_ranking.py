@@ -11,13 +11,13 @@ import argparse
 import numpy as np
 
 import greedy_prune_jax as gp
-from greedy_prune_jax.rankings.interface import RankedTokens, by_importance
+from greedy_prune_jax.rankings.interface import RankedTokens
 from greedy_prune_jax.rankings.registry import RANKINGS, Ranking, no_runs
 
 
 def longest_first(model, settings):
   """The longest tokens leave first."""
-  return lambda chain: RankedTokens(by_importance(np.array([-len(text) for text in chain.tokens])))
+  return lambda chain: RankedTokens.of(np.array([-len(text) for text in chain.tokens]), chain)
 
 
 RANKINGS["longest_first"] = Ranking(

@@ -199,6 +199,11 @@ class PruneSettings(TaskSettings, BudgetSettings, OrderSettings):
         f"max_runs={self.max_runs} with search={self.search}, which deletes no runs; expected "
         f"search={RUNS}, or max_runs=0"
       )
+    if self.ranking == "text_model" and not any(self.keep_ratios):
+      raise UserError(
+        f"keep_ratios={self.keep_ratios} with ranking=text_model, which orders tokens by the "
+        f"compressions to these; expected at least one above 0"
+      )
     if self.search == RUNS and self.ranking == GREEDY and self.deletions_per_step != 1:
       raise UserError(
         f"deletions_per_step={self.deletions_per_step} with search={RUNS}, which deletes runs of "

@@ -270,6 +270,6 @@ def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
     labels = labels or (None,) * len(chain.tokens)
     ids = chain.segments.reasoning.tolist()
     ranks = fitted.predict(ids, labels, attention, surprisal)
-    return RankedTokens(by_importance(ranks), len(chain.segments))
+    return RankedTokens.of(ranks, chain, len(chain.segments))
 
   return rank

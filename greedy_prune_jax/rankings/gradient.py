@@ -17,7 +17,6 @@ from greedy_prune_jax.rankings.interface import (
   RankingInput,
   RankingSettings,
   RankTokens,
-  by_importance,
 )
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 from greedy_prune_jax.scoring.objectives import Objective, chain_nll
@@ -54,7 +53,8 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
       *(jnp.int32(n) for n in (prompt, reasoning, answer)),
       objective=settings.objective,
     )
-    return RankedTokens(by_importance(-np.asarray(gradients)[prompt : prompt + reasoning]), length)
+    of_reasoning = np.asarray(gradients)[prompt : prompt + reasoning]
+    return RankedTokens.of(-of_reasoning, chain, length)
 
   return rank
 

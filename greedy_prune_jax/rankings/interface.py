@@ -40,6 +40,30 @@ class RankedTokens(NamedTuple):
   order: list[int]  # all N reasoning positions, first deleted first
   positions_scored: int = 0  # token positions that the pruner ran to find the order
 
+  @classmethod
+  def of(
+    cls, importance: Shaped[np.ndarray, " N"], chain: RankingInput, positions_scored: int = 0
+  ) -> "RankedTokens":
+    """Orders a chain by measures of its tokens; see `by_importance`.
+
+    Raises:
+      UnrankedError: a measure is NaN, or all are equal though the chain has several units: the
+        order would be that of positions alone.
+    """
+    num_nan = int(np.isnan(importance).sum())
+    if num_nan:
+      raise UnrankedError(
+        f"chain {chain.chain_id}: the ranking's measure is NaN for {num_nan} of {len(importance)} "
+        f"tokens; expected numbers. Leave the chain out, or choose another ranking"
+      )
+    if len(chain.sizes) > 1 and (importance == importance[0]).all():
+      raise UnrankedError(
+        f"chain {chain.chain_id}: the ranking's measure is {importance[0]:g} for all its "
+        f"{len(importance)} tokens, which gives no order; leave the chain out, or choose another "
+        f"ranking"
+      )
+    return cls(by_importance(importance), positions_scored)
+
 
 RankTokens = Callable[[RankingInput], RankedTokens]
 

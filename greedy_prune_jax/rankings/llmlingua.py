@@ -13,7 +13,6 @@ from greedy_prune_jax.rankings.interface import (
   RankingInput,
   RankingSettings,
   RankTokens,
-  by_importance,
 )
 
 # The package knows two tokenizers, and tells them apart by these parts of a model's name.
@@ -40,7 +39,7 @@ def llmlingua(model: Model, settings: RankingSettings) -> RankTokens:
 
   def rank(chain: RankingInput) -> RankedTokens:
     probs = character_probs(compressor, "".join(chain.tokens))
-    return RankedTokens(by_importance(token_means(probs, chain.tokens)))
+    return RankedTokens.of(token_means(probs, chain.tokens), chain)
 
   return rank
 

@@ -28,7 +28,7 @@ def surprisal(model: Model, settings: RankingSettings) -> RankTokens:
 
   def rank(chain: RankingInput) -> RankedTokens:
     [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
-    return RankedTokens(by_importance(values), len(chain.segments))
+    return RankedTokens.of(values, chain, len(chain.segments))
 
   return rank
 
@@ -73,8 +73,9 @@ def surprisal_attention(model: Model, settings: RankingSettings) -> RankTokens:
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, values)] = extract_features(model, [chain.segments], batch_size=1)
     received = features[..., STATISTICS.index("from answer, mean")].mean(axis=(1, 2))
-    ranks = [np.argsort(by_importance(importance)) for importance in (values, received)]
-    return RankedTokens(by_importance(ranks[0] + ranks[1]), len(chain.segments))
+    orders = (RankedTokens.of(importance, chain).order for importance in (values, received))
+    # Ranks of opposite orders add up to equal sums, which is no lack of information.
+    return RankedTokens(by_importance(sum(map(np.argsort, orders))), len(chain.segments))
 
   return rank
 
@@ -92,7 +93,7 @@ def _by_attention(
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
     importance = received(features[:, layers][:, :, heads], chain.segments)
-    return RankedTokens(by_importance(importance.mean(axis=(1, 2))), len(chain.segments))
+    return RankedTokens.of(importance.mean(axis=(1, 2)), chain, len(chain.segments))
 
   return rank
 

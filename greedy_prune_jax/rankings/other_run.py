@@ -15,7 +15,6 @@ from greedy_prune_jax.rankings.interface import (
   RankingSettings,
   RankTokens,
   UnrankedError,
-  by_importance,
   order_of_units,
 )
 
@@ -78,15 +77,15 @@ def other_run(model: Model, settings: RankingSettings) -> RankTokens:
     # others stay with what is before them.
     means = [found.left_at[start:end].mean() if end > start else np.nan for start, end in spans]
     importance = _filled(np.array(means))
-    order = by_importance(importance)
-    tied = _tied_units(order, importance >= found.stayed, chain.sizes, lowest)
+    ranked = RankedTokens.of(importance, chain)
+    tied = _tied_units(ranked.order, importance >= found.stayed, chain.sizes, lowest)
     if tied:
       raise UnrankedError(
         f"chain {chain.chain_id}: keep ratio {lowest:g} would delete {tied} of "
         f"{len(chain.sizes)} units of text that never left in {folder} and has no order there; "
         f"expected a run with a keep ratio below {found.reached:g}, or higher keep_ratios here"
       )
-    return RankedTokens(order)
+    return ranked
 
   return rank
 

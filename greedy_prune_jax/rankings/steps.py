@@ -14,7 +14,6 @@ from greedy_prune_jax.rankings.interface import (
   RankingInput,
   RankingSettings,
   RankTokens,
-  by_importance,
 )
 from greedy_prune_jax.scoring.entropy import token_entropies
 from greedy_prune_jax.scoring.features import extract_features
@@ -36,7 +35,7 @@ def step_surprisal(model: Model, settings: RankingSettings) -> RankTokens:
   def rank(chain: RankingInput) -> RankedTokens:
     [(_, values)] = extract_features(model, [chain.segments], batch_size=1)
     starts = unit_starts(chain.sizes)
-    return RankedTokens(_by_units(values[starts], chain), len(chain.segments))
+    return _by_units(values[starts], chain, len(chain.segments))
 
   return rank
 
@@ -53,7 +52,7 @@ def step_entropy(model: Model, settings: RankingSettings) -> RankTokens:
   def rank(chain: RankingInput) -> RankedTokens:
     values = token_entropies(model, chain.segments)
     sums = np.add.reduceat(values, unit_starts(chain.sizes))
-    return RankedTokens(_by_units(sums, chain), len(chain.segments))
+    return _by_units(sums, chain, len(chain.segments))
 
   return rank
 
@@ -75,7 +74,7 @@ def answer_perplexity(model: Model, settings: RankingSettings) -> RankTokens:
     nlls = score_without(model, segments, gone)["answer"]
     behind = len(segments.reasoning) + len(segments.answer) - 1
     positions = len(segments.prompt) + len(gone) * behind - len(segments.reasoning)
-    return RankedTokens(_by_units(nlls, chain), positions)
+    return _by_units(nlls, chain, positions)
 
   return rank
 
@@ -107,6 +106,8 @@ def unit_positions(unit_sizes: Sequence[int]) -> list[range]:
   return [range(start, start + n) for start, n in zip(starts, unit_sizes, strict=True)]
 
 
-def _by_units(importance: Float[np.ndarray, " U"], chain: RankingInput) -> list[int]:
-  """Positions, those of the least important unit first; of equals, the lower unit first."""
-  return by_importance(np.repeat(importance, chain.sizes))
+def _by_units(
+  importance: Float[np.ndarray, " U"], chain: RankingInput, positions_scored: int
+) -> RankedTokens:
+  """Orders the tokens, those of the least important unit first; of equals, the lower unit first."""
+  return RankedTokens.of(np.repeat(importance, chain.sizes), chain, positions_scored)

@@ -19,7 +19,6 @@ from greedy_prune_jax.rankings.interface import (
   RankingSettings,
   RankTokens,
   UnrankedError,
-  by_importance,
 )
 from greedy_prune_jax.runs.jsonl import process_records, process_writer
 from greedy_prune_jax.runs.records import Record, check_form
@@ -70,7 +69,7 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
     kept_by = np.zeros(len(chain.tokens), np.int64)
     for prompt in prompts.values():
       kept_by[_kept(chain, stored[_place(prompt, stored)]["text"])] += 1
-    return RankedTokens(by_importance(kept_by))
+    return RankedTokens.of(kept_by, chain)
 
   return rank
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import prune
@@ -15,12 +16,17 @@ from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
-from greedy_prune_jax.rankings.interface import RankedTokens, RankingInput, RankingSettings
+from greedy_prune_jax.rankings.interface import (
+  RankedTokens,
+  RankingInput,
+  RankingSettings,
+  UnrankedError,
+)
 from greedy_prune_jax.rankings.registry import RANKINGS, ChainSizes, ModelRun, Ranking
 from greedy_prune_jax.runs.workdir import Workdir
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
-from tests.helpers.tiny_runs import CHAINS, make_model, records, write_chains
+from tests.helpers.tiny_runs import CHAINS, make_model, records, skipped, write_chains
 
 
 def config_of(tmp_path, **changes):
@@ -83,6 +89,49 @@ def test_a_ranking_is_added_by_one_record(tmp_path, monkeypatch):
   assert f"{sum(record['positions_scored'] for record in found.values()):,}" in estimate
   with pytest.raises(UserError, match=r"ranking='shortest'; .*\n(.*\n)*  longest: the longest fi"):
     PruneSettings.from_config(config | {"ranking": "shortest"})
+
+
+@pytest.mark.parametrize(
+  ("importance", "sizes", "message"),
+  [
+    ([2.0] * 4, None, "chain c: the ranking's measure is 2 for all its 4 tokens"),
+    ([-np.inf] * 4, (2, 2), "measure is -inf for all its 4 tokens"),
+    ([0] * 4, None, "measure is 0 for all"),
+    ([1.0, np.nan, 2.0, np.nan], None, "measure is NaN for 2 of 4 tokens"),
+  ],
+)
+def test_measures_that_give_no_order_are_refused(importance, sizes, message):
+  chain = RankingInput("c", random_segments(0, 61, (3, 4, 2)), ("x",) * 4, sizes)
+  with pytest.raises(UnrankedError, match=message):
+    RankedTokens.of(np.array(importance), chain)
+
+
+def test_one_unit_needs_no_order():
+  chain = RankingInput("c", random_segments(0, 61, (3, 3, 2)), ("x",) * 3, (3,))
+  assert RankedTokens.of(np.zeros(3), chain).order == [0, 1, 2]
+  chain = chain._replace(unit_sizes=None)
+  assert RankedTokens.of(np.array([1.0, 0.0, 1.0]), chain, 5) == ([1, 0, 2], 5)
+
+
+@pytest.mark.slow
+def test_a_chain_that_a_ranking_cannot_order_is_left_out(tmp_path, monkeypatch):
+  def equal(model, settings):
+    return lambda chain: RankedTokens.of(np.zeros(len(chain.tokens)), chain)
+
+  record = Ranking(about="none", maker=equal, model_runs=lambda sizes: [])
+  monkeypatch.setitem(RANKINGS, "equal", record)
+  config = config_of(tmp_path, ranking="equal")
+  with Workdir(tmp_path / "run", config, output="pruned") as workdir:
+    failed = run_prune(PruneSettings.from_config(config), workdir)
+  assert failed == [chain["id"] for chain in CHAINS]
+  assert "gives no order" in skipped(tmp_path / "run")[0]["reason"]
+
+
+def test_a_text_model_needs_a_keep_ratio_above_0():
+  config = prune.get_config().to_dict() | {"ranking": "text_model", "text_model": "x"}
+  with pytest.raises(UserError, match=r"keep_ratios=\(0.0,\) with ranking=text_model"):
+    PruneSettings.from_config(config | {"keep_ratios": (0.0,)})
+  PruneSettings.from_config(config | {"keep_ratios": (0.5, 0.0)})
 
 
 @pytest.mark.parametrize(
