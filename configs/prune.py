@@ -88,8 +88,8 @@ def get_config() -> config_dict.ConfigDict:
   # rounding errors, and two deletions that are closer than these can change places: rarely in
   # float32, but in bfloat16 orders do differ (docs/measured.md has the errors).
   config.attention = "xla"  # xla; or pallas: a fused kernel, one device a process, not timed yet
-  # Chains searched at once. 0: as many as the device's memory allows, but 1 on a CPU; set it there
-  # for short chains, which are faster several at a time.
+  # Chains searched at once. 0: as many as a step can use and the memory holds (on a CPU, 2 GB for
+  # chains): several short ones, one long one.
   config.batch_size = 0
   config.mesh = config_dict.ConfigDict()  # devices of each process; 0: all that are left
   config.mesh.data = 0  # devices that search chains of a batch side by side
