@@ -200,7 +200,7 @@ class Pruner:
       config[name] = {**config[name], **value} if merge else value
     settings = PruneSettings.from_config(config)
     if (mesh := mesh_of(self.model.params)) is not None:
-      check_attention(settings, mesh)
+      check_attention(settings, mesh.size)
     return settings
 
   def _tasks(self, chains: Sequence[Chain], settings: PruneSettings) -> list[PruneTask]:

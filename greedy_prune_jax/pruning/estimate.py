@@ -22,7 +22,12 @@ from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
-from greedy_prune_jax.pruning.run import search_settings, step_positions_of
+from greedy_prune_jax.pruning.run import (
+  check_attention,
+  check_ranking,
+  search_settings,
+  step_positions_of,
+)
 from greedy_prune_jax.pruning.settings import GREEDY, PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, check_any, read_tasks
 from greedy_prune_jax.rankings.registry import RANKINGS
@@ -63,12 +68,22 @@ def estimate_run(settings: PruneSettings) -> str:
     UserError: something that the settings name cannot be used, or the devices are not described.
   """
   tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
+  check_attention(settings, _of_process(settings))
+  check_ranking(settings, config)
   skip = skipper(settings.on_bad_chain)
   tasks = list(read_tasks(settings, tokenizer, config.max_positions, {}, skip))
   check_any(tasks, settings)
   works = [_work(settings, config, task) for task in tasks]
   devices = _devices(settings)
   return _format(settings, config, tasks, works, devices)
+
+
+def _of_process(settings: PruneSettings) -> int:
+  """Devices of one process's mesh, as far as the settings say; the least where they do not."""
+  mesh, here = settings.mesh, jax.local_device_count()
+  if not settings.plan.device and not (mesh.data and mesh.model):
+    return here
+  return max(mesh.data, 1) * max(mesh.model, 1)
 
 
 def _work(settings: PruneSettings, config: ModelConfig, task: PruneTask) -> Work:

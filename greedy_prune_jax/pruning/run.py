@@ -9,12 +9,12 @@ from typing import cast
 
 import jax.numpy as jnp
 from absl import logging
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import BadChain, skipper
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_config, load_model, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
@@ -55,10 +55,11 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
     UserError: something that the settings name cannot be used. What was finished is on disk.
   """
   skip, mesh = skipper(settings.on_bad_chain, workdir), make_mesh(settings.mesh)
-  check_attention(settings, mesh)
-  tokenizer = load_tokenizer(settings.pruner)
-  context, unfinished = load_config(settings.pruner).max_positions, workdir.load_unfinished()
-  tasks = list(read_tasks(settings, tokenizer, context, unfinished, skip))
+  check_attention(settings, mesh.size)
+  tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
+  check_ranking(settings, config)
+  unfinished = workdir.load_unfinished()
+  tasks = list(read_tasks(settings, tokenizer, config.max_positions, unfinished, skip))
   check_any(tasks, settings, workdir)
   check_texts(tasks, workdir)
   if len(tasks) < settings.num_chains:
@@ -80,13 +81,19 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   return failed
 
 
-def check_attention(settings: OrderSettings, mesh: Mesh) -> None:
-  """Raises a UserError where the kernel would run on several devices."""
-  if settings.attention == "pallas" and mesh.size > 1:
+def check_attention(settings: OrderSettings, num_devices: int) -> None:
+  """Raises a UserError where the kernel would run on several devices of a process."""
+  if settings.attention == "pallas" and num_devices > 1:
     raise UserError(
-      f"attention=pallas runs on one device, and this process's mesh has {mesh.size}; set "
+      f"attention=pallas runs on one device, and this process's mesh has {num_devices}; set "
       f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
     )
+
+
+def check_ranking(settings: PruneSettings, config: ModelConfig) -> None:
+  """Raises a UserError where the ranking cannot be made, as far as it shows without weights."""
+  if settings.ranking != GREEDY:
+    RANKINGS[settings.ranking].check_settings(config, settings.ranking_settings)
 
 
 def search_tasks(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from greedy_prune_jax.chains.categories import Category, Labels
 from greedy_prune_jax.chains.category_rules import offline_annotator
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.safetensors_file import read_safetensors
 from greedy_prune_jax.rankings.interface import (
@@ -250,6 +251,11 @@ def _checked_ranking(about: Record, arrays: Mapping[str, np.ndarray]) -> Attenti
     shape=shape,
     num_chains=fields.get(about, "num_chains", int),
   )
+
+
+def check_file(config: ModelConfig, settings: RankingSettings) -> None:
+  """Raises a UserError where the regression cannot be read, or its annotator is not known."""
+  offline_annotator(load_ranking(Path(settings.attention_regression)).annotator)
 
 
 def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:

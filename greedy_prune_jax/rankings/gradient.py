@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores, softmax_beside
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.recurrence import refuse_recurrence
 from greedy_prune_jax.models.sizes import round_up
@@ -59,6 +60,15 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
   return rank
 
 
+def check_pruner(config: ModelConfig, settings: RankingSettings) -> None:
+  """Raises a UserError where a pruner has layers that no gate can hide tokens from."""
+  _refuse(config)
+
+
+def _refuse(config: ModelConfig) -> None:
+  refuse_recurrence(config, "the gradient ranking")
+
+
 @partial(jax.jit, static_argnames=("graph", "objective"))
 def gate_gradient(
   graph: nnx.GraphDef,
@@ -83,7 +93,7 @@ def gate_gradient(
     Derivatives in nats per token, for the tokens of all three segments.
   """
   decoder = nnx.merge(graph, params)
-  refuse_recurrence(decoder.config, "the gradient ranking")
+  _refuse(decoder.config)
 
   def nll(log_gates: Float[Array, " T"]) -> Float[Array, ""]:
     hidden = _gated_hidden(decoder, token_ids, log_gates)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
@@ -86,9 +87,7 @@ def _by_attention(
   received: Callable[[Float[np.ndarray, "N L H S"], Segments], Float[np.ndarray, "N L H"]],
 ) -> RankTokens:
   """Ranks by the attention that `received` computes from a chain's statistics."""
-  config = model.config
-  layers = _chosen("attention_layers", settings.attention_layers, config.num_layers)
-  heads = _chosen("attention_heads", settings.attention_heads, config.num_heads)
+  layers, heads = _choice(model.config, settings)
 
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
@@ -110,6 +109,19 @@ def _from_later(
   }
   sums = [features[..., STATISTICS.index(name)] * count for name, count in counts.items()]
   return np.sum(sums, axis=0) / sum(counts.values())
+
+
+def check_layers_and_heads(config: ModelConfig, settings: RankingSettings) -> None:
+  """Raises a UserError where a pruner lacks a chosen layer or head."""
+  _choice(config, settings)
+
+
+def _choice(config: ModelConfig, settings: RankingSettings) -> tuple[list[int], list[int]]:
+  """Layers and heads whose attention is read."""
+  return (
+    _chosen("attention_layers", settings.attention_layers, config.num_layers),
+    _chosen("attention_heads", settings.attention_heads, config.num_heads),
+  )
 
 
 def _chosen(name: str, wanted: Sequence[int], count: int) -> list[int]:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from greedy_prune_jax.chains.chain import PrunedChain, num_kept, unit_starts
 from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import (
   RankedTokens,
@@ -40,6 +41,11 @@ class _Known(NamedTuple):
     left_at = np.repeat(pruned.gone_before, lengths).astype(np.int32)
     reached = min(map(float, pruned.pruned), default=1.0)
     return cls(pruned.chain.reasoning, reached, left_at, len(pruned.reasoning_ids))
+
+
+def check_run(config: ModelConfig, settings: RankingSettings) -> None:
+  """Raises a UserError where the other run is not there."""
+  read_pruned(settings.other_run)  # which reads no line yet
 
 
 def other_run(model: Model, settings: RankingSettings) -> RankTokens:

@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.rankings.interface import RankingSettings, RankTokens
 
 Maker = Callable[[Model, RankingSettings], RankTokens]
+Check = Callable[[ModelConfig, RankingSettings], None]
 
 
 class ChainSizes(NamedTuple):
@@ -51,6 +53,8 @@ class Ranking:
     needs: required settings, which no other ranking reads, with the meaning of each.
     options: optional settings, which are refused for rankings that do not list them.
     other_models: models that run beside the pruner; estimates of cost do not count them.
+    check: function that raises a UserError for settings that cannot be used with a pruner's config,
+      or its name, as of `maker`; a dry run calls it too, so it must not need weights.
   """
 
   about: str
@@ -59,6 +63,16 @@ class Ranking:
   needs: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
   options: tuple[str, ...] = ()
   other_models: str = ""
+  check: str | Check | None = None
+
+  def check_settings(self, config: ModelConfig, settings: RankingSettings) -> None:
+    """Refuses settings that the ranking cannot be made with, before weights are loaded.
+
+    Raises:
+      UserError: a file that is named cannot be read, or the pruner is of another shape.
+    """
+    if self.check is not None:
+      _imported(self.check)(config, settings)
 
   def make(self, model: Model, settings: RankingSettings) -> RankTokens:
     """Makes the function that orders the tokens of a chain.
@@ -66,11 +80,15 @@ class Ranking:
     Raises:
       UserError: the ranking cannot be made with this pruner or these settings.
     """
-    if not isinstance(self.maker, str):
-      return self.maker(model, settings)
-    module, _, function = self.maker.rpartition(".")
-    module = importlib.import_module(f"greedy_prune_jax.rankings.{module}")
-    return getattr(module, function)(model, settings)
+    return _imported(self.maker)(model, settings)
+
+
+def _imported(function: Any) -> Any:
+  """The function of a name `module.function` in `greedy_prune_jax.rankings`; a function itself."""
+  if not isinstance(function, str):
+    return function
+  module, _, name = function.rpartition(".")
+  return getattr(importlib.import_module(f"greedy_prune_jax.rankings.{module}"), name)
 
 
 def no_runs(sizes: ChainSizes) -> list[ModelRun]:
@@ -136,12 +154,14 @@ RANKINGS: dict[str, Ranking] = {
     maker="one_pass.attention",
     model_runs=whole_chain,
     options=("attention_layers", "attention_heads"),
+    check="one_pass.check_layers_and_heads",
   ),
   "answer_attention": Ranking(
     about="the token that the answer (behind thinking, all after its tag) attends to least first",
     maker="one_pass.answer_attention",
     model_runs=whole_chain,
     options=("attention_layers", "attention_heads"),
+    check="one_pass.check_layers_and_heads",
   ),
   "surprisal_attention": Ranking(
     about="the lowest mean of the ranks by surprisal and by answer_attention first",
@@ -152,18 +172,21 @@ RANKINGS: dict[str, Ranking] = {
     about="the token first whose hiding raises the objective's NLL least, by its gradient",
     maker="gradient.gradient",
     model_runs=whole_chain_and_back,
+    check="gradient.check_pruner",
   ),
   "attention_regression": Ranking(
     about="the lowest prune rank first, as predicted from attention by a regression of analyze",
     maker="attention_regression.attention_regression",
     model_runs=whole_chain,
     needs={"attention_regression": "the file of a regression, which the job analyze writes"},
+    check="attention_regression.check_file",
   ),
   "other_run": Ranking(
     about="the order of another run of prune, by whichever pruner",
     maker="other_run.other_run",
     model_runs=no_runs,
     needs={"other_run": "the workdir of that run, on the same chains"},
+    check="other_run.check_run",
   ),
   "llmlingua": Ranking(
     about="the token first that LLMLingua-2's classifier is least likely to keep",

@@ -96,3 +96,27 @@ def test_time_follows_from_devices_and_utilisation(dry):
 )
 def test_what_cannot_be_estimated(start, settings, message):
   assert message in error_of(start(dry_run=True, **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"ranking": "attention", "attention_layers": "(99,)"}, "attention_layers=(99,) has 99"),
+    ({"ranking": "answer_attention", "attention_heads": "(9,)"}, "attention_heads=(9,) has 9"),
+    ({"ranking": "other_run", "other_run": "/nope"}, "/nope holds no pruned chains"),
+    (
+      {"ranking": "attention_regression", "attention_regression": "/nope"},
+      "cannot read the attention regression /nope",
+    ),
+    ({"attention": "pallas", "mesh.data": 2}, "attention=pallas runs on one device"),
+  ],
+)
+def test_what_a_run_refuses_at_once_a_dry_run_refuses_too(
+  start, shared, tmp_path, settings, message
+):
+  shutil.copytree(shared / "model", tmp_path / "model")
+  (tmp_path / "model" / "model.safetensors").unlink()
+  settings = {"pruner": tmp_path / "model", "plan.peak_flops": 1e12, **settings}
+  for dry_run in (True, False):  # neither loads weights first
+    assert message in error_of(start(dry_run=dry_run, num_devices=2, **settings))
