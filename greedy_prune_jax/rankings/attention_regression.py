@@ -25,7 +25,6 @@ from greedy_prune_jax.rankings.interface import (
   RankingInput,
   RankingSettings,
   RankTokens,
-  by_importance,
 )
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder

@@ -74,9 +74,10 @@ def surprisal_attention(model: Model, settings: RankingSettings) -> RankTokens:
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, values)] = extract_features(model, [chain.segments], batch_size=1)
     received = features[..., STATISTICS.index("from answer, mean")].mean(axis=(1, 2))
-    orders = (RankedTokens.of(importance, chain).order for importance in (values, received))
+    orders = [RankedTokens.of(importance, chain).order for importance in (values, received)]
     # Ranks of opposite orders add up to equal sums, which is no lack of information.
-    return RankedTokens(by_importance(sum(map(np.argsort, orders))), len(chain.segments))
+    ranks = np.sum([np.argsort(order) for order in orders], axis=0)
+    return RankedTokens(by_importance(ranks), len(chain.segments))
 
   return rank
 
