@@ -120,10 +120,12 @@ def _chains(settings: TaskSettings, skip: Callable[[BadChain], None] | None) -> 
   if not is_generated(settings.chains):
     return read(0)
   wanted = rows_to_read(settings.chains, settings.num_chains)
-  # A generator has no end. The first rows of many are those of few; more are made only where
-  # chains are left out.
-  further = (itertools.islice(read(number), wanted, None) for number in (100 * wanted,))
-  return itertools.chain(read(wanted), itertools.chain.from_iterable(further))
+
+  def further() -> Iterator[Chain]:
+    yield from itertools.islice(read(100 * wanted), wanted, None)
+
+  # The first rows of many are those of few; more are made only where chains are left out.
+  return itertools.chain(read(wanted), further())
 
 
 def make_tasks(
