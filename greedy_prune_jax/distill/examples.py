@@ -244,7 +244,7 @@ def make_examples(
   if not train:
     raise UserError(
       f"there is nothing to train on: of {len(chains)} chains {len(validated)} are held out for "
-      f"validation, and {len(left_out)} examples are left out"
+      f"validation (all of a question together), and {len(left_out)} examples are left out"
       + (f" ({left_out[0].id}: {left_out[0].reason})" if left_out else "")
     )
   held_out = tuple(example for group in validated for example in group)

@@ -228,7 +228,8 @@ def test_metrics(run, tmp_path):
 def test_ropes_turn_as_those_of_the_longest_example(run, tmp_path, repeats):
   theirs, _ = make_longrope_model(tmp_path / "model")
   lines = [
-    c | {"id": f"{i}", "question": c["question"][:9] * repeats} for i, c in enumerate(CHAINS)
+    c | {"id": f"{i}", "question": f"{i}: {c['question'][:9]}" * repeats}
+    for i, c in enumerate(CHAINS)
   ]
   write_chains(tmp_path / "chains.jsonl", lines)
   paths = {"student": str(tmp_path / "model"), "chains": str(tmp_path / "chains.jsonl")}
