@@ -1,6 +1,7 @@
 """Answers from pruned reasoning: who is asked what, how replies are judged, and what is counted."""
 
 import dataclasses
+import shutil
 import json
 
 import pytest
@@ -98,6 +99,7 @@ def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change):
     "text": dataclasses.replace(chain(0), pruned={"0.5": " two is four.\n"}),
     "target": dataclasses.replace(chain(0), chain=dataclasses.replace(chain(0).chain, target="5")),
   }
+  shutil.rmtree(tmp_path / "joint")
   write_run(tmp_path / "joint", [others[change]])
   with pytest.raises(UserError, match="joint/c/0 has another prompt or gold answer than when this"):
     evaluate(teacher, config)
