@@ -1,8 +1,8 @@
 """Answers from pruned reasoning: who is asked what, how replies are judged, and what is counted."""
 
 import dataclasses
-import shutil
 import json
+import shutil
 
 import pytest
 import torch
