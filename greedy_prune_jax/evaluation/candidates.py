@@ -47,7 +47,7 @@ class Entry:
   @property
   def path(self) -> Path:
     """Folder or file of that place."""
-    return Path(self.place).expanduser()
+    return user_path(self.place)
 
   @property
   def is_student(self) -> bool:
@@ -121,13 +121,13 @@ def _parse_entry(text: str) -> Entry:
 def _is_place(text: str) -> bool:
   """Tells whether there is such a file or folder, also where checkpoints are named behind an @."""
   places = {text, text.rpartition("@")[0]} - {""}
-  return any(user_path(place).expanduser().exists() for place in places)
+  return any(user_path(place).exists() for place in places)
 
 
 def _is_student(place: str) -> bool:
   """Tells whether a folder's config.json is that of a distill run, and not that of a model."""
   try:
-    config = read_json(Path(place).expanduser() / "config.json")
+    config = read_json(user_path(place) / "config.json")
   except UserError:
     return False
   return {"student", "chains"} <= set(config)

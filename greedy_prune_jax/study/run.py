@@ -143,8 +143,8 @@ def left_out_note(settings: StudySettings, folder: Path) -> str:
   if not lacking:
     return ""
   return (
-    "Not all students were trained on the same chains: examples that were too long or that no text "
-    f"can spell were left out (see the students' skipped.jsonl) of {', '.join(lacking)}."
+    "Examples that were too long, or that no text can spell, were left out (see the students' "
+    f"skipped.jsonl) of {', '.join(lacking)}; so students may differ in the chains, too."
   )
 
 

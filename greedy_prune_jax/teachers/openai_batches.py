@@ -38,6 +38,7 @@ from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 FOLDER = "batches"  # of a run's folder
 _CHAT = "/v1/chat/completions"
 _ENDED = ("completed", "failed", "expired", "cancelled")
+_NOT_FOUND = 404  # status of HTTP
 _WINDOW = "24h"  # the only one that there is
 
 AnswerT = TypeVar("AnswerT")
@@ -58,6 +59,10 @@ class _Pending:
     if self.most is not None:
       budget.settle(self.most, used)
       self.most = None
+
+
+class _NotFoundError(UserError):
+  """The endpoint has no batch or file of this id, or, where one is to be made, no batches."""
 
 
 class OpenAIBatchTeacher:
@@ -155,8 +160,18 @@ class OpenAIBatchTeacher:
     Raises:
       UserError: the batch or its results cannot be fetched.
     """
-    batch, refusal = self._wait(batch_id), None
-    for line in self._lines(batch):
+    refusal = None
+    try:
+      batch = self._wait(batch_id)
+      lines = list(self._lines(batch))
+    except _NotFoundError as error:
+      raise UserError(
+        f"batch {batch_id} or its results are not to be found at {self._endpoint.name}: they "
+        f"expired, or belong to another account or base_url ({error}). To ask its {len(keys)} "
+        f"requests anew, and pay for them again, remove the line of this id from the notes in "
+        f"{self._folder}"
+      ) from error
+    for line in lines:
       item = asked.get(key := _text_at(line, "custom_id"))
       if item is None:
         continue  # of another process, or answered already
@@ -253,7 +268,8 @@ class OpenAIBatchTeacher:
     """Makes a call, again and again while that may help, and returns the answer.
 
     Raises:
-      UserError: the call failed for good.
+      _NotFoundError: the endpoint has no such thing.
+      UserError: the call failed for good otherwise.
     """
     settings, reason = self._endpoint.settings, ""
     for attempt in range(settings.max_attempts):
@@ -261,6 +277,8 @@ class OpenAIBatchTeacher:
         return call()
       except FailedRequestError as error:
         reason = str(error)
+        if error.status == _NOT_FOUND:
+          raise _NotFoundError(f"{self._endpoint.name} refuses: {reason}") from error
         if not error.may_pass:
           break
         if attempt + 1 < settings.max_attempts:

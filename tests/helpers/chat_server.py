@@ -106,7 +106,8 @@ class ChatServer:
         _, _, kind, name, *rest = self.path.split("/")
         if kind == "files":
           assert rest == ["content"]
-          _send(self, Answer(chat_server.files[name]))
+          text = chat_server.files.get(name)
+          _send(self, Answer(text) if text is not None else refusal(404, "no such file"))
         else:
           assert kind == "batches"
           _send(self, chat_server._look(name))

@@ -240,11 +240,11 @@ def token_ids(config: transformers.PretrainedConfig, batch: int = 2) -> np.ndarr
 
 
 def reference_outputs(
-  model: transformers.PreTrainedModel, ids: np.ndarray
+  model: transformers.PreTrainedModel, ids: np.ndarray, dtype: torch.dtype = torch.float32
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Logits [B, T, V] and attention probabilities [L, B, N, T, T] in float32."""
+  """Logits [B, T, V] and attention probabilities [L, B, N, T, T], computed in a dtype."""
   with torch.no_grad():
-    out = model.float()(torch.tensor(ids), output_attentions=True, use_cache=False)
+    out = model.to(dtype)(torch.tensor(ids), output_attentions=True, use_cache=False)
   return out.logits.numpy(), torch.stack(out.attentions).numpy()
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from greedy_prune_jax.models.forward import forward_hidden
@@ -346,7 +347,9 @@ def test_equals_transformers(name, tmp_path):
   reference = tiny_model(config)
   reference.save_pretrained(tmp_path)
   ids = token_ids(config)
-  expected_logits, expected_probs = reference_outputs(reference, ids)
+  # On some processors either side is 6e-6 off for Gemma 4. (Experts of transformers lack float64.)
+  dtype = torch.float64 if name == "gemma4" else torch.float32
+  expected_logits, expected_probs = reference_outputs(reference, ids, dtype)
 
   model = load_model(str(tmp_path), "float32")
   logits, probs = _forward(model.graph_for(LENGTH), model.params, jax.numpy.asarray(ids))

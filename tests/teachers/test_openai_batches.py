@@ -243,6 +243,32 @@ def test_a_status_that_never_ends_has_a_limit(tmp_path):
   assert len(server.batches) == 1
 
 
+@pytest.mark.parametrize("gone", ["batch", "results"])
+def test_what_to_do_about_a_batch_that_the_server_no_longer_has(tmp_path, gone):
+  with serving(echo) as server:
+    killed_while_waiting(make_teacher(server, tmp_path), prompts(2))
+    look = server._look
+
+    def expired(name):
+      if gone == "batch":
+        return refusal(404, "no such batch")
+      answer = look(name)
+      server.files.clear()
+      return answer
+
+    server._look = expired
+    words = (
+      r"batch-0 or its results .*404.*its 2 requests anew, and pay .*remove the line of this id"
+    )
+    for _ in range(2):  # the same again: nothing is marked as read
+      with pytest.raises(UserError, match=words):
+        write(make_teacher(server, tmp_path), prompts(2))
+    server._look = look
+    (tmp_path / "batches" / "process-00000.jsonl").write_text("")
+    assert write(make_teacher(server, tmp_path), prompts(2))["p0"].text == "on question 0"
+  assert len(server.batches) == 2
+
+
 ODD_BATCHES = {
   "a list": [],
   "null": None,
