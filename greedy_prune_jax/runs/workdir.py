@@ -14,7 +14,7 @@ from absl import logging
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import write_or_check_config
-from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, held_folder, replace_file
 from greedy_prune_jax.runs.jsonl import (
   JsonlWriter,
   encode_line,
@@ -127,18 +127,19 @@ class Workdir:
     with contextlib.ExitStack() as undo:
       undo.push(self._open)
       hold_locks(self.path / "locks", process_index, num_processes, self._open)
-      if process_index == 0:
-        self._check_config(config, may_change, may_grow)
-        self._repair_files_of_others(num_processes)
-        with explain_os_errors(self._unfinished):
-          for kept in self._unfinished.glob("keep-*"):  # by an earlier run
-            kept.unlink()
-        self._metrics_writer = self._writer(self.path / "metrics.jsonl")
-      finished = {
-        name: FinishedItems(folder, self._open_own(folder))
-        for name, folder in self._outputs.items()
-      }
-      self._unfinished_writer = self._open_own(self._unfinished)
+      with held_folder(self.path):  # a file that cannot be read went with it
+        if process_index == 0:
+          self._check_config(config, may_change, may_grow)
+          self._repair_files_of_others(num_processes)
+          with explain_os_errors(self._unfinished):
+            for kept in self._unfinished.glob("keep-*"):  # by an earlier run
+              kept.unlink()
+          self._metrics_writer = self._writer(self.path / "metrics.jsonl")
+        finished = {
+          name: FinishedItems(folder, self._open_own(folder))
+          for name, folder in self._outputs.items()
+        }
+        self._unfinished_writer = self._open_own(self._unfinished)
       undo.pop_all()
     self._finished, self._main = finished, finished[output]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.helpers.tiny_runs import make_model, write_chains
+from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,8 @@ def inputs(tmp_path_factory):
   """A folder with a tiny model and chains."""
   folder = tmp_path_factory.mktemp("inputs")
   make_model(folder / "model", vocab_size=350)  # even, for meshes
-  write_chains(folder / "chains.jsonl")
+  chains = [chain | {"question": f"Of {chain['id']}: how many?"} for chain in CHAINS]
+  write_chains(folder / "chains.jsonl", chains)
   return folder
 
 

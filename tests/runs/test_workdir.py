@@ -3,6 +3,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs import workdir as workdir_module
 from greedy_prune_jax.runs.workdir import Workdir
 
 CONFIG = {"pruner": "tiny"}
@@ -18,6 +20,28 @@ CONFIG = {"pruner": "tiny"}
 
 def open_workdir(path, config=CONFIG, **kwargs):
   return Workdir(path, config, output="pruned", **kwargs)
+
+
+@pytest.mark.parametrize(
+  "moment", ["write_or_check_config", "process_files", "process_writer", "read_output"]
+)
+def test_a_folder_that_goes_while_it_is_opened_is_said_to_be_gone(tmp_path, monkeypatch, moment):
+  path = tmp_path / "run"
+  with open_workdir(path) as workdir:
+    workdir.write_finished({"id": "a"})
+  there = getattr(workdir_module, moment)
+
+  def goes(*args, **kwargs):
+    shutil.rmtree(path, ignore_errors=True)
+    return there(*args, **kwargs)
+
+  monkeypatch.setattr(workdir_module, moment, goes)
+  if moment == "read_output":  # which has found the file already
+    found = [path / "pruned" / "process-00000.jsonl"]
+    monkeypatch.setattr("greedy_prune_jax.runs.jsonl.process_files", lambda _: found)
+  with pytest.raises(UserError, match="Its folder is gone: it was deleted or moved"):
+    open_workdir(path)
+  assert not path.exists()
 
 
 def test_a_run_leaves_its_config_its_records_and_its_log(tmp_path):
@@ -341,7 +365,7 @@ def test_a_folder_that_is_moved_while_a_run_begins_is_noticed(tmp_path, monkeypa
     return make(self, path)
 
   monkeypatch.setattr(Workdir, "_writer", moved)
-  with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: .*Its folder is gone"):
+  with pytest.raises(UserError, match=r"cannot write .*run: .*Its folder is gone"):
     open_workdir(tmp_path / "run")
   assert not (tmp_path / "run").exists()
   assert (tmp_path / "moved" / "config.json").exists()

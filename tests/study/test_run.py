@@ -65,7 +65,7 @@ def test_the_table_tells_of_students_whose_chains_are_fewer(monkeypatch, tmp_pat
     writer.write(answer)
   write_answers(tmp_path / "answers.parquet", collect_answers(tmp_path, condition, (1,), "sums"))
   note = run.left_out_note(settings, tmp_path)
-  assert f"of {student} on greedy_joint at 0.3 (up to 2)." in note
+  assert f"of {student} on greedy_joint at 0.3 (up to 2);" in note
   table, *_ = run.write_results([tmp_path / "answers.parquet"], "", tmp_path, note)
   assert table.caption.endswith(note)
   assert note in (tmp_path / "study.md").read_text()
