@@ -2,8 +2,8 @@
 
     python -m benchmarks.screened_paths --chains=FILE[,FILE...] --sizes=41,115 --margins=1,2
 
-For each size N the chain whose reasoning is nearest to N tokens is pruned down to a keep ratio,
-once exactly and once by a race for each margin. *Less* is the positions that exact search would run
+For each size N the chain whose reasoning is nearest to N tokens, or `--chains_of_each` of them, is
+pruned down to a keep ratio, once exactly and once by a race for each margin. *Less* is the positions that exact search would run
 if it kept nothing from step to step, over those of the race, both with their first step. Regret and
 ranks are those of `audit`.
 """
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from benchmarks.chains import chains_of_sizes
+from benchmarks.chains import batches_of_sizes
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.search.audit import audit_report, screen_report
@@ -26,6 +26,7 @@ from greedy_prune_jax.search.screen import ScreenSettings
 
 _CHAINS = flags.DEFINE_list("chains", None, "Files of chains.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["41", "115"], "Reasoning tokens.")
+_OF_EACH = flags.DEFINE_integer("chains_of_each", 1, "Chains of each size.")
 _MARGINS = flags.DEFINE_list("margins", ["1", "2"], "Margins of the races, in nats.")
 _KEEP = flags.DEFINE_float("keep", 0.5, "Keep ratio at which paths end.")
 _OBJECTIVE = flags.DEFINE_enum("objective", "joint", OBJECTIVES, "Objective.")
@@ -49,12 +50,13 @@ def positions_without_keeping(path: PrunePath) -> int:
 def main(_) -> None:
   """Runs all paths and prints the table."""
   tokenizer = load_tokenizer(_MODEL.value)
-  chains = chains_of_sizes(tokenizer, _CHAINS.value, [int(size) for size in _SIZES.value])
+  sizes = [int(size) for size in _SIZES.value]
+  batches = batches_of_sizes(tokenizer, _CHAINS.value, sizes, _OF_EACH.value)
   model = load_model(_MODEL.value, jnp.dtype(_DTYPE.value))
   objective = cast(Objective, _OBJECTIVE.value)
   print(f"{_MODEL.value}, {_DTYPE.value}, {objective}; {jax.devices()[0].device_kind}")
   print(_HEADER)
-  for segments in chains:
+  for segments in (chain for chains in batches for chain in chains):
     path = PrunePath(segments, floor=int(len(segments.reasoning) * _KEEP.value))
     sizes = choose_batching([segments], model, 1, [0.0])
     settings = SearchSettings(
