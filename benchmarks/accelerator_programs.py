@@ -140,10 +140,11 @@ def train_step(
   remat: str = "none",
   fully_sharded: bool = False,
   mu_dtype: str = "",
+  dtype: str = "bfloat16",
 ) -> Program:
-  """A step in bfloat16 of full rows, of which two thirds are completions."""
+  """A step of full rows, of which two thirds are completions, with products in `dtype`."""
   lora = lora_config(rank, 2.0 * rank)
-  model = place.weights(config, "bfloat16" if lora else "float32", fully_sharded=fully_sharded)
+  model = place.weights(config, dtype if lora else "float32", fully_sharded=fully_sharded)
   weights: Any = flat_params(model.params)
   trained, frozen = weights, {}
   if lora is not None:
@@ -153,7 +154,7 @@ def train_step(
   state = abstract_state(trained, optimizer, place.mesh) if place.mesh else None
   if state is None:
     state = jax.tree.map(place.shape, _state_shapes(trained, optimizer))
-  student = Student(model, lora, jnp.dtype("bfloat16"), remat, place.mesh)
+  student = Student(model, lora, jnp.dtype(dtype), remat, place.mesh)
   step: Any = make_train_step(student, optimizer, state)
   batch = PackedRows(
     *(place.array((1, rows, width), jnp.int32, P(None, DATA)) for _ in PackedRows._fields)

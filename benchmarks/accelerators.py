@@ -87,13 +87,14 @@ def programs(
         )
       found[f"decode {shape} {dtype} rows=32"] = lambda s=some: make.decode_step(*s, 32, 512)
       found[f"prefill {shape} {dtype} 16x256"] = lambda s=some: make.prefill(*s, 16, 256)
-    if shape == "135m":
-      found["train 135m full 16x512"] = lambda c=config: make.train_step(
-        place, c, rows=16, width=512
+    for dtype in ("bfloat16",) if shape in LARGE else ("bfloat16", "float32"):
+      name = f"train {shape}" + (dtype == "float32") * " float32"
+      some = {"place": place, "config": config, "width": 512, "dtype": dtype}
+      if shape == "135m":
+        found[f"{name} full 16x512"] = lambda s=some: make.train_step(**s, rows=16)
+      found[f"{name} LoRA 8x512 remat=full"] = lambda s=some: make.train_step(
+        **s, rows=8, rank=16, remat="full"
       )
-    found[f"train {shape} LoRA 8x512 remat=full"] = lambda c=config: make.train_step(
-      place, c, rows=8, width=512, rank=16, remat="full"
-    )
   return found
 
 

@@ -92,8 +92,10 @@ def axes_in(name: str) -> int:
 
 
 def apply_lora(
-  weights: Mapping[str, Array], matrices: Mapping[str, Array | MasterWeight], config: LoraConfig
-) -> dict[str, Array | LowRank]:
+  weights: Mapping[str, Array | MasterWeight],
+  matrices: Mapping[str, Array | MasterWeight],
+  config: LoraConfig,
+) -> dict[str, Array | MasterWeight | LowRank]:
   """The weights, adapted ones as `LowRank`."""
   adapted = {
     name: LowRank(weights[name], matrices[f"{name}.a"], matrices[f"{name}.b"], config.scale)

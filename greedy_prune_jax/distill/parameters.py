@@ -64,10 +64,11 @@ def master_weights(values: Params, dtype: Any, platform: str) -> dict[str, Array
   """Parameters as a decoder that computes in `dtype` is trained with; all else as it is.
 
   Args:
-    values: trained parameters, float32.
+    values: float32, trained, or frozen where products are in float32 too.
     dtype: products' dtype.
+    platform: see `Decoder`; only a GPU has two ways to multiply float32.
   """
-  if jnp.dtype(dtype) == jnp.float32:
+  if jnp.dtype(dtype) == jnp.float32 and platform != "gpu":
     return dict(values)
   return {
     name: MasterWeight(x, dtype, platform) if decays(name) else x for name, x in values.items()

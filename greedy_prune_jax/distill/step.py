@@ -63,11 +63,13 @@ class Student:
 
   def decoder(self, trained: Params, frozen: Params) -> Decoder:
     """The decoder that a step runs; `frozen` is empty where all weights are trained."""
-    values: dict[str, Any] = parameters.master_weights(
-      trained, self.compute_dtype, self.model.platform
-    )
+    dtype, platform = self.compute_dtype, self.model.platform
+    values: dict[str, Any] = parameters.master_weights(trained, dtype, platform)
     if self.lora is not None:
-      values = apply_lora(parameters.cast(frozen, self.compute_dtype), values, self.lora)
+      base: dict[str, Any] = parameters.cast(frozen, dtype)
+      if jnp.dtype(dtype) == jnp.float32:
+        base = parameters.master_weights(base, dtype, platform)
+      values = apply_lora(base, values, self.lora)
     return nnx.merge(self.model.graph, unflat_params(self.model.params, values))
 
   def nll(self, trained: Params, frozen: Params, rows: PackedRows) -> Float[Array, ""]:

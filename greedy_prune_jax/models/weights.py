@@ -18,7 +18,7 @@ from greedy_prune_jax.accelerators import product_precision
 class MasterWeight:
   """A weight of which products see a rounded copy, made where they need it.
 
-  Rounded layer by layer, stacked weights are sliced in float32, and so are their gradients, which
+  Products in float32 see the weight itself, and learn from it their platform. Rounded layer by layer, stacked weights are sliced in float32, and so are their gradients, which
   are never rounded at all. No rounded copy of the whole model is asked for; for a TPU, XLA makes
   one all the same.
 
@@ -101,7 +101,8 @@ def _summed_flat(subscripts: str, a: Array, b: Array) -> tuple[str, Array, Array
 def _rounded(subscripts: str, dtype: Any, platform: str | None, x: Array, weight: Array) -> Array:
   x, weight = x.astype(dtype), weight.astype(dtype)
   if dtype == jnp.float32:
-    # Not where something is differentiated: policies of `jax.checkpoint` would not see the product.
+    # Where something is differentiated, policies of `jax.checkpoint` would not see the product in
+    # there: a `MasterWeight` says for which platform it is.
     on_gpu, elsewhere = (functools.partial(_einsum, subscripts, platform=p) for p in ("gpu", None))
     return jax.lax.platform_dependent(x, weight, cuda=on_gpu, default=elsewhere)
   return _einsum(subscripts, x, weight)
@@ -118,23 +119,24 @@ def _forward(
   # A scan stacks what is kept.
   kept = bfloat16_as_uint16(rounded, platform) if weight.perturbed else None
   like = jnp.zeros((), x.value.dtype)  # dtypes by themselves are no values that JAX keeps
-  return _einsum(subscripts, rounded, weight.value.astype(dtype)), (kept, weight.value, like)
+  result = _einsum(subscripts, rounded, weight.value.astype(dtype), platform)
+  return result, (kept, weight.value, like)
 
 
 def _backward(
   subscripts: str, dtype: Any, platform: str | None, kept: Any, cotangent: Any
 ) -> tuple[Array | None, Array | None]:
-  del platform
   x, weight, like = kept
   if isinstance(cotangent, SymbolicZero):
     return None, None
   operands, result = subscripts.split("->")
   of_x, of_weight = operands.split(",")
   rounded = cotangent.astype(dtype)
-  d_x = _einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype)).astype(like.dtype)
+  einsum = functools.partial(_einsum, platform=platform)
+  d_x = einsum(f"{result},{of_weight}->{of_x}", rounded, weight.astype(dtype)).astype(like.dtype)
   if x is None:
     return d_x, None
-  d_weight = _einsum(f"{of_x},{result}->{of_weight}", uint16_as_bfloat16(x), rounded)
+  d_weight = einsum(f"{of_x},{result}->{of_weight}", uint16_as_bfloat16(x), rounded)
   return d_x, d_weight.astype(weight.dtype)
 
 

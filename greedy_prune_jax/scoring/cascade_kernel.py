@@ -9,7 +9,7 @@ narrower than 128 are padded. On CPUs both forms are interpreted, for tests. Bot
 devices; neither has been timed yet.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
+from greedy_prune_jax.accelerators import product_precision
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import uint16_as_bfloat16
 from greedy_prune_jax.scoring.stream import Slots
@@ -44,15 +45,17 @@ class GpuBlocks(NamedTuple):
   num_stages: int = 2  # blocks of keys under way
 
   @classmethod
-  def choose(cls, tile: int, width: int, itemsize: int) -> "GpuBlocks":
+  def choose(cls, tile: int, width: int, itemsize: int, precision: Any) -> "GpuBlocks":
     """Those for tiles of a size and heads of a width, a power of two.
 
-    Blocks of float32 are small because no tensor core multiplies in full: Triton writes out every
-    multiplication of a thread, and compiles some thousands of them for minutes.
+    Where float32 is multiplied in full, blocks are small because no tensor core does that: Triton
+    writes out every multiplication of a thread, and compiles some thousands of them for minutes.
     """
     wide = width > 128
-    if itemsize == 4:
+    if itemsize == 4 and (wide or precision == jax.lax.Precision.HIGHEST):
       return cls(min(tile, 32), 16, num_warps=8 if wide else 4)
+    if itemsize == 4:
+      return cls(min(tile, 64), 32, num_warps=4)
     return cls(min(tile, 64 if wide else 128), 32 if wide else 64, num_warps=4 if wide else 8)
 
 
@@ -102,7 +105,8 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
   width = pl.next_power_of_2(max(head_dim, 16))  # of Triton's arrays
-  sizes = GpuBlocks.choose(tile, width, q.dtype.itemsize)
+  precision = product_precision(q.dtype, None if interpret else "gpu")
+  sizes = GpuBlocks.choose(tile, width, q.dtype.itemsize, precision)
   common = common_intervals(intervals)
   text, kept = (
     KeyValues(*(x.reshape(*x.shape[:3], kv_heads, head_dim) for x in cache))
@@ -128,7 +132,8 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
         along, down = (_numbers(block, sizes.keys, axis) for axis in (1, 0))
         keys = triton.load(k.at[at], mask=is_dim, other=0.0)
         values = triton.load(v.at[at], mask=is_dim & (down >= first) & (down < last), other=0.0)
-        return _add(state, queries, keys, values, (along >= low) & (along < high), softcap)
+        seen = (along >= low) & (along < high)
+        return _add(state, queries, keys, values, seen, softcap, precision)
 
       stop = jax.lax.div(last + sizes.keys - 1, jnp.int32(sizes.keys))
       state = jax.lax.fori_loop(jax.lax.div(first, jnp.int32(sizes.keys)), stop, add, state)
@@ -174,6 +179,7 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   """
   count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
+  precision = product_precision(q.dtype, "tpu")
   keys = KeyValues(*(_end_to_end(*arrays, layer) for arrays in zip(text, kept, own, strict=True)))
   # Where each source of a tile begins among these.
   num_chains, places, columns = text.k.shape[1], text.k.shape[2], kept.k.shape[2]
@@ -211,7 +217,7 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
       seen = jnp.tile((number >= low) & (number < high), (1, num_queries // tile))
       values = jnp.where((number >= first) & (number < last), v[...], 0)
       old = Running(*(ref[...] for ref in state))
-      _write(state, _add(old, q[...], k[...], values, seen, softcap, keys_first=True))
+      _write(state, _add(old, q[...], k[...], values, seen, softcap, precision, keys_first=True))
 
     @pl.when(i == pl.num_programs(2) - 1)
     def _finish():
@@ -273,21 +279,21 @@ def _write(refs, state: Running) -> None:
     ref[...] = value
 
 
-def _add(state: Running, q, k, v, seen, softcap, *, keys_first: bool = False) -> Running:
+def _add(state: Running, q, k, v, seen, softcap, precision, *, keys_first: bool = False) -> Running:
   """Takes in a block of keys [X, H]. Values that no query sees are 0, for a NaN has no weight.
 
   Scores are [queries, X], or turned with `keys_first`."""
+
+  def dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
+    axes = ((axis_a,), (axis_b,)), ((), ())
+    return jax.lax.dot_general(
+      a,
+      b,
+      axes,
+      precision=precision if a.dtype == jnp.float32 else None,  # Mosaic has none for bfloat16
+      preferred_element_type=jnp.float32,
+    )
+
   if keys_first:
-    return state.add(_dot(k, q, 1, 1), seen, lambda w: _dot(v, w.astype(v.dtype), 0, 0), softcap, 0)
-  return state.add(_dot(q, k, 1, 1), seen, lambda w: _dot(w.astype(v.dtype), v, 1, 0), softcap)
-
-
-def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-  """Product of two matrices, summed over an axis of each, in float32."""
-  return jax.lax.dot_general(
-    a,
-    b,
-    (((axis_a,), (axis_b,)), ((), ())),
-    precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
-    preferred_element_type=jnp.float32,
-  )
+    return state.add(dot(k, q, 1, 1), seen, lambda w: dot(v, w.astype(v.dtype), 0, 0), softcap, 0)
+  return state.add(dot(q, k, 1, 1), seen, lambda w: dot(w.astype(v.dtype), v, 1, 0), softcap)

@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
+from greedy_prune_jax import accelerators
 from greedy_prune_jax.distill.batches import pack_batch
 from greedy_prune_jax.distill.lora import TARGETS, LoraConfig, init_lora, merge_lora
 from greedy_prune_jax.distill.parameters import flat_params
+from greedy_prune_jax.models.decoder import Decoder, Model
+from greedy_prune_jax.models.hf_config import config_from_hf
 from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.made_examples import random_examples
 from tests.helpers.reference import FAMILIES, tiny_config, tiny_model
@@ -70,3 +74,27 @@ def test_lora_is_its_merged_model(family, tmp_path):
   merged = student(model).nll(merge_lora(params, matrices, lora), {}, rows)
   np.testing.assert_allclose(adapted, merged, rtol=1e-5)
   assert abs(adapted - student(model).nll(params, {}, rows)) > 0.01
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma3_text"])
+def test_float32_is_trained_by_three_tf32_products_on_a_gpu(family, adapted, monkeypatch):
+  monkeypatch.setattr(accelerators, "_has_tf32", lambda: True)
+  config = config_from_hf(tiny_config(family).to_dict())
+  model = Model.from_decoder(Decoder(config, nnx.Rngs(0), platform="gpu"))
+  params, lora = flat_params(model.params), None
+  trained, frozen = params, {}
+  if adapted:
+    lora = LoraConfig(rank=3, alpha=6.0, targets=("q_proj", "o_proj"))
+    trained, frozen = init_lora(params, lora, 0), params
+  rows = jax.tree.map(lambda x: jnp.asarray(x[0]), pack_batch(random_examples(2), 48).rows)
+
+  nll = student(model, lora, remat="dots").nll
+  traced = jax.jit(jax.value_and_grad(nll)).trace(trained, frozen, rows)
+
+  text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  dots = [line for line in text.splitlines() if "dot_general" in line]
+  in_full = [line for line in dots if "num_primitive_operations = 3" not in line]
+  assert len(dots) > 20
+  assert len(in_full) == 1  # the sum of a softmax, a product with ones
+  assert f"tensor<{config.vocab_size}xf32>) ->" in in_full[0]

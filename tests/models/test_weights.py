@@ -12,7 +12,12 @@ from greedy_prune_jax import accelerators
 from greedy_prune_jax.models.decoder import Decoder, Model, merge_decoder
 from greedy_prune_jax.models.forward import forward_hidden
 from greedy_prune_jax.models.parameters import abstract_model
-from greedy_prune_jax.models.weights import bfloat16_as_uint16, project, uint16_as_bfloat16
+from greedy_prune_jax.models.weights import (
+  MasterWeight,
+  bfloat16_as_uint16,
+  project,
+  uint16_as_bfloat16,
+)
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 from tests.helpers.logits import forward_logits
 from tests.helpers.tiny_student import CONFIG
@@ -86,9 +91,9 @@ def test_float32_is_three_products_in_tf32_on_nvidias_gpus_alone(monkeypatch):
     value, _ = _products(jnp.float32, float32, platform)
     assert [thrice in dot for dot in value] == [platform == "cuda"], platform
   assert not any(thrice in dot for dot in _products(jnp.float32, bfloat16, "cuda")[0])
-  _, gradient = _products(jnp.float32, float32, "cuda")
-  assert len(gradient) == 2
-  assert not any(thrice in dot for dot in gradient)
+  for weight, expected in ((float32, False), (MasterWeight(float32, jnp.float32, "gpu"), True)):
+    _, gradient = _products(jnp.float32, weight, "cuda")
+    assert [thrice in dot for dot in gradient] == [expected] * 2
   monkeypatch.setattr(accelerators, "_has_tf32", lambda: False)
   jax.clear_caches()
   assert not any(thrice in dot for dot in _products(jnp.float32, float32, "cuda")[0])
