@@ -3,9 +3,9 @@
     python -m benchmarks.screened_paths --chains=FILE[,FILE...] --sizes=41,115 --margins=1,2
 
 For each size N the chain whose reasoning is nearest to N tokens, or `--chains_of_each` of them, is
-pruned down to a keep ratio, once exactly and once by a race for each margin. *Less* is the positions that exact search would run
-if it kept nothing from step to step, over those of the race, both with their first step. Regret and
-ranks are those of `audit`.
+pruned down to a keep ratio, once exactly and once by a race for each margin. *Less* is the
+positions that exact search would run if it kept nothing from step to step, over those of the race,
+both with their first step. Regret and ranks are those of `audit`.
 """
 
 import time

@@ -1,11 +1,14 @@
 """Plain attention: the full forward pass uses it, and faster forms are held against it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.weights import along, product
 
+QUERY_BLOCK = 256  # queries that attend at a time, where scores would grow with a text's square
 MASKED = -1e30  # a score that no softmax notices; finite, so that a fully masked row is not NaN
 
 
@@ -62,3 +65,29 @@ def causal_mask(
   """True where a query may attend to a key: not after it, and fewer than `window` tokens before."""
   distance = query_positions[..., :, None] - key_positions[..., None, :]
   return (distance >= 0) & (distance < window)
+
+
+def in_query_blocks(
+  attend: Callable[[Array, Array], Array],
+  q: Float[Array, "*B T N H"],
+  positions: Int[Array, "*B T"],
+) -> Float[Array, "*B T N H"]:
+  """What `attend` gives for `QUERY_BLOCK` queries and their positions at a time, one after another.
+
+  Scores against S keys then take memory with `QUERY_BLOCK` times S, and not with T times S.
+  """
+  length = q.shape[-3]
+  if length <= QUERY_BLOCK:
+    return attend(q, positions)
+
+  def blocks(x: Array, axis: int) -> Array:
+    room = [(0, 0)] * x.ndim
+    room[axis] = (0, -length % QUERY_BLOCK)
+    x = jnp.pad(x, room)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, QUERY_BLOCK, *x.shape[axis + 1 :]), axis, 0)
+
+  axis = q.ndim - 3
+  out = jax.lax.map(lambda block: attend(*block), (blocks(q, axis), blocks(positions, axis)))
+  out = jnp.moveaxis(out, 0, axis)
+  out = out.reshape(*out.shape[:axis], -1, *out.shape[axis + 2 :])
+  return jax.lax.slice_in_dim(out, 0, length, axis=axis)

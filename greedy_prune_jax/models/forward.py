@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.attention import attend_masked, causal_mask
+from greedy_prune_jax.models.attention import attend_masked, causal_mask, in_query_blocks
 from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.recurrence import recur_texts
 
@@ -35,7 +35,7 @@ def forward_hidden(
     token_ids: texts; what stands right of a token never reaches it, so right padding needs no mask.
     return_attention: True to return every layer's attention probabilities too. They take L*N*T*T
       floats a text: meant for one text at a time; `attend` gives analyses a hook that need not keep
-      them.
+      them. Without, queries attend in blocks: see `in_query_blocks`.
     lengths: tokens of each text, behind which recurrent layers keep nothing; None: all.
 
   Returns:
@@ -47,10 +47,15 @@ def forward_hidden(
 
   def attend(q, k, v, window, sinks, cache):
     k, v = k.astype(kv_dtype), v.astype(kv_dtype)
-    mask = causal_mask(positions, positions, window)
-    out, probs = attend_masked(q, k, v, mask, softcap, sinks)
     kept = {cache.name: KeyValues(k, v)} if cache.own else {}
-    return out, kept | ({"probs": probs} if return_attention else {})
+
+    def attend_from(q, at):
+      return attend_masked(q, k, v, causal_mask(at, positions, window), softcap, sinks)
+
+    if return_attention:
+      out, probs = attend_from(q, positions)
+      return out, kept | {"probs": probs}
+    return in_query_blocks(lambda *block: attend_from(*block)[0], q, positions), kept
 
   recur = None
   if decoder.config.has_recurrence:

@@ -18,9 +18,9 @@ from greedy_prune_jax.accelerators import product_precision
 class MasterWeight:
   """A weight of which products see a rounded copy, made where they need it.
 
-  Products in float32 see the weight itself, and learn from it their platform. Rounded layer by layer, stacked weights are sliced in float32, and so are their gradients, which
-  are never rounded at all. No rounded copy of the whole model is asked for; for a TPU, XLA makes
-  one all the same.
+  Products in float32 see the weight itself, and learn from it their platform. Rounded layer by
+  layer, stacked weights are sliced in float32, and so are their gradients, which are never rounded
+  at all. No rounded copy of the whole model is asked for; for a TPU, XLA makes one all the same.
 
   Attributes:
     weight: float32, of any shape.

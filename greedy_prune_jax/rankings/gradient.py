@@ -8,7 +8,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from greedy_prune_jax.models.attention import MASKED, causal_mask, mix, scores, softmax_beside
+from greedy_prune_jax.models.attention import (
+  MASKED,
+  causal_mask,
+  in_query_blocks,
+  mix,
+  scores,
+  softmax_beside,
+)
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.recurrence import refuse_recurrence
@@ -113,15 +120,16 @@ def _gated_hidden(
   """Hidden states of a text in which attention to token j is multiplied by exp(log_gates[j])."""
   positions = jnp.arange(token_ids.shape[0])
 
-  @jax.checkpoint  # keeps one layer's attention at a time for the way back, not every layer's
-  def mixed(q, k, v, window, sinks):
-    gated = scores(q, k, decoder.config.attention_softcap) + log_gates[None, None, None, :]
-    mask = causal_mask(positions, positions, window)[None, None]
-    probs = softmax_beside(sinks, jnp.where(mask, gated, MASKED))
-    return mix(probs, v)
-
   def attend(q, k, v, window, sinks, _):
-    return mixed(q, k, v, window, sinks), {}
+    @jax.checkpoint  # keeps no block's scores for the way back
+    def mixed(q, at):
+      gated = scores(q, k, decoder.config.attention_softcap) + log_gates[None, None, None, :]
+      mask = causal_mask(at, positions, window)[None, None]
+      probs = softmax_beside(sinks, jnp.where(mask, gated, MASKED))
+      return mix(probs, v)
 
-  hidden, _ = decoder.run_layers(decoder.embed(token_ids), positions, attend)
+    return in_query_blocks(mixed, q, positions), {}
+
+  embedded = decoder.embed(token_ids)
+  hidden, _ = decoder.run_layers(embedded, positions, attend, wrap_layer=jax.checkpoint)
   return hidden

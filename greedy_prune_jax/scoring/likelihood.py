@@ -24,7 +24,9 @@ def target_log_probs(
   pad = chunks * size - total
   hidden = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(chunks, size, -1)
   padded = jnp.pad(targets, ((0, pad), (0, 0))).reshape(chunks, size, -1)
-  log_probs = jax.lax.map(lambda chunk: _log_probs(decoder, *chunk), (hidden, padded))
+  # Where this is differentiated, no chunk's logits are kept.
+  one_chunk = jax.checkpoint(lambda chunk: _log_probs(decoder, *chunk))
+  log_probs = jax.lax.map(one_chunk, (hidden, padded))
   return log_probs.reshape(chunks * size, -1)[:total]
 
 
