@@ -29,7 +29,7 @@ def get_config() -> config_dict.ConfigDict:
   config.chat_template = ""  # a student's as trained, else the tokenizer's; plain; a Jinja file
   config.ratio_form = ""  # form of the ratio for models, as in distill; students use their own
   config.keep_ratios = ()  # ratios told in turn, a row each; (): those of the training
-  config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
+  config.dtype = "float32"  # dtype of the weights; bfloat16 rounds away much of a small training
 
   # The questions.
   config.questions = "gsm_symbolic"  # a question set's name, or NAME:PATH for local rows

@@ -108,8 +108,8 @@ def apply_lora(
 def merge_lora(
   weights: Mapping[str, Array], matrices: Mapping[str, Array], config: LoraConfig
 ) -> Params:
-  """The weights with the change added, in their dtype; summed in float32."""
-  merged = dict(weights)
+  """The weights with the change added, all in float32: bfloat16 rounds most of a change away."""
+  merged = {name: weight.astype(jnp.float32) for name, weight in weights.items()}
   for name in [name for t in config.targets for name in adapted_names(weights, t)]:
     a, b = matrices[f"{name}.a"], matrices[f"{name}.b"]
     layers, rank = b.shape[:2]
@@ -119,7 +119,5 @@ def merge_lora(
       b.reshape(layers, rank, -1),
       precision=jax.lax.Precision.HIGHEST,
     )
-    weight = weights[name]
-    total = weight.astype(jnp.float32) + config.scale * change.reshape(weight.shape)
-    merged[name] = total.astype(weight.dtype)
+    merged[name] += config.scale * change.reshape(merged[name].shape)
   return merged

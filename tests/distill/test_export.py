@@ -14,6 +14,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.pretrained import load_model
 from tests.helpers.logits import forward_logits
 from tests.helpers.reference import tiny_config, tiny_model
+from tests.helpers.tiny_student import student
 
 VISION = {
   "hidden_size": 16,
@@ -81,3 +82,26 @@ def test_targets_that_a_model_lacks_are_named(tmp_path):
   lora = LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "up_proj"))
   with pytest.raises(UserError, match="lora_targets has up_proj, which no layer"):
     init_lora(flat_params(base.params), lora, 0)
+
+
+def test_small_changes_of_weights_in_bfloat16_are_merged_whole(tmp_path):
+  reference = tiny_model(tiny_config("llama"))
+  reference.save_pretrained(tmp_path)
+  base = load_model(str(tmp_path), "bfloat16")
+  weights = flat_params(base.params)
+  lora = LoraConfig(rank=2, alpha=2.0, targets=("q_proj", "down_proj"))
+  noise = np.random.default_rng(0)
+  matrices = {
+    name: jnp.asarray(1e-2 * noise.normal(size=x.shape), jnp.float32)
+    for name, x in init_lora(weights, lora, 0).items()
+  }
+  ids = jnp.arange(5, 25)
+
+  untrained = {name: 0 * x for name, x in matrices.items()}
+  plain, adapted = (student(base, lora).decoder(x, weights) for x in (untrained, matrices))
+  merged = with_params(base, merge_lora(weights, matrices, lora)).decoder
+
+  change = forward_logits(adapted, ids) - forward_logits(plain, ids)
+  off = forward_logits(merged, ids) - forward_logits(adapted, ids)
+  assert 1e-4 < jnp.abs(change).max() < 1e-2  # most weights in bfloat16 would not change by it
+  assert jnp.abs(off).max() < 0.01 * jnp.abs(change).max()
