@@ -58,23 +58,27 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
   """
   from scipy.stats import kendalltau, spearmanr  # a second that runs without an audit save
 
-  nlls = [
-    pair
-    for pair in zip(screened.nll[objective], exact.nll[objective], strict=False)
-    if None not in pair
-  ]
-  ours, best = (statistics.fmean(values) for values in zip(*nlls, strict=True))
+  (gone, nlls), exact_path = (_known_nlls(path, objective) for path in (screened, exact))
+  both = gone <= exact_path[0][-1]
+  ours, best = nlls[both].mean(), np.interp(gone[both], *exact_path).mean()
   ranks = prune_ranks(screened), prune_ranks(exact)
   constant = any(np.ptp(some) == 0 for some in ranks)
   steps = max(screened.tally["steps"], 1)
   return {
-    "regret": ours / best - 1,
+    "regret": float(ours / best - 1),
     "spearman": None if constant else _statistic(spearmanr(*ranks)),
     "kendall": None if constant else _statistic(kendalltau(*ranks)),
     "same_winner": 1 - screened.tally["missed"] / steps,
     "lost_per_step": screened.tally["lost"] / steps,
     "positions_exact": exact.positions_scored,
   }
+
+
+def _known_nlls(path: PrunePath, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of tokens that had left, and the NLLs of the texts that were scored there."""
+  pairs = zip(path.tokens_gone, path.nll[objective], strict=True)
+  known = [(gone, nll) for gone, nll in pairs if nll is not None]
+  return np.array([gone for gone, _ in known]), np.array([nll for _, nll in known])
 
 
 def format_trust(records: Sequence[Mapping[str, Any]]) -> str:

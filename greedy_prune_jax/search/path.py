@@ -56,11 +56,16 @@ class PrunePath:
     return self.unit_sizes or (1,) * len(self.segments.reasoning)
 
   @property
-  def move_sizes(self) -> tuple[int, ...]:
-    """Tokens that left together, of each deletion of a search by runs."""
+  def tokens_gone(self) -> list[int]:
+    """Tokens that had left after each number of deletions, from 0 on."""
     size_at = dict(zip(unit_starts(self.sizes), self.sizes, strict=True))
     of_units = [size_at[position] for position in self.deleted if position in size_at]
-    gone = [0, *itertools.accumulate(of_units)]
+    return [0, *itertools.accumulate(of_units)]
+
+  @property
+  def move_sizes(self) -> tuple[int, ...]:
+    """Tokens that left together, of each deletion of a search by runs."""
+    gone = self.tokens_gone
     scored = [gone[k] for k, nll in enumerate(self.nll["joint"]) if nll is not None]
     return tuple(after - before for before, after in itertools.pairwise(scored))
 

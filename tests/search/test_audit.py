@@ -39,6 +39,14 @@ def test_an_audit_sets_two_paths_side_by_side():
   }
 
 
+def test_texts_of_words_are_beside_texts_of_as_many_tokens():
+  units, tally = (2, 1, 2, 1), {"steps": 2, "missed": 1, "lost": 0.2}
+  exact = _path([0, 1, 2], [1.0, 2.0, 3.0], units)
+  screened = _path([2, 0, 1], [1.0, 1.2, 3.0], units, tally=tally)
+  report = audit_report(screened, exact, "joint")
+  assert report["regret"] == pytest.approx(5.2 / (1 + 1.5 + 3) - 1)
+
+
 @pytest.mark.filterwarnings("error")
 def test_ranks_that_do_not_vary_correlate_with_nothing():
   tally = {"steps": 1, "missed": 0, "lost": 0.0}
