@@ -1,6 +1,7 @@
 """Peak FLOP/s and memory of known accelerators; the peak of others, measured."""
 
 import functools
+import os
 import re
 import time
 from typing import Any, NamedTuple
@@ -57,6 +58,11 @@ def device_memory() -> int | None:
   """Bytes of this process's first device that JAX may use; None on a CPU, or if it does not say."""
   device = jax.local_devices()[0]
   return None if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
+
+
+def machine_memory() -> int:
+  """Bytes of this machine's memory, which its CPU devices share."""
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def product_precision(dtype: Any, platform: str | None) -> Any:

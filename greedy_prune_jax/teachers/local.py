@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.accelerators import device_memory
+from greedy_prune_jax.accelerators import device_memory, machine_memory
 from greedy_prune_jax.chains.chat_template import ChatTemplate, load_chat_template
 from greedy_prune_jax.chains.segments import encode_parts
 from greedy_prune_jax.models.config import ModelConfig
@@ -31,8 +31,8 @@ from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.structured import schema_in_words
 from greedy_prune_jax.teachers.teacher import BROKEN, ChatPrompt, Reply
 
-_CPU_ROWS = 32  # more make a product little faster and the cache slower
-_MOST_ROWS = 256  # of each device of `data`
+_CPU_ROWS = 32  # of all CPU devices; more make a product little faster and the cache slower
+_MOST_ROWS = 256  # of each other device of `data`
 _MEMORY_SHARE = 0.7  # of what the weights leave; the rest is for one step's own arrays
 
 
@@ -225,15 +225,15 @@ class LocalTeacher:
 
 def _rows_that_fit(model: Model, length: int) -> int:
   """Number of texts of `length` tokens whose cache the devices' memory can hold."""
-  limit = device_memory()
-  if limit is None:
-    return _CPU_ROWS
   replicas, split = (axis_size(model.params, axis) for axis in (DATA, MODEL))
+  limit, most = device_memory(), _MOST_ROWS
+  if limit is None:
+    limit, most = machine_memory() // jax.local_device_count(), max(_CPU_ROWS // replicas, 1)
   itemsize = jnp.dtype(model.decoder.embedding.dtype).itemsize
   # The cache is there twice while rows move to one of another size.
   row = 2 * _cache_bytes(model.config, length, itemsize, split)
   fitting = _MEMORY_SHARE * (limit - device_bytes(model.params)) / row
-  return replicas * min(_MOST_ROWS, 1 << (max(int(fitting), 1).bit_length() - 1))
+  return replicas * min(most, 1 << (max(int(fitting), 1).bit_length() - 1))
 
 
 def _cache_bytes(config: ModelConfig, length: int, itemsize: int, split: int) -> int:

@@ -42,6 +42,16 @@ def test_rows_are_counted_by_what_a_device_has_left(monkeypatch, mesh, rows):
   assert local._rows_that_fit(model, LENGTH) == rows
 
 
+def test_rows_on_a_cpu_fit_its_memory_too(monkeypatch):
+  monkeypatch.setattr(local, "device_memory", lambda: None)
+  model = tiny_model(num_heads=8, num_kv_heads=8)
+  row = 2 * 2 * 2 * LENGTH * 8 * 8 * 4
+  for free, rows in ((1e12, 32), (20 * row, 16), (0, 1)):
+    memory = jax.local_device_count() * (device_bytes(model.params) + free / local._MEMORY_SHARE)
+    monkeypatch.setattr(local, "machine_memory", lambda memory=memory: int(memory))
+    assert local._rows_that_fit(model, LENGTH) == rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "recurrent"), [("lfm2", "conv"), ("qwen3_5_text", "linear_attention")]
