@@ -45,7 +45,7 @@ class Texts(NamedTuple):
 
   length: Int[Array, " B"]  # tokens in the cache
   last_id: Int[Array, " B"]  # the token that comes behind them, and is run next
-  written: Int[Array, " B"]  # tokens written, those that a prompt ended with included
+  written: Int[Array, " B"]  # tokens drawn, those before the prompt's end included
   budget: Int[Array, " B"]  # value of `written` at which the text ends
   active: Bool[Array, " B"]  # still writing
   finite: Bool[Array, " B"]  # False once the model gave no numbers; the text then ends

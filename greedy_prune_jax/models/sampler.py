@@ -52,7 +52,7 @@ class Request:
     seed: seed of this request's draws, from 0 to 2**32 - 1.
     stop_strings: the text ends before the first of these; none is empty.
     stop_ids: tokens that end this text, beside those of the sampler.
-    num_written: tokens at the prompt's end that the model wrote before: draws go on behind theirs.
+    num_written: tokens that were drawn with this seed for the text before: draws go on behind them.
   """
 
   prompt_ids: tuple[int, ...]
@@ -86,6 +86,11 @@ class Sample:
   text: str
   finish_reason: FinishReason
   ended_by: int | str | None = None
+
+  @property
+  def num_draws(self) -> int:
+    """Tokens that were drawn for the text: those of `token_ids`, and the stop id."""
+    return len(self.token_ids) + isinstance(self.ended_by, int)
 
 
 # Decides from a request's index and its text whether another request goes on with it.

@@ -35,7 +35,7 @@ def choose_tokens(
 
   Args:
     logits: logits of the next token, in float32.
-    step: number of tokens that the row has written; every step of a seed has randomness of its own.
+    step: number of tokens drawn for the row before; every step of a seed has randomness of its own.
   """
   likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   wanted = choice.temperature > 0

@@ -184,7 +184,7 @@ class LocalTeacher:
     if not self._thinking.has_ended(thought) and not may_be_forced:
       return None
     closed = self._thinking.closed(prompt, thought)
-    request = self._request(closed, num_written=len(thought.token_ids))
+    request = self._request(closed, num_written=thought.num_draws)
     return None if isinstance(request, str) else request
 
   def _prompt_ids(self, prompt: ChatPrompt) -> tuple[int, ...]:

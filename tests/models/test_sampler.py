@@ -217,6 +217,26 @@ def test_a_text_that_is_gone_on_with_is_the_text_written_at_once(tiny):
   assert again != whole  # draws do depend on the place
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("by_string", [False, True])
+def test_a_text_that_is_gone_on_with_behind_its_stop_is_the_text_written_at_once(tiny, by_string):
+  plain = Request(prompt_ids=prompts_of(61)[1], max_new_tokens=12, temperature=1.0, seed=4)
+  (whole,) = run(Sampler(tiny, spell, []), [plain])
+  stop = whole.token_ids[5]
+  ends = {"stop_strings": (spell([stop]),)} if by_string else {"stop_ids": (stop,)}
+  (first,) = run(Sampler(tiny, spell, []), [dataclasses.replace(plain, **ends)])
+  written = (*first.token_ids, *(() if by_string else (stop,)))
+  assert written == whole.token_ids[:6]
+  follows = dataclasses.replace(
+    plain,
+    prompt_ids=plain.prompt_ids + written,
+    num_written=first.num_draws,
+    max_new_tokens=6,
+  )
+  (second,) = run(Sampler(tiny, spell, []), [follows])
+  assert written + second.token_ids == whole.token_ids
+
+
 def test_a_following_request_must_fit_the_context(tiny):
   long = Request(prompt_ids=(1,) * 60, max_new_tokens=5)
   samples = Sampler(tiny, spell, []).sample(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.errors import UserError
@@ -77,6 +78,20 @@ def test_a_thinking_without_an_end_is_cut_off_or_forced_to_an_answer(made):
   assert (forced.thinking_end, forced.thinking) == ("forced", cut.thinking)
   before = f"{prompt_of(tokenizer.chat_template)}{cut.thinking}\n</think>\n\n"
   assert continued(tokenizer, folder, before, 5) == forced.text
+
+
+@pytest.mark.slow
+def test_a_reply_is_not_drawn_as_the_closing_tag_was(tmp_path):
+  model, _ = make_thinking_model(tmp_path, forms.R1)
+  with torch.no_grad():
+    model.model.norm.weight.zero_()  # every token is as likely as any other
+  model.save_pretrained(tmp_path)
+  settings = WritingSettings(max_new_tokens=1, max_thinking_tokens=50, temperature=1.0)
+  prompts = [ChatPrompt(id=str(i), question=QUESTION, seed=i) for i in range(48)]
+  replies = list(LocalTeacher.load(str(tmp_path), settings).write(prompts))
+  ended = [reply for reply in replies if reply.thinking_end == "own"]
+  assert len(ended) > 3
+  assert not any(reply.text == "</think>" for reply in ended)
 
 
 def test_a_closing_tag_of_several_tokens_ends_a_thinking_too(tmp_path, made, monkeypatch):
