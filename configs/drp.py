@@ -48,8 +48,8 @@ def get_config() -> config_dict.ConfigDict:
 
   # Its writing.
   config.temperature = 0.0  # 0: always the likeliest token
-  config.top_p = 1.0  # draw from the likeliest tokens with this total probability; 1: all
   config.top_k = 0  # draw from this many of the likeliest tokens; 0: all
+  config.top_p = 1.0  # of those, from the likeliest with this share of their probability; 1: all
   config.max_new_tokens = 4096  # most tokens of a reply; longer ones are cut off, and refused
   # thinking=auto: only where the template opens every reply with a tag; on or off asks for it.
   config.thinking = "auto"

@@ -41,8 +41,8 @@ def get_config() -> config_dict.ConfigDict:
   # Their writing.
   config.num_samples = 1  # samples of a question
   config.temperature = 0.0  # 0: always the likeliest token
-  config.top_p = 1.0  # draw from the likeliest tokens with this total probability; 1: all
   config.top_k = 0  # draw from this many of the likeliest tokens; 0: all
+  config.top_p = 1.0  # of those, from the likeliest with this share of their probability; 1: all
   config.max_new_tokens = 320  # most tokens of a reply; of longer ones, the beginning counts
   # auto: as a student was trained, else where the template opens every reply with a tag.
   config.thinking = "auto"

@@ -39,8 +39,8 @@ def get_config() -> config_dict.ConfigDict:
   # Its writing.
   config.num_samples = 4  # samples of a question
   config.temperature = 0.7  # 0: always the likeliest token, with num_samples=1
-  config.top_p = 0.95  # draw from the likeliest tokens with this total probability; 1: all
   config.top_k = 0  # draw from this many of the likeliest tokens; 0: all
+  config.top_p = 0.95  # of those, from the likeliest with this share of their probability; 1: all
   config.max_new_tokens = 320  # most tokens of a reply; longer ones are cut off, and not kept
   # auto: only where the template opens every reply with a tag; on or off asks for it.
   config.thinking = "auto"

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
 
@@ -28,27 +30,28 @@ def choose(logits, step=0, **choice):
   return np.asarray(jax.jit(choose_tokens)(jnp.asarray(logits), Choice(**arrays), steps))
 
 
-def softmax(logits):
-  weights = np.exp(logits - logits.max())
-  return weights / weights.sum()
-
-
-def allowed_by_sorting(probs, top_p, top_k) -> np.ndarray:
-  order = np.argsort(-probs)
-  before = np.cumsum(probs[order]) - probs[order]
-  kept = order[(before < top_p) & (np.arange(len(probs)) < (top_k or len(probs)))]
-  return np.isin(np.arange(len(probs)), kept)
+def by_transformers(logits, temperature, top_p, top_k) -> np.ndarray:
+  """The probabilities of all tokens by the steps of `generate`."""
+  steps = [transformers.TemperatureLogitsWarper(temperature)]
+  if top_k:
+    steps.append(transformers.TopKLogitsWarper(top_k))
+  if top_p < 1:
+    steps.append(transformers.TopPLogitsWarper(top_p))
+  scores = transformers.LogitsProcessorList(steps)(None, torch.tensor(logits)[None])
+  return scores.softmax(-1)[0].numpy()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("temperature", "top_p", "top_k"),
-  [(1.0, 1.0, 0), (0.7, 1.0, 0), (1.0, 0.8, 0), (1.5, 1.0, 12), (1.0, 0.6, 5), (1.0, 0.3, 2)],
+  [
+    *((1.0, 1.0, 0), (0.7, 1.0, 0), (1.0, 0.8, 0), (1.5, 1.0, 12)),
+    *((1.0, 0.6, 5), (1.0, 0.3, 2), (0.8, 0.9, 40), (1.0, 0.9, 1000)),
+  ],
 )
-def test_frequencies_are_those_of_the_distribution_cut_off(logits, temperature, top_p, top_k):
-  probs = softmax(logits / temperature)
-  allowed = allowed_by_sorting(probs, top_p, top_k)
-  expected = np.where(allowed, probs, 0) / probs[allowed].sum()
+def test_frequencies_are_those_of_transformers(logits, temperature, top_p, top_k):
+  expected = by_transformers(logits, temperature, top_p, top_k)
+  allowed = expected > 0
 
   tokens = choose(
     np.tile(logits, (DRAWS, 1)),
@@ -63,6 +66,21 @@ def test_frequencies_are_those_of_the_distribution_cut_off(logits, temperature, 
   # 4.5 standard deviations, and 3 because the counts of rare tokens have longer tails.
   deviation = np.sqrt(DRAWS * expected * (1 - expected))
   assert (np.abs(counts - DRAWS * expected) <= 4.5 * deviation + 3).all()
+
+
+def test_top_k_is_a_number_of_tokens_and_allows_equal_ones_together(logits):
+  tied = np.sort(logits)[::-1].copy()
+  tied[[3, 4, 5]] = tied[3]
+  negative, few = np.full(VOCAB, -1e30, np.float32), np.full(VOCAB, -np.inf, np.float32)
+  negative[[0, 299]], few[[0, 1]] = [-1e-30, -2e-30], 0.0
+  for row, top_k, expected in (
+    (tied, 3, {0, 1, 2}),
+    (tied, 4, {0, 1, 2, 3, 4, 5}),
+    (negative, 2, {0, 299}),
+    (few, 5, {0, 1}),
+  ):
+    drawn = choose(np.tile(row, (400, 1)), seed=np.arange(400), temperature=5.0, top_k=top_k)
+    assert set(drawn.tolist()) == expected
 
 
 def test_temperature_0_takes_the_likeliest_and_the_lower_id_of_equals(logits):
