@@ -1,9 +1,9 @@
 """Labels on disk, in the form of the published viewer.
 
 One JSON object a chain and line: `id`, and `reason_tokens_json`, a list with one object a token:
-`token_position` (from 0), `token_text`, `deleted_step` (the deletion, counted from 1, that took the
-token; null if none did), `category` (null if unlabelled). Further keys of a token, such as the
-published `justification`, are read over.
+`token_position` (from 0), `token_text`, `deleted_step` (the deletion, or move of a search by runs,
+counted from 1, that took the token; null if none did), `category` (null if unlabelled). Further
+keys of a token, such as the published `justification`, are read over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,7 @@ _TOKENS_KEY = "reason_tokens_json"
 
 def labels_to_record(chain: PrunedChain, labels: Labels) -> Record:
   """One chain's labels as one line of a label file."""
-  step_of = {
-    position: step for step, unit in enumerate(chain.deletions, start=1) for position in unit
-  }
+  step_of = {position: step for step, move in enumerate(chain.moves, 1) for position in move}
   return {
     "id": chain.chain.id,
     _TOKENS_KEY: [

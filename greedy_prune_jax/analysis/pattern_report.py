@@ -50,8 +50,8 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
       names,
       early,
       lengths,
-      f"Are neighbours deleted together? Mean length of the gaps that deletions leave, beside the "
-      f"same number of units deleted at random ({on}). {_BOUNDS}",
+      f"Are neighbours deleted together? Mean length of the gaps that deletions leave, beside "
+      f"as many units deleted at random (in a search by runs, runs as long) ({on}). {_BOUNDS}",
       xlabel="share of tokens deleted",
       ylabel="deleted tokens per gap",
       reference=("at random", by_chance),

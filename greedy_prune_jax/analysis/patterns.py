@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from greedy_prune_jax.analysis.still_right import Verdicts
 from greedy_prune_jax.chains.categories import Category, Labels
-from greedy_prune_jax.chains.chain import PrunedChain
+from greedy_prune_jax.chains.chain import PrunedChain, unit_starts
 from greedy_prune_jax.reports.bootstrap import (
   Interval,
   bootstrap_ratio,
@@ -96,10 +96,10 @@ def normalised_ranks(chain: PrunedChain, depth: float = 1.0) -> Float[np.ndarray
   num_tokens = len(chain.reasoning_ids)
   most = int(depth * num_tokens + 1e-9)
   before = np.array(chain.gone_before)
-  units = [list(unit) for unit in chain.deletions if before[unit[0]] + len(unit) <= most]
-  ranks = np.full(num_tokens, (sum(map(len, units)) + num_tokens - 1) / 2)
-  for unit in units:
-    ranks[unit] = before[unit] + (len(unit) - 1) / 2
+  moves = [list(move) for move in chain.moves if before[move[0]] + len(move) <= most]
+  ranks = np.full(num_tokens, (sum(map(len, moves)) + num_tokens - 1) / 2)
+  for move in moves:
+    ranks[move] = before[move] + (len(move) - 1) / 2
   return ranks / max(num_tokens - 1, 1)
 
 
@@ -247,23 +247,38 @@ def run_lengths(
 
   Returns:
     Deleted tokens per run of neighbouring deleted positions, [S], NaN where nothing is deleted; and
-    the same for as many units drawn at random, of which D in U form D (U - D + 1) / U runs on
-    average. Tokens of a unit leave together in any order, so chance is not in tokens.
+    the same for moves drawn at random, of as many units each; see `_gaps_by_chance`.
   """
   deleted = np.zeros((len(run.chains), len(shares)))
   runs, random_runs = np.zeros_like(deleted), np.zeros_like(deleted)
   for i, chain in enumerate(run.chains):
-    before = np.array(chain.gone_before)
-    num_units = len(chain.unit_sizes or chain.reasoning_ids)
-    unit_before = before[[unit[0] for unit in chain.deletions]]
+    before, by_chance = np.array(chain.gone_before), _gaps_by_chance(chain)
+    move_before = before[[move[0] for move in chain.moves]]
     for j, share in enumerate(shares):
       most = int(share * len(before) + 1e-9)
-      gone, units_gone = before < most, (unit_before < most).sum()
+      gone = before < most
       deleted[i, j] = gone.sum()
       runs[i, j] = count_runs(gone)
-      random_runs[i, j] = units_gone * (num_units - units_gone + 1) / num_units
+      random_runs[i, j] = by_chance[(move_before < most).sum()]
   by_chance = bootstrap_ratio(deleted, random_runs, run.questions, num_samples=1).estimate
   return bootstrap_ratio(deleted, runs, run.questions), by_chance
+
+
+def _gaps_by_chance(chain: PrunedChain) -> list[float]:
+  """Mean number of gaps after 0, 1, ... moves at random, of as many units each as the chain's.
+
+  Tokens of a unit leave together in any order, so chance is not in tokens. A run of m among L units
+  that are left closes m + 1 of the L + 1 places where a gap may be, each as likely as the others,
+  and opens one: D single units of U leave D (U - D + 1) / U gaps.
+  """
+  left = len(chain.unit_sizes or chain.reasoning_ids)
+  starts = set(unit_starts(chain.unit_sizes)) if chain.unit_sizes else range(left)
+  gaps = [0.0]
+  for move in chain.moves:
+    after = left - sum(position in starts for position in move)
+    gaps.append(1 + gaps[-1] * after / (left + 1))
+    left = after
+  return gaps
 
 
 def count_runs(marked: Bool[np.ndarray, "N"]) -> int:

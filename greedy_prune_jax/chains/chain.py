@@ -202,16 +202,27 @@ class PrunedChain:
     return tuple(deletions)
 
   @property
+  def moves(self) -> tuple[tuple[int, ...], ...]:
+    """The positions that left at once, first move first: those of a deletion, or of a whole run.
+
+    Which token of a run comes first in `deletion_order` says nothing of how it is needed.
+    """
+    if self.move_sizes is None:
+      return self.deletions
+    spans = zip(unit_starts(self.move_sizes), self.move_sizes, strict=True)
+    return tuple(self.deletion_order[start : start + size] for start, size in spans)
+
+  @property
   def gone_before(self) -> tuple[int, ...]:
-    """Numbers of tokens that had left when each token's unit did, [N]; N for those that never left.
+    """Numbers of tokens that had left when each token's move did, [N]; N for those that never left.
 
     As soon as n tokens are to be gone, those with less than n before them are.
     """
     gone, num_deleted = [len(self.reasoning_ids)] * len(self.reasoning_ids), 0
-    for unit in self.deletions:
-      for position in unit:
+    for move in self.moves:
+      for position in move:
         gone[position] = num_deleted
-      num_deleted += len(unit)
+      num_deleted += len(move)
     return tuple(gone)
 
   def deletions_to(self, num_kept: int) -> int:

@@ -51,7 +51,10 @@ def _trust(task: PruneTask, settings: OrderSettings) -> Record | None:
     return None
   report = screen_report(task.path)
   if task.audit is not None and task.audit.finite:
-    report["audit"] = audit_report(task.path, task.audit, cast(Objective, settings.objective))
+    objective = cast(Objective, settings.objective)
+    report["audit"] = audit_report(
+      task.path, task.audit, objective, by_runs=settings.search == RUNS
+    )
   return report
 
 

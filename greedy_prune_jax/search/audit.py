@@ -8,20 +8,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from greedy_prune_jax.chains.chain import unit_starts
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.search.path import PrunePath
 
 
-def prune_ranks(path: PrunePath) -> Int[np.ndarray, " N"]:
+def prune_ranks(path: PrunePath, *, by_runs: bool = False) -> Int[np.ndarray, " N"]:
   """Prune rank of each reasoning token: the number of tokens deleted before it.
 
-  Tokens that are left share the highest, those of a unit the rank of its first.
+  Tokens that are left share the highest, and those that left at once share theirs.
+
+  Args:
+    path: deletions and units.
+    by_runs: True for a path of a search by runs, in which a whole run leaves at once.
   """
-  unit_of = np.repeat(np.arange(len(path.sizes)), path.sizes)
-  ranks = np.full(len(unit_of), len(path.deleted))
-  for rank, position in reversed(list(enumerate(path.deleted))):
-    ranks[unit_of == unit_of[position]] = rank
+  sizes = path.move_sizes if by_runs else path.deleted_sizes
+  ranks = np.full(sum(path.sizes), len(path.deleted))
+  ranks[list(path.deleted)] = np.repeat(unit_starts(sizes), sizes)
   return ranks
 
 
@@ -41,12 +45,16 @@ def screen_report(path: PrunePath) -> Record:
   }
 
 
-def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) -> Record:
+def audit_report(
+  screened: PrunePath, exact: PrunePath, objective: Objective, *, by_runs: bool = False
+) -> Record:
   """A checked screened search beside the exact search of the same chain.
 
   Args:
     screened: searched with `Settings.check`.
     exact: path of exact search with the same segments, units and floor.
+    objective: objective whose NLLs are compared.
+    by_runs: True for paths of a search by runs.
 
   Returns:
     `regret`: mean NLL along the screened path over that along the exact one, less 1, at numbers of
@@ -61,7 +69,7 @@ def audit_report(screened: PrunePath, exact: PrunePath, objective: Objective) ->
   (gone, nlls), exact_path = (_known_nlls(path, objective) for path in (screened, exact))
   both = gone <= exact_path[0][-1]
   ours, best = nlls[both].mean(), np.interp(gone[both], *exact_path).mean()
-  ranks = prune_ranks(screened), prune_ranks(exact)
+  ranks = prune_ranks(screened, by_runs=by_runs), prune_ranks(exact, by_runs=by_runs)
   constant = any(np.ptp(some) == 0 for some in ranks)
   steps = max(screened.tally["steps"], 1)
   return {

@@ -56,11 +56,15 @@ class PrunePath:
     return self.unit_sizes or (1,) * len(self.segments.reasoning)
 
   @property
+  def deleted_sizes(self) -> tuple[int, ...]:
+    """Number of tokens of each unit that was deleted, first deleted first."""
+    size_at = dict(zip(unit_starts(self.sizes), self.sizes, strict=True))
+    return tuple(size_at[position] for position in self.deleted if position in size_at)
+
+  @property
   def tokens_gone(self) -> list[int]:
     """Tokens that had left after each number of deletions, from 0 on."""
-    size_at = dict(zip(unit_starts(self.sizes), self.sizes, strict=True))
-    of_units = [size_at[position] for position in self.deleted if position in size_at]
-    return [0, *itertools.accumulate(of_units)]
+    return [0, *itertools.accumulate(self.deleted_sizes)]
 
   @property
   def move_sizes(self) -> tuple[int, ...]:

@@ -33,6 +33,15 @@ def test_one_exchange_by_hand():
   assert last == 1
 
 
+def test_places_in_a_run_are_no_order():
+  """The end leaves in one run, then the beginning; `last` deletes from the end, too."""
+  runs = pruned_chain(LETTERS, [*range(10, 20), *range(10)], move_sizes=(10, 10))
+  last = pruned_chain(LETTERS, range(19, -1, -1))
+  tau, rho, _ = order_agreement(runs, last)
+  assert tau == pytest.approx(100 / np.sqrt(100 * 190))
+  assert rho > 0.8
+
+
 def test_the_last_tenth_is_of_characters():
   one = pruned_chain(LETTERS, range(20))
   other = pruned_chain(LETTERS, [18, *range(18), 19])

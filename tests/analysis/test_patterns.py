@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis import patterns
+from greedy_prune_jax.analysis.label_files import labels_to_record
 from greedy_prune_jax.analysis.pattern_report import _statement
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.chains.categories import Category
@@ -170,6 +171,36 @@ def test_tokens_of_a_unit_leave_together():
   np.testing.assert_allclose(lengths.estimate, [np.nan, 3, 3, 2.5])
   # Of four units one forms one gap, and two of them 2 (4 - 2 + 1) / 4.
   np.testing.assert_allclose(by_chance[1:], [3, 3, 5 / 1.5])
+
+
+def test_tokens_of_a_run_leave_together():
+  """Positions are no order: of a run that leaves at once, no token is needed more than another."""
+  chain = pruned_chain("abcdefgh", [1, 2, 3, 0, 4, 6], move_sizes=(3, 2, 1))
+  assert chain.gone_before == (3, 0, 0, 0, 3, 8, 5, 8)
+  ranks = np.array([3.5, 1, 1, 1, 3.5, 6.5, 5, 6.5]) / 7
+  np.testing.assert_allclose(patterns.normalised_ranks(chain), ranks)
+  cut = np.array([5, 1, 1, 1, 5, 5, 5, 5]) / 7
+  np.testing.assert_allclose(patterns.normalised_ranks(chain, 0.5), cut)
+  run = LabelledRun("r", [chain], [(Category.FUNCTION,) * 4 + (Category.SYMBOLIC_MATH,) * 4])
+  np.testing.assert_allclose(patterns.rank_by_category(run).estimate[FUNCTION], 6.5 / 7 / 4)
+  steps = [token["deleted_step"] for token in labels_to_record(chain, run.labels[0]).popitem()[1]]
+  assert steps == [2, 1, 1, 1, 2, None, 3, None]
+  assert chain.kept_positions(6) == [0, 3, 4, 5, 6, 7], "texts go by single deletions"
+
+
+def test_runs_deleted_at_random_are_counted_out():
+  """All ways of deleting a run of 3 of 9 tokens, then one of 2 of the 6 that are left."""
+  chain = pruned_chain("abcdefghi", [0, 1, 2, 3, 4], move_sizes=(3, 2))
+  counts = []
+  for first, second in itertools.product(range(7), range(5)):
+    left = np.delete(np.arange(9), range(first, first + 3))
+    left = np.delete(left, range(second, second + 2))
+    counts.append(patterns.count_runs(~np.isin(np.arange(9), left)))
+  lengths, by_chance = patterns.run_lengths(
+    LabelledRun("r", [chain], [(None,) * 9]), np.array([1, 3, 5]) / 9
+  )
+  np.testing.assert_allclose(lengths.estimate, [3, 3, 5])
+  np.testing.assert_allclose(by_chance, [3, 3, 5 / float(np.mean(counts))])
 
 
 def test_words_deleted_at_random_are_no_neighbours_by_choice():

@@ -143,6 +143,15 @@ def test_a_record_of_longer_units_goes_by_deletions():
     pruned.kept_positions(0)
 
 
+def test_deletions_of_a_run_are_one_move():
+  pruned = PrunedChain.from_record(PRUNED | {"move_sizes": [3, 1]})
+  assert pruned.moves == ((2, 0, 1), (3,))
+  assert pruned.gone_before == (0, 0, 0, 3)
+  assert len(pruned.deletions) == 4
+  units = PrunedChain.from_record(WORDS)
+  assert units.moves == units.deletions
+
+
 def test_tokens_are_units_of_one_in_a_record_that_says_nothing_else():
   pruned = PrunedChain.from_record(PRUNED)
   assert pruned.unit_sizes is None

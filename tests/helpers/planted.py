@@ -20,6 +20,7 @@ def pruned_chain(
   question=None,
   answer="a",
   unit_sizes=None,
+  move_sizes=None,
 ):
   """A pruned chain with these token texts and deletion order; the rest is filler."""
   order = tuple(int(position) for position in order)
@@ -43,6 +44,7 @@ def pruned_chain(
     pruned={},
     positions_scored=0,
     seconds=0.0,
+    move_sizes=move_sizes,
   )
 
 

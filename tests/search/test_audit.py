@@ -20,6 +20,16 @@ def test_prune_ranks_of_tokens_and_of_units():
   assert prune_ranks(_path([3, 4, 0, 1], [], (2, 1, 2, 1))).tolist() == [2, 2, 4, 0, 0, 4]
 
 
+def test_tokens_of_a_run_share_a_rank():
+  tally = {"steps": 2, "missed": 0, "lost": 0.0}
+  path = _path([1, 2, 0, 4], [1.0, None, 1.2, None, 1.5], tally=tally)
+  assert prune_ranks(path, by_runs=True).tolist() == [2, 0, 0, 4, 2, 4]
+  other = _path([1, 2, 0, 4], [1.0, None, 1.2, 1.3, 1.5])
+  assert audit_report(path, path, "joint", by_runs=True)["kendall"] == pytest.approx(1)
+  assert audit_report(path, other, "joint", by_runs=True)["kendall"] < 1
+  assert audit_report(path, other, "joint")["kendall"] == pytest.approx(1)
+
+
 def test_an_audit_sets_two_paths_side_by_side():
   exact = _path([4, 0, 2, 1], [1.0, 1.0, 1.5, 2.0, 2.5], positions_scored=70, seconds=2.0)
   tally = {"steps": 4, "num_scored": 10, "squared_error": 0.4, "missed": 1, "lost": 0.2}
