@@ -82,7 +82,7 @@ class Parts:
     value: the judgement, high where the part should leave late.
     position: characters before the part.
     length: characters of the part.
-    rank: mean normalised prune rank of the part's characters; high ones left late.
+    rank: twice the mean prune rank of the part's characters; high ones left late.
   """
 
   value: Float[np.ndarray, "U"]
@@ -100,7 +100,7 @@ def parts_of(chain: PrunedChain, kind: Judgement) -> Parts | None:
   found = kind.of(chain.chain)
   if found is None:
     return None
-  ranks = character_ranks(chain)
+  ranks = character_ranks(chain)  # whole: rounding of fractions would break ties of their means
   start, end, value = np.array(found, float).reshape(-1, 3).T
   rank = [ranks[first:last].mean() for first, last, _ in found]
   return Parts(value, start, end - start, np.array(rank, float))

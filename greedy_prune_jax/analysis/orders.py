@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Int
 from scipy import stats
 
 from greedy_prune_jax.analysis.patterns import (
   LabelledRun,
   common_chains,
-  normalised_ranks,
+  doubled_ranks,
   questions_of,
 )
 from greedy_prune_jax.analysis.report import Section
@@ -21,13 +21,13 @@ from greedy_prune_jax.reports.tables import Table
 LAST_SHARE = 0.1  # of the characters, those that leave last
 
 
-def character_ranks(chain: PrunedChain) -> Float[np.ndarray, "C"]:
-  """The normalised prune rank of each character of the reasoning: that of its token, 0 left first.
+def character_ranks(chain: PrunedChain) -> Int[np.ndarray, "C"]:
+  """Twice the prune rank of each character of the reasoning: that of its token, 0 left first.
 
   A character that is spelled by several tokens counts for the one that carries its text.
   """
   lengths = [len(token) for token in chain.reasoning_tokens]
-  return np.repeat(normalised_ranks(chain), lengths)
+  return np.repeat(doubled_ranks(chain), lengths)
 
 
 def order_section(runs: Sequence[LabelledRun]) -> Section:
@@ -77,7 +77,7 @@ def order_agreement(one: PrunedChain, other: PrunedChain) -> tuple[float, float,
   )
 
 
-def _last_overlap(a: Float[np.ndarray, "C"], b: Float[np.ndarray, "C"]) -> float:
+def _last_overlap(a: Int[np.ndarray, "C"], b: Int[np.ndarray, "C"]) -> float:
   """Share of the last tenth of one order that is in the last tenth of the other, or NaN."""
   num_last = max(1, round(LAST_SHARE * len(a)))
   last = []

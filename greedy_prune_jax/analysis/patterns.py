@@ -85,7 +85,12 @@ def text_of(chain: PrunedChain) -> tuple[str, str, str]:
 
 
 def normalised_ranks(chain: PrunedChain, depth: float = 1.0) -> Float[np.ndarray, "N"]:
-  """Prune ranks divided by N - 1: 0 left first, 1 last.
+  """Prune ranks divided by N - 1: 0 left first, 1 last; see `doubled_ranks`."""
+  return doubled_ranks(chain, depth) / max(2 * (len(chain.reasoning_ids) - 1), 1)
+
+
+def doubled_ranks(chain: PrunedChain, depth: float = 1.0) -> Int[np.ndarray, "N"]:
+  """Twice the prune ranks: whole numbers, so that means which should be equal are.
 
   Tokens that left together share the mean of their ranks, and so do those that were never deleted.
   The less deep a chain was pruned, the more ranks are that mean: compare orders at one depth.
@@ -97,10 +102,10 @@ def normalised_ranks(chain: PrunedChain, depth: float = 1.0) -> Float[np.ndarray
   most = int(depth * num_tokens + 1e-9)
   before = np.array(chain.gone_before)
   moves = [list(move) for move in chain.moves if before[move[0]] + len(move) <= most]
-  ranks = np.full(num_tokens, (sum(map(len, moves)) + num_tokens - 1) / 2)
+  ranks = np.full(num_tokens, sum(map(len, moves)) + num_tokens - 1)
   for move in moves:
-    ranks[move] = before[move] + (len(move) - 1) / 2
-  return ranks / max(num_tokens - 1, 1)
+    ranks[move] = 2 * before[move] + len(move) - 1
+  return ranks
 
 
 def share_deleted(chain: PrunedChain) -> float:

@@ -1,5 +1,6 @@
 """Ranking by LLMLingua-2: a token classifier trained to tell which words a compression keeps."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -124,5 +125,6 @@ def token_means(values: Float[np.ndarray, " C"], tokens: Sequence[str]) -> Shape
   """Mean value of each token's characters, NaNs left out; minus infinity where all are NaN."""
   ends = np.cumsum([len(token) for token in tokens])
   parts = np.split(values, ends[:-1])
-  there = [part[~np.isnan(part)] for part in parts]
-  return np.array([part.mean() if len(part) else -np.inf for part in there])
+  there = [part[~np.isnan(part)].tolist() for part in parts]
+  # An exact mean: rounding would order the tokens of one word by their lengths.
+  return np.array([statistics.mean(part) if part else -np.inf for part in there])

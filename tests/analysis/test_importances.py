@@ -45,8 +45,23 @@ def table_of(*runs, kind="importances"):
 
 
 def test_ranks_of_sentences_are_means_over_characters():
-  chain = judged([1.0, 2.0], [0, 2, 1, 3])  # ranks 0, 2, 1, 3 of 3
-  assert parts_of(chain, KINDS[0]).rank == pytest.approx([(0 + 2 * 2) / 9, (1 + 2 * 3) / 9])
+  chain = judged([1.0, 2.0], [0, 2, 1, 3])  # ranks 0, 2, 1, 3
+  assert parts_of(chain, KINDS[0]).rank / 2 == pytest.approx([(0 + 2 * 2) / 3, (1 + 2 * 3) / 3])
+
+
+def test_sentences_that_were_never_deleted_tie_whatever_their_length():
+  """A mean of n equal fractions depends on n: rounding would order them by their lengths."""
+  lengths = [*range(3, 40), 2]
+  tokens = ["x" * length for length in lengths]
+  chain = pruned_chain(tokens, [len(lengths) - 1])
+  ends = np.cumsum(lengths).tolist()
+  spans = [[end - n, end, float(n)] for end, n in zip(ends, lengths, strict=True)]
+  extra = {"importances": spans}
+  chain = dataclasses.replace(chain, chain=dataclasses.replace(chain.chain, extra=extra))
+  parts = parts_of(chain, KINDS[0])
+  assert parts is not None
+  assert len(set(parts.rank.tolist())) == 2
+  assert compare(parts.rank[:-1], parts.value[:-1])[0] == 0.5
 
 
 def test_partial_correlation_is_that_of_the_formula():

@@ -125,6 +125,11 @@ def test_long_texts_are_cut_behind_sentences(compressor):
   np.testing.assert_allclose(chunk, alone, atol=1e-6)
 
 
+def test_the_tokens_of_one_word_tie_whatever_their_lengths():
+  word = np.full(80, 0.1)
+  assert set(token_means(word, ["x" * n for n in range(1, 13)] + ["yy"])) == {0.1}
+
+
 def test_token_means_are_of_the_characters_that_have_a_value():
   values = np.array([1.0, np.nan, 3.0, 5.0, np.nan, np.nan])
   assert token_means(values, ["a ", "bc", "", " \n"]).tolist() == [1.0, 4.0, -np.inf, -np.inf]
