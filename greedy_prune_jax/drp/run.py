@@ -50,6 +50,7 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
       answered is on disk.
   """
   items = read_items(settings, workdir)
+  workdir.warn_of_gone(items)
   open_teacher = functools.cache(functools.partial(load_job_teacher, settings, workdir))
   own = dict(own_share(list(items.items())))
   failed = 0

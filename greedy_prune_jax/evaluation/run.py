@@ -90,6 +90,8 @@ def run_evaluate(
     num_shots=settings.num_shots,
     seed=settings.seed,
   )
+  there = {question.id for question in asked.questions}
+  workdir.warn_of_gone({record["id"] for record in answered if record["question_id"] in there})
   asked = dataclasses.replace(asked, questions=own_share(asked.questions))
   seen: set[Candidate] = set()
   failed, last_new = 0, time.monotonic()

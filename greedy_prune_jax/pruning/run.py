@@ -62,6 +62,7 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
   tasks = list(read_tasks(settings, tokenizer, config.max_positions, unfinished, skip))
   check_any(tasks, settings, workdir)
   check_texts(tasks, workdir)
+  workdir.warn_of_gone({task.chain.id for task in tasks})
   if len(tasks) < settings.num_chains:
     logging.warning("only %d of the %d chains asked for", len(tasks), settings.num_chains)
 

@@ -237,6 +237,23 @@ class Workdir:
       self._skipped_lines = {line: _left_out_for_now(line) for _, line in lines}
     return self._skipped_lines
 
+  def warn_of_gone(self, ids: Collection[str]) -> None:
+    """Logs which finished items are none of the inputs any more: tables go on counting them.
+
+    Args:
+      ids: ids of all items that this run would make.
+    """
+    finished = frozenset().union(*(items.ids for items in self._finished.values()))
+    gone = sorted(finished.difference(ids))
+    if gone and self.process_index == 0:
+      logging.warning(
+        "the input no longer has %d of the finished items: %s. They stay in %s and in every table "
+        "of it; choose another workdir to leave them out",
+        len(gone),
+        ", ".join(gone[:5]) + (", ..." if len(gone) > 5 else ""),
+        self.path,
+      )
+
   def write_metrics(self, metrics: Mapping[str, Any]) -> None:
     """Adds a line to the log, with the time in seconds since 1970; only process 0 has a log.
 

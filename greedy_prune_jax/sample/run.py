@@ -64,6 +64,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     seed=settings.seed,
     instruction=settings.instruction,
   )
+  workdir.warn_of_gone({question.id for question in prompt_set.questions})
   own = {question.id: question for question in own_share(prompt_set.questions)}
   groups = {
     question.id: [prompt_set.prompt(question, index) for index in range(settings.num_samples)]

@@ -215,12 +215,15 @@ def test_a_run_that_was_stopped_anywhere_goes_on_and_asks_nothing_twice(
 
 
 @pytest.mark.parametrize("stages", [("decompose",), ("decompose", "edit", "write")])
-def test_a_run_does_not_go_on_with_other_chains(make_config, drp, tmp_path, stages):
+def test_a_run_does_not_go_on_with_other_chains(make_config, drp, tmp_path, stages, caplog):
   with serving(forms.good) as server:
     config = make_config(server, stages=stages)
     before = drp(config)
     path = tmp_path / "chains-3.jsonl"
     whole = path.read_text()
+    path.write_text(whole.partition("\n")[2])
+    assert drp(config) == before
+    assert "the input no longer has 1 of the finished items: chain 0. They stay in" in caplog.text
     path.write_text("".join(reversed(whole.splitlines(keepends=True))))
     assert drp(config) == before, "the order in files does not matter"
     lines = [json.loads(line) for line in whole.splitlines()]

@@ -290,7 +290,7 @@ def test_matrices_are_added_to_the_same_weights_in_a_workdir(base, tmp_path, eva
 
 
 @pytest.mark.slow
-def test_other_questions_are_refused(base, tmp_path, evaluate):
+def test_other_questions_are_refused_and_lost_ones_named(base, tmp_path, evaluate, caplog):
   rows = [json.loads(line) for line in (base / "rows.jsonl").read_text().splitlines()]
   write_chains(tmp_path / "rows.jsonl", rows[:2])
   asked = {"questions": f"gsm8k:{tmp_path / 'rows.jsonl'}"}
@@ -300,6 +300,10 @@ def test_other_questions_are_refused(base, tmp_path, evaluate):
     write_chains(tmp_path / "rows.jsonl", [rows[0], rows[1] | change])
     with pytest.raises(UserError, match="1 has another prompt or gold answer than when this workd"):
       evaluate(str(base / "model"), **asked)
+  assert "the input no longer has" not in caplog.text
+  write_chains(tmp_path / "rows.jsonl", rows[:1])
+  assert evaluate(str(base / "model"), **asked) == before
+  assert "the input no longer has 1 of the finished items: model/1. They stay" in caplog.text
 
 
 @pytest.mark.parametrize(

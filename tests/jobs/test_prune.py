@@ -137,6 +137,18 @@ def test_a_finished_run_is_not_run_again(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_chains_that_the_input_no_longer_has_are_named(run, tmp_path):
+  path = write_chains(tmp_path / "chains.jsonl")
+  settings = {"chains": path, "ranking": "keep_last", "deletions_per_step": 1000}
+  assert "the input no longer has" not in run(**settings).stderr
+  before = records(tmp_path / "run")
+  write_chains(path, [CHAINS[1]])
+  said = run(**settings).stderr
+  assert "the input no longer has 2 of the finished items: chain 0, chain 2. They stay in " in said
+  assert records(tmp_path / "run") == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("line", "expected"),
   [

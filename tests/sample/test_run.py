@@ -100,6 +100,14 @@ def sample(config, tmp_path, monkeypatch):
   return sample
 
 
+def test_questions_that_the_set_no_longer_has_are_named(sample, config, tmp_path, caplog):
+  sample(ScriptedTeacher())
+  rows = "".join(json.dumps(row) + "\n" for row in ROWS[:2])
+  (tmp_path / "rows.jsonl").write_text(rows)
+  sample(ScriptedTeacher())
+  assert "the input no longer has 2 of the finished items: rows/2, rows/3. They" in caplog.text
+
+
 def test_every_sample_is_stored_and_the_first_good_one_kept(sample, tmp_path):
   assert sample(ScriptedTeacher()) == 0
 

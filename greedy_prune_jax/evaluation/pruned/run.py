@@ -60,6 +60,7 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
   }
   finished = read_output(workdir.path, OUTPUT)
   check_asked(asked, {record["id"]: record.get("asked") for record in finished})
+  workdir.warn_of_gone(items)
   own = own_share(list(items))
   groups = {
     item_id: items[item_id].prompts for item_id in own if item_id not in workdir.finished_ids

@@ -105,6 +105,16 @@ def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change):
     evaluate(teacher, config)
 
 
+def test_chains_that_a_run_no_longer_has_are_named(evaluate, tmp_path, caplog):
+  write_run(tmp_path / "joint", [chain(0), chain(1)])
+  config = config_of(str(tmp_path / "joint"))
+  before = evaluate(ScriptedTeacher(lambda _: '4"}'), config)
+  shutil.rmtree(tmp_path / "joint")
+  write_run(tmp_path / "joint", [chain(1)])
+  assert evaluate(None, config) == before
+  assert "the input no longer has 1 of the finished items: joint/c/0. They stay" in caplog.text
+
+
 def test_replies_that_are_cut_off_before_an_answer_are_counted():
   cut = {"text": "So", "value": None, "correct": False, "finish_reason": "length"}
   answers = {"1.0": cut, "0.5": cut | {"value": "4"}, "0.3": cut | {"finish_reason": "stop"}}
