@@ -31,7 +31,7 @@ from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.rank_data import collect_rank_data
 from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, fit_ranking
 from greedy_prune_jax.analysis.regression_report import regression_section, run_regressions
-from greedy_prune_jax.analysis.report import Section, write_report
+from greedy_prune_jax.analysis.report import VIEWER, Section, write_report
 from greedy_prune_jax.analysis.settings import AnalyzeSettings
 from greedy_prune_jax.analysis.still_right import read_verdicts
 from greedy_prune_jax.analysis.viewer import write_viewer
@@ -133,8 +133,13 @@ def run_analysis(
       )
       for run, store in zip(runs, stores or [None] * len(runs), strict=True)
     ]
-    write_viewer(workdir / "viewer.html", shown)
-  write_report(workdir, provenance=_provenance(settings, sources), sections=sections)
+    write_viewer(workdir / VIEWER, shown)
+  write_report(
+    workdir,
+    provenance=_provenance(settings, sources),
+    sections=sections,
+    has_viewer="viewer" in settings.parts,
+  )
 
 
 def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Source]:

@@ -69,14 +69,12 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
 
 
 def _write_tables(folder: Path, compare_with: Sequence[str]) -> list[Table]:
-  """Writes the tables of accuracies and outcomes and, of more than one run, that of pairs."""
+  """Writes the tables of accuracies, outcomes and pairs; returns the last of several runs alone."""
   runs = {**by_run(read_evaluation(folder)), **compared_runs(compare_with)}
-  tables = [accuracy_table(runs), outcomes_table(runs)] + (
-    [pairs_table(runs)] if len(runs) > 1 else []
-  )
+  tables = [accuracy_table(runs), outcomes_table(runs), pairs_table(runs)]
   for table in tables:
-    write_table(folder, table)
-  return tables
+    write_table(folder, table)  # that of pairs too, which may be there of earlier ones
+  return tables if len(runs) > 1 else tables[:2]
 
 
 def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:

@@ -26,6 +26,43 @@ def labelled_run(name, seed):
   return LabelledRun(name, chains, labels)
 
 
+def table_section(*names):
+  return Section("A section", tables=[Table(name, "", ("a",), [(1,)]) for name in names])
+
+
+def test_what_an_earlier_report_wrote_and_this_one_has_not_is_removed(tmp_path):
+  write_report(tmp_path, provenance={}, sections=[table_section("old", "both")], has_viewer=True)
+  (tmp_path / "viewer.html").write_text("of the earlier runs")
+  (tmp_path / "tables" / "mine.csv").write_text("a user's")
+  known = tmp_path / "report_files.json"
+  outside = tmp_path.parent / "outside.csv"
+  outside.write_text("a user's")
+  known.write_text(
+    known.read_text().replace('"tables/old.csv"', '"../outside.csv","tables/old.csv"')
+  )
+  write_report(tmp_path, provenance={}, sections=[table_section("new", "both")])
+  assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+    *("both.csv", "both.json", "new.csv", "new.json", "mine.csv")
+  }
+  assert not (tmp_path / "viewer.html").exists()
+  assert outside.exists()
+  assert json.loads(known.read_text())["files"] == [
+    f"tables/{name}" for name in ("both.csv", "both.json", "new.csv", "new.json")
+  ]
+  known.write_text("{}")
+  with pytest.raises(UserError, match=r"report_files.json: lacks the key .files.*Remove it"):
+    write_report(tmp_path, provenance={}, sections=[])
+
+
+@pytest.mark.slow
+def test_a_report_of_fewer_runs_leaves_nothing_of_the_others(tmp_path):
+  runs = [labelled_run("first", 0), labelled_run("second", 1)]
+  for some in (runs, runs[:1]):
+    write_report(tmp_path, provenance={}, sections=[pattern_section(some)])
+  assert (tmp_path / "tables" / "ranks.csv").exists()
+  assert not list((tmp_path / "tables").glob("rank_differences*"))
+
+
 @pytest.mark.slow
 def test_the_report_folder_is_complete_and_inert(browser, tmp_path):  # noqa: F811
   runs = [labelled_run(NAME, 0), labelled_run("second", 1)]
@@ -38,7 +75,7 @@ def test_the_report_folder_is_complete_and_inert(browser, tmp_path):  # noqa: F8
   plots = {"survival", "ranks", "run_lengths", "positions", "confusion_0"}
   tables = {"survival", "ranks", "rank_differences", "run_lengths", "positions", "agreement"}
   assert found == (
-    {"report.html"}
+    {"report.html", "report_files.json"}
     | {f"plots/{plot}.{ending}" for plot in plots for ending in ("png", "svg")}
     | {f"tables/{table}.{ending}" for table in tables for ending in ("csv", "json")}
   )

@@ -113,6 +113,8 @@ def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, 
     ("run: one", "other"), ("run: second", "other")
   ]  # fmt: skip
   assert pairs[1]["difference"] == 0, "it is the same model"
+  run(job="evaluate", workdir="alone", **alone | {"compare_with": "()"})
+  assert json.loads((tmp_path / "alone" / "pairs.json").read_text())["rows"] == []
 
 
 @pytest.mark.slow
