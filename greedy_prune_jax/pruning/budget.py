@@ -54,6 +54,11 @@ class Spent(NamedTuple):
     """Reasoning positions that are left there; all of them where nothing meets the condition."""
     return self.pruned.kept_after(self.deletions or 0)
 
+  @property
+  def at_end(self) -> bool:
+    """True where the whole path meets the condition: a shorter text might, too."""
+    return self.deletions == len(self.pruned.deletions)
+
 
 def parse_budgets(text: str) -> tuple[Budget, ...]:
   """Reads budgets from a text such as `nll:+0.1,answer:0.9,right`.
@@ -144,6 +149,7 @@ def _record(spent: Spent) -> Record:
     "id": pruned.chain.id,
     "budget": spent.budget,
     "holds": spent.deletions is not None,
+    "at_lowest_ratio": spent.at_end,
     "deletions": deletions,
     "tokens": len(kept),
     "reasoning_tokens": len(pruned.reasoning_ids),
@@ -153,20 +159,26 @@ def _record(spent: Spent) -> Record:
 
 
 def format_budgets(spent: Sequence[Spent]) -> str:
-  """Formats the tokens left per chain, and their spread, as a table with a row for each budget."""
+  """Formats the tokens left of the chains that hold, as a table with a row for each budget."""
   lines = [
-    "tokens left per chain by budget (sd: over chains; share: of the reasoning, mean over chains)",
-    "      budget  chains  hold    mean      sd   least  median    most  share",
+    "tokens left per chain by budget, over the chains that hold (sd: over these; share: of the "
+    "reasoning, their mean)",
+    "lowest: of these, chains that still hold at the lowest keep ratio, where no shorter text was "
+    "tried: their tokens are an upper bound",
+    "      budget  chains  hold  lowest    mean      sd   least  median    most  share",
   ]
   for budget in dict.fromkeys(one.budget for one in spent):
     those = [one for one in spent if one.budget == budget]
-    left = [len(one.kept) for one in those]
-    shares = [n / len(one.pruned.reasoning_ids) for n, one in zip(left, those, strict=True)]
-    holding = sum(one.deletions is not None for one in those)
-    spread = statistics.stdev(left) if len(left) > 1 else 0.0
-    lines.append(
-      f"{budget:>12}  {len(those):>6}  {holding:>4}  {statistics.fmean(left):>6.1f}  {spread:>6.1f}"
-      f"  {min(left):>6}  {statistics.median(left):>6.1f}  {max(left):>6}"
-      f"  {statistics.fmean(shares):>5.1%}"
-    )
+    holding = [one for one in those if one.deletions is not None]
+    lowest = sum(one.at_end for one in holding)
+    line = f"{budget:>12}  {len(those):>6}  {len(holding):>4}  {lowest:>6}"
+    if holding:
+      left = [len(one.kept) for one in holding]
+      shares = [n / len(one.pruned.reasoning_ids) for n, one in zip(left, holding, strict=True)]
+      spread = statistics.stdev(left) if len(left) > 1 else 0.0
+      line += (
+        f"  {statistics.fmean(left):>6.1f}  {spread:>6.1f}  {min(left):>6}"
+        f"  {statistics.median(left):>6.1f}  {max(left):>6}  {statistics.fmean(shares):>5.1%}"
+      )
+    lines.append(line)
   return "\n".join(lines)

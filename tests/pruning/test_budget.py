@@ -168,7 +168,7 @@ def test_other_budgets_are_written_where_right_cannot_be_asked_for(tmp_path, mon
       run_budgets(settings, tmp_path / "run")
   assert [record["budget"] for record in read_budgets(tmp_path / "run")] == ["nll:+0.5"]
   table = run_budgets(settings, tmp_path / "run")
-  assert [line.split()[:3] for line in table.splitlines()[2:]] == [
+  assert [line.split()[:3] for line in table.splitlines()[3:]] == [
     ["right", "1", "0"],
     ["nll:+0.5", "1", "1"],
   ]
@@ -192,12 +192,18 @@ def test_right_behind_thinking_begins_at_the_closing_tag():
   assert {start[-1] for start in reader.starts} == {"\n</think>\n\n"}
 
 
-def test_the_table_gives_the_tokens_left_and_their_spread():
+def test_the_table_is_of_the_chains_that_hold_and_counts_those_at_the_lowest_ratio(tmp_path):
   spent = [
     Spent("right", pruned("a"), 4),
-    Spent("right", pruned("b"), None),
+    Spent("right", pruned("b"), 2),
+    Spent("right", pruned("c"), None),
     Spent("nll:+1", pruned("a"), 6),
+    Spent("answer:1", pruned("a"), None),
   ]
-  *_, first, second = format_budgets(spent).splitlines()
-  assert first.split() == ["right", "2", "1", "4.0", "2.8", "2", "4.0", "6", "66.7%"]
-  assert second.split() == ["nll:+1", "1", "1", "0.0", "0.0", "0", "0.0", "0", "0.0%"]
+  *_, first, second, third = format_budgets(spent).splitlines()
+  assert first.split() == ["right", "3", "2", "0", "3.0", "1.4", "2", "3.0", "4", "50.0%"]
+  assert second.split() == ["nll:+1", "1", "1", "1", "0.0", "0.0", "0", "0.0", "0", "0.0%"]
+  assert third.split() == ["answer:1", "1", "0", "0"]
+  write_budgets(tmp_path, spent)
+  lowest = [record["at_lowest_ratio"] for record in read_budgets(tmp_path)]
+  assert lowest == [False, False, False, True, False]
