@@ -47,6 +47,8 @@ def get_config() -> config_dict.ConfigDict:
   config.other_labels = ()  # label files to hold the annotator against, in the viewer's form
 
   # Attention features, from one forward pass of each run's own pruner.
+  # Place of that model, if it is not where the runs had it; checked by its weights and tokens.
+  config.pruner = ""
   config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
   config.feature_dtype = "float16"  # of the stored attention: float16 or float32
   config.batch_positions = 4096  # token positions at once, over all devices

@@ -49,6 +49,7 @@ from greedy_prune_jax.rankings.attention_regression import TokenCounts, save_ran
 from greedy_prune_jax.runs.config import config_of
 from greedy_prune_jax.runs.files import make_subfolder, user_path
 from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.runs.weights import check_moved
 from greedy_prune_jax.teachers.load import load_teacher
 
 _LABELLED_AT_ONCE = 16  # chains; a model's labels of more would be lost with a kill
@@ -277,8 +278,16 @@ def _token_values(store: FeatureStore | None, limit: int | None) -> tuple[list |
 
 def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_model) -> FeatureStore:
   """Attention features of a run's chains, read by the model that pruned them."""
-  pruner = source.chains[0].pruner
-  tokenizer = load_tokenizer(pruner)
+  noted = source.chains[0].pruner
+  pruner = settings.pruner or noted
+  try:
+    tokenizer = load_tokenizer(pruner)
+  except UserError as error:
+    raise UserError(
+      f"{source.path} was pruned by {noted}, which regression needs: {error} If it lies elsewhere "
+      f"now, pass its place as --config.pruner; or leave regression out of parts"
+    ) from error
+  check_moved(run_of(source.path), noted, pruner)
   template = load_chat_template(source.config.get("chat_template", "tokenizer"), tokenizer)
   segments = [segment(chain.chain, tokenizer, template) for chain in source.chains]
   for chain, segmented in zip(source.chains, segments, strict=True):
@@ -293,7 +302,7 @@ def _features(settings: AnalyzeSettings, source: Source, workdir: Path, get_mode
     model,
     [chain.chain.id for chain in source.chains],
     segments,
-    pruner=pruner,
+    pruner=noted,
     dtype=settings.feature_dtype,
     batch_positions=settings.batch_positions,
   )

@@ -25,6 +25,7 @@ MAY_CHANGE = (
   "answers",
   "regressors",
   "viewer_chains",
+  "pruner",  # a place of the same model
   "batch_positions",
   "mesh.data",
   "mesh.model",
@@ -48,6 +49,7 @@ class AnalyzeSettings(JobSettings):
   other_labels: tuple[str, ...]
   viewer_chains: int
   answers: tuple[str, ...]
+  pruner: str
   dtype: str
   feature_dtype: str
   batch_positions: int

@@ -1,14 +1,16 @@
 """The config that a workdir's outputs were made with."""
 
+import contextlib
 import json
 import math
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import write_json
+from greedy_prune_jax.runs.files import user_path, write_json
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 
@@ -69,6 +71,7 @@ def write_or_check_config(
             f"{path.parent} belongs to another config. These keys differ:",
             *lines,
             "Go on with the old values, or choose another workdir.",
+            *_links(_flat(old), _flat(new), refused),
           ]
         ),
         path.parent,
@@ -97,6 +100,21 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       flat[f"{prefix}{key}"] = value
   return flat
+
+
+def _links(old: Record, new: Record, keys: Iterable[str]) -> Iterator[str]:
+  """Says how a run goes on whose model or chains were moved; nothing of other differences."""
+  for was, now in ((old.get(key), new.get(key)) for key in keys):
+    if not (isinstance(was, str) and isinstance(now, str) and "/" in was + now):
+      continue
+    with contextlib.suppress(UserError):  # a text that cannot be a path
+      before, after = user_path(was), user_path(now)
+      if after.exists() and not before.exists():
+        parent, place = (shlex.quote(str(path)) for path in (before.parent, before))
+        yield (
+          f"If {now} is what was at {was}, a link there lets the run go on with the old value: "
+          f"mkdir -p {parent} && ln -s {shlex.quote(str(after.resolve()))} {place}"
+        )
 
 
 def _grew(was: str, now: str, zero: float) -> bool:

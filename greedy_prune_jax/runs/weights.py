@@ -6,6 +6,7 @@ from pathlib import Path
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import open_file, user_path, write_json
 from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.records import Record
 
 WEIGHTS = "weights.json"  # of a workdir: digests of the models that are files here
 
@@ -56,10 +57,24 @@ def hold_weights(workdir: Path, model: str, *, begun: bool) -> None:
   now = weights_digest(user_path(model))
   if now is None:
     return
-  path = workdir / WEIGHTS
-  known = read_json(path) if path.exists() else {}
+  known = _noted(workdir)
   if begun and known.get(model, now) != now:
     raise UserError(
       f"{model} has other weights than when {workdir} was begun; choose another workdir"
     )
-  write_json(path, known | {model: now})
+  write_json(workdir / WEIGHTS, known | {model: now})
+
+
+def check_moved(workdir: Path, model: str, place: str) -> None:
+  """A UserError if a workdir noted a model's weights and those at another place are others."""
+  now = weights_digest(user_path(place))
+  if now is not None and _noted(workdir).get(model, now) != now:
+    raise UserError(
+      f"{place} has other weights than {model} had when {workdir} was made; pass the place where "
+      f"that model lies now"
+    )
+
+
+def _noted(workdir: Path) -> Record:
+  path = workdir / WEIGHTS
+  return read_json(path) if path.exists() else {}

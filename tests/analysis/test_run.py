@@ -12,6 +12,7 @@ from greedy_prune_jax.analysis.run import read_sources, run_analysis
 from greedy_prune_jax.analysis.settings import PARTS, AnalyzeSettings
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of
+from greedy_prune_jax.runs.weights import weights_digest
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers.chat_server import completion, serving
 from tests.helpers.jsonl_files import new_writer
@@ -31,6 +32,7 @@ def settings(**changes):
     "other_labels": (),
     "viewer_chains": 200,
     "answers": (),
+    "pruner": "",
     "dtype": "float32",
     "feature_dtype": "float32",
     "batch_positions": 400,
@@ -259,6 +261,36 @@ def test_a_text_model_labels(pruned, tmp_path, monkeypatch):
 def test_settings_that_cannot_be_used(changes, message):
   with pytest.raises(UserError, match=message):
     settings(**changes)
+
+
+@pytest.mark.slow
+def test_a_pruner_that_was_moved(pruned, tmp_path, monkeypatch):
+  there, out = tmp_path / "moved.gguf", tmp_path / "out"
+  there.write_bytes(b"weights")
+  out.mkdir()
+  noted = next(iter(read_sources(pruned[:1], settings()))).chains[0].pruner
+  (Path(pruned[0]) / "weights.json").write_text(json.dumps({noted: weights_digest(there)}))
+  load, loaded = analysis_run.load_model, []
+
+  def locate(name):
+    if name != str(there):
+      raise UserError(f"{name}: there is no such folder or file.")
+
+  monkeypatch.setattr(analysis_run, "load_tokenizer", locate)
+  monkeypatch.setattr(
+    analysis_run,
+    "load_model",
+    lambda name, *args, **kw: loaded.append(name) or load(name, *args, **kw),
+  )
+  with pytest.raises(UserError, match=rf"was pruned by {noted}, .*no such folder.*--config.pruner"):
+    run_analysis(settings(parts=("regression",)), pruned[:1], out)
+  found = settings(parts=("regression",), pruner=str(there))
+  run_analysis(found, pruned[:1], out)
+  assert loaded == [str(there)]
+  assert json.loads((out / "features" / "joint" / "index.json").read_text())["pruner"] == noted
+  there.write_bytes(b"other weights")
+  with pytest.raises(UserError, match=rf"moved.gguf has other weights than {noted} had when"):
+    run_analysis(found, pruned[:1], out)
 
 
 def test_workdirs_that_cannot_be_used(pruned, tmp_path):

@@ -1,6 +1,7 @@
 import importlib
 import json
 import math
+import subprocess
 
 import pytest
 
@@ -121,3 +122,21 @@ def test_a_config_that_is_none_is_named(tmp_path, content):
   path.write_text(content)
   with pytest.raises(UserError, match=r"config.json"):
     write_or_check_config(path, CONFIG)
+
+
+def test_a_place_that_was_moved_gets_a_link(tmp_path):
+  old, new = tmp_path / "old place" / "model", tmp_path / "model"
+  new.mkdir()
+  path = tmp_path / "config.json"
+  write_or_check_config(path, {"pruner": str(old), "objective": "joint", "say": "x"})
+  with pytest.raises(UserError) as error:
+    write_or_check_config(path, {"pruner": str(new), "objective": "answer", "say": "/" + 300 * "y"})
+  *_, advice, line = str(error.value).splitlines()
+  assert advice == "Go on with the old values, or choose another workdir."
+  start, command = line.split(" the old value: ")
+  assert start == f"If {new} is what was at {old}, a link there lets the run go on with"
+  subprocess.run(["bash", "-c", command], check=True)
+  assert old.resolve() == new
+  with pytest.raises(UserError) as error:
+    write_or_check_config(path, {"pruner": str(new), "objective": "joint"})
+  assert "a link there" not in str(error.value), "both are there, and may differ"
