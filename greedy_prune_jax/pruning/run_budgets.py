@@ -1,5 +1,6 @@
 """Answers the budgets of a finished run: nothing is scored again, but `right` is asked for."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _joined(spent: Mapping[str, Sequence[Spent]]) -> list[Spent]:
 def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, int | None]:
   """The furthest deletion of each chain from which a teacher still writes the right answer.
 
-  Chains whose answer has no form that we know are not asked about, and get None.
+  Of a search by runs whole runs count: it never looked at a text within one. Chains whose answer has no form that we know are not asked about, and get None.
 
   Args:
     chains: the chains; those without a gold answer are to reach their own.
@@ -91,13 +92,25 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
       named,
     )
 
-  def is_right(deletions: dict[str, int]) -> dict[str, bool]:
+  ends = {key: _ends_of_moves(by_id[key]) for key in requests}
+
+  def is_right(moves: dict[str, int]) -> dict[str, bool]:
     prompts = [
-      requests[key].prompt(key, by_id[key].spell(by_id[key].kept_after(number)))
-      for key, number in deletions.items()
+      requests[key].prompt(key, by_id[key].spell(by_id[key].kept_after(ends[key][number])))
+      for key, number in moves.items()
     ]
     replies = {reply.id: reply for reply in teacher.write(prompts)}
-    return {key: requests[key].judge(replies[key].text).correct for key in deletions}
+    return {key: requests[key].judge(replies[key].text).correct for key in moves}
 
-  most = {key: len(by_id[key].deletions) for key in requests}
-  return (furthest_right(most, is_right) if most else {}) | unknown
+  most = {key: len(those) - 1 for key, those in ends.items()}
+  furthest = furthest_right(most, is_right) if most else {}
+  return {
+    key: None if moves is None else ends[key][moves] for key, moves in furthest.items()
+  } | unknown
+
+
+def _ends_of_moves(pruned: PrunedChain) -> list[int]:
+  """Numbers of deletions after each move, from 0 on."""
+  tokens = itertools.accumulate(map(len, pruned.deletions), initial=0)
+  deletions = {gone: number for number, gone in enumerate(tokens)}
+  return [deletions[gone] for gone in itertools.accumulate(map(len, pruned.moves), initial=0)]

@@ -136,6 +136,14 @@ def test_right_asks_what_follows_the_words_before_the_value():
   assert {start[-1] for start in reader.starts} == {'{"answer": "'}
 
 
+def test_right_is_asked_after_whole_runs_alone():
+  chain = pruned(deletion_order=[0, 1, 3, 4, 5, 2], move_sizes=[2, 3, 1], search="runs")
+  reader = Reader("4", '42"}', '43"}')
+  assert right_deletions([chain], reader) == {"a": 2}  # after 3 it would be right, too
+  texts = {start[0].count(" ") for start in reader.starts}
+  assert texts <= {6, 4, 1, 0}
+
+
 def with_answer(chain, answer):
   return PrunedChain.from_record(chain.to_record() | {"answer": answer})
 
