@@ -68,7 +68,8 @@ def _joined(spent: Mapping[str, Sequence[Spent]]) -> list[Spent]:
 def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, int | None]:
   """The furthest deletion of each chain from which a teacher still writes the right answer.
 
-  Of a search by runs whole runs count: it never looked at a text within one. Chains whose answer has no form that we know are not asked about, and get None.
+  Of a search by runs whole runs count: it never looked at a text within one. Chains whose answer
+  has no form that we know are not asked about, and get None.
 
   Args:
     chains: the chains; those without a gold answer are to reach their own.
