@@ -103,17 +103,23 @@ def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> st
     form, chains = parse(record, row.id)
   except UserError as error:
     raise UserError(f"{row.place}: {error}") from error
-  shown = {key: value for key, value in chains[0].to_record().items() if isinstance(value, str)}
-  others = [key for key in chains[0].to_record() if key not in shown]
   lines = [f"first row ({row.place}) as it is understood", f"{'form':>18}  {form}"]
-  lines += [f"{key:>18}  {_ends(value)}" for key, value in shown.items()]
-  if others:
-    lines.append(f"{'carried along':>18}  {', '.join(others)}")
+  lines += parts_of(chains[0])
   if left_out := [key for key in record if key in RESULT_KEYS]:
     lines.append(f"{'left out':>18}  {', '.join(left_out)} (names of keys that outputs have)")
   if len(chains) > 1:
     lines.append(f"{'further chains':>18}  {', '.join(chain.id for chain in chains[1:])}")
   return "\n".join(lines)
+
+
+def parts_of(chain: Chain) -> list[str]:
+  """A chain's texts, a line each, and the names of what is carried along."""
+  record = chain.to_record()
+  shown = {key: value for key, value in record.items() if isinstance(value, str)}
+  lines = [f"{key:>18}  {_ends(value)}" for key, value in shown.items()]
+  if others := [key for key in record if key not in shown]:
+    lines.append(f"{'carried along':>18}  {', '.join(others)}")
+  return lines
 
 
 def _ends(text: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.reading import describe_first, read_pruned
+from greedy_prune_jax.chains.kept_chains import describe_kept
+from greedy_prune_jax.chains.reading import describe_first, read_pruned, skipper
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
 from greedy_prune_jax.pruning.estimate import estimate_run
@@ -35,8 +36,7 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
   settings = PruneSettings.from_config(config)
   if settings.dry_run:
     if jax.process_index() == 0:
-      first = describe_first(settings.chains, settings.columns, seed=settings.seed)
-      print_result(first + "\n")
+      print_result(_describe(settings) + "\n")
       print_result(estimate_run(settings))
     return
   failed = run_in_workdir(
@@ -59,6 +59,14 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
       f"{len(failed)} of the chains could not be pruned ({named}); {workdir}/skipped*.jsonl says "
       f"why. All others are done. Pass --config.on_bad_chain=skip to accept this."
     )
+
+
+def _describe(settings: PruneSettings) -> str:
+  """The first chain that the run reads."""
+  if settings.chains_ratio == 1:
+    return describe_first(settings.chains, settings.columns, seed=settings.seed)
+  on_bad = skipper(settings.on_bad_chain)
+  return describe_kept(settings.chains, settings.chains_ratio, on_bad=on_bad)
 
 
 def _show(workdir: str, num_chains: int) -> None:

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.kept_chains import kept_chain, read_kept
+from greedy_prune_jax.chains.kept_chains import describe_kept, kept_chain, read_kept
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_reading import OWN, RESULTS, write_jsonl
 
@@ -44,6 +44,22 @@ def test_what_is_left_is_a_chain_that_tells_what_it_is_left_of(first):
   assert dataclasses.replace(chain, reasoning="", extra={}) == dataclasses.replace(
     first.chain, reasoning=""
   )
+
+
+def test_the_first_chain_that_is_left_is_described(first, tmp_path):
+  empty = dataclasses.replace(first.chain, id="empty", reasoning="x")
+  nothing = pruned(empty, ("x",), (0,))
+  lines = [nothing.to_record(), first.to_record()]
+  source = write_jsonl(tmp_path / "first.jsonl", *lines)
+  text = describe_kept(source, 0.7, on_bad=lambda _: None)
+  assert text.startswith(f"first chain of {source}, as chains_ratio=0.7 leaves it\n")
+  assert f"{'reasoning':>18}  'One \N{GRINNING FACE} five'\n" in text
+  assert f"{'carried along':>18}  pruned_from" in text
+  with pytest.raises(UserError, match=r"chain empty: nothing of its reasoning is left at 0\.7"):
+    describe_kept(source, 0.7)
+  source = write_jsonl(tmp_path / "nothing.jsonl", nothing.to_record())
+  with pytest.raises(UserError, match=r"no chain of it can be used at chains_ratio=0\.7"):
+    describe_kept(source, 0.7, on_bad=lambda _: None)
 
 
 def test_a_chain_that_is_pruned_again_tells_of_the_first(first):

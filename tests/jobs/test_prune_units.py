@@ -120,7 +120,13 @@ def test_other_rankings_delete_units_too(run, chains, tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_from_what_another_left(run, tmp_path):
   run(unit="word", keep_ratios=0.6)
-  run(chains=tmp_path / "run", chains_ratio=0.6, workdir="again", keep_ratios=0.5, num_chains=2)
+  second = {"chains": tmp_path / "run", "chains_ratio": 0.6, "workdir": "again"}
+  second |= {"keep_ratios": 0.5, "num_chains": 2}
+  said = run(dry_run=True, **second).stdout
+  run(**second)
+  left = records(tmp_path / "again")["chain 0"]["reasoning"]
+  assert f"as chains_ratio=0.6 leaves it\n{'id':>18}  'chain 0'\n" in said
+  assert f"{'reasoning':>18}  {left!r}\n" in said
   first, second = (records(tmp_path / name) for name in ("run", "again"))
   assert len(second) == 2
   for chain_id, record in second.items():
