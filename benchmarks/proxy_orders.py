@@ -21,7 +21,7 @@ from absl import app, flags
 
 import greedy_prune_jax as gp
 from greedy_prune_jax.api import Pruned, Pruner
-from greedy_prune_jax.chains.chain import num_kept
+from greedy_prune_jax.chains.chain import share_of
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import segment, token_texts
@@ -116,7 +116,7 @@ def _compared(verifier: Pruner, own: Pruned, proposed: list[int], chosen: list[i
   ]
   first = [texts[0][-1] == unit for texts, unit in zip(tries, chosen, strict=True) if texts]
   num_units = len(sizes_of(own))
-  marks = [num_units - num_kept(num_units, keep) for keep in _KEEP]
+  marks = [num_units - share_of(num_units, keep) for keep in _KEEP]
   return [
     statistics.fmean(whole) if whole else np.nan,
     statistics.fmean(first),

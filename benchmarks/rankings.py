@@ -27,7 +27,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from greedy_prune_jax.chains.chain import PrunedChain, num_kept, ratio_key
+from greedy_prune_jax.chains.chain import PrunedChain, ratio_key, share_of
 from greedy_prune_jax.chains.pruned_answers import read_pruned_answers
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.errors import UserError
@@ -77,7 +77,7 @@ class Run:
 
 def _nll(chain: PrunedChain, name: str, ratio: float) -> float:
   total = len(chain.reasoning_ids)
-  value = chain.nll[name][chain.deletions_to(num_kept(total, ratio))]
+  value = chain.nll[name][chain.deletions_to(share_of(total, ratio))]
   if value is None:
     raise UserError(
       f"chain {chain.chain.id}: its {name} NLL at keep ratio {ratio:g} was never scored, since its "
@@ -121,7 +121,7 @@ def common_ratios(runs: Sequence[Run], ids: Sequence[str], ratios: Sequence[floa
   common = [
     ratio
     for ratio in ratios
-    if all(0 <= total - num_kept(total, ratio) <= deletions for total, deletions in lengths)
+    if all(0 <= total - share_of(total, ratio) <= deletions for total, deletions in lengths)
   ]
   if not common:
     raise UserError(f"the runs did not all come down to any of the keep ratios {list(ratios)}")

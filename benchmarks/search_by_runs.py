@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from greedy_prune_jax.chains.chain import num_kept
+from greedy_prune_jax.chains.chain import share_of
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_chains
 from greedy_prune_jax.chains.segments import Segments, reasoning_texts, segment
@@ -88,7 +88,7 @@ def main(_) -> None:
     length = len(segments.reasoning)
     if not _SHORTEST.value <= length <= _LONGEST.value:
       continue
-    marks = [num_kept(length, ratio) for ratio in ratios]
+    marks = [share_of(length, ratio) for ratio in ratios]
     tokens = tuple(reasoning_texts(chain, tokenizer, template))
     given = RankingInput(chain.id, segments, tokens)
     orders = {

@@ -74,8 +74,9 @@ def get_config() -> config_dict.ConfigDict:
   config.text_model = ""  # model of the ranking text_model, as `teacher` in configs/sample.py
   # Where text_model=openai asks; see EndpointSettings.
   config.endpoint = config_dict.ConfigDict(EndpointSettings.defaults())
-  # Shares r of the reasoning to keep: int(N * r) of N tokens. Units longer than a token leave until
-  # at most so many tokens are left, perhaps none. One run to the lowest ratio gives all others.
+  # Shares r of the reasoning to keep: N * r of N tokens, rounded down. Units longer than a token
+  # leave until at most so many tokens are left, perhaps none. One run to the lowest ratio gives all
+  # others.
   config.keep_ratios = (0.9, 0.7, 0.5)
   # Conditions, separated by commas: nll:+0.1 (the objective's NLL rises by at most this),
   # answer:0.9 (the answer's probability is at least this), right (the pruner still writes the right

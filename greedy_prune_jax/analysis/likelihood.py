@@ -10,7 +10,7 @@ import numpy as np
 
 from greedy_prune_jax.analysis.patterns import LabelledRun, common_places
 from greedy_prune_jax.analysis.report import Section
-from greedy_prune_jax.chains.chain import PrunedChain, num_kept
+from greedy_prune_jax.chains.chain import PrunedChain, share_of
 from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table
@@ -25,7 +25,7 @@ def nlls_at_ratios(chain: PrunedChain) -> dict[float, tuple[float, ...]]:
   """
   found = {}
   for ratio in (1.0, *map(float, chain.pruned)):
-    deletions = chain.deletions_to(num_kept(len(chain.reasoning_ids), ratio))
+    deletions = chain.deletions_to(share_of(len(chain.reasoning_ids), ratio))
     values = (chain.nll[name][deletions] for name in NLLS)
     found[ratio] = tuple(np.nan if value is None else value for value in values)
   return found

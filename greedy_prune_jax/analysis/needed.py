@@ -9,7 +9,7 @@ from scipy import stats
 
 from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
 from greedy_prune_jax.analysis.report import Section
-from greedy_prune_jax.chains.chain import PrunedChain, num_kept
+from greedy_prune_jax.chains.chain import PrunedChain, share_of
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
 from greedy_prune_jax.chains.planted_words import Kind
 from greedy_prune_jax.reports.intervals import column_intervals, mean_interval
@@ -58,7 +58,7 @@ def find_needed(chain: PrunedChain) -> Found:
   before = np.array(chain.gone_before)
   kept = {}
   for ratio in KEEP_RATIOS:
-    num_gone = len(kinds) - num_kept(len(kinds), ratio)
+    num_gone = len(kinds) - share_of(len(kinds), ratio)
     if 0 < num_gone <= deepest:
       there = before >= num_gone
       both = float((there & needed).sum())

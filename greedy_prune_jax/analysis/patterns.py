@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from greedy_prune_jax.analysis.still_right import Verdicts
 from greedy_prune_jax.chains.categories import Category, Labels
-from greedy_prune_jax.chains.chain import PrunedChain, unit_starts
+from greedy_prune_jax.chains.chain import PrunedChain, share_of, unit_starts
 from greedy_prune_jax.reports.bootstrap import (
   Interval,
   bootstrap_ratio,
@@ -99,7 +99,7 @@ def doubled_ranks(chain: PrunedChain, depth: float = 1.0) -> Int[np.ndarray, "N"
     depth: share of the tokens up to which deletions count; later ones are taken for none.
   """
   num_tokens = len(chain.reasoning_ids)
-  most = int(depth * num_tokens + 1e-9)
+  most = share_of(num_tokens, depth)
   before = np.array(chain.gone_before)
   moves = [list(move) for move in chain.moves if before[move[0]] + len(move) <= most]
   ranks = np.full(num_tokens, sum(map(len, moves)) + num_tokens - 1)
@@ -121,7 +121,7 @@ def category_masks(labels: Labels) -> Bool[np.ndarray, "C N"]:
 def share_grid(chains: Sequence[PrunedChain]) -> Float[np.ndarray, "S"]:
   """Shares of tokens deleted, from 0 in steps of 0.05, as far as every chain was pruned."""
   deepest = min(map(share_deleted, chains))
-  return np.arange(int(deepest / 0.05 + 1e-9) + 1) * 0.05
+  return np.arange(share_of(20, deepest) + 1) / 20
 
 
 def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
@@ -133,7 +133,7 @@ def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
   kept, total = [], []
   for chain, labels in zip(run.chains, run.labels, strict=True):
     masks = category_masks(labels)
-    num_deleted = np.floor(shares * len(chain.reasoning_ids) + 1e-9)
+    num_deleted = np.array([share_of(len(chain.reasoning_ids), share) for share in shares.tolist()])
     there = np.array(chain.gone_before)[:, None] >= num_deleted[None, :]  # [N, S]
     kept.append(masks.astype(float) @ there.astype(float))
     total.append(np.broadcast_to(masks.sum(axis=1, dtype=float)[:, None], kept[-1].shape))
@@ -259,8 +259,8 @@ def run_lengths(
   for i, chain in enumerate(run.chains):
     before, by_chance = np.array(chain.gone_before), _gaps_by_chance(chain)
     move_before = before[[move[0] for move in chain.moves]]
-    for j, share in enumerate(shares):
-      most = int(share * len(before) + 1e-9)
+    for j, share in enumerate(shares.tolist()):
+      most = share_of(len(before), share)
       gone = before < most
       deleted[i, j] = gone.sum()
       runs[i, j] = count_runs(gone)

@@ -14,6 +14,7 @@ from scipy import stats
 
 from greedy_prune_jax.analysis.rank_data import RankData, pooled_attention, shuffle_within_chains
 from greedy_prune_jax.analysis.ridge import fit_ridge
+from greedy_prune_jax.chains.chain import share_of
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.rankings.attention_regression import CONTROLS, AttentionRanking, TokenCounts
 from greedy_prune_jax.reports.bootstrap import Interval, bootstrap_ratio
@@ -116,7 +117,7 @@ def row_folds(data: RankData, fold_of: dict[str, int]) -> Int[np.ndarray, " T"]:
 
 def knows_late(data: RankData, share: float) -> bool:
   """Tells whether every chain was pruned into the last `share` of its tokens."""
-  return bool((data.num_kept <= np.floor(np.bincount(data.chain) * share)).all())
+  return bool((data.num_kept <= _num_late(data, share)).all())
 
 
 def is_late(data: RankData, share: float) -> Bool[np.ndarray, " T"]:
@@ -126,7 +127,12 @@ def is_late(data: RankData, share: float) -> Bool[np.ndarray, " T"]:
   """
   sizes = np.bincount(data.chain)[data.chain]
   # Ranks, of which units have the mean, are multiples of 0.5: none lies on the border.
-  return data.rank * (sizes - 1) > sizes - np.floor(sizes * share) - 0.25
+  return data.rank * (sizes - 1) > sizes - _num_late(data, share)[data.chain] - 0.25
+
+
+def _num_late(data: RankData, share: float) -> Int[np.ndarray, " B"]:
+  """Number of the last `share` of each chain's tokens."""
+  return np.array([share_of(size, share) for size in np.bincount(data.chain).tolist()], int)
 
 
 def predict_unseen(

@@ -10,7 +10,7 @@ from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.still_right import Verdicts
 from greedy_prune_jax.chains.answers import find_answers
 from greedy_prune_jax.chains.categories import GUIDE, Category
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_of
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_of, share_of
 from greedy_prune_jax.chains.expected import expected_answer
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import replace_file
@@ -105,7 +105,8 @@ def _verdict_data(chain: PrunedChain, verdicts: Verdicts) -> dict[str, Any]:
 def _ratios(chain: PrunedChain) -> dict[str, int]:
   """Deletions at each keep ratio that the chain was pruned to."""
   total = len(chain.reasoning_ids)
-  kept = {key: int(total * ratio) for key in chain.pruned if (ratio := ratio_of(key)) is not None}
+  ratios = {key: ratio for key in chain.pruned if (ratio := ratio_of(key)) is not None}
+  kept = {key: share_of(total, ratio) for key, ratio in ratios.items()}
   least = total - len(chain.deletion_order)
   return {key: chain.deletions_to(number) for key, number in kept.items() if number >= least}
 

@@ -265,7 +265,7 @@ class PrunedChain:
       UserError: the deletions did not go that far.
     """
     try:
-      return self.kept_positions(num_kept(len(self.reasoning_ids), keep_ratio))
+      return self.kept_positions(share_of(len(self.reasoning_ids), keep_ratio))
     except ValueError as error:
       raise UserError(
         f"chain {self.chain.id} was not pruned to {keep_ratio}: {len(self.deletion_order)} of its "
@@ -336,7 +336,7 @@ def _check_results(pruned: PrunedChain) -> None:
   total, left = len(pruned.reasoning_ids), len(pruned.reasoning_ids) - deleted
   for key in pruned.pruned:
     ratio = ratio_of(key)
-    if ratio is None or not 0 <= ratio < 1 or int(total * ratio) < left:
+    if ratio is None or not 0 <= ratio < 1 or share_of(total, ratio) < left:
       raise UserError(
         f'"pruned" has {key!r}; expected keep ratios below 1 that leave {left} tokens or more'
       )
@@ -357,9 +357,13 @@ def ratio_key(keep_ratio: float | int) -> str:
   return repr(float(keep_ratio))
 
 
-def num_kept(num_reasoning: int, keep_ratio: float) -> int:
-  """Tokens that a keep ratio leaves, or the most that it leaves of longer units: int(N * r)."""
-  return int(num_reasoning * keep_ratio)
+def share_of(num_tokens: int, share: float) -> int:
+  """Whole tokens in a share of them, such as those that a keep ratio leaves: int(N * r).
+
+  The product is that of the share as it was meant: 0.7 of 90 are 63, and not the 62.99... of
+  floats, and 1 / 3 of 90 are 30.
+  """
+  return int(num_tokens * share + 1e-9)
 
 
 def ratio_of(key: str) -> float | None:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
-from greedy_prune_jax.chains.chain import PrunedChain, num_kept
+from greedy_prune_jax.chains.chain import PrunedChain, share_of
 from greedy_prune_jax.reports.printing import indented, printable
 
 
@@ -16,7 +16,7 @@ def format_pruned(pruned: PrunedChain) -> str:
   lines += _paragraph("question", pruned.chain.question)
   forms = [("reasoning", pruned.chain.reasoning, 0)]
   for key, text in pruned.pruned.items():
-    wanted = num_kept(total, float(key))
+    wanted = share_of(total, float(key))
     kept = len(pruned.kept_positions(wanted))
     forms.append((f"keep {key}: {kept} tokens", text, pruned.deletions_to(wanted)))
   for title, text, deletions in forms:
@@ -35,7 +35,7 @@ def format_mean_nlls(pruned: Iterable[PrunedChain]) -> str:
     return "no chain was pruned"
   rows = [("1.0", [0] * len(chains))]
   for key in chains[0].pruned:
-    wanted = [num_kept(len(chain.reasoning_ids), float(key)) for chain in chains]
+    wanted = [share_of(len(chain.reasoning_ids), float(key)) for chain in chains]
     rows.append((key, [c.deletions_to(n) for c, n in zip(chains, wanted, strict=True)]))
   title = f"mean NLL of {len(chains)} chains pruned by {_title(chains[0])}, nats per token"
   lines = [title, "keep ratio   joint  answer"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, num_kept
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, share_of
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.kept_chains import read_kept
 from greedy_prune_jax.chains.question_sets import is_generated, rows_to_read
@@ -164,7 +164,7 @@ def make_tasks(
         raise
       skip(BadChain(place="", id=chain.id, reason=str(error)))
       return None
-    marks = tuple(num_kept(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
+    marks = tuple(share_of(len(parts.reasoning), ratio) for ratio in settings.keep_ratios)
 
     def path(path_id: str) -> PrunePath:
       state = dict(unfinished.get(path_id, {}))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from greedy_prune_jax.chains.chain import PrunedChain, num_kept, unit_starts
+from greedy_prune_jax.chains.chain import PrunedChain, share_of, unit_starts
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
@@ -110,7 +110,7 @@ def _tied_units(
   size_at = dict(zip(unit_starts(sizes), sizes, strict=True))
   by_units = order_of_units(order, sizes)
   gone = tied = 0
-  while len(order) - gone > num_kept(len(order), lowest):
+  while len(order) - gone > share_of(len(order), lowest):
     unit = by_units[gone : gone + size_at[by_units[gone]]]
     tied += bool(stayed[unit].all())
     gone += len(unit)

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from greedy_prune_jax.analysis import regression_report
 from greedy_prune_jax.analysis.feature_store import build_store
-from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
 from greedy_prune_jax.analysis.rank_data import (
   collect_rank_data,
   pooled_attention,
@@ -266,6 +266,15 @@ def test_the_last_tokens_to_leave(stored):
   )
   np.testing.assert_allclose(scores.auc.estimate, expected)
   assert scores.auc.low > 0.85
+
+
+def test_the_last_tokens_to_leave_are_known_of_chains_pruned_to_that_share(stored):
+  data, _ = rank_data(stored, planted_order)
+  ranks = normalised_ranks(pruned_chain(["x"] * 90, range(27)))
+  chain = np.zeros(90, int)
+  ninety = dataclasses.replace(data, num_kept=np.array([63]), chain=chain, rank=ranks)
+  assert knows_late(ninety, 0.7)
+  assert is_late(ninety, 0.7).sum() == 63
 
 
 @pytest.mark.slow

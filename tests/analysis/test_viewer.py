@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from greedy_prune_jax.analysis.patterns import LabelledRun
-from greedy_prune_jax.analysis.viewer import write_viewer
+from greedy_prune_jax.analysis.viewer import viewer_data, write_viewer
 from greedy_prune_jax.chains.categories import Category
 from tests.helpers.browser import browser  # noqa: F401 - a fixture
 from tests.helpers.planted import pruned_chain
@@ -55,6 +57,12 @@ def shown_tokens(browser, panel=0):  # noqa: F811
     ".map(t => [t.textContent, t.classList.contains('gone')])",
     panel,
   )
+
+
+def test_a_ratio_stands_where_pruning_to_it_ended():
+  chain = dataclasses.replace(pruned_chain(["x"] * 90, range(27)), pruned={"0.7": "x" * 63})
+  data = viewer_data([LabelledRun("r", [chain], [(None,) * 90])])
+  assert data["runs"][0]["chains"][0]["ratios"] == {"0.7": 27}
 
 
 def test_the_slider_shows_what_the_data_say(browser, tmp_path):  # noqa: F811

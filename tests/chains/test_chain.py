@@ -1,9 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 
-from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key
+from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_key, share_of
 from greedy_prune_jax.errors import UserError
+from tests.helpers.planted import pruned_chain
 
 CHAIN = {
   "id": "gsm8k/0",
@@ -176,3 +178,19 @@ def test_a_record_whose_units_do_not_fit_names_what_is_wrong(change, reason):
 
 def test_ratio_key_is_the_shortest_decimal():
   assert [ratio_key(r) for r in (0.5, 0.9, 0, 1 / 3)] == ["0.5", "0.9", "0.0", "0.3333333333333333"]
+
+
+def test_a_share_of_tokens_is_that_of_the_number_as_it_is_written():
+  for percent in range(101):
+    found = [share_of(tokens, percent / 100) for tokens in range(600)]
+    assert found == [tokens * percent // 100 for tokens in range(600)]
+  assert [share_of(90, share) for share in (1 / 3, 0.7000000000000001, 0.6999)] == [30, 63, 62]
+
+
+@pytest.mark.parametrize("kept", [62, 63])  # earlier versions kept 62 at 0.7
+def test_a_record_of_ninety_tokens_pruned_to_0_7_can_be_read(kept):
+  made = pruned_chain(["x"] * 90, range(90 - kept))
+  record = dataclasses.replace(made, pruned={"0.7": "x" * kept}).to_record()
+  pruned = PrunedChain.from_record(json.loads(json.dumps(record)))
+  assert pruned.text_at(0.7) == "x" * kept
+  assert len(pruned.positions_at(0.7)) == 63
