@@ -21,6 +21,7 @@ MAY_CHANGE = (
   "mesh.model",
   "fully_sharded",
   "remat",
+  "num_parts",
   "keep_checkpoints",
   "export",
   "show_progress",

@@ -51,10 +51,10 @@ def test_a_stopped_run_goes_on_with_the_same_losses_to_the_last_digit(run, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, LORA])
-def test_a_run_goes_on_on_another_mesh(run, tmp_path, changes):
+def test_a_run_goes_on_on_another_mesh_and_in_parts(run, tmp_path, changes):
   run("one", num_validation=2, export="last", **changes)
   assert run("many", num_validation=2, stop_after=3, **SPLIT, **changes).stopped
-  other = {"mesh": {"data": 0, "model": 1}}
+  other = {"mesh": {"data": 0, "model": 1}, "num_parts": 2}
   assert run("many", num_validation=2, stop_after=2, **other, **changes).step == 5
   run("many", num_validation=2, export="last", **SPLIT, **changes)
   found, expected = losses(tmp_path / "many"), losses(tmp_path / "one")

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import pytest
 from absl import flags
 
@@ -59,6 +60,17 @@ def test_an_error_that_nobody_expected_is_one_line(run_job, capsys):
   assert "\x1b" not in said
   assert said.startswith("error: KeyError: ")
   assert "--debug" in said
+
+
+def test_a_device_without_memory_is_said_to_be_that(run_job, capsys):
+  def fill(config, workdir):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9")
+
+  assert run_job(fill) == 1
+  said = capsys.readouterr().err
+  assert said.startswith("error: the memory of a device is full: RESOURCE_EXHAUSTED: Out of memory")
+  assert "smaller batch_size" in said
+  assert "report" not in said
 
 
 def test_its_traceback_is_shown_when_asked_for_and_escaped(run_job, capsys):
