@@ -251,8 +251,8 @@ def _describe_fault(error: Exception) -> str:
   if "RESOURCE_EXHAUSTED" in str(error):
     said = printable(" ".join(str(error).split()), one_line=True, most=_MOST_OF_FAULT)
     return (
-      f"the memory of a device is full: {said}. What is on disk is whole, and the same command goes "
-      "on; a smaller batch_size, dtype=bfloat16 or a larger mesh.model take less, and in distill "
+      f"the memory of a device is full: {said}. What is on disk is whole, and the same command "
+      "goes on; a smaller batch_size, dtype=bfloat16 or a larger mesh.model take less, and in distill "
       "num_parts and remat=full (docs/devices.md)"
     )
   frames = [f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in f.filename]
