@@ -271,8 +271,10 @@ def test_the_last_tokens_to_leave(stored):
 def test_the_last_tokens_to_leave_are_known_of_chains_pruned_to_that_share(stored):
   data, _ = rank_data(stored, planted_order)
   ranks = normalised_ranks(pruned_chain(["x"] * 90, range(27)))
-  chain = np.zeros(90, int)
-  ninety = dataclasses.replace(data, num_kept=np.array([63]), chain=chain, rank=ranks)
+  rows = {name: np.resize(getattr(data, name), (90, 1)) for name in ("controls", "attention")}
+  ninety = dataclasses.replace(
+    data, num_kept=np.array([63]), chain=np.zeros(90, int), rank=ranks, **rows
+  )
   assert knows_late(ninety, 0.7)
   assert is_late(ninety, 0.7).sum() == 63
 
