@@ -252,8 +252,8 @@ def _describe_fault(error: Exception) -> str:
     said = printable(" ".join(str(error).split()), one_line=True, most=_MOST_OF_FAULT)
     return (
       f"the memory of a device is full: {said}. What is on disk is whole, and the same command "
-      "goes on; a smaller batch_size, dtype=bfloat16 or a larger mesh.model take less, and in distill "
-      "num_parts and remat=full (docs/devices.md)"
+      "goes on; a smaller batch_size, dtype=bfloat16 or a larger mesh.model take less, in distill "
+      "num_parts and remat=full too (docs/devices.md)"
     )
   frames = [f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in f.filename]
   place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
