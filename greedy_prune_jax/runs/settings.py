@@ -71,9 +71,9 @@ def read_settings(cls: type[SettingsT], config: Mapping[str, Any], file: str) ->
 
 
 def _as_declared(value: Any, kind: Any) -> Any:
-  """The value; whole numbers as floats, where these are asked for and there are such."""
-  if isinstance(value, tuple):
-    (item_kind, *_) = get_args(kind) or (object,)
+  """The value; lists as tuples, whole numbers as floats, where these are asked for and possible."""
+  if isinstance(value, list | tuple) and get_origin(kind) is tuple:
+    (item_kind, *_) = get_args(kind)
     return tuple(_as_declared(item, item_kind) for item in value)
   return float(value) if kind is float and type(value) is int and abs(value) < 2**53 else value
 

@@ -28,6 +28,15 @@ def test_good_values_are_taken():
   assert [type(ratio) for ratio in settings.ratios] == [float, float]
 
 
+def test_a_list_is_taken_for_a_tuple():
+  settings = read_settings(Settings, GOOD | {"ratios": [0.5, 0]}, "f.py")
+  assert settings == read_settings(Settings, GOOD, "f.py")
+  with pytest.raises(UserError, match="has 'a'; expected a number for each"):
+    read_settings(Settings, GOOD | {"ratios": [0.5, "a"]}, "f.py")
+  with pytest.raises(UserError, match=r"name=\['x'\]; expected a string"):
+    read_settings(Settings, GOOD | {"name": ["x"]}, "f.py")
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
