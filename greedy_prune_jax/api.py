@@ -1,9 +1,11 @@
 """Pruning and scoring from Python: a model is loaded once, and chains go through it."""
 
+import contextlib
 import dataclasses
 import html
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import jax.numpy as jnp
@@ -26,12 +28,24 @@ from greedy_prune_jax.rankings.steps import score_without, unit_positions
 
 _VIEWER_HEIGHT = 640  # CSS pixels, in a notebook
 
+_MADE_UP_ID = "chain"  # of a chain that is given in parts
+
 # Of the prune job's settings, those that the door decides itself.
 _OWN = (
   *("chains", "columns", "chains_ratio", "num_chains", "seed", "max_reasoning_tokens"),
   *("pruner", "chat_template", "dtype", "mesh", "on_bad_chain", "show_chains"),
   *("budget", "budget_new_tokens", "compilation_cache", "dry_run", "plan"),
 )
+
+
+@contextlib.contextmanager
+def _without_made_up_id() -> Iterator[None]:
+  """Leaves an id that no caller gave out of messages."""
+  try:
+    yield
+  except UserError as error:
+    made_up = rf"\bchain {_MADE_UP_ID}(?=:| (?:has|is|was) )"  # and not the id "chain 1"
+    raise UserError(re.sub(made_up, "the chain", str(error))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,13 +57,17 @@ class Pruned(PrunedChain):
     """Texts of the reasoning tokens; `deletion_order` has positions in them."""
     return self.reasoning_tokens
 
+  @_without_made_up_id()
   def text(self, keep: float) -> str:
     """The reasoning that is left at a keep ratio, from the lowest that was asked for up to 1.
 
     Raises:
-      UserError: tokens were not deleted that far.
+      UserError: it is no such number, or tokens were not deleted that far.
     """
-    return self.text_at(keep)
+    is_number = isinstance(keep, int | float | np.integer | np.floating)
+    if not is_number or isinstance(keep, bool) or not 0 <= keep <= 1:
+      raise UserError(f"keep={keep!r}; expected one number, from the lowest keep ratio up to 1")
+    return self.text_at(_as_ratios(keep)[0])
 
   def _repr_html_(self) -> str:
     """The viewer of this chain, a page of its own within the notebook's."""
@@ -102,6 +120,7 @@ class Pruner:
   @overload
   def prune(self, *, question: str, reasoning: str, answer: str, **settings: Any) -> Pruned: ...
 
+  @_without_made_up_id()
   def prune(
     self,
     chains: Chain | Iterable[Chain] | None = None,
@@ -158,6 +177,7 @@ class Pruner:
     in_order = [by_id[chain.id] for chain in given]
     return in_order if chains is not None and not isinstance(chains, Chain) else in_order[0]
 
+  @_without_made_up_id()
   def score(
     self,
     chain: Chain | None = None,
@@ -176,7 +196,7 @@ class Pruner:
     given = _as_chains(chain, question, reasoning, answer, system)
     if len(given) != 1:
       raise UserError(f"got {len(given)} chains; score takes one")
-    [task] = self._tasks(given, self._settings({"unit": unit}))
+    [task] = self._tasks(given, self._settings({"unit": unit}), least_tokens=1)
     tokens = task.tokens
     units = unit_positions(task.path.sizes)
     gone = [range(0), *units]  # the whole chain first
@@ -203,12 +223,14 @@ class Pruner:
       check_attention(settings, mesh.size)
     return settings
 
-  def _tasks(self, chains: Sequence[Chain], settings: PruneSettings) -> list[PruneTask]:
+  def _tasks(
+    self, chains: Sequence[Chain], settings: PruneSettings, least_tokens: int = 2
+  ) -> list[PruneTask]:
     ids = [chain.id for chain in chains]
     if not chains or len(set(ids)) < len(ids):
       raise UserError(f"chains with the ids {ids}; expected at least one, and each id once")
     context = self.model.config.max_positions
-    return list(make_tasks(chains, settings, self.tokenizer, context, {}, skip=None))
+    return list(make_tasks(chains, settings, self.tokenizer, context, {}, None, least_tokens))
 
 
 def load(
@@ -284,4 +306,4 @@ def _as_chains(
       return [_checked(chains)]
     return list(map(_checked, chains))
   # The same border as for a line of a file: texts that are missing or blank are named.
-  return [Chain.from_record({"id": "chain", **given})]
+  return [Chain.from_record({"id": _MADE_UP_ID, **given})]

@@ -103,9 +103,17 @@ def test_texts_at_ratios_that_were_not_asked_for(model):
   assert [low.text(keep) for keep in (0.9, 0.6)] == [*high.pruned.values()]
   assert low.text(0.5) != low.text(0.6)
   with pytest.raises(
-    gp.UserError, match=r"was not pruned to 0.4: .* were deleted; it has 0.5. Prune to a"
+    gp.UserError, match=r"^the chain was not pruned to 0.4: .* were deleted; it has 0.5. Prune to a"
   ):
     low.text(0.4)
+  named = model.prune(gp.Chain(**CHAINS[0]), keep=0.5)
+  with pytest.raises(gp.UserError, match=r"^chain chain 0 was not pruned to 0.4: "):
+    named.text(0.4)
+  text = inspect.unwrap(api.Pruned.text)  # annotations would refuse these here
+  assert text(low, np.float32(0.6)) == low.text(0.6)
+  for keep in ([0.5], None, "x", True, 1.5, -0.1, float("nan")):
+    with pytest.raises(gp.UserError, match=r"keep=.*; expected one number, from the lowest"):
+      text(low, keep)
 
 
 @pytest.mark.slow
@@ -132,6 +140,16 @@ def test_scores_are_those_of_full_passes(model, folder, unit):
     expected = [full_pass_nlls(reference, segments, k[None])[index][0] for k in kept]
     np.testing.assert_allclose(scores.nll[name], expected[0], atol=2e-5)
     np.testing.assert_allclose(scores.without[name], expected[1:], atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_reasoning_of_one_token_can_be_scored(model):
+  scores = model.score(**parts_of(0) | {"reasoning": "3"})
+  assert scores.tokens == ("3",)
+  found = *scores.nll.values(), *scores.without["joint"], *scores.without["answer"]
+  assert np.isfinite(found).all()
+  assert np.isnan(scores.without["reasoning"]).all()  # the mean over no token
+  assert scores.without["joint"] == pytest.approx(scores.without["answer"])
 
 
 @pytest.mark.slow
@@ -165,7 +183,7 @@ def test_a_notebook_shows_the_viewer_of_this_chain(model):
     ({"dtype": "bfloat16"}, "dtype cannot be set here; .*arguments of load"),
     ({"reasoning": " "}, '"reasoning" is empty'),
     ({"answer": None}, 'lacks the key "answer"'),
-    ({"reasoning": "3"}, "pruning needs at least 2"),
+    ({"reasoning": "3"}, "^the chain: its reasoning '3' is 1 token; pruning needs at least 2"),
     ({"reasoning": "3 + 4 = 7. " * 80}, "more than the model's context"),
   ],
 )

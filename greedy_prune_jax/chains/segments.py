@@ -71,20 +71,21 @@ def _tokens_of(
   return 0, 0
 
 
-def check_length(segments: Segments, chain: Chain, max_positions: int) -> None:
+def check_length(segments: Segments, chain: Chain, max_positions: int, least: int = 2) -> None:
   """Refuses a chain in which there is nothing to prune, or that is too long for the model.
 
   Args:
     chain: names it in messages.
     max_positions: the model's context, in tokens.
+    least: least number of reasoning tokens; 1 where nothing is pruned.
 
   Raises:
-    UserError: fewer than two reasoning tokens, or more than `max_positions` in all.
+    UserError: fewer than `least` reasoning tokens, or more than `max_positions` in all.
   """
-  if len(segments.reasoning) < 2:
+  if len(segments.reasoning) < least:
     raise UserError(
       f"chain {chain.id}: its reasoning {chain.reasoning!r} is {len(segments.reasoning)} token; "
-      f"pruning needs at least 2"
+      f"{'pruning' if least > 1 else 'scoring'} needs at least {least}"
     )
   if len(segments) > max_positions:
     raise UserError(

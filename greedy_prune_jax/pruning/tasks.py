@@ -135,6 +135,7 @@ def make_tasks(
   max_positions: int,
   unfinished: Mapping[str, Record],
   skip: Callable[[BadChain], None] | None,
+  least_tokens: int = 2,
 ) -> Iterator[PruneTask]:
   """The tasks of chains that can be pruned, the first `settings.audit` of them with an audit.
 
@@ -145,6 +146,7 @@ def make_tasks(
     max_positions: the pruner's context, in tokens.
     unfinished: states of the paths of an earlier run, by chain id.
     skip: called with every chain that cannot be used; None to let the error out.
+    least_tokens: least number of reasoning tokens; 1 where nothing is pruned.
   """
   template = load_chat_template(settings.chat_template, tokenizer)
   limit = settings.max_reasoning_tokens
@@ -156,7 +158,7 @@ def make_tasks(
       parts = segment(chain, tokenizer, template)
       if limit and len(parts.reasoning) > limit:
         return None
-      check_length(parts, chain, max_positions)
+      check_length(parts, chain, max_positions, least_tokens)
       tokens = tuple(reasoning_texts(chain, tokenizer, template))
       sizes = sizes_of(chain, tokens)
     except UserError as error:
