@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
+from greedy_prune_jax.chains import reading
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import BadChain
@@ -112,10 +113,10 @@ class Pruner:
   settings: Mapping[str, Any]
 
   @overload
-  def prune(self, chains: Chain, **settings: Any) -> Pruned: ...
+  def prune(self, chains: Chain | PrunedChain, **settings: Any) -> Pruned: ...
 
   @overload
-  def prune(self, chains: Iterable[Chain], **settings: Any) -> list[Pruned]: ...
+  def prune(self, chains: Iterable[Chain | PrunedChain], **settings: Any) -> list[Pruned]: ...
 
   @overload
   def prune(self, *, question: str, reasoning: str, answer: str, **settings: Any) -> Pruned: ...
@@ -123,7 +124,7 @@ class Pruner:
   @_without_made_up_id()
   def prune(
     self,
-    chains: Chain | Iterable[Chain] | None = None,
+    chains: Chain | PrunedChain | Iterable[Chain | PrunedChain] | None = None,
     *,
     question: str | None = None,
     reasoning: str | None = None,
@@ -139,7 +140,7 @@ class Pruner:
     """Deletes what costs the least likelihood, down to the lowest keep ratio.
 
     Args:
-      chains: a chain, or several; or give the parts of one:
+      chains: a chain, or several; of a pruned one its whole chain; or give the parts of one:
       question: the user's question, without any template.
       reasoning: the text to prune; it ends in what separates it from the answer, such as a newline.
       answer: the literal text that follows.
@@ -172,15 +173,15 @@ class Pruner:
     for pruned in search_tasks(tasks, self.model, prune_settings):
       if isinstance(pruned, BadChain):
         raise UserError(pruned.reason)
-      values = {f.name: getattr(pruned, f.name) for f in dataclasses.fields(pruned)}
-      by_id[pruned.chain.id] = Pruned(**values)
+      by_id[pruned.chain.id] = _as_pruned(pruned)
     in_order = [by_id[chain.id] for chain in given]
-    return in_order if chains is not None and not isinstance(chains, Chain) else in_order[0]
+    several = chains is not None and not isinstance(chains, Chain | PrunedChain)
+    return in_order if several else in_order[0]
 
   @_without_made_up_id()
   def score(
     self,
-    chain: Chain | None = None,
+    chain: Chain | PrunedChain | None = None,
     *,
     question: str | None = None,
     reasoning: str | None = None,
@@ -268,6 +269,63 @@ def load(
   return Pruner(name, model, tokenizer, chosen)
 
 
+def read_chains(
+  source: str | os.PathLike[str],
+  *,
+  columns: Mapping[str, str] | None = None,
+  num_chains: int = 0,
+  seed: int = 0,
+  on_bad_chain: str = "error",
+) -> list[Chain]:
+  """Reads chains as the prune job does.
+
+  Args:
+    source: a file, a folder, a workdir, a split on the hub (`hf:ORG/NAME:SPLIT`), or a question
+      set; `docs/formats.md` lists the forms of rows.
+    columns: keys of rows of no known form, such as `{"question": "q", "response": "r"}`.
+    num_chains: most chains to read; 0: all, but few of an endless set.
+    seed: seed of a question set's order.
+    on_bad_chain: `error`, or `skip` to leave out, with a warning, chains that cannot be used.
+
+  Raises:
+    UserError: there is nothing to read, or a chain cannot be used.
+  """
+  config = get_config().to_dict()
+  named = {} if columns is None else columns
+  chosen = {
+    "chains": os.fspath(source) if isinstance(source, os.PathLike) else source,
+    "columns": {**config["columns"], **named} if isinstance(named, Mapping) else named,
+    "num_chains": num_chains,
+    "seed": seed,
+    "on_bad_chain": on_bad_chain,
+  }
+  settings = PruneSettings.from_config(config | chosen)
+  chains = reading.read_chains(
+    settings.chains,
+    num_chains=settings.num_chains,
+    seed=settings.seed,
+    columns=settings.columns,
+    on_bad=reading.skipper(settings.on_bad_chain),
+  )
+  return list(chains)
+
+
+def read_run(workdir: str | os.PathLike[str]) -> list[Pruned]:
+  """Reads the pruned chains of the prune job's workdir; a warning tells if it is not complete.
+
+  Raises:
+    UserError: there are none, or a line is no pruned chain.
+  """
+  if not isinstance(workdir, str | os.PathLike):
+    raise UserError(f"got {workdir!r} as a workdir; expected the path of one")
+  reading.warn_of_unfinished(os.fspath(workdir))
+  return list(map(_as_pruned, reading.read_pruned(os.fspath(workdir))))
+
+
+def _as_pruned(chain: PrunedChain) -> Pruned:
+  return Pruned(**{f.name: getattr(chain, f.name) for f in dataclasses.fields(chain)})
+
+
 def _as_ratios(keep: Any) -> tuple[float, ...]:
   """Keep ratios as Python's own numbers, from one, several or an array."""
   try:
@@ -281,16 +339,17 @@ def _as_ratios(keep: Any) -> tuple[float, ...]:
 
 def _checked(chain: Any) -> Chain:
   """A chain from Python, which meets the same border as a line of a file."""
+  chain = chain.chain if isinstance(chain, PrunedChain) else chain
   if not isinstance(chain, Chain):
     raise UserError(
       f"got a {type(chain).__name__}, {chain!r:.60}; expected a Chain, or several of them; "
-      "Chain.from_record makes one of a record's dict"
+      "Chain.from_record makes one of a record's dict, and read_chains reads a file of records"
     )
   return Chain.from_record(chain.to_record())
 
 
 def _as_chains(
-  chains: Chain | Iterable[Chain] | None,
+  chains: Chain | PrunedChain | Iterable[Chain | PrunedChain] | None,
   question: str | None,
   reasoning: str | None,
   answer: str | None,
@@ -302,7 +361,7 @@ def _as_chains(
   if chains is not None:
     if given:
       raise UserError(f"both chains and {', '.join(given)}; expected one or the other")
-    if isinstance(chains, Chain | str | Mapping) or not isinstance(chains, Iterable):
+    if isinstance(chains, Chain | PrunedChain | str | Mapping) or not isinstance(chains, Iterable):
       return [_checked(chains)]
     return list(map(_checked, chains))
   # The same border as for a line of a file: texts that are missing or blank are named.

@@ -274,3 +274,53 @@ assert abs(scores.nll["joint"] - pruned.nll["joint"][0]) < 1e-4
   # Apart, with optimised code, as a user has it: a quarter of the time.
   env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
   assert subprocess.run([sys.executable, "-c", snippet + checks], cwd=ROOT, env=env).returncode == 0
+
+
+def test_the_snippet_of_the_formats_runs_as_it_stands(model, folder, tmp_path, monkeypatch):
+  [snippet] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)
+  made = job_records(folder, tmp_path, keep_ratios=(0.5,))
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "run").rename(tmp_path / "runs" / "mine")
+  rows = [{"q": "2 + 5?", "reply": "2 + 5 is 7.\nThe answer is 7"}, {"q": "?"}]
+  write_chains(tmp_path / "rows.jsonl", rows)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(api, "load", lambda name: model)
+  names = {}
+  exec(snippet, names)
+  assert [chain.id for chain in names["chains"]] == [chain["id"] for chain in CHAINS[:2]]
+  assert [chain.id for chain in names["named"]] == ["rows/0"]
+  assert [type(chain) for chain in names["pruned"]] == [gp.Pruned] * 3
+  read = {chain.chain.id: chain.to_record() for chain in gp.read_run(tmp_path / "runs" / "mine")}
+  assert json.loads(json.dumps(read)) == made
+
+
+def test_chains_and_runs_that_cannot_be_read(tmp_path):
+  path = write_chains(tmp_path / "chains.jsonl", [parts_of(0), {"question": "?"}])
+  with pytest.raises(gp.UserError, match=r"chains.jsonl, line 2: "):
+    gp.read_chains(path)
+  [chain] = gp.read_chains(path, on_bad_chain="skip")
+  assert chain == gp.Chain(id="chains/0", **parts_of(0))
+  for arguments, message in (
+    ({"columns": {"anser": "a"}}, "unknown keys: anser"),
+    ({"num_chains": -1}, "num_chains=-1; expected 0 or more"),
+    ({"on_bad_chain": "ignore"}, "on_bad_chain='ignore'; expected one of"),
+  ):
+    with pytest.raises(gp.UserError, match=message):
+      gp.read_chains(path, **arguments)
+  with pytest.raises(
+    gp.UserError, match=f"{tmp_path}/nothing holds no pruned chains; expected the workdir"
+  ):
+    gp.read_run(tmp_path / "nothing")
+  with pytest.raises(gp.UserError, match=r"chains=3; expected a string"):
+    inspect.unwrap(api.read_chains)(3)  # as annotations would refuse it
+  with pytest.raises(gp.UserError, match=r"columns='q'; expected a group of settings"):
+    inspect.unwrap(api.read_chains)(path, columns="q")
+  with pytest.raises(gp.UserError, match="got 3 as a workdir"):
+    inspect.unwrap(api.read_run)(3)
+
+
+def test_what_is_read_can_be_pruned_again(model, tmp_path):
+  [pruned] = model.prune([gp.Chain(**CHAINS[0])], keep=0.5)
+  again = model.prune(pruned, keep=0.5)
+  assert without_seconds(again.to_record()) == without_seconds(pruned.to_record())
+  assert [chain.chain for chain in model.prune([pruned], keep=0.9)] == [pruned.chain]
