@@ -2,7 +2,7 @@
 
 A keep ratio is what students are trained on, not what they write. So for each arm and seed the
 accuracies of its students are interpolated, linearly in the tokens that they write on average, and
-arms are compared at lengths that all of them reach. Students of whole chains end every arm's curve.
+two arms are compared at lengths that both reach. Students of whole chains end every arm's curve.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ AREA = "area"
 
 def matched_rows(
   answers: Sequence[Answers], reference: str
-) -> list[tuple[tuple[Cell, ...], Difference, tuple[Cell, ...]]]:
+) -> tuple[list[tuple[tuple[Cell, ...], Difference, tuple[Cell, ...]]], dict[str, str]]:
   """The reference against every other arm, at each length of a grid, and over the whole of it.
 
   Args:
@@ -32,7 +32,7 @@ def matched_rows(
 
   Returns:
     For each comparison: the other arm and the length, or `AREA` and the range; the difference; the
-    two accuracies, seeds, questions. Arms of one length have no curve and are left out.
+    two accuracies, seeds, questions. And, by arm, why the others are left out.
   """
   arms: dict[str, list[Answers]] = {}
   for cell in answers:
@@ -40,16 +40,19 @@ def matched_rows(
   whole = arms.pop(NO_PRUNING, [])
   arms.pop(ANSWER_ONLY, None)
   mine = arms.pop(reference, [])
-  pairs = {arm: _of_common_seeds(mine, cells, whole) for arm, cells in arms.items()}
-  pairs = {arm: pair for arm, pair in pairs.items() if pair is not None}
-  if not pairs:
-    return []
-  low, high = common_range([curve for pair in pairs.values() for curve in pair])
-  if low >= high:
-    return []
-  grid = np.linspace(low, high, NUM_LENGTHS)
-  rows = []
-  for arm, pair in pairs.items():
+  rows, left_out = [], {}
+  for arm, cells in arms.items():
+    pair = _of_common_seeds(mine, cells, whole)
+    if pair is None:
+      left_out[arm] = f"it or {reference} has no two keep ratios with a seed in common"
+      continue
+    low, high = common_range(pair)
+    if low >= high:
+      left_out[arm] = (
+        f"one of the two writes {high:.1f} tokens at most, the other {low:.1f} or more"
+      )
+      continue
+    grid = np.linspace(low, high, NUM_LENGTHS)
     at_grid = (at_lengths(curve, grid) for curve in pair)
     places: list[tuple[Cell, Float[np.ndarray, "S Q"], Float[np.ndarray, "S Q"]]] = [
       (f"{length:.1f}", one, other) for length, one, other in zip(grid, *at_grid, strict=True)
@@ -59,7 +62,7 @@ def matched_rows(
     for place, one, other in places:
       tail = float(one.mean()), float(other.mean()), *one.shape
       rows.append(((arm, place), trained_difference(one, other), tail))
-  return rows
+  return rows, left_out
 
 
 def _of_common_seeds(
@@ -95,7 +98,7 @@ def _of_common_seeds(
 
 
 def common_range(curves: Sequence[Sequence[Answers]]) -> tuple[float, float]:
-  """The written lengths that every arm reaches with every seed."""
+  """The written lengths that every curve reaches with every seed."""
   tokens = [np.array([cell.tokens.mean(axis=1) for cell in cells]) for cells in curves]
   return (
     max(float(t.min(axis=0).max()) for t in tokens),

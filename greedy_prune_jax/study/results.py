@@ -31,19 +31,19 @@ def all_tables(answers: Sequence[Answers], reference: str) -> tuple[Table, Table
   """The table of all conditions, and the differences at equal keep ratio and at equal length."""
   at_ratios = list(_ratio_rows(answers, reference))
   panels = dict.fromkeys((cell.test, cell.condition.student) for cell in answers)
-  at_lengths = [
-    ((*panel, reference, *head), difference, tail)
-    for panel in panels
-    for head, difference, tail in matched_rows(
-      [cell for cell in answers if (cell.test, cell.condition.student) == panel], reference
-    )
-  ]
+  at_lengths: list[_Compared] = []
+  left_out: list[str] = []
+  for panel in panels:
+    there = [cell for cell in answers if (cell.test, cell.condition.student) == panel]
+    rows, reasons = matched_rows(there, reference)
+    at_lengths += [((*panel, reference, *head), one, tail) for head, one, tail in rows]
+    left_out += [f"{arm} ({', '.join(panel)}: {why})" for arm, why in reasons.items() if reference]
   adjusted = holm([difference.p for _, difference, _ in (*at_ratios, *at_lengths)])
   split = len(at_ratios)
   return (
     study_table(answers),
     _differences_table(reference, _flat(at_ratios, adjusted[:split])),
-    _matched_table(reference, _flat(at_lengths, adjusted[split:])),
+    _matched_table(reference, _flat(at_lengths, adjusted[split:]), left_out),
   )
 
 
@@ -83,13 +83,17 @@ def study_table(answers: Sequence[Answers]) -> Table:
   )
 
 
+def _none(rows: Sequence[object]) -> str:
+  return "" if rows else " There is no row, as there are no two arms to compare."
+
+
 def _differences_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Table:
   return Table(
     name="differences",
     caption=f"Accuracy of students on {reference} minus that of students on another, on the same "
     "questions with the same seeds, with 95% intervals over questions and seeds, p-values for all "
     "differences of the study at once (Holm), and the difference of generated reasoning tokens, "
-    f"since only at equal length is it the chains' doing. {_FEW_SEEDS}",
+    f"since only at equal length is it the chains' doing. {_FEW_SEEDS}{_none(rows)}",
     columns=(
       *("test", "student", "trained on", "keep ratio", "against", "against's ratio"),
       *("difference", "low", "high", "p (Holm)"),
@@ -99,14 +103,18 @@ def _differences_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Tabl
   )
 
 
-def _matched_table(reference: str, rows: Sequence[tuple[Cell, ...]]) -> Table:
+def _matched_table(
+  reference: str, rows: Sequence[tuple[Cell, ...]], left_out: Sequence[str]
+) -> Table:
   return Table(
     name="matched",
     caption=f"Accuracy of students on {reference} minus that of students on another at equal "
     "written length: interpolated in the reasoning tokens that students write, arm by arm and seed "
-    "by seed, at lengths that all arms reach; the area is the mean over all such lengths. 95% "
+    "by seed, at lengths that both arms reach; the area is the mean over all such lengths. 95% "
     "intervals over questions and seeds, p-values for all differences of the study at once (Holm). "
-    f"Keep ratios that lack seeds of the others are left out of both arms of a pair. {_FEW_SEEDS}",
+    f"Keep ratios that lack seeds of the others are left out of both arms of a pair. {_FEW_SEEDS}"
+    + _none(rows)
+    + (f" Arms that cannot be compared: {', '.join(left_out)}." if left_out else ""),
     columns=(
       *("test", "student", "trained on", "against", "reasoning tokens"),
       *("difference", "low", "high", "p (Holm)", "accuracy", "against's", "seeds", "questions"),

@@ -86,6 +86,19 @@ def test_differences_are_of_one_arm_at_equal_ratios_seed_by_seed(answers):
   assert [name for row in rows if row["seeds"] > 1 for name in row if row[name] is None] == []
 
 
+def test_the_captions_say_what_is_not_compared(answers):
+  _, differences, matched = all_tables(answers, "greedy")
+  assert "no row" not in differences.caption + matched.caption
+  assert matched.caption.endswith(
+    "Arms that cannot be compared: by_hand (sums, tiny: it or greedy has no two keep ratios with a "
+    "seed in common)."
+  )
+  alone = [cell for cell in answers if cell.condition.arm == "greedy"]
+  for table in all_tables(alone, "greedy")[1:] + all_tables(answers, "")[1:]:
+    assert table.rows == []
+    assert table.caption.endswith("There is no row, as there are no two arms to compare.")
+
+
 def test_a_reference_of_one_length_is_compared_at_every_ratio_but_0(answers):
   nothing_left = dataclasses.replace(answers[3], condition=Condition("tiny", "greedy", 0.0))
   table = all_tables([*answers, nothing_left], "by_hand")[1]
