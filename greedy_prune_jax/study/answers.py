@@ -56,6 +56,7 @@ class Answers:
     cut_off: share of samples that were cut off.
     unparsed: share of samples in which no answer was found.
     median_tokens: over all samples.
+    num_samples: samples of each seed and question.
   """
 
   condition: Condition
@@ -66,11 +67,12 @@ class Answers:
   cut_off: float
   unparsed: float
   median_tokens: float
+  num_samples: int = 1
 
   @property
   def accuracy(self) -> Proportion:
     """With its interval over questions and seeds."""
-    return accuracy_interval(self.correct)
+    return accuracy_interval(self.correct, most_trials=self.correct.size * self.num_samples)
 
   @property
   def mean_tokens(self) -> tuple[float, float, float]:
@@ -172,15 +174,17 @@ def _check_questions(by_condition: Mapping[tuple[str, Condition], Sequence[Recor
 
 def _answers(test: str, condition: Condition, rows: Sequence[Record]) -> Answers:
   seeds = tuple(sorted({row["seed"] for row in rows}))
+  correct = _table(rows, seeds, "correct")
   return Answers(
     condition=condition,
     test=test,
     seeds=seeds,
-    correct=_table(rows, seeds, "correct"),
+    correct=correct,
     tokens=_table(rows, seeds, "reasoning_tokens"),
     cut_off=_mean(row["cut_off"] for row in rows),
     unparsed=_mean(row["unparsed"] for row in rows),
     median_tokens=float(np.median([row["reasoning_tokens"] for row in rows])),
+    num_samples=len(rows) // correct.size,
   )
 
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.run import read_evaluation
+from greedy_prune_jax.evaluation.scores import score
 from greedy_prune_jax.reports.intervals import paired_difference
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.plan import Condition
@@ -145,6 +148,26 @@ def test_p_values_are_for_all_differences_at_once(answers):
   alone = paired_difference(answers[2].correct, answers[1].correct).p  # the smallest but for ties
   assert len(p) > 5
   assert min(p) == pytest.approx(min(1.0, alone * len(p)))
+
+
+def test_intervals_of_several_samples_a_question_are_those_of_evaluate(tmp_path):
+  """Of 40 questions with 8 samples each there are more answers than questions."""
+  rng = np.random.default_rng(0)
+  condition = Condition("tiny", "greedy", 0.5)
+  for seed in range(3):
+    folder = tmp_path / condition.folder(seed) / "evaluate" / "sums" / "answers"
+    with new_writer(folder / "process-00000.jsonl") as writer:
+      for question in range(40):
+        samples = [{"correct": bool(right)} for right in rng.random(8) < 0.5]
+        writer.write(answer_record(f"q/{question}", *samples))
+  write_answers(tmp_path / FILE, collect_answers(tmp_path, condition, range(3), "sums"))
+  [cell] = read_answers(tmp_path / FILE)
+  for seed in range(3):
+    evaluated = read_evaluation(tmp_path / condition.folder(seed) / "evaluate" / "sums")
+    assert cell.of_seeds([seed]).accuracy == pytest.approx(score(list(evaluated)).accuracy)
+  assert cell.accuracy.high - cell.accuracy.low < 0.15
+  one_each = dataclasses.replace(cell, num_samples=1).of_seeds([0]).accuracy
+  assert one_each.high - one_each.low > 0.25
 
 
 def test_an_answers_file_that_is_none(tmp_path):
