@@ -78,7 +78,7 @@ def run_analysis(
   workdir: Path,
   check_config: Callable[[], None] = lambda: None,
 ) -> None:
-  """Runs the parts that are asked for, and ends with `report.html` in `workdir`.
+  """Runs the parts that are asked for, and writes `report.html` and `viewer.html` in `workdir`.
 
   Labels, attention features and scores of regressions are stored as they are made; a run that was
   stopped goes on from them.
@@ -122,6 +122,13 @@ def run_analysis(
   if "regression" in settings.parts:
     stores = _feature_stores(settings, sources, workdir)
     sections.append(_regression(settings, sources, runs, stores, workdir))
+  # First, so that a viewer that cannot be written takes no report along.
+  write_report(
+    workdir,
+    provenance=_provenance(settings, sources),
+    sections=sections,
+    has_viewer="viewer" in settings.parts,
+  )
   if "viewer" in settings.parts:
     limit = settings.viewer_chains or None
     shown = [
@@ -135,12 +142,6 @@ def run_analysis(
       for run, store in zip(runs, stores or [None] * len(runs), strict=True)
     ]
     write_viewer(workdir / VIEWER, shown)
-  write_report(
-    workdir,
-    provenance=_provenance(settings, sources),
-    sections=sections,
-    has_viewer="viewer" in settings.parts,
-  )
 
 
 def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Source]:

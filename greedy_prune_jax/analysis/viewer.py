@@ -8,7 +8,6 @@ import jinja2
 
 from greedy_prune_jax.analysis.patterns import LabelledRun
 from greedy_prune_jax.analysis.still_right import Verdicts
-from greedy_prune_jax.chains.answers import find_answers
 from greedy_prune_jax.chains.categories import GUIDE, Category
 from greedy_prune_jax.chains.chain import Chain, PrunedChain, ratio_of, share_of
 from greedy_prune_jax.chains.expected import expected_answer
@@ -119,5 +118,4 @@ def _is_right(chain: Chain) -> bool | None:
     expected = expected_answer(chain)
   except UserError:
     return None
-  answer = find_answers(chain.answer, expected.form, expected.form.markers[0])[-1].value.text
-  return expected.form.is_right(answer, chain.target)
+  return expected.form.is_right(expected.found, chain.target)

@@ -17,11 +17,13 @@ class Expected(NamedTuple):
     form: form in which the answer is written.
     lead: text of the answer up to its value, such as `{"answer": "`.
     target: the right value; where nobody knows the gold answer, the chain's own.
+    found: the chain's own value.
   """
 
   form: AnswerForm
   lead: str
   target: str
+  found: str
 
 
 def expected_answer(chain: Chain) -> Expected:
@@ -51,4 +53,4 @@ def expected_answer(chain: Chain) -> Expected:
   form, (start, _, value) = (by_target or readable or readings)[0]
   lead = chain.answer[start : value.start]
   # A space in front of a word is a part of the word's token in most tokenizers.
-  return Expected(form, lead.rstrip(" "), chain.target or value.text)
+  return Expected(form, lead.rstrip(" "), chain.target or value.text, value.text)

@@ -60,7 +60,7 @@ class AnswerRequest:
     Of an answer that was begun, what a base model adds behind its first value does not count. Only
     what was written is searched: the reasoning may hold markers itself ("the answer = ").
     """
-    form, lead, target = self.expected
+    form, lead, target, _ = self.expected
     if self.begins:
       text = lead + written
       value = first_value(text, form)

@@ -162,6 +162,19 @@ def test_parts_can_be_left_out(pruned, tmp_path):
   assert '"name": "b"' in (out / "viewer.html").read_text()
 
 
+def test_a_viewer_that_fails_takes_no_report_along(pruned, tmp_path, monkeypatch):
+  out = tmp_path / "out"
+  out.mkdir()
+
+  def fail(*_):
+    raise ZeroDivisionError
+
+  monkeypatch.setattr(analysis_run, "write_viewer", fail)
+  with pytest.raises(ZeroDivisionError):
+    run_analysis(settings(parts=("likelihood", "viewer")), pruned, out)
+  assert "How likely is what is left?" in (out / "report.html").read_text()
+
+
 def test_stored_labels_tell_when_tokens_leave_now(pruned, tmp_path):
   """The same chains pruned anew, under the same name: labels stay, the deletions are the new."""
   out, run = tmp_path / "out", tmp_path / "again" / "joint"

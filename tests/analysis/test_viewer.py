@@ -65,6 +65,24 @@ def test_a_ratio_stands_where_pruning_to_it_ended():
   assert data["runs"][0]["chains"][0]["ratios"] == {"0.7": 27}
 
 
+@pytest.mark.parametrize(
+  ("answer", "target", "right"),
+  [
+    ("(B) is the best answer.", "B", True),
+    ("Option B is correct.", "C", False),
+    ("The answer is B", "B", True),
+    ("\\boxed{\\frac12}", "0.5", True),
+    ("I do not know", "B", None),
+    ("B", None, None),
+  ],
+)
+def test_a_chains_own_answer_is_judged_in_any_of_its_forms(answer, target, right):
+  made = pruned_chain(["a", " b"], [1], answer=answer)
+  made = dataclasses.replace(made, chain=dataclasses.replace(made.chain, target=target))
+  data = viewer_data([LabelledRun("r", [made], [(None, None)])])
+  assert data["runs"][0]["chains"][0]["right"] is right
+
+
 def test_the_slider_shows_what_the_data_say(browser, tmp_path):  # noqa: F811
   runs = [hostile_run("<u>first", 0), hostile_run("second", 1)]
   write_viewer(tmp_path / "viewer.html", runs)
