@@ -11,6 +11,8 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
+_SHOWN = 80  # characters of a text that changed, in a message
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:
@@ -65,6 +67,38 @@ class Chain:
     """The chain as one JSON object; absent optional texts are left out."""
     own = {key: getattr(self, key) for key in _CHAIN_KEYS}
     return {key: value for key, value in own.items() if value is not None} | dict(self.extra)
+
+  def check_unchanged(self, then: "Chain") -> None:
+    """Refuses a chain that is no longer the one with which a workdir was begun.
+
+    Args:
+      then: the chain of its id as the workdir has it; further keys may differ.
+
+    Raises:
+      UserError: the two differ; the message names each part that does, with both values.
+    """
+    parts = {key: (getattr(then, key), getattr(self, key)) for key in _CHAIN_KEYS}
+    changed = [
+      f"{key} was {_shown(was, now)}, is {_shown(now, was)}"
+      for key, (was, now) in parts.items()
+      if was != now
+    ]
+    if changed:
+      raise UserError(
+        f"chain {self.id} is not as it was when this workdir was begun: {'; '.join(changed)}. Put "
+        f"the old value back, or choose another workdir"
+      )
+
+
+def _shown(text: str | None, other: str | None) -> str:
+  """A text as a message shows it: of a long one, where it begins to differ from the other."""
+  if text is None or len(text) <= _SHOWN:
+    return repr(text)
+  pairs = enumerate(zip(text, other or "", strict=False))
+  first = next((i for i, (one, two) in pairs if one != two), min(len(text), len(other or "")))
+  start = max(0, first - _SHOWN // 2)
+  end = start + _SHOWN
+  return f"{'... ' if start else ''}{text[start:end]!r}{' ...' if end < len(text) else ''}"
 
 
 def _form(record: Record) -> str | None:

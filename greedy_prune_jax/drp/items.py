@@ -53,12 +53,7 @@ class Item:
 
   def check_chain(self, record: Record) -> None:
     """A UserError where a stage's record is that of another chain with the same id."""
-    then, now = Chain.from_record(fields.get(record, "chain", dict)), self.chain
-    if dataclasses.replace(then, extra={}) != dataclasses.replace(now, extra={}):
-      raise UserError(
-        f"chain {now.id} has another text than when this workdir was begun; go on with the old "
-        "one, or choose another workdir"
-      )
+    self.chain.check_unchanged(Chain.from_record(fields.get(record, "chain", dict)))
 
   def with_results(self, record: Record) -> "Item":
     """The item with the steps and edits of a stage's record.

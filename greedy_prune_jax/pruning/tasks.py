@@ -50,23 +50,22 @@ def audit_id(chain: Chain) -> str:
 
 
 def check_texts(tasks: Sequence[PruneTask], workdir: Workdir) -> None:
-  """A UserError if a chain's text is no longer that which an earlier run finished."""
+  """A UserError if a chain or its units are not those which an earlier run finished."""
   by_id = {task.chain.id: task for task in tasks}
   for record in read_output(workdir.path, "pruned", PrunedChain.from_record):
     task = by_id.get(record["id"])
     if task is None:
       continue  # the run warns of it
-    now = dataclasses.replace(task.chain, extra={})
-    then = dataclasses.replace(Chain.from_record(record), extra={})
+    task.chain.check_unchanged(Chain.from_record(record))
     sizes = record.get("unit_sizes")
-    if now != then or task.path.unit_sizes != (sizes and tuple(sizes)):
-      raise UserError(_other_text(now))
+    if task.path.unit_sizes != (sizes and tuple(sizes)):
+      raise UserError(_others(task.chain, "units"))
 
 
-def _other_text(chain: Chain) -> str:
+def _others(chain: Chain, what: str) -> str:
   return (
-    f"chain {chain.id} has another text, or other units, than when this workdir was begun; go on "
-    f"with the old ones, or choose another workdir"
+    f"chain {chain.id} has other {what} than when this workdir was begun; go on with the old ones, "
+    f"or choose another workdir"
   )
 
 
@@ -172,7 +171,7 @@ def make_tasks(
       state = dict(unfinished.get(path_id, {}))
       path = PrunePath(parts, floor=min(marks), unit_sizes=sizes, marks=marks)
       if state and state.pop("digest", path.digest) != path.digest:
-        raise UserError(_other_text(chain))
+        raise UserError(_others(chain, "tokens or units"))
       return dataclasses.replace(path, **state)
 
     return PruneTask(chain, tokens, path(chain.id), path(audit_id(chain)))

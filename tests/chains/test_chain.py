@@ -194,3 +194,22 @@ def test_a_record_of_ninety_tokens_pruned_to_0_7_can_be_read(kept):
   pruned = PrunedChain.from_record(json.loads(json.dumps(record)))
   assert pruned.text_at(0.7) == "x" * kept
   assert len(pruned.positions_at(0.7)) == 63
+
+
+def test_a_chain_that_changed_is_told_part_by_part():
+  then = Chain(id="c", question="q", reasoning="x" * 100 + "old" + "y" * 99, answer="a", target="I")
+  then.check_unchanged(then)
+  dataclasses.replace(then, extra={"k": 1}).check_unchanged(then)
+  with pytest.raises(UserError) as error:
+    dataclasses.replace(then, target="J").check_unchanged(then)
+  assert str(error.value) == (
+    "chain c is not as it was when this workdir was begun: target was 'I', is 'J'. Put the old "
+    "value back, or choose another workdir"
+  )
+  now = dataclasses.replace(then, reasoning="x" * 100 + "new", target=None)
+  with pytest.raises(UserError) as error:
+    now.check_unchanged(then)
+  was, is_now = (f"{'x' * 40}{word}" for word in ("old", "new"))
+  assert f"reasoning was ... '{was}{'y' * 37}' ..., is ... '{is_now}'; target was 'I', is None" in (
+    str(error.value)
+  )

@@ -229,7 +229,9 @@ def test_a_run_does_not_go_on_with_other_chains(make_config, drp, tmp_path, stag
     lines = [json.loads(line) for line in whole.splitlines()]
     lines[1]["question"] += " Say."
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(UserError, match="chain chain 1 has another text than when this workdir"):
+    with pytest.raises(
+      UserError, match=r"chain chain 1 is not as it was .* question was .*, is .*Say\.'"
+    ):
       drp(config)
 
 
