@@ -65,6 +65,7 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
     UserError: nothing of this name can be found or fetched, or what was found cannot be used.
   """
   place, adapter = _locate_base(name, _CONFIG_AND_WEIGHTS)
+  _check_is_model(place)
   config, tensors, names = open_huggingface(place) if place.is_dir() else open_gguf(place)
   if adapter is not None:
     in_folders = FAMILIES[config.family].hf_tensors()
@@ -77,6 +78,7 @@ def load_model(name: str, dtype: Any, *, shardings: ChooseShardings | None = Non
 def load_config(name: str) -> ModelConfig:
   """The shape of a model, without its weights."""
   place, _ = _locate_base(name, _CONFIG)
+  _check_is_model(place)
   return read_hf_config(place / "config.json") if place.is_dir() else gguf_config(GgufFile(place))
 
 
@@ -95,6 +97,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     embedding = GgufFile(place).shape("token_embd.weight")
     return _bounded(load_gguf_tokenizer(place), embedding[0] if embedding else None, name)
   if not (place / "tokenizer.json").exists():
+    _check_is_model(place)
     raise UserError(
       f"{place / 'tokenizer.json'}: there is no such file. If the model has a tokenizer in another "
       "form (tokenizer.model), have transformers save it again: "
@@ -191,6 +194,29 @@ def _locate_base(name: str, patterns: tuple[str, ...]) -> tuple[Path, Adapter | 
   if base.is_dir() and is_adapter(base):
     raise UserError(f"{place / ADAPTER_CONFIG}: its base {adapter.base} is an adapter itself.")
   return base, adapter
+
+
+def _check_is_model(place: Path) -> None:
+  """A UserError where a folder has no model, which names what it is, and those inside of it."""
+  path = place / "config.json"
+  if not place.is_dir():
+    return
+  if not path.exists():
+    inside = sorted(str(config.parent) for config in place.glob("*/config.json"))
+    raise UserError(
+      f"{place} holds no model: there is no config.json in it; expected config.json and "
+      f"safetensors" + (f". Pass {' or '.join(inside[:5])}, if that is the model" if inside else "")
+    )
+  config = read_json(path)
+  if {"student", "chains"} <= set(config):
+    export = place / "export"
+    advice = f"pass {export}" if export.exists() else "run distill again with --config.export=last"
+    raise UserError(
+      f"{place} is the workdir of a distill run, and no model. Its student goes to {export}: "
+      f"{advice}"
+    )
+  if "model_type" not in config:
+    raise UserError(f"{path} is not a model's: it has no model_type; expected that of transformers")
 
 
 def portable_name(name: str) -> str:

@@ -13,7 +13,12 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.pretrained import load_model, load_stop_ids, load_tokenizer
+from greedy_prune_jax.models.pretrained import (
+  load_config,
+  load_model,
+  load_stop_ids,
+  load_tokenizer,
+)
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.reference import tiny_config, tiny_model
 
@@ -132,11 +137,30 @@ def test_names_of_nothing(load, name, message):
 
 
 def test_folder_without_config(tmp_path):
-  with pytest.raises(UserError, match=r"cannot read .*config\.json: No such file"):
-    load_model(str(tmp_path), "float32")
+  (tmp_path / "inner").mkdir()
+  for inside in ("", rf"\. Pass {tmp_path}/inner, if that is the model"):
+    for load in (lambda name: load_model(name, "float32"), load_config, load_tokenizer):
+      with pytest.raises(UserError, match=rf"{tmp_path} holds no model: .* safetensors{inside}$"):
+        load(str(tmp_path))
+    (tmp_path / "inner" / "config.json").write_text("{}")
+
+
+def test_a_workdir_is_no_model(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps({"student": "m", "chains": "c"}))
+  for advice in ("run distill again with --config.export=last", f"pass {tmp_path}/export"):
+    for load in (load_config, load_tokenizer):
+      with pytest.raises(
+        UserError, match=rf"a distill run, .* goes to {tmp_path}/export: {advice}$"
+      ):
+        load(str(tmp_path))
+    (tmp_path / "export").mkdir(exist_ok=True)
+  (tmp_path / "config.json").write_text(json.dumps({"pruner": "m"}))
+  with pytest.raises(UserError, match=r"config\.json is not a model's: it has no model_type"):
+    load_tokenizer(str(tmp_path))
 
 
 def test_folder_without_tokenizer(tmp_path):
+  (tmp_path / "config.json").write_text('{"model_type": "llama"}')
   with pytest.raises(UserError, match=r"tokenizer\.json: there is no such file.*save_pretrained"):
     load_tokenizer(str(tmp_path))
 
