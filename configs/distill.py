@@ -34,7 +34,8 @@ def get_config() -> config_dict.ConfigDict:
   config.seed = 0  # seed of order, draws, held-out chains and LoRA's start
 
   # The student.
-  config.student = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
+  # A folder of a model or a LoRA adapter, a GGUF file, a hub id, or an offline name.
+  config.student = "smollm2-135m-instruct"
   # Shape of random weights, such as "random:layers=3,width=128", instead of the student's own. Then
   # `student` only names a tokenizer: planted-characters, planted-words, or any model's.
   config.init = ""

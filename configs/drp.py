@@ -37,7 +37,8 @@ def get_config() -> config_dict.ConfigDict:
   config.stored = ""  # drp workdir to take earlier stages from, where this one has none
 
   # The teacher.
-  # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
+  # A folder of a model or a LoRA adapter, a GGUF file, a hub id, an offline name; or `openai`: an
+  # OpenAI-compatible endpoint.
   config.teacher = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.dtype = "float32"  # dtype of the weights: float32 or bfloat16

@@ -22,7 +22,8 @@ def get_config() -> config_dict.ConfigDict:
 
   # The models.
   # Each is `[NAME=]PLACE[@WHICH]`. PLACE is the workdir of a distill run, whose checkpoint
-  # WHICH is: last, best, all, or a step; or a folder, a GGUF file, a hub id, an offline name.
+  # WHICH is: last, best, all, or a step; or a folder of a model or a LoRA adapter, a GGUF file, a
+  # hub id, an offline name.
   config.models = ("smollm2-135m-instruct",)
   config.follow = False  # True: evaluate each new checkpoint of a training until that ends
   config.idle_minutes = 60.0  # minutes without a new checkpoint after which `follow` ends

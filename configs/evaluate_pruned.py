@@ -20,7 +20,8 @@ def get_config() -> config_dict.ConfigDict:
   config.num_chains = 0  # of each run, in the order of their ids; 0: all
 
   # The model.
-  config.model = "smollm2-135m-instruct"  # a folder, a GGUF file, a hub id, or an offline name
+  # A folder of a model or a LoRA adapter, a GGUF file, a hub id, or an offline name.
+  config.model = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
 

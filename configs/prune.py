@@ -36,8 +36,8 @@ def get_config() -> config_dict.ConfigDict:
   config.max_reasoning_tokens = 0
 
   # The model that scores deletions.
-  # A Hugging Face folder, a GGUF file, a hub id, or an offline name: smollm2-135m-instruct, or
-  # gemma3-270m, a base model that needs chat_template=plain.
+  # A Hugging Face folder of a model or a LoRA adapter, a GGUF file, a hub id, or an offline name:
+  # smollm2-135m-instruct, or gemma3-270m, a base model that needs chat_template=plain.
   config.pruner = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.thinking = "auto"  # auto: as each chain says; on: all reasoning is thinking; off: none is

@@ -27,7 +27,8 @@ def get_config() -> config_dict.ConfigDict:
   config.seed = 0  # seed of the questions' order and of every sample
 
   # The teacher.
-  # A folder, a GGUF file, a hub id, an offline name; or `openai`: an OpenAI-compatible endpoint.
+  # A folder of a model or a LoRA adapter, a GGUF file, a hub id, an offline name; or `openai`: an
+  # OpenAI-compatible endpoint.
   config.teacher = "smollm2-135m-instruct"
   config.chat_template = "tokenizer"  # the model's own; `plain` for base models; or a Jinja file
   config.dtype = "float32"  # dtype of the weights: float32 or bfloat16
