@@ -1,9 +1,10 @@
 """Rankings side by side: NLLs and answer accuracy against keep ratio, from runs on the same chains.
 
-    python -m benchmarks.rankings --out=FOLDER [--evaluation=WORKDIR] WORKDIR WORKDIR ...
+    python -m benchmarks.rankings --out=FOLDER [--evaluation=WORKDIR] [NAME=]WORKDIR ...
 
-Each WORKDIR is of one `prune` run (one ranking and objective). It becomes a line in each panel of
-one plot and a block of rows in one table: mean `joint` and `answer` NLL over chains, in nats per
+Each WORKDIR is of one `prune` run (one ranking and objective). It goes by NAME, or else by its
+ranking, or, where several have one ranking, by its folder's name. It becomes a line in each panel
+of one plot and a block of rows in one table: mean `joint` and `answer` NLL over chains, in nats per
 token, with 95% intervals from resampled chains if there are eight or more. Only chains that all
 runs have are compared, at keep ratios that all of them came down to: in steps of `--step`, or some
 of `--ratios`, which runs need whose NLLs are known at their keep_ratios alone (deletions_per_step
@@ -29,8 +30,9 @@ from matplotlib.figure import Figure
 
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key, share_of
 from greedy_prune_jax.chains.pruned_answers import read_pruned_answers
-from greedy_prune_jax.chains.reading import read_pruned
+from greedy_prune_jax.chains.reading import read_pruned, run_of
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.names import split_name
 from greedy_prune_jax.pruning.settings import GREEDY
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import accuracy_interval, paired_difference
@@ -44,6 +46,7 @@ from greedy_prune_jax.reports.tables import (
   interval_cells,
   write_table,
 )
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.records import Record
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")
@@ -61,11 +64,20 @@ _MARKERS = "osD^vXP*<>"
 _USES_OBJECTIVE = (GREEDY, "gradient")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Run:
-  """One prune run: the chains by id, in one order for all runs."""
+  """One prune run: the chains by id, in one order for all runs.
+
+  Attributes:
+    name: name in tables and plots.
+    ranking: ranking, and objective where that decides its order.
+    folder: name of the workdir.
+    chains: pruned chains by id.
+  """
 
   name: str
+  ranking: str
+  folder: str
   chains: dict[str, PrunedChain]
 
   def nlls(self, ids: Sequence[str], ratios: Sequence[float]) -> Float[np.ndarray, "B R 2"]:
@@ -87,17 +99,28 @@ def _nll(chain: PrunedChain, name: str, ratio: float) -> float:
   return value
 
 
-def read_run(workdir: str) -> Run:
-  """A workdir's chains, named after what pruned them.
+def read_runs(entries: Sequence[str]) -> list[Run]:
+  """The runs of `[NAME=]WORKDIR` each; see the module on their names.
 
   Raises:
-    UserError: it has none, or those of several rankings.
+    UserError: a workdir has no chains, or those of several rankings, or two runs have one name.
   """
+  runs = [_read_run(*split_name(entry, lambda text: user_path(text).exists())) for entry in entries]
+  rankings = [run.ranking for run in runs if not run.name]
+  for run in runs:
+    run.name = run.name or (run.folder if rankings.count(run.ranking) > 1 else run.ranking)
+  names = [run.name for run in runs]
+  if repeated := sorted({name for name in names if names.count(name) > 1}):
+    raise UserError(f"several workdirs go by the name {repeated[0]}; name them apart, as NAME=DIR")
+  return runs
+
+
+def _read_run(name: str, workdir: str) -> Run:
   chains = {chain.chain.id: chain for chain in read_pruned(workdir)}
   names = {ranking_name(c.ranking, c.objective) for c in chains.values()}
   if len(names) != 1:
     raise UserError(f"{workdir} has chains of {sorted(names) or 'no run'}; expected one ranking")
-  return Run(names.pop(), chains)
+  return Run(name, names.pop(), run_of(workdir).resolve().name, chains)
 
 
 def ranking_name(ranking: str, objective: str) -> str:
@@ -188,16 +211,22 @@ def read_accuracy(workdir: str, runs: Sequence[Run], ids: Sequence[str]) -> Accu
   Raises:
     UserError: it lacks a run or a chain, or its runs have no keep ratio in common.
   """
-  answers: dict[tuple[str, str], Mapping[str, Record]] = {
-    (ranking_name(record["ranking"], record["objective"]), record["chain"]): record["answers"]
-    for record in read_pruned_answers(Path(workdir))
-  }
+  records = read_pruned_answers(Path(workdir))
+  rankings = [run.ranking for run in runs]
+  answers: dict[tuple[str, str], Mapping[str, Record]] = {}
+  for run in runs:
+    own = [r for r in records if ranking_name(r["ranking"], r["objective"]) == run.ranking]
+    named = [record for record in own if record["run"] in (run.name, run.folder)]
+    if not named and (rankings.count(run.ranking) > 1 or len({r["run"] for r in own}) > 1):
+      own = []  # nothing tells which run's they are
+    answers |= {(run.name, record["chain"]): record["answers"] for record in named or own}
   wanted = [(run.name, i) for run in runs for i in ids]
   if missing := [key for key in wanted if key not in answers]:
     name, i = missing[0]
     raise UserError(
       f"{workdir} has no answers for {len(missing)} of the chains, such as {i} by {name}; name all "
-      "the workdirs compared in the pruned setting of evaluate_pruned"
+      "the workdirs compared in the pruned setting of evaluate_pruned, by the names that they have "
+      "here if several are of one ranking"
     )
   common = set.intersection(*(set(answers[key]) for key in wanted))
   ratios = sorted(map(float, common), reverse=True)
@@ -241,17 +270,16 @@ def make_plot(
   caption: str,
 ) -> Plot:
   """One panel an NLL, and one for the accuracy if there is one; one line with its band a run."""
-  names = [run.name for run in runs]
   count = len(NLLS) + (accuracy is not None)
   figure = Figure(figsize=(4.6 * count, 4.6), layout="constrained")
   panels = figure.subplots(1, count)
   for n, axes in enumerate(panels[: len(NLLS)]):
     means = [mean_over_chains(found, questions) for found in values]
     lines = [Interval(*(bound[:, n] for bound in interval)) for interval in means]
-    _draw(axes, names, ratios, lines, f"mean {NLLS[n]} NLL, nats per token")
+    _draw(axes, runs, ratios, lines, f"mean {NLLS[n]} NLL, nats per token")
   if accuracy is not None:
     lines = [accuracy.interval(number) for number in range(len(runs))]
-    _draw(panels[-1], names, accuracy.ratios, lines, "share of chains with the right answer")
+    _draw(panels[-1], runs, accuracy.ratios, lines, "share of chains with the right answer")
   handles, labels = panels[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
   return Plot("rankings", caption, figure)
@@ -259,15 +287,15 @@ def make_plot(
 
 def _draw(
   axes: Axes,
-  names: Sequence[str],
+  runs: Sequence[Run],
   ratios: Sequence[float],
   lines: Sequence[Interval],
   ylabel: str,
 ) -> None:
-  for i, (name, (mean, low, high)) in enumerate(zip(names, lines, strict=True)):
+  for i, (run, (mean, low, high)) in enumerate(zip(runs, lines, strict=True)):
     colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
-    style = "-" if name.startswith(GREEDY) else "--"
-    axes.plot(ratios, mean, style, color=colour, marker=marker, ms=4, lw=1.4, label=name)
+    style = "-" if run.ranking.startswith(GREEDY) else "--"
+    axes.plot(ratios, mean, style, color=colour, marker=marker, ms=4, lw=1.4, label=run.name)
     axes.fill_between(ratios, low, high, color=colour, alpha=0.08, lw=0)
   axes.invert_xaxis()
   axes.set(xlabel="keep ratio", ylabel=ylabel)
@@ -300,18 +328,16 @@ def where_beaten(
   """For each greedy run, where another ranking has a lower mean of the objective that it keeps."""
   lines = []
   for n, objective in enumerate(NLLS):
-    name = ranking_name(GREEDY, objective)
     means = {run.name: found[:, :, n].mean(axis=0) for run, found in zip(runs, values, strict=True)}
-    if name not in means:
-      continue
-    beaten = [
-      f"{ratio} by {other} ({mean[r]:.3f} < {means[name][r]:.3f})"
-      for other, mean in means.items()
-      for r, ratio in enumerate(ratios)
-      if 0 < ratio < 1 and mean[r] < means[name][r]  # at the ends all leave the same text
-    ]
-    verdict = f"beaten at {', '.join(beaten)}" if beaten else "lowest at every keep ratio"
-    lines.append(f"{name}, mean {objective} NLL: {verdict}")
+    for name in (run.name for run in runs if run.ranking == ranking_name(GREEDY, objective)):
+      beaten = [
+        f"{ratio} by {other} ({mean[r]:.3f} < {means[name][r]:.3f})"
+        for other, mean in means.items()
+        for r, ratio in enumerate(ratios)
+        if 0 < ratio < 1 and mean[r] < means[name][r]  # at the ends all leave the same text
+      ]
+      verdict = f"beaten at {', '.join(beaten)}" if beaten else "lowest at every keep ratio"
+      lines.append(f"{name}, mean {objective} NLL: {verdict}")
   return lines
 
 
@@ -320,10 +346,16 @@ def compare(
 ) -> str:
   """Writes tables and plot of several runs at the wanted keep ratios; returns what to print.
 
+  Args:
+    workdirs: `[NAME=]WORKDIR` of each run.
+    out: folder for tables and plot.
+    wanted: keep ratios.
+    evaluation: workdir of an `evaluate_pruned` run, or None.
+
   Raises:
     UserError: the runs cannot be compared.
   """
-  runs = [read_run(workdir) for workdir in workdirs]
+  runs = read_runs(workdirs)
   ids = _common_ids(runs, workdirs)
   ratios = common_ratios(runs, ids, wanted)
   values = [run.nlls(ids, ratios) for run in runs]
@@ -356,9 +388,6 @@ def compare(
 
 def _common_ids(runs: Sequence[Run], workdirs: Sequence[str]) -> list[str]:
   """Ids of the chains that all runs have, and have alike."""
-  names = [run.name for run in runs]
-  if repeated := {name for name in names if names.count(name) > 1}:
-    raise UserError(f"several workdirs are of the ranking {', '.join(repeated)}; expected one each")
   ids = sorted(set.intersection(*(set(run.chains) for run in runs)))
   if not ids:
     raise UserError(f"no chain is in all of {', '.join(workdirs)}")

@@ -31,8 +31,11 @@ def write_run(folder, ranking, slope, levels=(1.0, 2.0), deletions=4, unit_sizes
   return str(folder)
 
 
-def write_evaluation(folder, right, ids=("c/0", "c/1")):
-  """An evaluate run; `right` has, for each ranking, whether each chain is right at 1 and 0.5."""
+def write_evaluation(folder, right, ids=("c/0", "c/1"), runs=None):
+  """An evaluation; `right` has, for each ranking, whether each chain is right at 1 and 0.5.
+
+  `runs` has, for each key of `right`, the ranking that it is of.
+  """
   with new_writer(folder / "answers" / "process-00000.jsonl") as writer:
     for ranking, verdicts in right.items():
       for i, (whole, half) in zip(ids, verdicts, strict=True):
@@ -41,9 +44,9 @@ def write_evaluation(folder, right, ids=("c/0", "c/1")):
         writer.write(
           {
             "id": f"{ranking}/{i}",
-            "run": "r",
+            "run": ranking if runs else "r",
             "target": "4",
-            "ranking": ranking,
+            "ranking": (runs or {}).get(ranking, ranking),
             "objective": "joint",
             "chain": i,
             "answers": answers,
@@ -174,11 +177,49 @@ def test_objectives_are_told_apart_where_they_matter(tmp_path):
   assert names == {"greedy joint", "greedy answer"}
 
 
+def test_runs_of_one_ranking_go_by_the_names_of_their_folders_or_by_those_given(tmp_path):
+  exact = write_run(tmp_path / "exact", "greedy", 0.1)
+  screened = write_run(tmp_path / "screened", "greedy", 0.2)
+  random = write_run(tmp_path / "random", "random", 0.3)
+  out, ratios = tmp_path / "out", ratios_in_steps(0.5)
+
+  def names(*workdirs, evaluation=None):
+    printed = compare(workdirs, out, ratios, evaluation)
+    return printed, list(dict.fromkeys(row["ranking"] for row in rows_of(out / "rankings.csv")))
+
+  printed, found = names(exact, screened, random)
+  assert found == ["exact", "screened", "random"]
+  assert "exact, mean joint NLL: lowest at every keep ratio" in printed
+  assert "screened, mean joint NLL: beaten at 0.5 by exact (1.700 < 1.900)" in printed
+  assert names(exact, random)[1] == ["greedy joint", "random"]
+  assert names(f"a={exact}", screened)[1] == ["a", "greedy joint"]
+
+  right = {"exact": [(True, True)] * 2, "b": [(True, False)] * 2, "random": [(False, False)] * 2}
+  runs = {"exact": "greedy", "b": "greedy", "random": "random"}
+  evaluation = write_evaluation(tmp_path / "e", right, runs=runs)
+
+  def accuracy():
+    return [float(row["accuracy"]) for row in rows_of(out / "accuracy.csv")]
+
+  names(exact, f"b={screened}", random, evaluation=evaluation)
+  assert accuracy() == [1, 1, 1, 0, 0, 0]
+  names(exact, random, evaluation=evaluation)
+  assert accuracy() == [1, 1, 0, 0]
+  with pytest.raises(UserError, match=r"c/0 by screened; name all .* by the names that they have"):
+    names(exact, screened, evaluation=evaluation)
+  with pytest.raises(
+    UserError, match="no answers for 2 of the chains, such as c/0 by greedy joint"
+  ):
+    names(screened, random, evaluation=evaluation)
+
+
 def test_what_cannot_be_compared(tmp_path):
   greedy = write_run(tmp_path / "g", "greedy", 0.1)
   other = write_run(tmp_path / "o", "random", 0.1, pruner="another")
   alone = write_run(tmp_path / "a", "random", 0.1)
-  with pytest.raises(UserError, match="several workdirs are of the ranking greedy joint"):
+  with pytest.raises(
+    UserError, match="several workdirs go by the name g; name them apart, as NAME=DIR"
+  ):
     compare([greedy, greedy], tmp_path / "out", ratios_in_steps(0.5))
   with pytest.raises(UserError, match=r"did not all come down to any of the keep ratios \[90\.0\]"):
     compare([greedy, alone], tmp_path / "out", [90.0])
