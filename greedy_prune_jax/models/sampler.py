@@ -47,7 +47,7 @@ class Request:
     prompt_ids: token ids, at least one.
     max_new_tokens: most tokens to write, at least 1.
     temperature: 0 writes the likeliest token.
-    top_p: of those that top_k allows, the likeliest that have this share of their probability are
+    top_p: the likeliest of top_k's tokens that have this share of their probability together are
       allowed; 1: all.
     top_k: number of tokens that are allowed; 0: all.
     seed: seed of this request's draws, from 0 to 2**32 - 1.
