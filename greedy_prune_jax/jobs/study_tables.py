@@ -30,10 +30,12 @@ def study_tables(answers: Sequence[str], reference: str, workdir: str) -> None:
   """Runs the job and prints the tables.
 
   Raises:
-    UserError: the answers cannot be read, or the folder not be written.
+    UserError: the answers cannot be read, are of other arms than the reference, or the folder
+      cannot be written.
   """
   check_plots()
-  for table in write_results([Path(path) for path in answers], reference, Path(workdir)):
+  paths = [Path(path) for path in answers]
+  for table in write_results(paths, reference, Path(workdir), is_whole=True):
     print_result(format_table(table) + "\n")
 
 

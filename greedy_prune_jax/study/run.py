@@ -23,7 +23,13 @@ from greedy_prune_jax.runs.files import held_folder, make_folder, replace_file
 from greedy_prune_jax.runs.jsonl import read_lines
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
+from greedy_prune_jax.study.answers import (
+  FILE,
+  Answers,
+  collect_answers,
+  read_answers,
+  write_answers,
+)
 from greedy_prune_jax.study.parts import (
   Part,
   PartsResult,
@@ -33,7 +39,12 @@ from greedy_prune_jax.study.parts import (
 )
 from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.results import all_tables
-from greedy_prune_jax.study.settings import StudySettings
+from greedy_prune_jax.study.settings import (
+  ANSWER_ONLY,
+  NO_PRUNING,
+  StudySettings,
+  check_reference,
+)
 
 # Of a study's time, the most that goes into tables of what is not done yet.
 _TABLES_SHARE = 0.05
@@ -127,29 +138,40 @@ def _write_results(
   if not rows:
     return ()
   write_answers(folder / FILE, rows)
-  note = left_out_note(settings, folder)
-  return write_results([folder / FILE], settings.reference, folder, note)
+  return write_results([folder / FILE], settings.reference, folder)
 
 
-def left_out_note(settings: StudySettings, folder: Path) -> str:
-  """Names the students that lack examples of others, for the table's caption; empty if none do."""
-  lacking = []
-  for condition in conditions(settings):
-    skipped = (folder / condition.folder(seed) / "skipped.jsonl" for seed in settings.seeds)
+def left_out_note(answers: Sequence[Answers], folders: Sequence[Path]) -> str:
+  """Names the students that lack examples of others, for the table's caption; empty if none do.
+
+  Args:
+    answers: answers of the students.
+    folders: folders of the studies that these are of; a student that is in none is named, too.
+  """
+  lacking, unknown = [], []
+  for condition, seeds in {cell.condition: cell.seeds for cell in answers}.items():
+    name = f"{condition.student} on {condition.arm} at {condition.keep_ratio:g}"
+    places = [folder / condition.folder(seed) for folder in folders for seed in seeds]
+    skipped = (place / "skipped.jsonl" for place in places)
     counts = [sum(1 for _ in read_lines(path)) for path in skipped if path.exists()]
-    if counts:
-      name = f"{condition.student} on {condition.arm} at {condition.keep_ratio:g}"
-      lacking.append(f"{name} (up to {max(counts)})")
-  if not lacking:
-    return ""
-  return (
-    "Examples that were too long, or that no text can spell, were left out (see the students' "
-    f"skipped.jsonl) of {', '.join(lacking)}; so students may differ in the chains, too."
-  )
+    lacking += [f"{name} (up to {max(counts)})"] if counts else []
+    unknown += [] if any(place.exists() for place in places) else [name]
+  notes = []
+  if lacking:
+    notes.append(
+      "Examples that were too long, or that no text can spell, were left out (see the students' "
+      f"skipped.jsonl) of {', '.join(lacking)}; so students may differ in the chains, too."
+    )
+  if unknown:
+    notes.append(
+      "Examples that were left out are not known of students that are not beside their answers: "
+      f"{', '.join(unknown)}."
+    )
+  return " ".join(notes)
 
 
 def write_results(
-  answers_files: Sequence[Path], reference: str, folder: Path, note: str = ""
+  answers_files: Sequence[Path], reference: str, folder: Path, *, is_whole: bool = False
 ) -> tuple[Table, ...]:
   """Writes the tables and the plot of a study from its answers.
 
@@ -157,17 +179,21 @@ def write_results(
     answers_files: a study's `answers.parquet`, or several with other seeds or arms each.
     reference: the arm that the others are compared with; or empty.
     folder: folder to write to.
-    note: added to the first table's caption.
+    is_whole: True where an arm without answers is a mistake, and not only to be waited for.
 
   Raises:
-    UserError: see `read_answers`; or the folder cannot be written.
+    UserError: see `read_answers`; nobody answered for the reference; or the folder cannot be
+      written.
   """
   from greedy_prune_jax.reports.plots import write_plot
   from greedy_prune_jax.study.plot import plot_study
 
   answers = read_answers(*answers_files)
+  if is_whole:
+    arms = dict.fromkeys(cell.condition.arm for cell in answers)
+    check_reference(reference, [arm for arm in arms if arm not in (NO_PRUNING, ANSWER_ONLY)])
   tables = all_tables(answers, reference)
-  if note:
+  if note := left_out_note(answers, [path.parent for path in answers_files]):
     tables = dataclasses.replace(tables[0], caption=f"{tables[0].caption} {note}"), *tables[1:]
   for table in tables:
     write_table(folder, table)

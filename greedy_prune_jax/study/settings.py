@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greedy_prune_jax.distill.settings import DistillSettings
@@ -84,11 +84,7 @@ class StudySettings(JobSettings):
       if name in (NO_PRUNING, ANSWER_ONLY) or arms.count(name) > 1:
         raise UserError(f"an arm is called {name}, as another is; choose another name")
     self._check_parts()
-    if self.reference and self.reference not in arms:
-      raise UserError(
-        f"reference={self.reference!r} is no arm; expected one of {', '.join(arms) or 'none'}, or "
-        f"nothing for a study without a table of differences"
-      )
+    check_reference(self.reference, arms)
 
   def _check_parts(self) -> None:
     """Makes every job's settings once, so that a mistake shows before the first hour is spent."""
@@ -167,6 +163,15 @@ class StudySettings(JobSettings):
     """The config of the `evaluate` run of one student on one test."""
     own = {"models": (student,), "follow": False, "compare_with": (), "keep_ratios": ()}
     return {**_merged(self.evaluate, changes), **own}
+
+
+def check_reference(reference: str, arms: Sequence[str]) -> None:
+  """A UserError unless a reference is one of the arms, or empty."""
+  if reference and reference not in arms:
+    raise UserError(
+      f"reference={reference!r} is no arm; expected one of {', '.join(arms) or 'none'}, or "
+      f"nothing for a study without a table of differences"
+    )
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
