@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.chains.reading import BadChain, OnBad, parts_of, read_pruned
+from greedy_prune_jax.chains.reading import BadChain, OnBad, describe_parts, read_pruned
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 
@@ -48,7 +48,7 @@ def describe_kept(source: str, keep_ratio: float, *, on_bad: OnBad | None = None
   if chain is None:
     raise UserError(f"{source}: no chain of it can be used at chains_ratio={keep_ratio:g}")
   head = f"first chain of {source}, as chains_ratio={keep_ratio:g} leaves it"
-  return "\n".join([head, *parts_of(chain)])
+  return "\n".join([head, *describe_parts(chain)])
 
 
 def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:

@@ -104,7 +104,7 @@ def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> st
   except UserError as error:
     raise UserError(f"{row.place}: {error}") from error
   lines = [f"first row ({row.place}) as it is understood", f"{'form':>18}  {form}"]
-  lines += parts_of(chains[0])
+  lines += describe_parts(chains[0])
   if left_out := [key for key in record if key in RESULT_KEYS]:
     lines.append(f"{'left out':>18}  {', '.join(left_out)} (names of keys that outputs have)")
   if len(chains) > 1:
@@ -112,7 +112,7 @@ def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> st
   return "\n".join(lines)
 
 
-def parts_of(chain: Chain) -> list[str]:
+def describe_parts(chain: Chain) -> list[str]:
   """A chain's texts, a line each, and the names of what is carried along."""
   record = chain.to_record()
   shown = {key: value for key, value in record.items() if isinstance(value, str)}

@@ -72,7 +72,7 @@ def in_query_blocks(
   q: Float[Array, "*B T N H"],
   positions: Int[Array, "*B T"],
 ) -> Float[Array, "*B T N H"]:
-  """What `attend` gives for `QUERY_BLOCK` queries and their positions at a time, one after another.
+  """Attends from `QUERY_BLOCK` queries and their positions at a time, one block after another.
 
   Scores against S keys then take memory with `QUERY_BLOCK` times S, and not with T times S.
   """
