@@ -130,7 +130,7 @@ def public_names(path: Path) -> list[str]:
 
 
 def test_a_public_name_has_one_meaning():
-  """Configs are apart, each has its `get_config`; and `api.read_chains` is the reader's as a list."""
+  """Configs are apart, each has its `get_config`; `api.read_chains` is the reader's as a list."""
   places = collections.defaultdict(list)
   for module, path in FILES.items():
     if not module.startswith("configs."):
