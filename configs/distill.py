@@ -60,13 +60,15 @@ def get_config() -> config_dict.ConfigDict:
 
   # The training.
   config.steps = 0  # number of updates; 0: `epochs` decides
-  config.epochs = 3.0  # passes over the training chains; 0: `steps` decides
+  # Passes over the training chains, rounded to whole steps, one at least; the run's end says how
+  # many were made. 0: `steps` decides.
+  config.epochs = 3.0
   config.batch_size = 16  # examples of a step
   config.num_parts = 1  # parts of a batch, run one after the other to save memory
   config.optimizer = "adamw"  # adamw or adafactor
   config.learning_rate = 2e-5  # highest learning rate, after warm-up; take ten times more for LoRA
   config.schedule = "cosine"  # cosine or constant
-  config.warmup_steps = 10  # steps in which the learning rate rises from 0
+  config.warmup_steps = 10  # steps in which the learning rate rises; fewer than the run has
   config.final_fraction = 0.1  # share of the learning rate that the cosine ends at
   config.weight_decay = 0.0  # times the learning rate: share of each weight that a step takes off
   config.b1 = 0.9  # AdamW's decay of the gradients' mean

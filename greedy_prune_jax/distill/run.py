@@ -64,6 +64,7 @@ class TrainResult:
   Attributes:
     step: steps done.
     steps: number of steps of the whole run.
+    passes: passes over the training chains so far.
     loss: loss of the last step run now, nats per token; None if none was.
     progress: the run's progress, with the best validation.
     stopped: True where it was asked to stop before its end.
@@ -72,6 +73,7 @@ class TrainResult:
 
   step: int
   steps: int
+  passes: float
   loss: float | None
   progress: TrainProgress
   stopped: bool
@@ -100,6 +102,8 @@ def run_distill(
   optimizer = make_optimizer(settings, steps)
   # All at once: asked for one by one, each would wait behind the step that the device is busy with.
   rates = np.asarray(jax.vmap(learning_rate(settings, steps))(jnp.arange(steps)))
+  _warn_of_warmup(settings, rates)
+  passes_a_step = settings.batch_size / len(examples.train)
   trained, frozen = _divide(model, settings, mesh)
   state = init_state(trained, optimizer, mesh)
   dtype = jnp.dtype(settings.compute_dtype)
@@ -125,7 +129,7 @@ def run_distill(
     if jax.process_index() == 0:  # not before: a refused run leaves the notes of the begun one
       _note(workdir, examples)
     with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
-      report = _Reporter(log, bar, student, rates)
+      report = _Reporter(log, bar, student, rates, passes_a_step)
       first, stopped = step, should_stop(step)
       while step < steps and not stopped and not _stalled(settings, progress):
         batch = next(data)
@@ -154,7 +158,22 @@ def run_distill(
     exported = export_student(workdir, chosen or step, settings, mesh)
   if over and jax.process_index() == 0:
     mark_ended(workdir, step, progress.best_step)
-  return TrainResult(step, steps, report.loss, progress, not over, exported)
+  passes = step * passes_a_step
+  return TrainResult(step, steps, passes, report.loss, progress, not over, exported)
+
+
+def _warn_of_warmup(settings: DistillSettings, rates: np.ndarray) -> None:
+  """Logs a warning where a run ends before its learning rate has risen."""
+  if settings.warmup_steps >= len(rates):
+    logging.warning(
+      "the learning rate rises for warmup_steps=%d and the run has %d steps, so it gets to %.2g, "
+      "not learning_rate=%g; set warmup_steps below %d, or take more chains, epochs or steps",
+      settings.warmup_steps,
+      len(rates),
+      rates.max(),
+      settings.learning_rate,
+      len(rates),
+    )
 
 
 def read_examples(settings: DistillSettings, model: Model) -> ExampleSet:
@@ -279,8 +298,11 @@ def _bar(settings: DistillSettings, step: int, steps: int) -> tqdm:
 class _Reporter:
   """Reads what a step found once it is there, checks it and writes it down."""
 
-  def __init__(self, log: MetricsLog, bar: tqdm, student: Student, rates: np.ndarray):
+  def __init__(
+    self, log: MetricsLog, bar: tqdm, student: Student, rates: np.ndarray, passes_a_step: float
+  ):
     self._log, self._bar, self._student, self._rates = log, bar, student, rates
+    self._passes_a_step = passes_a_step
     self._pending: tuple[int, Batch, StepMetrics] | None = None
     self._since = time.perf_counter()
     self.loss: float | None = None
@@ -321,6 +343,7 @@ class _Reporter:
         "loss": loss,
         "grad_norm": norm,
         "learning_rate": float(self._rates[step - 1]),
+        "passes": step * self._passes_a_step,
         "tokens_per_second": batch.num_tokens / seconds,
         "scored_tokens": batch.num_scored,
         "padding": 1 - batch.num_tokens / batch.rows.token_ids.size,

@@ -102,7 +102,10 @@ class DistillSettings(ChainSettings, ModelSettings, ExampleSettings, OptimizerSe
     return LoraConfig(rank=self.lora_rank, alpha=self.lora_alpha, targets=self.lora_targets)
 
   def num_steps(self, num_chains: int) -> int:
-    """Steps of the run, on so many training chains; a UserError for more than any run takes."""
+    """Steps of the run, on so many training chains; a UserError for more than any run takes.
+
+    Epochs are rounded to whole steps, one at least.
+    """
     steps = self.steps or self.epochs * num_chains / self.batch_size
     if steps > MOST["steps"]:
       most = MOST["steps"]

@@ -48,7 +48,7 @@ def distill(config: Mapping[str, Any], workdir: str) -> None:
 
 def describe(result: TrainResult) -> str:
   """Describes the end of a run, in lines to print."""
-  lines = [f"step {result.step} of {result.steps}"]
+  lines = [f"step {result.step} of {result.steps}, {result.passes:.3g} passes over the chains"]
   if result.loss is not None:
     lines.append(f"loss of the last step: {result.loss:.4f} nats per token")
   if result.progress.best_loss is not None:

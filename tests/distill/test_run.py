@@ -14,6 +14,7 @@ from greedy_prune_jax.distill import run as run_module
 from greedy_prune_jax.distill.checkpoints import Checkpoints
 from greedy_prune_jax.distill.export import load_student
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.jobs.distill import describe
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.runs.jsonl import read_records
 from tests.helpers.tiny_runs import CHAINS, make_longrope_model, write_chains
@@ -253,6 +254,21 @@ def test_ropes_turn_as_those_of_the_longest_example(run, tmp_path, repeats):
 
 
 @pytest.mark.slow
+def test_a_run_that_ends_before_its_rate_has_risen_says_so(run, tmp_path, caplog):
+  short = {"steps": 0, "epochs": 1.3, "batch_size": 5, "num_validation": 2}
+  result = run("run", warmup_steps=2, **short)
+  assert "rises for warmup_steps=2 and the run has 2 steps" in caplog.text
+  assert "set warmup_steps below 2" in caplog.text
+  num_chains = 8 - 2
+  assert result.passes == pytest.approx(2 * 5 / num_chains)
+  assert f"step 2 of 2, {10 / num_chains:.3g} passes over the chains" in describe(result)
+  lines = [x for x in read_records(tmp_path / "run" / "metrics.jsonl") if "loss" in x]
+  assert [line["passes"] for line in lines] == pytest.approx([5 / num_chains, 10 / num_chains])
+  caplog.clear()
+  run("enough", warmup_steps=1, **short)
+  assert "warmup_steps" not in caplog.text
+
+
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, tmp_path, caplog):
   run("whole", keep_checkpoints=3)
   run("damaged", stop_after=5, keep_checkpoints=3)
