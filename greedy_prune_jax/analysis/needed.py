@@ -28,7 +28,7 @@ class Found:
     auc: share, for each kind and for `ALL`, of pairs of a needed token and one of that kind of
       which the needed one leaves later; ties count half.
     kept: precision (needed ones among what is kept) and recall (kept ones among what is needed),
-      by keep ratio.
+      by keep ratio; the precision is NaN where nothing is kept.
   """
 
   auc: dict[str, float]
@@ -61,8 +61,8 @@ def find_needed(chain: PrunedChain) -> Found:
     num_gone = len(kinds) - share_of(len(kinds), ratio)
     if 0 < num_gone <= deepest:
       there = before >= num_gone
-      both = float((there & needed).sum())
-      kept[ratio] = (both / max(there.sum(), 1), both / needed.sum())
+      both, num_there = float((there & needed).sum()), int(there.sum())
+      kept[ratio] = (both / num_there if num_there else np.nan, both / needed.sum())
   return Found(auc, kept)
 
 
@@ -87,7 +87,8 @@ def needed_section(runs: Sequence[LabelledRun]) -> Section:
     for ratio in KEEP_RATIOS:
       if all(ratio in of_chain.kept for of_chain in found):
         kept = np.array([of_chain.kept[ratio] for of_chain in found])
-        kept_rows.append((run.name, ratio, *column_intervals(kept, run.questions), len(kept)))
+        num_told = (~np.isnan(kept)).sum(axis=0).tolist()
+        kept_rows.append((run.name, ratio, *column_intervals(kept, run.questions), *num_told))
   bounds = f"means over chains with 95% intervals (Student's t; {COUNT_AS_ONE})"
   return Section(
     "Is what is needed found?",
@@ -100,11 +101,11 @@ def needed_section(runs: Sequence[LabelledRun]) -> Section:
       ),
       Table(
         "needed_kept",
-        f"Needed results among the tokens kept (precision), and share of them kept (recall); "
-        f"{bounds}.",
+        f"Needed results among the tokens kept (precision; untold of chains of which nothing is "
+        f"kept), and share of them kept (recall); {bounds}.",
         (
           *("run", "keep ratio", "precision", "precision low", "precision high"),
-          *("recall", "recall low", "recall high", "chains"),
+          *("recall", "recall low", "recall high", "chains with precision", "chains"),
         ),
         kept_rows,
       ),

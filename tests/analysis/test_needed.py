@@ -72,6 +72,20 @@ def test_the_tables():
   assert (half[2], half[5], half[-1]) == (0.75, 0.75, 2)
 
 
+def test_what_keeps_nothing_has_no_precision():
+  """Units of three and two tokens: at 0.1 both are gone, and nothing is there."""
+  whole = planted([0, 1, 2, 3, 4])
+  units = dataclasses.replace(whole, unit="sentence", unit_sizes=(3, 2))
+  found = find_needed(units).kept
+  assert np.isnan(found[0.1][0])
+  assert found[0.1][1] == 0
+  assert found[0.5] == (0.5, 0.5)
+  tokens = planted([2, 1, 0, 4, 3, *range(5, 20)], (*KINDS, *[Kind.LABEL] * 15), "c/1")
+  _, kept = needed_section([LabelledRun("r", [units, tokens], [(None,) * 5, (None,) * 20])]).tables
+  row = dict(zip(kept.columns, next(row for row in kept.rows if row[1] == 0.1), strict=True))
+  assert (row["precision"], row["chains with precision"], row["chains"]) == (0, 1, 2)
+
+
 def test_labels_of_another_text():
   chain = planted(range(5))
   assert is_planted(chain)
