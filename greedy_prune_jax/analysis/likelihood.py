@@ -7,6 +7,7 @@ own, so only runs of one pruner are compared.
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from greedy_prune_jax.analysis.patterns import LabelledRun, common_places
 from greedy_prune_jax.analysis.report import Section
@@ -38,7 +39,7 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   for run, chains in zip(runs, found, strict=True):
     for ratio in _ratios(chains):
       values = np.array([nlls[ratio] for nlls in chains])
-      means.append((run.name, ratio, *column_intervals(values, run.questions), len(values)))
+      means.append((run.name, ratio, *column_intervals(values, run.questions), *_num_told(values)))
   pairs: list[tuple[Cell, ...]] = []
   for run, chains in zip(runs[1:], found[1:], strict=True):
     places = [
@@ -53,10 +54,10 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
     for ratio in _ratios([one for pair in nlls for one in pair]):
       values = np.array([np.subtract(one[ratio], other[ratio]) for one, other in nlls])
       if ratio < 1:
-        pairs.append(
-          (runs[0].name, run.name, ratio, *column_intervals(values, questions), len(values))
-        )
+        pair = runs[0].name, run.name, ratio
+        pairs.append((*pair, *column_intervals(values, questions), *_num_told(values)))
   measures = [f"{name}{end}" for name in NLLS for end in ("", " low", " high")]
+  measures += [f"chains with {name}" for name in NLLS]
   bounds = "nats per token by the pruner; means over chains with 95% intervals (Student's t; "
   bounds += f"{COUNT_AS_ONE})"
   return Section(
@@ -65,18 +66,23 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
       Table(
         "likelihood",
         f"NLL of reasoning and answer (joint), and of the answer: {bounds}.",
-        ("run", "keep ratio", *measures, "chains"),
+        ("run", "keep ratio", *measures),
         means,
       ),
       Table(
         "likelihood_pairs",
         f"NLL of the first run minus that of another of the same pruner, on the same chains: "
         f"{bounds}.",
-        ("run", "against", "keep ratio", *measures, "chains"),
+        ("run", "against", "keep ratio", *measures),
         pairs,
       ),
     ],
   )
+
+
+def _num_told(values: Float[np.ndarray, "B M"]) -> list[int]:
+  """Number of chains that each column's mean is of: a text that was never scored is left out."""
+  return (~np.isnan(values)).sum(axis=0).tolist()
 
 
 def _ratios(chains: Iterable[Collection[float]]) -> list[float]:

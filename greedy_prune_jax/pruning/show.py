@@ -40,12 +40,14 @@ def format_mean_nlls(pruned: Iterable[PrunedChain]) -> str:
   title = f"mean NLL of {len(chains)} chains pruned by {_title(chains[0])}, nats per token"
   lines = [title, "keep ratio   joint  answer"]
   for key, deletions in rows:
-    means = []
+    means, num_told = [], len(chains)
     for name in ("joint", "answer"):
       values = (c.nll[name][k] for c, k in zip(chains, deletions, strict=True))
       known = [value for value in values if value is not None]
       means.append(_number(statistics.fmean(known) if known else None))
-    lines.append(f"{key:>10}  {means[0]:>6}  {means[1]:>6}")
+      num_told = min(num_told, len(known))
+    told = "" if num_told == len(chains) else f"  of the {num_told} chains scored there"
+    lines.append(f"{key:>10}  {means[0]:>6}  {means[1]:>6}{told}")
   return "\n".join(lines)
 
 

@@ -92,14 +92,15 @@ def _known_nlls(path: PrunePath, objective: Objective) -> tuple[np.ndarray, np.n
 def format_trust(records: Sequence[Mapping[str, Any]]) -> str:
   """The reports of a run's chains, `trust` of their records, as a few lines to read."""
   lines = [
-    f"estimates on {len(records)} chains: {_mean(records, 'scored_per_step'):.1f} exact "
+    f"means over {len(records)} chains: {_mean(records, 'scored_per_step'):.1f} exact "
     f"scores a step; estimates were off by {_mean(records, 'error'):.4f} nats per token, "
     f"{_mean(records, 'upsets'):.0%} of them too high by more than the margin"
   ]
   audits = [record["audit"] for record in records if "audit" in record]
   if audits:
     lines.append(
-      f"beside exact search on {len(audits)} of them: NLL regret {_mean(audits, 'regret'):.2%}, "
+      f"beside exact search, means over {len(audits)} of them: "
+      f"NLL regret {_mean(audits, 'regret'):.2%}, "
       f"Spearman {_mean(audits, 'spearman'):.3f}, Kendall {_mean(audits, 'kendall'):.3f} of the "
       f"ranks, the exact winner deleted in {_mean(audits, 'same_winner'):.0%} of the steps"
     )

@@ -31,7 +31,7 @@ def test_records_say_how_far_to_trust_them(run, tmp_path):
   by_id = records(tmp_path / "exact")
   assert "trust" not in by_id[first["id"]]
   assert audit["positions_exact"] == by_id[first["id"]]["positions_scored"]
-  assert "beside exact search on 1 of them" in job.stdout
+  assert "beside exact search, means over 1 of them" in job.stdout
 
 
 @pytest.mark.parametrize(

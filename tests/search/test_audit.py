@@ -69,8 +69,8 @@ def test_ranks_that_do_not_vary_correlate_with_nothing():
 def test_trust_is_told_with_and_without_audits():
   record = {"scored_per_step": 5.0, "error": 0.01, "upsets": 0.12}
   told = format_trust([record, record])
-  assert "2 chains: 5.0 exact" in told
+  assert "means over 2 chains: 5.0 exact" in told
   assert "12% of them too high by more" in told
   audit = {"regret": 0.01, "spearman": 0.9, "kendall": None, "same_winner": 0.5}
   told = format_trust([record, record | {"audit": audit}])
-  assert "on 1 of them: NLL regret 1.00%, Spearman 0.900" in told
+  assert "means over 1 of them: NLL regret 1.00%, Spearman 0.900" in told
