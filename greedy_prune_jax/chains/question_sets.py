@@ -240,7 +240,9 @@ def load_rows(
   if name_and_path is None:
     raise UserError(
       f"unknown question set {source!r}; expected NAME or NAME:PATH with NAME one of "
-      f"{', '.join(QUESTION_SETS)}"
+      f"{', '.join(QUESTION_SETS)}. Rows at gsm8k:PATH have the keys question and answer (which "
+      f"ends in #### NUMBER); at math:PATH, aime:PATH, amc:PATH problem, and answer or solution; "
+      f"at mmlu_pro:PATH question, options and answer (a letter)"
     )
   if split not in ("train", "test"):
     raise UserError(f"split={split!r}; expected train or test")

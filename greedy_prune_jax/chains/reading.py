@@ -210,10 +210,18 @@ def _pruned_of_files(files: Iterable[Path]) -> Iterator[PrunedChain]:
 
 
 def _pruned_of_line(file: Path, number: int, line: bytes) -> PrunedChain:
+  record: Record = {}
   try:
-    return PrunedChain.from_record(parse_line(line))
+    record = parse_line(line)
+    return PrunedChain.from_record(record)
   except UserError as error:
-    raise UserError(f"{file}, line {number}: {error}") from error
+    advice = ""
+    if record and "deletion_order" not in record:
+      advice = (
+        ". It is a chain that was not pruned; expected the workdir of a prune run, which distill "
+        "needs for keep_ratios other than 1 and 0"
+      )
+    raise UserError(f"{file}, line {number}: {error}{advice}") from error
 
 
 def _good_chains(

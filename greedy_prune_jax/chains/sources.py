@@ -152,6 +152,14 @@ def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterato
     UserError: the file cannot be read, or a line is longer than `MOST_BYTES`.
   """
   kind, name = _kind(path), name or _stem(path)
+  if kind in (".csv", ".tsv"):
+    jsonl = path.with_name(f"{_stem(path)}.jsonl")
+    separator = ", sep='\\t'" if kind == ".tsv" else ""
+    raise UserError(
+      f"{path}: CSV is not read; write it as JSONL, by the command\n"
+      f'  python -c "import pandas; pandas.read_csv({str(path)!r}{separator}).to_json('
+      f"{str(jsonl)!r}, orient='records', lines=True)\""
+    )
   if kind == ".parquet":
     return _parquet_rows(path, name)
   if kind == ".json":

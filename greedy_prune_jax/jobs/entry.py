@@ -1,5 +1,6 @@
 """Shared parts of jobs' entry points: flags, the log's first lines, errors, the compile cache."""
 
+import ast
 import contextlib
 import hashlib
 import logging as python_logging
@@ -16,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import jaxlib
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.jobs.command import config_names, find_config
@@ -170,11 +171,29 @@ def _explain(error: Exception) -> str:
       return f"the config file fails: {place}: {type(cause).__name__}: {cause}"
     cause = cause.__context__
   if isinstance(error, AttributeError | KeyError):
-    detail = " ".join(str(error.args[0]).strip("'").split())
+    detail = str(error.args[0])
+    with contextlib.suppress(ValueError, SyntaxError):  # ml_collections gives what repr made of it
+      detail = str(ast.literal_eval(detail))
+    name = re.match(r"'?(\w+)", detail)
+    if name and name[1] in flags.FLAGS:
+      return f"--config has no such name: {name[1]}; it is a flag of its own: --{name[1]}=VALUE"
+    detail = detail.replace("\n", ". ")
     return f"--config has no such name: {detail}; the config file has all that can be set"
+  if isinstance(error, flags.UnrecognizedFlagError) and _is_setting(error.flagname):
+    return f"{error}; did you mean --config.{error.flagname}?"
   if isinstance(error, flags.Error):
     return f"{error}; --helpshort lists the flags, the config file has all that can be set"
   return f"--config: {error}"
+
+
+def _is_setting(name: str) -> bool:
+  """Tells whether the config file, if it could be read, has a setting of this dotted name."""
+  config = flags.FLAGS["config"].value
+  for key in name.split("."):
+    if not isinstance(config, config_dict.ConfigDict) or key not in config:
+      return False
+    config = config[key]
+  return True
 
 
 def _check_config() -> None:
@@ -228,12 +247,23 @@ def _run(job: Job, saves_on_sigterm: bool) -> None:
     if error := output_error():
       raise UserError(f"cannot write to standard output: {error}. The workdir has all results")
   except UserError as error:
-    _fail(error)
+    _fail(f"{error}{_several_advice(str(error), config.to_dict())}")
   except OSError as error:  # whatever was not expected of a disk
     _fail(_describe_os_error(error, Path(workdir)))
   except Exception as error:
     _fail(_describe_fault(error))
   tell_done()
+
+
+def _several_advice(message: str, config: Mapping[str, Any]) -> str:
+  """Says how several texts are passed, where a message is about one that has a comma."""
+  for name, value in config.items():
+    if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
+      items = tuple(item.strip("()'\" ") for item in value[0].split(","))
+      if len(items) > 1 and value[0] in message:
+        written = ",".join(map(repr, items))
+        return f'. If these are several, pass --config.{name}="({written})"'
+  return ""
 
 
 def _describe_os_error(error: OSError, workdir: Path) -> str:

@@ -234,7 +234,9 @@ def test_the_hub_is_asked_for_the_right_part(monkeypatch):
 
 
 def test_unknown_names():
-  with pytest.raises(UserError, match=r"unknown question set 'gsm9k'; .* gsm8k, math, mmlu_pro"):
+  with pytest.raises(
+    UserError, match=r"unknown question set 'gsm9k'; .* gsm8k, math, mmlu_pro.*gsm8k:PATH have"
+  ):
     load_questions("gsm9k")
   with pytest.raises(UserError, match="split='dev'; expected train or test"):
     load_questions("gsm8k", split="dev")

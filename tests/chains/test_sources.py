@@ -3,6 +3,8 @@
 import datetime
 import gzip
 import json
+import subprocess
+import sys
 import tracemalloc
 
 import pyarrow
@@ -11,7 +13,7 @@ import pytest
 
 from greedy_prune_jax.chains import sources
 from greedy_prune_jax.chains.reading import read_chains
-from greedy_prune_jax.chains.sources import as_json, open_rows, split_hub
+from greedy_prune_jax.chains.sources import as_json, file_rows, open_rows, split_hub
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import jsonl
 from tests.chains.test_reading import OWN, write_jsonl
@@ -249,3 +251,15 @@ def test_a_workdirs_lines_are_read_and_torn_ones_dropped(tmp_path):
   write_jsonl(tmp_path / "config.json", {})
   write_jsonl(tmp_path / "chains" / "process-00000.jsonl", OWN, '{"id": "t')
   assert [chain.id for chain in read_chains(str(tmp_path))] == ["a"]
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_csv_is_refused_with_a_command_that_converts_it(tmp_path, kind, separator):
+  path = tmp_path / f"c.{kind}"
+  path.write_text(f"id{separator}question\na{separator}What?\n")
+  with pytest.raises(UserError, match="CSV is not read; write it as JSONL") as error:
+    file_rows(path)
+  command = str(error.value).splitlines()[-1].strip().replace("python", sys.executable, 1)
+  subprocess.run(["bash", "-c", command], check=True)
+  (row,) = file_rows(tmp_path / "c.jsonl")
+  assert row.record() == {"id": "a", "question": "What?"}

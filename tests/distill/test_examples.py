@@ -100,7 +100,9 @@ def test_reading_a_prune_workdir_or_any_chains(tmp_path):
   found = read_texts(str(path), (0.0, 1.0), num_chains=2)
   assert [c.id for c, _ in found] == ["a", "b"]
   assert found[0][1] == {0.0: "", 1.0: "".join(TOKENS)}
-  with pytest.raises(UserError, match='lacks the key "reasoning_ids"'):
+  with pytest.raises(
+    UserError, match=r'lacks the key "reasoning_ids".*not pruned.*keep_ratios other'
+  ):
     read_texts(str(path), (0.5,))
 
 

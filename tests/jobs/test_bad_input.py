@@ -29,6 +29,13 @@ def error_of(job):
   ("flag", "message"),
   [
     ("--config.keep_ratio=0.5", 'no such name: .*mean "keep_ratios" instead of "keep_ratio".*file'),
+    (
+      "--config.chain=x",
+      'no such name: \'chain\'. Did you mean "chains" instead of "chain"[?]; the',
+    ),
+    ("--config.workdir=x", "no such name: workdir; it is a flag of its own: --workdir=VALUE"),
+    ("--keep_ratios=0.5", "line flag 'keep_ratios'; did you mean --config.keep_ratios[?]$"),
+    ("--screen.margin=2", "line flag 'screen.margin'; did you mean --config.screen.margin[?]$"),
     ("--config.num_chains.x=1", r"no such name: .*num_chains\.x"),
     ("--confg.seed=1", "Unknown command line flag 'confg.seed'.*--helpshort lists"),
     ("--config.num_chains=few", "flag --config.num_chains=few: invalid literal for int"),

@@ -119,3 +119,11 @@ def test_paths_of_several_flags_all_count():
   paths = entry.define_paths("pruned", "Workdirs", values)
   values(["job", "--pruned=a,b", "--pruned", "c"])
   assert paths() == ["a", "b", "c"]
+
+
+def test_one_text_that_may_mean_several_is_explained():
+  config = {"seed": 1, "ratios": (0.5,), "stop": ("x,y",), "pruned": ("a, b/c",)}
+  assert entry._several_advice("a, b/c holds no pruned chains", config) == (
+    ". If these are several, pass --config.pruned=\"('a','b/c')\""
+  )
+  assert entry._several_advice("b/c holds no pruned chains", config) == ""
