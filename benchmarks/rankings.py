@@ -36,7 +36,7 @@ from greedy_prune_jax.evaluation.names import split_name
 from greedy_prune_jax.pruning.settings import GREEDY
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import accuracy_interval, paired_difference
-from greedy_prune_jax.reports.plots import Plot, write_plot
+from greedy_prune_jax.reports.plots import Plot, legend_label, write_plot
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE, means_by_question
 from greedy_prune_jax.reports.tables import (
   Cell,
@@ -295,7 +295,9 @@ def _draw(
   for i, (run, (mean, low, high)) in enumerate(zip(runs, lines, strict=True)):
     colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
     style = "-" if run.ranking.startswith(GREEDY) else "--"
-    axes.plot(ratios, mean, style, color=colour, marker=marker, ms=4, lw=1.4, label=run.name)
+    axes.plot(
+      ratios, mean, style, color=colour, marker=marker, ms=4, lw=1.4, label=legend_label(run.name)
+    )
     axes.fill_between(ratios, low, high, color=colour, alpha=0.08, lw=0)
   axes.invert_xaxis()
   axes.set(xlabel="keep ratio", ylabel=ylabel)

@@ -36,7 +36,12 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
   places = (np.arange(patterns.NUM_POSITION_BINS) + 0.5) / patterns.NUM_POSITION_BINS
   positions = [patterns.rank_by_position(run) for run in runs]
   plots = [
-    plot_survival(names, shares, survival, f"Share of each category still there ({on}). {_BOUNDS}"),
+    plot_survival(
+      names,
+      shares,
+      survival,
+      f"Share of each category still there ({on}). {_BOUNDS} Lines without one are thin.",
+    ),
     plot_scores(
       "ranks",
       list(map(str, Category)),

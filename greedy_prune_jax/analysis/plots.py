@@ -1,6 +1,7 @@
 """Plots of the report, drawn with matplotlib without a display and kept as PNG and SVG."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import Interval
-from greedy_prune_jax.reports.plots import Plot, shared_legend, tidy
+from greedy_prune_jax.reports.plots import Plot, legend_label, shared_legend, tidy
 
 # Names of runs are shown, not typeset; text in SVG stays text; equal inputs give equal files.
 matplotlib.rcParams.update(
@@ -21,11 +22,15 @@ matplotlib.rcParams.update(
 CATEGORY_COLOURS = ("#0072b2", "#cc79a7", "#009e73", "#8c6d31", "#d55e00", "#e69f00")
 _CATEGORY_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d31", "#e69f00")
+_RUN_MARKERS = "os^vDPX"  # as many as have no common divisor with the colours: 42 runs differ
 
 
-def run_colour(index: int) -> str:
-  """The colour of the run with this number, in every plot."""
-  return _RUN_COLOURS[index % len(_RUN_COLOURS)]
+def run_style(index: int) -> dict[str, Any]:
+  """Colour and marker of the run with this number, in every plot."""
+  return {
+    "color": _RUN_COLOURS[index % len(_RUN_COLOURS)],
+    "marker": _RUN_MARKERS[index % len(_RUN_MARKERS)],
+  }
 
 
 def plot_survival(
@@ -35,17 +40,23 @@ def plot_survival(
   columns = min(len(names), 2)
   rows = -(-len(names) // columns)
   figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
-  panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+  panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+  for axes in panels[len(names) :]:
+    axes.set_visible(False)
   for name, interval, axes in zip(names, curves, panels, strict=False):
     for i, category in enumerate(Category):
       if np.isfinite(interval.estimate[i]).any():
         colour, style = CATEGORY_COLOURS[i], _CATEGORY_STYLES[i]
-        axes.plot(shares, interval.estimate[i], color=colour, ls=style, label=str(category))
+        width = 1.5 if np.isfinite(interval.low[i]).any() else 0.6  # of few chains nothing is known
+        axes.plot(
+          shares, interval.estimate[i], color=colour, ls=style, lw=width, label=str(category)
+        )
         axes.fill_between(shares, interval.low[i], interval.high[i], color=colour, alpha=0.15, lw=0)
     axes.plot(shares, 1 - shares, color="#888888", lw=0.8, label="all tokens")
     axes.set(
       title=name, xlabel="share of tokens deleted", ylabel="share still there", ylim=(0, 1.02)
     )
+    axes.tick_params(labelbottom=True)  # also where no panel is below
     tidy(axes)
   shared_legend(figure)
   return Plot("survival", caption, figure)
@@ -67,11 +78,12 @@ def plot_lines(
   axes = figure.subplots()
   for i, (run, interval) in enumerate(zip(names, lines, strict=True)):
     width = max(1.2, 3.2 - 0.8 * i)  # a line that equals an earlier one leaves its edges in sight
-    axes.plot(x, interval.estimate, color=run_colour(i), lw=width, marker="o", ms=3, label=run)
-    axes.fill_between(x, interval.low, interval.high, color=run_colour(i), alpha=0.15, lw=0)
+    style, label = run_style(i), legend_label(run)
+    axes.plot(x, interval.estimate, **style, lw=width, ms=4, label=label)
+    axes.fill_between(x, interval.low, interval.high, color=style["color"], alpha=0.15, lw=0)
     if reference is not None:
-      label = f"{run}, {reference[0]}"
-      axes.plot(x, reference[1][i], color=run_colour(i), ls="--", lw=1, label=label)
+      label = f"{label}, {reference[0]}"
+      axes.plot(x, reference[1][i], **style, mfc="none", ls="--", lw=1, ms=4, label=label)
   axes.set(xlabel=xlabel, ylabel=ylabel)
   tidy(axes)
   if len(names) > 1 or reference is not None:
@@ -95,7 +107,7 @@ def plot_scores(
   axes = figure.subplots()
   offsets = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.7 / max(len(groups), 1)
   for i, (group, interval) in enumerate(groups.items()):
-    _points(axes, interval, np.arange(len(rows)) + offsets[i], run_colour(i), group)
+    _points(axes, interval, np.arange(len(rows)) + offsets[i], run_style(i), legend_label(group))
   axes.axvline(reference, color="#888888", lw=0.8)
   axes.set_yticks(range(len(rows)), rows)
   axes.invert_yaxis()
@@ -141,10 +153,10 @@ def plot_map(
 
 
 def _points(
-  axes: Axes, interval: Interval, y: Float[np.ndarray, "C"], colour: str, label: str
+  axes: Axes, interval: Interval, y: Float[np.ndarray, "C"], style: dict[str, Any], label: str
 ) -> None:
   shown = np.isfinite(interval.estimate)
   reach = np.abs(np.stack([interval.low, interval.high]) - interval.estimate)[:, shown]
   axes.errorbar(
-    interval.estimate[shown], y[shown], xerr=reach, fmt="o", ms=4, color=colour, label=label
+    interval.estimate[shown], y[shown], xerr=reach, ls="none", ms=4, label=label, **style
   )

@@ -40,6 +40,11 @@ def tidy(axes: Axes) -> None:
   axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend_label(name: str) -> str:
+  """The name as a label; matplotlib takes labels with a leading underscore for its own."""
+  return f" {name}" if name.startswith("_") else name
+
+
 def shared_legend(figure: Figure, *, above: bool = False) -> None:
   """Draws one legend below the panels, or above, of what any shows: the first need not show all."""
   entries = {}

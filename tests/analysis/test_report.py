@@ -153,6 +153,31 @@ def test_the_legend_of_survival_names_the_categories_of_all_runs():
   assert named == ["FUNCTION", "all tokens", "SYMBOLIC_MATH"]
 
 
+def test_every_run_of_many_is_told_from_the_others(tmp_path):
+  """Eight runs, one with a leading underscore, of chains in which one category is rare."""
+  rng = np.random.default_rng(0)
+  runs = []
+  for name in ("_pilot", *"bcdefgh"):
+    chains = [pruned_chain(["x"] * 12, rng.permutation(12), f"c/{i}") for i in range(9)]
+    labels = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 6 for _ in chains]
+    labels[0] = (Category.COREFERENCE, *labels[0][1:])
+    runs.append(LabelledRun(name, chains, labels))
+  _, ranks, lengths, positions = pattern_section(runs).plots
+  for plot, size in ((ranks, 8), (lengths, 16), (positions, 8)):
+    [legend] = plot.figure.legends
+    named = [text.get_text().strip() for text in legend.get_texts()]
+    assert named[0] == "_pilot"
+    assert len(named) == size
+  looks = {(line.get_color(), line.get_marker()) for line in positions.figure.axes[0].lines}
+  assert len(looks) == 8
+  odd = pattern_section(runs[:3]).plots[0]
+  assert [axes.get_visible() for axes in odd.figure.axes] == [True] * 3 + [False]
+  ticks = odd.figure.axes[1].xaxis.get_tick_params()
+  assert ticks["labelbottom"], "no panel is below"
+  widths = {line.get_label(): line.get_linewidth() for line in odd.figure.axes[0].lines}
+  assert widths["COREFERENCE"] < widths["FUNCTION"] == widths["SYMBOLIC_MATH"]
+
+
 def test_few_chains_have_points_without_bars():
   chains = [pruned_chain(["x"] * 6, [0, 2, 4, 1, 3, 5], f"c/{i}") for i in range(7)]
   labels = [(Category.FUNCTION, Category.SYMBOLIC_MATH) * 3] * 7
