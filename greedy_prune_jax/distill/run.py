@@ -170,7 +170,7 @@ def _warn_of_warmup(settings: DistillSettings, rates: np.ndarray) -> None:
       "not learning_rate=%g; set warmup_steps below %d, or take more chains, epochs or steps",
       settings.warmup_steps,
       len(rates),
-      float(rates.max()),
+      rates.max(),
       settings.learning_rate,
       len(rates),
     )

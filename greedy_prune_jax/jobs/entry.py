@@ -4,6 +4,7 @@ import ast
 import contextlib
 import hashlib
 import logging as python_logging
+import numbers
 import os
 import platform
 import re
@@ -316,7 +317,7 @@ def _escaped(record: Any) -> Any:
   """A log record whose texts are escaped: an id with a newline forges no line."""
   if isinstance(record.args, tuple):
     record.args = tuple(
-      x if isinstance(x, int | float) else printable(str(x), one_line=True, most=_MOST_SHOWN)
+      x if isinstance(x, numbers.Real) else printable(str(x), one_line=True, most=_MOST_SHOWN)
       for x in record.args
     )
   record.msg = printable(str(record.msg))

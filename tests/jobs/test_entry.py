@@ -3,6 +3,7 @@
 import types
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 
@@ -99,10 +100,11 @@ def test_the_log_of_every_library_is_escaped(monkeypatch, caplog):
     entry._protect_terminal()
     logging.getLogger("a library").warning("left out %s", "a\nI0101 forged\x1b[2J")
     logging.getLogger("a library").warning("says \x1b[2J")
+    logging.getLogger("a library").warning("rises to %.2g in %d", np.float32(0.5), np.int64(3))
   finally:
     logging.setLogRecordFactory(make)
     logging.captureWarnings(False)
-  assert caplog.messages == [r"left out a\nI0101 forged\x1b[2J", r"says \x1b[2J"]
+  assert caplog.messages == [r"left out a\nI0101 forged\x1b[2J", r"says \x1b[2J", "rises to 0.5 in 3"]
 
 
 def test_a_file_that_went_with_the_workdir_is_not_what_is_complained_of(tmp_path):
