@@ -104,7 +104,11 @@ def test_the_log_of_every_library_is_escaped(monkeypatch, caplog):
   finally:
     logging.setLogRecordFactory(make)
     logging.captureWarnings(False)
-  assert caplog.messages == [r"left out a\nI0101 forged\x1b[2J", r"says \x1b[2J", "rises to 0.5 in 3"]
+  assert caplog.messages == [
+    r"left out a\nI0101 forged\x1b[2J",
+    r"says \x1b[2J",
+    "rises to 0.5 in 3",
+  ]
 
 
 def test_a_file_that_went_with_the_workdir_is_not_what_is_complained_of(tmp_path):
