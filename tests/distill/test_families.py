@@ -76,6 +76,7 @@ def test_lora_is_its_merged_model(family, tmp_path):
   assert abs(adapted - student(model).nll(params, {}, rows)) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma3_text"])
 def test_float32_is_trained_by_three_tf32_products_on_a_gpu(family, adapted, monkeypatch):

@@ -32,6 +32,7 @@ def test_queries_in_blocks_see_what_all_at_once_see(family, shape, monkeypatch):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), kept, caches)
 
 
+@pytest.mark.slow
 def test_gradients_of_gates_are_those_of_all_queries_at_once(monkeypatch):
   model = _model("gpt_oss")
   ids = jnp.asarray(np.random.default_rng(0).integers(0, 60, 24))
@@ -57,6 +58,7 @@ def _gradient(model, ids):
   return gate_gradient.lower(model.graph, model.params, ids, *sizes, objective="joint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lower", [_forward, _gradient])
 def test_memory_grows_with_the_length_and_not_with_its_square(lower):
   model = _model("llama", max_position_embeddings=8192)
