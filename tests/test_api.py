@@ -276,6 +276,7 @@ assert abs(scores.nll["joint"] - pruned.nll["joint"][0]) < 1e-4
   assert subprocess.run([sys.executable, "-c", snippet + checks], cwd=ROOT, env=env).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_formats_runs_as_it_stands(model, folder, tmp_path, monkeypatch):
   [snippet] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)
   made = job_records(folder, tmp_path, keep_ratios=(0.5,))

@@ -84,6 +84,7 @@ def test_targets_that_a_model_lacks_are_named(tmp_path):
     init_lora(flat_params(base.params), lora, 0)
 
 
+@pytest.mark.slow
 def test_small_changes_of_weights_in_bfloat16_are_merged_whole(tmp_path):
   reference = tiny_model(tiny_config("llama"))
   reference.save_pretrained(tmp_path)

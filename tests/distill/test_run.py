@@ -269,6 +269,7 @@ def test_a_run_that_ends_before_its_rate_has_risen_says_so(run, tmp_path, caplog
   assert "warmup_steps" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, tmp_path, caplog):
   run("whole", keep_checkpoints=3)
   run("damaged", stop_after=5, keep_checkpoints=3)
