@@ -69,11 +69,11 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
 
 
 def _write_tables(folder: Path, compare_with: Sequence[str]) -> list[Table]:
-  """Writes the tables of accuracies, outcomes and pairs; returns the last of several runs alone."""
+  """Writes the tables of accuracies, outcomes and pairs; returns those to print."""
   runs = {**by_run(read_evaluation(folder)), **compared_runs(compare_with)}
   tables = [accuracy_table(runs), outcomes_table(runs), pairs_table(runs)]
   for table in tables:
-    write_table(folder, table)  # that of pairs too, which may be there of earlier ones
+    write_table(folder, table)  # without pairs too: what is there may be of earlier runs
   return tables if len(runs) > 1 else tables[:2]
 
 

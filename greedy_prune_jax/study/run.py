@@ -46,6 +46,7 @@ from greedy_prune_jax.study.settings import (
   check_reference,
 )
 
+_MOST_NAMED = 8  # kinds of students, in a caption
 # Of a study's time, the most that goes into tables of what is not done yet.
 _TABLES_SHARE = 0.05
 
@@ -163,9 +164,12 @@ def left_out_note(answers: Sequence[Answers], folders: Sequence[Path]) -> str:
       f"skipped.jsonl) of {', '.join(lacking)}; so students may differ in the chains, too."
     )
   if unknown:
+    whose = (
+      ", ".join(unknown) if len(unknown) <= _MOST_NAMED else f"{len(unknown)} kinds of students"
+    )
     notes.append(
       "Examples that were left out are not known of students that are not beside their answers: "
-      f"{', '.join(unknown)}."
+      f"{whose}."
     )
   return " ".join(notes)
 

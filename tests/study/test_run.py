@@ -2,6 +2,7 @@
 
 import shutil
 import types
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -73,6 +74,11 @@ def test_students_that_lack_examples_are_named(tmp_path):
   for place in tmp_path.glob("students/**/skipped.jsonl"):
     place.unlink()
   assert run.left_out_note(read_answers(file), [tmp_path]) == ""
+
+
+def test_many_students_that_are_not_beside_their_answers_are_counted(tmp_path):
+  answers = read_answers(Path(__file__).parents[2] / "docs" / "study_planted.parquet")
+  assert run.left_out_note(answers, [tmp_path]).endswith("answers: 32 kinds of students.")
 
 
 def test_tables_against_an_arm_that_nobody_answered_for(tmp_path):
