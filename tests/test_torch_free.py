@@ -1,4 +1,4 @@
-"""PyTorch is never imported, not even where it is installed."""
+"""What importing the package must not load: PyTorch, even where it is installed, and kernels."""
 
 import importlib.util
 import subprocess
@@ -33,6 +33,16 @@ def test_importing_loads_no_pytorch(module):
     import importlib, sys
     importlib.import_module({module!r})
     assert "torch" not in sys.modules
+  """)
+
+
+@pytest.mark.slow
+def test_a_search_loads_no_kernels():
+  """A quarter of a second; and Pallas' parts for GPUs will leave JAX."""
+  run("""
+    import sys
+    import greedy_prune_jax.jobs.prune, greedy_prune_jax.pruning.run
+    assert "jax.experimental.pallas" not in sys.modules
   """)
 
 

@@ -9,16 +9,18 @@ narrower than 128 are padded. On CPUs both forms are interpreted, for tests. Bot
 devices; neither has been timed yet.
 """
 
+import importlib
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.accelerators import product_precision
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import uint16_as_bfloat16
 from greedy_prune_jax.scoring.stream import Slots
@@ -100,8 +102,20 @@ def attend_cascade(
   return join_queries(out, tile)
 
 
+def _triton() -> ModuleType:
+  """Pallas' Triton, imported late: JAX 0.11 deprecates it, and the rest must outlive it."""
+  try:
+    return importlib.import_module("jax.experimental.pallas.triton")
+  except ImportError as error:
+    raise UserError(
+      f"attention=pallas on a GPU needs Pallas' Triton backend, which jax {jax.__version__} does not "
+      "have; set attention=xla, or install jax 0.11"
+    ) from error
+
+
 def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, interpret) -> Array:
   """One program for each block of queries of a head."""
+  triton = _triton()
   count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
   width = pl.next_power_of_2(max(head_dim, 16))  # of Triton's arrays

@@ -27,7 +27,6 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.forward import Caches, KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
-from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.scoring.likelihood import counted_log_probs
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.recurrence import (
@@ -224,6 +223,9 @@ def _run_layers(
   dtype = decoder.embedding.dtype
 
   if program.attention == "pallas":
+    # Pallas takes a quarter of a second to import.
+    from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
+
     attend_slots = partial(attend_cascade, platform=decoder.platform)
   else:
     text_tile = _text_tile(program, texts.token_ids.shape[0], slots.valid.shape[0])

@@ -1,5 +1,6 @@
 """Attention of a block's slots, in tiles and by the kernel, against each slot's whole text."""
 
+import sys
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
@@ -211,3 +213,11 @@ def test_it_lowers_for_accelerators(platform, lowering, dtype, with_sinks):
   attend = partial(attend_cascade, tile=128, softcap=5.0, platform=platform, sinks=sinks)
   traced = jax.jit(attend).trace(*inputs, jnp.int32(9), slots, text_ends)
   assert "custom_call" in traced.lower(lowering_platforms=(lowering,)).as_text()
+
+
+def test_a_jax_without_triton_is_told_so(monkeypatch):
+  """JAX 0.11 deprecates Pallas' Triton; only the kernel for GPUs may ask for it."""
+  monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+  inputs = _inputs("suffixes", 128, 64, 32)
+  with pytest.raises(UserError, match=f"jax {jax.__version__} does not have; set attention=xla"):
+    _attend("gpu", inputs, EVERYTHING, 32, None)
