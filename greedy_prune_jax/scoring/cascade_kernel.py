@@ -108,8 +108,8 @@ def _triton() -> ModuleType:
     return importlib.import_module("jax.experimental.pallas.triton")
   except ImportError as error:
     raise UserError(
-      f"attention=pallas on a GPU needs Pallas' Triton backend, which jax {jax.__version__} does not "
-      "have; set attention=xla, or install jax 0.11"
+      f"attention=pallas on a GPU needs Pallas' Triton backend, which jax {jax.__version__} does "
+      "not have; set attention=xla, or install jax 0.11"
     ) from error
 
 
