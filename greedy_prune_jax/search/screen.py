@@ -23,6 +23,12 @@ class ScreenSettings:
     check_least(self, 0, "margin")
 
 
+def mean_window(num_reasoning: float, window: int) -> float:
+  """Positions of a window behind a unit, on average: those near the end of the text are shorter."""
+  within = min(window, num_reasoning)
+  return within * (1 - within / (2 * max(num_reasoning, 1)))
+
+
 def window_positions(
   num_reasoning: float, settings: ScreenSettings, tail: int, deletions: int
 ) -> float:
@@ -37,4 +43,4 @@ def window_positions(
   # Deletions that fall at random share some of their neighbours.
   distinct = num_reasoning * (1 - max(1 - near / max(num_reasoning, 1), 0) ** deletions)
   # Of those before a deletion half of the window is known.
-  return distinct * (settings.window * 3 / 4 + tail)
+  return distinct * (mean_window(num_reasoning, settings.window) * 3 / 4 + tail)

@@ -12,7 +12,7 @@ from greedy_prune_jax.scoring.racing import (
 from greedy_prune_jax.scoring.stream import RUN_STARTS
 from greedy_prune_jax.search.host import SearchSettings
 from greedy_prune_jax.search.path import PrunePath
-from greedy_prune_jax.search.screen import window_positions
+from greedy_prune_jax.search.screen import mean_window, window_positions
 
 # Candidates that run to their ends at a step for each nat of margin, beside one for each deletion:
 # SmolLM2-135M ran 2.3 to 2.8 on chains of 41 to 943 tokens at 1 nat. (At 2, 2.7 to 3.4: less than
@@ -24,10 +24,12 @@ def first_step_positions(
   num_reasoning: float, num_units: float, num_answer: int, settings: SearchSettings
 ) -> float:
   """Positions of a step that knows nothing yet, beside the prompt and the text."""
+  whole = num_units * ((num_reasoning - 1) / 2 + num_answer - 1)
   if settings.screen is None:
-    return num_units * ((num_reasoning - 1) / 2 + num_answer - 1)
-  windows = num_units * (settings.screen.window + _tail(num_answer, settings))
-  return windows + _ended_positions(num_reasoning, num_units, num_answer, settings)
+    return whole
+  window = mean_window(num_reasoning, settings.screen.window)
+  windows = num_units * (window + _tail(num_answer, settings))
+  return min(windows + _ended_positions(num_reasoning, num_units, num_answer, settings), whole)
 
 
 def step_positions(
@@ -42,11 +44,13 @@ def step_positions(
   screen, deletions = settings.screen, settings.deletions_per_step
   shown = settings.objective == "joint" and deletions == 1
   text = 2 if shown else num_reasoning / 2 + num_answer
+  share = 1 / 3 if deletions == 1 else 1 / 2
+  suffixes = num_units * ((num_reasoning - 1) * share + num_answer - 0.5)
   if screen is None:
-    share = 1 / 3 if deletions == 1 else 1 / 2
-    return text + num_units * ((num_reasoning - 1) * share + num_answer - 0.5)
+    return text + suffixes
   windows = window_positions(num_reasoning, screen, _tail(num_answer, settings), deletions)
-  return text + windows + _ended_positions(num_reasoning, num_units, num_answer, settings)
+  ended = _ended_positions(num_reasoning, num_units, num_answer, settings)
+  return text + min(windows + ended, suffixes)  # what a race runs it does not run again
 
 
 def _ended_positions(
@@ -100,12 +104,13 @@ def _runs_positions(path: PrunePath, settings: SearchSettings) -> float:
       ended, looks = candidates, 0.0
     else:
       ended, tail = min(_ENDED, candidates), _tail(answer, settings)
-      looks = candidates * (settings.screen.window + tail)
+      looks = candidates * (mean_window(places, settings.screen.window) + tail)
       if width >= LONG_RUN:
         ended = min(ENDED_OF_LONG + 2 / runs, candidates)  # the two ends, once
         looks += min(LOOKED_AT, candidates) * (SECOND_LOOK + tail)
+    suffix = places / 2 + answer
     # Behind a gap the text runs again, and before it what a run would now be followed by.
-    of_run = looks + ended * (places / 2 + answer) + between / 2 + width + answer
+    of_run = min(looks + ended * suffix, candidates * suffix) + between / 2 + width + answer
     positions += prompt + left + answer + attempts * (left + answer) + runs * of_run
     left = mark
   return positions

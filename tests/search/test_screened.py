@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.scoring import racing
 from greedy_prune_jax.search import capacity
@@ -278,6 +279,21 @@ def test_the_expected_positions_are_near_those_counted(model, objective, deletio
   search = SearchSettings(objective=objective, block_positions=64, **settings)
   counted = sum(path.positions_scored for path in paths)
   assert counted == pytest.approx(sum(search_positions(p, search) for p in paths), rel=0.25)
+
+
+@pytest.mark.parametrize("objective", ["joint", "answer"])
+@pytest.mark.parametrize("by_runs", [False, True])
+def test_a_race_is_never_expected_to_run_more_than_exact_search(objective, by_runs):
+  """Windows end where the text ends, and a margin asks for no candidate twice."""
+  parts = (np.zeros(n, np.int32) for n in (9, 30, 4))
+  path = PrunePath(Segments(*parts), floor=0)
+  exact = SearchSettings(objective=objective, block_positions=64, by_runs=by_runs)
+  positions = [
+    search_positions(path, exact._replace(screen=ScreenSettings(window=w, margin=m)))
+    for w, m in [(4, 0.0), (32, 0.0), (32, 1.0), (1000, 1e6)]
+  ]
+  assert positions == sorted(positions)
+  assert positions[-1] <= search_positions(path, exact)
 
 
 @pytest.mark.parametrize("known", [{"near": [0.0]}, {"changes": "AA==", "stale": [0]}])
