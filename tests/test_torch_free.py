@@ -1,4 +1,4 @@
-"""What importing the package must not load: PyTorch, even where it is installed, and kernels."""
+"""Importing the package loads no PyTorch, even where it is installed, and no kernels."""
 
 import importlib.util
 import subprocess
