@@ -55,12 +55,11 @@ def find_needed(chain: PrunedChain) -> Found:
     if mask.any()
   }
   deepest = len(chain.deletion_order)
-  before = np.array(chain.gone_before)
   kept = {}
   for ratio in KEEP_RATIOS:
-    num_gone = len(kinds) - share_of(len(kinds), ratio)
-    if 0 < num_gone <= deepest:
-      there = before >= num_gone
+    num_kept = share_of(len(kinds), ratio)
+    if 0 < len(kinds) - num_kept <= deepest:
+      there = np.isin(np.arange(len(kinds)), chain.kept_positions(num_kept))
       both, num_there = float((there & needed).sum()), int(there.sum())
       kept[ratio] = (both / num_there if num_there else np.nan, both / needed.sum())
   return Found(auc, kept)

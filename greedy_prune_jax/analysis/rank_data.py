@@ -49,9 +49,11 @@ class RankData:
 
   @property
   def fingerprint(self) -> str:
-    """Tells a run from another of the same name: a hash of its pruner, chains and ranks."""
-    named = json.dumps([self.pruner, self.ids, self.questions]).encode()
-    return hashlib.sha256(named + self.rank.tobytes()).hexdigest()[:16]
+    """Tells a run from another of the same name, or of other labels: a hash of what is fitted."""
+    digest = hashlib.sha256(json.dumps([self.pruner, self.ids, self.questions]).encode())
+    for column in (self.rank, self.controls, self.attention):
+      digest.update(np.ascontiguousarray(column))
+    return digest.hexdigest()[:16]
 
 
 def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts) -> RankData:

@@ -73,10 +73,21 @@ def open_rows(source: str) -> Iterator[Row]:
   if not path.is_dir():
     return file_rows(path)
   if anchors := sorted({file.parent for file in path.rglob(_ANCHORS[1])}):
+    _check_anchors_alone(path, anchors)
     return (_anchor_row(folder, path) for folder in anchors)
   files = data_files(path)
   _check_one_set(path, files)
   return (row for file in files for row in file_rows(file, str(_id_prefix(file, path))))
+
+
+def _check_anchors_alone(folder: Path, anchors: Sequence[Path]) -> None:
+  """A UserError where files of rows lie beside problems of thought-anchors."""
+  for path in sorted(folder.rglob("*")):
+    if _is_data(path) and not any(path.is_relative_to(anchor) for anchor in anchors):
+      raise UserError(
+        f"{folder} holds problems of Thought Anchors ({anchors[0]}) and other rows ({path}); name "
+        "the folder or the file of one of them"
+      )
 
 
 def split_hub(source: str) -> tuple[str, str | None, str]:
@@ -102,8 +113,7 @@ def data_files(folder: Path) -> list[Path]:
     UserError: there are none.
   """
   for paths in (folder.glob("*"), folder.rglob("*")):
-    files = [path for path in sorted(paths) if _kind(path) in _SUFFIXES and path.is_file()]
-    if files := [f for f in files if f.name not in _NO_ROWS and not f.name.startswith(".")]:
+    if files := [path for path in sorted(paths) if _is_data(path)]:
       return files
   raise UserError(
     f"{folder} holds no chains; looked for {', '.join(f'*{suffix}' for suffix in _SUFFIXES)}, each "
@@ -167,9 +177,15 @@ def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterato
   return _line_rows(path, name, drop_torn)
 
 
+def _is_data(path: Path) -> bool:
+  """Whether the file of a folder may hold rows."""
+  named = path.name not in _NO_ROWS and not path.name.startswith(".")
+  return named and _kind(path) in _SUFFIXES and path.is_file()
+
+
 def _kind(path: Path) -> str:
-  """The file's suffix, without that of a compression."""
-  return (path.with_suffix("") if path.suffix in _CODECS else path).suffix
+  """The file's suffix in small letters, without that of a compression."""
+  return (path.with_suffix("") if path.suffix in _CODECS else path).suffix.lower()
 
 
 def _stem(path: Path) -> str:

@@ -42,6 +42,12 @@ def test_precision_and_recall():
   assert set(find_needed(planted([2, 1])).kept) == {0.9, 0.7}, "no further than it was pruned"
 
 
+def test_ratios_within_a_run_are_those_of_the_texts():
+  chain = planted([2, 1, 0, 4, 3])
+  in_runs = dataclasses.replace(chain, move_sizes=(4, 1))
+  assert find_needed(in_runs).kept == find_needed(chain).kept
+
+
 def test_an_oracle_and_chance_on_generated_chains():
   chance, rng = [], np.random.default_rng(0)
   for chain in read_chains("planted@length=100", num_chains=20):

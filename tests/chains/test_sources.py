@@ -99,7 +99,7 @@ def test_a_folder_is_its_files_else_those_of_its_folders(tmp_path):
   (tmp_path / "README.md").write_text("# Chains")
   assert [chain.id for chain in read_chains(str(tmp_path))] == ["a", "b", "c"]
   assert [row.id for row in open_rows(str(tmp_path))] == ["data/a/0", "data/b/0", "data/b/1"]
-  write(tmp_path / "own.jsonl", [ROWS[2]])
+  write(tmp_path / "OWN.JSONL", [ROWS[2]])
   assert [chain.id for chain in read_chains(str(tmp_path))] == ["c"]
 
 
@@ -153,6 +153,9 @@ def test_problems_of_thought_anchors_are_a_row_each(tmp_path):
   assert [chain.id for chain in read_chains(str(tmp_path), on_bad=bad.append)] == ["p/problem_1"]
   assert "problem.json is not JSON" in bad[0].reason
   assert bad[0].place.endswith("p/problem_2")
+  write(tmp_path / "more" / "ROWS.JSONL", ROWS)
+  with pytest.raises(UserError, match=r"Thought Anchors .*problem_1\) and other rows .*ROWS.JSONL"):
+    read_chains(str(tmp_path))
 
 
 @pytest.mark.parametrize(
