@@ -91,7 +91,8 @@ def ask_teacher(
     groups = {
       item_id: [_prompt(stage, chain, attempt, query.seed)] for item_id, chain in pending.items()
     }
-    no_reply += collect_replies(groups, workdir, open_teacher, finish)
+    beside = {"stage": stage.name, "attempt": attempt}
+    no_reply += collect_replies(groups, workdir, open_teacher, finish, beside)
     pending = again
   for chain in pending.values():
     store(chain, None)

@@ -9,7 +9,7 @@ from typing import Any
 from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.chains.thinking_chains import AUTO, ON
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.failures import FILTERED, FailedRequestError, words_of
+from greedy_prune_jax.teachers.failures import FILTERED, FailedRequestError, shortened, words_of
 from greedy_prune_jax.teachers.settings import (
   CAN_BE_OMITTED,
   STRUCTURED,
@@ -175,7 +175,10 @@ def read_completion(
   message = choice.get("message") if isinstance(choice, dict) else None
   is_failure = isinstance(body, dict) and body.get("error")
   if is_failure or not isinstance(choice, dict) or not isinstance(message, dict):
-    raise FailedRequestError(words_of(shown), body=shown)
+    words = words_of(shown)
+    if choices is not None and words == shortened(shown):  # which says nothing
+      words = "the reply has no choices" if choice is None else "the reply's choice has no message"
+    raise FailedRequestError(words, body=shown)
   end = _end(choice.get("finish_reason"), shown)
   if choice.get("error") or _FAILED_END.search(end):
     said = f": {words_of(json.dumps(choice['error']))}" if choice.get("error") else ""

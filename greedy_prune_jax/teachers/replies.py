@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 from tqdm import tqdm
@@ -42,6 +43,7 @@ def collect_replies(
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
   finish: Callable[[str, list[Reply]], None],
+  beside: Mapping[str, Any] | None = None,
 ) -> int:
   """Gets the replies to groups of prompts, and finishes each group as soon as it has all of its.
 
@@ -50,6 +52,8 @@ def collect_replies(
     workdir: knows what earlier runs have got, and takes each reply as it comes.
     open_teacher: called only if there is something left to ask.
     finish: called with an item's id and its replies, in its prompts' order; is to store the item.
+    beside: keys by which `skipped.jsonl` tells a reply beside its item's id; None: it names the
+      prompt instead.
 
   Returns:
     How many prompts there is no reply to; each is in the log and in `skipped.jsonl`, until a later
@@ -75,13 +79,16 @@ def collect_replies(
   for item_id in groups:
     finish_if_whole(item_id)
   for reply in _shown(open_teacher, missing):
+    skip_id = reply.id if beside is None else group_of[reply.id]
     if reply.error is not None:
       failed += 1
       logging.warning("no reply for %s: %s", reply.id, reply.error)
-      workdir.write_skipped({"place": "", "id": reply.id, "reason": reply.error})
+      named = {"place": "", "id": skip_id} | dict(beside or {})
+      workdir.write_skipped(named | {"reason": reply.error})
       continue
     workdir.write_unfinished(reply.id, 1, reply.to_record() | {_PROMPT: digests[reply.id]})
-    workdir.drop_skipped(reply.id)
+    for left_out in (skip_id, reply.id):  # former versions named the prompt for every job
+      workdir.drop_skipped(left_out)
     replies[reply.id] = reply
     finish_if_whole(group_of[reply.id])
   return failed

@@ -15,6 +15,7 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers import teacher_forms as forms
 from tests.helpers.chat_server import completion, refusal, serving
+from tests.helpers.tiny_runs import skipped
 
 pytest.importorskip("openai")
 pytest.importorskip("rapidfuzz")
@@ -181,11 +182,18 @@ def test_a_chain_without_a_reply_waits_for_the_next_run(make_config, drp, tmp_pa
     records, failed = drp(make_config(server))
     assert failed == 1
     assert set(records["write"]) == {"chain 0", "chain 2"}
+    (left_out,) = skipped(tmp_path / "run")
+    reason = left_out.pop("reason")
+    assert left_out == {"place": "", "id": "chain 1", "stage": "decompose", "attempt": 0}
+    assert "too long" in reason
+    with (tmp_path / "run" / "skipped.jsonl").open("a") as file:  # as former versions named it
+      file.write(json.dumps({"place": "", "id": "decompose/chain 1#0", "reason": reason}) + "\n")
     server._respond = forms.good
     before = len(server.requests)
     records, failed = drp(make_config(server))
     assert len(server.requests) == before + 3
   assert failed == 0
+  assert not (tmp_path / "run" / "skipped.jsonl").exists()
   assert set(chains(tmp_path)) == set(records["write"]) == {f"chain {i}" for i in range(3)}
 
 

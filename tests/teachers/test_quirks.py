@@ -46,6 +46,9 @@ FAILURES = {
   "white space of no tokens": (completion(" \n", tokens=(10, 0)), "the reply is empty"),
   "white space and no usage": (completion("\n", tokens=None), "the reply is empty"),
   "a detail under 200": (Answer({"detail": "no capacity"}), "no capacity"),
+  "no choices": (Answer({"id": "x", "choices": []}), "the reply has no choices (2 attempts)"),
+  "no choices but words": (Answer({"choices": [], "detail": "no capacity"}), "no capacity"),
+  "no message": (Answer({"choices": [{"text": "4"}]}), "the reply's choice has no message (2"),
   "a page under 200": (
     Answer("<html><style>b {}</style><b>Sorry</b>, we&#39;re busy</html>"),
     "Sorry , we're busy",
