@@ -14,7 +14,17 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.structured import mend_object
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher, unanswered
+
+# What is told to a teacher of a reply that `unanswered` calls so.
+_COMPLAINTS = {
+  "cut off": "it was too long and was cut off; be brief",
+  "still thinking": "its thinking did not end, and no JSON followed; think less",
+  "refused": "it refused, though a text is only to be edited",
+  "tool call": "it called a tool, and there is none; write the JSON as text",
+  "empty": "it had no text outside its thinking; write the JSON",
+  "broken down": "it broke off",
+}
 
 
 class QuerySettings(NamedTuple):
@@ -105,8 +115,10 @@ def read_reply(stage: Stage, item: Item, reply: Reply) -> Record:
   Raises:
     RefusedReplyError: it does not pass one.
   """
-  if reply.finish_reason == "length":
-    raise RefusedReplyError("cut_off", "it was too long and was cut off; be brief")
+  fault = unanswered(reply.text, reply.finish_reason, reply.thinking_end)
+  if fault is not None:
+    complaint = _COMPLAINTS[fault] + (f": {reply.text!r}" if fault == "refused" else "")
+    raise RefusedReplyError(fault.replace(" ", "_"), complaint)
   try:
     object_ = mend_object(reply.text, stage.schema)
   except UserError as error:

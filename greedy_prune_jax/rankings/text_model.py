@@ -10,7 +10,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.kept_text import nearest_positions
-from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
+from greedy_prune_jax.chains.thinking import hide_thinking
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import mesh_of
 from greedy_prune_jax.rankings.interface import (
@@ -24,7 +24,7 @@ from greedy_prune_jax.runs.jsonl import process_records, process_writer
 from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.teachers.load import load_teacher
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
+from greedy_prune_jax.teachers.teacher import STOPPED, ChatPrompt, Reply, Teacher, unanswered
 
 FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
 _PROMPT = "prompt"  # key of a stored reply: the digest of its prompt
@@ -128,8 +128,8 @@ def _ask(
   failed = ""
   with process_writer(folder, jax.process_index()) as writer:
     for reply in open_teacher().write([prompt for _, prompt in asked.values()]):
-      if reply.finish_reason != "stop" or never_stops(reply.text):
-        failed = _why_not(reply)
+      if (why := _why_not(reply)) is not None:
+        failed = why
         continue
       kept, (ratio, prompt) = _kept(chain, reply.text), asked[reply.id]
       record = {
@@ -147,8 +147,9 @@ def _ask(
     raise UnrankedError(f"the text model did not compress chain {chain.chain_id}: {failed}")
 
 
-def _why_not(reply: Reply) -> str:
-  """Reason why a reply is not a compression of the whole chain."""
+def _why_not(reply: Reply) -> str | None:
+  """Reason why a reply is not a compression of the whole chain; None where it is one."""
+  fault = unanswered(reply.text, reply.finish_reason, reply.thinking_end)
   if reply.error is not None:
     return reply.error
   if reply.finish_reason == "length":
@@ -156,8 +157,12 @@ def _why_not(reply: Reply) -> str:
       f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, and all that it lacks would count as "
       f"deleted; use shorter chains (max_reasoning_tokens), or a model that does not think first"
     )
-  if reply.finish_reason == "stop":
+  if fault == "empty":
+    return "its reply is empty, and everything would count as deleted; use another model"
+  if fault == "still thinking":
     return "its thinking never ends, and no compression follows; use a model that does not think"
+  if reply.finish_reason == STOPPED:
+    return None
   return (
     f"its reply ended with {reply.finish_reason!r}, not by itself, and all that it lacks would "
     f"count as deleted"

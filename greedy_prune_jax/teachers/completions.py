@@ -24,6 +24,7 @@ from greedy_prune_jax.teachers.teacher import (
   OWN,
   REFUSED,
   STOPPED,
+  TOOL_CALL,
   ChatPrompt,
   Reply,
 )
@@ -190,9 +191,11 @@ def read_completion(
   text, thinking, refusal = _texts(message, shown)
   usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
   written, read = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")
-  if not (text.strip() or thinking.strip() or refusal or written):
+  called = message.get("tool_calls") or message.get("function_call")
+  if not (text.strip() or thinking.strip() or refusal or called or written):
     raise FailedRequestError("the reply is empty", body=shown)
   text, end = _cut(text, end, settings.stop_strings)
+  end = TOOL_CALL if called and end != CUT_OFF and not text.strip() else end
   details = usage.get("completion_tokens_details")
   details = details if isinstance(details, dict) else {}
   reply = Reply(

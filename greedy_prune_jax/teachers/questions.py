@@ -25,13 +25,12 @@ from greedy_prune_jax.chains.thinking_chains import answer_after, find_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.teacher import (
-  BROKEN,
-  CUT_OFF,
   NEVER,
   OWN,
   REFUSED,
   ChatPrompt,
   Reply,
+  unanswered,
 )
 
 
@@ -165,21 +164,15 @@ def _parts(reply: Reply, split: SplitResponse | None) -> tuple[str | None, str |
 
 
 OUTCOMES = ("right", "wrong", "no answer", "still thinking", "cut off", "empty", "refused")
-OUTCOMES += ("broken down",)
+OUTCOMES += ("broken down", "tool call")
 
 
 def outcome(sample: Record) -> str:
   """The one class that a judged sample counts in; a reply that was not finished is not wrong."""
   if sample["correct"]:
     return "right"
-  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
-  if sample.get("thinking_end") == NEVER:
-    return "still thinking"
-  if sample["finish_reason"] in ends:
-    return ends[sample["finish_reason"]]
-  if not sample["text"].strip():
-    return "empty"
-  return "no answer" if sample["value"] is None else "wrong"
+  fault = unanswered(sample["text"], sample["finish_reason"], sample.get("thinking_end"))
+  return fault or ("no answer" if sample["value"] is None else "wrong")
 
 
 def never_stopped(samples: Sequence[Record]) -> float | None:

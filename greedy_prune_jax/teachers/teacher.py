@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
 from greedy_prune_jax.runs.records import Record, check_form
 
 # Reasons for which replies end.
 STOPPED, CUT_OFF, BROKEN, REFUSED, FAILED = "stop", "length", "not_finite", "refusal", "failed"
+TOOL_CALL = "tool_calls"
 # Ends of a reply's thinking: its own closing tag, one written for it, or none.
 OWN, FORCED, NEVER = "own", "forced", "never"
 
@@ -54,7 +56,8 @@ class Reply:
     id: id of the prompt.
     text: the reply without its stop string and without the prompt's `reply_start`.
     finish_reason: `stop`, `length` (cut off), `not_finite` (the model broke down), `refusal` (the
-      text says so), or an endpoint's own word that we do not know; `failed` if there is no reply.
+      text says so), `tool_calls`, or an endpoint's own word that we do not know; `failed` if there
+      is no reply.
     num_tokens: tokens written, thinking included; None where the teacher does not say.
     thinking: text of the model's thinking before it, without tags; None where there is none apart.
     thinking_form: name of the thinking's form (`chains.thinking.FORMS`); None without thinking.
@@ -90,6 +93,18 @@ class Reply:
   def to_record(self) -> Record:
     """The reply as a JSON object."""
     return dataclasses.asdict(self)
+
+
+def unanswered(text: str, finish_reason: str, thinking_end: str | None) -> str | None:
+  """The way in which a reply, of these attributes, does not say all; None where it may."""
+  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
+  if thinking_end == NEVER or never_stops(text):
+    return "still thinking"
+  if finish_reason in ends:
+    return ends[finish_reason]
+  if not hide_thinking(text).strip():
+    return "tool call" if finish_reason == TOOL_CALL else "empty"
+  return None
 
 
 _REPLY_FORM = {

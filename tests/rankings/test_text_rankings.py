@@ -14,7 +14,7 @@ from greedy_prune_jax.rankings.llmlingua import character_probs, load_compressor
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.rankings.text_model import write_request
 from greedy_prune_jax.teachers.settings import EndpointSettings
-from tests.helpers.chat_server import completion, refusal, serving
+from tests.helpers.chat_server import completion, refusal, reply, serving
 from tests.helpers.planted import random_segments, tiny_model
 
 TEXT = "Tom has 12 eggs. 1 + 1 = 12 and eggs\n"
@@ -295,6 +295,16 @@ def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
         UserError, match=r"did not compress chain c/0: its reply was cut off after 2048 tokens"
       ):
         RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
+
+
+def test_an_empty_reply_keeps_not_nothing_but_is_none(model, chain, tmp_path):
+  pytest.importorskip("openai")
+  thought = reply({"content": None, "reasoning_content": "Hm."})
+  with (
+    serving(lambda *_: thought) as server,
+    pytest.raises(UserError, match=r"did not compress chain c/0: its reply is empty"),
+  ):
+    RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
 
 
 def test_a_chain_that_is_not_compressed_is_named(model, chain, tmp_path):

@@ -307,11 +307,15 @@ def test_every_sample_counts_in_one_outcome():
       {"text": "It is", "finish_reason": "not_finite"},
       {"text": "It is", "finish_reason": "stop", "num_thinking_tokens": 8},
       {"text": right, "finish_reason": "length"},
+      {"text": "", "finish_reason": "tool_calls"},
+      {"text": "<think>\nHm.\n</think>", "finish_reason": "stop"},
     )
   ]
   summary = summarise(records)
   outcomes = ("wrong", "refused", "cut off", "broken down", "no answer", "right")
+  outcomes += ("tool call", "empty")
   assert summary.outcomes == dict.fromkeys(outcomes, 1)
+  assert summary.unknown_ends == {}
   assert (summary.chains, summary.not_kept) == (0, {"cut off": 1})
   assert summary.mean_thinking_tokens == 7.5
   assert "right, but not kept: cut off 1" in format_summary(summary)

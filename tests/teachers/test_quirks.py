@@ -144,6 +144,23 @@ def test_a_refusal_is_kept_as_one(message):
   assert (found.text, found.finish_reason, found.error) == ("I cannot.", "refusal", None)
 
 
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+@pytest.mark.parametrize("usage", [None, {"completion_tokens": 9}])
+@pytest.mark.parametrize(
+  ("content", "finish_reason", "end"),
+  [
+    *((None, reason, "tool_calls") for reason in ("tool_calls", "stop", "tool_use")),
+    (None, "length", "length"),
+    ("4", "stop", "stop"),
+  ],
+)
+def test_a_tool_call_is_a_reply_without_text(key, usage, content, finish_reason, end):
+  message = {"content": content, key: [{"id": "c", "type": "function"}]}
+  with serving(lambda *_: reply(message, finish_reason, usage=usage)) as server:
+    found = ask(server)
+  assert (found.text, found.finish_reason, found.error) == (content or "", end, None)
+
+
 USAGES = (
   *(None, [], "x", {}, {"completion_tokens": 5}, {"prompt_tokens": 5}, {"completion_tokens": "5"}),
   *({"completion_tokens": -1, "prompt_tokens": 1}, {"completion_tokens": True}),
