@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from greedy_prune_jax.drp.checks import RefusedReplyError
@@ -14,7 +15,7 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.structured import mend_object
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher, unanswered
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher, served_key, unanswered
 
 # What is told to a teacher of a reply that `unanswered` calls so.
 _COMPLAINTS = {
@@ -42,11 +43,12 @@ class QuerySettings(NamedTuple):
 
 
 class _Pending(NamedTuple):
-  """A chain without an accepted reply, with its refusals so far and the tokens that they took."""
+  """A chain without an accepted reply, with its refusals so far, their tokens and last model."""
 
   item: Item
   refused: tuple[Record, ...] = ()
   num_tokens: int = 0
+  served: Mapping[str, str] = MappingProxyType({})
 
 
 def ask_teacher(
@@ -55,6 +57,7 @@ def ask_teacher(
   query: QuerySettings,
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
+  served: set[str],
 ) -> int:
   """Gets a stage's results for chains, and stores a record of each.
 
@@ -66,6 +69,7 @@ def ask_teacher(
     items: chains by id.
     workdir: workdir with an output for the stage.
     open_teacher: called only if there is something left to ask.
+    served: models that wrote the workdir's replies so far; see `watch_served`.
 
   Returns:
     Number of chains without a reply; they have no record, and the next run asks again.
@@ -81,13 +85,15 @@ def ask_teacher(
       results,
       refused=chain.refused,
       num_tokens=chain.num_tokens,
+      made_by=chain.served,
     )
     workdir.output(stage.output).write(record)
 
   def finish(item_id: str, replies: list[Reply]) -> None:
     (reply,) = replies
     chain = pending.pop(item_id)
-    chain = chain._replace(num_tokens=chain.num_tokens + (reply.num_tokens or 0))
+    num_tokens = chain.num_tokens + (reply.num_tokens or 0)
+    chain = chain._replace(num_tokens=num_tokens, served=served_key(reply))
     try:
       results = read_reply(stage, chain.item, reply)
     except RefusedReplyError as error:
@@ -102,7 +108,7 @@ def ask_teacher(
       item_id: [_prompt(stage, chain, attempt, query.seed)] for item_id, chain in pending.items()
     }
     beside = {"stage": stage.name, "attempt": attempt}
-    no_reply += collect_replies(groups, workdir, open_teacher, finish, beside)
+    no_reply += collect_replies(groups, workdir, open_teacher, finish, beside, served)
     pending = again
   for chain in pending.values():
     store(chain, None)

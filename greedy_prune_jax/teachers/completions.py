@@ -207,6 +207,7 @@ def read_completion(
     finish_reason=REFUSED if refusal else end,
     num_tokens=written,
     num_thinking_tokens=_count(details, "reasoning_tokens"),
+    served=_encodable(body["model"]) if isinstance(body.get("model"), str) else None,
   )
   return reply, None if written is None or read is None else written + read
 

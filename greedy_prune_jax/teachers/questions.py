@@ -30,6 +30,7 @@ from greedy_prune_jax.teachers.teacher import (
   REFUSED,
   ChatPrompt,
   Reply,
+  served_key,
   unanswered,
 )
 
@@ -116,6 +117,7 @@ SAMPLE_FORM = {
   "num_tokens": (int, type(None)),
   **dict.fromkeys(("thinking?", "thinking_form?", "thinking_end?"), (str, type(None))),
   "num_thinking_tokens?": (int, type(None)),
+  "served?": str,
 }
 
 
@@ -128,7 +130,7 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
   """
   split = None if reply.finish_reason == REFUSED else split_response(reply.text, form)
   reasoning, answer, thinking_form = _parts(reply, split)
-  return {
+  judged = {
     "text": reply.text,
     "reasoning": reasoning,
     "answer": answer,
@@ -141,6 +143,7 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
     "thinking_end": _thinking_end(reply.text, reply.thinking_end),
     "num_thinking_tokens": reply.num_thinking_tokens,
   }
+  return judged | served_key(reply)
 
 
 def _thinking_end(text: str, apart: str | None) -> str | None:

@@ -65,6 +65,7 @@ class Reply:
       written for it) or `never` (it was cut off, and `text` is empty); None without thinking.
     num_thinking_tokens: tokens of the thinking; None where the teacher does not say.
     error: reason why there is no reply; None if there is one.
+    served: model that wrote it, as the endpoint says; None where it does not.
   """
 
   id: str
@@ -76,6 +77,7 @@ class Reply:
   thinking_end: str | None = None
   num_thinking_tokens: int | None = None
   error: str | None = None
+  served: str | None = None
 
   @classmethod
   def failed(cls, prompt: ChatPrompt, error: str) -> "Reply":
@@ -107,10 +109,17 @@ def unanswered(text: str, finish_reason: str, thinking_end: str | None) -> str |
   return None
 
 
+def served_key(reply: Reply) -> Record:
+  """The key `served` of a record made of a reply; none where nobody says which model wrote it."""
+  return {"served": reply.served} if reply.served else {}
+
+
 _REPLY_FORM = {
   **dict.fromkeys(("id", "text", "finish_reason"), str),
   **dict.fromkeys(("num_tokens", "num_thinking_tokens"), (int, type(None))),
-  **dict.fromkeys(("thinking", "thinking_form", "thinking_end", "error"), (str, type(None))),
+  **dict.fromkeys(
+    ("thinking", "thinking_form", "thinking_end", "error", "served"), (str, type(None))
+  ),
 }
 
 

@@ -14,7 +14,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers import teacher_forms as forms
-from tests.helpers.chat_server import completion, refusal, serving
+from tests.helpers.chat_server import Answer, completion, refusal, serving
 from tests.helpers.tiny_runs import skipped
 
 pytest.importorskip("openai")
@@ -159,6 +159,34 @@ def test_after_the_last_attempt_a_chain_stays_or_is_left_out(
       chain = made[f"chain {number}"]
       assert chain.reasoning == forms.REASONING
       assert chain.extra["drp"]["failed"] == {"stage": stage, "reason": reason}
+
+
+def test_the_model_at_the_endpoint_is_stored_and_another_one_warned_of(
+  make_config, drp, tmp_path, caplog
+):
+  def serve(model):
+    def respond(request, count):
+      good = forms.good(request, count)
+      first_edit = forms.stage_of(request) == "edit" and forms.complaint_of(request) is None
+      return Answer((completion("x") if first_edit else good).body | {"model": model})
+
+    return respond
+
+  def warnings():
+    return caplog.text.count("the endpoint says that other wrote the reply to ")
+
+  with serving(serve("alias")) as server:
+    drp(make_config(server, stages=("decompose",)))
+    server._respond = serve("other")
+    stored = {"stored": str(tmp_path / "run"), "stages": ("edit",)}
+    records, _ = drp(make_config(server, **stored), "elsewhere")
+    assert warnings() == 0, "another workdir's teacher is another teacher"
+    records, _ = drp(make_config(server))
+  assert warnings() == 1
+  assert "but alias wrote earlier ones in this workdir" in caplog.text
+  written = [record["made_by"] for record in records["write"].values()]
+  served = {"decompose": "alias", "edit": "other", "write": "other"}
+  assert [{s: made["served"] for s, made in by.items()} for by in written] == [served] * 3
 
 
 def test_errors_and_rate_limits_pass(make_config, drp):

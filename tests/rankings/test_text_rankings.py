@@ -287,6 +287,19 @@ def test_what_is_stored_of_another_text_is_asked_again(model, chain, tmp_path):
     assert len(server.requests) == 4
 
 
+def test_another_text_model_at_the_endpoint_is_stored_and_warned_of(model, chain, tmp_path, caplog):
+  pytest.importorskip("openai")
+  for chain_id, served in (("c/0", "alias"), ("c/1", "other")):
+    answer = reply({"content": "12 eggs."}, model=served)
+    with serving(lambda *_, answer=answer: answer) as server:
+      rank = RANKINGS["text_model"].make(model, settings_of(server, tmp_path))
+      rank(chain._replace(chain_id=chain_id))
+  assert caplog.text.count("says that other wrote the reply to c/1@") == 1
+  (path,) = (tmp_path / "compressions").iterdir()
+  stored = [json.loads(line)["served"] for line in path.read_text().splitlines()]
+  assert stored == ["alias"] * 2 + ["other"] * 2
+
+
 def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
   pytest.importorskip("openai")
   with serving(lambda *_: completion("Tom has", "length")) as server:

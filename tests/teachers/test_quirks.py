@@ -161,6 +161,12 @@ def test_a_tool_call_is_a_reply_without_text(key, usage, content, finish_reason,
   assert (found.text, found.finish_reason, found.error) == (content or "", end, None)
 
 
+@pytest.mark.parametrize(("model", "served"), [("m-2", "m-2"), (None, None), (7, None)])
+def test_the_model_that_the_endpoint_names_is_kept(model, served):
+  with serving(lambda *_: reply({"content": "4"}, model=model)) as server:
+    assert ask(server).served == served
+
+
 USAGES = (
   *(None, [], "x", {}, {"completion_tokens": 5}, {"prompt_tokens": 5}, {"completion_tokens": "5"}),
   *({"completion_tokens": -1, "prompt_tokens": 1}, {"completion_tokens": True}),
