@@ -292,8 +292,8 @@ FORMATS = {
     ),
     Format("pruner", ("user_prompt", "response_reason", "response_answer"), _parse_pruner),
     Format("gsm8k", ("question", "answer"), _parse_gsm8k),
-    Format("messages", ("messages",), chat.parse_messages),
-    Format("sharegpt", ("conversations",), chat.parse_sharegpt),
+    Format("messages", ("messages",), chat.parse_turns("messages")),
+    Format("sharegpt", ("conversations",), chat.parse_turns("conversations")),
     # AceReason-1.1-SFT, Nemotron's post-training sets.
     Format("input_output", ("input", "output"), chat.parse_pair("input", "output")),
     Format("prompt_response", ("prompt", "response"), chat.parse_pair("prompt", "response")),

@@ -165,6 +165,20 @@ def test_conversations_that_are_no_chain_are_refused(row, reason):
     chain(row)
 
 
+@pytest.mark.parametrize("key", ["messages", "conversations", "prompt"])
+def test_messages_have_either_pair_of_keys_under_any_name(key):
+  user, reply = {"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": THOUGHT}
+  named = {"role": "from", "content": "value"}
+  others = [{named[name]: text for name, text in turn.items()} for turn in (user, reply)]
+  read = [
+    chain({key: [asked], "completion": [said]} if key == "prompt" else {key: [asked, said]})
+    for asked, said in ((user, reply), others, (user, others[1]))
+  ]
+  assert read == read[:1] * 3
+  with pytest.raises(UserError, match='lacks the key "role"'):
+    chain({"messages": [{"text": "6 * 7?"}]})
+
+
 def test_sharegpt_takes_the_rows_system_prompt():
   row = EXAMPLES["sharegpt"] | {"system": "Think well."}
   assert chain(row).system == "Think well."
