@@ -178,7 +178,7 @@ def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterato
 
 
 def _is_data(path: Path) -> bool:
-  """Whether the file of a folder may hold rows."""
+  """True for files of a folder that may hold rows."""
   named = path.name not in _NO_ROWS and not path.name.startswith(".")
   return named and _kind(path) in _SUFFIXES and path.is_file()
 
