@@ -12,10 +12,11 @@ from absl import logging
 from greedy_prune_jax.chains.categories import GUIDE, Category, Labels
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
-from greedy_prune_jax.runs.jsonl import JsonlWriter
+from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
+from greedy_prune_jax.teachers.replies import watch_served
 from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.structured import read_object
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Teacher
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher, served_key
 
 MODEL = "model"  # the annotator's name
 WRITING = WritingSettings(max_new_tokens=8192)  # some 25 a label, of up to 200 at once
@@ -112,35 +113,46 @@ class ModelAnnotator:
     replies = self._replies(prompts)
     failed: dict[_Piece, str | None] = {}
     for piece, reply in zip(waiting, replies, strict=True):
-      if reply is None:
+      if reply.error is not None:
         failed[piece] = None
         continue
       try:
-        labels[piece.chain][piece.start : piece.stop] = parse_reply(reply, piece.start, piece.stop)
+        found = parse_reply(reply.text, piece.start, piece.stop)
+        labels[piece.chain][piece.start : piece.stop] = found
       except UserError as error:
         failed[piece] = str(error)
     self._store(prompts, replies)
     return failed
 
-  def _replies(self, prompts: Sequence[str]) -> list[str | None]:
-    """One reply a prompt, in order; None, and why in the log, where there is none."""
+  def _replies(self, prompts: Sequence[str]) -> list[Reply]:
+    """One reply a prompt, in order; the log says why there is none."""
     asked = [
       ChatPrompt(id=str(i), question=prompt, schema=REPLY_SCHEMA)
       for i, prompt in enumerate(prompts)
     ]
-    replies: dict[str, str | None] = {}
-    for reply in self._teacher.write(asked):
+    replies: dict[str, Reply] = {}
+    for reply in watch_served(self._teacher.write(asked), self._served):
       if reply.error is not None:
         logging.warning("no reply to a prompt: %s", reply.error)
-      replies[reply.id] = reply.text if reply.error is None else None
+      replies[reply.id] = reply
     return [replies[prompt.id] for prompt in asked]
 
-  def _store(self, prompts: Sequence[str], replies: Sequence[str | None]) -> None:
+  @functools.cached_property
+  def _served(self) -> set[str]:
+    """The models that wrote the replies so far, those of former runs included."""
+    if self.replies_path is None or not self.replies_path.exists():
+      return set()
+    check = functools.partial(fields.check_form, form={"served?": str})
+    records = read_records(self.replies_path, drop_torn=True, check=check)
+    return {record["served"] for record in records if "served" in record}
+
+  def _store(self, prompts: Sequence[str], replies: Sequence[Reply]) -> None:
     if self.replies_path is None:
       return
     with JsonlWriter(self.replies_path) as writer:
       for prompt, reply in zip(prompts, replies, strict=True):
-        writer.write({"prompt": prompt, "reply": reply})
+        text = reply.text if reply.error is None else None
+        writer.write({"prompt": prompt, "reply": text, **served_key(reply)})
 
 
 def labelling_prompt(tokens: Sequence[str], start: int, stop: int, complaint: str = "") -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from greedy_prune_jax.chains import formats_chat as chat
 from greedy_prune_jax.chains import formats_steps as steps
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, split_reply
+from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, sole, split_reply
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question, parse_question, rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
@@ -21,6 +21,7 @@ from greedy_prune_jax.runs.records import Record
 OWN = "chain"  # the name of our own form: design section 4
 
 _SHOWN_KEYS = 20  # of a row, in messages
+_PATHS = "A KEY may be a path of keys and indices, such as outputs.0.text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,15 @@ class Format:
 class ColumnSettings:
   """The group `columns` of a config: keys under which rows hold the parts of a chain.
 
+  A key may be a path into lists and objects, such as `outputs.0.text`.
+
   Attributes:
     format: form of the rows, if they fit several.
     id: key of the id; empty: the row's place in its file.
     system: key of the system prompt.
     question: key of the question. If it is set, no key is read that is not named here.
-    response: key of the whole reply, if reasoning and answer are one text.
+    response: key of the whole reply, or a path such as outputs.0.text, if reasoning and answer are
+      one text.
     thinking: key of a thinking without tags; name the key of its answer under `answer`.
     reasoning: key of a reasoning that is no thinking; name the key of its answer under `answer`.
     answer: key of the text that follows the reasoning.
@@ -102,6 +106,7 @@ def chains_of_row(
   """
   columns = columns or ColumnSettings()
   if columns.question:
+    row = _with_paths(row, columns)
     row_id = _row_id(row, columns.id or "id", row_id)
     return "columns", [_mapped(row, columns).chain(row_id)]
   name = columns.format or find_format(row)
@@ -131,10 +136,13 @@ def find_format(row: Record) -> str:
   nearest = max(FORMATS.values(), key=lambda f: (len(keys & set(f.keys)), -len(f.keys)))
   lacking = [key for key in nearest.keys if key not in keys]
   hint = f"; of the form {nearest.name} it lacks {', '.join(map(repr, lacking))}"
+  if {"problem", "solution"} <= keys:
+    hint = "; a problem with a worked solution is read from chains=math:PATH"
+  nested = any(isinstance(value, list | dict) for value in row.values())
   raise UserError(
     f"is of no known form ({_shown(row)}){hint if keys & set(nearest.keys) else ''}. Name its "
     f"parts with --config.columns.question=KEY and --config.columns.response=KEY, or "
-    f"columns.reasoning and columns.answer"
+    f"columns.reasoning and columns.answer{f'. {_PATHS}' if nested else ''}"
   )
 
 
@@ -158,6 +166,34 @@ def _row_id(row: Record, key: str, default: str) -> str:
   if row.get(key) in (None, ""):
     return default
   return str(fields.get(row, key, str, int))
+
+
+def _with_paths(row: Record, columns: ColumnSettings) -> Record:
+  """The row with what the columns name, under the path that they name it by.
+
+  Raises:
+    UserError: that is a list or an object.
+  """
+  found = {}
+  for name, path in dataclasses.asdict(columns).items():
+    value = sole(_at(row, path)) if path else None
+    if isinstance(value, list | dict):
+      kind = "a list" if isinstance(value, list) else "an object"
+      raise UserError(
+        f'columns.{name}: "{path}" is {kind}, not a text; name the text in it. {_PATHS}'
+      )
+    found |= {} if value is None else {path: value}
+  return row | found
+
+
+def _at(value: Any, path: str) -> Any:
+  """The value at a path, which may also be a key with dots; None where there is none."""
+  if isinstance(value, dict) and path in value:
+    return value[path]
+  key, dot, behind = path.partition(".")
+  if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+    return _at(value[int(key)], behind) if dot else value[int(key)]
+  return _at(value[key], behind) if dot and isinstance(value, dict) and key in value else None
 
 
 def _mapped(row: Record, columns: ColumnSettings) -> Draft:
@@ -256,8 +292,8 @@ FORMATS = {
     ),
     Format("pruner", ("user_prompt", "response_reason", "response_answer"), _parse_pruner),
     Format("gsm8k", ("question", "answer"), _parse_gsm8k),
-    Format("messages", ("messages",), chat.parse_messages),
-    Format("sharegpt", ("conversations",), chat.parse_sharegpt),
+    Format("messages", ("messages",), chat.parse_turns("messages")),
+    Format("sharegpt", ("conversations",), chat.parse_turns("conversations")),
     # AceReason-1.1-SFT, Nemotron's post-training sets.
     Format("input_output", ("input", "output"), chat.parse_pair("input", "output")),
     Format("prompt_response", ("prompt", "response"), chat.parse_pair("prompt", "response")),

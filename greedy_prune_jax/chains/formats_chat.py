@@ -19,14 +19,13 @@ SYSTEMS = ("system", "system_prompt")  # the second in Nemotron's post-training 
 TARGETS = ("target", "expected_answer", "gold_answer", "ground_truth")
 
 
-def parse_messages(row: Record) -> Iterator[Draft]:
-  """A row whose `messages` are one question and one reply, perhaps with a system prompt."""
-  yield _draft(row, "messages", "role", "content")
+def parse_turns(key: str):
+  """Makes the parser of rows with one question and one reply, perhaps a system prompt, at a key."""
 
+  def parse(row: Record) -> Iterator[Draft]:
+    yield _of_turns([_message(m, key) for m in _items(row, key)], row, key)
 
-def parse_sharegpt(row: Record) -> Iterator[Draft]:
-  """A row of ShareGPT's form: `conversations` of `from` and `value`."""
-  yield _draft(row, "conversations", "from", "value")
+  return parse
 
 
 def parse_pair(question: str, reply: str):
@@ -57,15 +56,11 @@ def parse_alpaca(row: Record) -> Iterator[Draft]:
   )
 
 
-def _draft(row: Record, key: str, role: str, content: str) -> Draft:
-  return _of_turns([_message(m, key, role, content) for m in _items(row, key)], row, key)
-
-
 def _messages(row: Record, key: str) -> list[Record]:
   """The messages at a key; a text is one message of no role."""
   if isinstance(row.get(key), str):
     return [{"role": "", "text": fields.get_text(row, key), "thinking": None}]
-  return [_message(m, key, "role", "content") for m in _items(row, key)]
+  return [_message(m, key) for m in _items(row, key)]
 
 
 def _items(row: Record, key: str) -> tuple[Record, ...]:
@@ -97,8 +92,10 @@ def _of_turns(turns: list[Record], row: Record, *used: str) -> Draft:
   )
 
 
-def _message(message: Record, key: str, role: str, content: str) -> Record:
-  """One message as `role`, `text`, and `thinking` or None."""
+def _message(message: Record, key: str) -> Record:
+  """One message, of `role` and `content` or ShareGPT's keys, as `role`, `text` and `thinking`."""
+  is_sharegpt = "from" in message and "role" not in message
+  role, content = ("from", "value") if is_sharegpt else ("role", "content")
   given = fields.get_text(message, role)
   if given not in _ROLES:
     raise UserError(f'"{key}" has the {role} {given!r}; expected one of {", ".join(_ROLES)}')

@@ -150,11 +150,17 @@ def gold(row: Record, *keys: str) -> str | None:
   for key in keys:
     if row.get(key) is None:
       continue
-    value = fields.get(row, key, str, int, float)
+    value = fields.get({key: sole(row[key])}, key, str, int, float)
     text = _stated(value) if isinstance(value, str) else canonical_number(str(value))
     if text and text.lower() not in ("n/a", "none"):
       return text
   return None
+
+
+def sole(value: Any) -> Any:
+  """The string of a list of one string; any other value itself."""
+  is_sole = isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+  return value[0] if is_sole else value
 
 
 def _stated(text: str) -> str:

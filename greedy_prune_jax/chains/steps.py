@@ -90,7 +90,7 @@ _FORM = {
   "failed": (type(None), {"stage": str, "reason": str}),
   "refused": [{"reason": str}],
   "num_tokens": int,
-  "made_by": {"*": {"teacher": str}},
+  "made_by": {"*": {"teacher": str, "served?": str}},
 }
 # Keys that a record has in each folder, of a chain at which no stage failed.
 _FOUND = {

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from greedy_prune_jax.drp.checks import RefusedReplyError
@@ -14,7 +15,17 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.structured import mend_object
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
+from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher, served_key, unanswered
+
+# What is told to a teacher of a reply that `unanswered` calls so.
+_COMPLAINTS = {
+  "cut off": "it was too long and was cut off; be brief",
+  "still thinking": "its thinking did not end, and no JSON followed; think less",
+  "refused": "it refused, though a text is only to be edited",
+  "tool call": "it called a tool, and there is none; write the JSON as text",
+  "empty": "it had no text outside its thinking; write the JSON",
+  "broken down": "it broke off",
+}
 
 
 class QuerySettings(NamedTuple):
@@ -32,11 +43,12 @@ class QuerySettings(NamedTuple):
 
 
 class _Pending(NamedTuple):
-  """A chain without an accepted reply, with its refusals so far and the tokens that they took."""
+  """A chain without an accepted reply, with its refusals so far, their tokens and last model."""
 
   item: Item
   refused: tuple[Record, ...] = ()
   num_tokens: int = 0
+  served: Mapping[str, str] = MappingProxyType({})
 
 
 def ask_teacher(
@@ -45,6 +57,7 @@ def ask_teacher(
   query: QuerySettings,
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
+  served: set[str],
 ) -> int:
   """Gets a stage's results for chains, and stores a record of each.
 
@@ -56,6 +69,7 @@ def ask_teacher(
     items: chains by id.
     workdir: workdir with an output for the stage.
     open_teacher: called only if there is something left to ask.
+    served: models that wrote the workdir's replies so far; see `watch_served`.
 
   Returns:
     Number of chains without a reply; they have no record, and the next run asks again.
@@ -71,13 +85,15 @@ def ask_teacher(
       results,
       refused=chain.refused,
       num_tokens=chain.num_tokens,
+      made_by=chain.served,
     )
     workdir.output(stage.output).write(record)
 
   def finish(item_id: str, replies: list[Reply]) -> None:
     (reply,) = replies
     chain = pending.pop(item_id)
-    chain = chain._replace(num_tokens=chain.num_tokens + (reply.num_tokens or 0))
+    num_tokens = chain.num_tokens + (reply.num_tokens or 0)
+    chain = chain._replace(num_tokens=num_tokens, served=served_key(reply))
     try:
       results = read_reply(stage, chain.item, reply)
     except RefusedReplyError as error:
@@ -91,7 +107,8 @@ def ask_teacher(
     groups = {
       item_id: [_prompt(stage, chain, attempt, query.seed)] for item_id, chain in pending.items()
     }
-    no_reply += collect_replies(groups, workdir, open_teacher, finish)
+    beside = {"stage": stage.name, "attempt": attempt}
+    no_reply += collect_replies(groups, workdir, open_teacher, finish, beside, served)
     pending = again
   for chain in pending.values():
     store(chain, None)
@@ -104,8 +121,10 @@ def read_reply(stage: Stage, item: Item, reply: Reply) -> Record:
   Raises:
     RefusedReplyError: it does not pass one.
   """
-  if reply.finish_reason == "length":
-    raise RefusedReplyError("cut_off", "it was too long and was cut off; be brief")
+  fault = unanswered(reply.text, reply.finish_reason, reply.thinking_end)
+  if fault is not None:
+    complaint = _COMPLAINTS[fault] + (f": {reply.text!r}" if fault == "refused" else "")
+    raise RefusedReplyError(fault.replace(" ", "_"), complaint)
   try:
     object_ = mend_object(reply.text, stage.schema)
   except UserError as error:

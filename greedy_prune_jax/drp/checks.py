@@ -11,6 +11,7 @@ from collections.abc import Sequence
 # Reasons to refuse a reply; the summary counts replies by them.
 REASONS = (
   "cut_off",  # the reply is longer than max_new_tokens
+  *("still_thinking", "refused", "tool_call", "empty", "broken_down"),  # see `unanswered`
   "not_json",
   "bad_form",  # the reply is JSON, but does not follow the schema
   "unknown_skill",

@@ -11,11 +11,13 @@ A line of `decomposed`, `edited` or `written` holds
     failed      null, or the stage and the reason for which the chain stays as it was
     refused     reason and complaint of each reply that this stage refused
     num_tokens  that this stage's replies took, where the teacher tells
-    made_by     of each stage its teacher and the version of its prompt
+    made_by     of each stage its teacher and the version of its prompt; as `served` the model that
+                wrote the last reply, where an endpoint says so
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from greedy_prune_jax.chains.chain import Chain
@@ -38,6 +40,7 @@ def finished_record(
   *,
   refused: Sequence[Record] = (),
   num_tokens: int = 0,
+  made_by: Mapping[str, str] = MappingProxyType({}),
 ) -> Record:
   """The line of a chain that a stage is through with.
 
@@ -46,6 +49,7 @@ def finished_record(
     results: the keys that the stage found; None: all its replies were refused.
     refused: these.
     num_tokens: tokens of all replies.
+    made_by: further keys of the stage's `made_by`.
   """
   prompt = None if teacher == RULES else stage.version
   failed = {"stage": stage.name, "reason": refused[-1]["reason"]} if results is None else None
@@ -57,7 +61,10 @@ def finished_record(
     "failed": failed,
     "refused": list(refused),
     "num_tokens": num_tokens,
-    "made_by": {**item.made_by, stage.name: {"teacher": teacher, "prompt": prompt}},
+    "made_by": {
+      **item.made_by,
+      stage.name: {"teacher": teacher, "prompt": prompt, **made_by},
+    },
   }
 
 

@@ -22,7 +22,7 @@ from greedy_prune_jax.drp.asking import ask_teacher
 from greedy_prune_jax.drp.items import Item, rule_steps
 from greedy_prune_jax.drp.records import RULES, finished_record, new_chain, passed_on
 from greedy_prune_jax.drp.settings import DrpSettings
-from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, WRITE, Stage
+from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Stage
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
 from greedy_prune_jax.runs.files import explain_os_errors, replace_file
@@ -53,10 +53,10 @@ def run_drp(settings: DrpSettings, workdir: Workdir) -> int:
   workdir.warn_of_gone(items)
   open_teacher = functools.cache(functools.partial(load_job_teacher, settings, workdir))
   own = dict(own_share(list(items.items())))
-  failed = 0
+  served, failed = _served(workdir), 0
   try:
     for stage in settings.chosen_stages:
-      failed += _run_stage(stage, own, settings, workdir, open_teacher)
+      failed += _run_stage(stage, own, settings, workdir, open_teacher, served)
   finally:  # whatever stopped it
     if settings.chosen_stages[-1] is not DECOMPOSE:
       _write_chains(workdir.path, settings.chosen_stages[-1], settings.on_failure)
@@ -118,6 +118,7 @@ def _run_stage(
   settings: DrpSettings,
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
+  served: set[str],
 ) -> int:
   """Takes chains through one stage; how many there is no reply on."""
   output, todo = workdir.output(stage.output), {}
@@ -134,7 +135,17 @@ def _run_stage(
     for item in todo.values():
       output.write(finished_record(stage, item, RULES, rule_steps(item)))
     return 0
-  return ask_teacher(stage, todo, settings.query, workdir, open_teacher)
+  return ask_teacher(stage, todo, settings.query, workdir, open_teacher, served)
+
+
+def _served(workdir: Workdir) -> set[str]:
+  """The models that wrote what the workdir's own runs have finished."""
+  return {
+    made["served"]
+    for stage in STAGES.values()
+    for record in read_stage(workdir.path, stage.output)
+    if "served" in (made := record["made_by"].get(stage.name, {}))
+  }
 
 
 def _check_asked(stage: Stage, item: Item, settings: DrpSettings) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.chain import ratio_key
 from greedy_prune_jax.chains.kept_text import nearest_positions
-from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
+from greedy_prune_jax.chains.thinking import hide_thinking
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.parallel import mesh_of
 from greedy_prune_jax.rankings.interface import (
@@ -23,8 +23,16 @@ from greedy_prune_jax.rankings.interface import (
 from greedy_prune_jax.runs.jsonl import process_records, process_writer
 from greedy_prune_jax.runs.records import Record, check_form
 from greedy_prune_jax.teachers.load import load_teacher
+from greedy_prune_jax.teachers.replies import watch_served
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
+from greedy_prune_jax.teachers.teacher import (
+  STOPPED,
+  ChatPrompt,
+  Reply,
+  Teacher,
+  served_key,
+  unanswered,
+)
 
 FOLDER = "compressions"  # of the workdir: every reply, with the ratio that it achieved
 _PROMPT = "prompt"  # key of a stored reply: the digest of its prompt
@@ -56,6 +64,7 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
   """
   folder = settings.folder or Path(tempfile.mkdtemp(prefix="greedy_prune_jax-"))
   stored = _read(folder / FOLDER)
+  served = {record["served"] for record in stored.values() if "served" in record}
 
   @functools.cache
   def open_teacher() -> Teacher:
@@ -65,7 +74,7 @@ def text_model(model: Model, settings: RankingSettings) -> RankTokens:
 
   def rank(chain: RankingInput) -> RankedTokens:
     prompts = _prompts(chain, settings.keep_ratios)
-    _ask(chain, prompts, stored, open_teacher, folder / FOLDER)
+    _ask(chain, prompts, stored, open_teacher, folder / FOLDER, served)
     kept_by = np.zeros(len(chain.tokens), np.int64)
     for prompt in prompts.values():
       kept_by[_kept(chain, stored[_place(prompt, stored)]["text"])] += 1
@@ -104,7 +113,7 @@ def _read(folder: Path) -> _Stored:
 
 
 def _check(record: Record) -> None:
-  check_form(record, {"id": str, "text": str, f"{_PROMPT}?": str})
+  check_form(record, {"id": str, "text": str, f"{_PROMPT}?": str, "served?": str})
 
 
 def _place(prompt: ChatPrompt, stored: _Stored) -> tuple[str, str | None]:
@@ -120,6 +129,7 @@ def _ask(
   stored: _Stored,
   open_teacher: Callable[[], Teacher],
   folder: Path,
+  served: set[str],
 ) -> None:
   """Asks for the compressions of a chain that are not stored yet, and stores the replies."""
   asked = {p.id: (ratio, p) for ratio, p in prompts.items() if _place(p, stored) not in stored}
@@ -127,9 +137,10 @@ def _ask(
     return
   failed = ""
   with process_writer(folder, jax.process_index()) as writer:
-    for reply in open_teacher().write([prompt for _, prompt in asked.values()]):
-      if reply.finish_reason != "stop" or never_stops(reply.text):
-        failed = _why_not(reply)
+    replies = open_teacher().write([prompt for _, prompt in asked.values()])
+    for reply in watch_served(replies, served):
+      if (why := _why_not(reply)) is not None:
+        failed = why
         continue
       kept, (ratio, prompt) = _kept(chain, reply.text), asked[reply.id]
       record = {
@@ -140,6 +151,7 @@ def _ask(
         "text": reply.text,
         "finish_reason": reply.finish_reason,
         _PROMPT: prompt.digest,
+        **served_key(reply),
       }
       stored[reply.id, prompt.digest] = record
       writer.write(record)
@@ -147,8 +159,9 @@ def _ask(
     raise UnrankedError(f"the text model did not compress chain {chain.chain_id}: {failed}")
 
 
-def _why_not(reply: Reply) -> str:
-  """Reason why a reply is not a compression of the whole chain."""
+def _why_not(reply: Reply) -> str | None:
+  """Reason why a reply is not a compression of the whole chain; None where it is one."""
+  fault = unanswered(reply.text, reply.finish_reason, reply.thinking_end)
   if reply.error is not None:
     return reply.error
   if reply.finish_reason == "length":
@@ -156,8 +169,12 @@ def _why_not(reply: Reply) -> str:
       f"its reply was cut off after {_MAX_NEW_TOKENS} tokens, and all that it lacks would count as "
       f"deleted; use shorter chains (max_reasoning_tokens), or a model that does not think first"
     )
-  if reply.finish_reason == "stop":
+  if fault == "empty":
+    return "its reply is empty, and everything would count as deleted; use another model"
+  if fault == "still thinking":
     return "its thinking never ends, and no compression follows; use a model that does not think"
+  if reply.finish_reason == STOPPED:
+    return None
   return (
     f"its reply ended with {reply.finish_reason!r}, not by itself, and all that it lacks would "
     f"count as deleted"

@@ -71,8 +71,11 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     for question in own.values()
   }
   asked = {key: asked_digest(prompts, own[key].target) for key, prompts in groups.items()}
-  finished = read_output(workdir.path, OUTPUT)
-  check_asked(asked, {record["id"]: record.get("asked") for record in finished})
+  asked_then, served = {}, set[str]()
+  for record in read_output(workdir.path, OUTPUT):
+    asked_then[record["id"]] = record.get("asked")
+    served.update(sample["served"] for sample in record["samples"] if "served" in sample)
+  check_asked(asked, asked_then)
 
   def finish(question_id: str, replies: Sequence[Reply]) -> None:
     record = _samples_record(own[question_id], replies, settings, prompt_set.form)
@@ -81,7 +84,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
   groups = {key: prompts for key, prompts in groups.items() if key not in workdir.finished_ids}
   open_teacher = functools.partial(load_job_teacher, settings, workdir)
   try:
-    return collect_replies(groups, workdir, open_teacher, finish)
+    return collect_replies(groups, workdir, open_teacher, finish, served=served)
   finally:  # whatever stopped it
     _write_chains(workdir.path)
 

@@ -14,9 +14,9 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.sample.run import OUTPUT, check_samples, first_correct, why_not_kept
 from greedy_prune_jax.teachers.failures import shortened
 from greedy_prune_jax.teachers.questions import never_stopped, outcome
-from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, REFUSED, STOPPED
+from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, REFUSED, STOPPED, TOOL_CALL
 
-_KNOWN_ENDS = (STOPPED, CUT_OFF, BROKEN, REFUSED)
+_KNOWN_ENDS = (STOPPED, CUT_OFF, BROKEN, REFUSED, TOOL_CALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from greedy_prune_jax.chains.thinking import FORMS
 from greedy_prune_jax.chains.thinking_chains import AUTO, ON
 from greedy_prune_jax.runs.records import Record
-from greedy_prune_jax.teachers.failures import FILTERED, FailedRequestError, words_of
+from greedy_prune_jax.teachers.failures import FILTERED, FailedRequestError, shortened, words_of
 from greedy_prune_jax.teachers.settings import (
   CAN_BE_OMITTED,
   STRUCTURED,
@@ -24,6 +24,7 @@ from greedy_prune_jax.teachers.teacher import (
   OWN,
   REFUSED,
   STOPPED,
+  TOOL_CALL,
   ChatPrompt,
   Reply,
 )
@@ -175,7 +176,10 @@ def read_completion(
   message = choice.get("message") if isinstance(choice, dict) else None
   is_failure = isinstance(body, dict) and body.get("error")
   if is_failure or not isinstance(choice, dict) or not isinstance(message, dict):
-    raise FailedRequestError(words_of(shown), body=shown)
+    words = words_of(shown)
+    if choices is not None and words == shortened(shown):  # which says nothing
+      words = "the reply has no choices" if choice is None else "the reply's choice has no message"
+    raise FailedRequestError(words, body=shown)
   end = _end(choice.get("finish_reason"), shown)
   if choice.get("error") or _FAILED_END.search(end):
     said = f": {words_of(json.dumps(choice['error']))}" if choice.get("error") else ""
@@ -187,9 +191,11 @@ def read_completion(
   text, thinking, refusal = _texts(message, shown)
   usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
   written, read = _count(usage, "completion_tokens"), _count(usage, "prompt_tokens")
-  if not (text.strip() or thinking.strip() or refusal or written):
+  called = message.get("tool_calls") or message.get("function_call")
+  if not (text.strip() or thinking.strip() or refusal or called or written):
     raise FailedRequestError("the reply is empty", body=shown)
   text, end = _cut(text, end, settings.stop_strings)
+  end = TOOL_CALL if called and end != CUT_OFF and not text.strip() else end
   details = usage.get("completion_tokens_details")
   details = details if isinstance(details, dict) else {}
   reply = Reply(
@@ -201,6 +207,7 @@ def read_completion(
     finish_reason=REFUSED if refusal else end,
     num_tokens=written,
     num_thinking_tokens=_count(details, "reasoning_tokens"),
+    served=_encodable(body["model"]) if isinstance(body.get("model"), str) else None,
   )
   return reply, None if written is None or read is None else written + read
 

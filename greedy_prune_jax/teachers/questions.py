@@ -25,13 +25,13 @@ from greedy_prune_jax.chains.thinking_chains import answer_after, find_thinking
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.teachers.teacher import (
-  BROKEN,
-  CUT_OFF,
   NEVER,
   OWN,
   REFUSED,
   ChatPrompt,
   Reply,
+  served_key,
+  unanswered,
 )
 
 
@@ -117,6 +117,7 @@ SAMPLE_FORM = {
   "num_tokens": (int, type(None)),
   **dict.fromkeys(("thinking?", "thinking_form?", "thinking_end?"), (str, type(None))),
   "num_thinking_tokens?": (int, type(None)),
+  "served?": str,
 }
 
 
@@ -129,7 +130,7 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
   """
   split = None if reply.finish_reason == REFUSED else split_response(reply.text, form)
   reasoning, answer, thinking_form = _parts(reply, split)
-  return {
+  judged = {
     "text": reply.text,
     "reasoning": reasoning,
     "answer": answer,
@@ -142,6 +143,7 @@ def judged_sample(reply: Reply, form: AnswerForm, target: str) -> Record:
     "thinking_end": _thinking_end(reply.text, reply.thinking_end),
     "num_thinking_tokens": reply.num_thinking_tokens,
   }
+  return judged | served_key(reply)
 
 
 def _thinking_end(text: str, apart: str | None) -> str | None:
@@ -165,21 +167,15 @@ def _parts(reply: Reply, split: SplitResponse | None) -> tuple[str | None, str |
 
 
 OUTCOMES = ("right", "wrong", "no answer", "still thinking", "cut off", "empty", "refused")
-OUTCOMES += ("broken down",)
+OUTCOMES += ("broken down", "tool call")
 
 
 def outcome(sample: Record) -> str:
   """The one class that a judged sample counts in; a reply that was not finished is not wrong."""
   if sample["correct"]:
     return "right"
-  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
-  if sample.get("thinking_end") == NEVER:
-    return "still thinking"
-  if sample["finish_reason"] in ends:
-    return ends[sample["finish_reason"]]
-  if not sample["text"].strip():
-    return "empty"
-  return "no answer" if sample["value"] is None else "wrong"
+  fault = unanswered(sample["text"], sample["finish_reason"], sample.get("thinking_end"))
+  return fault or ("no answer" if sample["value"] is None else "wrong")
 
 
 def never_stopped(samples: Sequence[Record]) -> float | None:

@@ -1,13 +1,16 @@
 """Replies gathered from a teacher: stored as they come, or put back in the prompts' order."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 from tqdm import tqdm
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.workdir import Workdir
+from greedy_prune_jax.teachers.failures import shortened
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 
 _PROMPT = "prompt"  # key of a stored reply: the digest of its prompt
@@ -42,6 +45,8 @@ def collect_replies(
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
   finish: Callable[[str, list[Reply]], None],
+  beside: Mapping[str, Any] | None = None,
+  served: set[str] | None = None,
 ) -> int:
   """Gets the replies to groups of prompts, and finishes each group as soon as it has all of its.
 
@@ -50,6 +55,9 @@ def collect_replies(
     workdir: knows what earlier runs have got, and takes each reply as it comes.
     open_teacher: called only if there is something left to ask.
     finish: called with an item's id and its replies, in its prompts' order; is to store the item.
+    beside: keys by which `skipped.jsonl` tells a reply beside its item's id; None: it names the
+      prompt instead.
+    served: models that wrote the workdir's finished items; see `watch_served`.
 
   Returns:
     How many prompts there is no reply to; each is in the log and in `skipped.jsonl`, until a later
@@ -64,6 +72,8 @@ def collect_replies(
   stored = {prompt_id: stored[prompt_id] for prompt_id in group_of if prompt_id in stored}
   check_asked(digests, {prompt_id: state.pop(_PROMPT, None) for prompt_id, state in stored.items()})
   replies = {prompt_id: Reply.from_record(state) for prompt_id, state in stored.items()}
+  served = set() if served is None else served
+  served.update(reply.served for reply in replies.values() if reply.served)
 
   def finish_if_whole(item_id: str) -> None:
     prompts = groups[item_id]
@@ -74,17 +84,49 @@ def collect_replies(
   failed = 0
   for item_id in groups:
     finish_if_whole(item_id)
-  for reply in _shown(open_teacher, missing):
+  for reply in watch_served(_shown(open_teacher, missing), served):
+    skip_id = reply.id if beside is None else group_of[reply.id]
     if reply.error is not None:
       failed += 1
       logging.warning("no reply for %s: %s", reply.id, reply.error)
-      workdir.write_skipped({"place": "", "id": reply.id, "reason": reply.error})
+      named = {"place": "", "id": skip_id} | dict(beside or {})
+      workdir.write_skipped(named | {"reason": reply.error})
       continue
     workdir.write_unfinished(reply.id, 1, reply.to_record() | {_PROMPT: digests[reply.id]})
-    workdir.drop_skipped(reply.id)
+    for left_out in (skip_id, reply.id):  # former versions named the prompt for every job
+      workdir.drop_skipped(left_out)
     replies[reply.id] = reply
     finish_if_whole(group_of[reply.id])
   return failed
+
+
+# A date behind a model's name: gpt-4o-2024-08-06, gpt-4-0613.
+_DATE = re.compile(r"[-@](?:\d{4}-\d\d-\d\d|\d{4}|\d{6}|\d{8})$")
+
+
+def watch_served(replies: Iterable[Reply], known: set[str]) -> Iterator[Reply]:
+  """Passes replies on, and warns once of each model that an endpoint had not served before.
+
+  A name without its date stands for any date.
+
+  Args:
+    known: models that wrote the run's replies, those of former runs included; new ones are added.
+  """
+  for reply in replies:
+    now = reply.served
+    if now and now not in known:
+      others = [then for then in known if now != _DATE.sub("", then) and then != _DATE.sub("", now)]
+      if others:
+        logging.warning(
+          "the endpoint says that %s wrote the reply to %s, but %s wrote earlier ones in this "
+          'workdir: it may serve another model now. Records hold the name as "served"; choose '
+          "another workdir to keep the models apart",
+          shortened(now),
+          reply.id,
+          shortened(", ".join(sorted(others))),
+        )
+      known.add(now)
+    yield reply
 
 
 def _shown(open_teacher: Callable[[], Teacher], prompts: Sequence[ChatPrompt]) -> Iterator[Reply]:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
 from greedy_prune_jax.runs.records import Record, check_form
 
 # Reasons for which replies end.
 STOPPED, CUT_OFF, BROKEN, REFUSED, FAILED = "stop", "length", "not_finite", "refusal", "failed"
+TOOL_CALL = "tool_calls"
 # Ends of a reply's thinking: its own closing tag, one written for it, or none.
 OWN, FORCED, NEVER = "own", "forced", "never"
 
@@ -54,7 +56,8 @@ class Reply:
     id: id of the prompt.
     text: the reply without its stop string and without the prompt's `reply_start`.
     finish_reason: `stop`, `length` (cut off), `not_finite` (the model broke down), `refusal` (the
-      text says so), or an endpoint's own word that we do not know; `failed` if there is no reply.
+      text says so), `tool_calls`, or an endpoint's own word that we do not know; `failed` if there
+      is no reply.
     num_tokens: tokens written, thinking included; None where the teacher does not say.
     thinking: text of the model's thinking before it, without tags; None where there is none apart.
     thinking_form: name of the thinking's form (`chains.thinking.FORMS`); None without thinking.
@@ -62,6 +65,7 @@ class Reply:
       written for it) or `never` (it was cut off, and `text` is empty); None without thinking.
     num_thinking_tokens: tokens of the thinking; None where the teacher does not say.
     error: reason why there is no reply; None if there is one.
+    served: model that wrote it, as the endpoint says; None where it does not.
   """
 
   id: str
@@ -73,6 +77,7 @@ class Reply:
   thinking_end: str | None = None
   num_thinking_tokens: int | None = None
   error: str | None = None
+  served: str | None = None
 
   @classmethod
   def failed(cls, prompt: ChatPrompt, error: str) -> "Reply":
@@ -92,10 +97,29 @@ class Reply:
     return dataclasses.asdict(self)
 
 
+def unanswered(text: str, finish_reason: str, thinking_end: str | None) -> str | None:
+  """The way in which a reply, of these attributes, does not say all; None where it may."""
+  ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
+  if thinking_end == NEVER or never_stops(text):
+    return "still thinking"
+  if finish_reason in ends:
+    return ends[finish_reason]
+  if not hide_thinking(text).strip():
+    return "tool call" if finish_reason == TOOL_CALL else "empty"
+  return None
+
+
+def served_key(reply: Reply) -> Record:
+  """The key `served` of a record made of a reply; none where nobody says which model wrote it."""
+  return {"served": reply.served} if reply.served else {}
+
+
 _REPLY_FORM = {
   **dict.fromkeys(("id", "text", "finish_reason"), str),
   **dict.fromkeys(("num_tokens", "num_thinking_tokens"), (int, type(None))),
-  **dict.fromkeys(("thinking", "thinking_form", "thinking_end", "error"), (str, type(None))),
+  **dict.fromkeys(
+    ("thinking", "thinking_form", "thinking_end", "error", "served"), (str, type(None))
+  ),
 }
 
 

@@ -107,8 +107,8 @@ def test_token_spans_follow_one_another():
 class ScriptedTeacher:
   """Answers from a list of replies, in order, and keeps the prompts."""
 
-  def __init__(self, replies):
-    self.replies, self.prompts = list(replies), []
+  def __init__(self, replies, served=None):
+    self.replies, self.served, self.prompts = list(replies), served, []
 
   def write(self, prompts):
     for prompt in prompts:
@@ -118,7 +118,7 @@ class ScriptedTeacher:
       if text is None:
         yield Reply.failed(prompt, "gone")
       else:
-        yield Reply(id=prompt.id, text=text, finish_reason="stop")
+        yield Reply(id=prompt.id, text=text, finish_reason="stop", served=self.served)
 
 
 def reply(*pairs):
@@ -152,6 +152,17 @@ def test_a_model_is_asked_again_and_then_its_tokens_are_counted(tmp_path):
   stored = [json.loads(line) for line in path.read_text().splitlines()]
   assert [entry["prompt"] for entry in stored] == teacher.prompts
   assert ["could not be used" in prompt for prompt in teacher.prompts] == [False] * 3 + [True] * 3
+
+
+def test_another_model_at_the_endpoint_is_stored_and_warned_of(tmp_path, caplog):
+  path = tmp_path / "replies.jsonl"
+  for served in ("alias", "other"):
+    teacher = ScriptedTeacher([reply((0, "FUNCTION"))] * 2, served=served)
+    annotator = ModelAnnotator(lambda teacher=teacher: teacher, replies_path=path)
+    annotator.annotate([["a"], ["b"]])
+  assert caplog.text.count("says that other wrote the reply to ") == 1
+  stored = [json.loads(line)["served"] for line in path.read_text().splitlines()]
+  assert stored == ["alias"] * 2 + ["other"] * 2
 
 
 def test_a_chain_without_a_reply_may_be_asked_about_again():

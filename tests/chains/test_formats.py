@@ -165,6 +165,20 @@ def test_conversations_that_are_no_chain_are_refused(row, reason):
     chain(row)
 
 
+@pytest.mark.parametrize("key", ["messages", "conversations", "prompt"])
+def test_messages_have_either_pair_of_keys_under_any_name(key):
+  user, reply = {"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": THOUGHT}
+  named = {"role": "from", "content": "value"}
+  others = [{named[name]: text for name, text in turn.items()} for turn in (user, reply)]
+  read = [
+    chain({key: [asked], "completion": [said]} if key == "prompt" else {key: [asked, said]})
+    for asked, said in ((user, reply), others, (user, others[1]))
+  ]
+  assert read == read[:1] * 3
+  with pytest.raises(UserError, match='lacks the key "role"'):
+    chain({"messages": [{"text": "6 * 7?"}]})
+
+
 def test_sharegpt_takes_the_rows_system_prompt():
   row = EXAMPLES["sharegpt"] | {"system": "Think well."}
   assert chain(row).system == "Think well."
@@ -310,6 +324,55 @@ def test_columns_name_what_nobody_knows():
 
 
 @pytest.mark.parametrize(
+  ("value", "path"),
+  [
+    ({"r": THOUGHT}, "r"),
+    ({"outputs": [{"text": "no"}, {"text": THOUGHT}]}, "outputs.1.text"),
+    ({"outputs": [THOUGHT]}, "outputs"),
+    ({"outputs": [["no", THOUGHT]]}, "outputs.0.1"),
+    ({"choices": [{"message": {"content": THOUGHT}}]}, "choices.0.message.content"),
+    ({"chain_0.0": THOUGHT, "chain_0": {"0": "no"}}, "chain_0.0"),
+    ({"meta": {"a.b": THOUGHT, "a": {"b": "no"}}}, "meta.a.b"),
+  ],
+)
+def test_a_column_may_be_a_path(value, path):
+  row = value | {"about": {"asked": [{"q": "6 * 7?"}], "gold": [["42"]], "key": 7}, "level": 2}
+  columns = {"question": "about.asked.0.q", "target": "about.gold.0", "id": "about.key"}
+  one = chain(row, response=path, **columns)
+  assert one.reasoning + one.answer == THOUGHT
+  assert (one.id, one.question, one.target) == ("7", "6 * 7?", "42")
+  assert one.extra == {key: x for key, x in row.items() if key != path}
+
+
+@pytest.mark.parametrize(
+  ("path", "reason"),
+  [
+    ("outputs", r'columns.response: "outputs" is a list, not a text; .*such as outputs.0.text'),
+    ("outputs.0", 'columns.response: "outputs.0" is an object, not a text'),
+    ("outputs.1.text", 'lacks the key "outputs.1.text"'),
+    ("outputs.-1.text", 'lacks the key "outputs.-1.text"'),
+    ("outputs.text", 'lacks the key "outputs.text"'),
+    ("q.0", 'lacks the key "q.0"'),
+    ("outputs.0.text.0", 'lacks the key "outputs.0.text.0"'),
+    ("outputs.0.none", 'lacks the key "outputs.0.none"'),
+    ("outputs.0.index", '"outputs.0.index" must be a string, not a whole number'),
+    (".", 'lacks the key "."'),
+  ],
+)
+def test_a_path_that_leads_to_no_text_is_refused(path, reason):
+  row = {"q": "6 * 7?", "outputs": [{"text": THOUGHT, "index": 0, "none": None}]}
+  with pytest.raises(UserError, match=reason):
+    chain(row, question="q", response=path)
+
+
+def test_raw_outputs_and_problems_are_told_what_reads_them():
+  with pytest.raises(UserError, match=r"columns.answer. A KEY may be a path .* outputs.0.text"):
+    chain({"prompt": "6 * 7?", "outputs": [{"text": THOUGHT}]})
+  with pytest.raises(UserError, match=r"is read from chains=math:PATH. Name its parts"):
+    chain({"problem": "6 * 7?", "solution": "Six sevens: \\boxed{42}.", "answer": "42"})
+
+
+@pytest.mark.parametrize(
   ("value", "target"),
   [
     ("Six sevens.\n#### 42", "42"),
@@ -321,6 +384,7 @@ def test_columns_name_what_nobody_knows():
     (" 42.\n", "42"),
     ("0.50", "0.50"),  # an answer alone stays as it is written
     ("# 42", "# 42"),
+    (["42"], "42"),
     ("####", None),
   ],
 )

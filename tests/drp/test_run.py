@@ -14,7 +14,8 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.settings import EndpointSettings
 from tests.helpers import teacher_forms as forms
-from tests.helpers.chat_server import completion, refusal, serving
+from tests.helpers.chat_server import Answer, completion, refusal, serving
+from tests.helpers.tiny_runs import skipped
 
 pytest.importorskip("openai")
 pytest.importorskip("rapidfuzz")
@@ -160,6 +161,34 @@ def test_after_the_last_attempt_a_chain_stays_or_is_left_out(
       assert chain.extra["drp"]["failed"] == {"stage": stage, "reason": reason}
 
 
+def test_the_model_at_the_endpoint_is_stored_and_another_one_warned_of(
+  make_config, drp, tmp_path, caplog
+):
+  def serve(model):
+    def respond(request, count):
+      good = forms.good(request, count)
+      first_edit = forms.stage_of(request) == "edit" and forms.complaint_of(request) is None
+      return Answer((completion("x") if first_edit else good).body | {"model": model})
+
+    return respond
+
+  def warnings():
+    return caplog.text.count("the endpoint says that other wrote the reply to ")
+
+  with serving(serve("alias")) as server:
+    drp(make_config(server, stages=("decompose",)))
+    server._respond = serve("other")
+    stored = {"stored": str(tmp_path / "run"), "stages": ("edit",)}
+    records, _ = drp(make_config(server, **stored), "elsewhere")
+    assert warnings() == 0, "another workdir's teacher is another teacher"
+    records, _ = drp(make_config(server))
+  assert warnings() == 1
+  assert "but alias wrote earlier ones in this workdir" in caplog.text
+  written = [record["made_by"] for record in records["write"].values()]
+  served = {"decompose": "alias", "edit": "other", "write": "other"}
+  assert [{s: made["served"] for s, made in by.items()} for by in written] == [served] * 3
+
+
 def test_errors_and_rate_limits_pass(make_config, drp):
   def respond(request, count):
     if count == 0:
@@ -181,11 +210,18 @@ def test_a_chain_without_a_reply_waits_for_the_next_run(make_config, drp, tmp_pa
     records, failed = drp(make_config(server))
     assert failed == 1
     assert set(records["write"]) == {"chain 0", "chain 2"}
+    (left_out,) = skipped(tmp_path / "run")
+    reason = left_out.pop("reason")
+    assert left_out == {"place": "", "id": "chain 1", "stage": "decompose", "attempt": 0}
+    assert "too long" in reason
+    with (tmp_path / "run" / "skipped.jsonl").open("a") as file:  # as former versions named it
+      file.write(json.dumps({"place": "", "id": "decompose/chain 1#0", "reason": reason}) + "\n")
     server._respond = forms.good
     before = len(server.requests)
     records, failed = drp(make_config(server))
     assert len(server.requests) == before + 3
   assert failed == 0
+  assert not (tmp_path / "run" / "skipped.jsonl").exists()
   assert set(chains(tmp_path)) == set(records["write"]) == {f"chain {i}" for i in range(3)}
 
 

@@ -159,6 +159,32 @@ def test_a_reply_that_was_cut_off_is_refused_whatever_it_says():
     read(EDIT, item_before(EDIT), forms.GOOD["edit"], finish_reason="length")
 
 
+@pytest.mark.parametrize(
+  ("reply", "reason", "complaint"),
+  [
+    ({"text": "I cannot.", "finish_reason": "refusal"}, "refused", "it refused, .*'I cannot.'"),
+    ({"text": "", "finish_reason": "tool_calls"}, "tool_call", "called a tool"),
+    ({"text": " ", "finish_reason": "stop"}, "empty", "no text"),
+    ({"text": "<think>\nHm.\n</think>\n", "finish_reason": "stop"}, "empty", "no text"),
+    ({"text": "<think>\nHm.", "finish_reason": "stop"}, "still_thinking", "think less"),
+    (
+      {"text": "", "finish_reason": "length", "thinking": "Hm.", "thinking_end": "never"},
+      "still_thinking",
+      "think less",
+    ),
+    ({"text": "{", "finish_reason": "not_finite"}, "broken_down", "it broke off"),
+  ],
+)
+def test_a_reply_that_says_nothing_is_not_called_bad_json(reply, reason, complaint):
+  with pytest.raises(RefusedReplyError, match=complaint) as error:
+    read_reply(DECOMPOSE, item_before(DECOMPOSE), Reply(id="x", **reply))
+  assert error.value.reason == reason
+
+
+def test_json_is_read_whatever_its_end_is_called():
+  assert read(DECOMPOSE, item_before(DECOMPOSE), forms.GOOD["decompose"], "tool_calls")
+
+
 def test_prompts_show_the_chain_and_name_all_that_is_asked():
   values = DECOMPOSE.values(item_before(DECOMPOSE))
   asked = prompts.stage_prompt("decompose", values)

@@ -87,6 +87,13 @@ def folder(tmp_path_factory):
   (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   own = {"task": ["3 + 4?"], "reply": ["3 + 4 = 7.\n\nThe answer is 7."], "gold": ["7"]}
   pq.write_table(pa.table(own), folder / "mine.parquet")
+  (reply,) = own["reply"]
+  vllm = {"prompt": "3 + 4?", "outputs": [{"index": 0, "text": reply}], "finished": True}
+  asked = {"messages": [{"role": "user", "content": "3 + 4?"}]}
+  batch = {"custom_id": "r", "body": asked, "error": None}
+  batch |= {"response": {"status_code": 200, "body": completion(reply).body}}
+  for name, row in (("vllm", vllm), ("batch", batch)):
+    (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
   return folder
 
 

@@ -14,7 +14,7 @@ from greedy_prune_jax.rankings.llmlingua import character_probs, load_compressor
 from greedy_prune_jax.rankings.registry import RANKINGS
 from greedy_prune_jax.rankings.text_model import write_request
 from greedy_prune_jax.teachers.settings import EndpointSettings
-from tests.helpers.chat_server import completion, refusal, serving
+from tests.helpers.chat_server import completion, refusal, reply, serving
 from tests.helpers.planted import random_segments, tiny_model
 
 TEXT = "Tom has 12 eggs. 1 + 1 = 12 and eggs\n"
@@ -287,6 +287,19 @@ def test_what_is_stored_of_another_text_is_asked_again(model, chain, tmp_path):
     assert len(server.requests) == 4
 
 
+def test_another_text_model_at_the_endpoint_is_stored_and_warned_of(model, chain, tmp_path, caplog):
+  pytest.importorskip("openai")
+  for chain_id, served in (("c/0", "alias"), ("c/1", "other")):
+    answer = reply({"content": "12 eggs."}, model=served)
+    with serving(lambda *_, answer=answer: answer) as server:
+      rank = RANKINGS["text_model"].make(model, settings_of(server, tmp_path))
+      rank(chain._replace(chain_id=chain_id))
+  assert caplog.text.count("says that other wrote the reply to c/1@") == 1
+  (path,) = (tmp_path / "compressions").iterdir()
+  stored = [json.loads(line)["served"] for line in path.read_text().splitlines()]
+  assert stored == ["alias"] * 2 + ["other"] * 2
+
+
 def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
   pytest.importorskip("openai")
   with serving(lambda *_: completion("Tom has", "length")) as server:
@@ -295,6 +308,16 @@ def test_a_compression_that_is_cut_off_is_none(model, chain, tmp_path):
         UserError, match=r"did not compress chain c/0: its reply was cut off after 2048 tokens"
       ):
         RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
+
+
+def test_an_empty_reply_keeps_not_nothing_but_is_none(model, chain, tmp_path):
+  pytest.importorskip("openai")
+  thought = reply({"content": None, "reasoning_content": "Hm."})
+  with (
+    serving(lambda *_: thought) as server,
+    pytest.raises(UserError, match=r"did not compress chain c/0: its reply is empty"),
+  ):
+    RANKINGS["text_model"].make(model, settings_of(server, tmp_path))(chain)
 
 
 def test_a_chain_that_is_not_compressed_is_named(model, chain, tmp_path):

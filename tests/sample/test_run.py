@@ -42,8 +42,8 @@ class BrokenDownError(Exception):
 class ScriptedTeacher:
   """Answers by SCRIPT, last prompts first; breaks down after some replies, refuses some prompts."""
 
-  def __init__(self, most=None, refuse=()):
-    self.most, self.refuse, self.asked = most, refuse, []
+  def __init__(self, most=None, refuse=(), served=None):
+    self.most, self.refuse, self.served, self.asked = most, refuse, served, []
 
   def write(self, prompts):
     for prompt in reversed(prompts):
@@ -56,7 +56,8 @@ class ScriptedTeacher:
       question = int(prompt.question.removeprefix("What is ").removesuffix("?"))
       text = SCRIPT[question][int(prompt.id.rpartition("#")[2])].format(question)
       reason = "length" if text.startswith("So long") else "stop"
-      yield Reply(id=prompt.id, text=text, finish_reason=reason, num_tokens=len(text))
+      known = {"num_tokens": len(text), "served": self.served}
+      yield Reply(id=prompt.id, text=text, finish_reason=reason, **known)
 
 
 @pytest.fixture
@@ -215,6 +216,20 @@ def test_samples_of_versions_that_stored_no_prompts_are_gone_on_with(sample, tmp
   assert len(read_samples(tmp_path / "run")) == 4
 
 
+@pytest.mark.parametrize("most", [1, 3])  # replies: parts of a question, or whole ones
+def test_another_model_at_the_endpoint_is_warned_of(sample, tmp_path, caplog, most):
+  with pytest.raises(BrokenDownError):
+    sample(ScriptedTeacher(most=most, served="m"))
+  with pytest.raises(BrokenDownError):
+    sample(ScriptedTeacher(most=most, served="m-2026-05-01"))
+  assert "served" not in caplog.text
+  assert sample(ScriptedTeacher(served="other")) == 0
+  assert caplog.text.count("says that other wrote the reply to ") == 1
+  assert "but m, m-2026-05-01 wrote earlier ones in this workdir" in caplog.text
+  samples = [s["served"] for record in read_samples(tmp_path / "run") for s in record["samples"]]
+  assert samples.count("other") == 12 - 2 * most
+
+
 def test_chains_that_a_killed_run_had_not_written_are_written_by_the_next(sample, tmp_path):
   sample(ScriptedTeacher())
   path = tmp_path / "run" / "chains" / "process-00000.jsonl"
@@ -307,11 +322,15 @@ def test_every_sample_counts_in_one_outcome():
       {"text": "It is", "finish_reason": "not_finite"},
       {"text": "It is", "finish_reason": "stop", "num_thinking_tokens": 8},
       {"text": right, "finish_reason": "length"},
+      {"text": "", "finish_reason": "tool_calls"},
+      {"text": "<think>\nHm.\n</think>", "finish_reason": "stop"},
     )
   ]
   summary = summarise(records)
   outcomes = ("wrong", "refused", "cut off", "broken down", "no answer", "right")
+  outcomes += ("tool call", "empty")
   assert summary.outcomes == dict.fromkeys(outcomes, 1)
+  assert summary.unknown_ends == {}
   assert (summary.chains, summary.not_kept) == (0, {"cut off": 1})
   assert summary.mean_thinking_tokens == 7.5
   assert "right, but not kept: cut off 1" in format_summary(summary)

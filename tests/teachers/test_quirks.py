@@ -46,6 +46,9 @@ FAILURES = {
   "white space of no tokens": (completion(" \n", tokens=(10, 0)), "the reply is empty"),
   "white space and no usage": (completion("\n", tokens=None), "the reply is empty"),
   "a detail under 200": (Answer({"detail": "no capacity"}), "no capacity"),
+  "no choices": (Answer({"id": "x", "choices": []}), "the reply has no choices (2 attempts)"),
+  "no choices but words": (Answer({"choices": [], "detail": "no capacity"}), "no capacity"),
+  "no message": (Answer({"choices": [{"text": "4"}]}), "the reply's choice has no message (2"),
   "a page under 200": (
     Answer("<html><style>b {}</style><b>Sorry</b>, we&#39;re busy</html>"),
     "Sorry , we're busy",
@@ -139,6 +142,29 @@ def test_a_refusal_is_kept_as_one(message):
   with serving(lambda *_: reply(message)) as server:
     found = ask(server)
   assert (found.text, found.finish_reason, found.error) == ("I cannot.", "refusal", None)
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+@pytest.mark.parametrize("usage", [None, {"completion_tokens": 9}])
+@pytest.mark.parametrize(
+  ("content", "finish_reason", "end"),
+  [
+    *((None, reason, "tool_calls") for reason in ("tool_calls", "stop", "tool_use")),
+    (None, "length", "length"),
+    ("4", "stop", "stop"),
+  ],
+)
+def test_a_tool_call_is_a_reply_without_text(key, usage, content, finish_reason, end):
+  message = {"content": content, key: [{"id": "c", "type": "function"}]}
+  with serving(lambda *_: reply(message, finish_reason, usage=usage)) as server:
+    found = ask(server)
+  assert (found.text, found.finish_reason, found.error) == (content or "", end, None)
+
+
+@pytest.mark.parametrize(("model", "served"), [("m-2", "m-2"), (None, None), (7, None)])
+def test_the_model_that_the_endpoint_names_is_kept(model, served):
+  with serving(lambda *_: reply({"content": "4"}, model=model)) as server:
+    assert ask(server).served == served
 
 
 USAGES = (
