@@ -311,6 +311,9 @@ def test_stored_scores_are_of_the_same_data(stored, tmp_path, monkeypatch):
   first, _ = rank_data(stored, random_order)
   second, _ = rank_data(stored, lambda i, attention: np.arange(len(attention)))
   other = dataclasses.replace(first, pruner="other")
+  labelled = dataclasses.replace(first, controls=first.controls + 1)
+  read_anew = dataclasses.replace(first, attention=first.attention + 1)
+  assert len({data.fingerprint for data in (first, labelled, read_anew)}) == 3
   path = tmp_path / "scores.jsonl"
   found = [run_regressions(path, [data], ["ridge"], 0.25) for data in (first, second, other, first)]
   assert [data.pruner for data in fits] == ["tiny"] * 4 + ["other"] * 2  # two targets each
