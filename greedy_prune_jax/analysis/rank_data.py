@@ -52,7 +52,7 @@ class RankData:
     """Tells a run from another of the same name, or of other labels: a hash of what is fitted."""
     digest = hashlib.sha256(json.dumps([self.pruner, self.ids, self.questions]).encode())
     for column in (self.rank, self.controls, self.attention):
-      digest.update(np.ascontiguousarray(column))
+      digest.update(column.tobytes())
     return digest.hexdigest()[:16]
 
 
