@@ -258,10 +258,14 @@ def _with_own_ids(form: str, chains: list[Chain], places: dict[str, str]) -> lis
   """
   own = []
   for chain in chains:
-    if form == OWN and chain.id in places:
-      raise UserError(f'repeats the id "{chain.id}" of {places[chain.id]}')
     ids = itertools.chain([chain.id], (f"{chain.id}/{number}" for number in itertools.count(2)))
-    own.append(dataclasses.replace(chain, id=next(i for i in ids if i not in places)))
+    free = next(one for one in ids if one not in places)
+    if form == OWN and free != chain.id:
+      raise UserError(
+        f'repeats the id "{chain.id}" of {places[chain.id]}; remove one, or give it another id, '
+        f'such as "{free}", or none'
+      )
+    own.append(dataclasses.replace(chain, id=free))
   return own
 
 

@@ -137,7 +137,7 @@ BAD = [
     "is of no known form .its keys: user_prompt.; of the form pruner it lacks 'response_reason'",
   ),
   (json.dumps({"question": "q", "answer": "so ####"}), 'no "#### NUMBER"'),
-  (json.dumps(OWN), 'repeats the id "a" of .*x.jsonl, line 1'),
+  (json.dumps(OWN), 'repeats the id "a" of .*x.jsonl, line 1; .*such as "a/2", or none'),
 ]
 
 
