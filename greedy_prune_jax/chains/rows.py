@@ -63,7 +63,7 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
   hub = hub or HubSplit(str(path), None, split)
   try:
     if path.is_file():
-      builder = "csv" if path.suffix == ".csv" else "parquet"
+      builder = "csv" if path.suffix.lower() == ".csv" else "parquet"
       dataset = datasets.load_dataset(builder, data_files=str(path), split="train")
     elif (path / "dataset_dict.json").exists():
       dataset = datasets.load_from_disk(str(path))[hub.split]

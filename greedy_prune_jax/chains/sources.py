@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from absl import logging
+
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.files import open_file, read_bytes, user_path
 from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
@@ -28,6 +30,7 @@ _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _LINES = (".jsonl", ".ndjson")
 _SUFFIXES = (*_LINES, ".json", ".parquet")
 _BATCH_ROWS = 64  # of a Parquet file, at once in memory
+_NAMED = 5  # files that a message names
 # Files that lie beside rows in the folders of datasets and runs.
 _NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Words in files' names by which `datasets` tells splits apart.
@@ -72,22 +75,11 @@ def open_rows(source: str) -> Iterator[Row]:
   path = user_path(source)
   if not path.is_dir():
     return file_rows(path)
-  if anchors := sorted({file.parent for file in path.rglob(_ANCHORS[1])}):
-    _check_anchors_alone(path, anchors)
-    return (_anchor_row(folder, path) for folder in anchors)
-  files = data_files(path)
+  problems, files = _sort_folder(path)
+  if problems:
+    return (_anchor_row(problem, path) for problem in problems)
   _check_one_set(path, files)
   return (row for file in files for row in file_rows(file, str(_id_prefix(file, path))))
-
-
-def _check_anchors_alone(folder: Path, anchors: Sequence[Path]) -> None:
-  """A UserError where files of rows lie beside problems of thought-anchors."""
-  for path in sorted(folder.rglob("*")):
-    if _is_data(path) and not any(path.is_relative_to(anchor) for anchor in anchors):
-      raise UserError(
-        f"{folder} holds problems of Thought Anchors ({anchors[0]}) and other rows ({path}); name "
-        "the folder or the file of one of them"
-      )
 
 
 def split_hub(source: str) -> tuple[str, str | None, str]:
@@ -106,19 +98,43 @@ def split_hub(source: str) -> tuple[str, str | None, str]:
   return name, parts[1] if len(parts) == 3 else None, parts[-1]
 
 
-def data_files(folder: Path) -> list[Path]:
-  """Files of rows in a folder, by name; where it has none itself, those of the folders in it.
+def _sort_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+  """A folder's problems of thought-anchors, or its files of rows, by name.
+
+  The files are those that it holds itself; where it holds none, those of the folders in it. A
+  warning names files that are neither.
 
   Raises:
-    UserError: there are none.
+    UserError: there are neither, or both.
   """
-  for paths in (folder.glob("*"), folder.rglob("*")):
-    if files := [path for path in sorted(paths) if _is_data(path)]:
-      return files
-  raise UserError(
-    f"{folder} holds no chains; looked for {', '.join(f'*{suffix}' for suffix in _SUFFIXES)}, each "
-    f"also with {' or '.join(_CODECS)} behind, in it and in its folders"
-  )
+  paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+  paths = [p for p in paths if p.name not in _NO_ROWS and not _is_aside(p.relative_to(folder))]
+  problems = {path.parent for path in paths if path.name == _ANCHORS[1]}
+  paths = [path for path in paths if problems.isdisjoint(path.parents)]
+  files = [path for path in paths if _kind(path) in _SUFFIXES]
+  if problems and files:
+    raise UserError(
+      f"{folder} holds problems of Thought Anchors ({min(problems)}) and other rows ({files[0]}); "
+      "name the folder or the file of one of them"
+    )
+  files = [file for file in files if file.parent == folder] or files
+  read = set(files)
+  left_out = [str(path.relative_to(folder)) for path in paths if path not in read]
+  named = ", ".join(left_out[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
+  if not problems and not files:
+    raise UserError(
+      f"{folder} holds no chains{f', but {named}' * bool(named)}; looked for "
+      f"{', '.join(f'*{suffix}' for suffix in _SUFFIXES)}, each also with {' or '.join(_CODECS)} "
+      f"behind, in it and in its folders"
+    )
+  if left_out:
+    logging.warning("%s: %d files in it are not read: %s", folder, len(left_out), named)
+  return sorted(problems), files
+
+
+def _is_aside(path: Path) -> bool:
+  """Tells whether a file is hidden or a text on the others, such as README.md."""
+  return path.suffix.lower() == ".md" or any(part.startswith(".") for part in path.parts)
 
 
 def _check_one_set(folder: Path, files: Sequence[Path]) -> None:
@@ -177,19 +193,17 @@ def file_rows(path: Path, name: str = "", *, drop_torn: bool = False) -> Iterato
   return _line_rows(path, name, drop_torn)
 
 
-def _is_data(path: Path) -> bool:
-  """True for files of a folder that may hold rows."""
-  named = path.name not in _NO_ROWS and not path.name.startswith(".")
-  return named and _kind(path) in _SUFFIXES and path.is_file()
+def _codec(path: Path) -> str | None:
+  return _CODECS.get(path.suffix.lower())
 
 
 def _kind(path: Path) -> str:
-  """The file's suffix in small letters, without that of a compression."""
-  return (path.with_suffix("") if path.suffix in _CODECS else path).suffix.lower()
+  """The file's suffix in lower case, without that of a compression."""
+  return (path.with_suffix("") if _codec(path) else path).suffix.lower()
 
 
 def _stem(path: Path) -> str:
-  return (path.with_suffix("") if path.suffix in _CODECS else path).stem
+  return (path.with_suffix("") if _codec(path) else path).stem
 
 
 def _id_prefix(file: Path, folder: Path) -> Path:
@@ -200,12 +214,11 @@ def _id_prefix(file: Path, folder: Path) -> Path:
 def _opened(path: Path) -> Iterator[BinaryIO]:
   """The file's bytes, decompressed."""
   with open_file(path) as file:
-    if path.suffix not in _CODECS:
+    if (codec := _codec(path)) is None:
       yield file
       return
     import pyarrow  # half a second that most runs need not spend
 
-    codec = _CODECS[path.suffix]
     # Unlike Python's own readers, Arrow's goes on behind a frame and says when one is cut off.
     stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), codec)
     with io.BufferedReader(cast(Any, stream)) as inner:
@@ -262,7 +275,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
   try:
     with _opened(path) as file:
       # Behind a compression the file cannot be jumped about in, as Parquet's readers do.
-      source = io.BytesIO(file.read()) if path.suffix in _CODECS else file
+      source = io.BytesIO(file.read()) if _codec(path) else file
       for batch in pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS):
         for row in batch.to_pylist():
           number = next(numbers)

@@ -40,14 +40,14 @@ def write(path, rows=ROWS):
   else:
     data = json.dumps(rows).encode() if names[0] == "json" else lines
   for name in names[1:]:
-    data = compress(data, {"gz": "gzip", "zst": "zstd"}[name])
+    data = compress(data, {"gz": "gzip", "zst": "zstd"}[name.lower()])
   path.write_bytes(data)
   return str(path)
 
 
 KINDS = [
   "x.jsonl", "x.ndjson", "x.json", "x.parquet",
-  "x.jsonl.gz", "x.jsonl.zst", "x.json.gz", "x.json.zst", "x.parquet.gz",
+  "x.jsonl.gz", "x.jsonl.zst", "x.json.gz", "x.json.zst", "x.parquet.gz", "x.JSONL.Gz",
 ]  # fmt: skip
 
 
@@ -92,15 +92,29 @@ def test_compressed_files_of_several_frames_are_read_whole_and_cut_ones_refused(
       list(read_chains(str(path)))
 
 
-def test_a_folder_is_its_files_else_those_of_its_folders(tmp_path):
+def test_a_folder_is_its_files_else_those_of_its_folders(tmp_path, caplog):
   write(tmp_path / "data" / "b.parquet", ROWS[1:])
   write(tmp_path / "data" / "a.jsonl.gz", ROWS[:1])
   (tmp_path / "data" / "dataset_info.json").write_text("{}")
   (tmp_path / "README.md").write_text("# Chains")
   assert [chain.id for chain in read_chains(str(tmp_path))] == ["a", "b", "c"]
   assert [row.id for row in open_rows(str(tmp_path))] == ["data/a/0", "data/b/0", "data/b/1"]
-  write(tmp_path / "OWN.JSONL", [ROWS[2]])
+  assert "not read" not in caplog.text
+  write(tmp_path / "own.JSONL.GZ", [ROWS[2]])
+  (tmp_path / "c.csv").write_text("id\na\n")
+  write(tmp_path / ".hidden" / "d.jsonl")
   assert [chain.id for chain in read_chains(str(tmp_path))] == ["c"]
+  assert "3 files in it are not read: c.csv, data/a.jsonl.gz, data/b.parquet" in caplog.text
+  (tmp_path / "own.JSONL.GZ").rename(tmp_path / "data" / "own.JSONL.GZ")
+  with pytest.raises(UserError, match='repeats the id "c"'):
+    list(read_chains(str(tmp_path)))
+
+
+def test_a_folder_without_rows_is_told_of_with_what_it_holds(tmp_path):
+  for name in "abcdef":
+    (tmp_path / f"{name}.csv").write_text("id\na\n")
+  with pytest.raises(UserError, match=r"no chains, but a.csv, b.*, e.csv, \.\.\.; looked for"):
+    open_rows(str(tmp_path))
 
 
 @pytest.mark.parametrize("where", ["data/{}-00000-of-00001.jsonl", "{}.jsonl", "{}/rows.jsonl"])
@@ -148,6 +162,8 @@ def test_problems_of_thought_anchors_are_a_row_each(tmp_path):
   first, second = read_chains(str(tmp_path))
   assert (first.id, second.id) == ("p/problem_1", "p/problem_2")
   assert (first.extra, second.extra) == ({"chunks": [{"chunk": "Six."}]}, {})
+  write(tmp_path / "p/problem_1/chunk_0/solutions.json", [{"solution": "7"}])  # as published
+  assert len(list(read_chains(str(tmp_path)))) == 2
   (tmp_path / "p/problem_2/problem.json").write_text("{")
   bad = []
   assert [chain.id for chain in read_chains(str(tmp_path), on_bad=bad.append)] == ["p/problem_1"]
