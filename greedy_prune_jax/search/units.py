@@ -63,9 +63,11 @@ def word_starts(text: str) -> list[int]:
 
   Numbers such as 1,234.5 and LaTeX commands are words. Signs are units of their own, several of the
   same kind together (`...`, `**`), and so is white space that no word follows. In scripts that
-  write no spaces a stretch of letters is one word.
+  write no spaces a stretch of letters is one word. No word begins within what readers see as one
+  character, such as an emoji of several.
   """
-  return [match.start() for match in _WORD.finditer(text)]
+  characters = {match.start() for match in regex.finditer(r"\X", text)}
+  return [start for match in _WORD.finditer(text) if (start := match.start()) in characters]
 
 
 # Formulas, drawings and code in which nothing ends a sentence. What never closes is searched only

@@ -22,6 +22,8 @@ WORDS = [
   r"So| $|\frac|{|1|}|{|2|}|$| is| half|.",
   "**|Step| 1|.|**| Wait|...| i.e.| no| (|see| above|)|.|\n\n-| So|  \n",
   "Caf\u00e9| nai\u0308ve| \u0939\u093f\u0928\u094d\u0926\u0940| 是三|。",
+  "So| \U0001f468\u200d\U0001f469\u200d\U0001f467|\U0001f44d\U0001f3fd|\U0001f1e9\U0001f1ea|!",
+  "\u0645\u06cc\u200c\u062e| yes\u200d|.",
 ]
 SENTENCES = [
   # GSM8K.
