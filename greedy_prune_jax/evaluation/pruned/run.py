@@ -186,8 +186,7 @@ def _shares(
   answers: Sequence[Mapping[str, object]], questions: Sequence[str]
 ) -> tuple[float, float, float, float]:
   """Accuracy with its bounds, and the share that says nothing."""
-  correct = np.array([bool(answer["correct"]) for answer in answers], float)
-  by_question = means_by_question(correct, questions)
-  right = accuracy_interval(by_question[None], most_trials=len(answers))
-  unanswered = sum(answer["value"] is None for answer in answers) / len(answers)
-  return right.share, right.low, right.high, unanswered
+  told = [(bool(answer["correct"]), answer["value"] is None) for answer in answers]
+  correct, unanswered = means_by_question(np.array(told, float), questions).T
+  right = accuracy_interval(correct[None], most_trials=len(answers))
+  return right.share, right.low, right.high, float(unanswered.mean())

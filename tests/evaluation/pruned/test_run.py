@@ -340,6 +340,12 @@ def test_chains_of_one_question_count_as_one():
   assert pruned_pairs_table(copied).rows == pruned_pairs_table(once).rows
   mixed = [{k: v for k, v in copied[0].items() if k != "question"}, *copied[1:]]
   assert pruned_accuracy_table(mixed).rows[1][4] < shares[1][2], "then by chain"
+  # Of three chains of one question nothing is said, of the one of another all is right.
+  silent = [record(f"0/{k}", "sum 0", False) for k in range(3)]
+  for one in silent:
+    one["answers"]["0.5"] = {"correct": False, "value": None}
+  row = pruned_accuracy_table([*silent, record("1", "sum 1", True)]).rows[1]
+  assert (row[2], row[-2], row[-1]) == (0.5, 0.5, 4)
 
 
 def test_a_run_whose_folder_has_an_equals_sign_in_its_name(tmp_path):
