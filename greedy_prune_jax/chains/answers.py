@@ -101,6 +101,11 @@ def first_value(text: str, form: AnswerForm) -> str | None:
   return None
 
 
+def bare_value(text: str, form: AnswerForm) -> str | None:
+  """The value that a text is, without a marker, as in a box; None if it is none."""
+  return form.read_box(_without_thinking(text).strip()) or None
+
+
 def find_answers(response: str, form: AnswerForm, marker: re.Pattern[str]) -> list[Answer]:
   """All answers of a response that a marker finds, in their order.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from greedy_prune_jax.chains.answers import AnswerForm, split_response
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.expected import expected_answer
+from greedy_prune_jax.chains.expected import expected_answer, without_marker
 from greedy_prune_jax.chains.step_splitter import split_steps
 from greedy_prune_jax.chains.steps import Edit, Step, edits_of, steps_of
 from greedy_prune_jax.chains.thinking import Thinking, hide_thinking, split_thinking
@@ -41,14 +41,16 @@ class Item:
     """An item that no stage has seen.
 
     Raises:
-      UserError: the chain has nothing to split, or its answer is of no form that we know.
+      UserError: the chain has nothing to split, or its answer has no marker that we know, by which
+        that of a new chain could be found.
     """
     thinking = split_thinking(chain.reasoning)
     if not thinking.text:
       raise UserError(f"chain {chain.id}: nothing stands between its <think> tags")
     form = expected_answer(chain).form
     split = split_response(chain.answer, form)
-    assert split is not None  # its form was found by it
+    if split is None:
+      raise without_marker(chain)
     return cls(chain, thinking, form, split.value)
 
   def check_chain(self, record: Record) -> None:

@@ -4,13 +4,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from absl import logging
-
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.reading import read_pruned
 from greedy_prune_jax.chains.segments import segment
-from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.pretrained import load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.pruning.budget import (
@@ -22,7 +19,7 @@ from greedy_prune_jax.pruning.budget import (
   write_budgets,
 )
 from greedy_prune_jax.pruning.settings import BudgetSettings
-from greedy_prune_jax.teachers.answer_request import AnswerRequest
+from greedy_prune_jax.teachers.answer_request import requests_of
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.settings import WritingSettings
 from greedy_prune_jax.teachers.teacher import Teacher
@@ -76,23 +73,7 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
     teacher: writes on from what is left.
   """
   by_id = {pruned.chain.id: pruned for pruned in chains}
-  requests: dict[str, AnswerRequest] = {}
-  unknown: dict[str, int | None] = {}
-  for key, pruned in by_id.items():
-    try:
-      requests[key] = AnswerRequest.of(pruned.chain)
-    except UserError:
-      unknown[key] = None
-  if unknown:
-    named = ", ".join([*unknown][:5]) + (", ..." if len(unknown) > 5 else "")
-    logging.warning(
-      "budget=right: %d of %d chains have no answer that we can tell right from wrong, and count "
-      "as not holding: %s. Give these a target, or leave right out of budget",
-      len(unknown),
-      len(by_id),
-      named,
-    )
-
+  requests = requests_of({key: one.chain for key, one in by_id.items()}, "budget=right")
   ends = {key: _ends_of_moves(by_id[key]) for key in requests}
 
   def is_right(moves: dict[str, int]) -> dict[str, bool]:
@@ -105,9 +86,9 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
 
   most = {key: len(those) - 1 for key, those in ends.items()}
   furthest = furthest_right(most, is_right) if most else {}
-  return {
+  return dict.fromkeys(by_id) | {
     key: None if moves is None else ends[key][moves] for key, moves in furthest.items()
-  } | unknown
+  }
 
 
 def _ends_of_moves(pruned: PrunedChain) -> list[int]:

@@ -1,13 +1,19 @@
 """Answers that a model writes behind a given reasoning: asked for, and held against the gold."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from greedy_prune_jax.chains.answers import first_value, split_response
+from absl import logging
+
+from greedy_prune_jax.chains.answers import bare_value, first_value, split_response
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.expected import Expected, expected_answer
 from greedy_prune_jax.chains.thinking_chains import closing_of
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.teachers.teacher import ChatPrompt
+
+_NAMED = 5  # chains that a warning names
 
 
 class JudgedAnswer(NamedTuple):
@@ -58,7 +64,8 @@ class AnswerRequest:
     """Judges what was written in reply to one of the prompts.
 
     Of an answer that was begun, what a base model adds behind its first value does not count. Only
-    what was written is searched: the reasoning may hold markers itself ("the answer = ").
+    what was written is searched: the reasoning may hold markers itself ("the answer = "). Where the
+    chain's own answer has no marker, what was written needs none.
     """
     form, lead, target, _ = self.expected
     if self.begins:
@@ -67,4 +74,35 @@ class AnswerRequest:
     else:
       text, split = written, split_response(written, form)
       value = split and split.value
+      if split is None and split_response(self.chain.answer, form) is None:
+        value = bare_value(written, form)
     return JudgedAnswer(text, value, value is not None and form.is_right(value, target))
+
+
+def requests_of(
+  chains: Mapping[str, Chain], purpose: str, *, begin_answer: bool = True
+) -> dict[str, AnswerRequest]:
+  """Requests for the answers of the chains that have one of a form that we know.
+
+  Args:
+    chains: the chains, by keys that the requests get too; a warning names those left out.
+    purpose: the beginning of the warning.
+    begin_answer: see `AnswerRequest.of`.
+  """
+  requests: dict[str, AnswerRequest] = {}
+  unknown = []
+  for key, chain in chains.items():
+    try:
+      requests[key] = AnswerRequest.of(chain, begin_answer=begin_answer)
+    except UserError:
+      unknown.append(chain.id)
+  if unknown:
+    logging.warning(
+      "%s: %d of %d chains have no answer that we can tell right from wrong, and are left out: %s. "
+      "Begin their answers with a marker, such as #### or The answer is, or make them the target",
+      purpose,
+      len(unknown),
+      len(chains),
+      ", ".join(unknown[:_NAMED]) + (", ..." if len(unknown) > _NAMED else ""),
+    )
+  return requests

@@ -231,6 +231,8 @@ def test_chains_that_cannot_be_used_are_named():
     Item.of(Chain.from_record(forms.chain(0, reasoning="<think>\n</think>72\n")))
   with pytest.raises(UserError, match="chain 0: no answer is found in its answer 'who knows'"):
     Item.of(Chain.from_record(forms.chain(0, answer="who knows")))
+  with pytest.raises(UserError, match="chain 0: no answer is found in its answer '72'"):
+    Item.of(Chain.from_record(forms.chain(0, answer="72", target="72")))
 
 
 def test_steps_of_another_chain_are_refused():

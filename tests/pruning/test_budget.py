@@ -154,7 +154,7 @@ def test_a_chain_whose_answer_is_of_no_form_does_not_hold(caplog):
   assert right_deletions([pruned(), unknown], reader) == {"a": 4, "b": None}
   (warning,) = caplog.messages
   assert "budget=right: 1 of 2 chains have no answer" in warning
-  assert "not holding: b. Give these a target, or leave right out of budget" in warning
+  assert "left out: b. Begin their answers with a marker, such as ####" in warning
   assert right_deletions([unknown], Reader("4", "", "")) == {"b": None}
 
 

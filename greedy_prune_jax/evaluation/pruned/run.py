@@ -18,6 +18,7 @@ import numpy as np
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.pruned_answers import OUTPUT
 from greedy_prune_jax.chains.reading import read_pruned, warn_of_unfinished
+from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
 from greedy_prune_jax.evaluation.scores import comparison_table
 from greedy_prune_jax.parallel import make_mesh, own_share
@@ -27,7 +28,7 @@ from greedy_prune_jax.reports.tables import Table
 from greedy_prune_jax.runs.jsonl import read_output
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
-from greedy_prune_jax.teachers.answer_request import AnswerRequest
+from greedy_prune_jax.teachers.answer_request import AnswerRequest, requests_of
 from greedy_prune_jax.teachers.local import LocalTeacher
 from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import CUT_OFF, ChatPrompt, Reply
@@ -55,6 +56,11 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
     UserError: something that the settings name cannot be used. What was answered is on disk.
   """
   items = dict(_items(settings))
+  if not items:
+    raise UserError(
+      "no chain of these runs has an answer that we can tell right from wrong; expected answers "
+      "with a marker, such as #### or The answer is, or chains whose answer is their target"
+    )
   asked = {
     key: asked_digest(item.prompts, item.request.expected.target) for key, item in items.items()
   }
@@ -88,9 +94,14 @@ def _items(settings: EvaluatePrunedSettings) -> Iterator[tuple[str, _Item]]:
   for run, folder in settings.runs.items():
     warn_of_unfinished(folder)
     chains = sorted(read_pruned(folder), key=lambda pruned: pruned.chain.id)
-    for pruned in chains[: settings.num_chains or None]:
-      item_id = f"{run}/{pruned.chain.id}"
-      request = AnswerRequest.of(pruned.chain, begin_answer=settings.begin_answer)
+    chosen = {f"{run}/{one.chain.id}": one for one in chains[: settings.num_chains or None]}
+    requests = requests_of(
+      {item_id: one.chain for item_id, one in chosen.items()},
+      f"run {run}",
+      begin_answer=settings.begin_answer,
+    )
+    for item_id, request in requests.items():
+      pruned = chosen[item_id]
       prompts = [
         request.prompt(f"{item_id}@{ratio}", text) for ratio, text in texts_of(pruned).items()
       ]

@@ -232,6 +232,10 @@ def test_pairs_are_on_the_same_chains():
     ("The answer is (B) 17 m.", "B", LETTER, "The answer is ("),
     # Where nothing is right, the first form that fits.
     ("The answer is (B) 17 m.", "3", NUMBER, "The answer is"),
+    # Without a marker, as sample begins one.
+    (" 72.\n", "72", NUMBER, '{"answer": "'),
+    ("(b)", "B", LETTER, "Thus, the final answer is:"),
+    ("\n</think>\n\nyes", "Yes", BOXED, "Thus, the final answer is: \\boxed{"),
   ],
 )
 def test_how_answers_are_begun(answer, target, form, lead):
@@ -246,6 +250,34 @@ def test_how_answers_are_begun(answer, target, form, lead):
 def test_answers_of_no_known_form_are_refused():
   with pytest.raises(UserError, match=r"chain c: no answer is found in its answer 'Yes\.'"):
     expected_answer(Chain(id="c", question="q", reasoning="r", answer="Yes."))
+  with pytest.raises(UserError, match="chain c: no answer is found in its answer '5'"):
+    expected_answer(Chain(id="c", question="q", reasoning="r", answer="5", target="4"))
+
+
+def test_chains_without_an_answer_are_left_out_and_named(evaluate, tmp_path, caplog):
+  write_run(tmp_path / "joint", [chain(0), chain(1, answer="4"), chain(2, answer="Four")])
+  config = config_of(str(tmp_path / "joint"))
+  _, records = evaluate(ScriptedTeacher(lambda _: '4"}'), config)
+  assert {key: record["answers"]["0.5"]["correct"] for key, record in records.items()} == {
+    "joint/c/0": True,
+    "joint/c/1": True,
+  }
+  assert "run joint: 1 of 3 chains have no answer that we can tell right from" in caplog.text
+  assert "left out: c/2. Begin their answers with a marker" in caplog.text
+  write_run(tmp_path / "none", [chain(2, answer="Four")])
+  with pytest.raises(UserError, match="no chain of these runs has an answer that we can tell"):
+    evaluate(None, config_of(str(tmp_path / "none")), name="other")
+
+
+@pytest.mark.parametrize(
+  ("reply", "value"), [(" 4\n", "4"), ("So the answer is 4.", "4"), ("5", "5"), ("", None)]
+)
+def test_replies_to_a_chain_whose_answer_has_no_marker_need_none(evaluate, tmp_path, reply, value):
+  write_run(tmp_path / "joint", [chain(0, answer="4")])
+  config = config_of(str(tmp_path / "joint"), begin_answer=False)
+  _, records = evaluate(ScriptedTeacher(lambda _: reply), config)
+  answer = records["joint/c/0"]["answers"]["1.0"]
+  assert (answer["value"], answer["correct"]) == (value, value == "4")
 
 
 @pytest.mark.slow
