@@ -1,10 +1,11 @@
 """A chain as a row of somebody's dataset gives it, and the cutting of replies into its parts."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_boxed, split_response
+from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_answer, last_boxed
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.normal_text import hide_tags
 from greedy_prune_jax.chains.numbers import canonical_number
@@ -16,6 +17,7 @@ from greedy_prune_jax.chains.thinking import (
   has_reasoning,
   hide_thinking,
 )
+from greedy_prune_jax.chains.unbroken import unbroken
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
@@ -75,7 +77,9 @@ def split_reply(text: str) -> tuple[str, str]:
 
   Thinking between tags is the reasoning, and the answer begins with the white space before the
   closing tag. Without tags the answer begins at the last answer marker (`\boxed{...}`, `####`,
-  `The answer is`), and where there is none it is the last paragraph.
+  `The answer is`), or with the block of code that holds it; where there is none it is the last
+  paragraph, or the last line of one, and no code or formula is cut. A formula is cut before a
+  marker in it, since it may be most of the reasoning.
 
   Raises:
     UserError: the thinking never ends, nothing stands before the answer, or nothing behind the
@@ -90,12 +94,21 @@ def split_reply(text: str) -> tuple[str, str]:
     if has_reasoning(thinking) and not hide_tags(hide_thinking(behind)).strip():
       raise UserError(_NO_ANSWER)
     return _parts(text, len(thinking.rstrip()), thinking)
-  for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
-    if (split := split_response(text, form)) is not None and has_reasoning(split.reasoning):
-      return split.reasoning, split.answer
   text = text.rstrip()
-  start = max(text.rfind("\n\n") + 2 if "\n\n" in text else text.rfind("\n") + 1, 0)
-  return _parts(text, start, text[:start])
+  whole = unbroken(text)
+  for form in (BOXED, NUMBER, LETTER):  # a box is a number's marker too; "A: 5" is no letter
+    if (answer := last_answer(text, form)) is None:
+      continue
+    block = whole.outside(answer.start)
+    in_code = text.startswith("```", block) and has_reasoning(text[:block])
+    start = block if in_code else answer.start
+    if has_reasoning(text[:start]):
+      return text[:start], text[start:]
+  for border in ("\n\n+", "\n"):
+    ends = [match.end() for match in re.finditer(border, text) if match.end() not in whole]
+    if ends:
+      return _parts(text, ends[-1], text[: ends[-1]])
+  return _parts(text, 0, "")
 
 
 _NO_ANSWER = "has thinking and no answer behind it"

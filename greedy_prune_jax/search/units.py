@@ -8,11 +8,12 @@ before the border, and a unit in which no token starts is none.
 # Quotes, dashes and stops that look like ASCII ones are what is meant here.
 # ruff: noqa: RUF001
 
-import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import regex
+
+from greedy_prune_jax.chains.unbroken import INSIDE, Stretches, unbroken
 
 TOKEN = "token"
 
@@ -70,25 +71,17 @@ def word_starts(text: str) -> list[int]:
   return [start for match in _WORD.finditer(text) if (start := match.start()) in characters]
 
 
-# Formulas, drawings and code in which nothing ends a sentence. What never closes is searched only
-# so far: else each of many such would be, to the end of the text.
-_INSIDE = r".{0,5000}?"
-_WHOLE = regex.compile(
-  rf"""\\\[{_INSIDE}\\\] | \\\({_INSIDE}\\\) | \$\${_INSIDE}\$\$
-  | \\begin\{{(\w+\*?)\}}{_INSIDE}\\end\{{\1\}} | ```.*?(?:```|\Z) | \[asy\]{_INSIDE}\[/asy\]""",
-  regex.VERBOSE | regex.DOTALL,
-)
 # Formulas that are set off end a sentence before such; some have rows, and tables with rows within.
 _SET_OFF = (r"\[", "$$", r"\begin")
 _BEGINNING = regex.compile(r"[^\S\n]*(?:\p{Lu}|\$\$|\\\[|\\begin\b)")
 _ALIGNED = regex.compile(
   r"\\begin\{((?:align|aligned|gather|gathered|eqnarray|split|multline)\*?)\}"
-  rf"{_INSIDE}\\end\{{\1\}}",
+  rf"{INSIDE}\\end\{{\1\}}",
   regex.DOTALL,
 )
 _ROW_END = regex.compile(r"\\\\(?:\[[^\[\]]*\])?\s*")
 _TABLE = regex.compile(
-  rf"\\begin\{{(\w*matrix\*?|cases|array)\}}{_INSIDE}\\end\{{\1\}}", regex.DOTALL
+  rf"\\begin\{{(\w*matrix\*?|cases|array)\}}{INSIDE}\\end\{{\1\}}", regex.DOTALL
 )
 _CLOSERS = r"""["'”’)\]*_$]*"""
 # Lines and stops begin where a run of their characters does, and take all of it: else long runs
@@ -137,7 +130,7 @@ def sentence_starts(text: str) -> list[int]:
   they end.
   """
   borders = dict.fromkeys(_formula_borders(text), False)
-  whole = _Spans(match.span() for match in _WHOLE.finditer(text))
+  whole = unbroken(text)
   by_stop = {border.end(): border["line"] is None for border in _BORDER.finditer(text)}
   borders |= {end: stop for end, stop in by_stop.items() if end not in borders and end not in whole}
   starts, blank = [0], 0  # what lies before `blank`, from the last start on, is white space
@@ -154,27 +147,15 @@ def sentence_starts(text: str) -> list[int]:
   return starts
 
 
-class _Spans:
-  """Spans of a text, ascending, none within another."""
-
-  def __init__(self, spans: Iterable[tuple[int, int]]):
-    self._spans = list(spans)
-
-  def __contains__(self, place: int) -> bool:
-    """Tells whether a place lies within a span, not at its ends."""
-    after = bisect.bisect_left(self._spans, (place, 0))
-    return after > 0 and place < self._spans[after - 1][1]
-
-
 def _formula_borders(text: str) -> list[int]:
   """Ends of formulas that are set off, and of the rows of aligned ones."""
   borders = [
-    match.end()
-    for match in _WHOLE.finditer(text)
-    if match[0].startswith(_SET_OFF) and _BEGINNING.match(text, match.end())
+    end
+    for start, end in unbroken(text).spans
+    if text.startswith(_SET_OFF, start) and _BEGINNING.match(text, end)
   ]
   for formula in _ALIGNED.finditer(text):
-    tables = _Spans(match.span() for match in _TABLE.finditer(text, *formula.span()))
+    tables = Stretches(match.span() for match in _TABLE.finditer(text, *formula.span()))
     rows = _ROW_END.finditer(text, *formula.span())
     borders += [row.end() for row in rows if row.end() not in tables]
   return borders

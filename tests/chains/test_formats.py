@@ -69,6 +69,21 @@ def test_a_wrong_value_at_any_key_is_named_or_harmless(name, wrong):
     ("Six sevens.\n#### 42", ("Six sevens.\n", "#### 42")),
     ("Six sevens.\n\nThat makes\nforty-two.", ("Six sevens.\n\n", "That makes\nforty-two.")),
     ("Six sevens.\nForty-two.", ("Six sevens.\n", "Forty-two.")),
+    # Neither code nor formulas are cut, but before a marker, which may end all of the reasoning.
+    ("Six.\n\nSo:\n\n```c\nf();\n\ng();\n```", ("Six.\n\nSo:\n\n", "```c\nf();\n\ng();\n```")),
+    ("Six.\n\nSo:\n\n```c\nf();\n\ng();", ("Six.\n\nSo:\n\n", "```c\nf();\n\ng();")),
+    *(
+      ("".join(parts), parts)
+      for parts in (
+        ("Six.\n", "$$x\n\n= 42$$"),
+        ("Six.\n", "\\[\nx = 42\n\\]"),
+        ("Six.\n\n", "\\begin{align*}\nx\n\n&= 42\n\\end{align*}"),
+        ("Six sevens.\n", '```json\n{"answer": 42}\n```'),
+        ("Run ", "```\nprint('The answer is 42')\n\n```\nDone."),
+        ("```\nSix sevens.\n", "#### 42\n```"),
+        ("\\begin{align*}\nx &= 6 * 7 \\\\\n&= ", "\\boxed{42}.\n\\end{align*}"),
+      )
+    ),
   ],
 )
 def test_a_reply_is_cut_before_its_answer(text, parts):
