@@ -11,11 +11,11 @@ from greedy_prune_jax.analysis.plots import plot_lines, plot_map, plot_scores, p
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
-from greedy_prune_jax.reports.questions import COUNT_AS_ONE
+from greedy_prune_jax.reports.questions import DRAWN_TOGETHER
 from greedy_prune_jax.reports.tables import Cell, Table, interval_cells
 
 _INTERVAL = ("estimate", "low", "high")
-_FEW = f"{COUNT_AS_ONE}, and of fewer than {LEAST_CHAINS} there is no interval"
+_FEW = f"{DRAWN_TOGETHER}, and of fewer than {LEAST_CHAINS} there is no interval"
 _DEPTH = (
   "Tokens that were never deleted share the mean of the ranks that are left, so runs pruned to "
   "other depths cannot be compared by it"

@@ -128,11 +128,12 @@ def survival(run: LabelledRun, shares: Float[np.ndarray, "S"]) -> Interval:
   """Share of each category's tokens that is still there when a share of all tokens is deleted.
 
   Returns:
-    Arrays [C, S]. Tokens of all chains are pooled.
+    Arrays [C + 1, S], the last row of tokens of any category: of units and runs more are gone than
+    that share, since they leave whole. Tokens of all chains are pooled.
   """
   kept, total = [], []
   for chain, labels in zip(run.chains, run.labels, strict=True):
-    masks = category_masks(labels)
+    masks = np.vstack([category_masks(labels), np.ones(len(labels), bool)])
     num_deleted = np.array([share_of(len(chain.reasoning_ids), share) for share in shares.tolist()])
     there = np.array(chain.gone_before)[:, None] >= num_deleted[None, :]  # [N, S]
     kept.append(masks.astype(float) @ there.astype(float))

@@ -36,7 +36,11 @@ def run_style(index: int) -> dict[str, Any]:
 def plot_survival(
   names: Sequence[str], shares: Float[np.ndarray, "S"], curves: Sequence[Interval], caption: str
 ) -> Plot:
-  """Share of each category still there (curves [C, S]) against share deleted, one panel a run."""
+  """Share of each category, and of all, still there against share deleted, one panel a run.
+
+  Args:
+    curves: shares [C + 1, S] of each run, from `patterns.survival`.
+  """
   columns = min(len(names), 2)
   rows = -(-len(names) // columns)
   figure = Figure(figsize=(5.2 * columns, 3.6 * rows), layout="constrained")
@@ -52,7 +56,7 @@ def plot_survival(
           shares, interval.estimate[i], color=colour, ls=style, lw=width, label=str(category)
         )
         axes.fill_between(shares, interval.low[i], interval.high[i], color=colour, alpha=0.15, lw=0)
-    axes.plot(shares, 1 - shares, color="#888888", lw=0.8, label="all tokens")
+    axes.plot(shares, interval.estimate[-1], color="#888888", lw=0.8, label="all tokens")
     axes.set(
       title=name, xlabel="share of tokens deleted", ylabel="share still there", ylim=(0, 1.02)
     )

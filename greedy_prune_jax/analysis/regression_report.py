@@ -26,7 +26,7 @@ from greedy_prune_jax.rankings.attention_regression import CONTROL_NAMES, Attent
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
 from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.plots import Plot
-from greedy_prune_jax.reports.questions import COUNT_AS_ONE
+from greedy_prune_jax.reports.questions import COUNT_AS_ONE, DRAWN_TOGETHER
 from greedy_prune_jax.reports.tables import Cell, Table
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.runs.records import check_form
@@ -161,7 +161,7 @@ def regression_section(
   on = ", ".join(f"{len(run.ids)} chains ({len(run.rank)} tokens) of {run.name}" for run in runs)
   tested = (
     f"{NUM_FOLDS} folds by question; 95% intervals from resampled chains, of {LEAST_CHAINS} or "
-    f"more; {COUNT_AS_ONE}; {on}."
+    f"more; {DRAWN_TOGETHER}; {on}."
   )
   ranks = [row for row in within if row["target"] == "rank"]
   plots = [

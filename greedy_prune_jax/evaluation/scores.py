@@ -35,7 +35,7 @@ class Score:
     mean_tokens: mean tokens of the generated reasoning.
     stderr_tokens: standard error of that, over questions; None for one question.
     median_tokens: median tokens of the generated reasoning, thinking or visible.
-    mean_answer_tokens: mean tokens behind the thinking; None where no reply thinks.
+    mean_answer_tokens: mean tokens behind the thinking, of replies that have any; None without.
     never_stopped: share of replies that think whose thinking does not end by itself; None where
       none thinks.
     cut_off: share of samples that reached `max_new_tokens`.
@@ -64,7 +64,8 @@ def score(records: Sequence[Record]) -> Score:
   right = question_means(records, "correct")
   tokens = question_means(records, "reasoning_tokens")
   thinking = [s for s in samples if s.get("num_thinking_tokens") is not None]
-  answers = [s["num_tokens"] - s["num_thinking_tokens"] for s in thinking]
+  lengths = [s["num_tokens"] - s["num_thinking_tokens"] for s in thinking]
+  answers = [length for length in lengths if length > 0]
   return Score(
     questions=len(records),
     accuracy=accuracy_interval(right[None], most_trials=len(samples)),

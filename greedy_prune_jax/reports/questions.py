@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-COUNT_AS_ONE = "chains of one question count as one"  # of intervals, in captions
+# In captions, of means over questions, and of resampled chains, each of which weighs the same.
+COUNT_AS_ONE = "chains of one question count as one"
+DRAWN_TOGETHER = "chains of one question are drawn together"
 
 
 def sums_by_question(

@@ -42,7 +42,7 @@ class Summary:
     mean_tokens: tokens of a sample; None where the teacher does not say.
     median_tokens: tokens of a sample; None where the teacher does not say.
     mean_thinking_tokens: tokens of a sample's thinking; None where the teacher does not say.
-    mean_answer_tokens: tokens behind the thinking of the same samples.
+    mean_answer_tokens: tokens behind the thinking, of the same samples if they have any.
   """
 
   questions: int
@@ -77,6 +77,7 @@ def summarise(records: Sequence[Record]) -> Summary:
   thinking = [s for s in samples if s.get("num_thinking_tokens") is not None]
   thought = [s["num_thinking_tokens"] for s in thinking]
   said = [s["num_tokens"] - s["num_thinking_tokens"] for s in thinking if s["num_tokens"]]
+  said = [length for length in said if length > 0]
   kept = [first_correct(record) is not None for record in records]
   least = min(counts)
   ks = sorted({*(2**i for i in range(least.bit_length()) if 2**i <= least), least})

@@ -7,6 +7,7 @@ from greedy_prune_jax.analysis import patterns
 from greedy_prune_jax.analysis.label_files import labels_to_record
 from greedy_prune_jax.analysis.pattern_report import _statement
 from greedy_prune_jax.analysis.patterns import LabelledRun
+from greedy_prune_jax.analysis.plots import plot_survival
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.reports.bootstrap import bootstrap_ratio
 from tests.helpers.planted import pruned_chain
@@ -167,6 +168,9 @@ def test_tokens_of_a_unit_leave_together():
   curve = patterns.survival(run, shares)
   np.testing.assert_allclose(curve.estimate[SYMBOL], [1, 0.4, 0.4, 0.4])
   np.testing.assert_allclose(curve.estimate[FUNCTION], [1, 1, 1, 1 / 3])
+  (axes,) = plot_survival(["r"], shares, [curve], "").figure.axes
+  (line,) = (line for line in axes.lines if line.get_label() == "all tokens")
+  np.testing.assert_allclose(line.get_ydata(), [1, 5 / 8, 5 / 8, 3 / 8])
   lengths, by_chance = patterns.run_lengths(run, shares)
   np.testing.assert_allclose(lengths.estimate, [np.nan, 3, 3, 2.5])
   # Of four units one forms one gap, and two of them 2 (4 - 2 + 1) / 4.
