@@ -18,7 +18,7 @@ from greedy_prune_jax.search.greedy import prune_steps
 from greedy_prune_jax.search.host import SearchSettings, plan_program, prune_paths
 from greedy_prune_jax.search.path import PrunePath
 from greedy_prune_jax.search.remembered import pack_known, unpack_known
-from greedy_prune_jax.search.screen import ScreenSettings
+from greedy_prune_jax.search.screen import ScreenSettings, mean_window
 from greedy_prune_jax.search.work import search_positions
 from tests.helpers.full_passes import full_pass_nlls, random_segments
 
@@ -294,6 +294,12 @@ def test_a_race_is_never_expected_to_run_more_than_exact_search(objective, by_ru
   ]
   assert positions == sorted(positions)
   assert positions[-1] <= search_positions(path, exact)
+
+
+@pytest.mark.parametrize("window", [1, 8, 40, 1000])
+def test_windows_end_where_the_text_ends(window):
+  behind = np.arange(40)[::-1]
+  assert mean_window(40, window) == pytest.approx(np.minimum(window, behind).mean(), abs=0.5)
 
 
 @pytest.mark.parametrize("known", [{"near": [0.0]}, {"changes": "AA==", "stale": [0]}])
