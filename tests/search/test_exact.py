@@ -9,8 +9,7 @@ from flax import nnx
 
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model
-from greedy_prune_jax.scoring import scorer
-from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
+from greedy_prune_jax.scoring import cascade_kernel
 from greedy_prune_jax.search.greedy import prune_steps
 from greedy_prune_jax.search.host import SearchSettings, prune_paths
 from greedy_prune_jax.search.path import PrunePath
@@ -146,9 +145,9 @@ def test_a_chain_keeps_its_whole_texts_angles_as_it_gets_shorter(tmp_path):
   ],
 )
 def test_the_attention_kernel_finds_the_same(models, monkeypatch, family, objective, unit_sizes):
-  traced = []
+  traced, attend = [], cascade_kernel.attend_cascade
   monkeypatch.setattr(
-    scorer, "attend_cascade", lambda *args, **kw: traced.append(1) or attend_cascade(*args, **kw)
+    cascade_kernel, "attend_cascade", lambda *args, **kw: traced.append(1) or attend(*args, **kw)
   )
   _, model = models(family)  # gemma2 has windows and a soft cap, gpt_oss has sinks
   segments = random_segments(7, model.config.vocab_size, (9, 12, 3))
