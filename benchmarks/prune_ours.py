@@ -1,7 +1,8 @@
 """Our side of `prune_speed`, in a process of its own that never imports PyTorch.
 
-Reads a JSON object from standard input (model, dtype, objective, deletions, and the chains' token
-ids as prompt, reasoning, answer) and writes one to standard output.
+Reads a JSON object from standard input (model, dtype, objective, deletions, the CPU devices that
+share positions, and the chains' token ids as prompt, reasoning, answer) and writes one to standard
+output.
 """
 
 import json
@@ -15,6 +16,7 @@ import numpy as np
 
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
+from greedy_prune_jax.parallel import SearchMeshSettings, make_mesh, weight_shardings
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.scorer import AttentionKind
 from greedy_prune_jax.search.capacity import choose_batching
@@ -58,7 +60,9 @@ def main() -> None:
   from greedy_prune_jax.models.pretrained import load_model
 
   keep_compilations()
-  model = load_model(asked["model"], jnp.dtype(asked["dtype"]))
+  mesh = make_mesh(SearchMeshSettings(data=1, sequence=asked["sequence"], model=1))
+  dtype, shardings = jnp.dtype(asked["dtype"]), weight_shardings(mesh)
+  model = load_model(asked["model"], dtype, shardings=shardings)
   chains = [
     Segments(*(np.asarray(chain[x], np.int32) for x in ("prompt", "reasoning", "answer")))
     for chain in asked["chains"]

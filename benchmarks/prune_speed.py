@@ -20,6 +20,7 @@ measured before and after. Times are of this machine on this day; the ratios are
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,9 @@ _TOGETHER = flags.DEFINE_integer("together", 1, "Chains of each size, searched i
 _CANDIDATES = flags.DEFINE_integer(
   "candidates", 0, "Candidates of a step that the published side is timed on; 0: all of them."
 )
+_SEQUENCE = flags.DEFINE_integer(
+  "sequence", 1, "CPU devices that share the positions of our side's chains: `mesh.sequence`."
+)
 _CHECKED = flags.DEFINE_integer("checked", 1, "Deletions that both sides also make in float32.")
 _HEADER = """\
                      published          ours                        of GFLOP/s memory  same
@@ -77,9 +81,14 @@ def ours(
     for chain in chains
   ]
   asked = {"model": name, "dtype": dtype, "objective": objective, "deletions": deletions}
+  asked["sequence"] = _SEQUENCE.value
   command = [sys.executable, "-m", "benchmarks.prune_ours"]
   done = subprocess.run(
-    command, input=json.dumps(asked | {"chains": parts}), text=True, capture_output=True
+    command,
+    input=json.dumps(asked | {"chains": parts}),
+    text=True,
+    capture_output=True,
+    env=os.environ | {"JAX_NUM_CPU_DEVICES": str(_SEQUENCE.value)},
   )
   if done.returncode:
     raise SystemExit(f"our side failed:\n{done.stderr}")

@@ -94,6 +94,7 @@ def get_config() -> config_dict.ConfigDict:
   config.batch_size = 0
   config.mesh = config_dict.ConfigDict()  # devices of each process; 0: all that are left
   config.mesh.data = 0  # devices that search chains of a batch side by side
+  config.mesh.sequence = 1  # devices that share the positions of each chain; see docs/devices.md
   config.mesh.model = 1  # devices that share the weights; must divide heads, widths, vocabulary
   config.on_bad_chain = "error"  # error: stop; skip: record the chain in skipped.jsonl and go on
   config.show_chains = 4  # number of chains printed at the end, with a table of mean NLLs

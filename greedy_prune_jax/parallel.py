@@ -1,10 +1,11 @@
 """Many devices and many processes: the mesh, where arrays lie on it, how processes meet.
 
 A mesh has two axes: chains of a batch lie along `data`, weights (heads, feed-forward, vocabulary)
-along `model`. For all but training it spans the devices of one process: chains are dealt out to
-processes by index before any of them reaches a device, so processes never wait for each other's
-arrays, and each one can be killed and its chains taken over by a run with another number of
-processes.
+along `model`. That of a search has a third, `sequence`, whose devices share the slots of each block
+(see `scoring.scorer`). For all but training a mesh spans the devices of one process: chains are
+dealt out to processes by index before any of them reaches a device, so processes never wait for
+each other's arrays, and each one can be killed and its chains taken over by a run with another
+number of processes.
 
 The mesh of a training spans the devices of all processes, which hold the same batches and take
 every step together. It may also spread what is on every device of `data` otherwise (weights, and
@@ -28,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.errors import UserError
 
-DATA, MODEL = "data", "model"
+DATA, SEQUENCE, MODEL = "data", "sequence", "model"
 
 T = TypeVar("T")
 _FULLY = "fully"  # in a rule: along `data` where parameters are fully sharded, else not split
@@ -79,17 +80,38 @@ _MEETING_SECONDS = 30 * 24 * 3600
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSettings:
-  """Devices along each axis of a process's mesh; 0, on one axis, for all that the other leaves."""
+  """Devices along each axis of a process's mesh; 0, on one axis, for all that the others leave."""
 
   data: int
   model: int
 
   def __post_init__(self):
-    for axis, size in dataclasses.asdict(self).items():
+    for axis, size in self.sizes.items():
       if size < 0:
         raise UserError(f"mesh.{axis}={size}; expected 0 or more")
-    if self.data == self.model == 0:
-      raise UserError("mesh.data=0 and mesh.model=0: only one axis can take whatever is left")
+    if len(open_axes := [axis for axis, size in self.sizes.items() if not size]) > 1:
+      raise UserError(
+        f"{' and '.join(f'mesh.{axis}=0' for axis in open_axes)}: only one axis can take whatever "
+        f"is left"
+      )
+
+  @property
+  def sizes(self) -> dict[str, int]:
+    """Sizes by axis, the axis of the nearest devices last."""
+    sizes = dataclasses.asdict(self)
+    return {axis: sizes[axis] for axis in (DATA, SEQUENCE, MODEL) if axis in sizes}
+
+  @property
+  def given(self) -> int:
+    """Devices that the sizes name, without those of an open axis."""
+    return math.prod(size for size in self.sizes.values() if size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchMeshSettings(MeshSettings):
+  """Devices along each axis of the mesh of a search."""
+
+  sequence: int
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
@@ -104,29 +126,27 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
   """
   own = devices is None
   devices = jax.local_devices() if devices is None else devices
-  asked = f"mesh.data={settings.data}, mesh.model={settings.model}"
+  asked = ", ".join(f"mesh.{axis}={size}" for axis, size in settings.sizes.items())
   whose = "this process" if own else "all processes"
   who = "this process has" if own else "all processes have"
   beyond = ", and a mesh does not reach beyond its process" if own else ""
-  fixed = settings.data or settings.model
-  if 0 in (settings.data, settings.model):
-    if len(devices) % fixed:
-      raise UserError(
-        f"{asked}: {fixed} does not divide the {len(devices)} devices of {whose}; give both sizes "
-        f"to leave some idle, or another"
-      )
-    data, model = (size or len(devices) // fixed for size in (settings.data, settings.model))
-  else:
-    data, model = settings.data, settings.model
-  if data * model > len(devices):
-    raise UserError(f"{asked} takes {data * model} devices; {who} {len(devices)}{beyond}")
-  if data * model < len(devices):
-    logging.warning("%s: %d devices stay idle", asked, len(devices) - data * model)
-  shape, chosen = (data, model), devices[: data * model]
-  return Mesh(_arranged(shape, chosen), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+  sizes, given = settings.sizes, settings.given
+  if 0 in sizes.values() and len(devices) % given:
+    raise UserError(
+      f"{asked}: {given} does not divide the {len(devices)} devices of {whose}; give all sizes "
+      f"to leave some idle, or others"
+    )
+  sizes = {axis: size or len(devices) // given for axis, size in sizes.items()}
+  count = math.prod(sizes.values())
+  if count > len(devices):
+    raise UserError(f"{asked} takes {count} devices; {who} {len(devices)}{beyond}")
+  if count < len(devices):
+    logging.warning("%s: %d devices stay idle", asked, len(devices) - count)
+  arranged = _arranged(tuple(sizes.values()), devices[:count])
+  return Mesh(arranged, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def _arranged(shape: tuple[int, int], devices: Sequence[Any]) -> np.ndarray:
+def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
   """The devices as they are to lie on a mesh.
 
   On a TPU slice neighbours on the mesh are neighbours by wire, where JAX knows how to do that.
@@ -177,6 +197,9 @@ def partition(
   rule = next(spec for pattern, spec in PARTITION_RULES if re.fullmatch(pattern, name))
   axes = {_FULLY: DATA if fully_sharded else None}
   spec = P(*(axes.get(axis, axis) for axis in rule))
+  # Split over one device is not split: JAX might call by that name whatever else is not.
+  if all(axis is None or mesh.shape[axis] == 1 for axis in spec):
+    return P()
   for dimension, axis in enumerate(spec):
     if axis is not None and shape[dimension] % mesh.shape[axis]:
       otherwise = ", or fully_sharded=False" if axis == DATA else ""
@@ -198,7 +221,7 @@ def mesh_of(params: nnx.State) -> Mesh | None:
 def axis_size(params: nnx.State, axis: str) -> int:
   """Devices along an axis of the mesh that parameters lie on; 1 where they lie on one device."""
   mesh = mesh_of(params)
-  return 1 if mesh is None else mesh.shape[axis]
+  return 1 if mesh is None else mesh.shape.get(axis, 1)
 
 
 def place_batch(arrays: Any, params: nnx.State) -> Any:
@@ -260,7 +283,8 @@ def on_mesh(
     mesh: the mesh; None: the function itself.
     in_specs: places of the arguments.
     out_specs: places of the results.
-    axes: axes of the mesh along which parts are apart; the compiler handles the others.
+    axes: axes of the mesh along which devices run by themselves, as far as it has them; the
+      compiler handles the others.
   """
   if mesh is None:
     return function
@@ -270,7 +294,7 @@ def on_mesh(
     mesh=mesh,
     in_specs=in_specs,
     out_specs=out_specs,
-    axis_names=set(axes),
+    axis_names=set(axes).intersection(mesh.axis_names),
     check_vma=False,
   )
 

@@ -21,6 +21,7 @@ from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.search.units import unit_sizes
+from tests.helpers import tiny_jobs
 from tests.helpers.full_passes import full_pass_nlls
 from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
@@ -48,7 +49,7 @@ def without_seconds(record):
 
 
 def job_records(folder, tmp_path, **changes):
-  config = get_config().to_dict() | {"pruner": str(folder), "mesh": {"data": 1, "model": 1}}
+  config = get_config().to_dict() | {"pruner": str(folder), "mesh": tiny_jobs.SEARCH_ON_ONE_DEVICE}
   config |= {"chains": str(write_chains(tmp_path / "chains.jsonl")), **changes}
   with Workdir(tmp_path / "run", config, output="pruned") as workdir:
     assert run_prune(PruneSettings.from_config(config), workdir) == []

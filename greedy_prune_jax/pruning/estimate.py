@@ -20,7 +20,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.parameters import abstract_model
 from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
-from greedy_prune_jax.parallel import DATA, MODEL, partition
+from greedy_prune_jax.parallel import DATA, MODEL, SEQUENCE, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import (
   check_attention,
@@ -48,6 +48,7 @@ class Devices(NamedTuple):
   known: str | None  # its name in `ACCELERATORS`
   platform: str
   replicas: int  # groups of devices that take chains side by side, over all processes
+  sharing: int  # devices that share the positions of a chain
   split: int  # devices that share the weights
   peak_flops: float  # FLOP/s of one
   peak_source: str  # where that is from
@@ -56,7 +57,12 @@ class Devices(NamedTuple):
   @property
   def total(self) -> int:
     """All devices."""
-    return self.replicas * self.split
+    return self.replicas * self.of_chain
+
+  @property
+  def of_chain(self) -> int:
+    """Devices that work on one chain."""
+    return self.sharing * self.split
 
 
 def estimate_run(settings: PruneSettings) -> str:
@@ -81,9 +87,9 @@ def estimate_run(settings: PruneSettings) -> str:
 def _of_process(settings: PruneSettings) -> int:
   """Devices of one process's mesh, as far as the settings say; the least where they do not."""
   mesh, here = settings.mesh, jax.local_device_count()
-  if not settings.plan.device and not (mesh.data and mesh.model):
+  if not settings.plan.device and 0 in mesh.sizes.values():
     return here
-  return max(mesh.data, 1) * max(mesh.model, 1)
+  return mesh.given
 
 
 def _work(settings: PruneSettings, config: ModelConfig, task: PruneTask) -> Work:
@@ -103,22 +109,25 @@ def _devices(settings: PruneSettings) -> Devices:
   if plan.device:
     name, known, memory = plan.device, plan.device, ACCELERATORS[plan.device].memory
     platform = "tpu" if plan.device.startswith("tpu-") else "gpu"
-    count = plan.num_devices or max(mesh.data, 1) * max(mesh.model, 1)
+    count = plan.num_devices or mesh.given
   else:
     local = jax.local_devices()[0]
     platform = local.platform
     name, known = local.device_kind, find_accelerator(local.device_kind)
     memory = device_memory()
-    given = mesh.data * mesh.model * jax.process_count()  # 0 where one of them is left open
-    count = plan.num_devices or given or jax.device_count()
-  split = mesh.model or max(count // max(mesh.data, 1), 1)
-  if count % split:
+    here = jax.device_count() if 0 in mesh.sizes.values() else mesh.given * jax.process_count()
+    count = plan.num_devices or here
+  left = max(count // mesh.given, 1)  # of an open axis
+  split, sharing = mesh.model or left, mesh.sequence or left
+  if count % (split * sharing):
+    sizes = " times ".join(f"mesh.{axis}={mesh.sizes[axis]}" for axis in (SEQUENCE, MODEL))
     raise UserError(
-      f"mesh.model={mesh.model} does not divide {count} devices; set plan.num_devices to their "
-      f"number over all processes"
+      f"{sizes} does not divide {count} devices; set plan.num_devices to their number over all "
+      f"processes"
     )
   peak, source = _peak(settings, known)
-  return Devices(name, known, platform, count // split, split, peak, source, memory)
+  replicas = count // (split * sharing)
+  return Devices(name, known, platform, replicas, sharing, split, peak, source, memory)
 
 
 def _peak(settings: PruneSettings, known: str | None) -> tuple[float, str]:
@@ -163,13 +172,14 @@ def _format(
   lengths = [len(s.reasoning) for s in segments]
   flops = sum(work.flops for work in works)
   # Chains are not divided: the longest holds up all others in the end.
-  slowest = max(flops / devices.total, max(work.flops for work in works) / devices.split)
+  slowest = max(flops / devices.total, max(work.flops for work in works) / devices.of_chain)
   seconds = slowest / (settings.plan.utilisation * devices.peak_flops)
   how = f"search {settings.search}, objective {settings.objective}"
   if settings.ranking != GREEDY:
     how = f"ranking {settings.ranking}"
     if others := RANKINGS[settings.ranking].other_models:
       how += f" (without {others}, which is not counted)"
+  positions = f"{devices.sharing} share a chain's positions, " if devices.sharing > 1 else ""
   rows = [
     ("chains", f"{len(tasks)}, with {min(lengths)} to {max(lengths)} reasoning tokens"),
     ("pruner", f"{settings.pruner}, {settings.dtype}; {how}, unit {settings.unit}"),
@@ -177,8 +187,9 @@ def _format(
     ("FLOPs", f"{flops:.3g}"),
     (
       "devices",
-      f"{devices.total} x {devices.name} ({devices.replicas} side by side, {devices.split} share "
-      f"the weights), peak {devices.peak_flops:.3g} FLOP/s each: {devices.peak_source}",
+      f"{devices.total} x {devices.name} ({devices.replicas} side by side, {positions}"
+      f"{devices.split} share the weights), peak {devices.peak_flops:.3g} FLOP/s each: "
+      f"{devices.peak_source}",
     ),
     ("memory per device", _memory(settings, config, tasks, devices)),
     (

@@ -87,7 +87,7 @@ def check_attention(settings: OrderSettings, num_devices: int) -> None:
   if settings.attention == "pallas" and num_devices > 1:
     raise UserError(
       f"attention=pallas runs on one device, and this process's mesh has {num_devices}; set "
-      f"mesh.data=1 and mesh.model=1, with one process for each device, or attention=xla"
+      f"all of mesh to 1, with one process for each device, or attention=xla"
     )
 
 

@@ -9,6 +9,7 @@ from greedy_prune_jax.chains.settings import ChainSettings
 from greedy_prune_jax.chains.thinking_chains import MODES
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.settings import ModelSettings
+from greedy_prune_jax.parallel import SearchMeshSettings
 from greedy_prune_jax.pruning.budget import parse_budgets
 from greedy_prune_jax.rankings.interface import RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
@@ -34,7 +35,7 @@ RACES = (SCREENED, RUNS)  # searches that `screen` and `audit` are for
 
 # What a later run in the same workdir may set differently: nothing here changes a chain's result.
 _MAY_CHANGE = (
-  *("attention", "batch_size", "mesh.data", "mesh.model"),
+  *("attention", "batch_size", "mesh.data", "mesh.sequence", "mesh.model"),
   *("on_bad_chain", "show_chains", "compilation_cache", "dry_run"),
   *("budget", "budget_new_tokens"),
   *("plan.device", "plan.num_devices", "plan.peak_flops", "plan.utilisation"),
@@ -65,6 +66,7 @@ class PrunerSettings(ModelSettings):
   """The model that scores."""
 
   pruner: str
+  mesh: SearchMeshSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

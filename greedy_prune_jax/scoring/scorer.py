@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from greedy_prune_jax.models.decoder import Decoder
 from greedy_prune_jax.models.forward import Caches, KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
+from greedy_prune_jax.parallel import SEQUENCE
 from greedy_prune_jax.scoring.likelihood import counted_log_probs
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.recurrence import (
@@ -62,7 +63,8 @@ class Program:
       step of a race; False where each candidate has its own, as far as they go.
     block: T, slots that go through the model at once.
     rest: slots of the smaller blocks that run what does not fill a block.
-    tile: slots that attend together; a divisor of both.
+    tile: slots that attend together; a divisor of a device's share of both.
+    sharing: devices, along the mesh axis `sequence`, that share the slots of a block.
     tile_by_tile: see `attend_tiles`.
     objective: `joint` or `answer`.
     attention: implementation of attention; the numbers are the same.
@@ -77,6 +79,7 @@ class Program:
   rest: int
   tile: int
   tile_by_tile: bool
+  sharing: int = 1
   objective: Objective = "joint"
   attention: AttentionKind = "xla"
   window: int = 0
@@ -191,8 +194,7 @@ def run_spans(
       slots = block_slots(
         state.texts, spans, layout, state.kept_offsets, first_slot + index * size, size, window
       )
-      hidden, keys_values = _run_layers(scorer, state, slots)
-      log_probs, counted = _slot_log_probs(scorer, state, slots, hidden)
+      log_probs, counted, keys_values = _run_block(scorer, state, slots)
       if scorer.program.window:
         state = _remember(state, slots, log_probs[:, 0], counted & remembers)
       running = _running_sums(state, slots, log_probs[:, 0])
@@ -215,10 +217,34 @@ def _sums_before(state: ChainState, spans: Spans) -> Float[Array, "B V"]:
   return jnp.pad(jnp.where(spans.first[:, 1:] > 0, kept, 0.0), ((0, 0), (1, 0)))
 
 
-def _run_layers(
+def _run_block(
   scorer: Scorer, state: ChainState, slots: Slots
+) -> tuple[Float[Array, "T 2"], Bool[Array, " T"], Caches]:
+  """What `_slot_log_probs` finds of a block, and its part of the caches, [L, T, ...], as bits."""
+  sharing = scorer.program.sharing
+  own_slots = jax.tree.map(lambda x: _own_part(x, sharing), slots)
+  hidden, keys_values = _run_layers(scorer, state, slots, own_slots)
+  log_probs, counted = _slot_log_probs(scorer, state, own_slots, hidden)
+  return _all_parts(log_probs, sharing), _all_parts(counted, sharing), keys_values
+
+
+def _own_part(x: Array, sharing: int) -> Array:
+  """The slots [T, ...] of a block that this one of the devices which share it runs."""
+  if sharing == 1:
+    return x
+  size = x.shape[0] // sharing
+  return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(SEQUENCE) * size, size)
+
+
+def _all_parts(x: Array, sharing: int) -> Array:
+  """The slots of the whole block, on each of the devices that share it."""
+  return x if sharing == 1 else jax.lax.all_gather(x, SEQUENCE, tiled=True)
+
+
+def _run_layers(
+  scorer: Scorer, state: ChainState, slots: Slots, own_slots: Slots
 ) -> tuple[Float[Array, "T D"], Caches]:
-  """Hidden states of a block, and its part of the caches, [L, T, ...], as bits."""
+  """Hidden states of a device's own slots, and what `_run_block` says of the whole block."""
   decoder, program, texts = scorer.decoder, scorer.program, state.texts
   dtype = decoder.embedding.dtype
 
@@ -228,11 +254,12 @@ def _run_layers(
 
     attend_slots = partial(attend_cascade, platform=decoder.platform)
   else:
-    text_tile = _text_tile(program, texts.token_ids.shape[0], slots.valid.shape[0])
+    text_tile = _text_tile(program, texts.token_ids.shape[0], own_slots.valid.shape[0])
     attend_slots = partial(attend_tiles, text_tile=text_tile, tile_by_tile=program.tile_by_tile)
 
   def attend(q, k, v, window, sinks, cache):
-    own = KeyValues(k.astype(dtype), v.astype(dtype))
+    block = (_all_parts(x.astype(dtype), program.sharing) for x in (k, v))
+    own = KeyValues(*block)
     out = attend_slots(
       q,
       own,
@@ -240,7 +267,7 @@ def _run_layers(
       state.kept_cache[cache.name],
       cache.value,
       window,
-      slots,
+      own_slots,
       texts.answer_start - 1,
       tile=program.tile,
       softcap=decoder.config.attention_softcap,
@@ -248,13 +275,16 @@ def _run_layers(
     )
     return out, {cache.name: bfloat16_as_uint16(own, decoder.platform)} if cache.own else {}
 
-  x = decoder.embed(texts.token_ids[slots.chain, slots.source])
+  x = decoder.embed(texts.token_ids[own_slots.chain, own_slots.source])
   layers = {name: jnp.arange(shape.num_layers) for name, shape in decoder.config.caches.items()}
   if not decoder.config.has_recurrence:
-    return decoder.run_layers(x, slots.position, attend, layers)
+    return decoder.run_layers(x, own_slots.position, attend, layers)
   recurrence = decoder.config.recurrence
 
   def recur(mixed, layer):
+    # A recurrence goes from slot to slot: each device runs those of all.
+    of_all = jax.tree.map(lambda x: _all_parts(x, program.sharing), mixed._replace(filter=None))
+    mixed = of_all._replace(filter=mixed.filter)
     out, own = recur_slots(
       mixed,
       layer,
@@ -265,10 +295,10 @@ def _run_layers(
       config=decoder.config,
       dtype=dtype,
     )
-    return out, bfloat16_as_uint16(own, decoder.platform)
+    return _own_part(out, program.sharing), bfloat16_as_uint16(own, decoder.platform)
 
   layers[recurrence] = jnp.arange(len(decoder.config.recurrent_layers))
-  return decoder.run_layers(x, slots.position, attend, layers, recur=recur)
+  return decoder.run_layers(x, own_slots.position, attend, layers, recur=recur)
 
 
 def _text_tile(program: Program, num_chains: int, size: int) -> int:

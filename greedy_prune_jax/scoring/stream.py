@@ -127,6 +127,7 @@ class Slots(NamedTuple):
   kept columns [kept_start, kept_stop) of its chain, and slots [begin, itself] of the block.
   """
 
+  number: Array  # of the slot in its block
   valid: Array  # False in slots that hold nothing
   chain: Array
   sequence: Array
@@ -161,7 +162,8 @@ def block_slots(
     size: T, static.
     window: w, columns of a window behind which `spans.skipped` columns are left out.
   """
-  slot = first_slot + jnp.arange(size)
+  number = jnp.arange(size)
+  slot = first_slot + number
   count = spans.first.shape[1]
   flat = jnp.searchsorted(layout.ends.reshape(-1), slot, side="right")
   flat = jnp.minimum(flat, spans.first.size - 1)
@@ -184,6 +186,7 @@ def block_slots(
   nothing = texts.answer_start[chain]
   kept_start = jnp.where(is_text, 0, kept_offsets[chain, unit])
   return Slots(
+    number=number,
     valid=valid,
     chain=chain,
     sequence=sequence,
@@ -197,7 +200,7 @@ def block_slots(
     kept_stop=jnp.where(valid, kept_start + jnp.where(is_text, 0, ran_before), 0),
     tail=jnp.full_like(column, window),
     jump=jump,
-    begin=jnp.where(valid, begin_here, jnp.arange(size)),
+    begin=jnp.where(valid, begin_here, number),
     is_last=valid & (slot == layout.ends[chain, sequence] - 1),
   )
 

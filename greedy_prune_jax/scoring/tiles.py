@@ -38,7 +38,6 @@ def key_intervals(
     window: number of tokens that a token sees, itself included.
     tile: slots of a tile.
   """
-  number = jnp.arange(slots.position.shape[0])
   place = slots.position - window + 1  # the first of the window, in the text as it stands
   # The first column of the window. Columns before a tail are `jump` further from those in it.
   near = slots.column - window + 1
@@ -49,7 +48,10 @@ def key_intervals(
       [jnp.maximum(place, 0), slots.visible],
       [jnp.maximum(place, slots.resume), text_ends[slots.chain]],
       [slots.kept_start + jnp.maximum(column, 0), slots.kept_stop],
-      [jnp.maximum(number - slots.column + column, slots.begin), slots.valid * (number + 1)],
+      [
+        jnp.maximum(slots.number - slots.column + column, slots.begin),
+        slots.valid * (slots.number + 1),
+      ],
     ]
   )
   return jnp.moveaxis(intervals.reshape(4, 2, -1, tile), 2, 0)

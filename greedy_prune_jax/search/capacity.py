@@ -60,17 +60,23 @@ def places_of(segments: Segments) -> int:
   return bucket(len(segments) + 1, KEY_BLOCK)
 
 
-def block_sizes(block_positions: int, platform: str) -> dict[str, Any]:
-  """Those of `Program`, for a kind of device."""
+def block_sizes(block_positions: int, platform: str, sharing: int = 1) -> dict[str, Any]:
+  """Those of `Program`, for a kind of device.
+
+  Args:
+    sharing: devices that share the slots of a block.
+  """
   on_cpu = platform == "cpu"
   if block_positions < KEY_BLOCK:
-    block = rest = round_up(block_positions, 16)
     tile = 16
+    block = rest = round_up(block_positions, tile * sharing)
   else:
-    block = round_up(block_positions, KEY_BLOCK)
-    rest = round_up(block // 12, KEY_BLOCK)
     tile = 64 if on_cpu else KEY_BLOCK
-  return {"block": block, "rest": rest, "tile": tile, "tile_by_tile": on_cpu}
+    least = KEY_BLOCK * sharing
+    block = round_up(block_positions, least)
+    rest = round_up(block // 12, least)
+  sizes = {"block": block, "rest": rest, "tile": tile}
+  return {**sizes, "tile_by_tile": on_cpu, "sharing": sharing}
 
 
 def suffix_positions(segments: Segments, unit_sizes: Sequence[int] | None) -> int:

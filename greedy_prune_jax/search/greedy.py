@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from greedy_prune_jax.models.decoder import merge_decoder
-from greedy_prune_jax.parallel import DATA, MODEL, on_mesh
+from greedy_prune_jax.parallel import DATA, MODEL, SEQUENCE, on_mesh
 from greedy_prune_jax.scoring import exact
 from greedy_prune_jax.scoring.exact import Phase, Turn, choose
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
@@ -63,6 +63,8 @@ class Known(NamedTuple):
 _OF_LAYERS = ("text_cache", "borders", "kept_cache")  # fields whose first axis is that of layers
 _CHAINS: Any = ChainState._make([P(DATA)] * len(ChainState._fields))
 _CHAINS = _CHAINS._replace(**dict.fromkeys(_OF_LAYERS, P(None, DATA)))
+# Devices along `sequence` hold the same of everything, and share the slots of blocks.
+_AXES = DATA, SEQUENCE
 
 
 @partial(jax.jit, static_argnames=("graph", "program", "mesh", "run_texts"))
@@ -89,7 +91,7 @@ def start_search(
       state = exact.run_texts(Scorer(decoder, program), state, everyone)
     return state if known is None else state._replace(**known._asdict())
 
-  run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _CHAINS)
+  run = on_mesh(start, mesh, (P(), P(DATA), P(DATA)), _CHAINS, _AXES)
   return _placed(run(params, texts, known), mesh)
 
 
@@ -168,7 +170,7 @@ def prune_steps(
     return chains, found
 
   specs = (P(), _CHAINS, P(DATA), P(DATA), P(DATA), P())
-  run = on_mesh(steps, mesh, specs, (_CHAINS, P(DATA)))
+  run = on_mesh(steps, mesh, specs, (_CHAINS, P(DATA)), _AXES)
   chains, found = run(params, chains, active, floors, ends, budget)
   return _placed(chains, mesh), found
 

@@ -18,7 +18,7 @@ from flax import nnx
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sizes import bucket
-from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch
+from greedy_prune_jax.parallel import DATA, SEQUENCE, axis_size, mesh_of, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.racing import RacePlan, most_in_race
 from greedy_prune_jax.scoring.scorer import AttentionKind, ChainState, Program
@@ -193,7 +193,7 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
     objective=settings.objective,
     attention=settings.attention,
     window=settings.screen.window if settings.screen else 0,
-    **block_sizes(settings.block_positions, model.platform),
+    **block_sizes(settings.block_positions, model.platform, axis_size(model.params, SEQUENCE)),
   )
 
 

@@ -15,7 +15,15 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model, merge_decoder
 from greedy_prune_jax.models.forward import Caches
 from greedy_prune_jax.models.sizes import bucket, power_of_two
-from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, on_mesh, place_batch, place_rows
+from greedy_prune_jax.parallel import (
+  DATA,
+  SEQUENCE,
+  axis_size,
+  mesh_of,
+  on_mesh,
+  place_batch,
+  place_rows,
+)
 from greedy_prune_jax.scoring.exact import run_texts
 from greedy_prune_jax.scoring.objectives import ChainNLL, chain_nll
 from greedy_prune_jax.scoring.scorer import Program, Scorer, start_state, with_borders
@@ -58,7 +66,7 @@ def score_texts(
     prompt,
     Text(*placed),
     wanted,
-    program=_program(model, segments, block_positions),
+    program=_program(model, segments, block_positions, axis_size(model.params, SEQUENCE)),
     mesh=mesh_of(model.params),
   )
   return jax.tree.map(lambda x: x[:num_texts], jax.device_get(nlls))
@@ -71,8 +79,8 @@ def start_prompt(model: Model, segments: Segments, block_positions: int) -> Cach
   return _start(model.graph_for(len(segments)), model.inference_params, texts, program=program)
 
 
-def _program(model: Model, segments: Segments, block_positions: int) -> Program:
-  sizes = block_sizes(block_positions, model.platform)
+def _program(model: Model, segments: Segments, block_positions: int, sharing: int = 1) -> Program:
+  sizes = block_sizes(block_positions, model.platform, sharing)
   # Few positions: blocks of the larger size would only be compiled.
   sizes["block"] = sizes["rest"]
   return Program(places=places_of(segments), units=1, kept=0, **sizes)
@@ -107,7 +115,7 @@ def _score(
     numbers = texts.num_reasoning, texts.num_answer, texts.num_prompt
     return jax.vmap(chain_nll)(state.log_probs, *numbers)
 
-  run = on_mesh(score, mesh, (P(), P(), P(DATA), P(DATA)), P(DATA))
+  run = on_mesh(score, mesh, (P(), P(), P(DATA), P(DATA)), P(DATA), (DATA, SEQUENCE))
   return run(params, prompt, texts, wanted)
 
 

@@ -39,7 +39,7 @@ def run(job: str, *argv: str) -> Run:
     flags.DEFINE_string(name, "", "", flag_values=values)
   values(command)
   config = values.config.to_dict()
-  if config.get("mesh") == {"data": 0, "model": 1}:
+  if config.get("mesh", {}).get("data") == 0 and config["mesh"]["model"] == 1:
     config["mesh"]["data"] = 1  # a program of these tests has one device, this process 8
   function = getattr(importlib.import_module(f"greedy_prune_jax.jobs.{job}"), job)
   further = [values.pruned.split(",")] if job == "analyze" else []

@@ -17,6 +17,7 @@ from tests.helpers.chat_server import serving
 from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
 ONE_DEVICE = {"data": 1, "model": 1}
+SEARCH_ON_ONE_DEVICE = {**ONE_DEVICE, "sequence": 1}
 _ROWS = [
   {"question": f"{i} + {i}?", "answer": f"So.\n#### {2 * i}", "system": "Add."} for i in (1, 2)
 ]
@@ -61,7 +62,8 @@ def start(
 def config_for(job: str, **changes: Any) -> dict[str, Any]:
   """A job's config on one device, with changes."""
   config = importlib.import_module(f"configs.{job}").get_config().to_dict()
-  common = {"mesh": ONE_DEVICE, "compilation_cache": False}
+  mesh = SEARCH_ON_ONE_DEVICE if job == "prune" else ONE_DEVICE
+  common = {"mesh": mesh, "compilation_cache": False}
   return config | {key: value for key, value in common.items() if key in config} | changes
 
 
@@ -158,7 +160,7 @@ def study(folder: Path) -> dict[str, Any]:
     tests={"sums": questions},
     poll_seconds=0.01,
   )
-  config["prune"] |= {"pruner": model, "mesh": ONE_DEVICE}
+  config["prune"] |= {"pruner": model, "mesh": SEARCH_ON_ONE_DEVICE}
   config["distill"] |= {"steps": 1, "batch_size": 2, "save_every": 1, "mesh": ONE_DEVICE}
   config["evaluate"] |= {"max_new_tokens": 4, "mesh": ONE_DEVICE}
   return config

@@ -166,7 +166,7 @@ def settings_here(command: Command, url: str, folder: Path) -> dict[str, Any]:
     config |= _SIZES.get(command.job, {})
     config |= {"compilation_cache": False} if "compilation_cache" in config else {}
     if "mesh" in config and "mesh.data" not in command.changes:
-      config["mesh"] = tiny_jobs.ONE_DEVICE
+      config["mesh"] = config["mesh"] | tiny_jobs.ONE_DEVICE
     if "questions" in config:
       config["questions"] = "gsm8k:rows.jsonl"
     if config.get("teacher") == "openai" or (command.job == "sample" and not command.needs):

@@ -90,7 +90,7 @@ def test_time_follows_from_devices_and_utilisation(dry):
     ({"plan.utilisation": 1.5}, "plan.utilisation=1.5; expected a share of the peak"),
     ({"plan.num_devices": -1}, "num_devices=-1; expected 0 or more"),
     ({"plan.device": "h100"}, "dtype=float32: the peak that is known of h100 is of bfloat16"),
-    ({"plan.num_devices": 3, "mesh.model": 2}, "mesh.model=2 does not divide 3 devices"),
+    ({"plan.num_devices": 3, "mesh.model": 2}, "times mesh.model=2 does not divide 3 devices"),
     ({"plan.num_devices": 7, "mesh.model": 7}, "cannot be split evenly over the mesh axis model"),
   ],
 )

@@ -22,7 +22,7 @@ def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, run_program, 
     assert not many[key].pop("nll")
     assert record == many[key]
   job = run_program(workdir="many", show_chains=1, env=SIX_DEVICES, **{"mesh.data": 2})
-  assert "mesh.data=2, mesh.model=1: 4 devices stay idle" in job.stderr
+  assert "mesh.data=2, mesh.sequence=1, mesh.model=1: 4 devices stay idle" in job.stderr
   assert "mean NLL of 3 chains" in job.stdout
 
 
@@ -30,8 +30,9 @@ def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, run_program, 
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"mesh.data": 7}, "error: mesh.data=7, mesh.model=1 takes 7 devices; this process has 6, and"),
-    ({"mesh.model": 4}, "error: mesh.data=0, mesh.model=4: 4 does not divide the 6 devices of"),
+    ({"mesh.data": 7}, "mesh.sequence=1, mesh.model=1 takes 7 devices; this process has 6, and"),
+    ({"mesh.model": 4}, "mesh.sequence=1, mesh.model=4: 4 does not divide the 6 devices of"),
+    ({"mesh.sequence": 4}, "mesh.sequence=4, mesh.model=1: 4 does not divide the 6 devices of"),
     (
       {"attention": "pallas"},
       "error: attention=pallas runs on one device, and this process's",

@@ -13,6 +13,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.parallel import (
   MeshSettings,
+  SearchMeshSettings,
   make_mesh,
   mesh_of,
   place_batch,
@@ -30,7 +31,8 @@ from greedy_prune_jax.search.screen import ScreenSettings
 from tests.helpers.full_passes import random_segments
 from tests.helpers.reference import tiny_config, tiny_model
 
-MESHES = ((8, 1), (4, 2), (2, 4), (1, 8))
+# Sizes of `data` and `model`, with that of `sequence` between them where it is not 1.
+MESHES = ((8, 1), (4, 2), (2, 4), (1, 8), (1, 8, 1), (2, 2, 2))
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 64}
 _RECURRENT = {
   "layer_types": ["linear_attention", "full_attention"],
@@ -69,7 +71,9 @@ def models(tmp_path_factory):
   def load(mesh=(), family="llama"):
     choose = None
     if mesh:
-      choose = weight_shardings(make_mesh(MeshSettings(data=mesh[0], model=mesh[1])))
+      data, *sequence, split = mesh
+      settings = SearchMeshSettings(data=data, sequence=sequence[0] if sequence else 1, model=split)
+      choose = weight_shardings(make_mesh(settings))
     return load_model(str(folder(family)), jnp.float32, shardings=choose)
 
   return load
@@ -105,7 +109,7 @@ def on_one_device(models):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("mesh", "objective"), [*((mesh, "joint") for mesh in MESHES), ((4, 2), "answer")]
+  ("mesh", "objective"), [*((mesh, "joint") for mesh in MESHES), ((2, 2, 2), "answer")]
 )
 def test_any_mesh_finds_what_one_device_finds(models, on_one_device, mesh, objective):
   expected = on_one_device(objective)
@@ -119,12 +123,13 @@ def test_any_mesh_finds_what_one_device_finds(models, on_one_device, mesh, objec
 def test_every_kind_of_parameter_can_be_shared(models, family):
   shapes = ((9, 4, 2), (3, 3, 2))  # of one length bucket
   one = _searched(models((), family), "joint", shapes=shapes)
-  _assert_same(_searched(models((2, 4), family), "joint", shapes=shapes), one)
+  _assert_same(_searched(models((2, 2, 2), family), "joint", shapes=shapes), one)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("family", "mesh"), [("qwen3_next", (2, 4)), ("lfm2", (2, 4)), ("lfm2", (4, 1))]
+  ("family", "mesh"),
+  [("qwen3_next", (2, 4)), ("lfm2", (2, 4)), ("lfm2", (4, 1)), ("qwen3_next", (1, 4, 2))],
 )
 def test_races_through_recurrent_layers(models, family, mesh):
   shapes = ((9, 14, 3), (30, 11, 2), (3, 12, 2))  # for windows that end early
@@ -148,7 +153,7 @@ def test_a_search_on_a_mesh_goes_on_where_one_device_was(models, on_one_device):
 @pytest.mark.parametrize("name", ["surprisal", "gradient", "attention"])
 def test_rankings_on_a_mesh(models, name):
   found = []
-  for mesh in ((), (4, 2)):
+  for mesh in ((), (2, 2, 2)):
     (path,) = _paths(shapes=SHAPES[:1])
     ranking = RANKINGS[name].make(models(mesh), RankingSettings(objective="joint"))
     chain = RankingInput("a chain", path.segments, ("x",) * SHAPES[0][1])
