@@ -6,14 +6,14 @@ https://github.com/huggingface/peft
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.parameters import Index, TensorSource
+from greedy_prune_jax.models.parameters import Index, TensorSource, WrappedTensors
 from greedy_prune_jax.models.safetensors_file import read_safetensors
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.json_reader import read_json
@@ -123,7 +123,7 @@ class Adapter:
       raise UserError(f"{self.weights}: a module lacks {error}.") from error
 
 
-class AdaptedTensors(TensorSource):
+class AdaptedTensors(WrappedTensors):
   """Tensors of a base with an adapter's changes added, in float32."""
 
   def __init__(
@@ -142,7 +142,8 @@ class AdaptedTensors(TensorSource):
       for layer in range(num_layers)
       if "{expert}" not in theirs  # adapters of single experts are refused
     }
-    self._base, self._matrices = base, adapter.matrices(numbered)
+    super().__init__(base)
+    self._matrices = adapter.matrices(numbered)
     for name, (b, a) in self._matrices.items():
       if (b.shape[0], a.shape[1]) != base.shape(name) or b.shape[1] != a.shape[0]:
         raise UserError(
@@ -150,22 +151,9 @@ class AdaptedTensors(TensorSource):
           f"tensor {name!r} of the base, of shape {list(base.shape(name) or ())}."
         )
 
-  @property
-  def names(self) -> Collection[str]:
-    """See `TensorSource`."""
-    return self._base.names
-
-  def shape(self, name: str) -> tuple[int, ...] | None:
-    """See `TensorSource`."""
-    return self._base.shape(name)
-
-  def where(self, name: str) -> str:
-    """See `TensorSource`."""
-    return self._base.where(name)
-
   def read(self, name: str, index: Index) -> np.ndarray:
     """See `TensorSource`."""
-    block = self._base.read(name, index)
+    block = super().read(name, index)
     if name not in self._matrices:
       return block
     (rows, columns), (b, a) = index, self._matrices[name]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from greedy_prune_jax.models.parameters import Index, TensorSource
+from greedy_prune_jax.models.parameters import Index, TensorSource, WrappedTensors
 
 _GATE_UP, _DOWN = "gate_up_proj", "down_proj"
 
@@ -28,22 +28,16 @@ def split_experts(source: TensorSource, names: Mapping[str, str]) -> TensorSourc
   return _SplitExperts(source, fused) if fused else source
 
 
-class _SplitExperts(TensorSource):
+class _SplitExperts(WrappedTensors):
   """Each expert's tensors, read out of those that hold all experts of a layer."""
 
   def __init__(self, source: TensorSource, fused: Collection[str]):
-    self._source = source
+    super().__init__(source)
     # Name of an expert's tensor -> the tensor that holds it, expert's number, first row, and shape.
     self._places: dict[str, tuple[str, int, int, tuple[int, int]]] = {}
     for name in fused:
       self._places.update(_places(name, source.shape(name) or ()))
-    self._names = set(source.names) - {place[0] for place in self._places.values()}
-    self._names |= self._places.keys()
-
-  @property
-  def names(self) -> Collection[str]:
-    """See `TensorSource`."""
-    return self._names
+    self.names = source.names - {place[0] for place in self._places.values()} | self._places.keys()
 
   def shape(self, name: str) -> tuple[int, ...] | None:
     """See `TensorSource`."""

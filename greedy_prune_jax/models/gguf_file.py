@@ -95,6 +95,7 @@ class GgufFile(TensorSource):
         f"{self.path}: not a readable GGUF file ({error}). It may be cut short (it has "
         f"{len(self._bytes)} bytes) or not GGUF at all: compare its size with its source's."
       ) from error
+    self.names = set(self._tensors)
     if self.metadata.get("split.count", 1) not in (0, 1):
       raise UserError(
         f"{self.path}: one of {self.metadata['split.count']} parts of a model; "
@@ -121,11 +122,6 @@ class GgufFile(TensorSource):
   def where(self, name: str) -> str:
     """The file, whatever the tensor."""
     return str(self.path)
-
-  @property
-  def names(self) -> set[str]:
-    """Names of all tensors."""
-    return set(self._tensors)
 
   def read(self, name: str, index: Index) -> np.ndarray:
     """Part of a vector, a matrix or a stack of matrices, dequantised to float32."""

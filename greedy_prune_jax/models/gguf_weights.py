@@ -25,7 +25,7 @@ from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.families import FAMILIES
 from greedy_prune_jax.models.gguf_file import GgufFile
 from greedy_prune_jax.models.layouts import shared_tensors
-from greedy_prune_jax.models.parameters import Index, TensorSource
+from greedy_prune_jax.models.parameters import Index, WrappedTensors
 
 ROPE_DIVISORS = "rope_freqs.weight"  # what each pair's frequency is divided by
 
@@ -55,35 +55,28 @@ def gguf_names(file: GgufFile, family: str) -> dict[str, str]:
   return names
 
 
-class GgufWeights(TensorSource):
+class GgufWeights(WrappedTensors):
   """A file's tensors with llama.cpp's changes undone."""
 
   def __init__(self, file: GgufFile, config: ModelConfig, names: Mapping[str, str]):
     gguf = FAMILIES[config.family].gguf
     assert gguf is not None
-    self._file, self._config = file, config
+    super().__init__(file)
+    self._config = config
     self._interleaved = (".attn_q.", ".attn_k.") if gguf.interleaved else ()
     groups = config.delta_key_heads
     self._takes_turns = gguf.values_in_turns and config.delta_value_heads != groups
     guesses = re.compile(r"blk\.(\d+)\..*")  # blocks behind the last guess further tokens
-    self._unread = {ROPE_DIVISORS, *shared_tensors(config, names)}
+    unread = {ROPE_DIVISORS, *shared_tensors(config, names)}
     if file.metadata.get(f"{gguf.architecture}.nextn_predict_layers"):
       blocks = [match for name in file.names if (match := guesses.fullmatch(name))]
-      self._unread |= {block[0] for block in blocks if int(block[1]) >= config.num_layers}
-
-  @property
-  def names(self) -> set[str]:
-    """See `TensorSource`."""
-    return self._file.names - self._unread
+      unread |= {block[0] for block in blocks if int(block[1]) >= config.num_layers}
+    self.names = file.names - unread
 
   def shape(self, name: str) -> tuple[int, ...] | None:
     """See `TensorSource`."""
-    shape, axis = self._file.shape(name), self._left_out(name)
+    shape, axis = self._source.shape(name), self._left_out(name)
     return shape if shape is None or axis is None else (*shape[:axis], 1, *shape[axis:])
-
-  def where(self, name: str) -> str:
-    """See `TensorSource`."""
-    return self._file.where(name)
 
   def read(self, name: str, index: Index) -> np.ndarray:
     """See `TensorSource`."""
@@ -105,7 +98,7 @@ class GgufWeights(TensorSource):
     """Axis of size 1 that the file leaves out."""
     if name.endswith((".ssm_conv1d.weight", ".shortconv.conv.weight")):
       return 1
-    if name.endswith(".ffn_gate_inp_shexp.weight") and len(self._file.shape(name) or ()) == 1:
+    if name.endswith(".ffn_gate_inp_shexp.weight") and len(self._source.shape(name) or ()) == 1:
       return 0
     return None
 
@@ -113,7 +106,7 @@ class GgufWeights(TensorSource):
     """Part of a tensor as the file has it, its value heads in our order."""
     kind = name.partition(".")[2].partition(".")[2]
     if not self._takes_turns or kind not in _VALUE_HEADS:
-      return self._file.read(name, index)
+      return self._source.read(name, index)
     axis, width, behind_keys = _VALUE_HEADS[kind]
     config, groups = self._config, self._config.delta_key_heads
     before = 2 * groups * config.delta_key_dim if behind_keys else 0
@@ -121,5 +114,5 @@ class GgufWeights(TensorSource):
     places = np.arange(config.delta_value_heads * size).reshape(-1, groups, size)
     places = np.append(np.arange(before), before + places.swapaxes(0, 1).reshape(-1))[index[axis]]
     bounds = slice(int(places.min()), int(places.max()) + 1)
-    block = self._file.read(name, (*index[:axis], bounds, *index[axis + 1 :]))
+    block = self._source.read(name, (*index[:axis], bounds, *index[axis + 1 :]))
     return block.take(places - bounds.start, axis)

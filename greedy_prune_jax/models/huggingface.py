@@ -56,7 +56,7 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   prefix = checkpoint.prefix
   names = FAMILIES[config.family].hf_tensors(prefix, _PREFIXES[prefix])
   _check_constants(checkpoint, config, prefix)
-  checkpoint.unread |= set(shared_tensors(config, names))
+  checkpoint.names -= set(shared_tensors(config, names))  # that no layer asks for
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
   tensors = DequantisedTensors(checkpoint, checkpoint.read_stored)
@@ -70,7 +70,6 @@ class _Checkpoint(TensorSource):
     self._folder = folder
     self._places = _index(folder)
     self._slices: dict[str, Any] = {}
-    self.unread: set[str] = set()  # tensors that say nothing new, or that no layer asks for
     for path in sorted(set(self._places.values())) or [folder / "model.safetensors"]:
       file = _open(path)
       for name in file.keys():  # noqa: SIM118  a safe_open is no mapping
@@ -80,10 +79,7 @@ class _Checkpoint(TensorSource):
       (prefix for prefix in _PREFIXES if prefix + "embed_tokens.weight" in self._slices),
       "model.",
     )
-
-  @property
-  def names(self) -> set[str]:
-    return {name for name in self._slices if not _UNUSED.fullmatch(name)} - self.unread
+    self.names = {name for name in self._slices if not _UNUSED.fullmatch(name)}
 
   def shape(self, name: str) -> tuple[int, ...] | None:
     return tuple(self._slices[name].get_shape()) if name in self._slices else None
@@ -121,7 +117,7 @@ def _check_constants(checkpoint: _Checkpoint, config: ModelConfig, prefix: str) 
       name = f"{prefix}layers.{layer}.{constant}"
       if checkpoint.shape(name) is None:
         continue
-      checkpoint.unread.add(name)
+      checkpoint.names.discard(name)  # says nothing new
       stored = float(checkpoint.read(name, ()))
       if not math.isclose(stored, value, rel_tol=0.01):  # bfloat16 has 8 bits
         raise UserError(f"{checkpoint.where(name)}: tensor {name!r} is {stored}; expected {value}.")

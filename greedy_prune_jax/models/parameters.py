@@ -9,7 +9,7 @@ that it does not need. `layouts` says how stored matrices lie relative to ours.
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,12 +41,13 @@ ChooseShardings = Callable[[nnx.State], Any]
 
 
 class TensorSource(abc.ABC):
-  """Named tensors on disk, in the layout of PyTorch's linear layers: [outputs, inputs]."""
+  """Named tensors on disk, in the layout of PyTorch's linear layers: [outputs, inputs].
 
-  @property
-  @abc.abstractmethod
-  def names(self) -> Collection[str]:
-    """Names of the tensors that belong to a decoder."""
+  Attributes:
+    names: names of the tensors that belong to a decoder.
+  """
+
+  names: set[str]
 
   @abc.abstractmethod
   def shape(self, name: str) -> tuple[int, ...] | None:
@@ -59,6 +60,25 @@ class TensorSource(abc.ABC):
   @abc.abstractmethod
   def where(self, name: str) -> str:
     """The file that holds, or should hold, the tensor: for messages."""
+
+
+class WrappedTensors(TensorSource):
+  """Another source's tensors, some of which a subclass changes."""
+
+  def __init__(self, source: TensorSource):
+    self._source, self.names = source, source.names
+
+  def shape(self, name: str) -> tuple[int, ...] | None:
+    """See `TensorSource`."""
+    return self._source.shape(name)
+
+  def where(self, name: str) -> str:
+    """See `TensorSource`."""
+    return self._source.where(name)
+
+  def read(self, name: str, index: Index) -> np.ndarray:
+    """See `TensorSource`."""
+    return self._source.read(name, index)
 
 
 def abstract_model(config: ModelConfig, dtype: Any, platform: str | None = None) -> Model:

@@ -9,12 +9,12 @@ Source: OCP Microscaling Formats v1.0; `integrations/mxfp4.py` and `integrations
 of https://github.com/huggingface/transformers
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.models.parameters import Index, TensorSource
+from greedy_prune_jax.models.parameters import Index, TensorSource, WrappedTensors
 from greedy_prune_jax.models.safetensors_file import FLOAT8
 
 FP8_BLOCK = 128
@@ -30,7 +30,7 @@ _PAIRS = np.stack([_FLOAT4[_BYTE & 15], _FLOAT4[_BYTE >> 4]], axis=-1)  # [256, 
 ReadStored = Callable[[str, Index, str], np.ndarray]
 
 
-class DequantisedTensors(TensorSource):
+class DequantisedTensors(WrappedTensors):
   """Tensors of a folder, of which those in one of these forms are dequantised as they are read.
 
   Raises:
@@ -38,8 +38,8 @@ class DequantisedTensors(TensorSource):
   """
 
   def __init__(self, source: TensorSource, read_stored: ReadStored):
-    self._source, self._read_stored = source, read_stored
-    names = set(source.names)
+    super().__init__(source)
+    self._read_stored, names = read_stored, source.names
     self._mxfp4 = {
       name.removesuffix(_BLOCKS)
       for name in names
@@ -48,7 +48,7 @@ class DequantisedTensors(TensorSource):
     self._fp8 = {name for name in names if name + _FP8_SCALES in names}
     parts = {name + end for name in self._mxfp4 for end in (_BLOCKS, _SCALES)}
     parts |= {name + _FP8_SCALES for name in self._fp8}
-    self._names = names - parts | self._mxfp4
+    self.names = names - parts | self._mxfp4
     for name in self._mxfp4:
       shape = source.shape(name + _BLOCKS) or ()
       self._check(name + _BLOCKS, (*shape[:-1], _MXFP4_BLOCK // 2))
@@ -64,11 +64,6 @@ class DequantisedTensors(TensorSource):
         f"{self._source.where(name)}: tensor {name!r} has shape {list(shape)}; expected "
         f"{list(expected)}, by the shape of what it belongs to. Is the download complete?"
       )
-
-  @property
-  def names(self) -> Collection[str]:
-    """See `TensorSource`."""
-    return self._names
 
   def shape(self, name: str) -> tuple[int, ...] | None:
     """See `TensorSource`."""
