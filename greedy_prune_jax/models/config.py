@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from greedy_prune_jax.models.fields import SIZES, FieldError, check_positive, check_size
+from greedy_prune_jax.models.fields import SIZES, FieldError, check_positive, check_size, check_whole
 from greedy_prune_jax.models.rope_config import RopeConfig
 
 # A layer with this window attends to everything: no supported context reaches it.
@@ -137,11 +137,8 @@ class ModelConfig:
       if value and len(value) != self.num_layers:
         raise FieldError(name, value, f"{self.num_layers} entries, one a layer")
     for window in self.layer_window:
-      if type(window) is not int or not 1 <= window <= FULL_ATTENTION:
-        raise FieldError("layer_window", window, f"a whole number from 1 to {FULL_ATTENTION}")
-    if self.num_heads % self.num_kv_heads:
-      expected = f"a divisor of num_heads={self.num_heads}"
-      raise FieldError("num_kv_heads", self.num_kv_heads, expected)
+      check_whole("layer_window", window, 1, FULL_ATTENTION)
+    self._check_divisor("num_kv_heads", "num_heads")
     if self.head_dim % 2:
       raise FieldError("head_dim", self.head_dim, "an even number: rope rotates pairs")
     if self.activation == "xielu" and self.gated_mlp:
@@ -154,25 +151,20 @@ class ModelConfig:
   def _check_experts(self) -> None:
     if self.num_experts == 0 and not self.experts_beside_mlp:
       return
-    for name, most in (("num_experts", 2**14), ("experts_per_token", self.num_experts)):
-      if type(value := getattr(self, name)) is not int or not 1 <= value <= most:
-        raise FieldError(name, value, f"a whole number from 1 to {most}")
-    for name, least in (("expert_dim", 1), ("shared_expert_dim", 0)):
-      if type(value := getattr(self, name)) is not int or not least <= value <= SIZES["mlp_dim"]:
-        raise FieldError(name, value, f"a whole number from {least} to {SIZES['mlp_dim']}")
+    check_whole("num_experts", self.num_experts, 1, 2**14)
+    check_whole("experts_per_token", self.experts_per_token, 1, self.num_experts)
+    check_whole("expert_dim", self.expert_dim, 1, SIZES["mlp_dim"])
+    check_whole("shared_expert_dim", self.shared_expert_dim, 0, SIZES["mlp_dim"])
 
   def _check_shared(self) -> None:
     """Checks heads that differ from layer to layer."""
-    most = {"shared_kv_layers": self.num_layers - 1, "per_layer_dim": SIZES["model_dim"]}
     if self.global_head_dim or self.global_kv_heads:
       check_size("head_dim", self.global_head_dim)
       check_size("num_kv_heads", self.global_kv_heads)
-    for name, largest in most.items():
-      if type(value := getattr(self, name)) is not int or not 0 <= value <= largest:
-        raise FieldError(name, value, f"a whole number from 0 to {largest}")
-    if self.global_kv_heads and self.num_heads % self.global_kv_heads:
-      expected = f"a divisor of num_heads={self.num_heads}"
-      raise FieldError("global_kv_heads", self.global_kv_heads, expected)
+    check_whole("shared_kv_layers", self.shared_kv_layers, 0, self.num_layers - 1)
+    check_whole("per_layer_dim", self.per_layer_dim, 0, SIZES["model_dim"])
+    if self.global_kv_heads:
+      self._check_divisor("global_kv_heads", "num_heads")
     if self.global_head_dim % 2:
       raise FieldError("global_head_dim", self.global_head_dim, "an even number")
     mixers = set(self.mixer_of_layers)
@@ -190,17 +182,19 @@ class ModelConfig:
       sizes |= {"delta_key_heads": "num_heads", "delta_value_heads": "num_heads"}
       sizes |= {"delta_key_dim": "head_dim", "delta_value_dim": "head_dim"}
     for name, kind in sizes.items():
-      if type(value := getattr(self, name)) is not int or not 1 <= value <= SIZES[kind]:
-        raise FieldError(name, value, f"a whole number from 1 to {SIZES[kind]}")
-    if self.recurrence == "delta" and self.delta_value_heads % self.delta_key_heads:
-      expected = f"a divisor of delta_value_heads={self.delta_value_heads}"
-      raise FieldError("delta_key_heads", self.delta_key_heads, expected)
+      check_whole(name, getattr(self, name), 1, SIZES[kind])
+    if self.recurrence == "delta":
+      self._check_divisor("delta_key_heads", "delta_value_heads")
     if self.conv_width < 2:
       raise FieldError("conv_width", self.conv_width, "at least 2 tokens")
     if self.activation != "silu":
       raise FieldError("activation", self.activation, "silu: recurrent layers have no other")
     if all(self.layer_recurrent):
       raise FieldError("layer_recurrent", self.layer_recurrent, "a layer with attention")
+
+  def _check_divisor(self, name: str, of: str) -> None:
+    if getattr(self, of) % getattr(self, name):
+      raise FieldError(name, getattr(self, name), f"a divisor of {of}={getattr(self, of)}")
 
   def _check_pairs(self, rope: RopeConfig, head_dim: int) -> None:
     width = rope.rotated_width(head_dim)

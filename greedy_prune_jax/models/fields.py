@@ -26,14 +26,15 @@ class FieldError(ValueError):
     self.field, self.shown, self.expected = field, reprlib.repr(value), expected
 
 
+def check_whole(field: str, value: Any, least: int, most: int) -> None:
+  """Raises FieldError unless a value is a whole number within bounds."""
+  if type(value) is not int or not least <= value <= most:
+    raise FieldError(field, value, f"a whole number from {least} to {most}")
+
+
 def check_size(field: str, value: Any) -> None:
   """Raises FieldError unless a value is a possible one for a key of `SIZES`."""
-  if type(value) is not int or not 1 <= value <= SIZES[field]:
-    raise FieldError(field, value, f"a whole number from 1 to {SIZES[field]}")
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
+  check_whole(field, value, 1, SIZES[field])
 
 
 def check_positive(config: Any, *fields: str) -> None:
@@ -46,5 +47,6 @@ def check_positive(config: Any, *fields: str) -> None:
     for number in value if isinstance(value, tuple) else (value,):
       if number is None:
         continue
-      if not _is_number(number) or not 0 < number < math.inf:
+      is_number = isinstance(number, int | float) and not isinstance(number, bool)
+      if not is_number or not 0 < number < math.inf:
         raise FieldError(field, number, "a number above 0")
