@@ -3,7 +3,13 @@
 import dataclasses
 from typing import NamedTuple
 
-from greedy_prune_jax.models.fields import SIZES, FieldError, check_positive, check_size, check_whole
+from greedy_prune_jax.models.fields import (
+  SIZES,
+  FieldError,
+  check_positive,
+  check_size,
+  check_whole,
+)
 from greedy_prune_jax.models.rope_config import RopeConfig
 
 # A layer with this window attends to everything: no supported context reaches it.

@@ -11,7 +11,14 @@ from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.norm import RMSNorm
-from greedy_prune_jax.models.weights import MasterWeight, along, project, random_weight
+from greedy_prune_jax.models.weights import (
+  MasterWeight,
+  add_biases,
+  along,
+  biased,
+  project,
+  random_weight,
+)
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
@@ -54,35 +61,28 @@ class FeedForward(nnx.Module):
     self.up = random_weight(rngs, (d, f), dtype, d)
     self.down = random_weight(rngs, (f, d), dtype, f)
     if config.mlp_bias:
-      if config.gated_mlp:
-        self.gate_bias = nnx.Param(jnp.zeros((f,), dtype))
-      self.up_bias = nnx.Param(jnp.zeros((f,), dtype))
-      self.down_bias = nnx.Param(jnp.zeros((d,), dtype))
+      add_biases(self, dtype, up=(f,), down=(d,))
+    if config.mlp_bias and config.gated_mlp:
+      add_biases(self, dtype, gate=(f,))
     if config.activation == "xielu":
       self.alpha_p = nnx.Param(jnp.full((1,), 0.2, dtype))
       self.alpha_n = nnx.Param(jnp.full((1,), -1.0, dtype))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns what to add to the residual stream, in float32."""
-    has_bias = self.config.mlp_bias
-    up = self._biased(project("...d,df->...f", x, self.up[...]), self.up_bias if has_bias else None)
+    up = biased(self, "up", project("...d,df->...f", x, self.up[...]))
     if self.config.gated_mlp:
-      gate = project("...d,df->...f", x, self.gate[...])
-      gate = self._biased(gate, self.gate_bias if has_bias else None)
+      gate = biased(self, "gate", project("...d,df->...f", x, self.gate[...]))
       hidden = gated(self.config, gate, up)
     else:
       hidden = self._activated(up)
-    out = project("...f,fd->...d", hidden, self.down[...])
-    return self._biased(out, self.down_bias if has_bias else None)
+    return biased(self, "down", project("...f,fd->...d", hidden, self.down[...]))
 
   def _activated(self, x: Array) -> Array:
     if self.config.activation != "xielu":
       return _ACTIVATIONS[self.config.activation](x)
     slopes = (alpha[...].astype(jnp.float32) for alpha in (self.alpha_p, self.alpha_n))
     return xielu(x, *(along(slope, x) for slope in slopes))
-
-  def _biased(self, x: Array, bias: nnx.Param | None) -> Array:
-    return x if bias is None else x + along(bias[...], x)
 
 
 # Up to so many tokens meet every expert: all weights are read then anyway, and nothing is sorted.
@@ -117,10 +117,7 @@ class Experts(nnx.Module):
       self.norm = RMSNorm(d, config=config)
       self.post_norm = RMSNorm(d, config=config)
     if config.expert_bias:
-      self.router_bias = nnx.Param(jnp.zeros((e,), dtype))
-      self.gate_bias = nnx.Param(jnp.zeros((e, f), dtype))
-      self.up_bias = nnx.Param(jnp.zeros((e, f), dtype))
-      self.down_bias = nnx.Param(jnp.zeros((e, d), dtype))
+      add_biases(self, dtype, router=(e,), gate=(e, f), up=(e, f), down=(e, d))
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     """Returns what to add to the residual stream, in float32."""
@@ -143,15 +140,13 @@ class Experts(nnx.Module):
     """Of gates, ups and downs; empty where there are none."""
     if not self.config.expert_bias:
       return ()
-    return self.gate_bias[...], self.up_bias[...], self.down_bias[...]
+    return tuple(getattr(self, f"{name}_bias")[...] for name in ("gate", "up", "down"))
 
   def route(self, x: Float[Array, "T D"]) -> tuple[Float[Array, "T k"], Int[Array, "T k"]]:
     """Weights and numbers of each token's experts."""
     if self.config.experts_beside_mlp:
       x = self.router_norm(x) * x.shape[-1] ** -0.5
-    logits = project("td,de->te", x, self.router[...])
-    if self.config.expert_bias:
-      logits += self.router_bias[...][None]
+    logits = biased(self, "router", project("td,de->te", x, self.router[...]))
     probs = jax.nn.softmax(logits, axis=-1)
     weights, chosen = jax.lax.top_k(probs, self.config.experts_per_token)
     if self.config.renormalised_experts:

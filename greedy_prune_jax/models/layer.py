@@ -15,7 +15,7 @@ from greedy_prune_jax.models.norm import RMSNorm, normalised
 from greedy_prune_jax.models.per_layer import PerLayerGate
 from greedy_prune_jax.models.rope import apply_rope
 from greedy_prune_jax.models.short_conv import ShortConv
-from greedy_prune_jax.models.weights import along, project, random_weight
+from greedy_prune_jax.models.weights import add_biases, along, biased, project, random_weight
 
 
 class LayerCache(NamedTuple):
@@ -70,13 +70,10 @@ class Attention(nnx.Module):
     if config.gated_attention:
       self.gate = random_weight(rngs, (d, n, h), dtype, d)
     if config.qkv_bias:
-      self.q_bias = nnx.Param(jnp.zeros((n, h), dtype))
-    if config.qkv_bias and self.has_keys:
-      self.k_bias = nnx.Param(jnp.zeros((k, h), dtype))
-    if config.qkv_bias and self.has_values:
-      self.v_bias = nnx.Param(jnp.zeros((k, h), dtype))
+      shapes = {"q": (n, h), "k": (k, h), "v": (k, h)}
+      add_biases(self, dtype, **{name: x for name, x in shapes.items() if hasattr(self, name)})
     if config.out_bias:
-      self.out_bias = nnx.Param(jnp.zeros((d,), dtype))
+      add_biases(self, dtype, out=(d,))
     if config.qk_norm:
       self.q_norm = RMSNorm(h, config=config)
     if config.qk_norm and self.has_keys:
@@ -115,45 +112,33 @@ class Attention(nnx.Module):
     width = self.config.heads(self.part).head_dim // 2
     if rope.cos.shape[-1] > width:  # other layers have wider heads
       rope = rope._replace(cos=rope.cos[..., :width], sin=rope.sin[..., :width])
-    q = project("...td,dnh->...tnh", x, self.q[...])
-    if earlier is None:
-      q, k, v = self._projected(q, x)
-      q, k = apply_rope(q, rope.cos, rope.sin), apply_rope(k, rope.cos, rope.sin)
-    else:
-      q, (k, v) = apply_rope(self._queries(q), rope.cos, rope.sin), earlier
+    q = biased(self, "q", project("...td,dnh->...tnh", x, self.q[...]))
+    q = apply_rope(self._normed("q", q), rope.cos, rope.sin)
+    k, v = self._keys_values(x, rope) if earlier is None else earlier
     sinks = self.sinks[...] if self.config.attention_sinks else None
     with jax.named_scope("attend"):
       attended, outputs = attend(q * rope.query_scale, k, v, window, sinks, cache)
     if self.config.gated_attention:
       attended = attended * jax.nn.sigmoid(project("...td,dnh->...tnh", x, self.gate[...]))
-    out = project("...tnh,nhd->...td", attended, self.out[...])
-    if self.config.out_bias:
-      out += along(self.out_bias[...], out)
+    out = biased(self, "out", project("...tnh,nhd->...td", attended, self.out[...]))
     return out, outputs, (k, v)
 
-  def _queries(self, q: Array) -> Array:
-    """Queries with bias and norm, of a layer that has no keys."""
-    if self.config.qkv_bias:
-      q += along(self.q_bias[...], q)
-    return self.q_norm(q) if self.config.qk_norm else q
-
-  def _projected(self, q: Array, x: Array) -> tuple[Array, Array, Array]:
-    """Queries, keys and values with biases and norms; queries come as they are projected."""
-    k = project("...td,dkh->...tkh", x, self.k[...])
-    v = project("...td,dkh->...tkh", x, self.v[...]) if self.has_values else None
-    if self.config.qkv_bias:
-      q += along(self.q_bias[...], q)
-      k += along(self.k_bias[...], k)
-    if self.config.qkv_bias and v is not None:
-      v += along(self.v_bias[...], v)
-    v = k if v is None else v
+  def _keys_values(self, x: Array, rope: Rope) -> OwnKeysValues:
+    """The layer's own keys, rotated, and values."""
+    v = k = biased(self, "k", project("...td,dkh->...tkh", x, self.k[...]))
+    if self.has_values:
+      v = biased(self, "v", project("...td,dkh->...tkh", x, self.v[...]))
     if self.config.value_norm:
       v = normalised(v, self.config.norm_eps)
+    return apply_rope(self._normed("k", k), rope.cos, rope.sin), v
+
+  def _normed(self, name: str, x: Array) -> Array:
+    """Queries (`q`) or keys (`k`) with their norms."""
     if self.config.qk_norm:
-      q, k = self.q_norm(q), self.k_norm(k)
+      x = getattr(self, f"{name}_norm")(x)
     if self.config.wide_qk_norm:
-      q, k = self.wide_q_norm(q), self.wide_k_norm(k)
-    return q, k, v
+      x = getattr(self, f"wide_{name}_norm")(x)
+    return x
 
 
 # normalised residual stream -> (what to add to the residual stream, the layer's outputs by name)

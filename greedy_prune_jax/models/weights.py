@@ -209,6 +209,18 @@ def random_weight(rngs: nnx.Rngs, shape: tuple[int, ...], dtype: Any, fan_in: in
   return nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * fan_in**-0.5)
 
 
+def add_biases(module: nnx.Module, dtype: Any, **shapes: tuple[int, ...]) -> None:
+  """Gives a module biases that are 0, of these shapes by the names of what they are added to."""
+  for name, shape in shapes.items():
+    setattr(module, f"{name}_bias", nnx.Param(jnp.zeros(shape, dtype)))
+
+
+def biased(module: nnx.Module, name: str, x: Array) -> Array:
+  """x with the bias that a module has for what is called so, if it has one."""
+  bias = getattr(module, f"{name}_bias", None)
+  return x if bias is None else x + along(bias[...], x)
+
+
 T = TypeVar("T")
 
 
