@@ -11,17 +11,11 @@ import jax.numpy as jnp
 
 
 class Accelerator(NamedTuple):
-  """One device as JAX counts them.
+  """One device as JAX counts them."""
 
-  Attributes:
-    kinds: JAX's names of it (`device_kind`), or their beginnings.
-    peak_flops: FLOP/s of dense bfloat16 products, as the maker states it.
-    memory: bytes.
-  """
-
-  kinds: tuple[str, ...]
-  peak_flops: float
-  memory: float
+  kinds: tuple[str, ...]  # JAX's names of it (`device_kind`), or their beginnings
+  peak_flops: float  # FLOP/s of dense bfloat16 products, as the maker states it
+  memory: float  # bytes
 
 
 # The makers' figures; of NVIDIA's, which state products with sparse matrices, the dense half. Those

@@ -40,83 +40,66 @@ def _with_variants(names: Mapping[str, str]) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GgufNames:
-  """A family in GGUF files.
+  """A family in GGUF files."""
 
-  Attributes:
-    architecture: `general.architecture` of its files.
-    interleaved: True if the two halves of each query and key head are stored interleaved.
-    defaults: metadata keys -> values that llama.cpp takes where a file lacks them. With
-      `attention.sliding_window` among them, the family's layers have windows.
-    activation: activation of its feed-forward layers, of which files say nothing.
-    truncated_yarn: True where yarn's ramp begins and ends at whole pairs; files do not say.
-    with_windows: name of the family of files that have a window; empty: this one.
-    scaled_by_width: number of layers of the one model of the family that scales queries by the
-      residual stream's width per head instead of the head width: a file does not say.
-    values_in_turns: True if value heads of Gated DeltaNet are those of every key head in turn.
-    tensors: names that differ from `GGUF_TENSORS`.
-  """
-
-  architecture: str
+  architecture: str  # `general.architecture` of its files
+  # True if the two halves of each query and key head are stored interleaved.
   interleaved: bool = False
+  # Metadata keys -> values that llama.cpp takes where a file lacks them. With
+  # `attention.sliding_window` among them, the family's layers have windows.
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  activation: str = "silu"
+  activation: str = "silu"  # activation of its feed-forward layers, of which files say nothing
+  # True where yarn's ramp begins and ends at whole pairs; files do not say.
   truncated_yarn: bool = True
-  with_windows: str = ""
+  with_windows: str = ""  # name of the family of files that have a window; empty: this one
+  # Number of layers of the one model of the family that scales queries by the residual stream's
+  # width per head instead of the head width: a file does not say.
   scaled_by_width: int = 0
+  # True if value heads of Gated DeltaNet are those of every key head in turn.
   values_in_turns: bool = False
+  # Names that differ from `GGUF_TENSORS`.
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-  """One family.
+  """One family."""
 
-  Attributes:
-    name: `model_type` of config.json, and `ModelConfig.family`.
-    title: models of the family, as people call them.
-    hf_class: the class of transformers, for `architectures` of config.json.
-    switches: fields of `ModelConfig` with one value for the whole family, or where a file does not
-      say another.
-    keys: fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`; an empty
-      one where the family has no such key.
-    tensors: names that differ from `HF_TENSORS`. Parameters of one tensor are its rows, in this
-      order.
-    constants: tensors of each layer that a folder has beside the parameters -> their one value.
-    rope_by_kind: True if layers with a window have a rope of their own, `ropes[1]`.
-    unrotated: rule for layers without rope: a name of `hf_config.UNROTATED`; empty: none.
-    partial_rotary: True if a part of each head may be rotated.
-    query_growth: True if queries may grow with their positions.
-    interleaved: True if the dimensions of a head that rope rotates as a pair lie side by side.
-    heads_by_kind: True if layers without a window may have other heads than those with one.
-    only_in_5: True if transformers 4 does not know it, and its old keys must not be written.
-    refused: keys of config.json that must not be set -> the reason.
-    fixed: keys of config.json -> the one value that is supported.
-    written: keys of config.json that mean nothing here -> what transformers wants to see.
-    wrapper: `model_type` of the multimodal model that holds this one as its `text_config`, if that
-      does not say another.
-    wrapper_ties: True if a wrapper's config.json that does not say so ties head and embedding.
-    gguf: names in GGUF files; None where there are none or they name another family.
-  """
-
-  name: str
-  title: str
-  hf_class: str
+  name: str  # `model_type` of config.json, and `ModelConfig.family`
+  title: str  # models of the family, as people call them
+  hf_class: str  # the class of transformers, for `architectures` of config.json
+  # Fields of `ModelConfig` with one value for the whole family, or where a file does not say
+  # another.
   switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Fields of `ModelConfig` -> keys of config.json, beyond or instead of `HF_KEYS`; an empty one
+  # where the family has no such key.
   keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # Names that differ from `HF_TENSORS`. Parameters of one tensor are its rows, in this order.
   tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  rope_by_kind: bool = False
+  rope_by_kind: bool = False  # True if layers with a window have a rope of their own, `ropes[1]`
+  # Tensors of each layer that a folder has beside the parameters -> their one value.
   constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  unrotated: str = ""
-  partial_rotary: bool = False
-  query_growth: bool = False
+  unrotated: str = ""  # rule for layers without rope: a name of `hf_config.UNROTATED`; empty: none
+  partial_rotary: bool = False  # True if a part of each head may be rotated
+  query_growth: bool = False  # True if queries may grow with their positions
+  # True if the dimensions of a head that rope rotates as a pair lie side by side.
   interleaved: bool = False
+  # True if layers without a window may have other heads than those with one.
   heads_by_kind: bool = False
+  # True if transformers 4 does not know it, and its old keys must not be written.
   only_in_5: bool = False
+  # Keys of config.json that must not be set -> the reason.
   refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # Keys of config.json -> the one value that is supported.
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Keys of config.json that mean nothing here -> what transformers wants to see.
   written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # `model_type` of the multimodal model that holds this one as its `text_config`, if that does not
+  # say another.
   wrapper: str = ""
+  # True if a wrapper's config.json that does not say so ties head and embedding.
   wrapper_ties: bool = True
+  # Names in GGUF files; None where there are none or they name another family.
   gguf: GgufNames | None = None
 
   @property

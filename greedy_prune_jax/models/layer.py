@@ -19,18 +19,13 @@ from greedy_prune_jax.models.weights import add_biases, along, biased, project, 
 
 
 class LayerCache(NamedTuple):
-  """A layer's keys and values in what the caller of `run_layers` keeps.
+  """A layer's keys and values in what the caller of `run_layers` keeps."""
 
-  Attributes:
-    name: a key of `ModelConfig.caches`.
-    value: part of the caller's `layer_inputs` of that name: this layer's, or that of the layer
-      whose keys and values it attends to.
-    own: False where these are an earlier layer's, and kept already.
-  """
-
-  name: str
+  name: str  # a key of `ModelConfig.caches`
+  # Part of the caller's `layer_inputs` of that name: this layer's, or that of the layer whose keys
+  # and values it attends to.
   value: Any
-  own: bool
+  own: bool  # False where these are an earlier layer's, and kept already
 
 
 # (q [..., T, N, H] scaled, k [..., T, K, H], v [..., T, K, H], window [], sinks [N] or None, cache)

@@ -31,17 +31,11 @@ _LONGEST_PERIOD = 8
 
 @dataclasses.dataclass(frozen=True)
 class LayerGroup:
-  """Consecutive layers whose kinds repeat.
+  """Consecutive layers whose kinds repeat."""
 
-  Attributes:
-    first: number of the first layer.
-    kinds: kinds of the P layers of one period.
-    repeats: R, of the period.
-  """
-
-  first: int
-  kinds: tuple[Kind, ...]
-  repeats: int
+  first: int  # number of the first layer
+  kinds: tuple[Kind, ...]  # kinds of the P layers of one period
+  repeats: int  # R, of the period
 
   @property
   def num_layers(self) -> int:

@@ -18,19 +18,14 @@ class Layout:
 
   Letters are those of `greedy_prune_jax.models.decoder`, `delta_net` and `short_conv`; K stands for
   the key/value heads.
-
-  Attributes:
-    axes: letters of the parameter's axes.
-    stored: letters of each axis of its tensor.
-    turns: parameters that take turns along the last axis of one tensor; where it is 1, those of
-      one tensor lie there one behind the other, along the axis `joined`.
-    joined: number of that axis.
   """
 
-  axes: str
-  stored: tuple[str, ...]
+  axes: str  # letters of the parameter's axes
+  stored: tuple[str, ...]  # letters of each axis of its tensor
+  # Parameters that take turns along the last axis of one tensor; where it is 1, those of one tensor
+  # lie there one behind the other, along the axis `joined`.
   turns: int = 1
-  joined: int = 0
+  joined: int = 0  # number of that axis
 
 
 LAYOUTS = {name: Layout(axes, stored) for name, (axes, stored) in AXES.items()}

@@ -41,29 +41,19 @@ _PREFILL_POSITIONS = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """A text to write on.
+  """A text to write on."""
 
-  Attributes:
-    prompt_ids: token ids, at least one.
-    max_new_tokens: most tokens to write, at least 1.
-    temperature: 0 writes the likeliest token.
-    top_p: the likeliest of top_k's tokens that have this share of their probability together are
-      allowed; 1: all.
-    top_k: number of tokens that are allowed; 0: all.
-    seed: seed of this request's draws, from 0 to 2**32 - 1.
-    stop_strings: the text ends before the first of these; none is empty.
-    stop_ids: tokens that end this text, beside those of the sampler.
-    num_written: tokens that were drawn with this seed for the text before: draws go on behind them.
-  """
-
-  prompt_ids: tuple[int, ...]
-  max_new_tokens: int
-  temperature: float = 0.0
+  prompt_ids: tuple[int, ...]  # token ids, at least one
+  max_new_tokens: int  # most tokens to write, at least 1
+  temperature: float = 0.0  # 0 writes the likeliest token
+  # The likeliest of top_k's tokens that have this share of their probability together are allowed;
+  # 1: all.
   top_p: float = 1.0
-  top_k: int = 0
-  seed: int = 0
-  stop_strings: tuple[str, ...] = ()
-  stop_ids: tuple[int, ...] = ()
+  top_k: int = 0  # number of tokens that are allowed; 0: all
+  seed: int = 0  # seed of this request's draws, from 0 to 2**32 - 1
+  stop_strings: tuple[str, ...] = ()  # the text ends before the first of these; none is empty
+  stop_ids: tuple[int, ...] = ()  # tokens that end this text, beside those of the sampler
+  # Tokens that were drawn with this seed for the text before: draws go on behind them.
   num_written: int = 0
 
   def __post_init__(self):
@@ -73,20 +63,15 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """Text that was written for one request.
+  """Text that was written for one request."""
 
-  Attributes:
-    token_ids: ids without the stop id, up to the token that completes a stop string.
-    text: text of these ids, up to the stop string.
-    finish_reason: `stop` (an id or a string), `length` (max_new_tokens), or `not_finite` (the model
-      gave numbers that are not finite; what it wrote before is here).
-    ended_by: the id or string that stopped it; None where nothing did.
-  """
-
+  # Ids without the stop id, up to the token that completes a stop string.
   token_ids: tuple[int, ...]
-  text: str
+  text: str  # text of these ids, up to the stop string
+  # `stop` (an id or a string), `length` (max_new_tokens), or `not_finite` (the model gave numbers
+  # that are not finite; what it wrote before is here).
   finish_reason: FinishReason
-  ended_by: int | str | None = None
+  ended_by: int | str | None = None  # the id or string that stopped it; None where nothing did
 
   @property
   def num_draws(self) -> int:

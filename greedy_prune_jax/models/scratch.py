@@ -41,17 +41,11 @@ _TEMPLATE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomInit:
-  """The shape of a Llama with random weights; heads are 32 wide.
-
-  Attributes:
-    layers: number of layers.
-    width: width of the residual stream, a multiple of 32.
-    context: longest text, in tokens.
-  """
+  """The shape of a Llama with random weights; heads are 32 wide."""
 
   layers: int
-  width: int
-  context: int = 4096
+  width: int  # width of the residual stream, a multiple of 32
+  context: int = 4096  # longest text, in tokens
 
   @classmethod
   def parse(cls, text: str) -> "RandomInit":

@@ -75,15 +75,10 @@ _LEAST_PROBABILITY = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class TokenCounts:
-  """Counts of each token id among reasoning tokens.
+  """Counts of each token id among reasoning tokens."""
 
-  Attributes:
-    counts: count of each id that occurs.
-    total: count of all tokens.
-  """
-
-  counts: Mapping[int, int]
-  total: int
+  counts: Mapping[int, int]  # count of each id that occurs
+  total: int  # count of all tokens
 
   @classmethod
   def of(cls, sequences: Sequence[Sequence[int]]) -> "TokenCounts":
@@ -129,23 +124,14 @@ def attention_columns(attention: Shaped[np.ndarray, "N L H S"]) -> Float[np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class AttentionRanking:
-  """Predicts prune ranks from one forward pass.
+  """Predicts prune ranks from one forward pass."""
 
-  Attributes:
-    ridge: fitted map from the controls and the attention of every layer and head.
-    counts: token frequencies in the fitted chains.
-    pruner: model that made the deletion orders, and whose attention is read.
-    annotator: name of the annotator of the categories.
-    shape: numbers of layers, heads and statistics.
-    num_chains: number of fitted chains.
-  """
-
-  ridge: Ridge
-  counts: TokenCounts
-  pruner: str
-  annotator: str
-  shape: tuple[int, int, int]
-  num_chains: int
+  ridge: Ridge  # fitted map from the controls and the attention of every layer and head
+  counts: TokenCounts  # token frequencies in the fitted chains
+  pruner: str  # model that made the deletion orders, and whose attention is read
+  annotator: str  # name of the annotator of the categories
+  shape: tuple[int, int, int]  # numbers of layers, heads and statistics
+  num_chains: int  # number of fitted chains
 
   def predict(
     self,

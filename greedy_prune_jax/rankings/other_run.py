@@ -21,19 +21,13 @@ from greedy_prune_jax.rankings.interface import (
 
 
 class _Known(NamedTuple):
-  """The part of another run's record that is needed; the record is far larger.
+  """The part of another run's record that is needed; the record is far larger."""
 
-  Attributes:
-    reasoning: the chain's, whole.
-    reached: the lowest keep ratio.
-    left_at: tokens that had left when each character's own did; `stayed` for those that never left.
-    stayed: number of the run's reasoning tokens.
-  """
-
-  reasoning: str
-  reached: float
+  reasoning: str  # the chain's, whole
+  reached: float  # the lowest keep ratio
+  # Tokens that had left when each character's own did; `stayed` for those that never left.
   left_at: Int[np.ndarray, " C"]
-  stayed: int
+  stayed: int  # number of the run's reasoning tokens
 
   @classmethod
   def of(cls, pruned: PrunedChain) -> "_Known":

@@ -23,46 +23,33 @@ class ChainSizes(NamedTuple):
 
 
 class ModelRun(NamedTuple):
-  """A number of equally long texts that go through the pruner.
+  """A number of equally long texts that go through the pruner."""
 
-  Attributes:
-    length: token positions of each text.
-    scored: positions of each text at which the LM head is applied.
-    start: positions of the cached prefix that each text continues.
-    num_texts: number of texts.
-    forward_passes: passes through each text; a backward pass costs about two forward passes.
-  """
-
-  length: float
-  scored: float
-  start: int = 0
+  length: float  # token positions of each text
+  scored: float  # positions of each text at which the LM head is applied
+  start: int = 0  # positions of the cached prefix that each text continues
   num_texts: int = 1
+  # Passes through each text; a backward pass costs about two forward passes.
   forward_passes: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranking:
-  """An alternative to greedy search: a rule that gives a deletion order.
+  """An alternative to greedy search: a rule that gives a deletion order."""
 
-  Attributes:
-    about: the order in words, for error messages.
-    maker: function that makes the ranking, or its name `module.function` in
-      `greedy_prune_jax.rankings`; a name is imported only when the ranking is made.
-    model_runs: runs of the pruner that order one chain. Scoring the texts along the order is not
-      among them.
-    needs: required settings, which no other ranking reads, with the meaning of each.
-    options: optional settings, which are refused for rankings that do not list them.
-    other_models: models that run beside the pruner; estimates of cost do not count them.
-    check: function that raises a UserError for settings that cannot be used with a pruner's config,
-      or its name, as of `maker`; a dry run calls it too, so it must not need weights.
-  """
-
-  about: str
+  about: str  # the order in words, for error messages
+  # Function that makes the ranking, or its name `module.function` in `greedy_prune_jax.rankings`; a
+  # name is imported only when the ranking is made.
   maker: str | Maker
+  # Runs of the pruner that order one chain. Scoring the texts along the order is not among them.
   model_runs: Callable[[ChainSizes], list[ModelRun]]
+  # Required settings, which no other ranking reads, with the meaning of each.
   needs: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+  # Optional settings, which are refused for rankings that do not list them.
   options: tuple[str, ...] = ()
-  other_models: str = ""
+  other_models: str = ""  # models that run beside the pruner; estimates of cost do not count them
+  # Function that raises a UserError for settings that cannot be used with a pruner's config, or its
+  # name, as of `maker`; a dry run calls it too, so it must not need weights.
   check: str | Check | None = None
 
   def check_settings(self, config: ModelConfig, settings: RankingSettings) -> None:

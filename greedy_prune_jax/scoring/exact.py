@@ -54,17 +54,15 @@ class Turn(NamedTuple):
 class Phase(NamedTuple):
   """Functions of passes of one kind.
 
-  Attributes:
-    prepare: fills in the turn of the first such pass of a step.
-    finish: draws the conclusions from a pass; its last argument is what `run_spans` returned.
-    repeat: fills in the turn of one more pass, in which nothing is `chosen` where none is wanted;
-      None: there is one pass.
-
   The states have no caches; of their fields those of `greedy.Validity` may be changed.
   """
 
+  # Fills in the turn of the first such pass of a step.
   prepare: Callable[[ChainState, Turn], tuple[ChainState, Turn]]
+  # Draws the conclusions from a pass; its last argument is what `run_spans` returned.
   finish: Callable[[ChainState, Turn, Float[Array, "B U"]], tuple[ChainState, Turn]]
+  # Fills in the turn of one more pass, in which nothing is `chosen` where none is wanted; None:
+  # there is one pass.
   repeat: Callable[[ChainState, Turn], tuple[ChainState, Turn]] | None = None
 
 

@@ -59,17 +59,11 @@ _FIRST_OF_ALL = 1e6  # nats per token, above the NLL of any text: subtracted, it
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RacePlan:
-  """Size of a race.
+  """Size of a race."""
 
-  Attributes:
-    margin: nats by which an estimate of a candidate's whole suffix may be too high.
-    deletions: number of units that are deleted after one scoring.
-    runs: True where a deletion removes a run of units, as wide as `Text.width` says.
-  """
-
-  margin: float
-  deletions: int = 1
-  runs: bool = False
+  margin: float  # nats by which an estimate of a candidate's whole suffix may be too high
+  deletions: int = 1  # number of units that are deleted after one scoring
+  runs: bool = False  # True where a deletion removes a run of units, as wide as `Text.width` says
 
 
 def most_in_race(deletions: int, *, runs: bool) -> int:

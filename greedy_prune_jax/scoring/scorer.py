@@ -53,36 +53,23 @@ ATTENTIONS: tuple[AttentionKind, ...] = get_args(AttentionKind)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-  """Static description of one compiled search.
+  """Static description of one compiled search."""
 
-  Attributes:
-    places: S, capacity for prompt, reasoning and answer.
-    units: U, capacity for units.
-    kept: columns of its candidates that a chain may keep from step to step.
-    pooled: True where these are `places` for each of a few candidates, shared out anew in each
-      step of a race; False where each candidate has its own, as far as they go.
-    block: T, slots that go through the model at once.
-    rest: slots of the smaller blocks that run what does not fill a block.
-    tile: slots that attend together; a divisor of a device's share of both.
-    sharing: devices, along the mesh axis `sequence`, that share the slots of a block.
-    tile_by_tile: see `attend_tiles`.
-    objective: `joint` or `answer`.
-    attention: implementation of attention; the numbers are the same.
-    window: tokens behind a deletion whose changes are seen again after deletions close by; 0 where
-      no changes are remembered (S is 0 in `ChainState.changes` then).
-  """
-
-  places: int
-  units: int
-  kept: int
-  block: int
-  rest: int
-  tile: int
-  tile_by_tile: bool
-  sharing: int = 1
+  places: int  # S, capacity for prompt, reasoning and answer
+  units: int  # U, capacity for units
+  kept: int  # columns of its candidates that a chain may keep from step to step
+  block: int  # T, slots that go through the model at once
+  rest: int  # slots of the smaller blocks that run what does not fill a block
+  tile: int  # slots that attend together; a divisor of a device's share of both
+  tile_by_tile: bool  # see `attend_tiles`
+  sharing: int = 1  # devices, along the mesh axis `sequence`, that share the slots of a block
   objective: Objective = "joint"
-  attention: AttentionKind = "xla"
+  attention: AttentionKind = "xla"  # implementation of attention; the numbers are the same
+  # Tokens behind a deletion whose changes are seen again after deletions close by; 0 where no
+  # changes are remembered (S is 0 in `ChainState.changes` then).
   window: int = 0
+  # True where these are `places` for each of a few candidates, shared out anew in each step of a
+  # race; False where each candidate has its own, as far as they go.
   pooled: bool = False
 
 

@@ -76,21 +76,13 @@ def prune_paths(
 
 @dataclasses.dataclass(frozen=True)
 class SearchBatch:
-  """Model and program of a batch of chains.
-
-  Attributes:
-    model: the pruner.
-    graph: the model's graph definition for texts of this length.
-    settings: settings of the search.
-    program: static sizes.
-    size: number of chains.
-  """
+  """Model and program of a batch of chains."""
 
   model: Model
-  graph: nnx.GraphDef
+  graph: nnx.GraphDef  # the model's graph definition for texts of this length
   settings: SearchSettings
-  program: Program
-  size: int
+  program: Program  # static sizes
+  size: int  # number of chains
 
   @classmethod
   def of(cls, model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> "SearchBatch":

@@ -13,37 +13,28 @@ from greedy_prune_jax.chains.segments import Segments
 
 @dataclasses.dataclass(frozen=True)
 class PrunePath:
-  """Deletions of one chain so far, and their NLLs; a search returns a longer path.
+  """Deletions of one chain so far, and their NLLs; a search returns a longer path."""
 
-  Attributes:
-    segments: the chain's tokens.
-    floor: reasoning tokens at which the search ends.
-    unit_sizes: tokens of each unit of the whole reasoning, in order; None: every token is one.
-    deleted: original reasoning positions, first deleted first.
-    nll: `joint`, `answer`, `reasoning`: mean NLLs in nats per token; item k after k deletions of a
-      unit. None stands for the NLL of no tokens. Empty until the first step.
-    positions_scored: token positions that have gone through the model.
-    seconds: wall time, a batch's shared evenly among its running chains.
-    known: `Estimates` of the remaining units, from which a screened search continues.
-    tally: `Tally` of all calls, but for positions.
-    marks: numbers of tokens left at which the NLL is wanted even where several units are deleted
-      from one scoring; the NLLs between scorings are not known.
-    finite: False once a NLL was NaN or infinite; the search on this chain has stopped.
-  """
-
-  segments: Segments
-  floor: int
+  segments: Segments  # the chain's tokens
+  floor: int  # reasoning tokens at which the search ends
+  # Tokens of each unit of the whole reasoning, in order; None: every token is one.
   unit_sizes: tuple[int, ...] | None = None
-  deleted: Sequence[int] = ()
+  deleted: Sequence[int] = ()  # original reasoning positions, first deleted first
+  # `joint`, `answer`, `reasoning`: mean NLLs in nats per token; item k after k deletions of a unit.
+  # None stands for the NLL of no tokens. Empty until the first step.
   nll: Mapping[str, Sequence[float | None]] = dataclasses.field(
     default_factory=lambda: {"joint": (), "answer": (), "reasoning": ()}
   )
-  positions_scored: int = 0
-  seconds: float = 0.0
+  positions_scored: int = 0  # token positions that have gone through the model
+  seconds: float = 0.0  # wall time, a batch's shared evenly among its running chains
+  # `Estimates` of the remaining units, from which a screened search continues.
   known: Mapping[str, Any] | None = None
+  # `Tally` of all calls, but for positions.
   tally: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  # Numbers of tokens left at which the NLL is wanted even where several units are deleted from one
+  # scoring; the NLLs between scorings are not known.
   marks: tuple[int, ...] = ()
-  finite: bool = True
+  finite: bool = True  # False once a NLL was NaN or infinite; the search on this chain has stopped
 
   @property
   def num_deletions(self) -> int:
