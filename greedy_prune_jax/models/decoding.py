@@ -37,6 +37,7 @@ from greedy_prune_jax.models.recurrence import (
 )
 from greedy_prune_jax.models.sizes import TPU_LANES
 from greedy_prune_jax.models.token_choice import Choice, choose_tokens
+from greedy_prune_jax.models.weights import product_in_full
 from greedy_prune_jax.parallel import DATA, MODEL, on_mesh
 
 
@@ -319,9 +320,9 @@ def _run_last(
     k, v = k[:, 0].astype(cache.k.dtype), v[:, 0].astype(cache.v.dtype)  # [B, K, H]
     q = q.reshape(q.shape[0], kv_heads, -1, q.shape[-1])
     visible = (distance > 0) & (distance < window)
-    to_cache = softcapped(_product("bkgh,bkhs->bkgs", q, cache.k), softcap)
+    to_cache = softcapped(product_in_full("bkgh,bkhs->bkgs", q, cache.k), softcap)
     to_cache = jnp.where(visible[:, None, None], to_cache, MASKED)
-    to_own = softcapped(_product("bkgh,bkh->bkg", q, k), softcap)[..., None]
+    to_own = softcapped(product_in_full("bkgh,bkh->bkg", q, k), softcap)[..., None]
     top = jnp.maximum(to_cache.max(-1, keepdims=True), to_own)
     if sinks is not None:
       sinks = sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1)
@@ -330,7 +331,7 @@ def _run_last(
     total = to_cache.sum(-1, keepdims=True) + to_own
     if sinks is not None:
       total += jnp.exp(sinks - top)
-    out = _product("bkgs,bksh->bkgh", to_cache, cache.v) + to_own * v[:, :, None]
+    out = product_in_full("bkgs,bksh->bkgh", to_cache, cache.v) + to_own * v[:, :, None]
     out = (out / total).reshape(out.shape[0], 1, -1, out.shape[-1])
     return out, {layer.name: KeyValues(k, v)} if layer.own else {}
 
@@ -397,13 +398,3 @@ def _append_in_place(texts: Texts, cache: KeyValues, new: KeyValues) -> KeyValue
     return in_order(KeyValues(keys, put(cache.v, v[..., None, :], (0, row, 0, at, 0), active)))
 
   return jax.lax.fori_loop(0, texts.length.shape[0], put_row, in_order(cache))
-
-
-def _product(subscripts: str, a: Array, b: Array) -> Array:
-  return jnp.einsum(
-    subscripts,
-    a.astype(b.dtype),
-    b,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-  )

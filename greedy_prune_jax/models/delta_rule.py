@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from greedy_prune_jax.models.weights import product_in_full
+
 
 class DeltaInputs(NamedTuple):
   """Inputs of the recurrence; axes may stand in front."""
@@ -43,9 +45,9 @@ def run_tokens(
     groups = state.shape[0] // token.key.shape[0]
     query, key = (jnp.repeat(x, groups, axis=0) for x in (token.query, token.key))
     state = state * jnp.exp(token.log_decay)[:, None, None]
-    change = token.rate[:, None] * (token.value - _dot("mpo,mp->mo", state, key))
+    change = token.rate[:, None] * (token.value - product_in_full("mpo,mp->mo", state, key))
     state = state + key[:, :, None] * change[:, None, :]
-    return state, _dot("mpo,mp->mo", state, query)
+    return state, product_in_full("mpo,mp->mo", state, query)
 
   state, out = jax.lax.scan(step, state, inputs)
   return out, state
@@ -68,21 +70,21 @@ def run_chunk(
   groups = inputs.value.shape[1] // inputs.key.shape[1]
   same = sequence[:, None] == sequence[None, :]
   between, since_start = _decays(inputs.log_decay, same)
-  keys = jnp.repeat(_dot("tjp,sjp->jts", inputs.key, inputs.key), groups, axis=0)
-  queries = jnp.repeat(_dot("tjp,sjp->jts", inputs.query, inputs.key), groups, axis=0)
+  keys = jnp.repeat(product_in_full("tjp,sjp->jts", inputs.key, inputs.key), groups, axis=0)
+  queries = jnp.repeat(product_in_full("tjp,sjp->jts", inputs.query, inputs.key), groups, axis=0)
   rate = inputs.rate.T[:, :, None]  # [M, T, 1]
   wanted = rate * (inputs.value - since_start * of_key).swapaxes(0, 1)
   system = jnp.tril(rate * between * keys, -1)
   change = jax.lax.linalg.triangular_solve(
     system, wanted, left_side=True, lower=True, unit_diagonal=True
   ).swapaxes(0, 1)
-  return since_start * of_query + _dot("mts,smo->tmo", between * queries, change), change
+  return since_start * of_query + product_in_full("mts,smo->tmo", between * queries, change), change
 
 
 def read_state(state: Float[Array, "M P O"], x: Float[Array, "T J P"]) -> Float[Array, "T M O"]:
   """Values that a state gives to keys or queries."""
   grouped = state.reshape(x.shape[1], -1, *state.shape[1:])  # [J, G, P, O]
-  return _dot("jgpo,tjp->tjgo", grouped, x).reshape(len(x), *state.shape[::2])
+  return product_in_full("jgpo,tjp->tjgo", grouped, x).reshape(len(x), *state.shape[::2])
 
 
 def advance_state(
@@ -98,7 +100,7 @@ def advance_state(
   kept = jnp.where(counted[:, None, None], jnp.exp(behind)[..., None] * change, 0.0)
   kept = kept.reshape(len(key), key.shape[1], -1, kept.shape[-1])
   key = jnp.where(counted[:, None, None], key, 0.0)
-  written = _dot("tjp,tjgo->jgpo", key, kept).reshape(state.shape)
+  written = product_in_full("tjp,tjgo->jgpo", key, kept).reshape(state.shape)
   return state * jnp.exp(log_decay.sum(axis=0))[:, None, None] + written
 
 
@@ -152,12 +154,6 @@ def _decays(
   upto = same & (index[:, None] >= index[None, :])  # [t, r]
   behind = index[:, None] > index[None, :]  # [r, s]
   summed = jnp.where(upto[None], log_decay.T[:, None, :], 0.0)  # [M, t, r]
-  between = _dot("mtr,rs->mts", summed, behind.astype(jnp.float32))
+  between = product_in_full("mtr,rs->mts", summed, behind.astype(jnp.float32))
   between = jnp.where(upto[None], jnp.exp(between), 0.0)
   return between, jnp.exp(summed.sum(axis=-1)).T[..., None]
-
-
-def _dot(subscripts: str, a: Array, b: Array) -> Array:
-  return jnp.einsum(
-    subscripts, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-  )

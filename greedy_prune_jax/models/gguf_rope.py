@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from greedy_prune_jax.models.family import Family
 from greedy_prune_jax.models.gguf_metadata import GgufMetadata
 from greedy_prune_jax.models.gguf_weights import ROPE_DIVISORS
@@ -69,23 +71,17 @@ def _divided_rope(
 
   llama.cpp divides by a linear factor too. Longrope is the kind that divides pair by pair.
   """
-  shape = metadata.file.shape(ROPE_DIVISORS)
-  if shape != (head_dim // 2,):
-    raise metadata.error(
-      f"tensor {ROPE_DIVISORS!r} has shape {list(shape or ())}; expected [{head_dim // 2}], a "
-      f"divisor for each pair of the head width {head_dim}."
-    )
+  divisors = tuple((factor * _divisors(metadata, head_dim)).tolist())
   if kind == "yarn":
     raise metadata.error(
       f"{metadata.architecture}.rope.scaling.type='yarn' beside a tensor {ROPE_DIVISORS!r} is not "
       "supported; expected one of them."
     )
-  divisors = factor * metadata.file.read(ROPE_DIVISORS, (slice(0, head_dim // 2),))
   return RopeConfig(
     theta=theta,
     kind="longrope",
-    short_factor=tuple(divisors.tolist()),
-    long_factor=tuple(divisors.tolist()),
+    short_factor=divisors,
+    long_factor=divisors,
     original_max_positions=metadata.number("context_length"),
     attention_factor=1.0,
   )
@@ -95,15 +91,19 @@ def _proportional_rope(metadata: GgufMetadata, theta: float, head_dim: int) -> R
   """The rope of a file that divides the frequencies of pairs by 1, and of those that do not turn by
   1e30.
   """
-  pairs = head_dim // 2
-  if metadata.file.shape(ROPE_DIVISORS) != (pairs,):
-    shape = list(metadata.file.shape(ROPE_DIVISORS) or ())
-    raise metadata.error(
-      f"tensor {ROPE_DIVISORS!r} has shape {shape}; expected [{pairs}], a divisor for each pair of "
-      f"the head width {head_dim}."
-    )
-  divisors = metadata.file.read(ROPE_DIVISORS, (slice(0, pairs),))
+  divisors = _divisors(metadata, head_dim)
   rotated = int((divisors == 1).sum())
   if not (divisors[:rotated] == 1).all() or not (divisors[rotated:] >= _STILL).all():
     raise metadata.error(f"tensor {ROPE_DIVISORS!r} should be 1 for some pairs and then 1e30.")
-  return RopeConfig(theta=theta, kind="proportional", rotated_fraction=rotated / pairs)
+  return RopeConfig(theta=theta, kind="proportional", rotated_fraction=rotated / len(divisors))
+
+
+def _divisors(metadata: GgufMetadata, head_dim: int) -> np.ndarray:
+  """The divisor that a file has for each pair's frequency."""
+  shape, pairs = metadata.file.shape(ROPE_DIVISORS), head_dim // 2
+  if shape != (pairs,):
+    raise metadata.error(
+      f"tensor {ROPE_DIVISORS!r} has shape {list(shape or ())}; expected [{pairs}], a divisor for "
+      f"each pair of the head width {head_dim}."
+    )
+  return metadata.file.read(ROPE_DIVISORS, (slice(0, pairs),))

@@ -27,6 +27,7 @@ from greedy_prune_jax.models.layouts import (
   tensor_names,
 )
 from greedy_prune_jax.models.parameters import parameter_name
+from greedy_prune_jax.runs.files import write_json
 
 
 def save_huggingface(
@@ -66,8 +67,8 @@ def save_huggingface(
     **special_ids,
   }
   _write_weights(model, folder, dtype, shard_bytes)
-  _write_json(folder / "config.json", config)
-  _write_json(folder / "generation_config.json", special_ids)
+  write_json(folder / "config.json", config)
+  write_json(folder / "generation_config.json", special_ids)
   _write_tokenizer(tokenizer, folder)
 
 
@@ -103,7 +104,7 @@ def _name_shards(folder: Path, shards: list[list[str]], total: int) -> None:
     weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     files.append("model.safetensors.index.json")
-    _write_json(folder / files[-1], index)
+    write_json(folder / files[-1], index)
   for stale in folder.glob("model*.safetensors*"):
     if stale.name not in files:
       stale.unlink()
@@ -159,10 +160,4 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
   values["tokenizer_class"] = "PreTrainedTokenizerFast"
   if "extra_special_tokens" in values:
     values["additional_special_tokens"] = values.pop("extra_special_tokens")
-  _write_json(path, values)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-  os.replace(temporary, path)
+  write_json(path, values)

@@ -73,6 +73,17 @@ def product(subscripts: str, x: Array, weight: Array | MasterWeight) -> Array:
   return _rounded(subscripts.replace("...", ellipsis), dtype, platform, x, array)
 
 
+def product_in_full(subscripts: str, a: Array, b: Array) -> Array:
+  """An einsum in the dtype of `b` whose float32 no backend rounds, with the result in float32."""
+  return jnp.einsum(
+    subscripts,
+    a.astype(b.dtype),
+    b,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+
+
 def _einsum(subscripts: str, a: Array, b: Array, platform: str | None = None) -> Array:
   """The einsum of two operands of one dtype, with a result in float32; see `product_precision`."""
   subscripts, a, b = _summed_flat(subscripts, a, b)
