@@ -234,16 +234,9 @@ def _run_every(
   experts: ExpertWeights,
 ) -> Float[Array, "T D"]:
   """Every token through every expert, weighted by 0 where it was not chosen."""
-  (gates, ups, downs), biases = experts
   of_expert = (weights[..., None] * jax.nn.one_hot(chosen, config.num_experts)).sum(1).T  # [E, T]
   x = jnp.broadcast_to(x, (config.num_experts, *x.shape))
-  gate, up = project("etd,edf->etf", x, gates), project("etd,edf->etf", x, ups)
-  if biases:
-    gate, up = gate + biases[0][:, None], up + biases[1][:, None]
-  out = project("etf,efd->etd", gated(config, gate, up), downs)
-  if biases:
-    out = out + biases[2][:, None]
-  return (out * of_expert[..., None]).sum(0)
+  return (_through(config, x, experts) * of_expert[..., None]).sum(0)
 
 
 def _run_grouped(
@@ -282,7 +275,7 @@ def _run_grouped(
   @jax.checkpoint  # backwards, the experts' weights are read again, and not kept for each block
   def run(rows_and_expert):
     rows, expert = rows_and_expert
-    return _one_expert(config, rows, expert, experts)
+    return _through(config, rows, jax.tree.map(lambda weight: weight[expert], experts))
 
   out = jax.lax.map(
     run,
@@ -293,16 +286,16 @@ def _run_grouped(
   return (out * weights[..., None]).sum(1)
 
 
-def _one_expert(
-  config: ModelConfig, x: Float[Array, "R D"], expert: Int[Array, ""], experts: ExpertWeights
-) -> Float[Array, "R D"]:
-  """A feed-forward of the expert of this number."""
-  (gates, ups, downs), biases = jax.tree.map(lambda weight: weight[expert], experts)
-  gate, up = project("rd,df->rf", x, gates), project("rd,df->rf", x, ups)
+def _through(
+  config: ModelConfig, x: Float[Array, "*E T D"], experts: ExpertWeights
+) -> Float[Array, "*E T D"]:
+  """Tokens of each expert through it; of one expert's, whose weights lack the axis E, likewise."""
+  (gates, ups, downs), biases = experts
+  gate, up = (project("...td,...df->...tf", x, weight) for weight in (gates, ups))
   if biases:
-    gate, up = gate + biases[0][None], up + biases[1][None]
-  out = project("rf,fd->rd", gated(config, gate, up), downs)
-  return out + biases[2][None] if biases else out
+    gate, up = gate + biases[0][..., None, :], up + biases[1][..., None, :]
+  out = project("...tf,...fd->...td", gated(config, gate, up), downs)
+  return out + biases[2][..., None, :] if biases else out
 
 
 def _flat(x: Array, is_batched: bool, size: int) -> Array:
