@@ -170,6 +170,11 @@ def after_run(
   )
 
 
+def without_caches(state: ChainState) -> ChainState:
+  """The chains without their caches, which XLA might copy where branches take them."""
+  return state._replace(text_cache={}, borders=None, kept_cache={})
+
+
 def candidates(texts: Text, running: Bool[Array, " B"]) -> Bool[Array, "B U"]:
   """Units of the running chains whose deletion an exact search scores."""
   return jax.vmap(distinct_candidates)(texts) & running[:, None]
@@ -235,12 +240,10 @@ def delete_units(
     shown = jnp.zeros_like(shown)
   moved = partial(_from_kept, start=start, offset=offset, shown=shown)
   text_cache = jax.tree.map(moved, state.text_cache, state.kept_cache)
-  small = state._replace(text_cache={}, borders=None, kept_cache={})
+  small = without_caches(state)
   found = jax.vmap(partial(_delete_unit, scorer))(small, unit, offset, shown)
   found = jax.tree.map(partial(choose, chosen), found, small)
-  found = found._replace(text_cache=text_cache, borders=state.borders, kept_cache=state.kept_cache)
-  if state.borders is None:
-    return found
+  found = found._replace(borders=state.borders, kept_cache=state.kept_cache)
   return with_borders(found, text_cache, start, jnp.where(shown, found.texts.last, 0))
 
 

@@ -330,10 +330,8 @@ def _keep_texts(
   target = slots.source + 1
   scored = jnp.where(target >= state.texts.num_prompt[slots.chain], chain, num_chains)
   text_cache = _put(state.text_cache, chain, slots.source, keys_values)
-  if state.borders is not None:
-    state = with_borders(state, text_cache, *_run_places(chain, slots.source, num_chains))
+  state = with_borders(state, text_cache, *_run_places(chain, slots.source, num_chains))
   return state._replace(
-    text_cache=text_cache,
     log_probs=state.log_probs.at[scored, target].set(log_probs[:, 0], mode="drop"),
     skip_log_probs=state.skip_log_probs.at[scored, target].set(log_probs[:, 1], mode="drop"),
   )

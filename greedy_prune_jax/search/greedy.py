@@ -154,7 +154,8 @@ def prune_steps(
     def run_pass(carried):
       chains, found, turn = carried
       chains, sums = run_spans(scorer, chains, turn.spans, turn.window, turn.remembers)
-      known, found, turn = jax.lax.switch(turn.phase, then, _small(chains), found, turn, sums)
+      small = exact.without_caches(chains)
+      known, found, turn = jax.lax.switch(turn.phase, then, small, found, turn, sums)
       chains = chains._replace(**known._asdict())
       ended = turn.phase > len(phases)
       found, scores = _concluded(found, turn, ended)
@@ -211,11 +212,6 @@ class Validity(NamedTuple):
   def of(cls, chains: ChainState) -> "Validity":
     """Those of the chains."""
     return cls(*(getattr(chains, name) for name in cls._fields))
-
-
-def _small(chains: ChainState) -> ChainState:
-  """The chains without their caches, which XLA might copy where branches take them."""
-  return chains._replace(text_cache={}, borders=None, kept_cache={})
 
 
 def _after_texts(
