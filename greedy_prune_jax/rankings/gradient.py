@@ -30,6 +30,7 @@ from greedy_prune_jax.scoring.likelihood import target_log_probs
 from greedy_prune_jax.scoring.objectives import Objective, chain_nll
 
 _LENGTH_MULTIPLE = 64  # texts are padded to multiples of this, so that few programs are compiled
+_WHO = "the gradient ranking"
 
 
 def gradient(model: Model, settings: RankingSettings) -> RankTokens:
@@ -46,22 +47,18 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
   """
 
   def rank(chain: RankingInput) -> RankedTokens:
-    prompt, reasoning, answer = map(
-      len, (chain.segments.prompt, chain.segments.reasoning, chain.segments.answer)
-    )
-    length = prompt + reasoning + answer
+    parts, length = chain.segments.parts, len(chain.segments)
     ids = np.zeros(round_up(length, _LENGTH_MULTIPLE), np.int32)
-    ids[:length] = np.concatenate(
-      [chain.segments.prompt, chain.segments.reasoning, chain.segments.answer]
-    )
+    ids[:length] = np.concatenate(parts)
     gradients = gate_gradient(
       model.graph_for(length),
       model.params,
       jnp.asarray(ids),
-      *(jnp.int32(n) for n in (prompt, reasoning, answer)),
+      *(jnp.int32(len(part)) for part in parts),
       objective=settings.objective,
     )
-    of_reasoning = np.asarray(gradients)[prompt : prompt + reasoning]
+    begin, size = len(chain.segments.prompt), len(chain.segments.reasoning)
+    of_reasoning = np.asarray(gradients)[begin : begin + size]
     return RankedTokens.of(-of_reasoning, chain, length)
 
   return rank
@@ -69,11 +66,7 @@ def gradient(model: Model, settings: RankingSettings) -> RankTokens:
 
 def check_pruner(config: ModelConfig, settings: RankingSettings) -> None:
   """Raises a UserError where a pruner has layers that no gate can hide tokens from."""
-  _refuse(config)
-
-
-def _refuse(config: ModelConfig) -> None:
-  refuse_recurrence(config, "the gradient ranking")
+  refuse_recurrence(config, _WHO)
 
 
 @partial(jax.jit, static_argnames=("graph", "objective"))
@@ -100,7 +93,7 @@ def gate_gradient(
     Derivatives in nats per token, for the tokens of all three segments.
   """
   decoder = nnx.merge(graph, params)
-  _refuse(decoder.config)
+  refuse_recurrence(decoder.config, _WHO)
 
   def nll(log_gates: Float[Array, " T"]) -> Float[Array, ""]:
     hidden = _gated_hidden(decoder, token_ids, log_gates)

@@ -88,7 +88,8 @@ def _by_attention(
   received: Callable[[Float[np.ndarray, "N L H S"], Segments], Float[np.ndarray, "N L H"]],
 ) -> RankTokens:
   """Ranks by the attention that `received` computes from a chain's statistics."""
-  layers, heads = _choice(model.config, settings)
+  layers = _chosen("attention_layers", settings.attention_layers, model.config.num_layers)
+  heads = _chosen("attention_heads", settings.attention_heads, model.config.num_heads)
 
   def rank(chain: RankingInput) -> RankedTokens:
     [(features, _)] = extract_features(model, [chain.segments], batch_size=1)
@@ -114,15 +115,8 @@ def _from_later(
 
 def check_layers_and_heads(config: ModelConfig, settings: RankingSettings) -> None:
   """Raises a UserError where a pruner lacks a chosen layer or head."""
-  _choice(config, settings)
-
-
-def _choice(config: ModelConfig, settings: RankingSettings) -> tuple[list[int], list[int]]:
-  """Layers and heads whose attention is read."""
-  return (
-    _chosen("attention_layers", settings.attention_layers, config.num_layers),
-    _chosen("attention_heads", settings.attention_heads, config.num_heads),
-  )
+  _chosen("attention_layers", settings.attention_layers, config.num_layers)
+  _chosen("attention_heads", settings.attention_heads, config.num_heads)
 
 
 def _chosen(name: str, wanted: Sequence[int], count: int) -> list[int]:

@@ -11,16 +11,14 @@ from jaxtyping import Array, Float, Int
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.forward import forward_hidden
+from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
 
 
 def token_entropies(model: Model, segments: Segments) -> Float[np.ndarray, " N"]:
   """Entropies in nats, [N]: how undecided the model is where each reasoning token comes."""
-  size = -(-len(segments) // HEAD_CHUNK) * HEAD_CHUNK  # few lengths, so few programs
-  token_ids = np.zeros(size, np.int32)
-  token_ids[: len(segments)] = np.concatenate(
-    [segments.prompt, segments.reasoning, segments.answer]
-  )
+  token_ids = np.zeros(round_up(len(segments), HEAD_CHUNK), np.int32)  # few sizes: few programs
+  token_ids[: len(segments)] = np.concatenate(segments.parts)
   entropies = jax.device_get(
     _entropies(model.graph_for(len(segments)), model.params, jnp.asarray(token_ids))
   )

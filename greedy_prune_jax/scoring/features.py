@@ -18,6 +18,7 @@ from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.models.attention import attend_masked, causal_mask
 from greedy_prune_jax.models.decoder import Decoder, Model
 from greedy_prune_jax.models.recurrence import refuse_recurrence
+from greedy_prune_jax.models.sizes import round_up
 from greedy_prune_jax.parallel import DATA, axis_size, place_batch
 from greedy_prune_jax.scoring.likelihood import target_log_probs
 
@@ -142,7 +143,7 @@ def extract_features(
       a length, and as many more as make their number a multiple of the mesh axis `data`.
   """
   refuse_recurrence(model.config, "the analysis of attention")
-  capacity = _round_up(max(len(chain.reasoning) for chain in chains))
+  capacity = round_up(max(len(chain.reasoning) for chain in chains), _BLOCK)
   alike: dict[nnx.GraphDef, list[int]] = {}  # chains whose ropes turn alike
   for i, chain in enumerate(chains):
     alike.setdefault(model.graph_for(len(chain)), []).append(i)
@@ -169,7 +170,7 @@ def _pack(chains: Sequence[Segments], batch_size: int, multiple: int) -> ChainBa
     raise ValueError(f"{len(chains)} chains for a batch of {batch_size}")
   batch_size += -batch_size % multiple
   filled = [*chains, *[chains[-1]] * (batch_size - len(chains))]
-  token_ids = np.zeros((batch_size, _round_up(max(map(len, filled)))), np.int32)
+  token_ids = np.zeros((batch_size, round_up(max(map(len, filled)), _BLOCK)), np.int32)
   for row, chain in zip(token_ids, filled, strict=True):
     row[: len(chain)] = np.concatenate(chain.parts)
   sizes: Any = {
@@ -178,7 +179,3 @@ def _pack(chains: Sequence[Segments], batch_size: int, multiple: int) -> ChainBa
   }
   closing: Any = np.array([chain.closing for chain in filled], np.int32)
   return ChainBatch(cast(Any, token_ids), **sizes, closing=closing)  # put on devices next
-
-
-def _round_up(value: int) -> int:
-  return -(-value // _BLOCK) * _BLOCK

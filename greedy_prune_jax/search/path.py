@@ -67,8 +67,7 @@ class PrunePath:
   @property
   def digest(self) -> str:
     """Of the whole chain's tokens and units: what was found holds for no other."""
-    parts = (self.segments.prompt, self.segments.reasoning, self.segments.answer)
-    listed = [[int(token) for token in part] for part in parts]
+    listed = [[int(token) for token in part] for part in self.segments.parts]
     text = json.dumps([*listed, self.unit_sizes and list(self.unit_sizes)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
