@@ -5,9 +5,9 @@ for a number of steps without coming back to the host, and `resize` moves rows i
 another size. Sizes are static, so each is compiled once per number of rows and cache length; the
 caller (`sampler`) draws both from a few.
 
-Where the model lies on a mesh, texts and their rows of the cache lie along `data` and the cache's
-heads along `model`. A row stays on its devices for life: what a text reads and writes of the cache
-never travels, and each device chooses the tokens of its own rows.
+Where the model lies on a mesh (`mesh`, else None), texts and their rows of the cache lie along
+`data` and the cache's heads along `model`. A row stays on its devices for life: what a text reads
+and writes of the cache never travels, and each device chooses the tokens of its own rows.
 
 Axis letters: those of `decoder`; B rows, S positions of the cache, E stop ids.
 """
@@ -96,7 +96,6 @@ def empty_rows(
     rows: number of rows; a multiple of the mesh axis `data`.
     capacity: positions of the cache.
     dtype: dtype of the cache.
-    mesh: mesh on which the model lies; None: one device.
   """
 
   shapes = cache_shapes(config, rows, dtype) if config.has_recurrence else None
@@ -137,7 +136,6 @@ def admit(
       and `length` counts those before it.
     prompt_ids: prompts without their last tokens, right-padded; T is at most the cache's length.
     source: index of the prompt that each row takes; -1 where it goes on with its own.
-    mesh: mesh on which the model lies; None: one device.
   """
   lengths = None
   if rows.states is not None:
@@ -202,7 +200,6 @@ def resize(rows: Rows, take: Int[Array, " b"], capacity: int, mesh: Mesh | None 
     take: indices of rows; each device of `data` counts its own from 0, and as many of it are taken
       as of any other.
     capacity: positions of the new cache. No text may be longer.
-    mesh: mesh on which the model lies; None: one device.
   """
   move, places = functools.partial(_take, capacity=capacity), rows_on_mesh(rows.states)
   return on_mesh(move, mesh, (places, P(DATA)), places, _AXES)(rows, take)
@@ -238,7 +235,6 @@ def decode(
   Args:
     stop_ids: tokens that end a text.
     steps: most tokens a row; fewer are run when no row is active any more.
-    mesh: mesh on which the model lies; None: one device.
 
   Returns:
     The rows, and the tokens that each wrote, from the left; -1 behind them.
