@@ -28,8 +28,7 @@ from greedy_prune_jax.rankings.interface import by_importance
 from greedy_prune_jax.reports.tables import format_table, write_table
 from greedy_prune_jax.runs.files import make_folder, replace_file
 from greedy_prune_jax.runs.jsonl import JsonlWriter, encode_line, read_records
-from greedy_prune_jax.scoring.entropy import token_entropies
-from greedy_prune_jax.scoring.features import STATISTICS, extract_features
+from greedy_prune_jax.scoring.features import STATISTICS, extract_features, token_entropies
 
 RANKINGS = ("surprisal", "entropy", "attention", "answer_attention", "closing_tag_attention")
 

@@ -15,8 +15,7 @@ from greedy_prune_jax.rankings.interface import (
   RankingSettings,
   RankTokens,
 )
-from greedy_prune_jax.scoring.entropy import token_entropies
-from greedy_prune_jax.scoring.features import extract_features
+from greedy_prune_jax.scoring.features import extract_features, token_entropies
 from greedy_prune_jax.scoring.objectives import ChainNLL
 from greedy_prune_jax.search import texts
 from greedy_prune_jax.search.texts import start_prompt, texts_at_once
