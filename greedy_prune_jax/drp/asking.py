@@ -1,6 +1,5 @@
 """Runs one stage: asks a teacher about every chain, checks the replies, asks again, stores."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,13 +8,21 @@ from greedy_prune_jax.drp.checks import RefusedReplyError
 from greedy_prune_jax.drp.items import Item
 from greedy_prune_jax.drp.prompts import stage_prompt
 from greedy_prune_jax.drp.records import finished_record
+from greedy_prune_jax.drp.settings import DrpSettings
 from greedy_prune_jax.drp.stages import Stage
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.structured import mend_object
-from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher, served_key, unanswered
+from greedy_prune_jax.teachers.teacher import (
+  ChatPrompt,
+  Reply,
+  Teacher,
+  prompt_seed,
+  served_key,
+  unanswered,
+)
 
 # What is told to a teacher of a reply that `unanswered` calls so.
 _COMPLAINTS = {
@@ -26,20 +33,6 @@ _COMPLAINTS = {
   "empty": "it had no text outside its thinking; write the JSON",
   "broken down": "it broke off",
 }
-
-
-class QuerySettings(NamedTuple):
-  """Settings with which stages ask the teacher.
-
-  Attributes:
-    teacher: the teacher's name, for the records.
-    max_attempts: most prompts about a chain, the first included.
-    seed: seed of the replies' randomness.
-  """
-
-  teacher: str
-  max_attempts: int
-  seed: int
 
 
 class _Pending(NamedTuple):
@@ -54,7 +47,7 @@ class _Pending(NamedTuple):
 def ask_teacher(
   stage: Stage,
   items: Mapping[str, Item],
-  query: QuerySettings,
+  settings: DrpSettings,
   workdir: Workdir,
   open_teacher: Callable[[], Teacher],
   served: set[str],
@@ -81,7 +74,7 @@ def ask_teacher(
     record = finished_record(
       stage,
       chain.item,
-      query.teacher,
+      settings.teacher_name,
       results,
       refused=chain.refused,
       num_tokens=chain.num_tokens,
@@ -102,10 +95,10 @@ def ask_teacher(
     else:
       store(chain, results)
 
-  for attempt in range(query.max_attempts):
+  for attempt in range(settings.max_attempts):
     again: dict[str, _Pending] = {}
     groups = {
-      item_id: [_prompt(stage, chain, attempt, query.seed)] for item_id, chain in pending.items()
+      item_id: [_prompt(stage, chain, attempt, settings.seed)] for item_id, chain in pending.items()
     }
     beside = {"stage": stage.name, "attempt": attempt}
     no_reply += collect_replies(groups, workdir, open_teacher, finish, beside, served)
@@ -137,12 +130,10 @@ def read_reply(stage: Stage, item: Item, reply: Reply) -> Record:
 
 def _prompt(stage: Stage, chain: _Pending, attempt: int, seed: int) -> ChatPrompt:
   prompt_id = f"{stage.name}/{chain.item.chain.id}#{attempt}"
-  # A hash, so that it depends on nothing but the prompt.
-  digest = hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()
   complaint = chain.refused[-1]["complaint"] if chain.refused else ""
   return ChatPrompt(
     id=prompt_id,
     question=stage_prompt(stage.name, stage.values(chain.item), complaint),
-    seed=int.from_bytes(digest[:4], "big"),
+    seed=prompt_seed(seed, prompt_id),
     schema=stage.schema,
   )

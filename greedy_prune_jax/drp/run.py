@@ -135,7 +135,7 @@ def _run_stage(
     for item in todo.values():
       output.write(finished_record(stage, item, RULES, rule_steps(item)))
     return 0
-  return ask_teacher(stage, todo, settings.query, workdir, open_teacher, served)
+  return ask_teacher(stage, todo, settings, workdir, open_teacher, served)
 
 
 def _served(workdir: Workdir) -> set[str]:

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 
 from greedy_prune_jax.chains.settings import ChainSettings
-from greedy_prune_jax.drp.asking import QuerySettings
 from greedy_prune_jax.drp.records import ON_FAILURE, RULES
 from greedy_prune_jax.drp.stages import DECOMPOSE, STAGES, Stage
 from greedy_prune_jax.errors import UserError
@@ -69,11 +68,6 @@ class DrpSettings(ChainSettings, TeacherJobSettings):
   def chosen_stages(self) -> list[Stage]:
     """The stages to run."""
     return [STAGES[name] for name in self.stages]
-
-  @property
-  def query(self) -> QuerySettings:
-    """Settings of the stages' questions to the teacher."""
-    return QuerySettings(self.teacher_name, self.max_attempts, self.seed)
 
 
 def _check_packages() -> None:

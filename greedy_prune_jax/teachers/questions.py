@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 from greedy_prune_jax.chains.answers import AnswerForm, SplitResponse, split_response
@@ -30,6 +29,7 @@ from greedy_prune_jax.teachers.teacher import (
   REFUSED,
   ChatPrompt,
   Reply,
+  prompt_seed,
   served_key,
   unanswered,
 )
@@ -55,13 +55,11 @@ class PromptSet:
   def prompt(self, question: Question, index: int) -> ChatPrompt:
     """The prompt of a question's sample number `index`; its id is `QUESTION#INDEX`."""
     sample_id = f"{question.id}#{index}"
-    # A hash, so that it depends on nothing but the sample: not on how many questions there are.
-    digest = hashlib.sha256(f"{self.seed}/{sample_id}".encode()).digest()
     return ChatPrompt(
       id=sample_id,
       question=question.question,
       system=question.system + self.system_suffix,
-      seed=int.from_bytes(digest[:4], "big"),
+      seed=prompt_seed(self.seed, sample_id),
     )
 
 

@@ -97,6 +97,12 @@ class Reply:
     return dataclasses.asdict(self)
 
 
+def prompt_seed(seed: int, prompt_id: str) -> int:
+  """A prompt's seed by a hash, so that it depends on no other prompt, nor on how many there are."""
+  digest = hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()
+  return int.from_bytes(digest[:4], "big")
+
+
 def unanswered(text: str, finish_reason: str, thinking_end: str | None) -> str | None:
   """The way in which a reply, of these attributes, does not say all; None where it may."""
   ends = {CUT_OFF: "cut off", BROKEN: "broken down", REFUSED: "refused"}
