@@ -217,13 +217,9 @@ def _plain_number(text: str) -> _Number | None:
     if match := _REPEATING.fullmatch(text):
       parts = (part for part in match.groups() if part is not None)
       return _Number(_repeating(*parts), False)
-    if match := _MIXED.fullmatch(text):
-      sign, whole, above, below = (part for part in match.groups() if part is not None)
-      value = int(whole) + Fraction(int(above), int(below))
-      return _Number(-value if sign else value, False)
-    if match := _QUOTIENT.fullmatch(text):
-      sign, above, below = (part for part in match.groups() if part is not None)
-      value = Fraction(int(above), int(below))
+    if match := _MIXED.fullmatch(text) or _QUOTIENT.fullmatch(text):
+      sign, *whole, above, below = (part for part in match.groups() if part is not None)
+      value = sum(map(int, whole)) + Fraction(int(above), int(below))
       return _Number(-value if sign else value, False)
   except ArithmeticError:
     pass

@@ -151,7 +151,7 @@ def _states(side: str, value: Fraction, written: str) -> bool:
   return result is not None and abs(result - value) <= tolerance
 
 
-_OPERATIONS = {
+OPERATIONS = {
   ast.Add: operator.add,
   ast.Sub: operator.sub,
   ast.Mult: operator.mul,
@@ -169,8 +169,8 @@ def _arithmetic(text: str) -> Fraction | None:
       return Fraction(text[node.col_offset : node.end_col_offset])
     if isinstance(node, ast.UnaryOp):
       return -value(node.operand) if isinstance(node.op, ast.USub) else value(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-      return _OPERATIONS[type(node.op)](value(node.left), value(node.right))
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+      return OPERATIONS[type(node.op)](value(node.left), value(node.right))
     raise ValueError(f"{text!r} is no arithmetic")
 
   try:

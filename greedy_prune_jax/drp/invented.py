@@ -2,13 +2,12 @@
 
 import ast
 import bisect
-import operator
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from greedy_prune_jax.chains.numbers import find_numbers
+from greedy_prune_jax.chains.numbers import OPERATIONS, find_numbers
 
 _HIGHEST_POWER = 64
 _MOST_BITS = 4096  # of a power's value; nobody writes longer numbers
@@ -33,12 +32,6 @@ _SPELLINGS = (
   (re.compile(r"(?<=\d)(?:\s+[A-Za-z]+){1,3}(?=\s*[-*+/])"), ""),  # units: 3 boxes * 14 eggs
   (re.compile(r"\\approx|\N{ALMOST EQUAL TO}"), "="),
 )
-_OPERATORS: Mapping[type, Callable[[Fraction, Fraction], Fraction]] = {
-  ast.Add: operator.add,
-  ast.Sub: operator.sub,
-  ast.Mult: operator.mul,
-  ast.Div: operator.truediv,
-}
 
 
 def invented_numbers(text: str, given: str) -> list[str]:
@@ -90,25 +83,14 @@ def _equations(text: str) -> Iterator[list[Fraction]]:
   for line in text.splitlines():
     for pattern, spelling in _SPELLINGS:
       line = pattern.sub(spelling, line)
-    sides = line.split("=")
-    if len(sides) > 1:
-      # Of the first side the end belongs to the equation, of the last its beginning.
-      ends = [_last_sum(side) for side in sides[:-1]] + [_first_sum(side) for side in sides[1:]]
-      yield [value for end in ends if end and (value := evaluate_expression(end)) is not None]
-
-
-def _last_sum(side: str) -> str:
-  """The longest expression at the end of a side, units behind it aside: `so 3 * 4 eggs`."""
-  sums = _sums(side)
-  return sums[-1] if sums else ""
-
-
-def _first_sum(side: str) -> str:
-  sums = _sums(side)
-  return sums[0] if sums else ""
+    sides = [_sums(side) for side in line.split("=")]
+    # Of the first side the end belongs to the equation, of the last its beginning.
+    ends = [sums[-1] for sums in sides[:-1] if sums] + [sums[0] for sums in sides[1:] if sums]
+    yield [value for end in ends if (value := evaluate_expression(end)) is not None]
 
 
 def _sums(side: str) -> list[str]:
+  """The expressions of a side, words and units aside: `3 * 4` in `so 3 * 4 eggs`."""
   return [part.strip(" ,.") for part in _SUM.findall(side) if any(x.isdigit() for x in part)]
 
 
@@ -142,6 +124,6 @@ def _value(node: ast.expr, source: str) -> Fraction:
     if max(left.numerator.bit_length(), left.denominator.bit_length()) * abs(right) > _MOST_BITS:
       raise ValueError("a power too large to be meant")
     return left ** int(right)
-  if type(node.op) not in _OPERATORS:
+  if type(node.op) not in OPERATIONS:
     raise ValueError(f"{ast.dump(node.op)} is no arithmetic")
-  return _OPERATORS[type(node.op)](left, right)
+  return OPERATIONS[type(node.op)](left, right)
