@@ -185,18 +185,19 @@ def parse_s3_cot(row: Record) -> Iterator[Draft]:
     )
 
 
+def _joined(row: Record, key: str) -> str:
+  """The text at a key, which may be a list of them, as in early versions of s1K and s1K-1.1."""
+  value = row.get(key)
+  if isinstance(value, list):
+    value = "".join(fields.get_items(row, key, str))
+  return fields.get_text({key: value}, key)
+
+
 def parse_s1k(thinking: str, attempt: str):
   """Makes the parser of s1K's rows, whose thinking and answer have keys of their own."""
 
   def parse(row: Record) -> Iterator[Draft]:
-    thoughts = row.get(thinking)
-    if isinstance(thoughts, list):  # s1K's first version has a list of one
-      thoughts = "".join(fields.get_items(row, thinking, str))
-    thoughts = fields.get_text({thinking: thoughts}, thinking)
-    said = row.get(attempt)
-    if isinstance(said, list):  # as in an early version of s1K-1.1
-      said = "".join(fields.get_items(row, attempt, str))
-    said = fields.get_text({attempt: said}, attempt)
+    thoughts, said = (_joined(row, key) for key in (thinking, attempt))
     others = [k for k in row if k.endswith(("thinking_trajectory", "thinking_trajectories"))]
     others += [k for k in row if k.endswith(("attempt", "_grade", "_grade_reason"))]
     yield Draft.of_reply(

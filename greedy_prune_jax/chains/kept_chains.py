@@ -5,9 +5,9 @@ and which of its characters are left. A chain that is pruned a third time still 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 
+from greedy_prune_jax.chains.categories import token_spans
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.chains.reading import BadChain, OnBad, describe_parts, read_pruned
 from greedy_prune_jax.errors import UserError
@@ -63,7 +63,8 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
       f"chain {chain.id}: parts of characters are left at {keep_ratio}, which no text can spell; "
       "prune with unit=word to keep characters whole"
     )
-  spans = _joined(_token_spans(pruned.reasoning_tokens, positions))
+  spans_of = token_spans(pruned.reasoning_tokens)
+  spans = _joined([spans_of[i] for i in positions])
   reasoning = "".join(chain.reasoning[start:end] for start, end in spans)
   if not reasoning.strip():
     raise UserError(
@@ -88,11 +89,6 @@ def kept_chain(pruned: PrunedChain, keep_ratio: float, source: str) -> Chain:
     "kept_spans": [list(span) for span in spans],
   }
   return dataclasses.replace(chain, reasoning=reasoning, extra=dict(chain.extra) | {KEY: told})
-
-
-def _token_spans(tokens: Sequence[str], positions: Sequence[int]) -> list[Span]:
-  ends = list(itertools.accumulate(map(len, tokens)))
-  return [(ends[i] - len(tokens[i]), ends[i]) for i in positions]
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:
