@@ -116,16 +116,13 @@ class WritingSettings:
   def __post_init__(self):
     check_choice("thinking", self.thinking, MODES)
     check_least(self, 1, "max_new_tokens", "max_thinking_tokens")
-
-
-def check_writing(temperature: float, top_p: float, stop_strings: tuple[str, ...]) -> None:
-  """Raises a UserError where no teacher could write like this."""
-  if not 0 <= temperature < math.inf:
-    raise UserError(f"temperature={temperature}; expected 0 or more")
-  if not 0 < top_p <= 1:
-    raise UserError(f"top_p={top_p}; expected a number above 0, up to 1 (all tokens)")
-  if not all(isinstance(stop, str) and stop for stop in stop_strings):
-    raise UserError(f"stop_strings={stop_strings}; expected a tuple of strings, none empty")
+    check_least(self, 0, "top_k")
+    if not 0 <= self.temperature < math.inf:
+      raise UserError(f"temperature={self.temperature}; expected 0 or more")
+    if not 0 < self.top_p <= 1:
+      raise UserError(f"top_p={self.top_p}; expected a number above 0, up to 1 (all tokens)")
+    if not all(isinstance(stop, str) and stop for stop in self.stop_strings):
+      raise UserError(f"stop_strings={self.stop_strings}; expected a tuple of strings, none empty")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +133,7 @@ class WritingJobSettings(ModelSettings):
 
   def __post_init__(self):
     super().__post_init__()
-    check_least(self, 1, "max_new_tokens")
+    _ = self.writing  # which checks itself
 
   @property
   def writing(self) -> WritingSettings:
@@ -156,11 +153,6 @@ class SamplingJobSettings(WritingJobSettings):
   thinking: str
   max_thinking_tokens: int
   force_answer: bool
-
-  def __post_init__(self):
-    super().__post_init__()
-    check_least(self, 0, "top_k")
-    check_writing(self.temperature, self.top_p, self.writing.stop_strings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
