@@ -1,4 +1,4 @@
-"""The one exception that a user can cause."""
+"""The one exception that a user can cause, and the check for packages that a user may lack."""
 
 import importlib.util
 
@@ -11,10 +11,15 @@ class UserError(ValueError):
   """
 
 
+def check_package(package: str, user: str, extra: str) -> None:
+  """A UserError where a package is missing that `user`, who is named in it, needs of an extra."""
+  if importlib.util.find_spec(package.replace("-", "_")) is None:
+    raise UserError(
+      f"{user} needs the package {package}; install it with: "
+      f"pip install 'greedy_prune_jax[{extra}]'"
+    )
+
+
 def check_plots() -> None:
   """A UserError where no plot can be drawn."""
-  if importlib.util.find_spec("matplotlib") is None:
-    raise UserError(
-      "this draws plots, for which matplotlib is missing; run: "
-      "pip install 'greedy_prune_jax[analysis]'"
-    )
+  check_package("matplotlib", "drawing plots", "analysis")

@@ -6,7 +6,7 @@ from greedy_prune_jax.chains import lexicon
 from greedy_prune_jax.chains.categories import Annotator, Category, Labels, token_spans
 from greedy_prune_jax.chains.lexicon import is_listed
 from greedy_prune_jax.chains.words import Word, split_words, word_of_spans
-from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.errors import UserError, check_package
 
 # Signs that mean mathematics wherever they stand.
 _MATH_SIGNS = frozenset("=+*<>^_%°$€£¥÷±≈≠≤≥√∑∏∫∂∇∞π∈∩→⇒⇔·⋅{}|~\\@#²³¹⁰½¼¾&")
@@ -42,13 +42,9 @@ class RuleAnnotator:
   """
 
   def __init__(self):
-    try:
-      from textblob.en.taggers import PatternTagger
-    except ImportError as error:
-      raise UserError(
-        "the annotator rules needs the package textblob; install it with: "
-        "pip install 'greedy_prune_jax[analysis]'"
-      ) from error
+    check_package("textblob", "the annotator rules", "analysis")
+    from textblob.en.taggers import PatternTagger
+
     self._tagger = PatternTagger()
 
   def annotate(self, chains: Sequence[Sequence[str]]) -> list[Labels]:

@@ -3,7 +3,6 @@
 math-verify compares in a worker process: bounded time, from any thread.
 """
 
-import importlib.util
 import itertools
 import re
 from fractions import Fraction
@@ -20,7 +19,7 @@ from greedy_prune_jax.chains.relations import (
   stated,
 )
 from greedy_prune_jax.chains.units import parse_unit, ratio, split_unit
-from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.errors import check_package
 from greedy_prune_jax.runs.worker import Worker
 
 _DEEPEST = 20  # brackets within each other
@@ -295,11 +294,7 @@ class MathChecker:
     Raises:
       UserError: math-verify is not installed.
     """
-    if importlib.util.find_spec("math_verify") is None:
-      raise UserError(
-        "checking answers of MATH, AIME and AMC needs the package math-verify; install it with: "
-        "pip install 'greedy_prune_jax[math]'"
-      )
+    check_package("math-verify", "checking answers of MATH, AIME and AMC", "math")
     return self._worker.ask({"value": value, "target": target}) is True
 
   def close(self) -> None:

@@ -1,12 +1,11 @@
 """The settings of a `drp` run, checked before anything is loaded."""
 
 import dataclasses
-import importlib.util
 
 from greedy_prune_jax.chains.settings import ChainSettings
 from greedy_prune_jax.drp.records import ON_FAILURE, RULES
 from greedy_prune_jax.drp.stages import DECOMPOSE, STAGES, Stage
-from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.errors import UserError, check_package
 from greedy_prune_jax.runs.settings import ON_BAD_CHAIN, check_choice, check_least
 from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.settings import TeacherJobSettings
@@ -57,7 +56,8 @@ class DrpSettings(ChainSettings, TeacherJobSettings):
       )
     if self.asks:
       self.check_model_is_named()
-      _check_packages()
+      for package in ("json-repair", "rapidfuzz"):
+        check_package(package, "checking a teacher's replies", "drp")
 
   @property
   def asks(self) -> bool:
@@ -68,12 +68,3 @@ class DrpSettings(ChainSettings, TeacherJobSettings):
   def chosen_stages(self) -> list[Stage]:
     """The stages to run."""
     return [STAGES[name] for name in self.stages]
-
-
-def _check_packages() -> None:
-  for name, package in (("json_repair", "json-repair"), ("rapidfuzz", "rapidfuzz")):
-    if importlib.util.find_spec(name) is None:
-      raise UserError(
-        f"checking a teacher's replies needs the package {package}; install it with: "
-        "pip install 'greedy_prune_jax[drp]'"
-      )
