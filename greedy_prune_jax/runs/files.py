@@ -101,9 +101,9 @@ def new_file(path: Path) -> Iterator[Path]:
   with explain_os_errors(path):
     try:
       yield new
-      _sync(new, os.O_RDONLY)
+      sync(new)
       new.replace(path)
-      sync_folder(path.parent)
+      sync(path.parent)
     except BaseException:  # a full disk, or whoever was to write could not
       with contextlib.suppress(OSError):  # half a file takes room
         new.unlink(missing_ok=True)
@@ -164,13 +164,9 @@ def held_folder(folder: Path) -> Iterator[Callable[[], None]]:
     os.close(fd)
 
 
-def sync_folder(folder: Path) -> None:
-  """Waits until the folder's list of files is on disk."""
-  _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-  fd = os.open(path, flags)
+def sync(path: Path) -> None:
+  """Waits until a file, or a folder's list of files, is on disk."""
+  fd = os.open(path, os.O_RDONLY)
   try:
     os.fsync(fd)
   finally:

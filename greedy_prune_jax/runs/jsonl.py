@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, open_file, sync_folder
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, open_file, sync
 from greedy_prune_jax.runs.json_reader import MOST_BYTES, as_object, parse_json
 from greedy_prune_jax.runs.records import Record, get_text
 
@@ -80,11 +80,6 @@ def encode_line(record: Record) -> bytes:
   return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def process_file(folder: Path, process_index: int) -> Path:
-  """The file of a folder that one process of a run writes."""
-  return folder / f"process-{process_index:05d}.jsonl"
-
-
 def process_files(folder: Path) -> list[Path]:
   """The files of a folder that processes have written, in the order of the processes."""
   return sorted(folder.glob("process-*.jsonl"))
@@ -127,7 +122,7 @@ def read_output(
 def process_writer(folder: Path, process_index: int) -> "JsonlWriter":
   """Opens a process's file in a folder of a workdir, made if the workdir is there."""
   make_subfolder(folder)
-  return JsonlWriter(process_file(folder, process_index))
+  return JsonlWriter(folder / f"process-{process_index:05d}.jsonl")
 
 
 class JsonlWriter:
@@ -143,7 +138,7 @@ class JsonlWriter:
     with explain_os_errors(path):
       self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
       _cut_torn_line(self._fd)
-      sync_folder(path.parent)  # else a power cut could lose the file's name
+      sync(path.parent)  # else a power cut could lose the file's name
 
   def write(self, record: Record) -> None:
     """Appends one object and waits until it is on disk.
@@ -168,10 +163,8 @@ class JsonlWriter:
 
   def check_there(self) -> None:
     """A UserError where the file was moved or deleted since it was opened."""
-    own = os.fstat(self._fd)
     try:
-      now = os.stat(self.path)
-      there = (now.st_dev, now.st_ino) == (own.st_dev, own.st_ino)
+      there = os.path.samestat(os.stat(self.path), os.fstat(self._fd))
     except OSError:
       there = False
     if not there:
