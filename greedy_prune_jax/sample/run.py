@@ -9,14 +9,12 @@ as the question's chain (rejection sampling). A workdir of this run holds:
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from greedy_prune_jax.chains.answers import AnswerForm
 from greedy_prune_jax.chains.chain import RECORD_KEYS, Chain
-from greedy_prune_jax.chains.question_sets import Question
 from greedy_prune_jax.chains.thinking import has_reasoning
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
@@ -78,8 +76,18 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
   check_asked(asked, asked_then)
 
   def finish(question_id: str, replies: Sequence[Reply]) -> None:
-    record = _samples_record(own[question_id], replies, settings, prompt_set.form)
-    workdir.write_finished(record | {"asked": asked[question_id]})
+    question = own[question_id]
+    record = {
+      "id": question_id,
+      "question": question.question,
+      "system": question.system,
+      "target": question.target,
+      "extra": dict(question.extra),
+      "teacher": settings.teacher_name,
+      "samples": [judged_sample(reply, prompt_set.form, question.target) for reply in replies],
+      "asked": asked[question_id],
+    }
+    workdir.write_finished(record)
 
   groups = {key: prompts for key, prompts in groups.items() if key not in workdir.finished_ids}
   open_teacher = functools.partial(load_job_teacher, settings, workdir)
@@ -87,20 +95,6 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     return collect_replies(groups, workdir, open_teacher, finish, served=served)
   finally:  # whatever stopped it
     _write_chains(workdir.path)
-
-
-def _samples_record(
-  question: Question, replies: Sequence[Reply], settings: SampleSettings, form: AnswerForm
-) -> Record:
-  return {
-    "id": question.id,
-    "question": question.question,
-    "system": question.system,
-    "target": question.target,
-    "extra": dict(question.extra),
-    "teacher": settings.teacher_name,
-    "samples": [judged_sample(reply, form, question.target) for reply in replies],
-  }
 
 
 def _write_chains(workdir: Path) -> None:
@@ -111,14 +105,11 @@ def _write_chains(workdir: Path) -> None:
   sources = own_share(process_files(workdir / OUTPUT))
   with process_writer(workdir / "chains", jax.process_index()) as writer:
     there = {record["id"] for record in read_output(workdir, "chains")}
-    for record in (record for path in sources for record in _read(path)):
-      chain = first_correct(record)
-      if chain is not None and chain.id not in there:
-        writer.write(chain.to_record())
-
-
-def _read(path: Path) -> Iterator[Record]:
-  return read_records(path, drop_torn=True, check=check_samples)
+    for path in sources:
+      for record in read_records(path, drop_torn=True, check=check_samples):
+        chain = first_correct(record)
+        if chain is not None and chain.id not in there:
+          writer.write(chain.to_record())
 
 
 def check_samples(record: Record) -> None:
