@@ -13,7 +13,7 @@ from typing import Any
 
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
 from greedy_prune_jax.errors import check_plots
-from greedy_prune_jax.jobs.entry import define_flags, define_paths, print_result, run_job
+from greedy_prune_jax.jobs.entry import define_paths, print_result, run_job
 from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.files import make_folder
@@ -38,6 +38,5 @@ def analyze(config: Mapping[str, Any], workdir: str, pruned: Sequence[str]) -> N
 
 
 if __name__ == "__main__":
-  define_flags()
   pruned_of = define_paths("pruned", "Workdirs of prune")
   run_job(lambda config, workdir: analyze(config, workdir, pruned_of()))

@@ -20,7 +20,7 @@ from greedy_prune_jax.distill.run import TrainResult, run_distill
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.distill.termination import TERMINATED, terminated
 from greedy_prune_jax.distill.workdir import bind_config
-from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
+from greedy_prune_jax.jobs.entry import print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import meet
 from greedy_prune_jax.runs.lock import hold_locks
 
@@ -62,5 +62,4 @@ def describe(result: TrainResult) -> str:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(distill, saves_on_sigterm=True)

@@ -21,7 +21,7 @@ from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
 from greedy_prune_jax.drp.settings import MAY_CHANGE, DrpSettings
 from greedy_prune_jax.drp.summary import format_edited
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.jobs.entry import print_result, run_in_workdir, run_job
 from greedy_prune_jax.runs.workdir import Workdir
 
 _WORKDIR = {
@@ -96,5 +96,4 @@ def _sum_up(workdir: Path, settings: DrpSettings) -> None:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(drp)

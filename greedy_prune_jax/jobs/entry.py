@@ -42,8 +42,7 @@ _MOST_PROCESSES = 2**20  # beyond any machine: the others would be waited for
 _PROCESS_FLAGS = ("coordinator", "num_processes", "process_id")
 
 
-def define_flags() -> None:
-  """Defines `--config` and `--workdir`; call at the top of the job's module."""
+def _define_flags() -> None:
   about = "Config file of the run, or the name of one that comes with the package."
   config_flags.DEFINE_config_file("config", None, about, lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder of the run: its config, log and outputs.")
@@ -79,6 +78,7 @@ def run_job(job: Job, *, saves_on_sigterm: bool = False) -> None:
   A `UserError` is printed last, without a traceback, and ends with status 1; Ctrl-C ends with
   status 130. See `parallel.start_processes` for `saves_on_sigterm`.
   """
+  _define_flags()
   app.run(lambda _: _run(job, saves_on_sigterm), flags_parser=_parse_flags)
 
 
@@ -90,8 +90,6 @@ def run_in_workdir(
   Args:
     work: does it and returns what failed; where that is nothing in all processes, partial results
       are removed.
-    workdir: path of the folder.
-    config: the resolved config.
     options: further arguments of `Workdir`: names of its outputs, and the keys of `config` that a
       later run may set differently.
 

@@ -18,13 +18,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import accuracy_table, outcomes_table, pairs_table
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
-from greedy_prune_jax.jobs.entry import (
-  define_flags,
-  print_result,
-  quiet_orbax,
-  run_in_workdir,
-  run_job,
-)
+from greedy_prune_jax.jobs.entry import print_result, quiet_orbax, run_in_workdir, run_job
 from greedy_prune_jax.reports.tables import Table, format_table, write_table
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.sample.summary import format_samples
@@ -98,5 +92,4 @@ def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(evaluate)

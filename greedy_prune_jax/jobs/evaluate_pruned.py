@@ -23,7 +23,7 @@ from greedy_prune_jax.evaluation.pruned.run import (
   run_evaluate_pruned,
 )
 from greedy_prune_jax.evaluation.pruned.settings import MAY_CHANGE, MAY_GROW, EvaluatePrunedSettings
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.jobs.entry import print_result, run_in_workdir, run_job
 from greedy_prune_jax.reports.tables import format_table, write_table
 
 
@@ -61,5 +61,4 @@ def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(evaluate_pruned)

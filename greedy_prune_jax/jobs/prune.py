@@ -18,7 +18,7 @@ import jax
 from greedy_prune_jax.chains.kept_chains import describe_kept
 from greedy_prune_jax.chains.reading import describe_first, read_pruned, skipper
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.jobs.entry import print_result, run_in_workdir, run_job
 from greedy_prune_jax.pruning.estimate import estimate_run
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
@@ -80,5 +80,4 @@ def _show(workdir: str, num_chains: int) -> None:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(prune)

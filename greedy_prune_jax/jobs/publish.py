@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_job
+from greedy_prune_jax.jobs.entry import print_result, run_job
 from greedy_prune_jax.publish.run import run_publish
 from greedy_prune_jax.publish.settings import PublishSettings
 
@@ -23,5 +23,4 @@ def publish(config: Mapping[str, Any], workdir: str) -> None:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(publish)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.jobs.entry import define_flags, print_result, run_in_workdir, run_job
+from greedy_prune_jax.jobs.entry import print_result, run_in_workdir, run_job
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.run import OUTPUT, run_sample
 from greedy_prune_jax.sample.settings import MAY_CHANGE, SampleSettings
@@ -70,5 +70,4 @@ def _sum_up(workdir: Path, show_samples: int) -> None:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(sample)

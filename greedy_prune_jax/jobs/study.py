@@ -15,7 +15,7 @@ from typing import Any
 
 from greedy_prune_jax.distill.termination import TERMINATED
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.jobs.entry import define_flags, print_result, quiet_orbax, run_job
+from greedy_prune_jax.jobs.entry import print_result, quiet_orbax, run_job
 from greedy_prune_jax.parallel import refuse_processes
 from greedy_prune_jax.reports.tables import format_table
 from greedy_prune_jax.study.parts import StoppedError
@@ -54,5 +54,4 @@ def study(config: Mapping[str, Any], workdir: str) -> None:
 
 
 if __name__ == "__main__":
-  define_flags()
   run_job(study)

@@ -33,12 +33,7 @@ class FinishedItems:
   """A folder of finished items of one kind, a record with an `id` a line."""
 
   def __init__(self, folder: Path, writer: JsonlWriter):
-    """Reads which items are finished.
-
-    Args:
-      folder: folder in which every process has a file.
-      writer: writer of this process's file.
-    """
+    """Reads which items are finished; the writer is of this process's file in the folder."""
     self._folder = folder
     self._writer = writer
     self._ids = {record["id"] for record in self.records()}
@@ -102,7 +97,6 @@ class Workdir:
 
     Args:
       path: the folder; made if it does not exist.
-      config: the resolved config: nested mappings of what JSON can hold.
       output: name of the folder of finished items.
       further_outputs: names of further ones, of a job with several stages; see `output`.
       may_change: dotted keys of `config` that a later run may set differently.
@@ -168,7 +162,6 @@ class Workdir:
 
     Args:
       progress: measure of the progress, such as the number of deletions; the furthest counts.
-      state: state from which to resume.
     """
     record = {"id": item_id, "progress": progress, "state": state}
     self._unfinished_writer.write(record | {CHECK: checksum(record)})
@@ -238,11 +231,7 @@ class Workdir:
     return self._skipped_lines
 
   def warn_of_gone(self, ids: Collection[str]) -> None:
-    """Logs which finished items are none of the inputs any more: tables go on counting them.
-
-    Args:
-      ids: ids of all items that this run would make.
-    """
+    """Logs which finished items this run would not make any more: tables go on counting them."""
     finished = frozenset().union(*(items.ids for items in self._finished.values()))
     gone = sorted(finished.difference(ids))
     if gone and self.process_index == 0:
