@@ -200,7 +200,6 @@ def load_chat_template(name: str, tokenizer: PreTrainedTokenizerFast) -> ChatTem
   Args:
     name: `tokenizer` (the tokenizer's own), `plain` (a question-and-answer form for models that
       know no chat), or the path of a file with a Jinja template.
-    tokenizer: the pruner's.
 
   Raises:
     UserError: there is none of that name, or it does not work.

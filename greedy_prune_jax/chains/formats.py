@@ -96,7 +96,6 @@ def chains_of_row(
   """The name of a row's format, and its chains, one or several.
 
   Args:
-    row: an object of a file or a dataset.
     row_id: id of its chain where the row has none.
     columns: names of the chain's parts, if the row's form is not known.
 

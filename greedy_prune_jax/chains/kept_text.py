@@ -12,14 +12,10 @@ _LEFTOVER = "\N{REPLACEMENT CHARACTER}"
 
 
 def spell_kept(tokens: Sequence[str], kept: Iterable[int]) -> str:
-  """The text of the tokens that are kept, in their order.
+  """The text of the tokens (see `token_texts`) at the positions that are kept, in their order.
 
   A character of several tokens appears only where all of them are kept. Each token of a broken
   character becomes one U+FFFD, so that no two join to a character that nobody wrote.
-
-  Args:
-    tokens: texts of the reasoning tokens, as `token_texts` gives them.
-    kept: positions, ascending.
   """
   there, parts = set(kept), []
   for group in _characters(tokens):
@@ -36,16 +32,12 @@ def is_torn(tokens: Sequence[str], kept: Iterable[int]) -> bool:
 
 
 def kept_positions(tokens: Sequence[str], kept_text: str) -> list[int]:
-  """Positions of the reasoning tokens that make up a kept text, ascending.
+  """Positions of the reasoning tokens (see `token_texts`) that make up a kept text, ascending.
 
   Where several choices give the same text (one of two equal words was kept, say) the earliest
   tokens are taken. Tokens without a text, the first bytes of a character that the token behind them
   completes, are kept with that token. A kept text may lack the space that its first token begins
   with, as SentencePiece tokenizers write it.
-
-  Args:
-    tokens: texts of the reasoning tokens, as `token_texts` gives them.
-    kept_text: some of them, in their order.
 
   Raises:
     UserError: it is not made of such tokens; the message says from where on.

@@ -16,7 +16,6 @@ def learnt_template(template: ChatTemplate, form_name: str | None) -> str:
   """Jinja by which a prompt is that of the training, unless it is told otherwise.
 
   Args:
-    template: the template that the student was trained with.
     form_name: name of the form in which it learnt to think; None if its reasoning is visible.
   """
   layout = template.layout_of(form_name) if form_name else None

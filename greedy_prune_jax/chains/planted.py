@@ -232,11 +232,7 @@ def _extra(
 
 
 def kinds_of_tokens(pieces: Sequence[Sequence], tokens: Sequence[str]) -> list[Kind]:
-  """The kind of each token: that of most of its characters, white space aside.
-
-  Args:
-    pieces: `[characters, kind]` of a chain.
-    tokens: texts of the tokens, which joined are the reasoning.
+  """The kind of each token by a chain's pieces: that of most of its characters but white space.
 
   Raises:
     UserError: pieces and tokens are not of one text.

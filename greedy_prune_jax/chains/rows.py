@@ -45,7 +45,6 @@ def from_path(path: Path, hub: HubSplit | None, split: str) -> list[Row]:
   """Rows of a local copy: JSON lines, another file, or a folder that `datasets` can read.
 
   Args:
-    path: the file or folder.
     hub: names the configuration and the split in a folder that is a clone of the hub's.
     split: the folder's split where `hub` is None.
 

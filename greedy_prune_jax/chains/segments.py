@@ -75,7 +75,6 @@ def check_length(segments: Segments, chain: Chain, max_positions: int, least: in
   """Refuses a chain in which there is nothing to prune, or that is too long for the model.
 
   Args:
-    chain: names it in messages.
     max_positions: the model's context, in tokens.
     least: least number of reasoning tokens; 1 where nothing is pruned.
 

@@ -9,13 +9,7 @@ from greedy_prune_jax.chains.normal_text import hide_tags
 
 @dataclasses.dataclass(frozen=True)
 class ThinkingForm:
-  """The tags between which a model thinks.
-
-  Attributes:
-    name: name of the form in settings.
-    opening: text of the opening tag.
-    closing: text of the closing tag.
-  """
+  """The tags between which a model thinks, by the name of the form in settings."""
 
   name: str
   opening: str

@@ -63,15 +63,9 @@ def split_words(text: str) -> list[Word]:
 def word_of_spans(
   words: Sequence[Word], spans: Sequence[tuple[int, int]], text: str
 ) -> list[int | None]:
-  """For each token, the word it is a piece of: that of its first character that is no blank.
+  """For each token, the index of the word that its first character which is no blank belongs to.
 
-  Args:
-    words: words of `text`, from `split_words`.
-    spans: start and end of each token, ascending.
-    text: the text from which words and spans are cut.
-
-  Returns:
-    Indices into `words`; None for tokens that are blank or empty.
+  None for tokens that are blank or empty. Both words and spans are of the text, and ascending.
   """
   word_of: list[int | None] = []
   current = 0

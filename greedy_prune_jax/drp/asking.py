@@ -59,8 +59,6 @@ def ask_teacher(
   comes, and a run that is started again checks the stored ones as if they had just come.
 
   Args:
-    items: chains by id.
-    workdir: workdir with an output for the stage.
     open_teacher: called only if there is something left to ask.
     served: models that wrote the workdir's replies so far; see `watch_served`.
 

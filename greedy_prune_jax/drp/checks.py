@@ -69,11 +69,8 @@ def align(text: str, copies: Sequence[str]) -> list[str]:
 
   Copies and text are compared by edit distance, without white space. A few wrong characters in one
   place, none of them a digit, are a slip of copying. A slip does no harm, because the returned
-  parts come from the text itself. White space between two parts belongs to the first of them.
-
-  Args:
-    text: text to cut, not blank.
-    copies: copies of its parts, in order; blank copies are ignored.
+  parts come from the text itself. White space between two parts belongs to the first of them; blank
+  copies are ignored.
 
   Raises:
     RefusedReplyError: the copies do not make up the text; the complaint says where.
@@ -167,8 +164,6 @@ def check_written(text: str, name: str, source: str) -> None:
   """Refuses a new text that is blank, or in which a JSON escape has replaced a TeX backslash.
 
   Args:
-    text: the new text.
-    name: name of the text, for the complaint.
     source: question and chain that the teacher has rewritten.
   """
   if not text.strip():

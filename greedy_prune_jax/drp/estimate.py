@@ -28,14 +28,7 @@ CountTokens = Callable[[str], int]
 
 
 class StageCost(NamedTuple):
-  """Requests and tokens that a stage will take if every first reply passes.
-
-  Attributes:
-    stage: name of the stage.
-    requests: one a chain.
-    read: tokens of the prompts.
-    written: tokens of the replies.
-  """
+  """Requests, and tokens read and written, that a stage will take if every first reply passes."""
 
   stage: str
   requests: int
@@ -50,9 +43,6 @@ def estimate_cost(
 
   Where a stage before has not come to a chain, its result is guessed: steps by rules, each of them
   shortened like DRP's chains in its paper. Chains at which a stage has failed ask for nothing.
-
-  Args:
-    workdir: may hold some of the results.
   """
   costs, alive = [], dict.fromkeys(items, True)
   guessed = dict(items)

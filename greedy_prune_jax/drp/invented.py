@@ -35,16 +35,12 @@ _SPELLINGS = (
 
 
 def invented_numbers(text: str, given: str) -> list[str]:
-  """Numbers of a text that do not occur in what was given, nor follow from an equation of the text.
+  """Numbers of a new chain that are not in what was given, nor follow from one of its equations.
 
   A number follows from an equation if one side of it is an expression that has the number as its
   value, such as 42 in `6 * 7 = 42`; of a rounded one, if it is within half of its last digit.
   Percentages count as their hundredths too. Numbers in words, those of the lines of a list, and
   powers are not looked at.
-
-  Args:
-    text: the new chain.
-    given: the question and the old chain.
 
   Returns:
     The numbers as they are written, in order, each once.

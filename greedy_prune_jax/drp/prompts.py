@@ -39,13 +39,7 @@ SKILLS: Mapping[str, str] = {
 
 
 def stage_prompt(stage: str, values: Mapping[str, str], complaint: str = "") -> str:
-  """A stage's prompt.
-
-  Args:
-    stage: names the file.
-    values: values of the file's placeholders.
-    complaint: fault of the reply before, or empty.
-  """
+  """A stage's prompt: its file with these values, and the fault of the reply before, if any."""
   prompt = string.Template(_read(stage)).substitute({"skills": _guide(), **values})
   if complaint:
     prompt += string.Template(_read("again")).substitute(complaint=complaint)

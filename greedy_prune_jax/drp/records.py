@@ -45,9 +45,7 @@ def finished_record(
   """The line of a chain that a stage is through with.
 
   Args:
-    teacher: name of the teacher.
     results: the keys that the stage found; None: all its replies were refused.
-    refused: these.
     num_tokens: tokens of all replies.
     made_by: further keys of the stage's `made_by`.
   """

@@ -158,10 +158,7 @@ def _borders_table(records: Sequence[Record]) -> Table:
 
 
 def compare_borders(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[int, int, int]:
-  """Counts the inner borders of texts that are split in two ways; white space does not count.
-
-  Args:
-    pairs: parts of each text, by the one way and by the other.
+  """Counts the inner borders of texts in parts by two ways; white space does not count.
 
   Returns:
     Borders by the one way, by the other, and by both.

@@ -55,10 +55,8 @@ def write_card(
   """Writes `README.md`.
 
   Args:
-    source: origin of the chains.
     license_name: the source's licence, as the hub names licences.
     config: config of the run that pruned; empty where it is not known.
-    counts: numbers of the chains.
     note: says that the run was not complete; or empty.
   """
   data = DatasetCardData(

@@ -45,7 +45,6 @@ def read_settings(cls: type[SettingsT], config: Mapping[str, Any], file: str) ->
   its field is declared with.
 
   Args:
-    config: values by key, from the config file and the command line.
     file: the config file that explains the keys, for messages.
 
   Raises:

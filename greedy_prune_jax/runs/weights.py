@@ -48,7 +48,6 @@ def hold_weights(workdir: Path, model: str, *, begun: bool) -> None:
 
   Args:
     workdir: the run's workdir; one process may call this.
-    model: the model, as `load_model` takes it.
     begun: True where something in the workdir was made with the weights that it notes.
 
   Raises:

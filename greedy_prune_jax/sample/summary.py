@@ -64,11 +64,7 @@ class Summary:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-  """The figures of a run.
-
-  Args:
-    records: a question each, with its samples; at least one.
-  """
+  """The figures of a run of at least one question, a record each."""
   samples = [sample for record in records for sample in record["samples"]]
   right = [sum(s["correct"] for s in record["samples"]) for record in records]
   counts = [len(record["samples"]) for record in records]

@@ -82,12 +82,9 @@ class AnswerRequest:
 def requests_of(
   chains: Mapping[str, Chain], purpose: str, *, begin_answer: bool = True
 ) -> dict[str, AnswerRequest]:
-  """Requests for the answers of the chains that have one of a form that we know.
+  """Requests for the answers of the chains that have one of a form that we know, by the same keys.
 
-  Args:
-    chains: the chains, by keys that the requests get too; a warning names those left out.
-    purpose: the beginning of the warning.
-    begin_answer: see `AnswerRequest.of`.
+  A warning, which begins with `purpose`, names the others.
   """
   requests: dict[str, AnswerRequest] = {}
   unknown = []

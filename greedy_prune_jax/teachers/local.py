@@ -54,7 +54,6 @@ class LocalTeacher:
 
     Args:
       model: writes, on the devices that its parameters lie on.
-      template: says how the model is asked.
       further_stops: tokens that end a reply beside those of the template; see `load_stop_ids`.
       thinking_form: form in which the model thinks, where its template shows none.
       batch_size: most replies at once, over all devices; 0: chosen from their memory.

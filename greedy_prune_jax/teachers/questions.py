@@ -69,9 +69,7 @@ def load_prompt_set(
   """Loads a question set; its first `num_shots` questions become worked solutions.
 
   Args:
-    source: `NAME` or `NAME:PATH`; see `question_sets.load_questions`.
-    split: `train` or `test`.
-    num_questions: number of questions to answer; 0: all, of a generated set `NUM_GENERATED`.
+    source: source of questions, as for split and number; see `question_sets.load_questions`.
     num_shots: number of other questions that every prompt shows with their solutions.
     seed: seed of the order, and of every sample's randomness.
     instruction: text behind the set's own system text; or empty.

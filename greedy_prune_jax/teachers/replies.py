@@ -23,14 +23,9 @@ def asked_digest(prompts: Sequence[ChatPrompt], target: str) -> str:
 
 
 def check_asked(now: Mapping[str, str], then: Mapping[str, str | None]) -> None:
-  """Refuses inputs that have changed since a workdir was begun.
+  """A UserError where an input's digest is not that of when a workdir was begun, both by id.
 
-  Args:
-    now: digests of what would be asked now, by id.
-    then: those of what was asked; None where a former version stored none.
-
-  Raises:
-    UserError: two differ.
+  A former version stored none.
   """
   for item_id, digest in now.items():
     if then.get(item_id) not in (None, digest):
