@@ -12,7 +12,14 @@ from typing import Any
 from greedy_prune_jax.chains import formats_chat as chat
 from greedy_prune_jax.chains import formats_steps as steps
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, sole, split_reply
+from greedy_prune_jax.chains.formats_reply import (
+  chain_of_reply,
+  gold,
+  join_thinking,
+  of_row,
+  sole,
+  split_reply,
+)
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question, parse_question, rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
@@ -31,13 +38,14 @@ class Format:
   Attributes:
     name: name in `columns.format` and in messages.
     keys: keys that every row has, none of them null.
-    parse: makes a row's chains; its UserError names the wrong key.
+    parse: makes a row's chains, which have no ids but for what tells several apart; its UserError
+      names the wrong key.
     over: formats whose keys such a row may have as well.
   """
 
   name: str
   keys: tuple[str, ...]
-  parse: Callable[[Record], Iterable[Draft]]
+  parse: Callable[[Record], Iterable[Chain]]
   over: tuple[str, ...] = ()
 
 
@@ -107,12 +115,12 @@ def chains_of_row(
   if columns.question:
     row = _with_paths(row, columns)
     row_id = _row_id(row, columns.id or "id", row_id)
-    return "columns", [_mapped(row, columns).chain(row_id)]
+    return "columns", [of_row(_mapped(row, columns), row_id)]
   name = columns.format or find_format(row)
   if name == OWN and "id" in row:
     fields.get_text(row, "id")  # a number would be another id in our outputs
   row_id = _row_id(row, next((key for key in ("id", "uuid") if row.get(key)), "id"), row_id)
-  return name, [draft.chain(row_id) for draft in FORMATS[name].parse(row)]
+  return name, [of_row(chain, row_id) for chain in FORMATS[name].parse(row)]
 
 
 def find_format(row: Record) -> str:
@@ -195,7 +203,7 @@ def _at(value: Any, path: str) -> Any:
   return _at(value[key], behind) if dot and isinstance(value, dict) and key in value else None
 
 
-def _mapped(row: Record, columns: ColumnSettings) -> Draft:
+def _mapped(row: Record, columns: ColumnSettings) -> Chain:
   """The chain in a row whose parts the settings name."""
   if columns.reasoning:
     reasoning, answer = (fields.get_text(row, k) for k in (columns.reasoning, columns.answer))
@@ -206,7 +214,8 @@ def _mapped(row: Record, columns: ColumnSettings) -> Draft:
   else:
     reasoning, answer = split_reply(fields.get_text(row, columns.response))
   named = dataclasses.asdict(columns).values()
-  return Draft(
+  return Chain(
+    id="",
     question=fields.get_text(row, columns.question),
     reasoning=reasoning,
     answer=answer,
@@ -216,16 +225,16 @@ def _mapped(row: Record, columns: ColumnSettings) -> Draft:
   )
 
 
-def _parse_own(row: Record) -> Iterator[Draft]:
-  chain = Chain.from_record(row | {"id": "-"})
-  yield _draft_of(chain.question, chain.reasoning, chain.answer, chain)
+def _parse_own(row: Record) -> Iterator[Chain]:
+  yield dataclasses.replace(Chain.from_record(row | {"id": "-"}), id="")
 
 
-def _parse_pruner(row: Record) -> Iterator[Draft]:
+def _parse_pruner(row: Record) -> Iterator[Chain]:
   """A record of the published pruner."""
   used = ("system_prompt", "user_prompt", "response_reason", "response_answer")
   question, reasoning, answer = (fields.get_text(row, key) for key in used[1:])
-  yield Draft(
+  yield Chain(
+    id="",
     question=question,
     reasoning=reasoning,
     answer=answer,
@@ -235,19 +244,19 @@ def _parse_pruner(row: Record) -> Iterator[Draft]:
   )
 
 
-def _draft_of(question: str, reasoning: str, answer: str, known: Chain | Question) -> Draft:
-  return Draft(
-    question=question,
+def _answered(question: Question, reasoning: str, answer: str) -> Chain:
+  return Chain(
+    id="",
+    question=question.question,
     reasoning=reasoning,
     answer=answer,
-    system=known.system,
-    target=known.target,
-    thinking_form=known.thinking_form if isinstance(known, Chain) else None,
-    extra=known.extra,
+    system=question.system,
+    target=question.target,
+    extra=question.extra,
   )
 
 
-def draft_of_question(question: Question, answer: str) -> Draft:
+def solved_question(question: Question, answer: str) -> Chain:
   """The chain whose reasoning is the question's worked solution, ending in one newline.
 
   Raises:
@@ -255,24 +264,24 @@ def draft_of_question(question: Question, answer: str) -> Draft:
   """
   if question.rationale is None:
     raise UserError("has no worked solution")
-  return _draft_of(question.question, question.rationale.rstrip() + "\n", answer, question)
+  return _answered(question, question.rationale.rstrip() + "\n", answer)
 
 
-def _parse_gsm8k(row: Record) -> Iterator[Draft]:
+def _parse_gsm8k(row: Record) -> Iterator[Chain]:
   question = parse_question("gsm8k", row, "-")
-  yield draft_of_question(question, QUESTION_SETS["gsm8k"].form.write(question.target))
+  yield solved_question(question, QUESTION_SETS["gsm8k"].form.write(question.target))
 
 
-def _parse_mmlu_pro(row: Record) -> Iterator[Draft]:
+def _parse_mmlu_pro(row: Record) -> Iterator[Chain]:
   """A row of MMLU-Pro with a worked solution, as the validation split has them."""
   question = parse_question("mmlu_pro", row, "-")
   worked = fields.get_text(row, "cot_content").strip().removeprefix("A:").lstrip()
-  yield _draft_of(question.question, *split_reply(worked), question)
+  yield _answered(question, *split_reply(worked))
 
 
-def _parse_limo(row: Record) -> Iterator[Draft]:
+def _parse_limo(row: Record) -> Iterator[Chain]:
   """A row of LIMO, whose solutions are a model's."""
-  yield Draft.of_reply(
+  yield chain_of_reply(
     fields.get_text(row, "solution"),
     question=fields.get_text(row, "question"),
     target=gold(row, "answer"),

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from greedy_prune_jax.chains.formats_draft import Draft, gold, whole_reply
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.formats_reply import chain_of_reply, gold, whole_reply
 from greedy_prune_jax.chains.question_sets import rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
@@ -22,7 +23,7 @@ TARGETS = ("target", "expected_answer", "gold_answer", "ground_truth")
 def parse_turns(key: str):
   """Makes the parser of rows with one question and one reply, perhaps a system prompt, at a key."""
 
-  def parse(row: Record) -> Iterator[Draft]:
+  def parse(row: Record) -> Iterator[Chain]:
     yield _of_turns([_message(m, key) for m in _items(row, key)], row, key)
 
   return parse
@@ -34,7 +35,7 @@ def parse_pair(question: str, reply: str):
   The question may be a list of messages, as Nemotron's sets have it, and so may the reply.
   """
 
-  def parse(row: Record) -> Iterator[Draft]:
+  def parse(row: Record) -> Iterator[Chain]:
     asked, replied = (_messages(row, key) for key in (question, reply))
     one_turn = [*asked, *(m | {"role": "assistant"} if m["role"] == "" else m for m in replied)]
     turns = [m | {"role": "user"} if m["role"] == "" else m for m in one_turn]
@@ -43,11 +44,11 @@ def parse_pair(question: str, reply: str):
   return parse
 
 
-def parse_alpaca(row: Record) -> Iterator[Draft]:
+def parse_alpaca(row: Record) -> Iterator[Chain]:
   """A row of Alpaca's form: `instruction` and `output`, and perhaps an `input` to work on."""
   given = fields.get_optional_text(row, "input")
   asked = "\n\n".join(filter(None, (fields.get_text(row, "instruction"), given)))
-  yield Draft.of_reply(
+  yield chain_of_reply(
     fields.get_text(row, "output"),
     question=asked,
     system=fields.get_optional_text(row, "system"),
@@ -69,8 +70,8 @@ def _items(row: Record, key: str) -> tuple[Record, ...]:
   return items
 
 
-def _of_turns(turns: list[Record], row: Record, *used: str) -> Draft:
-  """The draft of a conversation of one question and one reply."""
+def _of_turns(turns: list[Record], row: Record, *used: str) -> Chain:
+  """The chain of a conversation of one question and one reply."""
   by_role = {
     role: [m for m in turns if m["role"] == role] for role in ("system", "user", "assistant")
   }
@@ -83,7 +84,7 @@ def _of_turns(turns: list[Record], row: Record, *used: str) -> Draft:
   (user,), (reply,) = by_role["user"], by_role["assistant"]
   given = [fields.get_optional_text(row, key) for key in SYSTEMS]
   systems = [*given, *(m["text"] for m in by_role["system"])]
-  return Draft.of_reply(
+  return chain_of_reply(
     whole_reply(reply["thinking"], reply["text"]),
     question=user["text"],
     system="\n\n".join(filter(None, systems)) or None,

@@ -3,14 +3,20 @@
 import re
 from collections.abc import Iterator
 
-from greedy_prune_jax.chains.formats_draft import Draft, gold, join_thinking, split_reply
+from greedy_prune_jax.chains.chain import Chain
+from greedy_prune_jax.chains.formats_reply import (
+  chain_of_reply,
+  gold,
+  join_thinking,
+  split_reply,
+)
 from greedy_prune_jax.chains.question_sets import rest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
 
-def parse_openr1(row: Record) -> Iterator[Draft]:
+def parse_openr1(row: Record) -> Iterator[Chain]:
   """A row of OpenR1-Math: those of its generations that were found right.
 
   math-verify found most of them so, and a Llama model as judge some that it cannot read.
@@ -37,7 +43,7 @@ def parse_openr1(row: Record) -> Iterator[Draft]:
   used = ("problem", "solution", "answer", "generations", "messages", "uuid")
   labels = [key for key in row if key.startswith(("correctness_", "is_reasoning_complete"))]
   for i in chosen:
-    yield Draft.of_reply(
+    yield chain_of_reply(
       generations[i],
       question=fields.get_text(row, "problem"),
       target=gold(row, "answer"),
@@ -61,7 +67,7 @@ def _flags(row: Record, key: str, number: int) -> tuple[bool | None, ...]:
   return flags
 
 
-def parse_prm800k(row: Record) -> Iterator[Draft]:
+def parse_prm800k(row: Record) -> Iterator[Chain]:
   """A row of PRM800K: a solution in steps, each with a rating (1, 0, -1) or None.
 
   Other steps that were rated in place of one are kept with their ratings, a list a step.
@@ -103,7 +109,7 @@ def _chosen_step(step: Record) -> tuple[str, int | None]:
   return fields.get_text(completions[chosen], "text"), rating
 
 
-def parse_processbench(row: Record) -> Iterator[Draft]:
+def parse_processbench(row: Record) -> Iterator[Chain]:
   """A row of ProcessBench: steps, and in `label` the first wrong one, from 0 on; -1: none."""
   steps = list(fields.get_items(row, "steps", str))
   label = fields.get(row, "label", int)
@@ -117,14 +123,15 @@ def parse_processbench(row: Record) -> Iterator[Draft]:
   )
 
 
-def _stepwise(steps: list[str], *, question: str, target: str | None, extra: Record) -> Draft:
-  """A draft of steps, a paragraph each; `steps` in `extra` are what the labels are about."""
+def _stepwise(steps: list[str], *, question: str, target: str | None, extra: Record) -> Chain:
+  """A chain of steps, a paragraph each; `steps` in `extra` are what the labels are about."""
   if not steps:
     raise UserError("has no steps")
   text = "\n\n".join(steps)
   before, mark, last = text.rpartition("\n\n# Answer\n\n")  # PRM800K's solutions end so
   reasoning, answer = (before, mark + last) if before.strip() else split_reply(text)
-  return Draft(
+  return Chain(
+    id="",
     question=question,
     reasoning=reasoning,
     answer=answer,
@@ -133,7 +140,7 @@ def _stepwise(steps: list[str], *, question: str, target: str | None, extra: Rec
   )
 
 
-def parse_thought_anchors(row: Record) -> Iterator[Draft]:
+def parse_thought_anchors(row: Record) -> Iterator[Chain]:
   """A problem's folder of thought-anchors: the chain, and its chunks with their importances.
 
   Source: Thought Anchors, arXiv 2506.19143. The row has the folder's files under their names.
@@ -150,7 +157,7 @@ def parse_thought_anchors(row: Record) -> Iterator[Draft]:
   )
   if "chunks_labeled.json" in row:
     extra["chunks"] = list(fields.get_items(row, "chunks_labeled.json", dict))
-  yield Draft.of_reply(
+  yield chain_of_reply(
     thinks + fields.get_text(solution, "solution"),
     question=question[1] if question else asked.strip(),
     target=gold(problem, "gt_answer"),
@@ -161,7 +168,7 @@ def parse_thought_anchors(row: Record) -> Iterator[Draft]:
 _ANCHORS_QUESTION = re.compile(r"Problem: (.*?)\s*Solution:", re.DOTALL)  # behind instructions
 
 
-def parse_s3_cot(row: Record) -> Iterator[Draft]:
+def parse_s3_cot(row: Record) -> Iterator[Chain]:
   """A row of S3-CoT: chains of several lengths on one question, `chain_0.0`, `chain_-0.1`, ...
 
   Source: yrdu/S3-CoT-Self-Sampled-Data; the number is the strength of steering.
@@ -171,7 +178,7 @@ def parse_s3_cot(row: Record) -> Iterator[Draft]:
   for strength in strengths:
     if fields.get_optional_text(row, f"chain_{strength}") is None:
       continue
-    yield Draft.of_reply(
+    yield chain_of_reply(
       fields.get_text(row, f"chain_{strength}"),
       question=fields.get_text(row, "instruction"),
       target=gold(row, "gold_answer"),
@@ -196,11 +203,11 @@ def _joined(row: Record, key: str) -> str:
 def parse_s1k(thinking: str, attempt: str):
   """Makes the parser of s1K's rows, whose thinking and answer have keys of their own."""
 
-  def parse(row: Record) -> Iterator[Draft]:
+  def parse(row: Record) -> Iterator[Chain]:
     thoughts, said = (_joined(row, key) for key in (thinking, attempt))
     others = [k for k in row if k.endswith(("thinking_trajectory", "thinking_trajectories"))]
     others += [k for k in row if k.endswith(("attempt", "_grade", "_grade_reason"))]
-    yield Draft.of_reply(
+    yield chain_of_reply(
       join_thinking(thoughts, said),
       question=fields.get_text(row, "question"),
       extra=rest(row, "question", "solution", "cot", *others),

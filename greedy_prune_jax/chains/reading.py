@@ -10,7 +10,8 @@ from absl import logging
 
 from greedy_prune_jax.chains import question_sets as datasets
 from greedy_prune_jax.chains.chain import RESULT_KEYS, Chain, PrunedChain
-from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, draft_of_question
+from greedy_prune_jax.chains.formats import OWN, ColumnSettings, chains_of_row, solved_question
+from greedy_prune_jax.chains.formats_reply import of_row
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS
 from greedy_prune_jax.chains.sources import HUB, Row, file_rows, open_rows
 from greedy_prune_jax.errors import UserError
@@ -151,8 +152,8 @@ def _rows_and_parser(
 def _solution(name: str, row: Record, default_id: str) -> tuple[str, list[Chain]]:
   """The worked solution in a row of a question set."""
   question = datasets.parse_question(name, row, default_id)
-  draft = draft_of_question(question, QUESTION_SETS[name].form.write(question.target))
-  return name, [draft.chain(question.id)]
+  chain = solved_question(question, QUESTION_SETS[name].form.write(question.target))
+  return name, [of_row(chain, question.id)]
 
 
 def read_pruned(source: str | Path) -> Iterator[PrunedChain]:

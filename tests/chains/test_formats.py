@@ -8,7 +8,7 @@ import pytest
 
 from greedy_prune_jax.chains.chain import RECORD_KEYS
 from greedy_prune_jax.chains.formats import FORMATS, ColumnSettings, chains_of_row
-from greedy_prune_jax.chains.formats_draft import split_reply
+from greedy_prune_jax.chains.formats_reply import split_reply
 from greedy_prune_jax.chains.reading import describe_first, read_chains
 from greedy_prune_jax.chains.thinking import FORMS as FORMS_OF_THINKING
 from greedy_prune_jax.errors import UserError

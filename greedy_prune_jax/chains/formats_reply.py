@@ -1,8 +1,10 @@
-"""A chain as a row of somebody's dataset gives it, and the cutting of replies into its parts."""
+"""Chains of whole replies: the cutting into reasoning and answer, and gold answers beside them.
+
+A chain's id is empty until its row gives it one, or says which of the row's chains it is.
+"""
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_answer, last_boxed
@@ -23,53 +25,22 @@ from greedy_prune_jax.runs import records as fields
 from greedy_prune_jax.runs.records import Record
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Draft:
-  """A chain that has no id yet.
+def chain_of_reply(reply: str, *, part: str = "", **known: Any) -> Chain:
+  """The chain of a whole reply, which `split_reply` cuts, and of the other fields."""
+  reasoning, answer = split_reply(reply)
+  return Chain(id=part, reasoning=reasoning, answer=answer, **known)
 
-  Attributes:
-    question: see `Chain`, as for the others.
-    reasoning: the text to prune, with the opening tag where it is thinking.
-    answer: text that follows the reasoning, with the closing tag.
-    system: system prompt, or None.
-    target: gold answer, or None.
-    thinking_form: see `Chain`; None where tags tell of thinking.
-    part: distinguishes it from the row's other chains; empty where the row has one.
-    extra: further keys to carry along.
+
+def of_row(chain: Chain, row_id: str) -> Chain:
+  """The chain under its row's id and, behind a slash, the part of the row that its own id tells.
+
+  Raises:
+    UserError: question, reasoning or answer is blank; the message names it.
   """
-
-  question: str
-  reasoning: str
-  answer: str
-  system: str | None = None
-  target: str | None = None
-  thinking_form: str | None = None
-  part: str = ""
-  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  @classmethod
-  def of_reply(cls, reply: str, **known: Any) -> "Draft":
-    """A draft of a whole reply, which `split_reply` cuts, and of the other fields."""
-    reasoning, answer = split_reply(reply)
-    return cls(reasoning=reasoning, answer=answer, **known)
-
-  def chain(self, row_id: str) -> Chain:
-    """The chain, under its row's id and, behind a slash, its part.
-
-    Raises:
-      UserError: question, reasoning or answer is blank; the message names it.
-    """
-    values = {key: getattr(self, key) for key in ("question", "reasoning", "answer")}
-    for key in values:
-      fields.get_text(values, key)
-    return Chain(
-      id=f"{row_id}/{self.part}" if self.part else row_id,
-      **values,
-      system=self.system,
-      target=self.target,
-      thinking_form=self.thinking_form,
-      extra=self.extra,
-    )
+  record = chain.to_record()
+  for key in ("question", "reasoning", "answer"):
+    fields.get_text(record, key)
+  return dataclasses.replace(chain, id=f"{row_id}/{chain.id}" if chain.id else row_id)
 
 
 def split_reply(text: str) -> tuple[str, str]:
