@@ -62,11 +62,7 @@ class Annotator(Protocol):
 
 
 def parse_category(name: str) -> Category:
-  """The category of that name.
-
-  Raises:
-    UserError: there is none.
-  """
+  """The category of that name; a UserError if there is none."""
   try:
     return Category(name)
   except ValueError as error:

@@ -124,11 +124,7 @@ def chains_of_row(
 
 
 def find_format(row: Record) -> str:
-  """The name of the format that a row is of.
-
-  Raises:
-    UserError: it is of none or of several; the message says what to set.
-  """
+  """The name of a row's format; a UserError, which says what to set, for none or several."""
   keys = {key for key, value in row.items() if value is not None}
   matching = [format for format in FORMATS.values() if keys.issuperset(format.keys)]
   names = [format.name for format in matching if not _covered(format, matching)]
@@ -176,11 +172,7 @@ def _row_id(row: Record, key: str, default: str) -> str:
 
 
 def _with_paths(row: Record, columns: ColumnSettings) -> Record:
-  """The row with what the columns name, under the path that they name it by.
-
-  Raises:
-    UserError: that is a list or an object.
-  """
+  """The row with what the columns name under their paths; a UserError for a list or an object."""
   found = {}
   for name, path in dataclasses.asdict(columns).items():
     value = sole(_at(row, path)) if path else None
@@ -257,11 +249,7 @@ def _answered(question: Question, reasoning: str, answer: str) -> Chain:
 
 
 def solved_question(question: Question, answer: str) -> Chain:
-  """The chain whose reasoning is the question's worked solution, ending in one newline.
-
-  Raises:
-    UserError: the question has no worked solution.
-  """
+  """The chain of a question's worked solution, ending in one newline; a UserError without one."""
   if question.rationale is None:
     raise UserError("has no worked solution")
   return _answered(question, question.rationale.rstrip() + "\n", answer)

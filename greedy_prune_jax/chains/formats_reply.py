@@ -86,11 +86,7 @@ _NO_ANSWER = "has thinking and no answer behind it"
 
 
 def _cut_thinking(text: str) -> tuple[str, ThinkingForm | None, str]:
-  """The text up to the first closing tag of a form, the form, and the text behind the tag.
-
-  Raises:
-    UserError: there is an opening tag, and no closing one.
-  """
+  """Text up to a closing tag, its form, text behind it; a UserError for an opening tag alone."""
   for form in FORMS:
     thinking, tag, behind = text.partition(form.closing)
     if tag:

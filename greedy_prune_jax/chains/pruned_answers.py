@@ -23,11 +23,7 @@ _BUDGET_FORM = {"id": str, "budget": str, "holds": bool, "deletions": int, "text
 
 
 def read_pruned_answers(workdir: Path) -> list[Record]:
-  """The records of an `evaluate_pruned` run's workdir.
-
-  Raises:
-    UserError: a line is not of the form in which such a run writes it.
-  """
+  """The records of an `evaluate_pruned` run's workdir; a UserError where a line is none."""
   return list(read_output(workdir, OUTPUT, _check_answers))
 
 
@@ -40,11 +36,7 @@ def _check_answers(record: Record) -> None:
 
 
 def read_budgets(workdir: Path) -> list[Record]:
-  """Results of all budgets in a prune workdir; none where none was asked for.
-
-  Raises:
-    UserError: a line is not of the form in which prune writes it.
-  """
+  """Results of all budgets in a prune workdir, if any; a UserError where a line is none."""
   path = workdir / BUDGETS
   if not path.is_file():
     return []

@@ -287,11 +287,7 @@ def _chain_rows(source: str) -> Iterator[Row]:
 
 
 def _workdir_files(path: Path) -> list[Path]:
-  """The files of chains in a workdir; none where the folder is no workdir.
-
-  Raises:
-    UserError: it is a workdir and has none.
-  """
+  """The files of chains in a workdir, a UserError if it has none; empty if it is no workdir."""
   if not (path / "config.json").is_file():
     return []
   folders = [path / "chains", path / "pruned"]

@@ -23,11 +23,7 @@ def shuffled(rows: list[Row], num_rows: int, seed: int) -> list[Row]:
 
 
 def from_hub(hub: HubSplit, name: str, split: str) -> list[Row]:
-  """Rows of a dataset on the hub, or of its copy in the local cache.
-
-  Raises:
-    UserError: it cannot be fetched.
-  """
+  """Rows of a dataset on the hub, or of its copy in the local cache; a UserError without either."""
   import datasets  # imports pandas and pyarrow: a second that most runs need not spend
 
   try:

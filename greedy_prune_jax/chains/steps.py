@@ -134,11 +134,7 @@ def read_stage(workdir: Path, output: str) -> Iterator[Record]:
 
 
 def read_finished(workdir: Path, output: str) -> dict[str, Record]:
-  """The records in one of the folders of a drp run, by chain id.
-
-  Raises:
-    UserError: there are none, or see `read_stage`.
-  """
+  """The records in a folder of a drp run, by chain id; a UserError if there are none."""
   records = {record["id"]: record for record in read_stage(workdir, output)}
   if not records:
     raise UserError(

@@ -107,11 +107,7 @@ def ask_teacher(
 
 
 def read_reply(stage: Stage, item: Item, reply: Reply) -> Record:
-  """The keys that a stage adds to a record, from a reply that passes all checks.
-
-  Raises:
-    RefusedReplyError: it does not pass one.
-  """
+  """The keys that a stage adds to a record, from a reply; a RefusedReplyError if a check fails."""
   fault = unanswered(reply.text, reply.finish_reason, reply.thinking_end)
   if fault is not None:
     complaint = _COMPLAINTS[fault] + (f": {reply.text!r}" if fault == "refused" else "")

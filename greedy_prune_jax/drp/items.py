@@ -58,11 +58,7 @@ class Item:
     self.chain.check_unchanged(Chain.from_record(fields.get(record, "chain", dict)))
 
   def with_results(self, record: Record) -> "Item":
-    """The item with the steps and edits of a stage's record.
-
-    Raises:
-      UserError: the record does not fit the chain.
-    """
+    """The item with the steps and edits of a stage's record; a UserError if they do not fit."""
     steps = steps_of(record)
     if "".join(step.text for step in steps) != self.thinking.text:
       raise UserError(

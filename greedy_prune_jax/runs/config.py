@@ -82,11 +82,7 @@ def write_or_check_config(
 
 
 def config_of(workdir: Path) -> Record:
-  """The config of a workdir's latest run; empty where there is none.
-
-  Raises:
-    UserError: the file cannot be read.
-  """
+  """The config of a workdir's latest run, empty without one; a UserError if it cannot be read."""
   path = workdir / "config.json"
   return read_json(path) if path.is_file() else {}
 

@@ -53,11 +53,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Record:
-  """The object that a JSON file holds.
-
-  Raises:
-    UserError: the file cannot be read, or holds something else; the message names the file.
-  """
+  """The object that a JSON file holds; a UserError, which names the file, if it holds none."""
   content = read_bytes(path, MOST_BYTES)
   try:
     return as_object(parse_json(content))

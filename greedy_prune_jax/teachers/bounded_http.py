@@ -27,11 +27,7 @@ class BoundedClient(openai.DefaultHttpxClient):
   most_seconds: float
 
   def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> Any:
-    """Sends a request and reads the answer, also where it could be streamed.
-
-    Raises:
-      FailedRequestError: the answer is too long, or takes too long.
-    """
+    """Sends a request, reads all of the answer; a FailedRequestError if it is too long or slow."""
     timer = _Timer(self.most_seconds)
     request.extensions = {**request.extensions, "trace": timer.trace}
     with timer:

@@ -200,11 +200,7 @@ class OpenAIBatchTeacher:
     return refusal
 
   def _read(self, item: _Pending, line: Record) -> Reply | None:
-    """Reads the reply from a line of results; None where another batch may bring one.
-
-    Raises:
-      UserError: the endpoint refuses all requests for good.
-    """
+    """The reply in a line, None if another batch may bring one; a UserError if all are refused."""
     response = line.get("response")
     try:
       if not isinstance(response, dict) or response.get("status_code") != 200:
@@ -227,11 +223,7 @@ class OpenAIBatchTeacher:
     return reply
 
   def _wait(self, batch_id: str) -> Record:
-    """Waits until the batch has ended, and returns it.
-
-    Raises:
-      UserError: the batch has not ended after `endpoint.batch_hours`.
-    """
+    """Waits until the batch has ended, and returns it; a UserError after `endpoint.batch_hours`."""
     hours = self._endpoint.settings.batch_hours
     end = time.monotonic() + 3600 * hours
     while True:

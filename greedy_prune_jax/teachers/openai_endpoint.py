@@ -29,11 +29,7 @@ class OpenAITeacher:
   """Writes by chat completions, several at once."""
 
   def __init__(self, endpoint: EndpointSettings, settings: WritingSettings):
-    """Connects to nothing yet.
-
-    Raises:
-      UserError: the package openai is not installed, or the model or the key is missing.
-    """
+    """Connects to nothing; a UserError if the package openai, the model or the key is missing."""
     self._endpoint = Endpoint(endpoint, most_bytes=most_bytes(settings))
     self._writing = settings
     self._dialect = Dialect.of(endpoint)
@@ -100,12 +96,7 @@ class OpenAITeacher:
         return reply
 
   def _ask(self, prompt: ChatPrompt, dialect: Dialect) -> Reply:
-    """One request.
-
-    Raises:
-      UserError: the budget is spent.
-      FailedRequestError: there is no reply.
-    """
+    """One request; a UserError if the budget is spent, a FailedRequestError without a reply."""
     request = dialect.arguments(prompt, self._endpoint.settings.model, self._writing)
     most = most_tokens(request, self._writing)
     self.budget.take(most)
