@@ -48,14 +48,12 @@ def estimate_cost(
   guessed = dict(items)
   for stage in settings.chosen_stages:
     requests = read = written = 0
-    todo = dict(
-      (item.chain.id, before) for item, before in items_to_do(stage, items, settings, workdir)
-    )
-    for item_id, before in todo.items():
+    for item, before in items_to_do(stage, items, settings, workdir):
+      item_id = item.chain.id
       if before is not None:
         alive[item_id] = not before["failed"]
         if alive[item_id]:
-          guessed[item_id] = items[item_id].with_results(before)
+          guessed[item_id] = item.with_results(before)
       if not alive[item_id]:
         continue
       item = guessed[item_id]

@@ -26,11 +26,7 @@ from greedy_prune_jax.runs.lock import hold_locks
 
 
 def distill(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job and says how it ended.
-
-  Raises:
-    UserError: something that the config names cannot be used, or the workdir cannot be written.
-  """
+  """Runs the job and says how it ended; a UserError if config or workdir cannot be used."""
   settings, folder = DistillSettings.from_config(config), Path(workdir)
   first = jax.process_index() == 0
   quiet_orbax()

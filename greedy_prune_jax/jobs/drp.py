@@ -32,11 +32,7 @@ _WORKDIR = {
 
 
 def drp(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job: says what it will take, does it, and sums it up.
-
-  Raises:
-    UserError: something that the config names cannot be used, or there are chains without a reply.
-  """
+  """Says what the run will take, does it, sums it up; a UserError for chains without a reply."""
   settings = DrpSettings.from_config(config)
   first = jax.process_index() == 0
   if settings.dry_run:

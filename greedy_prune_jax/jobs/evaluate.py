@@ -25,11 +25,7 @@ from greedy_prune_jax.sample.summary import format_samples
 
 
 def evaluate(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job, prints its tables and writes them.
-
-  Raises:
-    UserError: something that the config names cannot be used, or some samples have no reply.
-  """
+  """Runs the job, prints its tables and writes them; a UserError for samples without a reply."""
   settings, folder = EvaluateSettings.from_config(config), Path(workdir)
   first = jax.process_index() == 0
   compared_runs(settings.compare_with)  # a wrong path is told at once

@@ -28,11 +28,7 @@ from greedy_prune_jax.reports.tables import format_table, write_table
 
 
 def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job, prints its tables and writes them.
-
-  Raises:
-    UserError: something that the config names cannot be used, or some texts got no answer.
-  """
+  """Runs the job, prints its tables and writes them; a UserError for texts without an answer."""
   settings = EvaluatePrunedSettings.from_config(config)
   failed = run_in_workdir(
     lambda run: run_evaluate_pruned(settings, run),

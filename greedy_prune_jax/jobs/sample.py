@@ -29,11 +29,7 @@ from greedy_prune_jax.sample.summary import (
 
 
 def sample(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job, prints some of what was written, and sums it up.
-
-  Raises:
-    UserError: something that the config names cannot be used, or there are samples without a reply.
-  """
+  """Runs the job, prints some samples and sums it up; a UserError for those without a reply."""
   settings = SampleSettings.from_config(config)
   first = jax.process_index() == 0
 

@@ -24,11 +24,7 @@ from greedy_prune_jax.study.settings import StudySettings
 
 
 def study(config: Mapping[str, Any], workdir: str) -> None:
-  """Runs the job, with whoever else works on it, and prints its tables.
-
-  Raises:
-    UserError: something that the config names cannot be used, or some parts cannot be done.
-  """
+  """Runs the job, with whoever else works on it, prints its tables; a UserError if parts fail."""
   settings = StudySettings.from_config(config)
   refuse_processes(
     "processes of a study do not talk to each other: start the same command several times, "
