@@ -48,8 +48,6 @@ class Answers:
   """Answers of one condition's students, a seed each, in one test.
 
   Attributes:
-    condition: the students' condition.
-    test: name of the test.
     seeds: seeds of the students that are done.
     correct: share of right samples, by seed and question.
     tokens: generated reasoning tokens, by seed and question.
@@ -91,12 +89,7 @@ class Answers:
 def collect_answers(
   folder: Path, condition: Condition, seeds: Sequence[int], test: str
 ) -> list[Record]:
-  """Rows of `SCHEMA` of a condition's students.
-
-  Args:
-    seeds: seeds of the students that are done.
-    test: name of the test.
-  """
+  """Rows of `SCHEMA` of a condition's students in a test, of seeds that are done."""
   return [
     {
       "test": test,

@@ -23,12 +23,7 @@ from absl import logging
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.reports.printing import printable
 from greedy_prune_jax.runs.config import OtherConfigError, write_or_check_config
-from greedy_prune_jax.runs.files import (
-  explain_os_errors,
-  held_folder,
-  make_folder,
-  write_json,
-)
+from greedy_prune_jax.runs.files import explain_os_errors, held_folder, make_folder, write_json
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
 from greedy_prune_jax.runs.records import Record, get

@@ -108,24 +108,24 @@ def _draw(settings: StudySettings, seed: int) -> _Draw:
 
 def _chains_part(settings: StudySettings, folder: Path, draw: _Draw) -> Part:
   chains_seed = settings.chains_seed + draw.seed
+  asked = ("questions", "split", "num_questions", "num_shots", "seed")
   return Part(
     name=f"chains{draw.suffix}",
     needs=(),
-    config=_chains_config(settings) | {"chains_seed": chains_seed},
+    config={
+      "chains": settings.chains,
+      "num_chains": settings.num_chains,
+      "max_reasoning_tokens": settings.max_reasoning_tokens,
+      "chains_seed": chains_seed,
+      "tests": {
+        name: {key: settings.evaluate_config(changes, "")[key] for key in asked}
+        for name, changes in settings.tests.items()
+      },
+      "pruner": settings.prune["pruner"],
+    },
     may_change=(),
     run=functools.partial(make_chains, settings, draw.chains(folder), chains_seed),
   )
-
-
-def _chains_config(settings: StudySettings) -> dict[str, Any]:
-  names = ("chains", "num_chains", "max_reasoning_tokens", "chains_seed")
-  asked = ("questions", "split", "num_questions", "num_shots", "seed")
-  tests = {
-    name: {key: settings.evaluate_config(changes, "")[key] for key in asked}
-    for name, changes in settings.tests.items()
-  }
-  pruner = settings.prune["pruner"]
-  return {name: getattr(settings, name) for name in names} | {"tests": tests, "pruner": pruner}
 
 
 def _base_parts(settings: StudySettings, folder: Path) -> Iterator[Part]:
@@ -181,12 +181,10 @@ def _student_part(settings: StudySettings, folder: Path, condition: Condition, s
   source, needs = str(draw.chains(folder)), f"chains{draw.suffix}"
   if condition.arm in settings.ready:
     source = settings.ready[condition.arm]
-  elif condition.arm in settings.edited:
-    needs = f"drp/{condition.arm}{draw.suffix}"
-    source = str(folder / needs)
-  elif condition.arm in settings.arms:
-    needs = f"prune/{condition.arm}{draw.suffix}"
-    source = str(folder / needs)
+  for job, arms in (("prune", settings.arms), ("drp", settings.edited)):
+    if condition.arm in arms:
+      needs = f"{job}/{condition.arm}{draw.suffix}"
+      source = str(folder / needs)
   name = condition.folder(seed)
   changes = settings.students[condition.student]
   distill = settings.distill_config(changes, source, condition.keep_ratio, seed)

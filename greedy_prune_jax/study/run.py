@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from greedy_prune_jax.errors import check_plots
@@ -22,7 +22,6 @@ from greedy_prune_jax.reports.tables import Table, markdown_table, write_table
 from greedy_prune_jax.runs.files import held_folder, make_folder, replace_file
 from greedy_prune_jax.runs.jsonl import read_lines
 from greedy_prune_jax.runs.lock import LockedError, hold_locks
-from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.answers import (
   FILE,
   Answers,
@@ -30,21 +29,10 @@ from greedy_prune_jax.study.answers import (
   read_answers,
   write_answers,
 )
-from greedy_prune_jax.study.parts import (
-  Part,
-  PartsResult,
-  is_done,
-  run_parts,
-  seconds_spent,
-)
+from greedy_prune_jax.study.parts import Part, PartsResult, is_done, run_parts, seconds_spent
 from greedy_prune_jax.study.plan import conditions, plan
 from greedy_prune_jax.study.results import all_tables
-from greedy_prune_jax.study.settings import (
-  ANSWER_ONLY,
-  NO_PRUNING,
-  StudySettings,
-  check_reference,
-)
+from greedy_prune_jax.study.settings import ANSWER_ONLY, NO_PRUNING, StudySettings, check_reference
 
 _MOST_NAMED = 8  # kinds of students, in a caption
 # Of a study's time, the most that goes into tables of what is not done yet.
@@ -92,8 +80,8 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
       poll_seconds=settings.poll_seconds,
       after_each=at_most_a_share(lambda: _write_if_free(settings, folder, parts), _TABLES_SHARE),
     )
-    with _writing(folder, settings.poll_seconds):
-      tables = _write_results(settings, folder, parts)
+    while (tables := _write_if_free(settings, folder, parts)) is None:
+      time.sleep(min(1.0, settings.poll_seconds))
     check_there()  # before anybody is told that nothing is done
   return StudyResult(
     tables,
@@ -104,7 +92,7 @@ def run_study(settings: StudySettings, folder: Path) -> StudyResult:
   )
 
 
-def at_most_a_share(work: Callable[[], None], share: float) -> Callable[[], None]:
+def at_most_a_share(work: Callable[[], object], share: float) -> Callable[[], None]:
   """Work that is left out where it would take more than a share of the time since the last."""
   due = -math.inf
 
@@ -119,34 +107,37 @@ def at_most_a_share(work: Callable[[], None], share: float) -> Callable[[], None
   return maybe
 
 
-def _collect(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> list[Record]:
-  """Reads the answers so far, test by test, in the order of the conditions."""
-  done = {part.name for part in parts if is_done(part, folder)}
-  return [
-    row
-    for test in settings.tests
-    for condition in conditions(settings)
-    for row in collect_answers(
-      folder, condition, [s for s in settings.seeds if condition.folder(s) in done], test
-    )
-  ]
-
-
-def _write_results(
+def _write_if_free(
   settings: StudySettings, folder: Path, parts: Sequence[Part]
-) -> tuple[Table, ...]:
-  rows = _collect(settings, folder, parts)
-  if not rows:
-    return ()
-  write_answers(folder / FILE, rows)
-  return write_results([folder / FILE], settings.reference, folder)
+) -> tuple[Table, ...] | None:
+  """Writes the answers so far, by test and condition, and their tables; none without any answer.
+
+  None where another process is writing them.
+  """
+  with contextlib.ExitStack() as held:
+    try:
+      hold_locks(folder / "results" / "locks", 0, 1, held)
+    except LockedError:
+      return None
+    done = {part.name for part in parts if is_done(part, folder)}
+    rows = [
+      row
+      for test in settings.tests
+      for condition in conditions(settings)
+      for row in collect_answers(
+        folder, condition, [s for s in settings.seeds if condition.folder(s) in done], test
+      )
+    ]
+    if not rows:
+      return ()
+    write_answers(folder / FILE, rows)
+    return write_results([folder / FILE], settings.reference, folder)
 
 
 def left_out_note(answers: Sequence[Answers], folders: Sequence[Path]) -> str:
   """Names the students that lack examples of others, for the table's caption; empty if none do.
 
   Args:
-    answers: answers of the students.
     folders: folders of the studies that these are of; a student that is in none is named, too.
   """
   lacking, unknown = [], []
@@ -182,7 +173,6 @@ def write_results(
   Args:
     answers_files: a study's `answers.parquet`, or several with other seeds or arms each.
     reference: the arm that the others are compared with; or empty.
-    folder: folder to write to.
     is_whole: True where an arm without answers is a mistake, and not only to be waited for.
 
   Raises:
@@ -204,24 +194,3 @@ def write_results(
   replace_file(folder / "study.md", "\n\n".join(map(markdown_table, tables)) + "\n")
   write_plot(folder, plot_study(answers))
   return tables
-
-
-def _write_if_free(settings: StudySettings, folder: Path, parts: Sequence[Part]) -> None:
-  """Writes the results so far, unless another process is writing them."""
-  with contextlib.suppress(LockedError), contextlib.ExitStack() as held:
-    hold_locks(folder / "results" / "locks", 0, 1, held)
-    _write_results(settings, folder, parts)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path, poll_seconds: float) -> Iterator[None]:
-  """Holds the lock under which this process alone writes results."""
-  with contextlib.ExitStack() as held:
-    while True:
-      try:
-        hold_locks(folder / "results" / "locks", 0, 1, held)
-        break
-      except LockedError:
-        held.close()
-        time.sleep(min(1.0, poll_seconds))
-    yield

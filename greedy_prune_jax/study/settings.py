@@ -88,28 +88,22 @@ class StudySettings(JobSettings):
 
   def _check_parts(self) -> None:
     """Makes every job's settings once, so that a mistake shows before the first hour is spent."""
-    for group in _JOBS:
-      for name, changes in getattr(self, group).items():
-        if not isinstance(changes, Mapping):
-          raise UserError(f"{group}.{name}={changes!r}; expected a group of settings")
     for arm, chains in self.ready.items():
       if not isinstance(chains, str):
         raise UserError(f"ready.{arm}={chains!r}; expected the name of a file of chains")
     if self.base:
       self._check_base()
-    for name, changes in (
-      *((f"arms.{arm}", changes) for arm, changes in self.arms.items()),
-      *((f"edited.{arm}", changes) for arm, changes in self.edited.items()),
-      *((f"students.{student}", changes) for student, changes in self.students.items()),
-      *((f"tests.{test}", changes) for test, changes in self.tests.items()),
-    ):
-      job = _JOBS[name.partition(".")[0]]
-      if own := sorted(set(changes) & set(_OWN[job])):
-        raise UserError(f"{name} sets {own[0]}, which the study sets for all parts alike")
-      try:
-        getattr(self, f"_{job}")(changes)
-      except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+    for group, job in _JOBS.items():
+      for key, changes in getattr(self, group).items():
+        name = f"{group}.{key}"
+        if not isinstance(changes, Mapping):
+          raise UserError(f"{name}={changes!r}; expected a group of settings")
+        if own := sorted(set(changes) & set(_OWN[job])):
+          raise UserError(f"{name} sets {own[0]}, which the study sets for all parts alike")
+        try:
+          getattr(self, f"_{job}")(changes)
+        except UserError as error:
+          raise UserError(f"{name}: {error}") from error
 
   def _check_base(self) -> None:
     """Checks what the base is told, and that it starts from something else than itself."""

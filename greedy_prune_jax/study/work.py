@@ -47,7 +47,6 @@ def make_chains(settings: StudySettings, path: Path, chains_seed: int) -> None:
   """Writes chains of the study, none of whose questions is asked in a test.
 
   Args:
-    path: file to write.
     chains_seed: seed of a question set's order and, where chains are fresh, of any others'.
 
   Raises:
@@ -145,8 +144,7 @@ def train_and_test(
   """Trains one student, has it answer every test, and keeps what it answered.
 
   Args:
-    distill: config of the training.
-    tests: configs of the evaluations, by name.
+    distill, tests: configs of the training, and of the evaluations by name.
     folder: workdir of the training; evaluations have theirs in `evaluate/`.
     keep_student: else its checkpoints are removed in the end.
 
