@@ -54,7 +54,6 @@ def attend_packed(
 
   Args:
     softcap: scores are softcap * tanh(score / softcap); None: as they are.
-    q: scaled queries.
     seen: tokens see those before them in their segment, fewer than `window` back.
   """
   return _forward(softcap, q, k, v, seen, sinks)[0]

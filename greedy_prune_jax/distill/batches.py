@@ -48,19 +48,12 @@ class PackedRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Packed examples of one step.
-
-  Attributes:
-    rows: the arrays.
-    ids: example ids.
-    num_tokens: number of tokens of all examples.
-    num_scored: number of tokens in the loss.
-  """
+  """Packed examples of one step."""
 
   rows: PackedRows
-  ids: tuple[str, ...]
-  num_tokens: int
-  num_scored: int
+  ids: tuple[str, ...]  # of the examples
+  num_tokens: int  # of all examples
+  num_scored: int  # of these, in the loss
 
 
 def training_batches(
@@ -76,11 +69,8 @@ def training_batches(
 
   Args:
     examples: examples of each chain; each epoch draws one of them.
-    batch_size: examples of a batch.
-    width: tokens of a row.
+    width, num_parts, row_multiple: arguments of `pack_batch`.
     seed: seed of order and draws.
-    num_parts: number of parts of a batch, as in `pack_batch`.
-    row_multiple: divisor of a part's rows, as in `pack_batch`.
 
   Returns:
     An iterator over `Batch`, with `get_state` and `set_state`.

@@ -134,7 +134,6 @@ class Checkpoints:
     """Begins to write a checkpoint; the state may be donated as soon as this returns.
 
     Args:
-      state: the run's weights and optimizer state.
       progress: the run's progress, this step's validation included.
 
     Raises:

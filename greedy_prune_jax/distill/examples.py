@@ -15,7 +15,7 @@ from greedy_prune_jax.chains.chat_template import ChatTemplate
 from greedy_prune_jax.chains.formats import ColumnSettings
 from greedy_prune_jax.chains.question_sets import split_source
 from greedy_prune_jax.chains.ratio_form import check_ratio_form, check_ratios, told_question
-from greedy_prune_jax.chains.reading import read_chains, read_pruned, warn_of_unfinished
+from greedy_prune_jax.chains.reading import BadChain, read_chains, read_pruned, warn_of_unfinished
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.chains.thinking_chains import AUTO, MODES, OFF, find_thinking, fit_chain
 from greedy_prune_jax.errors import UserError
@@ -49,14 +49,6 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeftOut:
-  """An example that was left out, and why."""
-
-  id: str
-  reason: str
-
-
-@dataclasses.dataclass(frozen=True)
 class ExampleSet:
   """Examples to train on, and to validate with.
 
@@ -68,7 +60,7 @@ class ExampleSet:
 
   train: tuple[tuple[Example, ...], ...]
   validation: tuple[Example, ...]
-  left_out: tuple[LeftOut, ...]
+  left_out: tuple[BadChain, ...]
 
   @property
   def fingerprint(self) -> str:
@@ -133,7 +125,6 @@ def read_texts(
   Args:
     source: the workdir of a `prune` run, one of its files, or, where the only ratios are 1 and 0,
       anything that `read_chains` knows.
-    keep_ratios: shares of the reasoning to read.
     num_chains: number of chains; 0 for all. A question set's first in its order, else the first
       by id, since files hold them as they happened to be finished.
     seed: seed of a question set's order.
@@ -214,10 +205,8 @@ def make_examples(
 
   Args:
     texts: texts from `read_texts`.
-    tokenizer: the student's.
-    template: the student's.
+    tokenizer, template: the student's.
     num_validation: chains to hold out, at least: those of one question go together.
-    seed: decides which.
 
   Raises:
     UserError: no example is left to train on, or none of those that were to be held out.
@@ -229,7 +218,7 @@ def make_examples(
     group = []
     for ratio, text in reasonings.items():
       if text is None:
-        left_out.append(LeftOut(_example_id(chain, ratio), _TORN))
+        left_out.append(BadChain(place="", id=_example_id(chain, ratio), reason=_TORN))
         continue
       example = make_example(
         chain, text, ratio, tokenizer, template, settings.ratio_form, settings.thinking
@@ -238,7 +227,7 @@ def make_examples(
         group.append(example)
         continue
       reason = f"it has {len(example)} tokens, more than the max_length of {settings.max_length}"
-      left_out.append(LeftOut(example.id, reason))
+      left_out.append(BadChain(place="", id=example.id, reason=reason))
     (validated if chain.question in held else trained).append(tuple(group))
   train = tuple(group for group in trained if group)
   if not train:

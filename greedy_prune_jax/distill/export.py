@@ -18,13 +18,7 @@ from safetensors.numpy import save
 from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.learnt_template import learnt_template
 from greedy_prune_jax.distill.checkpoints import Checkpoints
-from greedy_prune_jax.distill.lora import (
-  LoraConfig,
-  adapted_names,
-  axes_in,
-  init_lora,
-  merge_lora,
-)
+from greedy_prune_jax.distill.lora import LoraConfig, adapted_names, axes_in, init_lora, merge_lora
 from greedy_prune_jax.distill.parameters import Params, flat_params, with_params
 from greedy_prune_jax.distill.settings import DistillSettings
 from greedy_prune_jax.distill.workdir import learnt_thinking
@@ -164,8 +158,7 @@ def save_adapter(
   Args:
     model: the base model.
     matrices: trained matrices of `init_lora`.
-    base: the model that they belong to, as PEFT is to find it.
-    folder: folder to write, made if need be.
+    base: name of that model, as PEFT is to find it.
 
   Raises:
     UserError: the base cannot be found.

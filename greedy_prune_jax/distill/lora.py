@@ -56,7 +56,6 @@ def init_lora(params: Mapping[str, Any], config: LoraConfig, seed: int) -> Param
 
   Args:
     params: the student's weights, or their shapes.
-    seed: seed of `a`'s values.
 
   Raises:
     UserError: the student has no weight of a target's name.

@@ -124,8 +124,8 @@ def head_nll(
   columns, count = _chunks(scored, chunk)
 
   def add(i, total):
-    part = _chunk_of(i, columns, hidden, scored, targets)
-    return total + _chunk_nll(softcap, weight, *part)[0]
+    part, _, target, valid = _chunk_of(i, columns, hidden, scored, targets)
+    return total + _chunk_nll(softcap, weight, part, target, valid)[0]
 
   return jax.lax.fori_loop(0, count, add, jnp.float32(0))
 
@@ -138,7 +138,7 @@ def _head_nll_forward(softcap, train_head, chunk, hidden, head, scored, targets)
   def add(i, carry):
     total, d_hidden, d_weight = carry
     part, at, target, valid = _chunk_of(i, columns, hidden, scored, targets)
-    nll, probs, slope = _chunk_nll(softcap, weight, part, at, target, valid)
+    nll, probs, slope = _chunk_nll(softcap, weight, part, target, valid)
     d_logits = _d_logits(probs, target, valid, slope).astype(weight.dtype)
     d_part = project("rcv,vd->rcd", d_logits, weight)
     rows = jnp.arange(hidden.shape[0])[:, None]
@@ -185,9 +185,8 @@ def _chunk_of(i, columns: int, hidden, scored, targets):
   return part, at, target, at < width
 
 
-def _chunk_nll(softcap, weight, part, at, target, valid):
+def _chunk_nll(softcap, weight, part, target, valid):
   """NLL of a chunk, its probabilities [R, c, V], and the slope of the softcap; 1 without a cap."""
-  del at
   logits = project("rcd,vd->rcv", part, weight)
   slope = jnp.float32(1)
   if softcap is not None:

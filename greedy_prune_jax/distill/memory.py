@@ -42,10 +42,8 @@ def step_memory(
   `model` divides: it counts them whole. docs/measured.md has it beside what was compiled.
 
   Args:
-    state: the student's state, or shapes and shardings of it.
-    frozen: weights that are not trained, or shapes and shardings of them.
+    state, frozen: arrays, or their shapes and shardings.
     rows: rows of one part of a batch, over all devices.
-    width: tokens of a row.
   """
   shards = 1 if student.mesh is None else student.mesh.shape[DATA]
   rows = -(-rows // shards)

@@ -24,12 +24,7 @@ def flat_params(params: nnx.State) -> Params:
 
 
 def unflat_params(like: nnx.State, values: Mapping[str, Any]) -> nnx.State:
-  """A decoder's parameters with the values of a flat dict.
-
-  Args:
-    like: a tree of the wanted structure (its values do not matter).
-    values: every parameter's value.
-  """
+  """A decoder's parameters, in the structure of `like`, with the values of a flat dict."""
   flat = {
     path: leaf.replace(values[parameter_name(path)]) for path, leaf in nnx.to_flat_state(like)
   }

@@ -66,7 +66,6 @@ class TrainResult:
     steps: number of steps of the whole run.
     passes: passes over the training chains so far.
     loss: loss of the last step run now, nats per token; None if none was.
-    progress: the run's progress, with the best validation.
     stopped: True where it was asked to stop before its end.
     exported: the Hugging Face folder, if one was written.
   """
@@ -92,11 +91,13 @@ def run_distill(
   Raises:
     UserError: something that the settings name cannot be used, or a loss is not finite.
   """
-  mesh = _mesh(settings)
-  if settings.lora and jax.process_index() == 0:
+  mesh, first = _mesh(settings), jax.process_index() == 0
+  if settings.lora and first:
     hold_weights(workdir, settings.student, begun=bool(saved_steps(workdir)))
   choose = mesh and weight_shardings(mesh, fully_sharded=settings.fully_sharded)
-  model = load_base(settings, _load_dtype(settings), choose)
+  # Frozen weights are only computed with; trained ones are kept in `dtype`.
+  load_dtype = jnp.dtype(settings.compute_dtype if settings.lora else settings.dtype)
+  model = load_base(settings, load_dtype, choose)
   examples = read_examples(settings, model)
   steps = settings.num_steps(len(examples.train))
   optimizer = make_optimizer(settings, steps)
@@ -126,14 +127,18 @@ def run_distill(
         )
       progress = dataclasses.replace(saved, examples=progress.examples)
       data.set_state(progress.data)
-    if jax.process_index() == 0:  # not before: a refused run leaves the notes of the begun one
+    if first:  # not before: a refused run leaves the notes of the begun one
       _note(workdir, examples)
-    with MetricsLog(workdir, step) as log, _bar(settings, step, steps) as bar:
+    hidden = not (first and settings.show_progress)
+    with (
+      MetricsLog(workdir, step) as log,
+      tqdm(initial=step, total=steps, unit="step", disable=hidden) as bar,
+    ):
       report = _Reporter(log, bar, student, rates, passes_a_step)
-      first, stopped = step, should_stop(step)
+      begun, stopped = step, should_stop(step)
       while step < steps and not stopped and not _stalled(settings, progress):
         batch = next(data)
-        if step == first:
+        if step == begun:
           warn_of_memory(student, state, frozen, batch)
         state, metrics = train_step(state, frozen, place_rows(batch.rows, mesh, axis=1))
         step += 1
@@ -156,7 +161,7 @@ def run_distill(
     chosen = progress.best_step if settings.export == "best" else step
     del state, frozen  # the export needs room for the model again
     exported = export_student(workdir, chosen or step, settings, mesh)
-  if over and jax.process_index() == 0:
+  if over and first:
     mark_ended(workdir, step, progress.best_step)
   passes = step * passes_a_step
   return TrainResult(step, steps, passes, report.loss, progress, not over, exported)
@@ -217,7 +222,7 @@ def _note(workdir: Path, examples: ExampleSet) -> None:
     logging.warning("left out %d examples; see %s", len(examples.left_out), path)
     with JsonlWriter(path) as writer:
       for left_out in examples.left_out:
-        writer.write({"place": "", "id": left_out.id, "reason": left_out.reason})
+        writer.write(dataclasses.asdict(left_out))
 
 
 def _mesh(settings: DistillSettings) -> Mesh | None:
@@ -233,11 +238,6 @@ def _mesh(settings: DistillSettings) -> Mesh | None:
       f"{jax.device_count()} devices; where several processes train, it must take all"
     )
   return mesh if mesh.size > 1 else None
-
-
-def _load_dtype(settings: DistillSettings):
-  """Frozen weights are only computed with; trained ones are kept in `dtype`."""
-  return jnp.dtype(settings.compute_dtype if settings.lora else settings.dtype)
 
 
 def _divide(model: Model, settings: DistillSettings, mesh: Mesh | None) -> tuple[Params, Params]:
@@ -288,11 +288,6 @@ def _validate(
     float(evaluate(trained, frozen, place_rows(batch.rows, mesh, axis=1))) for batch in batches
   ]
   return math.fsum(sums) / sum(batch.num_scored for batch in batches)
-
-
-def _bar(settings: DistillSettings, step: int, steps: int) -> tqdm:
-  shown = settings.show_progress and jax.process_index() == 0
-  return tqdm(initial=step, total=steps, unit="step", disable=not shown)
 
 
 class _Reporter:

@@ -100,7 +100,6 @@ def abstract_state(
 
   Args:
     trained: parameters, or their shapes and shardings.
-    mesh: mesh on which weights and state lie.
   """
 
   def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -124,7 +123,6 @@ def make_train_step(
   it is divided.
 
   Args:
-    student: the student whose weights are trained.
     like: a state that lies on the student's mesh as all later ones are to; needless without one.
   """
   mesh = student.mesh

@@ -48,12 +48,7 @@ def learnt_thinking(workdir: Path) -> str | None:
 
 
 def mark_ended(workdir: Path, step: int, best_step: int | None) -> None:
-  """Marks a run as over, after everything else that it writes.
-
-  Args:
-    step: last step of the training.
-    best_step: step of its best validation loss, if it had validations.
-  """
+  """Marks a run as over, after everything else that it writes; `best_step` is by validation."""
   write_json(workdir / _ENDED, {"step": step, "best_step": best_step})
 
 
