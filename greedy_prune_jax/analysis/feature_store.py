@@ -78,7 +78,6 @@ def build_store(
 
   Args:
     model: reads the chains, on the devices that its parameters lie on.
-    chains: chains with their tokens.
     pruner: the model's name.
     dtype: the stored attention's, `float16` or `float32`.
     batch_positions: token positions that go through the model at once, about, over all devices.
@@ -108,7 +107,10 @@ def build_store(
   attention, surprisal = _open_arrays(folder, index, "r+")
   done_path = folder / "done.jsonl"
   with JsonlWriter(done_path) as done:
-    finished = {record["id"] for record in read_records(done_path, check=_check_done)}
+    finished = {
+      record["id"]
+      for record in read_records(done_path, check=lambda record: get_text(record, "id"))
+    }
     waiting = [i for i, chain_id in enumerate(ids) if chain_id not in finished]
     batches = _batches(waiting, chains, batch_positions, axis_size(model.params, DATA))
     for batch_size, members in tqdm(batches, desc="attention features", disable=not batches):
@@ -166,10 +168,6 @@ def _arrays(index: Record) -> dict[str, tuple[str, tuple[int, ...]]]:
   tokens = index["starts"][-1]
   shape = (tokens, index["num_layers"], index["num_heads"], len(STATISTICS))
   return {"attention": (index["dtype"], shape), "surprisal": ("float32", (tokens,))}
-
-
-def _check_done(record: Record) -> None:
-  get_text(record, "id")
 
 
 def _hash(chains: Sequence[Segments]) -> str:

@@ -19,7 +19,7 @@ from greedy_prune_jax.chains import judgements
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
 from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
-from greedy_prune_jax.reports.tables import Cell, Table
+from greedy_prune_jax.reports.tables import Cell, Table, interval_columns
 
 TOP_SHARE = 0.1  # of the sentences: the most important ones, which AUC tells from the rest
 LEAST = 8  # judged parts of a chain, below which nothing is told with controls held fixed
@@ -207,9 +207,8 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
     f"{COUNT_AS_ONE}); chains whose {kind.parts} are all judged the same are left out, and of "
     f"fewer than {LEAST} {kind.parts} nothing is told with controls."
   )
-  measures = ("AUC", "Spearman", "with controls")
-  columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
-  columns = ("run", *columns, "controls", "chains", "chains with AUC", "chains with controls")
+  measures = interval_columns("AUC", "Spearman", "with controls")
+  columns = ("run", *measures, "controls", "chains", "chains with AUC", "chains with controls")
   return Table(kind.table, caption, columns, rows)
 
 

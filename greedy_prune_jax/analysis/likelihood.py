@@ -4,17 +4,17 @@ A text that no model would write is hard to learn from, whatever it keeps. NLLs 
 own, so only runs of one pruner are compared.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from greedy_prune_jax.analysis.patterns import LabelledRun, common_places
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, share_of
 from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
-from greedy_prune_jax.reports.tables import Cell, Table
+from greedy_prune_jax.reports.tables import Cell, Table, interval_columns
 
 NLLS = ("joint", "answer")
 
@@ -35,29 +35,19 @@ def nlls_at_ratios(chain: PrunedChain) -> dict[float, tuple[float, ...]]:
 def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   """Mean NLLs of each run, and differences of the first run to each other of the same pruner."""
   found = [[nlls_at_ratios(chain) for chain in run.chains] for run in runs]
-  means: list[tuple[Cell, ...]] = []
-  for run, chains in zip(runs, found, strict=True):
-    for ratio in _ratios(chains):
-      values = np.array([nlls[ratio] for nlls in chains])
-      means.append((run.name, ratio, *column_intervals(values, run.questions), *_num_told(values)))
-  pairs: list[tuple[Cell, ...]] = []
-  for run, chains in zip(runs[1:], found[1:], strict=True):
-    places = [
-      (mine, theirs)
-      for mine, theirs in common_places(runs[0], run)
-      if runs[0].chains[mine].pruner == run.chains[theirs].pruner
-    ]
-    nlls = [(found[0][mine], chains[theirs]) for mine, theirs in places]
-    questions = [run.questions[theirs] for _, theirs in places]
-    if not nlls:
-      continue
-    for ratio in _ratios([one for pair in nlls for one in pair]):
-      values = np.array([np.subtract(one[ratio], other[ratio]) for one, other in nlls])
-      if ratio < 1:
-        pair = runs[0].name, run.name, ratio
-        pairs.append((*pair, *column_intervals(values, questions), *_num_told(values)))
-  measures = [f"{name}{end}" for name in NLLS for end in ("", " low", " high")]
-  measures += [f"chains with {name}" for name in NLLS]
+  means, pairs = [], []
+  for run, nlls in zip(runs, found, strict=True):
+    means += _rows((run.name,), nlls, run.questions)
+  for run, nlls in zip(runs[1:], found[1:], strict=True):
+    differences, questions = [], []
+    for mine, theirs in common_places(runs[0], run):
+      if runs[0].chains[mine].pruner == run.chains[theirs].pruner:
+        one, other = found[0][mine], nlls[theirs]
+        ratios = [ratio for ratio in one if ratio in other and ratio < 1]
+        differences.append({ratio: np.subtract(one[ratio], other[ratio]) for ratio in ratios})
+        questions.append(run.chains[theirs].chain.question)
+    pairs += _rows((runs[0].name, run.name), differences, questions)
+  measures = [*interval_columns(*NLLS), *(f"chains with {name}" for name in NLLS)]
   bounds = "nats per token by the pruner; means over chains with 95% intervals (Student's t; "
   bounds += f"{COUNT_AS_ONE})"
   return Section(
@@ -80,11 +70,13 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   )
 
 
-def _num_told(values: Float[np.ndarray, "B M"]) -> list[int]:
-  """Number of chains that each column's mean is of: a text that was never scored is left out."""
-  return (~np.isnan(values)).sum(axis=0).tolist()
-
-
-def _ratios(chains: Iterable[Collection[float]]) -> list[float]:
-  """Keep ratios that all of the chains have, the highest first."""
-  return sorted(set.intersection(*map(set, chains)), reverse=True)
+def _rows(
+  head: tuple[str, ...], nlls: Sequence[Mapping[float, Any]], questions: Sequence[str]
+) -> list[tuple[Cell, ...]]:
+  """Means over chains of `NLLS` at each keep ratio that all chains have, the highest first."""
+  rows = []
+  for ratio in sorted(set.intersection(*map(set, nlls)) if nlls else (), reverse=True):
+    values = np.array([of_chain[ratio] for of_chain in nlls])
+    num_told = (~np.isnan(values)).sum(axis=0).tolist()  # a text that was never scored is left out
+    rows.append((*head, ratio, *column_intervals(values, questions), *num_told))
+  return rows

@@ -160,8 +160,6 @@ def labelling_prompt(tokens: Sequence[str], start: int, stop: int, complaint: st
 
   Args:
     tokens: the whole chain's tokens; their text is shown for context.
-    start: position of the first token asked about.
-    stop: position after the last.
     complaint: the fault of the reply before, or empty.
   """
   guide = "\n".join(f"- {category}: {meaning}" for category, meaning in GUIDE.items())

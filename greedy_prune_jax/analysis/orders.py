@@ -6,17 +6,12 @@ import numpy as np
 from jaxtyping import Int
 from scipy import stats
 
-from greedy_prune_jax.analysis.patterns import (
-  LabelledRun,
-  common_chains,
-  doubled_ranks,
-  questions_of,
-)
+from greedy_prune_jax.analysis.patterns import LabelledRun, common_chains, doubled_ranks
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.reports.intervals import column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
-from greedy_prune_jax.reports.tables import Table
+from greedy_prune_jax.reports.tables import Table, interval_columns
 
 LAST_SHARE = 0.1  # of the characters, those that leave last
 
@@ -39,7 +34,7 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
       if not pairs:
         continue
       found = np.array([order_agreement(*pair) for pair in pairs])
-      questions = questions_of(mine for mine, _ in pairs)
+      questions = [mine.chain.question for mine, _ in pairs]
       num_told = (~np.isnan(found[:, [0, 2]])).sum(axis=0).tolist()
       rows.append((one.name, other.name, *column_intervals(found, questions), *num_told))
   caption = (
@@ -49,8 +44,7 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
     f"were never deleted, or left at once at its border). Means over chains with 95% intervals "
     f"(Student's t; {COUNT_AS_ONE}); chains whose order is one tie are left out."
   )
-  measures = ("Kendall", "Spearman", "last tenth")
-  columns = [f"{m}{end}" for m in measures for end in ("", " low", " high")]
+  columns = interval_columns("Kendall", "Spearman", "last tenth")
   return Section(
     "Agreement of deletion orders",
     tables=[

@@ -179,9 +179,7 @@ def agreement_section(agreements: dict[str, Agreement]) -> Section:
         f"Tokens by category, {pair} ({on}).",
         xlabel="second annotator",
         ylabel="first annotator",
-        xticks=[str(category) for category in Category],
-        yticks=[str(category) for category in Category],
-        annotate=True,
+        ticks=[str(category) for category in Category],
       )
     )
   caption = "Cohen's kappa over all categories, and of each against the rest."

@@ -5,7 +5,7 @@ their chains.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,7 +29,6 @@ class LabelledRun:
   """The pruned chains of one workdir with the labels of their tokens.
 
   Attributes:
-    name: the run's name in the report.
     chains: pruned chains, at least one.
     labels: one entry a chain.
     surprisals: nats of the tokens of each chain; None where they were not computed.
@@ -47,8 +46,8 @@ class LabelledRun:
 
   @property
   def questions(self) -> list[str]:
-    """The question of each chain; see `questions_of`."""
-    return questions_of(self.chains)
+    """The question of each chain, by which chains that are not independent are known."""
+    return [chain.chain.question for chain in self.chains]
 
   def __post_init__(self):
     for chain, labels in zip(self.chains, self.labels, strict=True):
@@ -72,11 +71,6 @@ def common_places(one: LabelledRun, other: LabelledRun) -> list[tuple[int, int]]
 def common_chains(one: LabelledRun, other: LabelledRun) -> list[tuple[PrunedChain, PrunedChain]]:
   """The chains that both runs have; see `common_places`."""
   return [(one.chains[i], other.chains[j]) for i, j in common_places(one, other)]
-
-
-def questions_of(chains: Iterable[PrunedChain]) -> list[str]:
-  """The question of each chain, by which chains that are not independent are known."""
-  return [chain.chain.question for chain in chains]
 
 
 def text_of(chain: PrunedChain) -> tuple[str, str, str]:

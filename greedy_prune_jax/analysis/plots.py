@@ -129,14 +129,12 @@ def plot_map(
   *,
   xlabel: str,
   ylabel: str,
-  xticks: Sequence[str] | None = None,
-  yticks: Sequence[str] | None = None,
+  ticks: Sequence[str] | None = None,
   symmetric: bool = False,
-  annotate: bool = False,
 ) -> Plot:
-  """Values as colours; `symmetric` centres the colours on 0, `annotate` writes the values."""
+  """Values as colours, centred on 0 if `symmetric`; `ticks` of both axes: they are written too."""
   rows, columns = values.shape
-  size = 0.55 if annotate else 0.26
+  size = 0.26 if ticks is None else 0.55
   figure = Figure(figsize=(2.2 + size * columns, 1.4 + size * rows), layout="constrained")
   axes = figure.subplots()
   limit = float(np.nanmax(np.abs(values))) or 1.0
@@ -145,11 +143,9 @@ def plot_map(
   image = axes.imshow(values, cmap=colours, vmin=low, vmax=limit, aspect="auto")
   figure.colorbar(image, ax=axes)
   axes.set(xlabel=xlabel, ylabel=ylabel)
-  if xticks is not None:
-    axes.set_xticks(range(columns), xticks, rotation=40, ha="right")
-  if yticks is not None:
-    axes.set_yticks(range(rows), yticks)
-  if annotate:
+  if ticks is not None:
+    axes.set_xticks(range(columns), ticks, rotation=40, ha="right")
+    axes.set_yticks(range(rows), ticks)
     for i, j in np.ndindex(rows, columns):
       ink = "white" if abs(values[i, j]) > 0.6 * limit else "black"
       axes.text(j, i, f"{values[i, j]:g}", ha="center", va="center", color=ink, fontsize=8)

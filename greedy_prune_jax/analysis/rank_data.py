@@ -26,7 +26,6 @@ class RankData:
   Attributes:
     name: the run's name.
     pruner: the model that pruned its chains.
-    ids: chain ids.
     questions: the chains' questions; chains of one question are never split over folds.
     num_kept: tokens of each chain that were never deleted.
     chain: number of each row's chain.
@@ -78,7 +77,7 @@ def collect_rank_data(run: LabelledRun, store: FeatureStore, counts: TokenCounts
     name=run.name,
     pruner=run.chains[0].pruner,
     ids=ids,
-    questions=tuple(chain.chain.question for chain in run.chains),
+    questions=tuple(run.questions),
     num_kept=np.array([len(c.reasoning_ids) - len(c.deletion_order) for c in run.chains]),
     chain=np.concatenate(numbers),
     rank=np.concatenate(ranks),

@@ -147,8 +147,7 @@ def predict_unseen(
   """Predicts each token of `test` from a fit to the chains of `train` outside its chain's fold.
 
   Args:
-    train: fitted to.
-    test: predicted; may be `train` itself.
+    test: run to predict; may be `train` itself.
     fold_of: folds of both, from `assign_folds`.
     feature_set: a name in `FEATURE_SETS`.
     regressor: `ridge` or `trees`.
@@ -194,8 +193,6 @@ def score_predictions(
   """Scores predictions of a rank, or of 0 and 1; a chain of one value only has no correlation.
 
   Args:
-    target: true values.
-    predictions: one a row.
     chain: number of each row's chain.
     questions: each chain's question.
   """

@@ -1,5 +1,6 @@
 """Runs the rank regressions of a report, keeps their scores on disk, and shows them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval
 from greedy_prune_jax.reports.intervals import mean_interval
 from greedy_prune_jax.reports.plots import Plot
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE, DRAWN_TOGETHER
-from greedy_prune_jax.reports.tables import Cell, Table
+from greedy_prune_jax.reports.tables import Cell, Table, interval_cells, interval_columns
 from greedy_prune_jax.runs.jsonl import JsonlWriter, read_records
 from greedy_prune_jax.runs.records import check_form
 from greedy_prune_jax.scoring.features import STATISTICS
@@ -75,11 +76,9 @@ def plan_regressions(
       for regressor in regressors:
         for features in FEATURE_SETS if regressor == "ridge" else _TREE_SETS:
           tasks.append(RegressionTask(run.name, run.name, target, regressor, features))
-  for train in runs:
-    for test in runs:
-      if train is not test and "ridge" in regressors:
-        sets = _SHARED_SETS + (_HEAD_SETS if train.shape == test.shape else ())
-        tasks += [RegressionTask(train.name, test.name, "rank", "ridge", name) for name in sets]
+  for train, test in itertools.permutations(runs, 2) if "ridge" in regressors else ():
+    sets = _SHARED_SETS + (_HEAD_SETS if train.shape == test.shape else ())
+    tasks += [RegressionTask(train.name, test.name, "rank", "ridge", name) for name in sets]
   return tasks
 
 
@@ -131,17 +130,12 @@ def run_regressions(
       scores = score_predictions(target, predictions, test.chain, test.questions)
       row: Row = dict(zip(_KEY, task, strict=True))
       for metric in _METRICS:
-        row |= _interval_entries(metric, getattr(scores, metric))
+        cells = interval_cells(getattr(scores, metric))
+        row |= dict(zip(interval_columns(metric), cells, strict=True))
       row[_BY_CHAIN] = [x if np.isfinite(x) else None for x in scores.spearman_by_chain.tolist()]
       stored.write(row | {_DATA: data_of[task]})
       known[task] = row
   return [known[task] for task in data_of]
-
-
-def _interval_entries(metric: str, interval: Interval) -> Row:
-  values = [float(bound) for bound in interval]
-  cells = [value if np.isfinite(value) else None for value in values]
-  return dict(zip((metric, f"{metric} low", f"{metric} high"), cells, strict=True))
 
 
 def regression_section(
@@ -204,12 +198,7 @@ def regression_section(
 
 
 def _gain_table(ranks: Sequence[Row], questions: Mapping[str, Sequence[str]]) -> Table:
-  """Gains of one set of features over another in Spearman's correlation, paired by chain.
-
-  Args:
-    ranks: scores of predicted ranks.
-    questions: each chain's question, by run.
-  """
+  """Gains of one set of features over another in Spearman's correlation, paired by chain."""
   by_key = {tuple(row[key] for key in _KEY): row for row in ranks}
   rows: list[tuple[Cell, ...]] = []
   for run, regressor in dict.fromkeys((row["tested on"], row["regressor"]) for row in ranks):
@@ -243,7 +232,7 @@ def _findings(runs: Sequence[RankData], ranks: Sequence[Row]) -> list[str]:
     if not by_set:
       continue
     described = [
-      f"{name}: R2 {_interval_words([by_set[name]['r2' + end] for end in ('', ' low', ' high')])}"
+      f"{name}: R2 {_interval_words([by_set[name][column] for column in interval_columns('r2')])}"
       for name in ("controls", "controls and shuffled attention", "controls and attention")
     ]
     sentences.append(f"{run.name}, {len(run.ids)} chains, by ridge: {'; '.join(described)}.")
@@ -270,15 +259,11 @@ def _score_plot(ranks, runs, metric, caption, label) -> Plot:
     }
     groups[run.name] = Interval(
       *(
-        np.array([_number(own[label][f"{metric}{bound}"]) for label in order])
-        for bound in ("", " low", " high")
+        np.array([own[label][column] for label in order], float)
+        for column in interval_columns(metric)
       )
     )
   return plot_scores(f"regression_{metric}", order, groups, caption, xlabel=label)
-
-
-def _number(cell: Cell) -> float:
-  return np.nan if cell is None else float(cell)
 
 
 def _head_maps(index: int, run: RankData, ranking: AttentionRanking) -> list[Plot]:

@@ -21,14 +21,7 @@ _OWN = re.compile(r"(plots|tables)/[^/\0]+\.(png|svg|csv|json)")
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of the report.
-
-  Attributes:
-    title: heading.
-    paragraphs: plain text.
-    plots: shown in order.
-    tables: shown after the plots.
-  """
+  """A part of the report, shown in this order."""
 
   title: str
   paragraphs: Sequence[str] = ()
@@ -52,7 +45,6 @@ def write_report(
     folder: receives all of them, the latter in `plots` and `tables`.
     has_viewer: True if `VIEWER` was written beside this report.
     provenance: heads and, under each, names and values: configs, versions, devices.
-    sections: the report's sections, in their order.
   """
   path = folder / _FILES
   made = _names(sections) | ({VIEWER} if has_viewer else set())

@@ -67,7 +67,6 @@ def fit_ridge(
 
   Args:
     features: one row a token.
-    target: values to predict.
     folds: number of each row's fold, from 0; all rows of a chain in one.
     strengths: tried, relative to the variance of a standardised feature, from the least. Where held
       out folds tell nothing, as where there is one fold, the greatest is taken.

@@ -61,9 +61,7 @@ class Source:
 
   Attributes:
     name: name in the report and of the run's files.
-    path: the workdir.
     config: the prune run's config; empty where there is none.
-    chains: the run's records.
   """
 
   name: str

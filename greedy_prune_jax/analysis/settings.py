@@ -7,7 +7,7 @@ from greedy_prune_jax.analysis.model_annotator import MODEL
 from greedy_prune_jax.analysis.rank_regression import NUM_FOLDS, REGRESSORS
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import MeshSettings
-from greedy_prune_jax.runs.settings import DTYPES, JobSettings
+from greedy_prune_jax.runs.settings import DTYPES, JobSettings, check_least
 from greedy_prune_jax.teachers.settings import MAY_CHANGE as ENDPOINT_MAY_CHANGE
 from greedy_prune_jax.teachers.settings import EndpointSettings
 
@@ -83,7 +83,6 @@ class AnalyzeSettings(JobSettings):
         f"num_chains={self.num_chains}; the regression needs at least {NUM_FOLDS}, one for each "
         "fold; take more, or leave regression out of parts"
       )
-    if self.batch_positions < 1:
-      raise UserError(f"batch_positions={self.batch_positions}; expected 1 or more")
+    check_least(self, 1, "batch_positions")
     if not 0 < self.late_share < 1:
       raise UserError(f"late_share={self.late_share}; expected a share between 0 and 1")

@@ -6,11 +6,7 @@ from pathlib import Path
 
 from greedy_prune_jax.chains.chain import PrunedChain, ratio_key
 from greedy_prune_jax.chains.expected import expected_answer
-from greedy_prune_jax.chains.pruned_answers import (
-  BUDGETS,
-  read_pruned_answers,
-  read_right_budgets,
-)
+from greedy_prune_jax.chains.pruned_answers import BUDGETS, read_pruned_answers, read_right_budgets
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import config_of
 from greedy_prune_jax.runs.records import Record

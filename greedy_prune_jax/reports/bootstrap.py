@@ -55,10 +55,8 @@ def bootstrap_ratio(
   in which chains of fewer than `LEAST_CHAINS` questions have a say has no bounds.
 
   Args:
-    numerators: one array a chain.
-    denominators: denominators of the same shape.
+    numerators, denominators: one array a chain.
     questions: each chain's question; chains of one are drawn together.
-    num_samples: bootstrap samples.
 
   Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13 (percentiles).
   """
@@ -78,7 +76,6 @@ def percentile_interval(
   """The estimate with the percentiles of its bootstrap samples; undefined samples are left out.
 
   Args:
-    estimate: estimates from all chains.
     samples: estimates of resampled chains.
     num_chains: chains that have a say in each estimate; of few there are no bounds.
   """

@@ -39,13 +39,15 @@ class Table:
         raise ValueError(f"table {self.name}: {len(row)} cells under {len(self.columns)} columns")
 
 
-def interval_cells(
-  interval: Interval, *index: int
-) -> tuple[float | None, float | None, float | None]:
+def interval_columns(*names: str) -> list[str]:
+  """Heads of each name's estimate, low and high."""
+  return [f"{name}{end}" for name in names for end in ("", " low", " high")]
+
+
+def interval_cells(interval: Interval, *index: int) -> tuple[float | None, ...]:
   """Estimate, low and high at an index, as cells; NaN becomes None."""
   values = (float(bound[index]) for bound in interval)
-  low_to_high = [None if math.isnan(value) else value for value in values]
-  return low_to_high[0], low_to_high[1], low_to_high[2]
+  return tuple(None if math.isnan(value) else value for value in values)
 
 
 def write_table(folder: Path, table: Table) -> None:
