@@ -180,9 +180,21 @@ def _evaluate(
 
   def finish(item_id: str, replies: Sequence[Reply]) -> None:
     question, keep_ratio = items[item_id]
-    samples = [_sample(reply, asked.form, question, tokenizer) for reply in replies]
-    record = _record(item_id, question, keep_ratio, candidate, samples)
-    workdir.write_finished(record | {"weights": weights, "asked": digests[item_id]})
+    record = {
+      "id": item_id,
+      "run": candidate.run(keep_ratio),
+      "model": candidate.entry.name,
+      "place": candidate.entry.place,
+      "step": candidate.step,
+      "keep_ratio": keep_ratio,
+      "question_id": question.id,
+      "question": question.question,
+      "target": question.target,
+      "samples": [_sample(reply, asked.form, question, tokenizer) for reply in replies],
+      "weights": weights,
+      "asked": digests[item_id],
+    }
+    workdir.write_finished(record)
 
   load = partial(load_candidate, candidate, settings)
   try:
@@ -240,27 +252,6 @@ def _sample(
   else:
     num_reasoning = len(tokenizer(reasoning, add_special_tokens=False, verbose=False)["input_ids"])
   return sample | {"reasoning_tokens": num_reasoning}
-
-
-def _record(
-  item_id: str,
-  question: Question,
-  keep_ratio: float | None,
-  candidate: Candidate,
-  samples: list[Record],
-) -> Record:
-  return {
-    "id": item_id,
-    "run": candidate.run(keep_ratio),
-    "model": candidate.entry.name,
-    "place": candidate.entry.place,
-    "step": candidate.step,
-    "keep_ratio": keep_ratio,
-    "question_id": question.id,
-    "question": question.question,
-    "target": question.target,
-    "samples": samples,
-  }
 
 
 def read_evaluation(workdir: Path) -> list[Record]:

@@ -41,7 +41,6 @@ class Spent(NamedTuple):
 
   Attributes:
     budget: name of the budget.
-    pruned: the chain.
     deletions: number of deletions there; None where not even the whole chain meets the condition.
   """
 

@@ -9,12 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from greedy_prune_jax.accelerators import (
-  ACCELERATORS,
-  device_memory,
-  find_accelerator,
-  matmul_peak,
-)
+from greedy_prune_jax.accelerators import ACCELERATORS, device_memory, find_accelerator, matmul_peak
 from greedy_prune_jax.chains.reading import skipper
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig

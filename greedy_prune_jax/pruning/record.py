@@ -12,9 +12,7 @@ from greedy_prune_jax.pruning.settings import (
   PrunerSettings,
   PruneSettings,
 )
-from greedy_prune_jax.pruning.tasks import (
-  PruneTask,
-)
+from greedy_prune_jax.pruning.tasks import PruneTask
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.search.audit import audit_report, screen_report

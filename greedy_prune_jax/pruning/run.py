@@ -21,13 +21,7 @@ from greedy_prune_jax.parallel import make_mesh, own_share, weight_shardings
 from greedy_prune_jax.pruning.progress import Progress
 from greedy_prune_jax.pruning.record import metrics, not_finite, pruned_chain
 from greedy_prune_jax.pruning.settings import GREEDY, RACES, RUNS, OrderSettings, PruneSettings
-from greedy_prune_jax.pruning.tasks import (
-  PruneTask,
-  audit_id,
-  check_any,
-  check_texts,
-  read_tasks,
-)
+from greedy_prune_jax.pruning.tasks import PruneTask, audit_id, check_any, check_texts, read_tasks
 from greedy_prune_jax.rankings.follow import follow_ranking, path_positions
 from greedy_prune_jax.rankings.interface import RankingInput, RankTokens, UnrankedError
 from greedy_prune_jax.rankings.registry import RANKINGS
@@ -178,9 +172,8 @@ def _with_paths(tasks: Sequence[PruneTask], paths: Sequence[PrunePath]) -> list[
 def step_positions_of(tasks: Sequence[PruneTask], search: SearchSettings) -> Iterator[float]:
   """Token positions that a step of the search of each chain runs, about."""
   for path in (task.path for task in tasks):
-    num_reasoning, num_answer = len(path.segments.reasoning), len(path.segments.answer)
-    units = len(path.sizes)
-    yield step_positions(num_reasoning, units, num_answer, search)
+    reasoning, answer = path.segments.reasoning, path.segments.answer
+    yield step_positions(len(reasoning), len(path.sizes), len(answer), search)
 
 
 def search_settings(settings: OrderSettings) -> SearchSettings:

@@ -70,7 +70,6 @@ def right_deletions(chains: list[PrunedChain], teacher: Teacher) -> dict[str, in
 
   Args:
     chains: the chains; those without a gold answer are to reach their own.
-    teacher: writes on from what is left.
   """
   by_id = {pruned.chain.id: pruned for pruned in chains}
   requests = requests_of({key: one.chain for key, one in by_id.items()}, "budget=right")

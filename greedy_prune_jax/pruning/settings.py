@@ -13,12 +13,7 @@ from greedy_prune_jax.parallel import SearchMeshSettings
 from greedy_prune_jax.pruning.budget import parse_budgets
 from greedy_prune_jax.rankings.interface import RankingSettings
 from greedy_prune_jax.rankings.registry import RANKINGS
-from greedy_prune_jax.runs.settings import (
-  ON_BAD_CHAIN,
-  JobSettings,
-  check_choice,
-  check_least,
-)
+from greedy_prune_jax.runs.settings import ON_BAD_CHAIN, JobSettings, check_choice, check_least
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.scoring.scorer import ATTENTIONS
 from greedy_prune_jax.search.screen import ScreenSettings

@@ -11,11 +11,7 @@ from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.chains.kept_chains import read_kept
 from greedy_prune_jax.chains.question_sets import is_generated, rows_to_read
 from greedy_prune_jax.chains.reading import BadChain, read_chains
-from greedy_prune_jax.chains.segments import (
-  check_length,
-  reasoning_texts,
-  segment,
-)
+from greedy_prune_jax.chains.segments import check_length, reasoning_texts, segment
 from greedy_prune_jax.chains.thinking_chains import fit_chain
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.settings import TaskSettings
@@ -32,7 +28,6 @@ class PruneTask:
   """A chain, and what is known of its deletion order.
 
   Attributes:
-    chain: the input.
     tokens: texts of the reasoning tokens, [N].
     path: path of the run's search or ranking.
     audit: path of the exact search beside it; None for a chain that is not audited.
@@ -141,7 +136,6 @@ def make_tasks(
   Chains whose reasoning has more than `max_reasoning_tokens` are left out without a word.
 
   Args:
-    tokenizer: the pruner's.
     max_positions: the pruner's context, in tokens.
     unfinished: states of the paths of an earlier run, by chain id.
     skip: called with every chain that cannot be used; None to let the error out.
