@@ -8,7 +8,6 @@ Seeds of one study that ran on machines which do not see one folder are put toge
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.plan import Condition
 
 FILE = "answers.parquet"
+
+_Samples = dict[int, dict[str, list[Record]]]  # rows of `SCHEMA` by seed and question
 
 # A row of the file; rows of a condition follow one another, as those of its seeds do.
 SCHEMA = pa.schema(
@@ -124,7 +125,7 @@ def read_answers(*paths: Path) -> list[Answers]:
     UserError: a file cannot be read or is no such file, two have a student in common, or students
       of a test were asked different questions.
   """
-  by_condition: dict[tuple[str, Condition], list[Record]] = {}
+  by_condition: dict[tuple[str, Condition], _Samples] = {}
   place: dict[tuple[str, Condition, int], Path] = {}
   for path in paths:
     for row in _rows(path):
@@ -134,9 +135,10 @@ def read_answers(*paths: Path) -> list[Answers]:
         raise UserError(
           f"{both} have {key[1].folder(row['seed'])} in {key[0]}; expected other seeds or arms"
         )
-      by_condition.setdefault(key, []).append(row)
+      of_seed = by_condition.setdefault(key, {}).setdefault(row["seed"], {})
+      of_seed.setdefault(row["question"], []).append(row)
   _check_questions(by_condition)
-  return [_answers(*key, rows) for key, rows in by_condition.items()]
+  return [_answers(*key, samples) for key, samples in by_condition.items()]
 
 
 def _rows(path: Path) -> list[Record]:
@@ -150,14 +152,12 @@ def _rows(path: Path) -> list[Record]:
   return table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
 
 
-def _check_questions(by_condition: Mapping[tuple[str, Condition], Sequence[Record]]) -> None:
+def _check_questions(by_condition: Mapping[tuple[str, Condition], _Samples]) -> None:
   """Checks that comparisons by question are of the same questions."""
   asked: dict[str, list[str]] = {}
-  for (test, condition), rows in by_condition.items():
-    for seed, of_seed in itertools.groupby(rows, lambda row: row["seed"]):
-      questions = [
-        question for question, _ in itertools.groupby(row["question"] for row in of_seed)
-      ]
+  for (test, condition), by_seed in by_condition.items():
+    for seed, of_seed in by_seed.items():
+      questions = list(of_seed)
       if asked.setdefault(test, questions) != questions:
         raise UserError(
           f"{condition.folder(seed)} was asked other questions in {test} than the students before; "
@@ -165,34 +165,27 @@ def _check_questions(by_condition: Mapping[tuple[str, Condition], Sequence[Recor
         )
 
 
-def _answers(test: str, condition: Condition, rows: Sequence[Record]) -> Answers:
-  seeds = tuple(sorted({row["seed"] for row in rows}))
-  correct = _table(rows, seeds, "correct")
+def _answers(test: str, condition: Condition, by_seed: _Samples) -> Answers:
+  seeds = tuple(sorted(by_seed))
+  rows = [row for seed in seeds for samples in by_seed[seed].values() for row in samples]
+
+  def means(key: str) -> Float[np.ndarray, "S Q"]:
+    """Means over the samples of each seed and question: those of one are not independent."""
+    return np.array(
+      [[_mean(row[key] for row in samples) for samples in by_seed[seed].values()] for seed in seeds]
+    )
+
+  correct = means("correct")
   return Answers(
     condition=condition,
     test=test,
     seeds=seeds,
     correct=correct,
-    tokens=_table(rows, seeds, "reasoning_tokens"),
+    tokens=means("reasoning_tokens"),
     cut_off=_mean(row["cut_off"] for row in rows),
     unparsed=_mean(row["unparsed"] for row in rows),
     median_tokens=float(np.median([row["reasoning_tokens"] for row in rows])),
     num_samples=len(rows) // correct.size,
-  )
-
-
-def _table(rows: Sequence[Record], seeds: Sequence[int], key: str) -> Float[np.ndarray, "S Q"]:
-  """Means over the samples of each seed and question: those of one are not independent."""
-  return np.array(
-    [
-      [
-        _mean(row[key] for row in samples)
-        for _, samples in itertools.groupby(
-          (row for row in rows if row["seed"] == seed), lambda row: row["question"]
-        )
-      ]
-      for seed in seeds
-    ]
   )
 
 

@@ -66,7 +66,11 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
   Students come keep ratio by keep ratio, in the order of the settings, and below that seed by seed:
   a study that is looked at half-way has all arms and seeds of some ratio.
   """
-  parts = [*_base_parts(settings, folder)]
+  parts = []
+  if settings.base:
+    config = settings.base_config()
+    train_base = functools.partial(train, config, folder / BASE)
+    parts.append(Part(BASE, (), config, DISTILL_MAY_CHANGE, train_base))
   turns = {ratio: turn for turn, ratio in enumerate(settings.keep_ratios)}
   drawn = set()
   for turn in range(max(len(turns), 1)):  # whole chains and answers alone come in the first
@@ -75,8 +79,7 @@ def plan(settings: StudySettings, folder: Path) -> list[Part]:
       if draw not in drawn:
         drawn.add(draw)
         parts.append(_chains_part(settings, folder, draw))
-        parts += _prune_parts(settings, folder, draw)
-        parts += _drp_parts(settings, folder, draw)
+        parts += _arm_parts(settings, folder, draw)
       parts += [
         _student_part(settings, folder, condition, seed)
         for condition in conditions(settings)
@@ -128,18 +131,6 @@ def _chains_part(settings: StudySettings, folder: Path, draw: _Draw) -> Part:
   )
 
 
-def _base_parts(settings: StudySettings, folder: Path) -> Iterator[Part]:
-  if settings.base:
-    config = settings.base_config()
-    yield Part(
-      name=BASE,
-      needs=(),
-      config=config,
-      may_change=DISTILL_MAY_CHANGE,
-      run=functools.partial(train, config, folder / BASE),
-    )
-
-
 def _on_base(
   settings: StudySettings, folder: Path, config: dict[str, Any], key: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -149,31 +140,23 @@ def _on_base(
   return config | {key: str(folder / BASE / EXPORT)}, (BASE,)
 
 
-def _prune_parts(settings: StudySettings, folder: Path, draw: _Draw) -> Iterator[Part]:
+def _arm_parts(settings: StudySettings, folder: Path, draw: _Draw) -> Iterator[Part]:
+  """The runs of `prune` and of `drp` on some chains."""
+  chains, needs = str(draw.chains(folder)), f"chains{draw.suffix}"
   for arm, changes in settings.arms.items():
-    config = settings.prune_config(changes, str(draw.chains(folder)))
+    name = f"prune/{arm}{draw.suffix}"
+    config = settings.prune_config(changes, chains)
     if settings.fresh_chains:
       config["ranking_seed"] = draw.seed
     config, base = _on_base(settings, folder, config, "pruner")
-    yield Part(
-      name=f"prune/{arm}{draw.suffix}",
-      needs=(f"chains{draw.suffix}", *base),
-      config=config,
-      may_change=PruneSettings.from_config(config).may_change,
-      run=functools.partial(prune_arm, config, folder / f"prune/{arm}{draw.suffix}"),
-    )
-
-
-def _drp_parts(settings: StudySettings, folder: Path, draw: _Draw) -> Iterator[Part]:
+    may_change = PruneSettings.from_config(config).may_change
+    run = functools.partial(prune_arm, config, folder / name)
+    yield Part(name, (needs, *base), config, may_change, run)
   for arm, changes in settings.edited.items():
-    config = settings.drp_config(changes, str(draw.chains(folder)))
-    yield Part(
-      name=f"drp/{arm}{draw.suffix}",
-      needs=(f"chains{draw.suffix}",),
-      config=config,
-      may_change=DRP_MAY_CHANGE,
-      run=functools.partial(edit_arm, config, folder / f"drp/{arm}{draw.suffix}"),
-    )
+    name = f"drp/{arm}{draw.suffix}"
+    config = settings.drp_config(changes, chains)
+    run = functools.partial(edit_arm, config, folder / name)
+    yield Part(name, (needs,), config, DRP_MAY_CHANGE, run)
 
 
 def _student_part(settings: StudySettings, folder: Path, condition: Condition, seed: int) -> Part:
