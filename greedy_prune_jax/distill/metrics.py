@@ -48,9 +48,7 @@ class MetricsLog:
     if not self._writes:
       return
     known = {name: x for name, x in values.items() if x is not None and math.isfinite(x)}
-    for name, value in known.items():
-      self._board.write(step, name, value)
-    self._board.flush()
+    self._board.write(step, known)
     line = {name: known.get(name) for name in values}
     self._lines.write({"time": round(time.time(), 3), "step": step} | line)
 
@@ -72,12 +70,10 @@ class _Board:
     start = self._proto.SessionLog(status=self._proto.SessionLog.START)
     self._add(step=step + 1, session_log=start)
 
-  def write(self, step: int, name: str, value: float) -> None:
-    """Adds a value of a step."""
-    self._add(step=step, summary=self._summary.scalar(name, value))
-
-  def flush(self) -> None:
-    """Writes what is buffered."""
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds the values of a step, and waits until they are in the file."""
+    for name, value in values.items():
+      self._add(step=step, summary=self._summary.scalar(name, value))
     with explain_os_errors(self._path):
       self._events.flush()
 

@@ -96,7 +96,8 @@ def run_evaluate(
   seen: set[Candidate] = set()
   failed, last_new = 0, time.monotonic()
   while True:
-    over = not settings.follow or _all_ended(entries)  # before the look: else the last might escape
+    # Before the look: else the last might escape.
+    over = not settings.follow or all(has_ended(e.path) for e in entries if e.is_student)
     for entry in entries:
       for candidate in list_candidates(entry, settings):
         if candidate in seen:
@@ -113,10 +114,6 @@ def run_evaluate(
         logging.warning("no new checkpoint for %g minutes: following ends", settings.idle_minutes)
       return failed
     time.sleep(min(_MOST_SECONDS, idle / 10))
-
-
-def _all_ended(entries: Sequence[Entry]) -> bool:
-  return all(has_ended(entry.path) for entry in entries if entry.is_student)
 
 
 def _check_follow(settings: EvaluateSettings, entries: Sequence[Entry]) -> None:

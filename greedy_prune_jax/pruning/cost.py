@@ -69,7 +69,7 @@ def ranking_work(
   )
   texts = np.asarray(path_lengths(path, deletions_per_step)) + answer - 1
   flops = _flops(config, texts.sum(), texts.sum(), _seen(prompt, texts).sum())
-  flops += _prompt_flops(config, prompt)
+  flops += _flops(config, prompt, 1, _seen(0, prompt))
   positions = path_positions(path, deletions_per_step)
   sizes = ChainSizes(prompt, reasoning, answer, len(path.sizes))
   for run in RANKINGS[ranking].model_runs(sizes):
@@ -77,10 +77,6 @@ def ranking_work(
     flops += run.num_texts * run.forward_passes * once
     positions += round(run.num_texts * run.length)
   return Work(positions, flops)
-
-
-def _prompt_flops(config: ModelConfig, num_prompt: int) -> float:
-  return _flops(config, num_prompt, 1, _seen(0, num_prompt))
 
 
 def search_work(config: ModelConfig, path: PrunePath, search: SearchSettings) -> Work:
