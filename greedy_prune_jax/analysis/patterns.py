@@ -186,8 +186,7 @@ def _resampled_ranks(
   Of equally many questions those at the same places are drawn.
 
   Args:
-    sums: sum of each chain's ranks, by category; see `_rank_sums`.
-    counts: their numbers.
+    sums, counts: results of `_rank_sums`.
     questions: the chains' questions; chains of one are drawn together.
 
   Returns:

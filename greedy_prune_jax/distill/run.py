@@ -209,11 +209,7 @@ def read_examples(settings: DistillSettings, model: Model) -> ExampleSet:
 
 
 def _note(workdir: Path, examples: ExampleSet) -> None:
-  """Writes what a run trains on; left out examples go to `skipped.jsonl`, their number to the log.
-
-  Raises:
-    UserError: the workdir cannot be written.
-  """
+  """Writes what a run trains on, and in `skipped.jsonl` what it leaves out; logs their number."""
   note_examples(workdir, examples.thinking_form)
   path = workdir / "skipped.jsonl"
   with explain_os_errors(path):

@@ -94,11 +94,7 @@ def read_tasks(
 
 
 def _chains(settings: TaskSettings, skip: Callable[[BadChain], None] | None) -> Iterator[Chain]:
-  """All chains of the settings' source, read as they are asked for; of a generator 100 times more.
-
-  Raises:
-    UserError: the source cannot be read (at once); see `read_chains` and `read_kept`.
-  """
+  """Chains of the settings' source, read as they are asked for; of a generator 100 times more."""
   if settings.chains_ratio < 1:
     return read_kept(settings.chains, settings.chains_ratio, on_bad=skip)
 

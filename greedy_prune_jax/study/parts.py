@@ -176,11 +176,7 @@ def _claimed(part: Part, folder: Path) -> Iterator[Path | None]:
 
 
 def _run(part: Part, place: Path, work: Path) -> None:
-  """Does a part, whose work is in a folder of the study.
-
-  Raises:
-    UserError: it cannot be done.
-  """
+  """Does a part, whose work is in a folder of the study."""
   began = time.monotonic()
   while True:
     try:
