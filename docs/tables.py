@@ -116,14 +116,16 @@ def matched_table() -> str:
   table = all_tables(planted_answers(), "greedy_joint")[2]
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
   rows = [row for row in rows if str(row["reasoning tokens"]).startswith(AREA)]
-  lines = ["| against | `greedy_joint` | the other | difference | p |", f"| --- |{' --: |' * 4}"]
+  lines = ["| against | tokens | `greedy_joint` | the other | difference | p |"]
+  lines.append(f"| --- |{' --: |' * 5}")
   for row in rows:
     one, other, mean, low, high = (
       100 * float(row[name]) for name in ("accuracy", "against's", "difference", "low", "high")
     )
     p = float(row["p (Holm)"])
     cells = (
-      *(f"`{row['against']}`", f"{one:.1f}%", f"{other:.1f}%"),
+      *(f"`{row['against']}`", str(row["reasoning tokens"]).removeprefix(f"{AREA} ")),
+      *(f"{one:.1f}%", f"{other:.1f}%"),
       *(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", "below 0.001" if p < 0.001 else f"{p:.3f}"),
     )
     lines.append(f"| {' | '.join(cells)} |")

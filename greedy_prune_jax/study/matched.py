@@ -2,7 +2,8 @@
 
 A keep ratio is what students are trained on, not what they write. So for each arm and seed the
 accuracies of its students are interpolated, linearly in the tokens that they write on average, and
-two arms are compared at lengths that both reach. Students of whole chains end every arm's curve.
+two arms are compared at lengths that both reach. Students of whole chains are on no arm's curve:
+beyond an arm's longest students it would tend to them, which are the same for every arm.
 """
 
 from collections.abc import Sequence
@@ -37,12 +38,12 @@ def matched_rows(
   arms: dict[str, list[Answers]] = {}
   for cell in answers:
     arms.setdefault(cell.condition.arm, []).append(cell)
-  whole = arms.pop(NO_PRUNING, [])
-  arms.pop(ANSWER_ONLY, None)
+  for end in (NO_PRUNING, ANSWER_ONLY):
+    arms.pop(end, None)
   mine = arms.pop(reference, [])
   rows, left_out = [], {}
   for arm, cells in arms.items():
-    pair = _of_common_seeds(mine, cells, whole)
+    pair = _of_common_seeds(mine, cells)
     if pair is None:
       left_out[arm] = f"it or {reference} has no two keep ratios with a seed in common"
       continue
@@ -66,7 +67,7 @@ def matched_rows(
 
 
 def _of_common_seeds(
-  ones: Sequence[Answers], others: Sequence[Answers], ends: Sequence[Answers]
+  ones: Sequence[Answers], others: Sequence[Answers]
 ) -> tuple[list[Answers], list[Answers]] | None:
   """Two arms' curves on the seeds that they have in common, without what lacks one of these.
 
@@ -77,7 +78,6 @@ def _of_common_seeds(
   Args:
     ones: answers of one arm, a keep ratio each.
     others: answers of the other arm.
-    ends: answers that end the curves of both.
 
   Returns:
     None where one of them has no two keep ratios.
@@ -86,14 +86,13 @@ def _of_common_seeds(
   for shared in dict.fromkeys(
     tuple(seed for seed in one.seeds if seed in other.seeds) for one in ones for other in others
   ):
-    one, other, end = (
+    one, other = (
       [cell.of_seeds(shared) for cell in cells if set(shared) <= set(cell.seeds)]
-      for cells in (ones, others, ends)
+      for cells in (ones, others)
     )
-    students = len(shared) * len([*one, *other, *end])
-    size = len(shared) >= LEAST_SEEDS, students
+    size = len(shared) >= LEAST_SEEDS, len(shared) * len([*one, *other])
     if len(one) > 1 and len(other) > 1 and size > most:
-      found, most = ([*one, *end], [*other, *end]), size
+      found, most = (one, other), size
   return found
 
 

@@ -50,18 +50,26 @@ def test_only_lengths_that_both_arms_reach_with_all_seeds_are_compared():
 
 def test_an_arm_that_is_right_more_often_at_equal_length_but_not_at_equal_ratio():
   """The second arm's students write twice as much at each ratio, and no more is gained by it."""
-  lean, wordy = line("lean", 0.02, (10, 20)), line("wordy", 0.015, (20, 40))
+  lean, wordy = line("lean", 0.02, (10, 30)), line("wordy", 0.015, (20, 40))
   assert wordy[0].correct.mean() > lean[0].correct.mean()
   rows, _ = matched_rows([*lean, *wordy, WHOLE], "lean")
   assert [head[0] for head, _, _ in rows] == ["wordy"] * 5
   lengths = [float(head[1]) for head, _, _ in rows[:-1]]
-  assert (lengths[0], lengths[-1]) == (22, 40)
+  assert (lengths[0], lengths[-1]) == (22, 30)
   _, difference, (mine, theirs, seeds, questions) = rows[0]
   assert difference.difference == pytest.approx(mine - theirs)
   assert mine > theirs == pytest.approx(0.015 * 22)
   assert (seeds, questions) == (2, 400)
-  assert rows[-1][0][1] == "area 22.0 to 40.0"
+  assert rows[-1][0][1] == "area 22.0 to 30.0"
   assert rows[-1][1].difference > 0
+
+
+def test_students_of_whole_chains_lengthen_no_curve():
+  """Between an arm's longest students and whole chains a curve would be theirs, not the arm's."""
+  arms = [*line("a", 0.02), *line("b", 0.01, (10, 24))]
+  rows, _ = matched_rows([*arms, WHOLE], "a")
+  assert [head[1] for head, _, _ in rows] == ["12.0", "16.0", "20.0", "24.0", "area 12.0 to 24.0"]
+  assert rows == matched_rows(arms, "a")[0]
 
 
 def test_seeds_that_one_arm_lacks_are_left_out():
