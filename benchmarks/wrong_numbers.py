@@ -24,7 +24,7 @@ from greedy_prune_jax.analysis.importances import FIRST_ERRORS, parts_of
 from greedy_prune_jax.analysis.needed import ranked_above
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import read_pruned
-from greedy_prune_jax.reports.intervals import mean_interval
+from greedy_prune_jax.reports.intervals import SHARE, mean_interval
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Table, format_table
 from greedy_prune_jax.runs.files import replace_file
@@ -127,7 +127,8 @@ def score_table(
   rows = []
   for name, by_question in found.items():
     auc = np.array(list(by_question.values()), float)
-    rows.append((name, *mean_interval(auc, list(by_question)), int(np.isfinite(auc).sum())))
+    interval = mean_interval(auc, list(by_question), SHARE)
+    rows.append((name, *interval, int(np.isfinite(auc).sum())))
   caption = (
     "Orders of deletion against the wrong step: AUC of the other steps whose result could have "
     "been changed. Above 0.5 the wrong one leaves early. Means over chains with 95% intervals "

@@ -17,7 +17,7 @@ from greedy_prune_jax.analysis.patterns import LabelledRun, text_of
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains import judgements
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
-from greedy_prune_jax.reports.intervals import column_intervals
+from greedy_prune_jax.reports.intervals import CORRELATION, SHARE, column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table, interval_columns
 
@@ -223,4 +223,5 @@ def _row(
   if not controls:
     found[:, 2] = np.nan
   num_told = [int((~np.isnan(column)).sum()) for column in found.T[[1, 0, 2]]]
-  return (name, *column_intervals(found, questions), ", ".join(controls) or "none", *num_told)
+  intervals = column_intervals(found, questions, SHARE, CORRELATION, CORRELATION)
+  return (name, *intervals, ", ".join(controls) or "none", *num_told)

@@ -12,7 +12,7 @@ import numpy as np
 from greedy_prune_jax.analysis.patterns import LabelledRun, common_places
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, share_of
-from greedy_prune_jax.reports.intervals import column_intervals
+from greedy_prune_jax.reports.intervals import AMOUNT, ANY_NUMBER, Scale, column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table, interval_columns
 
@@ -37,7 +37,7 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
   found = [[nlls_at_ratios(chain) for chain in run.chains] for run in runs]
   means, pairs = [], []
   for run, nlls in zip(runs, found, strict=True):
-    means += _rows((run.name,), nlls, run.questions)
+    means += _rows((run.name,), nlls, run.questions, AMOUNT)
   for run, nlls in zip(runs[1:], found[1:], strict=True):
     differences, questions = [], []
     for mine, theirs in common_places(runs[0], run):
@@ -46,7 +46,7 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
         ratios = [ratio for ratio in one if ratio in other and ratio < 1]
         differences.append({ratio: np.subtract(one[ratio], other[ratio]) for ratio in ratios})
         questions.append(run.chains[theirs].chain.question)
-    pairs += _rows((runs[0].name, run.name), differences, questions)
+    pairs += _rows((runs[0].name, run.name), differences, questions, ANY_NUMBER)
   measures = [*interval_columns(*NLLS), *(f"chains with {name}" for name in NLLS)]
   bounds = "nats per token by the pruner; means over chains with 95% intervals (Student's t; "
   bounds += f"{COUNT_AS_ONE})"
@@ -71,12 +71,15 @@ def likelihood_section(runs: Sequence[LabelledRun]) -> Section:
 
 
 def _rows(
-  head: tuple[str, ...], nlls: Sequence[Mapping[float, Any]], questions: Sequence[str]
+  head: tuple[str, ...],
+  nlls: Sequence[Mapping[float, Any]],
+  questions: Sequence[str],
+  scale: Scale,
 ) -> list[tuple[Cell, ...]]:
   """Means over chains of `NLLS` at each keep ratio that all chains have, the highest first."""
   rows = []
   for ratio in sorted(set.intersection(*map(set, nlls)) if nlls else (), reverse=True):
     values = np.array([of_chain[ratio] for of_chain in nlls])
     num_told = (~np.isnan(values)).sum(axis=0).tolist()  # a text that was never scored is left out
-    rows.append((*head, ratio, *column_intervals(values, questions), *num_told))
+    rows.append((*head, ratio, *column_intervals(values, questions, scale, scale), *num_told))
   return rows

@@ -12,7 +12,7 @@ from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, share_of
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
 from greedy_prune_jax.chains.planted_words import Kind
-from greedy_prune_jax.reports.intervals import column_intervals, mean_interval
+from greedy_prune_jax.reports.intervals import SHARE, column_intervals, mean_interval
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Cell, Table
 
@@ -82,12 +82,13 @@ def needed_section(runs: Sequence[LabelledRun]) -> Section:
     for kind in (ALL, *map(str, Kind)):
       values = np.array([of_chain.auc.get(kind, np.nan) for of_chain in found])
       if num_told := int((~np.isnan(values)).sum()):
-        auc_rows.append((run.name, kind, *mean_interval(values, run.questions), num_told))
+        auc_rows.append((run.name, kind, *mean_interval(values, run.questions, SHARE), num_told))
     for ratio in KEEP_RATIOS:
       if all(ratio in of_chain.kept for of_chain in found):
         kept = np.array([of_chain.kept[ratio] for of_chain in found])
         num_told = (~np.isnan(kept)).sum(axis=0).tolist()
-        kept_rows.append((run.name, ratio, *column_intervals(kept, run.questions), *num_told))
+        intervals = column_intervals(kept, run.questions, SHARE, SHARE)
+        kept_rows.append((run.name, ratio, *intervals, *num_told))
   bounds = f"means over chains with 95% intervals (Student's t; {COUNT_AS_ONE})"
   return Section(
     "Is what is needed found?",

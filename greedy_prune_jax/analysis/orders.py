@@ -9,7 +9,7 @@ from scipy import stats
 from greedy_prune_jax.analysis.patterns import LabelledRun, common_chains, doubled_ranks
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain
-from greedy_prune_jax.reports.intervals import column_intervals
+from greedy_prune_jax.reports.intervals import CORRELATION, SHARE, column_intervals
 from greedy_prune_jax.reports.questions import COUNT_AS_ONE
 from greedy_prune_jax.reports.tables import Table, interval_columns
 
@@ -36,7 +36,8 @@ def order_section(runs: Sequence[LabelledRun]) -> Section:
       found = np.array([order_agreement(*pair) for pair in pairs])
       questions = [mine.chain.question for mine, _ in pairs]
       num_told = (~np.isnan(found[:, [0, 2]])).sum(axis=0).tolist()
-      rows.append((one.name, other.name, *column_intervals(found, questions), *num_told))
+      intervals = column_intervals(found, questions, CORRELATION, CORRELATION, SHARE)
+      rows.append((one.name, other.name, *intervals, *num_told))
   caption = (
     f"Agreement of deletion orders, character by character: Kendall's tau-b, Spearman's rho, and "
     f"the share of the last {LAST_SHARE:.0%} of one that is in the last {LAST_SHARE:.0%} of the "

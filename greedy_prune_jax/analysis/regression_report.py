@@ -207,7 +207,7 @@ def _gain_table(ranks: Sequence[Row], questions: Mapping[str, Sequence[str]]) ->
       if None in pair:
         continue
       one, other = (np.array(row[_BY_CHAIN], float) for row in pair if row)
-      interval = mean_interval(one - other, questions[run])
+      interval = mean_interval(one - other, questions[run], (-2.0, 2.0))
       num_told = int((~np.isnan(one - other)).sum())
       rows.append((run, regressor, better, base, *interval, num_told))
   return Table(

@@ -19,6 +19,13 @@ from greedy_prune_jax.reports.questions import means_by_question
 LEVEL = 0.95
 LEAST_SEEDS = 2  # of trainings, below which nothing tells how much seeds matter
 
+Scale = tuple[float, float]  # least and greatest value that there can be
+ANY_NUMBER: Scale = (-math.inf, math.inf)
+AMOUNT: Scale = (0.0, math.inf)
+SHARE: Scale = (0.0, 1.0)
+CORRELATION: Scale = (-1.0, 1.0)
+_ROUNDING = 1e-12  # of a mean of equal values, relative
+
 
 class Spread(NamedTuple):
   """Uncertainty of a mean.
@@ -33,10 +40,16 @@ class Spread(NamedTuple):
   stderr: float
   freedom: float
 
-  def interval(self, level: float = LEVEL) -> tuple[float, float]:
-    """Student's t interval of the mean."""
+  def interval(self, level: float = LEVEL, *, scale: Scale = ANY_NUMBER) -> tuple[float, float]:
+    """Student's t interval of the mean, cut where the values' scale ends.
+
+    NaN where the values do not tell: of a single question, and where no value differs from another,
+    as few that agree by chance are no certainty.
+    """
+    if not self.stderr > _ROUNDING * (1 + abs(self.mean)):
+      return math.nan, math.nan
     reach = quantile(self.freedom, level) * self.stderr
-    return self.mean - reach, self.mean + reach
+    return max(self.mean - reach, scale[0]), min(self.mean + reach, scale[1])
 
   @property
   def p_value(self) -> float:
@@ -144,8 +157,8 @@ def paired_difference(one: Float[np.ndarray, "S Q"], other: Float[np.ndarray, "S
   differences = one - other
   added = np.broadcast_to(np.array([1.0, -1.0]), (len(differences), 2))
   spread = crossed_spread(np.concatenate([differences, added], axis=1))
-  low, high = spread.interval()
-  return Difference(float(differences.mean()), max(low, -1.0), min(high, 1.0), spread.p_value)
+  bounds = spread.interval(scale=CORRELATION)
+  return Difference(float(differences.mean()), *bounds, spread.p_value)
 
 
 def trained_difference(
@@ -164,31 +177,35 @@ def trained_difference(
 
 
 def mean_interval(
-  values: Float[np.ndarray, "B"], questions: Sequence[str]
+  values: Float[np.ndarray, "B"], questions: Sequence[str], scale: Scale = ANY_NUMBER
 ) -> tuple[float | None, float | None, float | None]:
-  """Mean over questions of the means of their chains, with Student's t interval.
+  """Mean over questions of the means of their chains, with its `Spread.interval`.
 
   NaN values are left out; None stands for what cannot be told.
 
   Args:
     values: one a chain.
     questions: each chain's question; chains of one are not independent.
+    scale: bounds of the values.
   """
   means = means_by_question(values, questions)
   known = means[~np.isnan(means)]
   if not len(known):
     return None, None, None
   spread = crossed_spread(known[None])
-  if math.isnan(spread.stderr):
-    return spread.mean, None, None
-  return (spread.mean, *spread.interval())
+  low, high = (None if math.isnan(x) else x for x in spread.interval(scale=scale))
+  return spread.mean, low, high
 
 
 def column_intervals(
-  values: Float[np.ndarray, "B M"], questions: Sequence[str]
+  values: Float[np.ndarray, "B M"], questions: Sequence[str], *scales: Scale
 ) -> list[float | None]:
-  """`mean_interval` of each column, all in one row."""
-  return [bound for column in values.T for bound in mean_interval(column, questions)]
+  """`mean_interval` of each column, each of its scale, all in one row."""
+  return [
+    bound
+    for column, scale in zip(values.T, scales, strict=True)
+    for bound in mean_interval(column, questions, scale)
+  ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import read_evaluation
-from greedy_prune_jax.reports.intervals import Proportion, accuracy_interval, crossed_spread
+from greedy_prune_jax.reports.intervals import AMOUNT, Proportion, accuracy_interval, crossed_spread
 from greedy_prune_jax.runs.files import new_file
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.study.plan import Condition
@@ -77,7 +77,7 @@ class Answers:
   def mean_tokens(self) -> tuple[float, float, float]:
     """Generated reasoning tokens with their interval over questions and seeds."""
     spread = crossed_spread(self.tokens)
-    return (spread.mean, *spread.interval())
+    return (spread.mean, *spread.interval(scale=AMOUNT))
 
   def of_seeds(self, seeds: Sequence[int]) -> "Answers":
     """Those of some of the seeds, in that order."""

@@ -70,7 +70,7 @@ def test_chains_are_paired_by_id_and_text():
   (row,) = table.rows
   assert row[:3] == ("one", "other", pytest.approx(0))
   assert row[-2:] == (2, 2)
-  assert row[3] < -1 < 1 < row[4], "two chains tell little"
+  assert row[3:5] == (-1, 1), "two chains tell little"
   (table,) = order_section([one, run("apart", pruned_chain("abcd", range(4), "d"))]).tables
   assert table.rows == []
 

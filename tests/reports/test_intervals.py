@@ -10,9 +10,13 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from greedy_prune_jax.reports.intervals import (
+  AMOUNT,
+  SHARE,
   accuracy_interval,
+  column_intervals,
   crossed_spread,
   holm,
+  mean_interval,
   paired_difference,
   score_interval,
   trained_difference,
@@ -233,6 +237,27 @@ def test_nothing_right_is_not_certain():
     assert (found.share, found.low) == (0, 0)
     assert found.high == pytest.approx(0.161, abs=1e-3)  # Wilson's for 0 of 20
   assert accuracy_interval(np.ones((1, 20))).low == pytest.approx(0.839, abs=1e-3)
+
+
+def test_an_interval_ends_where_its_scale_does():
+  shares, questions = np.array([0.9, 1.0, 0.95, 1.0]), list("abcd")
+  _, low, high = mean_interval(shares, questions)
+  assert low is not None
+  assert high is not None
+  assert high > 1
+  assert mean_interval(shares, questions, SHARE) == (shares.mean(), low, 1.0)
+  both = np.stack([shares, 1 - shares], axis=1)
+  found = column_intervals(both, questions, SHARE, AMOUNT)
+  assert found[:3] == [shares.mean(), low, 1.0]
+  assert found[3:] == pytest.approx([1 - shares.mean(), 0.0, 1 - low])
+
+
+@pytest.mark.parametrize("value", [1.0, 0.7, 300.1])  # means of equal values may be off by rounding
+def test_values_that_agree_are_no_certainty(value):
+  found = mean_interval(np.full(3, value), list("abc"))
+  assert found == (pytest.approx(value), None, None)
+  assert np.isnan(crossed_spread(np.full((3, 7), value)).interval()).all()
+  assert mean_interval(np.array([value]), ["a"]) == (value, None, None)
 
 
 def test_paired_differences_by_bonett_and_price():
