@@ -98,16 +98,17 @@ def run_evaluate(
   while True:
     # Before the look: else the last might escape.
     over = not settings.follow or all(has_ended(e.path) for e in entries if e.is_student)
-    for entry in entries:
-      for candidate in list_candidates(entry, settings):
-        if candidate in seen:
-          continue
-        seen.add(candidate)
-        weights = candidate.weights()
-        _check_weights(candidate, weights, answered_by.get((entry.name, candidate.step)))
-        failed += _evaluate(candidate, weights, asked, asked_then, settings, workdir)
-        after_each()
-        last_new = time.monotonic()
+    there_now = [one for entry in entries for one in list_candidates(entry, settings)]
+    _check_runs(there_now, answered)
+    for candidate in there_now:
+      if candidate in seen:
+        continue
+      seen.add(candidate)
+      weights = candidate.weights()
+      _check_weights(candidate, weights, answered_by.get((candidate.entry.name, candidate.step)))
+      failed += _evaluate(candidate, weights, asked, asked_then, settings, workdir)
+      after_each()
+      last_new = time.monotonic()
     idle = 60 * settings.idle_minutes
     if over or time.monotonic() - last_new > idle:
       if not over:
@@ -135,6 +136,18 @@ def _check_places(entries: Sequence[Entry], answered: Sequence[Record], workdir:
         f"models: {workdir} has answers of {known} under the name {entry.name}, which now is "
         f"{entry.place}; name it apart, as NAME=PLACE"
       )
+
+
+def _check_runs(candidates: Sequence[Candidate], answered: Sequence[Record]) -> None:
+  """Refuses models whose answers would go by one name: `x@2`, and `x` at its step 2."""
+  models = {record["run"]: record["model"] for record in answered}
+  for candidate in candidates:
+    for run in map(candidate.run, candidate.keep_ratios):
+      if models.setdefault(run, candidate.entry.name) != candidate.entry.name:
+        raise UserError(
+          f"models: answers of {models[run]} and of {candidate.entry.name} would both go by the "
+          f"name {run}; name one of the two apart, as NAME=PLACE"
+        )
 
 
 def _check_weights(candidate: Candidate, now: str | None, then: str | None) -> None:
@@ -260,9 +273,14 @@ def read_evaluation(workdir: Path) -> list[Record]:
   return list(read_output(workdir, OUTPUT, partial(check_form, form=_FORM)))
 
 
-def by_run(records: Sequence[Record]) -> Mapping[str, list[Record]]:
-  """Records of each run by question: models as they were asked, earlier checkpoints first."""
-  models = list(dict.fromkeys(record["model"] for record in records))
+def by_run(records: Sequence[Record], first: Sequence[str] = ()) -> Mapping[str, list[Record]]:
+  """Records of each run by question: models as they were asked, earlier checkpoints first.
+
+  Args:
+    records: those of an `evaluate` run.
+    first: names of models that come before all others, in this order.
+  """
+  models = list(dict.fromkeys([*first, *(record["model"] for record in records)]))
 
   def place(record: Record) -> tuple[int, int, float, str]:
     ratio = record["keep_ratio"]

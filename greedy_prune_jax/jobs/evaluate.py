@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.evaluation.candidates import parse_entries
 from greedy_prune_jax.evaluation.run import OUTPUT, by_run, read_evaluation, run_evaluate
 from greedy_prune_jax.evaluation.scores import accuracy_table, outcomes_table, pairs_table
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
@@ -34,7 +35,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
   def report() -> None:
     """Reports the results so far, for those who look at a run that follows a training."""
     if first and settings.follow:
-      print_result(format_table(_write_tables(folder, settings.compare_with)[0]))
+      print_result(format_table(_write_tables(folder, settings)[0]))
 
   failed = run_in_workdir(
     lambda run: run_evaluate(settings, run, report),
@@ -44,12 +45,11 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
     may_change=MAY_CHANGE,
     may_grow=settings.may_grow,
   )
-  records = read_evaluation(folder)
-  if first and records:
-    shown = next(iter(by_run(records).values()))
+  if first and (runs := _runs(folder, settings)):
+    shown = next(iter(runs.values()))
     for record in shown[: settings.show_samples]:
       print_result(format_samples(record, most=2) + "\n")
-    for table in _write_tables(folder, settings.compare_with):
+    for table in _write_tables(folder, settings):
       print_result(format_table(table))
   if failed:
     raise UserError(
@@ -58,9 +58,15 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> None:
     )
 
 
-def _write_tables(folder: Path, compare_with: Sequence[str]) -> list[Table]:
+def _runs(folder: Path, settings: EvaluateSettings) -> Mapping[str, list[Record]]:
+  """The run's own records; models of the settings first, though others were asked before them."""
+  names = [entry.name for entry in parse_entries(settings.models)]
+  return by_run(read_evaluation(folder), names)
+
+
+def _write_tables(folder: Path, settings: EvaluateSettings) -> list[Table]:
   """Writes the tables of accuracies, outcomes and pairs; returns those to print."""
-  runs = {**by_run(read_evaluation(folder)), **compared_runs(compare_with)}
+  runs = {**_runs(folder, settings), **compared_runs(settings.compare_with)}
   tables = [accuracy_table(runs), outcomes_table(runs), pairs_table(runs)]
   for table in tables:
     write_table(folder, table)  # without pairs too: what is there may be of earlier runs

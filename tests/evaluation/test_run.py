@@ -30,6 +30,7 @@ from greedy_prune_jax.parallel import (
 from greedy_prune_jax.runs.config import write_or_check_config
 from greedy_prune_jax.runs.workdir import Workdir
 from tests.helpers import tiny_student
+from tests.helpers.answer_records import answer_record
 from tests.helpers.tiny_runs import CHAINS, make_model, write_chains
 
 NUM_CHAINS = 8
@@ -251,6 +252,27 @@ def test_one_name_for_two_models_is_refused(base, tmp_path, evaluate):
   make_model(tmp_path / "other")
   with pytest.raises(UserError, match=r"has answers of .*/model under the name x, which now is "):
     evaluate(f"x={tmp_path / 'other'}", num_questions=1)
+
+
+@pytest.mark.slow
+def test_a_name_that_another_models_checkpoint_has_is_refused(base, tmp_path, evaluate):
+  """Else the second would be taken for answered, and its rows be those of the first."""
+  train(base, tmp_path / "student")
+  student, model = f"x={tmp_path / 'student'}@2", f"x@2={base / 'model'}"
+  message = r"answers of {} and of {} would both go by the name x@2; name one of the two apart"
+  with pytest.raises(UserError, match=message.format("x", "x@2")):
+    evaluate(student, model, num_questions=1)
+  assert list(evaluate(model, num_questions=1)) == ["x@2"]
+  with pytest.raises(UserError, match=message.format("x@2", "x")):
+    evaluate(student, num_questions=1)
+
+
+def test_models_of_the_settings_come_before_those_asked_earlier():
+  asked = [("old", None), ("student", 4), ("gone", None), ("student", 2)]
+  records = [answer_record("q", run=f"{name}{step}", model=name, step=step) for name, step in asked]
+  assert list(by_run(records)) == ["oldNone", "student2", "student4", "goneNone"]
+  runs = by_run(records, ["new", "student", "old"])
+  assert list(runs) == ["student2", "student4", "oldNone", "goneNone"]
 
 
 @pytest.mark.slow

@@ -116,6 +116,12 @@ def test_a_killed_run_goes_on_and_two_models_are_compared(start, run, tmp_path, 
   run(job="evaluate", workdir="alone", **alone | {"compare_with": "()"})
   assert json.loads((tmp_path / "alone" / "pairs.json").read_text())["rows"] == []
 
+  # All are held against the first of the models that the latest run was given.
+  others_first = {"models": f"('{tmp_path / 'one'}','{tmp_path / 'other'}')", "compare_with": "()"}
+  run(job="evaluate", workdir="alone", **alone | others_first)
+  [pair] = json.loads((tmp_path / "alone" / "pairs.json").read_text())["rows"]
+  assert (pair["model"], pair["against"]) == ("other", "one")
+
 
 @pytest.mark.slow
 def test_two_processes_share_the_questions_on_a_checkpoint(start, run, tmp_path, settings):
