@@ -42,7 +42,7 @@ from greedy_prune_jax.teachers.questions import (
   judged_sample,
   load_prompt_set,
 )
-from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
+from greedy_prune_jax.teachers.replies import Asked, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply
 
 OUTPUT = "answers"
@@ -82,7 +82,6 @@ def run_evaluate(
   answered = read_evaluation(workdir.path)
   _check_places(entries, answered, workdir.path)
   answered_by = {(x["model"], x["step"]): x.get("weights") for x in answered}
-  asked_then = {record["id"]: record.get("asked") for record in answered}
   asked = load_prompt_set(
     settings.questions,
     split=settings.split,
@@ -106,7 +105,7 @@ def run_evaluate(
       seen.add(candidate)
       weights = candidate.weights()
       _check_weights(candidate, weights, answered_by.get((candidate.entry.name, candidate.step)))
-      failed += _evaluate(candidate, weights, asked, asked_then, settings, workdir)
+      failed += _evaluate(candidate, weights, asked, answered, settings, workdir)
       after_each()
       last_new = time.monotonic()
     idle = 60 * settings.idle_minutes
@@ -163,7 +162,7 @@ def _evaluate(
   candidate: Candidate,
   weights: str | None,
   asked: PromptSet,
-  asked_then: Mapping[str, str | None],
+  answered: Sequence[Record],
   settings: EvaluateSettings,
   workdir: Workdir,
 ) -> int:
@@ -177,8 +176,11 @@ def _evaluate(
     item_id: _prompts(item_id, *item, candidate, asked, settings.num_samples)
     for item_id, item in items.items()
   }
-  digests = {key: asked_digest(prompts, items[key][0].target) for key, prompts in groups.items()}
-  check_asked(digests, asked_then)
+  asked_now = {
+    key: Asked(items[key][0].question, items[key][0].target, prompts)
+    for key, prompts in groups.items()
+  }
+  check_asked(asked_now, answered)
   groups = {key: prompts for key, prompts in groups.items() if key not in workdir.finished_ids}
   if not groups:
     return 0
@@ -202,7 +204,7 @@ def _evaluate(
       "target": question.target,
       "samples": [_sample(reply, asked.form, question, tokenizer) for reply in replies],
       "weights": weights,
-      "asked": digests[item_id],
+      "asked": asked_now[item_id].digest,
     }
     workdir.write_finished(record)
 

@@ -29,7 +29,7 @@ from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.teachers.load import load_job_teacher
 from greedy_prune_jax.teachers.questions import SAMPLE_FORM, judged_sample, load_prompt_set
-from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
+from greedy_prune_jax.teachers.replies import Asked, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import BROKEN, CUT_OFF, FORCED, Reply
 
 OUTPUT = "samples"
@@ -68,12 +68,13 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
     question.id: [prompt_set.prompt(question, index) for index in range(settings.num_samples)]
     for question in own.values()
   }
-  asked = {key: asked_digest(prompts, own[key].target) for key, prompts in groups.items()}
-  asked_then, served = {}, set[str]()
+  asked = {
+    key: Asked(own[key].question, own[key].target, prompts) for key, prompts in groups.items()
+  }
+  served = set[str]()
   for record in read_output(workdir.path, OUTPUT):
-    asked_then[record["id"]] = record.get("asked")
+    check_asked(asked, [record])
     served.update(sample["served"] for sample in record["samples"] if "served" in sample)
-  check_asked(asked, asked_then)
 
   def finish(question_id: str, replies: Sequence[Reply]) -> None:
     question = own[question_id]
@@ -85,7 +86,7 @@ def run_sample(settings: SampleSettings, workdir: Workdir) -> int:
       "extra": dict(question.extra),
       "teacher": settings.teacher_name,
       "samples": [judged_sample(reply, prompt_set.form, question.target) for reply in replies],
-      "asked": asked[question_id],
+      "asked": asked[question_id].digest,
     }
     workdir.write_finished(record)
 

@@ -3,12 +3,13 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from tqdm import tqdm
 
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.failures import shortened
 from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
@@ -16,23 +17,56 @@ from greedy_prune_jax.teachers.teacher import ChatPrompt, Reply, Teacher
 _PROMPT = "prompt"  # key of a stored reply: the digest of its prompt
 
 
-def asked_digest(prompts: Sequence[ChatPrompt], target: str) -> str:
-  """Hash of what an item's prompts say and of its gold answer, which its record holds."""
-  parts = [*(prompt.digest for prompt in prompts), target]
-  return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+_GO_ON = "than when this workdir was begun; continue with those inputs, or choose another workdir"
 
 
-def check_asked(now: Mapping[str, str], then: Mapping[str, str | None]) -> None:
-  """A UserError where an input's digest is not that of when a workdir was begun, both by id.
+class Asked(NamedTuple):
+  """An item that is asked: question and gold answer as its record holds them, and its prompts."""
 
-  A former version stored none.
+  question: str
+  target: str
+  prompts: Sequence[ChatPrompt]
+
+  @property
+  def digest(self) -> str:
+    """Hash of what the prompts say and of the gold answer, which the item's record holds."""
+    parts = [*(prompt.digest for prompt in self.prompts), self.target]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def check_asked(now: Mapping[str, Asked], then: Iterable[Record]) -> None:
+  """Refuses inputs that have changed since a workdir was begun.
+
+  Args:
+    now: items as they would be asked now, by id.
+    then: finished records; those of former versions have no digest.
+
+  Raises:
+    UserError: two differ; it says in what.
   """
-  for item_id, digest in now.items():
-    if then.get(item_id) not in (None, digest):
-      raise UserError(
-        f"{item_id} has another prompt or gold answer than when this workdir was begun; go on with "
-        "the inputs of then, or choose another workdir"
-      )
+  for record in then:
+    asked = now.get(record["id"])
+    if asked is None or record.get("asked") in (None, asked.digest):
+      continue
+    then_and_now = {
+      "question": (record.get("question"), asked.question),
+      "gold answer": (record.get("target"), asked.target),
+    }
+    changes = [
+      f"another {name} ({_parting(str(one), other)})"
+      for name, (one, other) in then_and_now.items()
+      if one != other
+    ]
+    what = " and ".join(changes) or "the question and gold answer of then, but another prompt"
+    raise UserError(f"{record['id']} has {what} {_GO_ON}")
+
+
+def _parting(then: str, now: str) -> str:
+  """Two texts from a little before the place where they part."""
+  same = (one == other for one, other in zip(then, now, strict=False))
+  place = next((at for at, equal in enumerate(same) if not equal), min(len(then), len(now)))
+  one, other = (shortened(text[max(0, place - 20) :]) for text in (then, now))
+  return f"{one!r} then, {other!r} now"
 
 
 def collect_replies(
@@ -65,7 +99,9 @@ def collect_replies(
   group_of = {prompt.id: item_id for item_id, prompts in groups.items() for prompt in prompts}
   stored = workdir.load_unfinished()
   stored = {prompt_id: stored[prompt_id] for prompt_id in group_of if prompt_id in stored}
-  check_asked(digests, {prompt_id: state.pop(_PROMPT, None) for prompt_id, state in stored.items()})
+  for prompt_id, state in stored.items():
+    if state.pop(_PROMPT, None) not in (None, digests[prompt_id]):
+      raise UserError(f"{prompt_id} has another prompt {_GO_ON}")
   replies = {prompt_id: Reply.from_record(state) for prompt_id, state in stored.items()}
   served = set() if served is None else served
   served.update(reply.served for reply in replies.values() if reply.served)

@@ -318,9 +318,12 @@ def test_other_questions_are_refused_and_lost_ones_named(base, tmp_path, evaluat
   asked = {"questions": f"gsm8k:{tmp_path / 'rows.jsonl'}"}
   before = evaluate(str(base / "model"), **asked)
   assert evaluate(str(base / "model"), **asked) == before
-  for change in ({"question": "9 clips?"}, {"answer": "#### 9"}):
+  for change, differs in (
+    ({"question": "9 clips?"}, r"another question \('1 clips\?' then, '9 clips\?' now\)"),
+    ({"answer": "#### 9"}, r"another gold answer \('1' then, '9' now\)"),
+  ):
     write_chains(tmp_path / "rows.jsonl", [rows[0], rows[1] | change])
-    with pytest.raises(UserError, match="1 has another prompt or gold answer than when this workd"):
+    with pytest.raises(UserError, match=f"model/1 has {differs} than when this workd"):
       evaluate(str(base / "model"), **asked)
   assert "the input no longer has" not in caplog.text
   write_chains(tmp_path / "rows.jsonl", rows[:1])

@@ -11,6 +11,7 @@ from greedy_prune_jax.chains.reading import read_chains, read_pruned
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.pruning.run import run_prune
 from greedy_prune_jax.pruning.settings import PruneSettings
+from greedy_prune_jax.runs.records import CHECK, checksum
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.sample import run as rejection
 from greedy_prune_jax.sample.run import run_sample
@@ -188,8 +189,15 @@ def test_a_broken_off_run_goes_on_and_asks_nothing_twice(sample, tmp_path):
 
 
 @pytest.mark.parametrize("most", [4, 12])  # replies to a question and a part, and to all
-@pytest.mark.parametrize("change", ["question", "answer", "order"])
-def test_a_run_does_not_go_on_with_other_questions(sample, tmp_path, most, change):
+@pytest.mark.parametrize(
+  ("change", "differs"),
+  [
+    ("question", r"another question \('What is \d\?' then, 'What is \d\? Say\.' now\) than"),
+    ("answer", r"another gold answer \('\d' then, '9' now\) than"),
+    ("order", r"another question \(.*\) and another gold answer \(.*\) than"),
+  ],
+)
+def test_a_run_does_not_go_on_with_other_questions(sample, tmp_path, most, change, differs):
   with contextlib.suppress(BrokenDownError):
     sample(ScriptedTeacher(most=most))
   others = {
@@ -198,8 +206,29 @@ def test_a_run_does_not_go_on_with_other_questions(sample, tmp_path, most, chang
     "order": ROWS[::-1],
   }
   (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others[change]))
-  with pytest.raises(UserError, match="has another prompt or gold answer than when this workdir"):
+  with pytest.raises(UserError, match=rf"rows/\d has {differs} when this workdir was begun"):
     sample(ScriptedTeacher())
+
+
+def test_a_run_does_not_go_on_with_another_prompt_around_a_question(sample, tmp_path):
+  """As of a version with another system text for the set."""
+  with pytest.raises(BrokenDownError):
+    sample(ScriptedTeacher(most=4))
+  for folder, key, differs in (
+    ("samples", "asked", "the question and gold answer of then, but another prompt than when this"),
+    ("unfinished", "state", "another prompt than when this workdir was begun"),
+  ):
+    [path] = (tmp_path / "run" / folder).glob("*.jsonl")
+    before = path.read_text()
+    records = [json.loads(line) for line in before.splitlines()]
+    for record in records:
+      record[key] = "0" if folder == "samples" else record["state"] | {"prompt": "0"}
+      if record.pop(CHECK, None):
+        record[CHECK] = checksum(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError, match=rf"rows/.* has {differs}"):
+      sample(ScriptedTeacher())
+    path.write_text(before)
 
 
 def test_samples_of_versions_that_stored_no_prompts_are_gone_on_with(sample, tmp_path):

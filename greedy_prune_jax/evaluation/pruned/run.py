@@ -30,7 +30,7 @@ from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.answer_request import AnswerRequest, requests_of
 from greedy_prune_jax.teachers.local import LocalTeacher
-from greedy_prune_jax.teachers.replies import asked_digest, check_asked, collect_replies
+from greedy_prune_jax.teachers.replies import Asked, check_asked, collect_replies
 from greedy_prune_jax.teachers.teacher import CUT_OFF, ChatPrompt, Reply
 
 _WHOLE = ratio_key(1.0)
@@ -62,10 +62,10 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
       "with a marker, such as #### or The answer is, or chains whose answer is their target"
     )
   asked = {
-    key: asked_digest(item.prompts, item.request.expected.target) for key, item in items.items()
+    key: Asked(item.pruned.chain.question, item.request.expected.target, item.prompts)
+    for key, item in items.items()
   }
-  finished = read_output(workdir.path, OUTPUT)
-  check_asked(asked, {record["id"]: record.get("asked") for record in finished})
+  check_asked(asked, read_output(workdir.path, OUTPUT))
   workdir.warn_of_gone(items)
   own = own_share(list(items))
   groups = {
@@ -74,7 +74,7 @@ def run_evaluate_pruned(settings: EvaluatePrunedSettings, workdir: Workdir) -> i
 
   def finish(item_id: str, replies: Sequence[Reply]) -> None:
     record = _record(item_id, items[item_id], replies)
-    workdir.write_finished(record | {"asked": asked[item_id]})
+    workdir.write_finished(record | {"asked": asked[item_id].digest})
 
   workdir.hold_weights(settings.model)
   open_teacher = functools.partial(

@@ -88,8 +88,14 @@ def evaluate(tmp_path, monkeypatch):
   return evaluate
 
 
-@pytest.mark.parametrize("change", ["text", "target"])
-def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change):
+@pytest.mark.parametrize(
+  ("change", "differs"),
+  [
+    ("text", "the question and gold answer of then, but another prompt"),
+    ("target", r"another gold answer \('4' then, '5' now\)"),
+  ],
+)
+def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change, differs):
   write_run(tmp_path / "joint", [chain(0)])
   config = config_of(str(tmp_path / "joint"))
   teacher = ScriptedTeacher(lambda _: '4"}')
@@ -101,7 +107,7 @@ def test_a_run_does_not_go_on_with_other_texts(evaluate, tmp_path, change):
   }
   shutil.rmtree(tmp_path / "joint")
   write_run(tmp_path / "joint", [others[change]])
-  with pytest.raises(UserError, match="joint/c/0 has another prompt or gold answer than when this"):
+  with pytest.raises(UserError, match=f"joint/c/0 has {differs} than when this"):
     evaluate(teacher, config)
 
 
