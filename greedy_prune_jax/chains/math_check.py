@@ -88,6 +88,8 @@ def _same_quantity(value: str, target: str) -> bool:
 
 
 def _same_values(value: str, target: str) -> bool:
+  if _SIDE_BY_SIDE.search(value) or _SIDE_BY_SIDE.search(target):
+    return False
   values, golds = _values(value), _values(target)
   if len(values) != len(golds) and r"\pm" not in value + target:
     return _one_value_in_several_ways(value, target)
@@ -138,6 +140,8 @@ _LABEL = re.compile(
 )
 _SHARE = parse_unit("%")
 _MIXED = re.compile(r"(-?)(\d+)\s*\\frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(-?)(\d+)\s+(\d+)/(\d+)")
+# `3 4`, which math-verify takes for the mixed number 3 + 4; not `3 1/4`, nor `\frac 1 2`.
+_SIDE_BY_SIDE = re.compile(r"(?:\A|[^\w\s\\^}.])\s*\d+(?:\.\d+)?\s+\d+(?![\d\s]*/)")
 _QUOTIENT = re.compile(
   r"(-?)\\frac\s*(?:\{(-?\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))|(-?)(\d+)\s*/\s*(\d+)"
 )

@@ -49,6 +49,11 @@ def test_equality(checker, value, target, equal):
     ("2 1/2", "5/2", True),
     ("2  1/2", r"2\frac12", True),
     ("21/2", "2 1/2", False),
+    ("3 4", "7", False),  # no mixed number
+    ("7", "x = 3 4", False),
+    ("3 4, 5", "7, 5", False),
+    ("1 000", "1000", True),
+    (r"\frac 1 2", "0.5", True),
     ("2 1/2", "21/2", False),
     ("21/2 cm", "2 1/2 cm", False),
     (r"21\frac{1}{2}", r"2 1\frac12", False),
