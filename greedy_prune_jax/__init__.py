@@ -12,11 +12,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from greedy_prune_jax.api import Pruned, Pruner, Scores, load, read_chains, read_run
+  from greedy_prune_jax.api import (
+    Pruned,
+    Pruner,
+    Scores,
+    UnprunedError,
+    load,
+    read_chains,
+    read_run,
+  )
   from greedy_prune_jax.chains.chain import Chain
   from greedy_prune_jax.errors import UserError
 
-__all__ = ["Chain", "Pruned", "Pruner", "Scores", "UserError", "load", "read_chains", "read_run"]
+__all__ = [
+  "Chain",
+  "Pruned",
+  "Pruner",
+  "Scores",
+  "UnprunedError",
+  "UserError",
+  "load",
+  "read_chains",
+  "read_run",
+]
 
 _MODULES = {"Chain": "chains.chain", "UserError": "errors"}  # all others: api
 

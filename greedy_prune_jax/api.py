@@ -46,7 +46,21 @@ def _without_made_up_id() -> Iterator[None]:
     yield
   except UserError as error:
     made_up = rf"\bchain {_MADE_UP_ID}(?=:| (?:has|is|was) )"  # and not the id "chain 1"
-    raise UserError(re.sub(made_up, "the chain", str(error))) from error
+    error.args = (re.sub(made_up, "the chain", str(error)),)
+    raise
+
+
+class UnprunedError(UserError):
+  """Some chains of a call were not pruned: what the message says of each.
+
+  Attributes:
+    pruned: results of the call's other chains, in their order.
+  """
+
+  def __init__(self, message: str, pruned: Sequence["Pruned"]):
+    """Takes the message and the results."""
+    super().__init__(message)
+    self.pruned = list(pruned)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +170,8 @@ class Pruner:
       What the prune job writes of the chain, or of each of several, in their order.
 
     Raises:
-      UserError: a setting or a chain cannot be used, or a likelihood is not finite.
+      UserError: a setting or a chain cannot be used.
+      UnprunedError: a likelihood is not finite, or the ranking cannot order a chain.
     """
     chosen = {
       "keep_ratios": _as_ratios(keep),
@@ -170,11 +185,16 @@ class Pruner:
     given = _as_chains(chains, question, reasoning, answer, system)
     tasks = self._tasks(given, prune_settings)
     by_id: dict[str, Pruned] = {}
+    reasons = []
     for pruned in search_tasks(tasks, self.model, prune_settings):
       if isinstance(pruned, BadChain):
-        raise UserError(pruned.reason)
-      by_id[pruned.chain.id] = _as_pruned(pruned)
-    in_order = [by_id[chain.id] for chain in given]
+        reasons.append(pruned.reason)
+      else:
+        by_id[pruned.chain.id] = _as_pruned(pruned)
+    in_order = [by_id[chain.id] for chain in given if chain.id in by_id]
+    if reasons:
+      beside = f". The other {len(in_order)} are in this error's pruned" if in_order else ""
+      raise UnprunedError("; ".join(reasons) + beside, in_order)
     several = chains is not None and not isinstance(chains, Chain | PrunedChain)
     return in_order if several else in_order[0]
 

@@ -15,6 +15,7 @@ import transformers
 
 import greedy_prune_jax as gp
 from greedy_prune_jax import api
+from greedy_prune_jax.chains.reading import BadChain
 from greedy_prune_jax.chains.segments import Segments, token_texts
 from greedy_prune_jax.configs.prune import get_config
 from greedy_prune_jax.pruning.run import run_prune
@@ -203,6 +204,26 @@ def test_chains_that_cannot_go_together(model):
     model.prune(chain, question="?")
   with pytest.raises(gp.UserError, match="got 2 chains; score takes one"):
     inspect.unwrap(api.Pruner.score)(model, [chain, chain])  # as annotations would refuse it
+
+
+def test_results_beside_a_chain_that_cannot_be_pruned_are_kept(model, monkeypatch):
+  chains = [gp.Chain(**chain) for chain in CHAINS]
+  whole = model.prune(chains, keep=0.5)
+  search = api.search_tasks
+
+  def breaks_down(tasks, *rest):
+    for pruned in search(tasks, *rest):
+      bad = pruned.chain.id == chains[0].id
+      yield BadChain(place="", id=chains[0].id, reason="not finite") if bad else pruned
+
+  monkeypatch.setattr(api, "search_tasks", breaks_down)
+  with pytest.raises(gp.UnprunedError, match=r"not finite\. The other 2 are in this") as error:
+    model.prune(chains, keep=0.5)
+  found = [pruned.deletion_order for pruned in error.value.pruned]
+  assert found == [pruned.deletion_order for pruned in whole[1:]]
+  with pytest.raises(gp.UnprunedError, match=r"^not finite$") as error:
+    model.prune(chains[0], keep=0.5)
+  assert error.value.pruned == []
 
 
 # Checked at the function behind: in tests, annotations of `prune` refuse such calls before it does.
