@@ -1,8 +1,9 @@
 """Reasoning text cut into words, numbers, formulas and signs, with their places."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
+
+import regex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +36,20 @@ class Word:
 # A dollar sign opens a formula if its partner stands on the same line, no blank stands inside
 # either of them, and no digit follows the partner: all else is an amount of money. Formulas are
 # bounded: else each of many that never close would be searched to the end of the text.
-_PIECES = re.compile(
-  r"""
-  (?P<formula> \\begin\{(?P<env>[a-z]+\*?)\}.{0,5000}?\\end\{(?P=env)\}
-             | \\\[.{0,5000}?\\\] | \\\(.{0,5000}?\\\)
-             | \$\$.{1,5000}?\$\$ | \$(?=\S)[^$\n]*[^\s$]\$(?!\d)
-             | \\[A-Za-z]+(?:_?\{[^{}\n]*\})* | \\. )
+# Vowel signs and accents of a letter's own belong to it, as joiners do.
+_LETTERS = r"[\p{L}\p{Nl}\p{No}][\p{L}\p{M}\p{Nl}\p{No}\u200c\u200d]*"
+_PIECES = regex.compile(
+  rf"""
+  (?P<formula> \\begin\{{(?P<env>[a-z]+\*?)\}}.{{0,5000}}?\\end\{{(?P=env)\}}
+             | \\\[.{{0,5000}}?\\\] | \\\(.{{0,5000}}?\\\)
+             | \$\$.{{1,5000}}?\$\$ | \$(?=\S)[^$\n]*[^\s$]\$(?!\d)
+             | \\[A-Za-z]+(?:_?\{{[^{{}}\n]*\}})* | \\. )
   | (?P<number> \d+(?:[.,]\d+)*(?:st|nd|rd|th)? | \.\d+ )
-  | (?P<letters> [^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)? )
+  | (?P<letters> {_LETTERS}(?:['\u2019]{_LETTERS})? )
   | (?P<newline> \n )
   | (?P<sign> \S )
   """,
-  re.VERBOSE | re.DOTALL,
+  regex.VERBOSE | regex.DOTALL,
 )
 
 

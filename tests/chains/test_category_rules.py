@@ -3,6 +3,7 @@ import pytest
 from greedy_prune_jax.analysis.agreement import compare_labels
 from greedy_prune_jax.chains.categories import Category
 from greedy_prune_jax.chains.category_rules import RuleAnnotator
+from greedy_prune_jax.chains.words import split_words
 from tests.helpers.real_chains import hand_labelled
 
 LETTERS = {
@@ -72,3 +73,10 @@ def test_rules_agree_with_the_hand_labels(annotator, capsys):
     per_category = ", ".join(f"{c} {k:.2f}" for c, k in agreement.kappa_of.items() if k is not None)
     print(f"\nrules against 300 hand labels: kappa {agreement.kappa:.3f} ({per_category})")
   assert agreement.kappa > 0.7
+
+
+@pytest.mark.parametrize("text", ["हिन्दी में पाँच सेब", "ภาษาไทยที่ดี กำลัง", "e\u0301te\u0301 la\u0300"])
+def test_a_sign_of_a_letters_own_is_no_word(text):
+  assert [(word.text, word.kind) for word in split_words(text)] == [
+    (word, "letters") for word in text.split()
+  ]
