@@ -32,7 +32,6 @@ from greedy_prune_jax.chains.chain import PrunedChain, ratio_key, share_of
 from greedy_prune_jax.chains.pruned_answers import read_pruned_answers
 from greedy_prune_jax.chains.reading import read_pruned, run_of
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation.names import split_name
 from greedy_prune_jax.pruning.settings import GREEDY
 from greedy_prune_jax.reports.bootstrap import LEAST_CHAINS, Interval, bootstrap_ratio
 from greedy_prune_jax.reports.intervals import accuracy_interval, paired_difference
@@ -47,6 +46,7 @@ from greedy_prune_jax.reports.tables import (
   write_table,
 )
 from greedy_prune_jax.runs.files import user_path
+from greedy_prune_jax.runs.names import split_name
 from greedy_prune_jax.runs.records import Record
 
 _OUT = flags.DEFINE_string("out", None, "Folder of the tables and the plot.")

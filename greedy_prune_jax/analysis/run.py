@@ -39,7 +39,7 @@ from greedy_prune_jax.chains.categories import Annotator, Labels
 from greedy_prune_jax.chains.category_rules import offline_annotator
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.chat_template import load_chat_template
-from greedy_prune_jax.chains.reading import read_pruned, run_of, warn_of_unfinished
+from greedy_prune_jax.chains.reading import named_run, read_pruned, run_of, warn_of_unfinished
 from greedy_prune_jax.chains.segments import segment
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
@@ -82,7 +82,7 @@ def run_analysis(
   stopped goes on from them.
 
   Args:
-    pruned: workdirs of prune, or their folders or files of pruned chains.
+    pruned: workdirs of prune, or their folders or files of pruned chains, each as `[NAME=]PATH`.
     check_config: called before anything is stored, and not if what is named cannot be used, so that
       a command with a slip in it binds nobody to it.
 
@@ -143,26 +143,26 @@ def run_analysis(
 
 
 def read_sources(pruned: Sequence[str], settings: AnalyzeSettings) -> list[Source]:
-  """Reads the pruned workdirs; names are the settings', or those of the folders.
+  """Reads the pruned workdirs; names are the settings', or those of `named_run`.
 
   Raises:
     UserError: a workdir holds no pruned chains, or names are too few or repeated.
   """
   if not pruned:
     raise UserError("no pruned workdir given; pass --pruned=WORKDIR[,WORKDIR...]")
-  places = [user_path(path).resolve() for path in pruned]
-  places = [place if place.is_file() else run_of(place) for place in places]
-  names = settings.names or tuple(place.name for place in places)
+  own_names, places = zip(*map(named_run, pruned), strict=True)
+  places = [place if place.is_file() else run_of(place) for place in map(Path.resolve, places)]
+  names = settings.names or own_names
   if len(names) != len(pruned) or len(set(names)) != len(names):
     raise UserError(
-      f"{len(pruned)} pruned workdirs need as many different names, not {names}; set --config.names"
+      f"{len(pruned)} pruned workdirs need as many different names, not {names}; give NAME=WORKDIR"
     )
   return [_read_source(*source, settings) for source in zip(names, places, strict=True)]
 
 
 def _read_source(name: str, path: Path, settings: AnalyzeSettings) -> Source:
   if name != Path(name).name or name in ("", ".", ".."):
-    raise UserError(f"the name {name!r} of a run cannot be a file's name; set --config.names")
+    raise UserError(f"the name {name!r} of a run cannot be a file's name; give NAME=WORKDIR")
   warn_of_unfinished(path)
   chains = list(itertools.islice(read_pruned(path), settings.num_chains or None))
   if not chains:

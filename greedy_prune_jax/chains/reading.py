@@ -18,6 +18,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import config_of
 from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.jsonl import parse_line, read_lines
+from greedy_prune_jax.runs.names import split_name
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
 
@@ -197,6 +198,13 @@ def run_of(source: str | Path) -> Path:
   folder = path.parent if path.is_file() else path
   is_part = folder.name == "pruned" and (folder.parent / "config.json").is_file()
   return folder.parent if is_part else path
+
+
+def named_run(entry: str) -> tuple[str, Path]:
+  """Name and place of a run of prune, given as `[NAME=]DIR`; by itself it has its folder's name."""
+  name, place = split_name(entry, is_place=lambda text: user_path(text).exists())
+  path = user_path(place)
+  return name or run_of(path.resolve()).name, path
 
 
 def _pruned_of_files(files: Iterable[Path]) -> Iterator[PrunedChain]:

@@ -18,12 +18,12 @@ from greedy_prune_jax.distill.export import load_student, settings_of
 from greedy_prune_jax.distill.parameters import cast, flat_params, with_params
 from greedy_prune_jax.distill.workdir import learnt_thinking
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation.names import split_name
 from greedy_prune_jax.evaluation.settings import EvaluateSettings
 from greedy_prune_jax.models.pretrained import load_stop_ids, load_tokenizer
 from greedy_prune_jax.parallel import make_mesh
 from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.json_reader import read_json
+from greedy_prune_jax.runs.names import split_name
 from greedy_prune_jax.runs.weights import weights_digest
 from greedy_prune_jax.teachers.local import LocalTeacher
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from greedy_prune_jax.analysis.settings import MAY_CHANGE, AnalyzeSettings
+from greedy_prune_jax.chains.reading import named_run
 from greedy_prune_jax.errors import check_plots
 from greedy_prune_jax.jobs.entry import define_paths, print_result, run_job
 from greedy_prune_jax.parallel import refuse_processes
@@ -29,7 +30,8 @@ def analyze(config: Mapping[str, Any], workdir: str, pruned: Sequence[str]) -> N
   settings = AnalyzeSettings.from_config(config)
   folder = Path(workdir)
   make_folder(folder)
-  resolved = {**config, "pruned": [str(Path(path).resolve()) for path in pruned]}
+  runs = [f"{name}={path.resolve()}" for name, path in map(named_run, pruned)]
+  resolved = {**config, "pruned": runs}
   check_config = partial(write_or_check_config, folder / "config.json", resolved, MAY_CHANGE)
   with contextlib.ExitStack() as held:
     hold_locks(folder / "locks", 0, 1, held)
@@ -38,5 +40,5 @@ def analyze(config: Mapping[str, Any], workdir: str, pruned: Sequence[str]) -> N
 
 
 if __name__ == "__main__":
-  pruned_of = define_paths("pruned", "Workdirs of prune")
+  pruned_of = define_paths("pruned", "Workdirs of prune, each as DIR or NAME=DIR")
   run_job(lambda config, workdir: analyze(config, workdir, pruned_of()))

@@ -117,6 +117,10 @@ def test_a_runs_folder_of_pruned_chains_means_the_run(pruned):
   assert folder == whole
   assert (whole.name, whole.config) == ("joint", {"chat_template": "plain"})
   assert (file.config, file.chains) == (whole.config, whole.chains)
+  named, other = read_sources([f"mine={run}", str(run)], settings(num_chains=6))
+  assert (named.name, named.path, other.name) == ("mine", whole.path, "joint")
+  with pytest.raises(UserError, match=r"need as many different names, .*; give NAME=WORKDIR"):
+    read_sources([str(run), str(run)], settings(num_chains=6))
 
 
 @pytest.mark.slow

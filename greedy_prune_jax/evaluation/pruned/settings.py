@@ -4,10 +4,8 @@ import dataclasses
 import math
 from pathlib import Path
 
-from greedy_prune_jax.chains.reading import run_of
+from greedy_prune_jax.chains.reading import named_run
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.evaluation.names import split_name
-from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.settings import check_least
 from greedy_prune_jax.teachers.settings import WritingJobSettings
 
@@ -44,8 +42,4 @@ class EvaluatePrunedSettings(WritingJobSettings):
   @property
   def runs(self) -> dict[str, Path]:
     """Workdirs of prune runs, by the names that they go by: NAME of `NAME=DIR`, or the folder's."""
-    named = {}
-    for entry in self.pruned:
-      name, folder = split_name(entry, is_place=lambda text: user_path(text).exists())
-      named[name or run_of(folder).name] = Path(folder)
-    return named
+    return dict(map(named_run, self.pruned))
