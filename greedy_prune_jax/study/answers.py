@@ -27,7 +27,7 @@ FILE = "answers.parquet"
 
 _Samples = dict[int, dict[str, list[Record]]]  # rows of `SCHEMA` by seed and question
 
-# A row of the file; rows of a condition follow one another, as those of its seeds do.
+# A row of the file.
 SCHEMA = pa.schema(
   {
     "test": pa.string(),
@@ -142,14 +142,15 @@ def read_answers(*paths: Path) -> list[Answers]:
 
 
 def _rows(path: Path) -> list[Record]:
-  """Rows of `SCHEMA` in a file."""
+  """Rows of `SCHEMA` in a file, those of a question together: another program may have sorted it."""
   try:
     table = pq.read_table(path)
   except (OSError, pa.ArrowInvalid) as error:
     raise UserError(f"{path} cannot be read as Parquet: {error}") from error
   if missing := [name for name in SCHEMA.names if name not in table.column_names]:
     raise UserError(f"{path} has no column {missing[0]}; expected a study's {FILE}")
-  return table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+  rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
+  return sorted(rows, key=lambda row: row["question"])
 
 
 def _check_questions(by_condition: Mapping[tuple[str, Condition], _Samples]) -> None:
