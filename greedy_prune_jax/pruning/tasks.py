@@ -41,7 +41,7 @@ class PruneTask:
 
 def audit_id(chain: Chain) -> str:
   """Under which the workdir knows the exact search of an audit until it is finished."""
-  return f"audit of {chain.id}"
+  return f"{chain.id}\0audit"  # no chain has such an id
 
 
 def check_texts(tasks: Sequence[PruneTask], workdir: Workdir) -> None:
