@@ -3,6 +3,7 @@
 A chain's id is empty until its row gives it one, or says which of the row's chains it is.
 """
 
+import contextlib
 import dataclasses
 import re
 from typing import Any
@@ -22,6 +23,7 @@ from greedy_prune_jax.chains.thinking import (
 from greedy_prune_jax.chains.unbroken import unbroken
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs import records as fields
+from greedy_prune_jax.runs.json_reader import parse_json
 from greedy_prune_jax.runs.records import Record
 
 
@@ -144,7 +146,11 @@ def sole(value: Any) -> Any:
 
 
 def _stated(text: str) -> str:
-  r"""The answer in a gold column's text, which may be a worked solution with `####` or a box."""
+  r"""The answer in a gold column's text: of a solution with `####` or a box, or of JSON."""
+  if text.lstrip().startswith("{"):
+    with contextlib.suppress(UserError):  # a set such as {1, 2}
+      found = parse_json(text).get("answer")
+      text = str(found) if isinstance(found, str | int | float) else text
   _, mark, behind = text.rpartition("####")
   answer = clean_target(last_boxed(behind) or behind)
   return canonical_number(answer) if mark else answer

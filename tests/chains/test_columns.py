@@ -3,6 +3,7 @@
 import pytest
 
 from greedy_prune_jax.chains.formats import ColumnSettings
+from greedy_prune_jax.chains.formats_draft import gold
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_formats import chain, talk
 from tests.helpers.format_examples import THOUGHT
@@ -107,3 +108,11 @@ def test_a_gold_column_may_hold_a_worked_solution(value, target):
 def test_columns_that_make_no_chain_are_refused(columns, reason):
   with pytest.raises(UserError, match=reason):
     ColumnSettings(**columns)
+
+
+@pytest.mark.parametrize(
+  ("text", "target"),
+  [('{"answer": "18"}', "18"), ('{"answer": 18}', "18"), ("{1, 2}", "{1, 2}"), ('{"a": 1}',) * 2],
+)
+def test_a_gold_answer_in_json_is_its_answer(text, target):
+  assert gold({"gold": text}, "gold") == target
