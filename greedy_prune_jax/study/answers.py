@@ -142,7 +142,7 @@ def read_answers(*paths: Path) -> list[Answers]:
 
 
 def _rows(path: Path) -> list[Record]:
-  """Rows of `SCHEMA` in a file, those of a question together: another program may have sorted it."""
+  """Rows of `SCHEMA` in a file, by question: another program may have sorted them otherwise."""
   try:
     table = pq.read_table(path)
   except (OSError, pa.ArrowInvalid) as error:
