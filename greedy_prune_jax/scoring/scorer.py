@@ -207,7 +207,7 @@ def _sums_before(state: ChainState, spans: Spans) -> Float[Array, "B V"]:
 def _run_block(
   scorer: Scorer, state: ChainState, slots: Slots
 ) -> tuple[Float[Array, "T 2"], Bool[Array, " T"], Caches]:
-  """What `_slot_log_probs` finds of a block, and its part of the caches, [L, T, ...], as bits."""
+  """A block's `_slot_log_probs`, and its part of the caches, [L, T, ...], as bits."""
   sharing = scorer.program.sharing
   own_slots = jax.tree.map(lambda x: _own_part(x, sharing), slots)
   hidden, keys_values = _run_layers(scorer, state, slots, own_slots)
@@ -231,7 +231,7 @@ def _all_parts(x: Array, sharing: int) -> Array:
 def _run_layers(
   scorer: Scorer, state: ChainState, slots: Slots, own_slots: Slots
 ) -> tuple[Float[Array, "T D"], Caches]:
-  """Hidden states of a device's own slots, and what `_run_block` says of the whole block."""
+  """Hidden states of a device's own slots, and all of the block's part of the caches."""
   decoder, program, texts = scorer.decoder, scorer.program, state.texts
   dtype = decoder.embedding.dtype
 
