@@ -31,7 +31,7 @@ def test_formats_of_chains(name, tmp_path):
   refused = attack(
     tmp_path / "good", lambda f: read_all_chains(f / "chains.jsonl"), tmp_path, cases=40, name=name
   )
-  assert refused > 5
+  assert refused > 0.1
 
 
 @pytest.mark.parametrize("suffix", [".json", ".parquet", ".jsonl.gz", ".jsonl.zst", ".parquet.gz"])

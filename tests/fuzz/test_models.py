@@ -41,7 +41,7 @@ def test_folders_of_models(model_folder, tmp_path):
   """All files but the weights, which `test_mutations` changes."""
   pattern = "[!m]*"
   refused = attack(model_folder, load_all, tmp_path, cases=150, name="model", pattern=pattern)
-  assert refused > 30
+  assert refused > 0.15
 
 
 def test_tokenizers_of_gguf_files(tmp_path):

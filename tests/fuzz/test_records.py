@@ -55,7 +55,7 @@ def test_pruned_records(tmp_path):
       assert PrunedChain.from_record(chain.to_record()) == chain
     list(read_kept(str(folder), 0.5, on_bad=lambda bad: None))
 
-  assert attack(tmp_path / "good", read, tmp_path, cases=200, name="pruned") > 60
+  assert attack(tmp_path / "good", read, tmp_path, cases=200, name="pruned") > 0.2
 
 
 def test_workdirs(tmp_path):
@@ -74,7 +74,7 @@ def test_workdirs(tmp_path):
       workdir.write_skipped({"place": "", "id": "w", "reason": "r"})
     list(read_output(folder, "out"))
 
-  assert attack(tmp_path / "good", reopen, tmp_path, cases=150, name="workdir") > 40
+  assert attack(tmp_path / "good", reopen, tmp_path, cases=150, name="workdir") > 0.2
 
 
 SAMPLE = {
@@ -98,7 +98,7 @@ def test_records_of_samples(tmp_path):
     if records:
       format_summary(summarise(records))
 
-  assert attack(tmp_path / "good", read, tmp_path, cases=150, name="samples") > 40
+  assert attack(tmp_path / "good", read, tmp_path, cases=150, name="samples") > 0.2
 
 
 def test_records_of_evaluations(tmp_path):
@@ -121,7 +121,7 @@ def test_records_of_evaluations(tmp_path):
     for of_run in runs.values():
       format_samples(of_run[0], most=2)
 
-  assert attack(tmp_path / "good", read, tmp_path, cases=150, name="answers") > 40
+  assert attack(tmp_path / "good", read, tmp_path, cases=150, name="answers") > 0.2
 
 
 def test_records_of_pruned_evaluations(tmp_path):
@@ -136,7 +136,7 @@ def test_records_of_pruned_evaluations(tmp_path):
   def read(folder):
     pruned_accuracy_table(read_pruned_answers(folder))
 
-  assert attack(tmp_path / "good", read, tmp_path, cases=100, name="pruned answers") > 20
+  assert attack(tmp_path / "good", read, tmp_path, cases=100, name="pruned answers") > 0.2
 
 
 def test_records_of_drp(tmp_path):
@@ -150,7 +150,7 @@ def test_records_of_drp(tmp_path):
       for record in of_stage:
         drp_summary.format_edited(record)
 
-  assert attack(tmp_path / "good", read, tmp_path, cases=200, name="drp") > 60
+  assert attack(tmp_path / "good", read, tmp_path, cases=200, name="drp") > 0.2
 
 
 def test_label_files(tmp_path):
