@@ -29,16 +29,17 @@ _EVERYWHERE = P()
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Devices to compile for: one, or a mesh of `data` x `model`."""
+  """Devices to compile for: one, or a mesh."""
 
   target: Target
   data: int = 1
   model: int = 1
+  sequence: int = 1
 
   @functools.cached_property
   def mesh(self) -> Any:
     """None for one device."""
-    return self.target.mesh(self.data, self.model)
+    return self.target.mesh(self.data, self.model, self.sequence)
 
   def shape(self, x: Any, spec: P = _EVERYWHERE) -> jax.ShapeDtypeStruct:
     """The shape and dtype of an array that lies here."""

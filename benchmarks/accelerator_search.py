@@ -65,7 +65,7 @@ def prune_step(
   segments = Segments(*(np.zeros(size, np.int32) for size in sizes))
   itemsize, weights = jnp.dtype(dtype).itemsize, device_bytes(model.params)
   needed = suffix_positions(segments, None)
-  placement = Placement(itemsize, place.data, place.model, place.target.platform)
+  placement = Placement(itemsize, place.data, place.model, place.target.platform, place.sequence)
   memory = 0.9 * place.target.accelerator.memory - weights
   batching = plan_batching([segments] * 64, config, 0, [needed] * 64, memory, placement)
   batching = batching._replace(batches=batching.batches[:1])
@@ -93,7 +93,7 @@ def prune_step(
       mesh=place.mesh,
       plan=plan,
     ),
-    flops=_block_flops(config, program.block, block) / place.model,
+    flops=_block_flops(config, program.block, block) / (place.model * place.sequence),
     memory=weights + batch_bytes(config, batching, places_of(segments), program.kept, placement),
     trips=lambda source, depth: _trips(program, block, source),
   )

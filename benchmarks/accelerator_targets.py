@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from greedy_prune_jax.accelerators import ACCELERATORS, Accelerator
 
 CARD = Path(__file__).with_name("h100.txtpb")
@@ -64,16 +62,12 @@ class Target:
       )
     return list(slice_.devices)[:count]
 
-  def mesh(self, data: int, model: int) -> Any:
-    """A mesh of the axes `data` and `model`; None for one device."""
-    from jax.sharding import AxisType, Mesh
+  def mesh(self, data: int, model: int, sequence: int = 1) -> Any:
+    """A mesh of the axes `data`, `sequence` and `model`; None for one device."""
+    from greedy_prune_jax.parallel import SearchMeshSettings, make_mesh
 
-    from greedy_prune_jax.parallel import DATA, MODEL
-
-    if data * model == 1:
-      return None
-    devices = np.array(self.devices(data * model), dtype=object).reshape(data, model)
-    return Mesh(devices, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+    settings = SearchMeshSettings(data=data, sequence=sequence, model=model)
+    return make_mesh(settings, self.devices(settings.given)) if settings.given > 1 else None
 
 
 def _tpu(name: str, topologies: Mapping[int, str], bandwidth: float, mxu_flops: int) -> Target:

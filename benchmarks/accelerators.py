@@ -15,6 +15,7 @@ made, those that fail with their error, and the table to OUT/table.txt.
 """
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -30,7 +31,11 @@ from benchmarks.accelerator_targets import TARGETS, Target, compile_environment
 
 _OUT = flags.DEFINE_string("results", None, "Folder of the results.")
 _TARGETS = flags.DEFINE_list("targets", list(TARGETS), "Devices to compile for.")
-_MESHES = flags.DEFINE_list("meshes", ["1x1", "1x4", "8x1"], "Sizes of `data` x `model`.")
+_MESHES = flags.DEFINE_list(
+  "meshes",
+  ["1x1", "1x4", "8x1", "1x4x1"],
+  "Sizes of `data` x `model`, or of `data` x `sequence` x `model` for searches.",
+)
 _SHAPES = flags.DEFINE_list("shapes", ["135m", "1.5b", "8b", "30b-a3b"], "Of `shapes.SHAPES`.")
 _PROGRAMS = flags.DEFINE_string("programs", "", "Only programs whose name has this expression.")
 _CHILD = flags.DEFINE_string("child", None, "Compile for this target and mesh in this process.")
@@ -56,7 +61,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 
 def programs(
-  target: Target, data: int, model: int, shapes: Sequence[str]
+  target: Target, sizes: Sequence[int], shapes: Sequence[str]
 ) -> dict[str, Callable[[], Any]]:
   """Programs to compile for a mesh, by name; made when called, so that one's failure is its own."""
   from benchmarks import accelerator_programs as make
@@ -64,14 +69,14 @@ def programs(
   from benchmarks.shapes import SHAPES
   from greedy_prune_jax.parallel import device_bytes
 
-  place = make.Place(target, data, model)
-  devices = data * model
+  (data, *sequence, model), devices = sizes, math.prod(sizes)
+  place = make.Place(target, data, model, *sequence)
   found: dict[str, Callable[[], Any]] = {}
   for shape in shapes:
     config = SHAPES[shape]
     if config.num_kv_heads % model:
       continue  # its heads cannot be divided so
-    if devices == 8 and model == 1:
+    if devices == 8 and model == 1 and not sequence:
       for mu in ("", "bfloat16"):
         name = f"train {shape} fully sharded 8x512 remat=full" + (mu and f" mu_dtype={mu}")
         found[name] = lambda c=config, mu=mu: make.train_step(
@@ -85,9 +90,11 @@ def programs(
         found[f"prune {shape} {dtype} N=150 {name}"] = lambda s=some, more=settings: prune_step(
           *s, num_reasoning=150, **more
         )
+      if sequence:
+        continue
       found[f"decode {shape} {dtype} rows=32"] = lambda s=some: make.decode_step(*s, 32, 512)
       found[f"prefill {shape} {dtype} 16x256"] = lambda s=some: make.prefill(*s, 16, 256)
-    for dtype in ("bfloat16",) if shape in LARGE else ("bfloat16", "float32"):
+    for dtype in () if sequence else ("bfloat16",) if shape in LARGE else ("bfloat16", "float32"):
       name = f"train {shape}" + (dtype == "float32") * " float32"
       some = {"place": place, "config": config, "width": 512, "dtype": dtype}
       if shape == "135m":
@@ -144,8 +151,8 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
 def compile_mesh(name: str, out: Path) -> None:
   """Compiles all programs of one target and mesh, each on disk before the next."""
   target, _, sizes = name.partition(":")
-  data, model = map(int, sizes.split("x"))
-  for program, build in programs(TARGETS[target], data, model, _SHAPES.value).items():
+  of_axes = [int(size) for size in sizes.split("x")]
+  for program, build in programs(TARGETS[target], of_axes, _SHAPES.value).items():
     if not re.search(_PROGRAMS.value, program):
       continue
     row: dict[str, Any] = {"target": target, "mesh": sizes, "program": program}

@@ -209,7 +209,11 @@ def _memory(
       f"that there are; raise mesh.model"
     )
   placement = Placement(
-    jnp.dtype(settings.dtype).itemsize, devices.replicas, devices.split, devices.platform
+    jnp.dtype(settings.dtype).itemsize,
+    devices.replicas,
+    devices.split,
+    devices.platform,
+    devices.sharing,
   )
   batching = plan_batching(
     segments,

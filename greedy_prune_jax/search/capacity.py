@@ -12,7 +12,7 @@ from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.recurrence import CHUNK
 from greedy_prune_jax.models.rope import config_for_length
 from greedy_prune_jax.models.sizes import TPU_LANES, bucket, round_up
-from greedy_prune_jax.parallel import DATA, MODEL, axis_size, device_bytes
+from greedy_prune_jax.parallel import DATA, MODEL, SEQUENCE, axis_size, device_bytes
 from greedy_prune_jax.scoring.likelihood import HEAD_CHUNK
 from greedy_prune_jax.scoring.tiles import KEY_BLOCK
 
@@ -35,6 +35,7 @@ class Placement(NamedTuple):
   replicas: int  # devices, or groups of `split`, that take chains side by side
   split: int  # devices that share the weights
   platform: str  # `cpu`, `gpu` or `tpu`
+  sharing: int = 1  # devices that share the positions of a chain
 
 
 def placement_of(model: Model) -> Placement:
@@ -44,6 +45,7 @@ def placement_of(model: Model) -> Placement:
     axis_size(model.params, DATA),
     axis_size(model.params, MODEL),
     model.platform,
+    axis_size(model.params, SEQUENCE),
   )
 
 
@@ -51,7 +53,7 @@ class Batching(NamedTuple):
   """Sizes of the batches in which chains are run."""
 
   batches: list[list[int]]  # indices of the chains that are run together, in their order
-  block_positions: int  # that go through the model at once, on a device
+  block_positions: int  # that go through the model at once, on the devices that share them
   kept_bytes: float  # on a device, for columns that are kept from step to step
 
 
@@ -124,8 +126,9 @@ def plan_batching(
     block_positions, free = _CPU_BLOCK_POSITIONS, _CPU_BYTES
   else:
     most = min(_MOST_BLOCK_POSITIONS, memory / 2 / bytes_per_position(config, split))
-    block_positions = max(int(most) // KEY_BLOCK, 1) * KEY_BLOCK
-    free = memory - _block_bytes(config, block_positions, split)
+    of_device = max(int(most) // KEY_BLOCK, 1) * KEY_BLOCK
+    block_positions = of_device * placement.sharing
+    free = memory - _block_bytes(config, of_device, split)
   size = batch_size or max(1, int(free / 2 / chain)) * replicas
   batches: list[list[int]] = []
   positions, angles = 0.0, None
@@ -166,7 +169,8 @@ def batch_bytes(
   chains = -(-max(map(len, batching.batches)) // placement.replicas)
   of_chain = _chain_bytes(config, places, placement)
   of_chain += kept * _column_bytes(config, placement)
-  return _block_bytes(config, batching.block_positions, placement.split) + chains * of_chain
+  of_block = _block_bytes(config, batching.block_positions // placement.sharing, placement.split)
+  return of_block + chains * of_chain
 
 
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:

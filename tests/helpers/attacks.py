@@ -28,8 +28,6 @@ MOST_BYTES = 4 << 30  # of memory beyond that which the process has
 
 _LONGEST_MESSAGE = 20_000  # characters
 BASE_SEED = int(os.environ.get("FUZZ_SEED", "0")) * 10**6
-# Without a seed the cases are those of every run before, which can only find a fault anew.
-_PART = 1 if "FUZZ_SEED" in os.environ else 3
 
 VALUES: tuple[Any, ...] = (
   *(None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 10**30, 0.0, 0.5, -1.0, 1e-300, 1e300),
@@ -46,9 +44,17 @@ class HangError(BaseException):
   """A case took too long; no handler of exceptions in the code may catch it."""
 
 
+def to_run(number: int) -> int:
+  """A third of a number of cases, all of it with a seed.
+
+  Without one the cases are those of every run before, which can only find a fault anew.
+  """
+  return number if "FUZZ_SEED" in os.environ else -(-number // 3)
+
+
 def cases_of(name: str, number: int) -> Iterator[tuple[int, random.Random]]:
   """The numbers of the cases of an attack of this name, each with its randomness."""
-  for case in range(BASE_SEED, BASE_SEED + -(-number // _PART)):
+  for case in range(BASE_SEED, BASE_SEED + to_run(number)):
     yield case, random.Random(f"{name} {case}")
 
 
@@ -230,7 +236,7 @@ def attack(
     pristine: a folder that is taken; one of its files is mutated in each case.
     work: the program, given the copy.
     folder: folder of the copies.
-    cases: number of cases, with a seed; a third of it without.
+    cases: number of cases; see `to_run`.
     name: name of the attack, in the names of its cases.
     pattern: pattern of the files that are mutated.
 
@@ -238,7 +244,7 @@ def attack(
     AssertionError: a case ended otherwise than well or in a UserError; it names the case.
   """
   copy = folder / "copy"
-  cases, refused = -(-cases // _PART), 0
+  cases, refused = to_run(cases), 0
   faults = []
   for case in range(BASE_SEED, BASE_SEED + cases + 1):
     shutil.rmtree(copy, ignore_errors=True)

@@ -15,7 +15,7 @@ from greedy_prune_jax.teachers.openai_endpoint import OpenAITeacher
 from greedy_prune_jax.teachers.replies import collect_replies
 from greedy_prune_jax.teachers.settings import EndpointSettings, WritingSettings
 from greedy_prune_jax.teachers.teacher import ChatPrompt
-from tests.helpers.attacks import BASE_SEED
+from tests.helpers.attacks import BASE_SEED, to_run
 from tests.helpers.chat_server import Answer, completion, refusal, reply, serving
 
 pytest.importorskip("openai")
@@ -140,7 +140,8 @@ def test_what_is_mutated_is_accepted_or_refused_rightly_before(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_chat_endpoints_that_answer_anything(tmp_path, block):
-  for seed in range(BASE_SEED + 60 * block, BASE_SEED + 60 * (block + 1)):
+  first = BASE_SEED + 60 * block
+  for seed in range(first, first + to_run(60)):
     answer = hostile(seed)
     with serving(lambda *_, answer=answer: answer) as server:
       replies = run(OpenAITeacher(settings_for(server), WRITING), tmp_path / str(seed))
@@ -150,7 +151,8 @@ def test_chat_endpoints_that_answer_anything(tmp_path, block):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_batch_endpoints_that_answer_anything(tmp_path, block):
-  for seed in range(BASE_SEED + 30 * block + 500_000, BASE_SEED + 30 * (block + 1) + 500_000):
+  first = BASE_SEED + 30 * block + 500_000
+  for seed in range(first, first + to_run(30)):
     rng = random.Random(seed)
     with serving(lambda *_: completion("It is 4.")) as server:
       spoil_batches(server, rng)
