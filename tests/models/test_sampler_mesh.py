@@ -13,10 +13,16 @@ from greedy_prune_jax.models.decoding import decode, empty_rows
 from greedy_prune_jax.models.pretrained import load_model
 from greedy_prune_jax.models.sampler import Request, Sampler
 from greedy_prune_jax.models.sizes import power_of_two
-from greedy_prune_jax.parallel import MeshSettings, make_mesh, mesh_of, weight_shardings
+from greedy_prune_jax.parallel import (
+  MeshSettings,
+  SearchMeshSettings,
+  make_mesh,
+  mesh_of,
+  weight_shardings,
+)
 from tests.helpers.reference import tiny_config, tiny_model
 
-MESHES = ((8, 1), (4, 2), (2, 4), (1, 8))
+MESHES = ((8, 1), (4, 2), (2, 4), (1, 8), (2, 2, 2))
 SIZES = {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 64}
 MAX_ROWS = 9  # not a power of two times any data axis
 STEPS = 5
@@ -34,7 +40,10 @@ def models(tmp_path_factory):
   def load(mesh=(), dtype="float32"):
     choose = None
     if mesh:
-      choose = weight_shardings(make_mesh(MeshSettings(data=mesh[0], model=mesh[1])))
+      settings = MeshSettings(data=mesh[0], model=mesh[1])
+      if len(mesh) == 3:  # of a search, whose model writes too where `budget` asks for replies
+        settings = SearchMeshSettings(data=mesh[0], sequence=mesh[1], model=mesh[2])
+      choose = weight_shardings(make_mesh(settings))
     return load_model(str(folder), jnp.dtype(dtype), shardings=choose)
 
   return load
@@ -103,7 +112,7 @@ def watched(monkeypatch):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_any_mesh_writes_what_one_device_writes(models, on_one_device, watched, mesh):
   assert _written(models(mesh), _requests()) == on_one_device
-  data, split = mesh
+  data, *_, split = mesh
   sizes = []
   for keys, values, *texts in watched:
     for (layers, size, heads, *rest), own in (keys, values):
