@@ -266,8 +266,8 @@ def load(
   Args:
     name: a Hugging Face folder or hub id, a GGUF file, or an offline name.
     dtype: dtype of the weights: `float32` or `bfloat16`.
-    mesh: devices for chains side by side, for shared positions and for shared weights, such as
-      `{"data": 4, "sequence": 1, "model": 2}`; 0: all that are left, which is the default of `data`.
+    mesh: devices for chains side by side, for shared positions and for shared weights, as in
+      `{"data": 4, "sequence": 1, "model": 2}`; 0, the default of `data`: all that are left.
     chat_template: `tokenizer`, the model's own; `plain` for base models; or a Jinja file.
 
   Raises:

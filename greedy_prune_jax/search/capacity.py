@@ -125,10 +125,12 @@ def plan_batching(
   if memory is None:
     block_positions, free = _CPU_BLOCK_POSITIONS, _CPU_BYTES
   else:
-    most = min(_MOST_BLOCK_POSITIONS, memory / 2 / bytes_per_position(config, split))
+    of_position = bytes_per_position(config, split) + _bytes_of_others(config, 1, placement)
+    most = min(_MOST_BLOCK_POSITIONS, memory / 2 / of_position)
     of_device = max(int(most) // KEY_BLOCK, 1) * KEY_BLOCK
     block_positions = of_device * placement.sharing
     free = memory - _block_bytes(config, of_device, split)
+    free -= _bytes_of_others(config, of_device, placement)
   size = batch_size or max(1, int(free / 2 / chain)) * replicas
   batches: list[list[int]] = []
   positions, angles = 0.0, None
@@ -169,8 +171,9 @@ def batch_bytes(
   chains = -(-max(map(len, batching.batches)) // placement.replicas)
   of_chain = _chain_bytes(config, places, placement)
   of_chain += kept * _column_bytes(config, placement)
-  of_block = _block_bytes(config, batching.block_positions // placement.sharing, placement.split)
-  return of_block + chains * of_chain
+  of_device = batching.block_positions // placement.sharing
+  of_block = _block_bytes(config, of_device, placement.split)
+  return of_block + _bytes_of_others(config, of_device, placement) + chains * of_chain
 
 
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
@@ -199,6 +202,11 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
   """A block of positions, and the logits of those that meet the LM head at once."""
   logits = 2 * 4 * HEAD_CHUNK * config.vocab_size // split
   return positions * bytes_per_position(config, split) + logits
+
+
+def _bytes_of_others(config: ModelConfig, positions: int, placement: Placement) -> int:
+  """What a device gets from the others that share a block, of which each runs so many positions."""
+  return (placement.sharing - 1) * positions * _column_bytes(config, placement)
 
 
 def _column_bytes(config: ModelConfig, placement: Placement) -> int:

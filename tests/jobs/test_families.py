@@ -20,15 +20,12 @@ PLAIN = tiny_runs.TEMPLATE
 RECURRENT = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
 # Of those that need more than one layer to have one of each kind, or a template of their own.
 CASES = {
-  "ministral": (PLAIN, {"num_hidden_layers": 3}),
   "granitemoehybrid": (PLAIN, {"layer_types": ["full_attention"]}),
-  "qwen3_5_text": (PLAIN, RECURRENT),
   "qwen3_5_moe_text": (PLAIN, RECURRENT),
   "qwen3_next": (PLAIN, RECURRENT),
   "lfm2": (PLAIN, {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}),
   "gpt_oss": (forms.HARMONY, {"num_hidden_layers": 2}),  # one layer with a window and one without
   "qwen3_moe": (PLAIN, {"num_hidden_layers": 2, "mlp_only_layers": [0]}),
-  "olmo3": (PLAIN, {"num_hidden_layers": 4}),
   # Keys and values of the last two layers, one with a window, are the first ones'.
   "gemma4_text": (
     PLAIN,
@@ -43,7 +40,7 @@ CASES = {
     {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
   ),
   # Weights side by side in one tensor; experts; windows in most layers.
-  **{family: (PLAIN, {}) for family in ("llama", "phi3", "mixtral", "gemma3_text", "exaone4")},
+  **{family: (PLAIN, {}) for family in ("llama", "phi3", "mixtral", "gemma3_text")},
 }
 
 
@@ -100,7 +97,7 @@ def test_sample_prune_and_distill(tmp_path, family):
   ("ranking", "family", "layers"),
   [
     ("gradient", "qwen3_next", "Gated DeltaNet"),
-    ("attention", "qwen3_5_text", "Gated DeltaNet"),
+    ("attention", "qwen3_5_moe_text", "Gated DeltaNet"),
     ("gradient", "lfm2", "short convolutions"),
   ],
 )
