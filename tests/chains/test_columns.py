@@ -1,9 +1,9 @@
 """Rows whose parts the settings `columns` name."""
 
 import pytest
-from greedy_prune_jax.chains.formats_draft import gold
 
 from greedy_prune_jax.chains.formats import ColumnSettings
+from greedy_prune_jax.chains.formats_reply import gold
 from greedy_prune_jax.errors import UserError
 from tests.chains.test_formats import chain, talk
 from tests.helpers.format_examples import THOUGHT
