@@ -205,7 +205,7 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
 
 
 def _bytes_of_others(config: ModelConfig, positions: int, placement: Placement) -> int:
-  """What a device gets from the others that share a block, of which each runs so many positions."""
+  """Bytes from the others that share a block with a device, of which each runs some positions."""
   return (placement.sharing - 1) * positions * _column_bytes(config, placement)
 
 
