@@ -13,7 +13,7 @@ from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.publish.settings import PublishSettings
 from greedy_prune_jax.sample.settings import SampleSettings
 from greedy_prune_jax.study.settings import StudySettings
-from tests.helpers.attacks import cases_of, is_taken, mutated, mutated_text
+from tests.helpers.attacks import cases_of, is_taken, mutated, mutated_text, to_run
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_settings(number, settings_classes):
     except Exception as error:
       differs = {k: v for k, v in changed.items() if v != config[k]}
       raise AssertionError(f"{cls.__name__} {case}: {differs!r}"[:400]) from error
-  assert refused > 60
+  assert refused > to_run(200) / 3
 
 
 def test_budgets_and_entries_of_models():
