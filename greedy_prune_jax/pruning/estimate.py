@@ -43,7 +43,7 @@ class Devices(NamedTuple):
   known: str | None  # its name in `ACCELERATORS`
   platform: str
   replicas: int  # groups of devices that take chains side by side, over all processes
-  sharing: int  # devices that share the positions of a chain
+  slot_shards: int  # devices that share the positions of a chain
   split: int  # devices that share the weights
   peak_flops: float  # FLOP/s of one
   peak_source: str  # where that is from
@@ -57,7 +57,7 @@ class Devices(NamedTuple):
   @property
   def of_chain(self) -> int:
     """Devices that work on one chain."""
-    return self.sharing * self.split
+    return self.slot_shards * self.split
 
 
 def estimate_run(settings: PruneSettings) -> str:
@@ -113,16 +113,16 @@ def _devices(settings: PruneSettings) -> Devices:
     here = jax.device_count() if 0 in mesh.sizes.values() else mesh.given * jax.process_count()
     count = plan.num_devices or here
   left = max(count // mesh.given, 1)  # of an open axis
-  split, sharing = mesh.model or left, mesh.sequence or left
-  if count % (split * sharing):
+  split, slot_shards = mesh.model or left, mesh.sequence or left
+  if count % (split * slot_shards):
     sizes = " times ".join(f"mesh.{axis}={mesh.sizes[axis]}" for axis in (SEQUENCE, MODEL))
     raise UserError(
       f"{sizes} does not divide {count} devices; set plan.num_devices to their number over all "
       f"processes"
     )
   peak, source = _peak(settings, known)
-  replicas = count // (split * sharing)
-  return Devices(name, known, platform, replicas, sharing, split, peak, source, memory)
+  replicas = count // (split * slot_shards)
+  return Devices(name, known, platform, replicas, slot_shards, split, peak, source, memory)
 
 
 def _peak(settings: PruneSettings, known: str | None) -> tuple[float, str]:
@@ -174,7 +174,9 @@ def _format(
     how = f"ranking {settings.ranking}"
     if others := RANKINGS[settings.ranking].other_models:
       how += f" (without {others}, which is not counted)"
-  positions = f"{devices.sharing} share a chain's positions, " if devices.sharing > 1 else ""
+  positions = (
+    f"{devices.slot_shards} share a chain's positions, " if devices.slot_shards > 1 else ""
+  )
   rows = [
     ("chains", f"{len(tasks)}, with {min(lengths)} to {max(lengths)} reasoning tokens"),
     ("pruner", f"{settings.pruner}, {settings.dtype}; {how}, unit {settings.unit}"),
@@ -213,7 +215,7 @@ def _memory(
     devices.replicas,
     devices.split,
     devices.platform,
-    devices.sharing,
+    devices.slot_shards,
   )
   batching = plan_batching(
     segments,

@@ -62,7 +62,7 @@ class Program:
   rest: int  # slots of the smaller blocks that run what does not fill a block
   tile: int  # slots that attend together; a divisor of a device's share of both
   tile_by_tile: bool  # see `attend_tiles`
-  sharing: int = 1  # devices, along the mesh axis `sequence`, that share the slots of a block
+  slot_shards: int = 1  # devices, along the mesh axis `sequence`, that share the slots of a block
   objective: Objective = "joint"
   attention: AttentionKind = "xla"  # implementation of attention; the numbers are the same
   # Tokens behind a deletion whose changes are seen again after deletions close by; 0 where no
@@ -208,24 +208,24 @@ def _run_block(
   scorer: Scorer, state: ChainState, slots: Slots
 ) -> tuple[Float[Array, "T 2"], Bool[Array, " T"], Caches]:
   """A block's `_slot_log_probs`, and its part of the caches, [L, T, ...], as bits."""
-  sharing = scorer.program.sharing
-  own_slots = jax.tree.map(lambda x: _own_part(x, sharing), slots)
+  slot_shards = scorer.program.slot_shards
+  own_slots = jax.tree.map(lambda x: _own_shard(x, slot_shards), slots)
   hidden, keys_values = _run_layers(scorer, state, slots, own_slots)
   log_probs, counted = _slot_log_probs(scorer, state, own_slots, hidden)
-  return _all_parts(log_probs, sharing), _all_parts(counted, sharing), keys_values
+  return _all_gather(log_probs, slot_shards), _all_gather(counted, slot_shards), keys_values
 
 
-def _own_part(x: Array, sharing: int) -> Array:
+def _own_shard(x: Array, slot_shards: int) -> Array:
   """The slots [T, ...] of a block that this one of the devices which share it runs."""
-  if sharing == 1:
+  if slot_shards == 1:
     return x
-  size = x.shape[0] // sharing
+  size = x.shape[0] // slot_shards
   return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(SEQUENCE) * size, size)
 
 
-def _all_parts(x: Array, sharing: int) -> Array:
+def _all_gather(x: Array, slot_shards: int) -> Array:
   """The slots of the whole block, on each of the devices that share it."""
-  return x if sharing == 1 else jax.lax.all_gather(x, SEQUENCE, tiled=True)
+  return x if slot_shards == 1 else jax.lax.all_gather(x, SEQUENCE, tiled=True)
 
 
 def _run_layers(
@@ -245,7 +245,7 @@ def _run_layers(
     attend_slots = partial(attend_tiles, text_tile=text_tile, tile_by_tile=program.tile_by_tile)
 
   def attend(q, k, v, window, sinks, cache):
-    block = (_all_parts(x.astype(dtype), program.sharing) for x in (k, v))
+    block = (_all_gather(x.astype(dtype), program.slot_shards) for x in (k, v))
     own = KeyValues(*block)
     out = attend_slots(
       q,
@@ -270,7 +270,9 @@ def _run_layers(
 
   def recur(mixed, layer):
     # A recurrence goes from slot to slot: each device runs those of all.
-    of_all = jax.tree.map(lambda x: _all_parts(x, program.sharing), mixed._replace(filter=None))
+    of_all = jax.tree.map(
+      lambda x: _all_gather(x, program.slot_shards), mixed._replace(filter=None)
+    )
     mixed = of_all._replace(filter=mixed.filter)
     out, own = recur_slots(
       mixed,
@@ -282,7 +284,7 @@ def _run_layers(
       config=decoder.config,
       dtype=dtype,
     )
-    return _own_part(out, program.sharing), bfloat16_as_uint16(own, decoder.platform)
+    return _own_shard(out, program.slot_shards), bfloat16_as_uint16(own, decoder.platform)
 
   layers[recurrence] = jnp.arange(len(decoder.config.recurrent_layers))
   return decoder.run_layers(x, own_slots.position, attend, layers, recur=recur)

@@ -35,7 +35,7 @@ class Placement(NamedTuple):
   replicas: int  # devices, or groups of `split`, that take chains side by side
   split: int  # devices that share the weights
   platform: str  # `cpu`, `gpu` or `tpu`
-  sharing: int = 1  # devices that share the positions of a chain
+  slot_shards: int = 1  # devices that share the positions of a chain
 
 
 def placement_of(model: Model) -> Placement:
@@ -62,23 +62,23 @@ def places_of(segments: Segments) -> int:
   return bucket(len(segments) + 1, KEY_BLOCK)
 
 
-def block_sizes(block_positions: int, platform: str, sharing: int = 1) -> dict[str, Any]:
+def block_sizes(block_positions: int, platform: str, slot_shards: int = 1) -> dict[str, Any]:
   """Those of `Program`, for a kind of device.
 
   Args:
-    sharing: devices that share the slots of a block.
+    slot_shards: devices that share the slots of a block.
   """
   on_cpu = platform == "cpu"
   if block_positions < KEY_BLOCK:
     tile = 16
-    block = rest = round_up(block_positions, tile * sharing)
+    block = rest = round_up(block_positions, tile * slot_shards)
   else:
     tile = 64 if on_cpu else KEY_BLOCK
-    least = KEY_BLOCK * sharing
+    least = KEY_BLOCK * slot_shards
     block = round_up(block_positions, least)
     rest = round_up(block // 12, least)
   sizes = {"block": block, "rest": rest, "tile": tile}
-  return {**sizes, "tile_by_tile": on_cpu, "sharing": sharing}
+  return {**sizes, "tile_by_tile": on_cpu, "slot_shards": slot_shards}
 
 
 def suffix_positions(segments: Segments, unit_sizes: Sequence[int] | None) -> int:
@@ -125,12 +125,12 @@ def plan_batching(
   if memory is None:
     block_positions, free = _CPU_BLOCK_POSITIONS, _CPU_BYTES
   else:
-    of_position = bytes_per_position(config, split) + _bytes_of_others(config, 1, placement)
+    of_position = bytes_per_position(config, split) + _gathered_bytes(config, 1, placement)
     most = min(_MOST_BLOCK_POSITIONS, memory / 2 / of_position)
     of_device = max(int(most) // KEY_BLOCK, 1) * KEY_BLOCK
-    block_positions = of_device * placement.sharing
+    block_positions = of_device * placement.slot_shards
     free = memory - _block_bytes(config, of_device, split)
-    free -= _bytes_of_others(config, of_device, placement)
+    free -= _gathered_bytes(config, of_device, placement)
   size = batch_size or max(1, int(free / 2 / chain)) * replicas
   batches: list[list[int]] = []
   positions, angles = 0.0, None
@@ -171,9 +171,9 @@ def batch_bytes(
   chains = -(-max(map(len, batching.batches)) // placement.replicas)
   of_chain = _chain_bytes(config, places, placement)
   of_chain += kept * _column_bytes(config, placement)
-  of_device = batching.block_positions // placement.sharing
+  of_device = batching.block_positions // placement.slot_shards
   of_block = _block_bytes(config, of_device, placement.split)
-  return of_block + _bytes_of_others(config, of_device, placement) + chains * of_chain
+  return of_block + _gathered_bytes(config, of_device, placement) + chains * of_chain
 
 
 def bytes_per_position(config: ModelConfig, split: int = 1) -> int:
@@ -204,9 +204,9 @@ def _block_bytes(config: ModelConfig, positions: int, split: int) -> int:
   return positions * bytes_per_position(config, split) + logits
 
 
-def _bytes_of_others(config: ModelConfig, positions: int, placement: Placement) -> int:
+def _gathered_bytes(config: ModelConfig, positions: int, placement: Placement) -> int:
   """Bytes from the others that share a block with a device, of which each runs some positions."""
-  return (placement.sharing - 1) * positions * _column_bytes(config, placement)
+  return (placement.slot_shards - 1) * positions * _column_bytes(config, placement)
 
 
 def _column_bytes(config: ModelConfig, placement: Placement) -> int:

@@ -79,8 +79,10 @@ def start_prompt(model: Model, segments: Segments, block_positions: int) -> Cach
   return _start(model.graph_for(len(segments)), model.inference_params, texts, program=program)
 
 
-def _program(model: Model, segments: Segments, block_positions: int, sharing: int = 1) -> Program:
-  sizes = block_sizes(block_positions, model.platform, sharing)
+def _program(
+  model: Model, segments: Segments, block_positions: int, slot_shards: int = 1
+) -> Program:
+  sizes = block_sizes(block_positions, model.platform, slot_shards)
   # Few positions: blocks of the larger size would only be compiled.
   sizes["block"] = sizes["rest"]
   return Program(places=places_of(segments), units=1, kept=0, **sizes)
