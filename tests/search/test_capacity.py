@@ -37,15 +37,30 @@ def _llama_8b():
   )
 
 
-def test_blocks_are_multiples_of_their_tiles():
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+def test_blocks_are_multiples_of_their_tiles_on_each_device(shards):
   for platform in ("cpu", "gpu", "tpu"):
     for positions in (1, 48, 127, 128, 200, 1536, 32_768):
-      sizes = block_sizes(positions, platform)
+      sizes = block_sizes(positions, platform, shards)
       assert sizes["block"] >= positions
       for size in (sizes["block"], sizes["rest"]):
-        assert size % sizes["tile"] == 0
-        assert size < KEY_BLOCK or size % KEY_BLOCK == 0
+        assert size % (shards * sizes["tile"]) == 0
+        assert size < shards * KEY_BLOCK or size % KEY_BLOCK == 0
       assert sizes["rest"] <= sizes["block"]
+
+
+def test_devices_that_share_a_block_make_room_for_what_the_others_run():
+  config, segments = _llama_8b(), [random_segments(0, 32, (100, 300, 8))] * 8
+  shared = ONE._replace(slot_shards=4)
+  alone, among = (
+    plan_batching(segments, config, 0, [1e6] * 8, 16e9, placement) for placement in (ONE, shared)
+  )
+  of_device = among.block_positions // 4
+  assert 0 < of_device < alone.block_positions
+  places = places_of(segments[0])
+  own = batch_bytes(config, among._replace(block_positions=of_device), places, 0, ONE)
+  gathered = 3 * of_device * 2 * 32 * 8 * 128 * 2  # keys and values of all layers, 2 bytes each
+  assert batch_bytes(config, among, places, 0, shared) - own == gathered
 
 
 @pytest.mark.parametrize("unit_sizes", [None, (2, 1, 4)])
