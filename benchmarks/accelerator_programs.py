@@ -86,6 +86,7 @@ class Program:
     memory: our estimate of what it takes on one device; None: we make none.
     trips: rounds of its loops whose count the program does not show, from their source and
       depth.
+    kernel_costs: FLOPs and bytes of one run of its Pallas kernel, if it has one, on one device.
   """
 
   trace: Callable[[], Any]
@@ -93,6 +94,7 @@ class Program:
   needed_bytes: float | None = None
   memory: float | None = None
   trips: Callable[[str, int], float | None] = lambda source, depth: 1.0
+  kernel_costs: tuple[float, ...] = ()
 
 
 def decode_step(place: Place, config: ModelConfig, dtype: str, rows: int, capacity: int) -> Program:

@@ -82,6 +82,7 @@ def prune_step(
   of_chains = [place.array((batch,), kind, P(DATA)) for kind in (jnp.bool, jnp.int32, jnp.bool)]
   block = _first_block(program, segments, -(-program.block // needed))
   plan = screen and RacePlan(margin=screen.margin)
+  kernel = _kernel_costs(config, program, block, itemsize)
   return Program(
     lambda: prune_steps.trace(
       model.graph,
@@ -96,6 +97,7 @@ def prune_step(
     flops=_block_flops(config, program.block, block) / (place.model * place.sequence),
     memory=weights + batch_bytes(config, batching, places_of(segments), program.kept, placement),
     trips=lambda source, depth: _trips(program, block, source),
+    kernel_costs=tuple(x / (place.model * place.sequence) for x in kernel),
   )
 
 
@@ -133,11 +135,13 @@ class _Block:
 
   Attributes:
     key_blocks: rounds of the tiles' loops over keys, on average over the four kinds of keys.
+    tile_keys: keys of the blocks that the tiles see, summed over tiles.
     seen: keys that a slot sees, on average.
     counted: slots that meet the LM head.
   """
 
   key_blocks: float
+  tile_keys: float
   seen: float
   counted: float
 
@@ -169,8 +173,10 @@ def _first_block(program: scorer.Program, segments: Segments, chains: int) -> _B
   low, high = np.moveaxis(np.asarray(intervals), 2, 0)
   counts_from = texts.num_prompt if program.objective == "joint" else texts.answer_start
   counted = slots.valid & (slots.source + 1 >= counts_from[slots.chain])
+  key_blocks = -(-last // KEY_BLOCK) - first // KEY_BLOCK
   return _Block(
-    key_blocks=float((-(-last // KEY_BLOCK) - first // KEY_BLOCK).max(axis=0).mean()),
+    key_blocks=float(key_blocks.max(axis=0).mean()),
+    tile_keys=float(KEY_BLOCK * key_blocks.sum()),
     seen=float(np.maximum(high - low, 0).sum() / program.block),
     counted=float(counted.sum()),
   )
@@ -180,6 +186,20 @@ def _block_flops(config: ModelConfig, slots: int, block: _Block) -> float:
   attention = 4.0 * config.num_layers * config.num_heads * config.head_dim * block.seen
   of_slot = 2.0 * config.matmul_params(head=False) + attention
   return slots * of_slot + 2.0 * config.vocab_size * config.model_dim * block.counted
+
+
+def _kernel_costs(
+  config: ModelConfig, program: scorer.Program, block: _Block, itemsize: int
+) -> tuple[float, float]:
+  """Reckoned FLOPs and bytes of the attention kernel in one layer.
+
+  Each tile reads the keys and values of its blocks once. (A GPU's programs for parts of a tile ask
+  for them again, but run side by side, so that they find them in its cache.)
+  """
+  queries = program.block * config.num_heads * config.head_dim  # numbers in them, and in the result
+  keys_values = 2 * block.tile_keys * config.num_kv_heads * config.head_dim
+  flops = 4.0 * program.tile * block.tile_keys * config.num_heads * config.head_dim
+  return flops, queries * (itemsize + 4.0) + keys_values * itemsize
 
 
 def _trips(program: scorer.Program, block: _Block, source: str) -> float:

@@ -8,7 +8,7 @@ device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own
 cannot both hold libtpu). For each program: compile time on this machine; memory of a device beside
 our estimate; FLOPs beside our count; HBM bytes beside what must be read, and by cause; collectives
 by kind and dtype; the roof (see `hlo_costs`), and from it the best share of the peak; on a TPU also
-the share by libtpu's own cycles. What a kernel does inside (Pallas) the roof does not see.
+the share by libtpu's own cycles. What a kernel of ours (Pallas) reads and multiplies is reckoned.
 
 Each target and mesh is compiled in a process of its own; rows go to OUT/rows.jsonl as they are
 made, those that fail with their error, and the table to OUT/table.txt.
@@ -114,7 +114,7 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
   compiled = traced.lower().compile()
   seconds = time.monotonic() - started
   text = compiled.as_text()
-  costs = read_costs(text, program.trips)
+  costs = read_costs(text, program.trips, program.kernel_costs)
   memory = compiled.memory_analysis()
   taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   taken += memory.output_size_in_bytes - memory.alias_size_in_bytes

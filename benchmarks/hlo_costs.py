@@ -135,23 +135,30 @@ class Costs:
 TripCount = Callable[[str, int], float | None]
 
 
-def read_costs(text: str, trip_count: TripCount = lambda source, depth: None) -> Costs:
+def read_costs(
+  text: str,
+  trip_count: TripCount = lambda source, depth: None,
+  kernel_costs: Sequence[float] = (),
+) -> Costs:
   """Costs of a program.
 
   Args:
     text: optimised HLO, from `compiled.as_text()`.
     trip_count: runs of a loop whose count the program does not show, from its source and its depth
       (0 for a loop that is in no other); None where that is unknown.
+    kernel_costs: FLOPs and bytes of one run of the program's Pallas kernel. XLA shows neither, and
+      the whole of what it reads from would be counted.
   """
-  return _Reader(parse_module(text), trip_count).costs()
+  return _Reader(parse_module(text), trip_count, kernel_costs).costs()
 
 
 class _Reader:
   """Adds up a module's kernels, computation by computation."""
 
-  def __init__(self, module: Module, trip_count: TripCount):
+  def __init__(self, module: Module, trip_count: TripCount, kernel_costs: Sequence[float]):
     self._module = module
     self._trip_count = trip_count
+    self._kernel_costs = kernel_costs
     self._unknown: list[str] = []
     self._kernels = functools.cache(self._walk)
 
@@ -209,6 +216,8 @@ class _Reader:
     else:
       flops = product_flops(x, around) if op in ("dot", "convolution") else 0.0
       num_bytes = _plain_bytes(x, op, around)
+    if op == "custom-call" and x.source.endswith("pallas_call") and self._kernel_costs:
+      flops, num_bytes = self._kernel_costs
     cycles = re.search(r'"estimated_cycles":"(\d+)"', x.attributes)
     return Kernel(
       times=1.0,

@@ -1,5 +1,6 @@
 """Programs compiled for devices that are not here; for real where the extras are installed."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -17,6 +18,7 @@ from benchmarks import accelerator_search
 from benchmarks.accelerator_programs import Program
 from benchmarks.accelerator_targets import TARGETS
 from benchmarks.accelerators import compile_row, table
+from benchmarks.shapes import SHAPES
 from greedy_prune_jax.chains.segments import Segments
 from greedy_prune_jax.scoring import scorer
 
@@ -71,13 +73,31 @@ def test_a_block_of_a_search_sees_what_its_candidates_see():
   # Of four kinds of keys, all in blocks of 128: the text before the gap, and the block's own.
   # Of these the last tile sees two: its first candidate began in the tile before.
   assert block.key_blocks == (1 + 2) / 4
+  assert block.tile_keys == 128 * 5  # two of the first tile, three of the last
+
+
+def test_the_kernel_reads_the_keys_of_each_tile_once_a_head():
+  program = scorer.Program(
+    places=128, units=64, kept=0, block=256, rest=128, tile=128, tile_by_tile=False
+  )
+  block = accelerator_search._Block(key_blocks=1.5, tile_keys=640.0, seen=9.0, counted=600.0)
+  config = dataclasses.replace(SHAPES["tiny"], num_heads=8, num_kv_heads=2, head_dim=16)
+  flops, num_bytes = accelerator_search._kernel_costs(config, program, block, itemsize=2)
+  assert flops == 2 * (2 * 128 * 640 * 8 * 16)  # scores and mixed values, of all heads
+  queries, keys, values, out = (
+    2 * 256 * 8 * 16,
+    2 * 640 * 2 * 16,
+    2 * 640 * 2 * 16,
+    4 * 256 * 8 * 16,
+  )
+  assert num_bytes == queries + keys + values + out
 
 
 def test_loops_of_a_search_are_counted_once_a_block():
   program = scorer.Program(
     places=128, units=64, kept=0, block=256, rest=128, tile=128, tile_by_tile=False
   )
-  block = accelerator_search._Block(key_blocks=1.5, seen=9.0, counted=600.0)
+  block = accelerator_search._Block(key_blocks=1.5, tile_keys=384.0, seen=9.0, counted=600.0)
   at = functools.partial(accelerator_search._trips, program, block)
   assert at("jit(prune_steps)/while") == 1  # steps
   assert at("jit(prune_steps)/while/body/blocks_256/while") == 1

@@ -73,6 +73,21 @@ def test_bytes_by_cause_leave_nothing_out():
   assert causes["layers"] > 0.5 * costs.num_bytes
 
 
+def test_a_kernel_of_ours_costs_what_its_caller_reckons():
+  at = 'metadata={op_name="jit(f)/attend/pallas_call"}'
+  text = f"""HloModule jit_f
+ENTRY %main (x: f32[64,64]) -> f32[64,64] {{
+  %x = f32[64,64]{{1,0}} parameter(0)
+  ROOT %k = f32[64,64]{{1,0}} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton", {at}
+}}
+"""
+  assert read_costs(text).num_bytes == 2 * N * N * 4  # all of what it is given
+  costs = read_costs(text, kernel_costs=(12.0, 34.0))
+  assert (costs.flops, costs.num_bytes) == (12, 34)
+  other = read_costs(text.replace("pallas_call", "cholesky"), kernel_costs=(12.0, 34.0))
+  assert other.num_bytes == 2 * N * N * 4
+
+
 def test_tiles_pad_and_vector_memory_is_free():
   tiled = ArrayShape("bf16", (3, 100), "1,0:T(8,128)(2,1)")
   assert tiled.num_bytes == 8 * 128 * 2
