@@ -78,6 +78,7 @@ OTHERS = (
       "layers.experts.up_bias": "mlp.experts.gate_up_proj_bias",
       "layers.experts.down_bias": "mlp.experts.down_proj_bias",
     },
+    transposed_experts=True,
     gguf=GgufNames(
       architecture="gpt-oss",
       defaults={"attention.sliding_window": 128, "attention.sliding_window_pattern": 2},

@@ -82,6 +82,8 @@ class Family:
   unrotated: str = ""  # rule for layers without rope: a name of `hf_config.UNROTATED`; empty: none
   partial_rotary: bool = False  # True if a part of each head may be rotated
   query_growth: bool = False  # True if queries may grow with their positions
+  # True if tensors of experts are [inputs, outputs], gates and ups in turns.
+  transposed_experts: bool = False
   # True if the dimensions of a head that rope rotates as a pair lie side by side.
   interleaved: bool = False
   # True if layers without a window may have other heads than those with one.

@@ -123,7 +123,8 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
     places = np.ndindex(*values[paths[0]].shape[:numbered])
     for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):
       blocks = [_stored(model.config, path, name, values[path][place]) for path in paths]
-      layout, groups = layout_of(paths[0], name), row_groups(model.config, paths[0], name)
+      of_first = model.config, paths[0], name
+      layout, groups = layout_of(*of_first), row_groups(*of_first)
       tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, layout, groups)
       yield one, np.ascontiguousarray(tensor.astype(dtype))
   for name, value in family.constants.items():
@@ -143,7 +144,7 @@ def _fused(blocks: list[np.ndarray], layout: Layout, groups: int) -> np.ndarray:
 
 def _stored(config: ModelConfig, path: str, name: str, value: jax.Array) -> np.ndarray:
   """A part of a parameter in the axes of its tensor."""
-  layout, block = layout_of(path, name), np.asarray(jax.device_get(value))
+  layout, block = layout_of(config, path, name), np.asarray(jax.device_get(value))
   order = head_order(config, path)
   if order is not None:
     block = block.take(np.argsort(order), layout.axes.index("H"))

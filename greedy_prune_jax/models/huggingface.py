@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.families import FAMILIES
-from greedy_prune_jax.models.fused_experts import split_experts
 from greedy_prune_jax.models.hf_config import read_hf_config
 from greedy_prune_jax.models.layouts import shared_tensors
 from greedy_prune_jax.models.parameters import Index, TensorSource
@@ -60,7 +60,20 @@ def open_huggingface(folder: str | Path) -> tuple[ModelConfig, TensorSource, dic
   if config.tied_head:
     _check_tied_head(checkpoint, names["embedding"], names["head"])
   tensors = DequantisedTensors(checkpoint, checkpoint.read_stored)
-  return config, split_experts(tensors, names), names
+  return config, tensors, _with_fused_experts(names, tensors.names)
+
+
+def _with_fused_experts(names: dict[str, str], stored: Collection[str]) -> dict[str, str]:
+  """The names, those of tensors of all experts where such are stored in place of one an expert.
+
+  So transformers 5 holds them, and Qwen3.5's folders store them.
+  """
+  module, of_each, _ = names["layers.experts.gate"].partition(".{expert}.gate_proj.weight")
+  fused = {"gate": "gate_up_proj", "up": "gate_up_proj", "down": "down_proj"} if of_each else {}
+  there = {name.rpartition(".")[2] for name in stored}
+  return names | {
+    f"layers.experts.{part}": f"{module}.{name}" for part, name in fused.items() if name in there
+  }
 
 
 class _Checkpoint(TensorSource):

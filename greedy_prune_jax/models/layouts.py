@@ -30,14 +30,17 @@ class Layout:
 
 LAYOUTS = {name: Layout(axes, stored) for name, (axes, stored) in AXES.items()}
 
-# Ends of the names of tensors that lie otherwise: gpt-oss has experts as [inputs, outputs], Gemma 4
-# each expert's gates before its ups. The first that fits counts.
+# Ends of the names of tensors that lie otherwise: each expert's gates before its ups.
+_GATES_BEFORE_UPS = Layout("EDI", ("E", "I", "D"), joined=1)
 _OTHER_LAYOUTS: dict[str, Layout] = {
-  ".mlp.experts.gate_up_proj": Layout("EDI", ("E", "D", "I"), turns=2),
-  ".mlp.experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
-  ".mlp.experts.down_proj": Layout("EID", ("E", "I", "D")),
-  ".experts.gate_up_proj": Layout("EDI", ("E", "I", "D"), joined=1),
-  ".ffn_gate_up_exps.weight": Layout("EDI", ("E", "I", "D"), joined=1),
+  ".experts.gate_up_proj": _GATES_BEFORE_UPS,
+  ".ffn_gate_up_exps.weight": _GATES_BEFORE_UPS,
+}
+# The same of families with `transposed_experts`.
+_TRANSPOSED_LAYOUTS: dict[str, Layout] = {
+  ".experts.gate_up_proj": Layout("EDI", ("E", "D", "I"), turns=2),
+  ".experts.gate_up_proj_bias": Layout("EI", ("E", "I"), turns=2),
+  ".experts.down_proj": Layout("EID", ("E", "I", "D")),
 }
 
 
@@ -109,11 +112,11 @@ def head_order(config: ModelConfig, name: str) -> np.ndarray | None:
   return np.concatenate([pairs, others.reshape(2, -1)], axis=1).reshape(-1)
 
 
-def layout_of(path: str, name: str) -> Layout:
+def layout_of(config: ModelConfig, path: str, name: str) -> Layout:
   """The layout of a parameter whose tensors have this name: one for each expert, or one for all."""
-  layout = next(
-    (x for end, x in _OTHER_LAYOUTS.items() if name.endswith(end)), LAYOUTS[base_path(path)]
-  )
+  transposed = FAMILIES[config.family].transposed_experts
+  others = _TRANSPOSED_LAYOUTS if transposed else _OTHER_LAYOUTS
+  layout = next((x for end, x in others.items() if name.endswith(end)), LAYOUTS[base_path(path)])
   return Layout(layout.axes[1:], layout.stored[1:]) if "{expert}" in name else layout
 
 
@@ -152,7 +155,8 @@ def fused_places(config: ModelConfig, names: Mapping[str, str]) -> dict[str, int
   ends: dict[tuple[str, str], int] = {}
   starts: dict[str, int] = {}
   for path, name in names.items():
-    sizes, layout, tensor = axis_sizes(config, path), layout_of(path, name), (part_of(path), name)
+    sizes, layout = axis_sizes(config, path), layout_of(config, path, name)
+    tensor = part_of(path), name
     starts[path] = ends.get(tensor, 0)
     joined = layout.stored[layout.joined]
     size = math.prod(sizes[a] for a in joined) if layout.turns == 1 else 1

@@ -138,7 +138,8 @@ def _check_tensors(config: ModelConfig, source: TensorSource, names: Mapping[str
   unexpected = set(source.names)
   shapes: dict[tuple[str, str], tuple[int, ...]] = {}
   for path, template in names.items():
-    layout, sizes, part = layout_of(path, template), axis_sizes(config, path), part_of(path)
+    layout, part = layout_of(config, path, template), part_of(path)
+    sizes = axis_sizes(config, path)
     shape = [math.prod(sizes[a] for a in group) for group in layout.stored]
     shape[-1] *= layout.turns
     if layout.turns == 1:
@@ -218,7 +219,8 @@ class _ParameterReader:
 
   def _read_tensor(self, name: str, index: Index) -> np.ndarray:
     """Part of one tensor, its axes in our order."""
-    sizes, layout = axis_sizes(self.config, self.path), layout_of(self.path, self.name)
+    sizes = axis_sizes(self.config, self.path)
+    layout = layout_of(self.config, self.path, self.name)
     wanted = dict(zip(layout.axes, index, strict=True))
     order = head_order(self.config, self.path)
     if order is not None:
