@@ -114,7 +114,10 @@ def _triton() -> ModuleType:
 
 
 def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, interpret) -> Array:
-  """One program for each block of queries of a head."""
+  """One program for each block of queries of a head.
+
+  Those of one tile and head run side by side, so that the next ones find its keys in the cache.
+  """
   triton = _triton()
   count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
@@ -129,7 +132,7 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
 
   def run(layer, chains, common, intervals, q, own_k, own_v, text_k, text_v, kept_k, kept_v, *rest):
     *sinks, out = rest
-    y = pl.program_id(0)
+    y = pl.program_id(1)
     of_chain = layer[0], chains[y]
     of_text, of_kept = (text_k, text_v, of_chain), (kept_k, kept_v, of_chain)
     is_dim = jax.lax.broadcasted_iota(jnp.int32, (1, width), 1) < head_dim
@@ -154,20 +157,20 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
     triton.store(out, state.result(), mask=is_dim)
 
   whole = [pl.BlockSpec(x.shape, lambda *_, n=x.ndim: (0,) * n) for x in (chains, common)]
-  of_head = pl.BlockSpec((None, None, sizes.queries, width), lambda y, i, k: (y, k, i, 0))
-  own_spec = pl.BlockSpec((own.k.shape[0], None, width), lambda y, i, k: (0, k, 0))
+  of_head = pl.BlockSpec((None, None, sizes.queries, width), lambda i, y, k: (y, k, i, 0))
+  own_spec = pl.BlockSpec((own.k.shape[0], None, width), lambda i, y, k: (0, k, 0))
   text_spec, kept_spec = (
-    pl.BlockSpec((*x.k.shape[:3], None, width), lambda y, i, k: (0, 0, 0, k, 0))
+    pl.BlockSpec((*x.k.shape[:3], None, width), lambda i, y, k: (0, 0, 0, k, 0))
     for x in (text, kept)
   )
   per_tile = tile // sizes.queries
   seen = pl.BlockSpec(
-    (None, _SOURCES, 2, sizes.queries), lambda y, i, k: (y, 0, 0, jax.lax.rem(i, per_tile))
+    (None, _SOURCES, 2, sizes.queries), lambda i, y, k: (y, 0, 0, jax.lax.rem(i, per_tile))
   )
   return pl.pallas_call(
     run,
     out_shape=jax.ShapeDtypeStruct(q.shape, jnp.float32),
-    grid=(count, num_queries // sizes.queries, kv_heads),
+    grid=(num_queries // sizes.queries, count, kv_heads),
     in_specs=[
       pl.BlockSpec((1,), lambda *_: (0,)),
       *whole,
@@ -176,7 +179,7 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
       *[own_spec] * 2,
       *[text_spec] * 2,
       *[kept_spec] * 2,
-      *[pl.BlockSpec((None, sizes.queries), lambda y, i, k: (k, i))] * len(sinks),
+      *[pl.BlockSpec((None, sizes.queries), lambda i, y, k: (k, i))] * len(sinks),
     ],
     out_specs=of_head,
     interpret=interpret,
