@@ -7,13 +7,15 @@ Nothing runs and nothing is measured: every figure is *compiled*, read from what
 device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes
 cannot both hold libtpu). For each program: compile time on this machine; memory of a device beside
 our estimate; FLOPs beside our count; HBM bytes beside what must be read, and by cause; collectives
-by kind and dtype; the roof (see `hlo_costs`), and from it the best share of the peak; on a TPU also
-the share by libtpu's own cycles. What a kernel of ours (Pallas) reads and multiplies is reckoned.
+by kind and dtype; the roof (see `hlo_costs`), by cause too, and from it the best share of the peak;
+on a TPU also the share by libtpu's own cycles. What a kernel of ours (Pallas) reads and multiplies
+is reckoned.
 
 Each target and mesh is compiled in a process of its own; rows go to OUT/rows.jsonl as they are
 made, those that fail with their error, and the table to OUT/table.txt.
 """
 
+import functools
 import json
 import math
 import os
@@ -40,11 +42,13 @@ _SHAPES = flags.DEFINE_list("shapes", ["135m", "1.5b", "8b", "30b-a3b"], "Of `sh
 _PROGRAMS = flags.DEFINE_string("programs", "", "Only programs whose name has this expression.")
 _CHILD = flags.DEFINE_string("child", None, "Compile for this target and mesh in this process.")
 
-# Causes of HBM bytes: the first whose expression is in `OP SOURCE` of a kernel counts.
+# Causes of HBM bytes and of the roof's time: the first whose expression is in `OP SOURCE` of a
+# kernel counts.
 CAUSES = (
   ("collectives", r"^(all-|reduce-scatter|collective-|ragged-)"),
   ("copies", r"^(copy|transpose|slice|dynamic-slice|pad|concatenate)\b"),
   ("head", r"/head/"),
+  ("kernel", r"/pallas_call$"),
   ("attention", r"/attend/"),
   ("products", r"dot_general|^dot|^convolution|gemm"),
   ("conversions", r"convert_element_type$"),
@@ -115,6 +119,7 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
   seconds = time.monotonic() - started
   text = compiled.as_text()
   costs = read_costs(text, program.trips, program.kernel_costs)
+  by_cause = functools.partial(costs.by_cause, CAUSES)
   memory = compiled.memory_analysis()
   taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   taken += memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -135,12 +140,16 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
     "counted_TFLOP": program.flops and program.flops / 1e12,
     "HBM_GB": costs.num_bytes / 1e9,
     "needed_GB": program.needed_bytes and program.needed_bytes / 1e9,
-    "causes_GB": {k: v / 1e9 for k, v in costs.bytes_by_cause(CAUSES).items()},
+    "causes_GB": {k: v / 1e9 for k, v in by_cause(lambda kernel: kernel.num_bytes).items()},
     "collectives": {
       f"{kind} {of}": [count, size / 1e9]
       for (kind, of), (count, size) in costs.collectives().items()
     },
     "roof_ms": 1000 * roof,
+    "causes_ms": {
+      f"{k}_ms": 1000 * v
+      for k, v in by_cause(lambda kernel: kernel.seconds(peak, target.bandwidth)).items()
+    },
     "best_share": flops / peak / roof if roof else 0.0,
   }
   if target.clock and costs.cycles:

@@ -117,18 +117,21 @@ class Costs:
         )
     return found
 
-  def bytes_by_cause(self, causes: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """HBM bytes by cause.
+  def by_cause(
+    self, causes: Sequence[tuple[str, str]], cost: Callable[[Kernel], float]
+  ) -> dict[str, float]:
+    """A cost by cause.
 
     Args:
       causes: names, each with a regular expression that is searched in `OP SOURCE` of a kernel; the
         first that matches counts, and what none matches is `other`.
+      cost: of one run of a kernel: its HBM bytes, say.
     """
     found: dict[str, float] = collections.defaultdict(float)
     for kernel in self.kernels:
       text = f"{kernel.op} {kernel.source}"
       cause = next((name for name, pattern in causes if re.search(pattern, text)), "other")
-      found[cause] += kernel.times * kernel.num_bytes
+      found[cause] += kernel.times * cost(kernel)
     return dict(found)
 
 

@@ -123,8 +123,8 @@ def _stored_tensors(model: Model, dtype: jnp.dtype) -> Iterator[tuple[str, np.nd
     places = np.ndindex(*values[paths[0]].shape[:numbered])
     for one, place in zip(tensor_names(model.config, paths[0], name), places, strict=True):
       blocks = [_stored(model.config, path, name, values[path][place]) for path in paths]
-      of_first = model.config, paths[0], name
-      layout, groups = layout_of(*of_first), row_groups(*of_first)
+      layout = layout_of(model.config, paths[0], name)
+      groups = row_groups(model.config, paths[0], name)
       tensor = blocks[0] if len(blocks) == 1 else _fused(blocks, layout, groups)
       yield one, np.ascontiguousarray(tensor.astype(dtype))
   for name, value in family.constants.items():

@@ -66,11 +66,14 @@ def test_the_roof_takes_the_slower_of_products_and_memory():
   assert costs.best_share(1e12, 1e30) == pytest.approx(1.0)
 
 
-def test_bytes_by_cause_leave_nothing_out():
+def test_costs_by_cause_leave_nothing_out():
   costs = read_costs(hlo(scanned, (N, N), (LAYERS, N, N)))
-  causes = costs.bytes_by_cause([("layers", "tanh|dot_general|while"), ("copies", "^copy")])
+  wanted = [("layers", "tanh|dot_general|while"), ("copies", "^copy")]
+  causes = costs.by_cause(wanted, lambda kernel: kernel.num_bytes)
   assert sum(causes.values()) == pytest.approx(costs.num_bytes)
   assert causes["layers"] > 0.5 * costs.num_bytes
+  seconds = costs.by_cause(wanted, lambda kernel: kernel.seconds(1e12, 1e9))
+  assert sum(seconds.values()) == pytest.approx(costs.roof_seconds(1e12, 1e9))
 
 
 def test_a_kernel_of_ours_costs_what_its_caller_reckons():
