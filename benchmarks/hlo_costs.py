@@ -125,7 +125,7 @@ class Costs:
     Args:
       causes: names, each with a regular expression that is searched in `OP SOURCE` of a kernel; the
         first that matches counts, and what none matches is `other`.
-      cost: of one run of a kernel: its HBM bytes, say.
+      cost: the cost of one run of a kernel, such as its HBM bytes.
     """
     found: dict[str, float] = collections.defaultdict(float)
     for kernel in self.kernels:
