@@ -5,8 +5,8 @@
 
 Nothing runs and nothing is measured: every figure is *compiled*, read from what XLA made for the
 device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes
-cannot both hold libtpu). For each program: compile time on this machine; memory of a device beside
-our estimate; FLOPs beside our count; HBM bytes beside what must be read, and by cause; collectives
+cannot both hold libtpu). For each program: compile time on this machine; memory of a device, and
+our estimate beside its peak; FLOPs beside our count; HBM bytes beside what must be read, and by cause; collectives
 by kind and dtype; the roof (see `hlo_costs`), by cause too, and from it the best share of the peak;
 on a TPU also the share by libtpu's own cycles. What a kernel of ours (Pallas) reads and multiplies
 is reckoned.
@@ -135,7 +135,8 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
     # For a TPU XLA compiles nothing that does not fit.
     "fits": target.platform == "tpu" or taken <= target.accelerator.memory,
     "estimate_GB": program.memory and program.memory / 1e9,
-    "estimate_ratio": program.memory and program.memory / taken,
+    # Of a TPU the sum that `memory_GB` is can be more than the device has, and yet all fits.
+    "estimate_ratio": program.memory and program.memory / memory.peak_memory_in_bytes,
     "TFLOP": costs.flops / 1e12,
     "counted_TFLOP": program.flops and program.flops / 1e12,
     "HBM_GB": costs.num_bytes / 1e9,

@@ -88,7 +88,7 @@ def get_config() -> config_dict.ConfigDict:
   # The run. Attention, batch size and mesh change only the rounding of sums. So NLLs differ by
   # rounding errors, and two deletions that are closer than these can change places: rarely in
   # float32, but in bfloat16 orders do differ (docs/measured.md has the errors).
-  config.attention = "xla"  # xla; or pallas: a fused kernel, one device a process, not timed yet
+  config.attention = "xla"  # xla; or pallas: a fused kernel, not timed yet
   # Chains searched at once. 0: as many as a step can use and the memory holds (on a CPU, 2 GB for
   # chains): several short ones, one long one.
   config.batch_size = 0

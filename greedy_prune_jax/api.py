@@ -21,8 +21,8 @@ from greedy_prune_jax.configs.prune import get_config
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
-from greedy_prune_jax.parallel import make_mesh, mesh_of, weight_shardings
-from greedy_prune_jax.pruning.run import check_attention, search_tasks
+from greedy_prune_jax.parallel import make_mesh, weight_shardings
+from greedy_prune_jax.pruning.run import search_tasks
 from greedy_prune_jax.pruning.settings import PruneSettings
 from greedy_prune_jax.pruning.tasks import PruneTask, make_tasks
 from greedy_prune_jax.rankings.steps import score_without, unit_positions
@@ -239,10 +239,7 @@ class Pruner:
     for name, value in chosen.items():
       merge = isinstance(config.get(name), Mapping) and isinstance(value, Mapping)
       config[name] = {**config[name], **value} if merge else value
-    settings = PruneSettings.from_config(config)
-    if (mesh := mesh_of(self.model.params)) is not None:
-      check_attention(settings, mesh.size)
-    return settings
+    return PruneSettings.from_config(config)
 
   def _tasks(
     self, chains: Sequence[Chain], settings: PruneSettings, least_tokens: int = 2

@@ -299,6 +299,21 @@ def on_mesh(
   )
 
 
+def on_model_shards(function: Callable[..., T], in_specs: Any, out_specs: Any) -> Callable[..., T]:
+  """Of a function that runs inside `on_mesh`: each device of `model` runs it on its own part.
+
+  Args:
+    function: function of a device's part.
+    in_specs: places of the arguments along `model`.
+    out_specs: places of the results.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function
+  return jax.shard_map(
+    function, in_specs=in_specs, out_specs=out_specs, axis_names={MODEL}, check_vma=False
+  )
+
+
 def device_bytes(tree: Any) -> int:
   """Bytes that arrays, or shapes with shardings, take on each of the devices that they lie on."""
   return sum(

@@ -18,7 +18,6 @@ from greedy_prune_jax.models.pretrained import load_config, load_tokenizer
 from greedy_prune_jax.parallel import DATA, MODEL, SEQUENCE, partition
 from greedy_prune_jax.pruning.cost import Work, ranking_work, search_work
 from greedy_prune_jax.pruning.run import (
-  check_attention,
   check_ranking,
   search_settings,
   step_positions_of,
@@ -69,7 +68,6 @@ def estimate_run(settings: PruneSettings) -> str:
     UserError: something that the settings name cannot be used, or the devices are not described.
   """
   tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
-  check_attention(settings, _of_process(settings))
   check_ranking(settings, config)
   skip = skipper(settings.on_bad_chain)
   tasks = list(read_tasks(settings, tokenizer, config.max_positions, {}, skip))
@@ -77,14 +75,6 @@ def estimate_run(settings: PruneSettings) -> str:
   works = [_work(settings, config, task) for task in tasks]
   devices = _devices(settings)
   return _format(settings, config, tasks, works, devices)
-
-
-def _of_process(settings: PruneSettings) -> int:
-  """Devices of one process's mesh, as far as the settings say; the least where they do not."""
-  mesh, here = settings.mesh, jax.local_device_count()
-  if not settings.plan.device and 0 in mesh.sizes.values():
-    return here
-  return mesh.given
 
 
 def _work(settings: PruneSettings, config: ModelConfig, task: PruneTask) -> Work:

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from greedy_prune_jax.chains.chain import PrunedChain
 from greedy_prune_jax.chains.reading import BadChain, skipper
-from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_config, load_model, load_tokenizer
@@ -49,7 +48,6 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
     UserError: something that the settings name cannot be used. What was finished is on disk.
   """
   skip, mesh = skipper(settings.on_bad_chain, workdir), make_mesh(settings.mesh)
-  check_attention(settings, mesh.size)
   tokenizer, config = load_tokenizer(settings.pruner), load_config(settings.pruner)
   check_ranking(settings, config)
   unfinished = workdir.load_unfinished()
@@ -74,15 +72,6 @@ def run_prune(settings: PruneSettings, workdir: Workdir) -> list[str]:
       workdir.write_finished(searched.to_record())
       workdir.write_metrics(metrics(searched))
   return failed
-
-
-def check_attention(settings: OrderSettings, num_devices: int) -> None:
-  """Raises a UserError where the kernel would run on several devices of a process."""
-  if settings.attention == "pallas" and num_devices > 1:
-    raise UserError(
-      f"attention=pallas runs on one device, and this process's mesh has {num_devices}; set "
-      f"all of mesh to 1, with one process for each device, or attention=xla"
-    )
 
 
 def check_ranking(settings: PruneSettings, config: ModelConfig) -> None:

@@ -2,11 +2,11 @@
 
 It is `tiles.attend_tiles`, of which a tile's running softmax stays on chip. On a GPU (Triton) a
 program loops over the keys of its tile, which it reads from the caches as they lie. On a TPU
-(Mosaic) the keys of a layer are laid end to end, and the grid's last axis goes over the blocks of
-them that a tile sees, so that the next block is fetched while one is worked on. There scores lie
-with queries along lanes, as do all numbers of slots and sums over keys: neither they nor heads
-narrower than 128 are padded. On CPUs both forms are interpreted, for tests. Both compile for their
-devices; neither has been timed yet.
+(Mosaic) the grid's last axis goes over these blocks of keys, so that the next one is fetched while
+one is worked on, of several heads at once: a cache's rows hold all heads, since one narrower than
+128 would be padded. There scores lie with queries along lanes, as do all numbers of slots and sums
+over keys. On CPUs both forms are interpreted, for tests. Both compile for their devices; neither
+has been timed yet.
 """
 
 import importlib
@@ -17,12 +17,15 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.accelerators import product_precision
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.forward import KeyValues
+from greedy_prune_jax.models.sizes import TPU_LANES
 from greedy_prune_jax.models.weights import uint16_as_bfloat16
+from greedy_prune_jax.parallel import MODEL, on_model_shards
 from greedy_prune_jax.scoring.stream import Slots
 from greedy_prune_jax.scoring.tiles import (
   KEY_BLOCK,
@@ -36,6 +39,9 @@ from greedy_prune_jax.scoring.tiles import (
 )
 
 _SOURCES = 4  # intervals of keys; see `key_intervals`
+# On a TPU, of whose 16 MB for a program queries and results take up to 10 times this, keys 3 MB.
+_QUERY_BYTES = 1 << 20
+_MOST_HEADS = 8  # key/value heads of a program: it is written out for each
 
 
 class GpuBlocks(NamedTuple):
@@ -79,27 +85,39 @@ def attend_cascade(
 ) -> Float[Array, "T N H"]:
   """Softmax attention of each slot over all that it sees, from what `attend_tiles` takes.
 
+  On a mesh each device of `model` attends with its own heads.
+
   Args:
     tile: slots of a tile; on a GPU a power of two.
     platform: platform of the program: `cpu` (the form for GPUs, interpreted), `gpu` or `tpu`.
     interpret: runs the form for `platform` on a CPU.
   """
-  queries = split_queries(q, own.k.shape[1], tile).astype(own.k.dtype)
-  own = KeyValues(*(jnp.pad(x, ((0, -len(x) % KEY_BLOCK), (0, 0), (0, 0))) for x in own))
   attend = _on_tpu if platform == "tpu" else _on_gpu
-  out = attend(
-    queries,
-    own,
-    uint16_as_bfloat16(text),
-    uint16_as_bfloat16(kept),
-    layer,
-    slots.chain[::tile],
-    key_intervals(slots, text_ends, window, tile),
-    () if sinks is None else (split_sinks(sinks, own.k.shape[1], tile),),
-    softcap=softcap,
-    interpret=interpret or platform == "cpu",
+
+  def run(q, own, text, kept, layer, window, slots, text_ends, sinks):
+    kv_heads = own.k.shape[1]
+    queries = split_queries(q, kv_heads, tile).astype(own.k.dtype)
+    own = KeyValues(*(jnp.pad(x, ((0, -len(x) % KEY_BLOCK), (0, 0), (0, 0))) for x in own))
+    out = attend(
+      queries,
+      own,
+      uint16_as_bfloat16(text),
+      uint16_as_bfloat16(kept),
+      layer,
+      slots.chain[::tile],
+      key_intervals(slots, text_ends, window, tile),
+      () if sinks is None else (split_sinks(sinks, kv_heads, tile),),
+      softcap=softcap,
+      interpret=interpret or platform == "cpu",
+    )
+    return join_queries(out, tile)
+
+  # XLA cannot split a kernel over `model`, as it does with what stands around it.
+  of_heads, of_cache = P(None, MODEL), P(None, None, None, MODEL)
+  specs = (of_heads, of_heads, of_cache, of_cache, P(), P(), P(), P(), P(MODEL))
+  return on_model_shards(run, specs, of_heads)(
+    q, own, text, kept, layer, window, slots, text_ends, sinks
   )
-  return join_queries(out, tile)
 
 
 def _triton() -> ModuleType:
@@ -192,97 +210,125 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
 def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, interpret) -> Array:
   """A grid over heads, tiles, and the blocks of keys that the longest tile needs.
 
-  A tile that needs fewer asks for the block that is there already, so that nothing is fetched.
+  Of arrays whose keys are not met now, a tile asks for the block that is there already, or for its
+  first one ahead of time, so that nothing is fetched twice.
   """
   count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
+  heads = heads_together(kv_heads, head_dim, num_queries, q.dtype.itemsize)
   precision = product_precision(q.dtype, "tpu")
-  keys = KeyValues(*(_end_to_end(*arrays, layer) for arrays in zip(text, kept, own, strict=True)))
-  # Where each source of a tile begins among these.
-  num_chains, places, columns = text.k.shape[1], text.k.shape[2], kept.k.shape[2]
-  of_text = chains * places
-  of_kept = num_chains * places + chains * columns
-  of_block = jnp.full_like(chains, num_chains * (places + columns))
-  intervals += jnp.stack([of_text, of_text, of_kept, of_block], axis=1)[:, :, None, None]
   common = common_intervals(intervals)
   first, last = common[..., 0] // KEY_BLOCK, -(-common[..., 1] // KEY_BLOCK)
   ends = jnp.cumsum(last - first, axis=1).reshape(-1)
   begins = last.reshape(-1) - ends
+  own = KeyValues(*(x.reshape(len(x), -1) for x in own))
 
-  def locate(y, i, begins, ends):
-    """Source and number of the i-th block of a tile."""
-    index = jnp.maximum(jnp.minimum(i, ends[_SOURCES * y + _SOURCES - 1] - 1), 0)
-    source = sum((index >= ends[_SOURCES * y + j]).astype(jnp.int32) for j in range(_SOURCES - 1))
+  def locate(sources, y, i, begins, ends):
+    """Source and number of the i-th block of a tile, or of the nearest one of some sources."""
+    start = ends[_SOURCES * y + sources[0] - 1] if sources[0] else 0
+    index = jnp.maximum(jnp.minimum(i, ends[_SOURCES * y + sources[-1]] - 1), start)
+    source = sources[0] + sum(
+      (index >= ends[_SOURCES * y + j]).astype(jnp.int32) for j in sources[:-1]
+    )
     return source, begins[_SOURCES * y + source] + index
 
-  def run(begins, ends, common, intervals, q, k, v, *rest):
-    *sinks, out, top, total, mixed = rest
+  def run(layer, chains, begins, ends, common, intervals, q, *rest):
+    of_text, of_kept, of_block = (rest[i : i + 2] for i in (0, 2, 4))
+    *sinks, out, top, total, mixed = rest[6:]
     state = top, total, mixed
     y, i = pl.program_id(1), pl.program_id(2)
 
     @pl.when(i == 0)
     def _start():
       own_sinks = [ref[...] for ref in sinks]
-      _write(state, no_keys((1, num_queries), (head_dim, num_queries), *own_sinks))
+      shapes = (heads, 1, num_queries), (heads, head_dim, num_queries)
+      _write(state, no_keys(*shapes, *own_sinks))
 
     @pl.when(i < ends[_SOURCES * y + _SOURCES - 1])
     def _take_in():
-      source, block = locate(y, i, begins, ends)
+      source, block = locate(range(_SOURCES), y, i, begins, ends)
       number = _numbers(block, KEY_BLOCK, 0)
       low, high = (intervals[pl.ds(2 * source + j, 1), :] for j in range(2))
       first, last = (common[2 * (_SOURCES * y + source) + j] for j in range(2))
       seen = jnp.tile((number >= low) & (number < high), (1, num_queries // tile))
-      values = jnp.where((number >= first) & (number < last), v[...], 0)
-      old = Running(*(ref[...] for ref in state))
-      _write(state, _add(old, q[...], k[...], values, seen, softcap, precision, keys_first=True))
+      for head in range(heads):
+        at = slice(None), slice(head * head_dim, (head + 1) * head_dim)
+        k, v = (
+          jnp.where(source == 3, x[at], jnp.where(source == 2, y[at], z[at]))
+          for x, y, z in zip(of_block, of_kept, of_text, strict=True)
+        )
+        v = jnp.where((number >= first) & (number < last), v, 0)
+        old = Running(*(ref[head] for ref in state))
+        new = _add(old, q[head], k, v, seen, softcap, precision, keys_first=True)
+        for ref, value in zip(state, new, strict=True):
+          ref[head] = value
 
     @pl.when(i == pl.num_programs(2) - 1)
     def _finish():
       out[...] = Running(*(ref[...] for ref in state)).result()
 
   def of_tile(*shape):
-    return pl.BlockSpec((None, None, *shape), lambda k, y, *_: (y, k, 0, 0))
+    return pl.BlockSpec((None, heads, *shape), lambda k, y, *_: (y, k, 0, 0))
 
-  def keys_at(k, y, i, begins, ends, _):
-    return k, locate(y, i, begins, ends)[1], 0
+  width = heads * head_dim
+
+  def of_cache(sources):
+    def at(k, y, i, layer, chains, begins, ends, _):
+      return layer[0], chains[y], locate(sources, y, i, begins, ends)[1], k
+
+    return pl.BlockSpec((None, None, KEY_BLOCK, width), at)
+
+  def at_own(k, y, i, layer, chains, begins, ends, _):
+    return locate((3,), y, i, begins, ends)[1], k
 
   out = pl.pallas_call(
     run,
     out_shape=jax.ShapeDtypeStruct((count, kv_heads, head_dim, num_queries), jnp.float32),
     grid_spec=pltpu.PrefetchScalarGridSpec(
-      num_scalar_prefetch=3,
-      grid=(kv_heads, count, jnp.maximum(ends.max(), 1)),
+      num_scalar_prefetch=5,
+      grid=(kv_heads // heads, count, jnp.maximum(ends.max(), 1)),
       in_specs=[
         pl.BlockSpec((None, 2 * _SOURCES, tile), lambda k, y, i, *_: (y, 0, 0)),
         of_tile(num_queries, head_dim),
-        *[pl.BlockSpec((None, KEY_BLOCK, head_dim), keys_at)] * 2,
-        *[pl.BlockSpec((None, 1, num_queries), lambda k, *_: (k, 0, 0))] * len(sinks),
+        *[of_cache((0, 1))] * 2,
+        *[of_cache((2,))] * 2,
+        *[pl.BlockSpec((KEY_BLOCK, width), at_own)] * 2,
+        *[pl.BlockSpec((heads, 1, num_queries), lambda k, *_: (k, 0, 0))] * len(sinks),
       ],
       out_specs=of_tile(head_dim, num_queries),
       scratch_shapes=[
-        *[pltpu.VMEM((1, num_queries), jnp.float32)] * 2,
-        pltpu.VMEM((head_dim, num_queries), jnp.float32),
+        *[pltpu.VMEM((heads, 1, num_queries), jnp.float32)] * 2,
+        pltpu.VMEM((heads, head_dim, num_queries), jnp.float32),
       ],
     ),
     interpret=interpret,
     compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
   )(
+    layer[None],
+    chains,
     begins,
     ends,
     common.reshape(-1),
     intervals.reshape(count, 2 * _SOURCES, tile),
     q,
-    *keys,
+    *text,
+    *kept,
+    *own,
     *(x[:, None] for x in sinks),
   )
   return out.swapaxes(2, 3)
 
 
-def _end_to_end(text: Array, kept: Array, own: Array, layer: Array) -> Float[Array, "K X H"]:
-  """One layer's keys of all texts, of what all chains have kept, and of the block, head by head."""
-  caches = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (text, kept))
-  flat = [x.reshape(-1, *own.shape[1:]) for x in caches]
-  return jnp.concatenate([*flat, own]).swapaxes(0, 1)
+def heads_together(kv_heads: int, head_dim: int, num_queries: int, itemsize: int) -> int:
+  """Key/value heads of one program on a TPU: as many as its memory takes, in whole lanes."""
+  fitting = [
+    heads
+    for heads in range(1, kv_heads + 1)
+    if kv_heads % heads == 0 and (heads == kv_heads or heads * head_dim % TPU_LANES == 0)
+  ]
+  of_head = head_dim * num_queries * itemsize
+  small = [heads for heads in fitting if heads <= _MOST_HEADS and heads * of_head <= _QUERY_BYTES]
+  return max(small, default=fitting[0])
 
 
 def _numbers(block, size: int, axis: int) -> Array:

@@ -20,6 +20,10 @@ from greedy_prune_jax.scoring.tiles import KEY_BLOCK
 # SmolLM2-135M in float32 ran 520 positions a second in blocks of 128, 640 in blocks of 512 and 680
 # in blocks of 1536 (a chain of 115 reasoning tokens, whole spans, timed by themselves).
 _CPU_BLOCK_POSITIONS = 1536
+# A race's passes run some tens of slots: in blocks of 256 and 64 its deletions took 0.16 s for 0.24
+# in blocks of 1536 and 128 at 41 and 50 reasoning tokens, 0.38 for 0.43 at 115, and 1.70 for 1.76
+# at 280, of the same model on the same cores.
+_CPU_RACE_BLOCK_POSITIONS = 256
 _CPU_BYTES = 2e9  # for chains and what is kept of their candidates
 # On an accelerator, more rows than this no longer make a product faster.
 _MOST_BLOCK_POSITIONS = 32_768
@@ -62,19 +66,25 @@ def places_of(segments: Segments) -> int:
   return bucket(len(segments) + 1, KEY_BLOCK)
 
 
-def block_sizes(block_positions: int, platform: str, slot_shards: int = 1) -> dict[str, Any]:
+def block_sizes(
+  block_positions: int, platform: str, slot_shards: int = 1, *, races: bool = False
+) -> dict[str, Any]:
   """Those of `Program`, for a kind of device.
 
   Args:
     slot_shards: devices that share the slots of a block.
+    races: True where most passes run the few candidates of a race.
   """
   on_cpu = platform == "cpu"
+  small = races and on_cpu
+  if small:
+    block_positions = min(block_positions, _CPU_RACE_BLOCK_POSITIONS * slot_shards)
   if block_positions < KEY_BLOCK:
     tile = 16
     block = rest = round_up(block_positions, tile * slot_shards)
   else:
     tile = 64 if on_cpu else KEY_BLOCK
-    least = KEY_BLOCK * slot_shards
+    least = (tile if small else KEY_BLOCK) * slot_shards
     block = round_up(block_positions, least)
     rest = round_up(block // 12, least)
   sizes = {"block": block, "rest": rest, "tile": tile}

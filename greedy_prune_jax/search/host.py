@@ -18,7 +18,7 @@ from flax import nnx
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.sizes import bucket
-from greedy_prune_jax.parallel import DATA, SEQUENCE, axis_size, mesh_of, place_batch
+from greedy_prune_jax.parallel import DATA, axis_size, mesh_of, place_batch
 from greedy_prune_jax.scoring.objectives import Objective
 from greedy_prune_jax.scoring.racing import RacePlan, most_in_race
 from greedy_prune_jax.scoring.scorer import AttentionKind, ChainState, Program
@@ -176,7 +176,14 @@ class SearchBatch:
 def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSettings) -> Program:
   """Static sizes of a batch, rounded up to a few values so that few programs are compiled."""
   chains = len(paths) // axis_size(model.params, DATA)
-  kept, pooled = plan_kept(model.config, paths, settings, chains, placement_of(model))
+  placement = placement_of(model)
+  kept, pooled = plan_kept(model.config, paths, settings, chains, placement)
+  sizes = block_sizes(
+    settings.block_positions,
+    placement.platform,
+    placement.slot_shards,
+    races=settings.screen is not None,
+  )
   return Program(
     places=max(places_of(path.segments) for path in paths),
     units=bucket(max(len(path.sizes) for path in paths), 64),
@@ -185,7 +192,7 @@ def plan_program(model: Model, paths: Sequence[PrunePath], settings: SearchSetti
     objective=settings.objective,
     attention=settings.attention,
     window=settings.screen.window if settings.screen else 0,
-    **block_sizes(settings.block_positions, model.platform, axis_size(model.params, SEQUENCE)),
+    **sizes,
   )
 
 

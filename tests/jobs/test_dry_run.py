@@ -109,7 +109,6 @@ def test_what_cannot_be_estimated(start, settings, message):
       {"ranking": "attention_regression", "attention_regression": "/nope"},
       "cannot read the attention regression /nope",
     ),
-    ({"attention": "pallas", "mesh.data": 2}, "attention=pallas runs on one device"),
   ],
 )
 def test_what_a_run_refuses_at_once_a_dry_run_refuses_too(

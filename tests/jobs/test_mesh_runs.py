@@ -33,10 +33,6 @@ def test_devices_and_settings_of_the_mesh_do_not_change_a_run(run, run_program, 
     ({"mesh.data": 7}, "mesh.sequence=1, mesh.model=1 takes 7 devices; this process has 6, and"),
     ({"mesh.model": 4}, "mesh.sequence=1, mesh.model=4: 4 does not divide the 6 devices of"),
     ({"mesh.sequence": 4}, "mesh.sequence=4, mesh.model=1: 4 does not divide the 6 devices of"),
-    (
-      {"attention": "pallas"},
-      "error: attention=pallas runs on one device, and this process's",
-    ),
     ({"mesh.model": 0}, "error: mesh.data=0 and mesh.model=0: only one axis can take whatever is"),
     (
       {"mesh.model": 6},

@@ -12,6 +12,7 @@ from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
+from greedy_prune_jax.scoring import cascade_kernel
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.scoring.stream import (
   Text,
@@ -187,6 +188,23 @@ def test_heads_of_any_width(head_dim):
   for form in ("gpu", "tpu"):
     found = _attend(form, inputs, EVERYTHING, 32, 30.0)
     np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=form)
+
+
+def test_a_tpu_program_takes_heads_that_fill_lanes_and_fit():
+  assert cascade_kernel.heads_together(3, 64, 384, 2) == 3  # SmolLM2-135M
+  assert cascade_kernel.heads_together(8, 128, 512, 2) == 8  # Llama-3.1-8B
+  assert cascade_kernel.heads_together(8, 128, 512, 4) == 4
+  assert cascade_kernel.heads_together(32, 64, 128, 2) == 8  # no group
+  assert cascade_kernel.heads_together(6, 64, 1024, 4) == 2  # two heads of 64 fill the lanes
+  assert cascade_kernel.heads_together(1, 256, 4096, 2) == 1  # whatever it takes
+
+
+@pytest.mark.slow
+def test_heads_of_several_programs(monkeypatch):
+  inputs = _inputs("suffixes", 128, 64, 32, 128)
+  expected = _attend("tpu", inputs, EVERYTHING, 32, None)
+  monkeypatch.setattr(cascade_kernel, "heads_together", lambda *_: 1)
+  np.testing.assert_array_equal(_attend("tpu", inputs, EVERYTHING, 32, None), expected)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Batches, blocks and what is kept fit the memory, and few programs are compiled."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -40,13 +41,20 @@ def _llama_8b():
 @pytest.mark.parametrize("shards", [1, 2, 3, 8])
 def test_blocks_are_multiples_of_their_tiles_on_each_device(shards):
   for platform in ("cpu", "gpu", "tpu"):
-    for positions in (1, 48, 127, 128, 200, 1536, 32_768):
-      sizes = block_sizes(positions, platform, shards)
-      assert sizes["block"] >= positions
+    for positions, races in itertools.product((1, 48, 127, 128, 200, 1536, 32_768), (False, True)):
+      sizes = block_sizes(positions, platform, shards, races=races)
+      small = races and platform == "cpu"
+      assert sizes["block"] >= (min(positions, 256) if small else positions)
       for size in (sizes["block"], sizes["rest"]):
         assert size % (shards * sizes["tile"]) == 0
-        assert size < shards * KEY_BLOCK or size % KEY_BLOCK == 0
+        assert small or size < shards * KEY_BLOCK or size % KEY_BLOCK == 0
       assert sizes["rest"] <= sizes["block"]
+
+
+def test_blocks_of_a_race_are_small_on_a_cpu_alone():
+  assert block_sizes(1536, "cpu", races=True)["rest"] == 64
+  for platform in ("gpu", "tpu"):
+    assert block_sizes(1536, platform, races=True) == block_sizes(1536, platform)
 
 
 def test_devices_that_share_a_block_make_room_for_what_the_others_run():

@@ -129,6 +129,18 @@ def test_every_kind_of_parameter_can_be_shared(models, family):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("family", "mesh"),
+  [("llama", (4, 1)), ("llama", (1, 8)), ("gpt_oss", (2, 2, 2)), ("gemma4_text, experts", (2, 4))],
+)
+def test_the_attention_kernel_on_a_mesh(models, family, mesh):
+  shapes = ((9, 4, 2), (3, 3, 2))
+  one = _searched(models((), family), "joint", shapes=shapes)
+  settings = SearchSettings("joint", BLOCK_POSITIONS, attention="pallas")
+  _assert_same(prune_paths(models(mesh, family), _paths(shapes=shapes), settings), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("family", "mesh"),
   [("qwen3_next", (2, 4)), ("lfm2", (2, 4)), ("lfm2", (4, 1)), ("qwen3_next", (1, 4, 2))],
 )
 def test_races_through_recurrent_layers(models, family, mesh):
