@@ -1,12 +1,13 @@
 """Screened search beside exact search, on the same chains in one sitting.
 
-    python -m benchmarks.screened_speed --chains=FILE[,FILE...] [--sizes=115,280,1000]
+    python -m benchmarks.screened_speed --chains=FILE[,FILE...] [--sizes=115,280,1000] \
+      [--exact_keeps=False]
 
 For each size N the chain whose reasoning is nearest to N tokens is taken. Screened search makes
 `--deletions` deletions from the whole chain, the estimates of all units that it begins with
 included. Exact search makes one deletion from the shortest chain and, from the others, as many as
 `--seconds` allow at the speed that this told (from the second on they take less work than the
-first, which knows nothing yet); where even one would take longer, its time is that of its FLOPs at
+first, which knows nothing yet, unless it is told to keep nothing); where even one would take longer, its time is that of its FLOPs at
 that speed, and the row says so. Compiling is not timed. The ratio is of seconds a deletion; the
 last columns say how many deletions both made alike, how many units screened search scored exactly
 at each, and how far estimates were from exact scores.
@@ -42,6 +43,9 @@ _MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the weights, on both sides.")
 _DELETIONS = flags.DEFINE_integer("deletions", 8, "That screened search makes.")
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "How long exact search may take for each row.")
+_EXACT_KEEPS = flags.DEFINE_bool(
+  "exact_keeps", True, "False: exact search keeps nothing of a candidate from step to step."
+)
 _HEADER = """\
                        exact                screened                      same
     N    P   A  objective s/del positions     s/del positions   ratio  deletions  scored   error"""
@@ -78,6 +82,8 @@ def main(_) -> None:
       ours, seconds = searched(model, segments, _DELETIONS.value, screen)
       positions = first_step_positions(n, n, a, settings)
       work = positions_flops(model.config, positions, positions, p + n)
+      if not _EXACT_KEEPS.value:
+        settings = settings._replace(kept_bytes=0.0)
       affordable = 1
       if speed:
         affordable = min(_DELETIONS.value, int(_SECONDS.value * speed / work))
