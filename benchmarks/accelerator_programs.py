@@ -87,6 +87,7 @@ class Program:
     trips: rounds of its loops whose count the program does not show, from their source and
       depth.
     kernel_costs: FLOPs and bytes of one run of its Pallas kernel, if it has one, on one device.
+    outside_loops: runs of what is in no loop; 0 where a call of the program loops for long.
   """
 
   trace: Callable[[], Any]
@@ -95,6 +96,7 @@ class Program:
   memory: float | None = None
   trips: Callable[[str, int], float | None] = lambda source, depth: 1.0
   kernel_costs: tuple[float, ...] = ()
+  outside_loops: float = 1.0
 
 
 def decode_step(place: Place, config: ModelConfig, dtype: str, rows: int, capacity: int) -> Program:

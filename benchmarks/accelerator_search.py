@@ -2,9 +2,9 @@
 
 A search runs its blocks again and again, and how many is not written in its program. So costs are
 those of a single block of candidates, filled by whole chains (in a race, of one in each round): the
-loops around it count once, those over the text and over what is left of a block not at all, and
-attention's loop over blocks of keys as often as the longest of the block's tiles needs, since all
-of them go round together.
+loops around it count once, those over the text and over what is left of a block not at all, nor
+what a call does once before its first step and behind its last, and attention's loop over blocks of
+keys as often as the longest of the block's tiles needs, since all of them go round together.
 """
 
 import dataclasses
@@ -98,6 +98,7 @@ def prune_step(
     memory=weights + batch_bytes(config, batching, places_of(segments), program.kept, placement),
     trips=lambda source, depth: _trips(program, block, source),
     kernel_costs=tuple(x / (place.model * place.sequence) for x in kernel),
+    outside_loops=0.0,  # a call makes steps for half a minute
   )
 
 

@@ -118,7 +118,7 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
   compiled = traced.lower().compile()
   seconds = time.monotonic() - started
   text = compiled.as_text()
-  costs = read_costs(text, program.trips, program.kernel_costs)
+  costs = read_costs(text, program.trips, program.kernel_costs, program.outside_loops)
   by_cause = functools.partial(costs.by_cause, CAUSES)
   memory = compiled.memory_analysis()
   taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes

@@ -142,6 +142,7 @@ def read_costs(
   text: str,
   trip_count: TripCount = lambda source, depth: None,
   kernel_costs: Sequence[float] = (),
+  outside_loops: float = 1.0,
 ) -> Costs:
   """Costs of a program.
 
@@ -151,14 +152,22 @@ def read_costs(
       (0 for a loop that is in no other); None where that is unknown.
     kernel_costs: FLOPs and bytes of one run of the program's Pallas kernel. XLA shows neither, and
       the whole of what it reads from would be counted.
+    outside_loops: runs of what is in no loop; 0 where loops run for so long that it does not count.
   """
-  return _Reader(parse_module(text), trip_count, kernel_costs).costs()
+  return _Reader(parse_module(text), trip_count, kernel_costs, outside_loops).costs()
 
 
 class _Reader:
   """Adds up a module's kernels, computation by computation."""
 
-  def __init__(self, module: Module, trip_count: TripCount, kernel_costs: Sequence[float]):
+  def __init__(
+    self,
+    module: Module,
+    trip_count: TripCount,
+    kernel_costs: Sequence[float],
+    outside_loops: float,
+  ):
+    self._outside_loops = outside_loops
     self._module = module
     self._trip_count = trip_count
     self._kernel_costs = kernel_costs
@@ -188,7 +197,8 @@ class _Reader:
     elif x.op == "call" or (x.op.endswith("-start") and x.computation("calls")):
       yield from self._kernels(str(x.computation("to_apply", "calls")), depth)
     else:
-      yield self._kernel(x, around)
+      times = 1.0 if depth else self._outside_loops
+      yield dataclasses.replace(self._kernel(x, around), times=times)
 
   def _times(self, loop: Instruction, depth: int) -> float:
     stated = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)

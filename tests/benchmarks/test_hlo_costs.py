@@ -66,6 +66,14 @@ def test_the_roof_takes_the_slower_of_products_and_memory():
   assert costs.best_share(1e12, 1e30) == pytest.approx(1.0)
 
 
+def test_what_a_call_does_once_can_be_left_out():
+  text = hlo(lambda x, w: scanned(x @ x, w) @ x, (N, N), (LAYERS, N, N))
+  whole, loops = read_costs(text), read_costs(text, outside_loops=0.0)
+  assert whole.flops == 2 * (LAYERS + 2) * N**3
+  assert loops.flops == 2 * LAYERS * N**3
+  assert 0 < loops.num_bytes < whole.num_bytes
+
+
 def test_costs_by_cause_leave_nothing_out():
   costs = read_costs(hlo(scanned, (N, N), (LAYERS, N, N)))
   wanted = [("layers", "tanh|dot_general|while"), ("copies", "^copy")]
