@@ -6,10 +6,10 @@
 Nothing runs and nothing is measured: every figure is *compiled*, read from what XLA made for the
 device. Needs the extras `tpu-aot` and `gpu-aot`, in an environment of their own (two processes
 cannot both hold libtpu). For each program: compile time on this machine; memory of a device, and
-our estimate beside its peak; FLOPs beside our count; HBM bytes beside what must be read, and by cause; collectives
-by kind and dtype; the roof (see `hlo_costs`), by cause too, and from it the best share of the peak;
-on a TPU also the share by libtpu's own cycles. What a kernel of ours (Pallas) reads and multiplies
-is reckoned.
+our estimate beside its peak; FLOPs beside our count; HBM bytes beside what must be read, and by
+cause; collectives by kind and dtype; the roof (see `hlo_costs`), by cause too, and from it the best
+share of the peak; on a TPU also the share by libtpu's own cycles. What a kernel of ours (Pallas)
+reads and multiplies is reckoned.
 
 Each target and mesh is compiled in a process of its own; rows go to OUT/rows.jsonl as they are
 made, those that fail with their error, and the table to OUT/table.txt.

@@ -7,10 +7,10 @@ For each size N the chain whose reasoning is nearest to N tokens is taken. Scree
 `--deletions` deletions from the whole chain, the estimates of all units that it begins with
 included. Exact search makes one deletion from the shortest chain and, from the others, as many as
 `--seconds` allow at the speed that this told (from the second on they take less work than the
-first, which knows nothing yet, unless it is told to keep nothing); where even one would take longer, its time is that of its FLOPs at
-that speed, and the row says so. Compiling is not timed. The ratio is of seconds a deletion; the
-last columns say how many deletions both made alike, how many units screened search scored exactly
-at each, and how far estimates were from exact scores.
+first, which knows nothing yet, unless it is told to keep nothing); where even one would take
+longer, its time is that of its FLOPs at that speed, and the row says so. Compiling is not timed.
+The ratio is of seconds a deletion; the last columns say how many deletions both made alike, how
+many units screened search scored exactly at each, and how far estimates were from exact scores.
 
 What a missed deletion costs is told by audits: `--config.audit=N` of the prune job.
 """

@@ -10,6 +10,7 @@ has been timed yet.
 """
 
 import importlib
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -95,22 +96,19 @@ def attend_cascade(
   attend = _on_tpu if platform == "tpu" else _on_gpu
 
   def run(q, own, text, kept, layer, window, slots, text_ends, sinks):
-    kv_heads = own.k.shape[1]
-    queries = split_queries(q, kv_heads, tile).astype(own.k.dtype)
     own = KeyValues(*(jnp.pad(x, ((0, -len(x) % KEY_BLOCK), (0, 0), (0, 0))) for x in own))
-    out = attend(
-      queries,
+    return attend(
+      q.astype(own.k.dtype),
       own,
       uint16_as_bfloat16(text),
       uint16_as_bfloat16(kept),
       layer,
       slots.chain[::tile],
       key_intervals(slots, text_ends, window, tile),
-      () if sinks is None else (split_sinks(sinks, kv_heads, tile),),
+      () if sinks is None else (split_sinks(sinks, own.k.shape[1], tile),),
       softcap=softcap,
       interpret=interpret or platform == "cpu",
     )
-    return join_queries(out, tile)
 
   # XLA cannot split a kernel over `model`, as it does with what stands around it.
   of_heads, of_cache = P(None, MODEL), P(None, None, None, MODEL)
@@ -137,8 +135,9 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   Those of one tile and head run side by side, so that the next ones find its keys in the cache.
   """
   triton = _triton()
-  count, kv_heads, num_queries, head_dim = q.shape
   tile = intervals.shape[-1]
+  q = split_queries(q, own.k.shape[1], tile)
+  count, kv_heads, num_queries, head_dim = q.shape
   width = pl.next_power_of_2(max(head_dim, 16))  # of Triton's arrays
   precision = product_precision(q.dtype, None if interpret else "gpu")
   sizes = GpuBlocks.choose(tile, width, q.dtype.itemsize, precision)
@@ -185,7 +184,7 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   seen = pl.BlockSpec(
     (None, _SOURCES, 2, sizes.queries), lambda i, y, k: (y, 0, 0, jax.lax.rem(i, per_tile))
   )
-  return pl.pallas_call(
+  out = pl.pallas_call(
     run,
     out_shape=jax.ShapeDtypeStruct(q.shape, jnp.float32),
     grid=(num_queries // sizes.queries, count, kv_heads),
@@ -205,6 +204,7 @@ def _on_gpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
     if interpret
     else triton.CompilerParams(num_warps=sizes.num_warps, num_stages=sizes.num_stages),
   )(layer[None], chains, common, intervals, q, *own, *text, *kept, *sinks)
+  return join_queries(out, tile)
 
 
 def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, interpret) -> Array:
@@ -213,8 +213,9 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   Of arrays whose keys are not met now, a tile asks for the block that is there already, or for its
   first one ahead of time, so that nothing is fetched twice.
   """
-  count, kv_heads, num_queries, head_dim = q.shape
-  tile = intervals.shape[-1]
+  (size, num_heads, head_dim), kv_heads = q.shape, own.k.shape[1]
+  count, tile, groups = len(chains), intervals.shape[-1], num_heads // kv_heads
+  num_queries = groups * tile
   heads = heads_together(kv_heads, head_dim, num_queries, q.dtype.itemsize)
   precision = product_precision(q.dtype, "tpu")
   common = common_intervals(intervals)
@@ -223,18 +224,9 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
   begins = last.reshape(-1) - ends
   own = KeyValues(*(x.reshape(len(x), -1) for x in own))
 
-  def locate(sources, y, i, begins, ends):
-    """Source and number of the i-th block of a tile, or of the nearest one of some sources."""
-    start = ends[_SOURCES * y + sources[0] - 1] if sources[0] else 0
-    index = jnp.maximum(jnp.minimum(i, ends[_SOURCES * y + sources[-1]] - 1), start)
-    source = sources[0] + sum(
-      (index >= ends[_SOURCES * y + j]).astype(jnp.int32) for j in sources[:-1]
-    )
-    return source, begins[_SOURCES * y + source] + index
-
   def run(layer, chains, begins, ends, common, intervals, q, *rest):
     of_text, of_kept, of_block = (rest[i : i + 2] for i in (0, 2, 4))
-    *sinks, out, top, total, mixed = rest[6:]
+    *sinks, out, queries, top, total, mixed = rest[6:]
     state = top, total, mixed
     y, i = pl.program_id(1), pl.program_id(2)
 
@@ -243,10 +235,13 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
       own_sinks = [ref[...] for ref in sinks]
       shapes = (heads, 1, num_queries), (heads, head_dim, num_queries)
       _write(state, no_keys(*shapes, *own_sinks))
+      for head in range(heads):
+        for some, at in _query_parts(head, groups, tile, head_dim):
+          queries[head, some, :] = q[:, at]
 
     @pl.when(i < ends[_SOURCES * y + _SOURCES - 1])
     def _take_in():
-      source, block = locate(range(_SOURCES), y, i, begins, ends)
+      source, block = _locate(range(_SOURCES), y, i, begins, ends)
       number = _numbers(block, KEY_BLOCK, 0)
       low, high = (intervals[pl.ds(2 * source + j, 1), :] for j in range(2))
       first, last = (common[2 * (_SOURCES * y + source) + j] for j in range(2))
@@ -254,49 +249,51 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
       for head in range(heads):
         at = slice(None), slice(head * head_dim, (head + 1) * head_dim)
         k, v = (
-          jnp.where(source == 3, x[at], jnp.where(source == 2, y[at], z[at]))
-          for x, y, z in zip(of_block, of_kept, of_text, strict=True)
+          jnp.where(source == 3, own[at], jnp.where(source == 2, kept[at], text[at]))
+          for own, kept, text in zip(of_block, of_kept, of_text, strict=True)
         )
         v = jnp.where((number >= first) & (number < last), v, 0)
         old = Running(*(ref[head] for ref in state))
-        new = _add(old, q[head], k, v, seen, softcap, precision, keys_first=True)
+        new = _add(old, queries[head], k, v, seen, softcap, precision, keys_first=True)
         for ref, value in zip(state, new, strict=True):
           ref[head] = value
 
     @pl.when(i == pl.num_programs(2) - 1)
     def _finish():
-      out[...] = Running(*(ref[...] for ref in state)).result()
+      for head in range(heads):
+        result = Running(*(ref[head] for ref in state)).result()
+        for some, at in _query_parts(head, groups, tile, head_dim):
+          out[:, at] = result[:, some].T
 
-  def of_tile(*shape):
-    return pl.BlockSpec((None, heads, *shape), lambda k, y, *_: (y, k, 0, 0))
-
+  of_tile = pl.BlockSpec((tile, heads * groups * head_dim), lambda k, y, *_: (y, k))
   width = heads * head_dim
 
   def of_cache(sources):
     def at(k, y, i, layer, chains, begins, ends, _):
-      return layer[0], chains[y], locate(sources, y, i, begins, ends)[1], k
+      return layer[0], chains[y], _locate(sources, y, i, begins, ends)[1], k
 
     return pl.BlockSpec((None, None, KEY_BLOCK, width), at)
 
   def at_own(k, y, i, layer, chains, begins, ends, _):
-    return locate((3,), y, i, begins, ends)[1], k
+    return _locate((3,), y, i, begins, ends)[1], k
 
   out = pl.pallas_call(
     run,
-    out_shape=jax.ShapeDtypeStruct((count, kv_heads, head_dim, num_queries), jnp.float32),
+    out_shape=jax.ShapeDtypeStruct((size, num_heads * head_dim), jnp.float32),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=5,
       grid=(kv_heads // heads, count, jnp.maximum(ends.max(), 1)),
       in_specs=[
         pl.BlockSpec((None, 2 * _SOURCES, tile), lambda k, y, i, *_: (y, 0, 0)),
-        of_tile(num_queries, head_dim),
+        of_tile,
         *[of_cache((0, 1))] * 2,
         *[of_cache((2,))] * 2,
         *[pl.BlockSpec((KEY_BLOCK, width), at_own)] * 2,
         *[pl.BlockSpec((heads, 1, num_queries), lambda k, *_: (k, 0, 0))] * len(sinks),
       ],
-      out_specs=of_tile(head_dim, num_queries),
+      out_specs=of_tile,
       scratch_shapes=[
+        pltpu.VMEM((heads, num_queries, head_dim), q.dtype),
         *[pltpu.VMEM((heads, 1, num_queries), jnp.float32)] * 2,
         pltpu.VMEM((heads, head_dim, num_queries), jnp.float32),
       ],
@@ -310,13 +307,29 @@ def _on_tpu(q, own, text, kept, layer, chains, intervals, sinks, *, softcap, int
     ends,
     common.reshape(-1),
     intervals.reshape(count, 2 * _SOURCES, tile),
-    q,
+    q.reshape(size, -1),
     *text,
     *kept,
     *own,
     *(x[:, None] for x in sinks),
   )
-  return out.swapaxes(2, 3)
+  return out.reshape(q.shape)
+
+
+def _locate(sources: Sequence[int], y, i, begins, ends) -> tuple[Array, Array]:
+  """Source and number of the i-th block of tile y, or of the nearest block of some sources."""
+  start = ends[_SOURCES * y + sources[0] - 1] if sources[0] else 0
+  index = jnp.maximum(jnp.minimum(i, ends[_SOURCES * y + sources[-1]] - 1), start)
+  behind = [(index >= ends[_SOURCES * y + j]).astype(jnp.int32) for j in sources[:-1]]
+  source = sum(behind, jnp.int32(sources[0]))
+  return source, begins[_SOURCES * y + source] + index
+
+
+def _query_parts(head: int, groups: int, tile: int, width: int) -> Iterator[tuple[slice, slice]]:
+  """Queries of a key/value head in a tile, and where they lie among the numbers of a slot."""
+  for group in range(groups):
+    at = (head * groups + group) * width
+    yield slice(group * tile, (group + 1) * tile), slice(at, at + width)
 
 
 def heads_together(kv_heads: int, head_dim: int, num_queries: int, itemsize: int) -> int:
