@@ -1,5 +1,6 @@
 """Attention of a block's slots, in tiles and by the kernel, against each slot's whole text."""
 
+import re
 import sys
 from functools import partial
 
@@ -7,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.models.attention import attend_masked
 from greedy_prune_jax.models.forward import KeyValues
 from greedy_prune_jax.models.weights import bfloat16_as_uint16
+from greedy_prune_jax.parallel import DATA, SEQUENCE, SearchMeshSettings, make_mesh, on_mesh
 from greedy_prune_jax.scoring import cascade_kernel
 from greedy_prune_jax.scoring.cascade_kernel import attend_cascade
 from greedy_prune_jax.scoring.stream import (
@@ -231,6 +234,21 @@ def test_it_lowers_for_accelerators(platform, lowering, dtype, with_sinks):
   attend = partial(attend_cascade, tile=128, softcap=5.0, platform=platform, sinks=sinks)
   traced = jax.jit(attend).trace(*inputs, jnp.int32(9), slots, text_ends)
   assert "custom_call" in traced.lower(lowering_platforms=(lowering,)).as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("platform", "lowering", "result"), [("gpu", "cuda", "2x1x384x128"), ("tpu", "tpu", "256x384")]
+)
+def test_on_a_mesh_each_device_runs_it_on_its_own_heads(platform, lowering, result):
+  *inputs, slots, text_ends = _inputs("suffixes", 128, 256, 128, 128)
+  mesh = make_mesh(SearchMeshSettings(data=2, sequence=1, model=2))
+  attend = partial(attend_cascade, tile=128, softcap=None, platform=platform)
+  attend = on_mesh(attend, mesh, P(), P(), (DATA, SEQUENCE))
+  traced = jax.jit(attend).trace(*inputs, jnp.int32(9), slots, text_ends)
+  text = traced.lower(lowering_platforms=(lowering,)).as_text()
+  # Three of six heads.
+  assert re.search(rf"custom_call .*-> tensor<{result}xf32>", text)
 
 
 def test_a_jax_without_triton_is_told_so(monkeypatch):
