@@ -325,9 +325,11 @@ def _written_bytes(result: ArrayShape, made: Instruction | None, inside: Computa
 
 def _plain_bytes(x: Instruction, op: str, around: Computation) -> float:
   """Bytes of an instruction that is no fusion."""
-  results = x.results[:1] if op in ("copy", *_COLLECTIVES) and x.op != op else x.results
-  if op == "all-reduce":
-    results = x.results
+  results = x.results
+  if x.op != op and op in _SLICES:  # the operand as a tuple, then the slice
+    results = results[1:2]
+  elif x.op != op and op in ("copy", *_COLLECTIVES) and op != "all-reduce":
+    results = results[:1]
   operands = [array for name in x.operands if name in around for array in around[name].results]
   if op in _UPDATES and x.operands:
     update = around.get(x.operands[1 if op == "dynamic-update-slice" else -1])

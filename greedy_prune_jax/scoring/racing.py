@@ -9,7 +9,7 @@ probabilities of the present text, as if they still held. Each deletion
   *window*, run again, and for `answer` also the answer (see `stream.window_lengths`);
 - changes all other estimates only a little.
 
-The candidates with the lowest estimates then run on, two at a time, in parts: 64 tokens, 128, and
+The candidates with the lowest estimates then run on, two at a time, in parts: 32 tokens, 64, and
 so on to the end of the text. What has run of a candidate replaces what was remembered. The race
 ends when no estimate, even if it were too high by a margin, could beat the best score. The margin
 shrinks as less of a candidate is left to estimate. So the deleted unit always has an exact score,
@@ -49,7 +49,7 @@ from greedy_prune_jax.scoring.stream import (
 ROUNDS = 4  # most rounds of a step, if candidates run to their ends at once; else as many may enter
 _AT_A_TIME = 4  # candidates that run to their ends in a round, and one for each further deletion
 _PARTS_AT_A_TIME = 2  # the same where candidates run in parts
-_FIRST_PART = 64  # columns of a candidate's first part; each further one doubles them
+_FIRST_PART = 32  # columns of a candidate's first part; each further one doubles them
 LONG_RUN = 128  # tokens of a long run; no margin would end a race of these, so they get one round
 SECOND_LOOK = 32  # columns of the second look at a long run
 LOOKED_AT = 32  # candidates that get a second look

@@ -99,6 +99,18 @@ ENTRY %main (x: f32[64,64]) -> f32[64,64] {{
   assert other.num_bytes == 2 * N * N * 4
 
 
+def test_a_slice_that_is_fetched_meanwhile_costs_what_it_is():
+  text = """HloModule jit_f
+ENTRY %main (x: s8[4096]) -> s8[512] {
+  %x = s8[4096]{0} parameter(0)
+  %s = ((s8[4096]{0}), s8[512]{0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[512:1024]}
+  ROOT %d = s8[512]{0:S(1)} slice-done(%s)
+}
+"""
+  assert read_costs(text).num_bytes == 512  # read, and written on the chip
+  assert read_costs(text.replace("S(1)", "S(0)")).num_bytes == 2 * 512
+
+
 def test_tiles_pad_and_vector_memory_is_free():
   tiled = ArrayShape("bf16", (3, 100), "1,0:T(8,128)(2,1)")
   assert tiled.num_bytes == 8 * 128 * 2
