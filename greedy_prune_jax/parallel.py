@@ -307,11 +307,16 @@ def on_model_shards(function: Callable[..., T], in_specs: Any, out_specs: Any) -
     in_specs: places of the arguments along `model`.
     out_specs: places of the results.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  if not inside_mesh():
     return function
   return jax.shard_map(
     function, in_specs=in_specs, out_specs=out_specs, axis_names={MODEL}, check_vma=False
   )
+
+
+def inside_mesh() -> bool:
+  """True for what runs inside `on_mesh` on a mesh."""
+  return not jax.sharding.get_abstract_mesh().empty
 
 
 def device_bytes(tree: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from greedy_prune_jax.models.config import ModelConfig
@@ -19,6 +20,7 @@ from greedy_prune_jax.models.weights import (
   project,
   random_weight,
 )
+from greedy_prune_jax.parallel import MODEL, inside_mesh, on_model_shards
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
@@ -217,13 +219,34 @@ def _run_chosen(
   chosen: Int[Array, "T k"],
   experts: ExpertWeights,
 ) -> Float[Array, "T D"]:
-  """See `chosen_experts`; few tokens meet every expert."""
+  """See `chosen_experts`; few tokens meet every expert.
+
+  Inside a mesh each device of `model` runs its part of every expert, and what they give is added up
+  once for each token: left to itself, XLA would do so for each of a token's experts.
+  """
   every, grouped = (functools.partial(run, config) for run in (_run_every, _run_grouped))
-  if len(x) <= FEW_TOKENS:
-    return every(x, weights, chosen, experts)
-  if len(x) <= FEW_ON_ACCELERATORS:
-    return jax.lax.platform_dependent(x, weights, chosen, experts, cpu=grouped, default=every)
-  return grouped(x, weights, chosen, experts)
+
+  def run(x, weights, chosen, experts):
+    if len(x) <= FEW_TOKENS:
+      return every(x, weights, chosen, experts)
+    if len(x) <= FEW_ON_ACCELERATORS:
+      return jax.lax.platform_dependent(x, weights, chosen, experts, cpu=grouped, default=every)
+    return grouped(x, weights, chosen, experts)
+
+  if not inside_mesh():
+    return run(x, weights, chosen, experts)
+
+  def run_part(x, weights, chosen, experts):
+    arrays, biases = experts
+    if biases:  # those of downs are added by one device
+      is_first = jax.lax.axis_index(MODEL) == 0
+      biases = *biases[:2], jnp.where(is_first, biases[2], 0)
+    return jax.lax.psum(run(x, weights, chosen, (arrays, biases)), MODEL)
+
+  wide, narrow = P(None, None, MODEL), P(None, MODEL)
+  of_experts = (wide, wide, narrow), (narrow, narrow, P())[: len(experts[1])]
+  specs = P(), P(), P(), of_experts
+  return on_model_shards(run_part, specs, P())(x, weights, chosen, experts)
 
 
 def _run_every(
