@@ -135,7 +135,7 @@ def compile_row(target: Target, program: Any) -> dict[str, Any]:
     # For a TPU XLA compiles nothing that does not fit.
     "fits": target.platform == "tpu" or taken <= target.accelerator.memory,
     "estimate_GB": program.memory and program.memory / 1e9,
-    # Of a TPU the sum that `memory_GB` is can be more than the device has, and yet all fits.
+    # `memory_GB`, a sum, can be more than a TPU has although the program fits.
     "estimate_ratio": program.memory and program.memory / memory.peak_memory_in_bytes,
     "TFLOP": costs.flops / 1e12,
     "counted_TFLOP": program.flops and program.flops / 1e12,

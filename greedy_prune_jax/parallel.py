@@ -307,16 +307,16 @@ def on_model_shards(function: Callable[..., T], in_specs: Any, out_specs: Any) -
     in_specs: places of the arguments along `model`.
     out_specs: places of the results.
   """
-  if not inside_mesh():
+  if jax.sharding.get_abstract_mesh().empty:
     return function
   return jax.shard_map(
     function, in_specs=in_specs, out_specs=out_specs, axis_names={MODEL}, check_vma=False
   )
 
 
-def inside_mesh() -> bool:
-  """True for what runs inside `on_mesh` on a mesh."""
-  return not jax.sharding.get_abstract_mesh().empty
+def num_model_shards() -> int:
+  """Devices along `model` of the mesh that `on_mesh` runs its function on; 1 outside of it."""
+  return jax.sharding.get_abstract_mesh().shape.get(MODEL, 1)
 
 
 def device_bytes(tree: Any) -> int:

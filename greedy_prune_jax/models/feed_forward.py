@@ -20,7 +20,7 @@ from greedy_prune_jax.models.weights import (
   project,
   random_weight,
 )
-from greedy_prune_jax.parallel import MODEL, inside_mesh, on_model_shards
+from greedy_prune_jax.parallel import MODEL, num_model_shards, on_model_shards
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "silu": jax.nn.silu,
@@ -221,8 +221,8 @@ def _run_chosen(
 ) -> Float[Array, "T D"]:
   """See `chosen_experts`; few tokens meet every expert.
 
-  Inside a mesh each device of `model` runs its part of every expert, and what they give is added up
-  once for each token: left to itself, XLA would do so for each of a token's experts.
+  In a search, devices that share the weights each run their part of every expert, and what they
+  give is added up once for each token: XLA would do so for each of a token's experts.
   """
   every, grouped = (functools.partial(run, config) for run in (_run_every, _run_grouped))
 
@@ -233,7 +233,7 @@ def _run_chosen(
       return jax.lax.platform_dependent(x, weights, chosen, experts, cpu=grouped, default=every)
     return grouped(x, weights, chosen, experts)
 
-  if not inside_mesh():
+  if num_model_shards() == 1:
     return run(x, weights, chosen, experts)
 
   def run_part(x, weights, chosen, experts):

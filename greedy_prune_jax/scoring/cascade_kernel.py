@@ -333,7 +333,14 @@ def _query_parts(head: int, groups: int, tile: int, width: int) -> Iterator[tupl
 
 
 def heads_together(kv_heads: int, head_dim: int, num_queries: int, itemsize: int) -> int:
-  """Key/value heads of one program on a TPU: as many as its memory takes, in whole lanes."""
+  """Key/value heads of one program on a TPU: as many as its memory takes, in whole lanes.
+
+  Args:
+    kv_heads: heads of a device.
+    head_dim: width of a head.
+    num_queries: queries of a tile that meet one of the heads.
+    itemsize: bytes of a number of keys.
+  """
   fitting = [
     heads
     for heads in range(1, kv_heads + 1)

@@ -76,17 +76,17 @@ def block_sizes(
     races: True where most passes run the few candidates of a race.
   """
   on_cpu = platform == "cpu"
-  small = races and on_cpu
-  if small:
+  few = races and on_cpu
+  if few:
     block_positions = min(block_positions, _CPU_RACE_BLOCK_POSITIONS * slot_shards)
   if block_positions < KEY_BLOCK:
     tile = 16
     block = rest = round_up(block_positions, tile * slot_shards)
   else:
     tile = 64 if on_cpu else KEY_BLOCK
-    least = (tile if small else KEY_BLOCK) * slot_shards
-    block = round_up(block_positions, least)
-    rest = round_up(block // 12, least)
+    # Of a device's slots: less than a block of keys, or whole ones.
+    block = round_up(block_positions, KEY_BLOCK * slot_shards)
+    rest = round_up(block // 12, (tile if few else KEY_BLOCK) * slot_shards)
   sizes = {"block": block, "rest": rest, "tile": tile}
   return {**sizes, "tile_by_tile": on_cpu, "slot_shards": slot_shards}
 

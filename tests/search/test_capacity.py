@@ -43,11 +43,10 @@ def test_blocks_are_multiples_of_their_tiles_on_each_device(shards):
   for platform in ("cpu", "gpu", "tpu"):
     for positions, races in itertools.product((1, 48, 127, 128, 200, 1536, 32_768), (False, True)):
       sizes = block_sizes(positions, platform, shards, races=races)
-      small = races and platform == "cpu"
-      assert sizes["block"] >= (min(positions, 256) if small else positions)
+      assert sizes["block"] >= (min(positions, 256) if races and platform == "cpu" else positions)
       for size in (sizes["block"], sizes["rest"]):
         assert size % (shards * sizes["tile"]) == 0
-        assert small or size < shards * KEY_BLOCK or size % KEY_BLOCK == 0
+        assert size < shards * KEY_BLOCK or size % (shards * KEY_BLOCK) == 0
       assert sizes["rest"] <= sizes["block"]
 
 

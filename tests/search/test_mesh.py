@@ -195,8 +195,9 @@ def _collectives(model: Model) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_chains_side_by_side_never_wait_for_each_other(models):
-  assert _collectives(models((8, 1))) == []
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_chains_side_by_side_never_wait_for_each_other(models, family):
+  assert _collectives(models((8, 1), family)) == []
 
 
 @pytest.mark.slow
