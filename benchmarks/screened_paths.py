@@ -5,10 +5,14 @@
 For each size N the chain whose reasoning is nearest to N tokens, or `--chains_of_each` of them, is
 pruned down to a keep ratio, once exactly and once by a race for each margin. *Less* is the
 positions that exact search would run if it kept nothing from step to step, over those of the race,
-both with their first step. Regret and ranks are those of `audit`.
+both with their first step. Regret and ranks are those of `audit`. With `--paths=DIR` paths are kept
+there as they grow: the same command goes on where it was stopped.
 """
 
-import time
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
 from typing import cast
 
 import jax
@@ -16,7 +20,9 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.chains import batches_of_sizes
+from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.pretrained import load_model, load_tokenizer
+from greedy_prune_jax.runs.files import make_folder, write_json
 from greedy_prune_jax.scoring.objectives import OBJECTIVES, Objective
 from greedy_prune_jax.search.audit import audit_report, screen_report
 from greedy_prune_jax.search.capacity import choose_batching
@@ -32,6 +38,7 @@ _KEEP = flags.DEFINE_float("keep", 0.5, "Keep ratio at which paths end.")
 _OBJECTIVE = flags.DEFINE_enum("objective", "joint", OBJECTIVES, "Objective.")
 _MODEL = flags.DEFINE_string("model", "smollm2-135m-instruct", "The pruner.")
 _DTYPE = flags.DEFINE_string("dtype", "bfloat16", "Dtype of the weights.")
+_PATHS = flags.DEFINE_string("paths", None, "Directory in which paths are kept as they grow.")
 _HEADER = """\
     N margin s/deletion positions   less  regret spearman  scored  upsets"""
 
@@ -47,6 +54,23 @@ def positions_without_keeping(path: PrunePath) -> int:
   return total
 
 
+def _walk(model: Model, path: PrunePath, settings: SearchSettings, name: str) -> PrunePath:
+  """The finished path of one search, gone on with if `--paths` has its beginning."""
+  if _PATHS.value is None:
+    return prune_paths(model, [path], settings)[0]
+  make_folder(pathlib.Path(_PATHS.value))
+  kept = pathlib.Path(_PATHS.value, f"{path.digest}_{path.floor}_{name}.json")
+  if kept.exists():
+    path = dataclasses.replace(path, **json.loads(kept.read_text()))
+
+  def keep(paths: Sequence[PrunePath]) -> None:
+    write_json(kept, paths[0].state)
+
+  [finished] = prune_paths(model, [path], settings, keep)
+  keep([finished])
+  return finished
+
+
 def main(_) -> None:
   """Runs all paths and prints the table."""
   tokenizer = load_tokenizer(_MODEL.value)
@@ -59,21 +83,17 @@ def main(_) -> None:
   for segments in (chain for chains in batches for chain in chains):
     path = PrunePath(segments, floor=int(len(segments.reasoning) * _KEEP.value))
     sizes = choose_batching([segments], model, 1, [0.0])
-    settings = SearchSettings(
-      objective, sizes.block_positions, sizes.kept_bytes, seconds_between_reports=1e9
-    )
-    [exact] = prune_paths(model, [path], settings)
+    settings = SearchSettings(objective, sizes.block_positions, sizes.kept_bytes)
+    exact = _walk(model, path, settings, "exact")
     work = positions_without_keeping(exact)
     for margin in map(float, _MARGINS.value):
-      started = time.perf_counter()
-      screen = ScreenSettings(margin=margin)
-      [raced] = prune_paths(model, [path], settings._replace(screen=screen))
-      seconds, deletions = time.perf_counter() - started, raced.num_deletions
+      screened = settings._replace(screen=ScreenSettings(margin=margin))
+      raced = _walk(model, path, screened, f"margin_{margin:g}")
       audit = audit_report(raced, exact, objective)
       report = screen_report(raced)
       print(
-        f"{len(segments.reasoning):5}{margin:7g}{seconds / deletions:11.2f}"
-        f"{raced.positions_scored / deletions:10.0f}{work / raced.positions_scored:7.1f}"
+        f"{len(segments.reasoning):5}{margin:7g}{raced.seconds / raced.num_deletions:11.2f}"
+        f"{raced.positions_scored / raced.num_deletions:10.0f}{work / raced.positions_scored:7.1f}"
         f"{audit['regret']:8.2%}{audit['spearman']:9.3f}{report['scored_per_step']:8.1f}"
         f"{report['upsets']:8.2f}",
         flush=True,

@@ -216,10 +216,6 @@ class _Reporter:
     grown = len(path.deleted) > self._stored[path_id] and path.finite
     if grown and self._workdir is not None:
       self._stored[path_id] = len(path.deleted)
-      state = {key: getattr(path, key) for key in (*_STATE, "digest")}
+      state = path.state | {"digest": path.digest}
       self._workdir.write_unfinished(path_id, self._stored[path_id], state)
     self._progress.update({path_id: path})
-
-
-# Of a path, to go on from.
-_STATE = ("deleted", "nll", "positions_scored", "seconds", "known", "tally")

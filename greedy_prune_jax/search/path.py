@@ -72,6 +72,12 @@ class PrunePath:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
   @property
+  def state(self) -> dict[str, Any]:
+    """All that a search finds, by field: what to keep of a path in order to go on from it."""
+    fields = ("deleted", "nll", "positions_scored", "seconds", "known", "tally")
+    return {field: getattr(self, field) for field in fields}
+
+  @property
   def kept(self) -> list[int]:
     """Original positions of the reasoning tokens that are left."""
     gone = set(self.deleted)
