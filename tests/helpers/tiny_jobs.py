@@ -63,8 +63,7 @@ def config_for(job: str, **changes: Any) -> dict[str, Any]:
   """A job's config on one device, with changes."""
   config = importlib.import_module(f"configs.{job}").get_config().to_dict()
   mesh = SEARCH_ON_ONE_DEVICE if job == "prune" else ONE_DEVICE
-  common = {"mesh": mesh, "compilation_cache": False}
-  return config | {key: value for key, value in common.items() if key in config} | changes
+  return config | ({"mesh": mesh} if "mesh" in config else {}) | changes
 
 
 def prune(folder: Path) -> dict[str, Any]:

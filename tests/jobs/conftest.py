@@ -1,31 +1,15 @@
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from greedy_prune_jax.jobs.entry import keep_compilations
 from tests.helpers import jobs_here, processes, tiny_runs
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-  """A folder with a tiny model, its chains, and a cache of compiled programs for all runs."""
+  """A folder with a tiny model, and its chains."""
   folder = tmp_path_factory.mktemp("shared")
   tiny_runs.make_model(folder / "model")
   tiny_runs.write_chains(folder / "chains.jsonl")
   return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def programs_are_kept(shared):
-  """Keeps compiled programs where processes keep theirs, so that each is compiled once."""
-  before = jax.config.jax_compilation_cache_dir
-  with pytest.MonkeyPatch.context() as changed:
-    changed.setenv("XDG_CACHE_HOME", str(shared / "cache"))
-    keep_compilations()
-    compilation_cache.reset_cache()
-    yield
-  jax.config.update("jax_compilation_cache_dir", before)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -60,7 +44,7 @@ def start(arguments, shared, tmp_path):
       job=job,
       num_devices=num_devices,
       most_bytes=most_bytes,
-      **{"XDG_CACHE_HOME": str(shared / "cache"), **dict(env)},
+      **dict(env),
     )
 
   return start

@@ -164,7 +164,6 @@ def settings_here(command: Command, url: str, folder: Path) -> dict[str, Any]:
     config["drp"]["endpoint"] |= {"base_url": url, "model": "m"}
   else:
     config |= _SIZES.get(command.job, {})
-    config |= {"compilation_cache": False} if "compilation_cache" in config else {}
     if "mesh" in config and "mesh.data" not in command.changes:
       config["mesh"] = config["mesh"] | tiny_jobs.ONE_DEVICE
     if "questions" in config:

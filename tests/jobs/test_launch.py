@@ -43,14 +43,13 @@ def clone(tmp_path):
 
 
 @pytest.fixture
-def environment(shared, clone, tmp_path):
+def environment(clone, tmp_path):
   """Variables for a job on one CPU device; programs in `bin` come first."""
   (tmp_path / "bin").mkdir()
   _write_program(tmp_path / "bin" / "srun", SRUN)
   _write_program(tmp_path / "bin" / "gcloud", GCLOUD)
   return os.environ | {
     "PATH": f"{tmp_path / 'bin'}:{clone / '.venv' / 'bin'}:{os.environ['PATH']}",
-    "XDG_CACHE_HOME": str(shared / "cache"),
     "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
   }
 
