@@ -38,7 +38,8 @@ def evaluate_pruned(config: Mapping[str, Any], workdir: str) -> None:
     may_change=MAY_CHANGE,
     may_grow=MAY_GROW,
   )
-  records = read_pruned_answers(Path(workdir))
+  names = list(settings.runs)  # replies are stored as they end, and other runs' may end first
+  records = sorted(read_pruned_answers(Path(workdir)), key=lambda one: names.index(one["run"]))
   if jax.process_index() == 0 and records:
     for table in (pruned_accuracy_table(records), pruned_pairs_table(records)):
       write_table(Path(workdir), table)

@@ -21,6 +21,7 @@ from greedy_prune_jax.evaluation.pruned.run import (
   run_evaluate_pruned,
 )
 from greedy_prune_jax.evaluation.pruned.settings import EvaluatePrunedSettings
+from greedy_prune_jax.jobs.evaluate_pruned import evaluate_pruned
 from greedy_prune_jax.runs.workdir import Workdir
 from greedy_prune_jax.teachers.teacher import Reply
 from tests.helpers.jsonl_files import new_writer
@@ -224,6 +225,24 @@ def test_pairs_are_on_the_same_chains():
     ("b, keep 0.5", "b, keep 1", 0, 2),
     ("b, keep 0.5", "a, keep 0.5", 1, 1),
   ]
+
+
+def test_the_first_run_is_that_of_the_settings(tmp_path, monkeypatch):
+  """Whichever run's replies end first."""
+  for name in ("one", "two"):
+    write_run(tmp_path / name, [chain(0)])
+  config = config_of(*(str(tmp_path / name) for name in ("one", "two")))
+  teacher = ScriptedTeacher(lambda prompt: '4"}')
+  monkeypatch.setattr(teacher, "write", lambda p: ScriptedTeacher.write(teacher, list(p)[::-1]))
+  monkeypatch.setattr(pruned_chains.LocalTeacher, "load", lambda *_, **__: teacher)
+  evaluate_pruned(config, str(tmp_path / "out"))
+  assert [record["run"] for record in read_pruned_answers(tmp_path / "out")] == ["two", "one"]
+  accuracy, pairs = (
+    json.loads((tmp_path / "out" / f"{name}.json").read_text())["rows"]
+    for name in ("accuracy", "pairs")
+  )
+  assert [row["run"] for row in accuracy] == ["one", "one", "two", "two"]
+  assert [row["against"] for row in pairs] == ["one, keep 1", "two, keep 1", "one, keep 0.5"]
 
 
 @pytest.mark.parametrize(
