@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,10 +47,10 @@ class RankData:
   attention: Float[np.ndarray, "T F"]
   shape: tuple[int, int, int]
 
-  @property
-  def fingerprint(self) -> str:
-    """Tells a run from another of the same name, or of other labels: a hash of what is fitted."""
-    digest = hashlib.sha256(json.dumps([self.pruner, self.ids, self.questions]).encode())
+  def fingerprint(self, fold_of: Mapping[str, int]) -> str:
+    """Tells a run from another of the same name, labels or folds: a hash of what is fitted."""
+    folds = [fold_of[question] for question in self.questions]
+    digest = hashlib.sha256(json.dumps([self.pruner, self.ids, self.questions, folds]).encode())
     for column in (self.rank, self.controls, self.attention):
       digest.update(column.tobytes())
     return digest.hexdigest()[:16]

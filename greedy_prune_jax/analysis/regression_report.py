@@ -101,7 +101,7 @@ def run_regressions(
 ) -> list[Row]:
   """Scores of every regression, those that an earlier call stored in `path` included.
 
-  Stored scores count only where the data of both runs are still the same.
+  Stored scores count only where the data of both runs, and their folds, are still the same.
 
   Returns:
     One row a regression: `_KEY`, estimate, low and high of each metric, and `_BY_CHAIN`.
@@ -109,9 +109,10 @@ def run_regressions(
   for sentence in _without_late_target(runs, late_share):
     logging.warning(sentence)
   run_of = {run.name: run for run in runs}
-  fold_of = assign_folds(runs)
+  fold_of = assign_folds(runs)  # those of a run may be others beside other runs
+  fingerprints = {run.name: run.fingerprint(fold_of) for run in runs}
   data_of = {
-    task: f"{run_of[task.train].fingerprint} {run_of[task.test].fingerprint}"
+    task: f"{fingerprints[task.train]} {fingerprints[task.test]}"
     for task in plan_regressions(runs, regressors, late_share)
   }
   with JsonlWriter(path) as stored:

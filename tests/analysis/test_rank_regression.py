@@ -313,12 +313,29 @@ def test_stored_scores_are_of_the_same_data(stored, tmp_path, monkeypatch):
   other = dataclasses.replace(first, pruner="other")
   labelled = dataclasses.replace(first, controls=first.controls + 1)
   read_anew = dataclasses.replace(first, attention=first.attention + 1)
-  assert len({data.fingerprint for data in (first, labelled, read_anew)}) == 3
+  fold_of = assign_folds([first])
+  assert len({data.fingerprint(fold_of) for data in (first, labelled, read_anew)}) == 3
   path = tmp_path / "scores.jsonl"
   found = [run_regressions(path, [data], ["ridge"], 0.25) for data in (first, second, other, first)]
   assert [data.pruner for data in fits] == ["tiny"] * 4 + ["other"] * 2  # two targets each
   assert found[0] == found[2] == found[3]
   assert found[1][0]["r2"] > 0.9 > found[0][0]["r2"]
+
+
+@pytest.mark.slow
+def test_stored_scores_are_of_the_same_folds(stored, tmp_path, monkeypatch):
+  """Beside another run, some of whose questions are its own, its questions may lie in others."""
+  monkeypatch.setattr(regression_report, "FEATURE_SETS", ["position"])
+  monkeypatch.setattr(regression_report, "_SHARED_SETS", ("position",))
+  monkeypatch.setattr(regression_report, "_HEAD_SETS", ())
+  data, _ = rank_data(stored, random_order)
+  few = tuple(f"question of c/{i % 7}" for i in range(NUM_CHAINS))
+  beside = [data, dataclasses.replace(data, name="few", questions=few)]
+  alone = assign_folds([data])
+  assert any(assign_folds(beside)[question] != fold for question, fold in alone.items())
+  run_regressions(tmp_path / "scores.jsonl", [data], ["ridge"], 0.25)
+  found = run_regressions(tmp_path / "scores.jsonl", beside, ["ridge"], 0.25)
+  assert found == run_regressions(tmp_path / "anew.jsonl", beside, ["ridge"], 0.25)
 
 
 def test_scores_of_perfect_constant_and_reversed_predictions():
