@@ -82,7 +82,8 @@ def format_cell(cell: Cell) -> str:
   """A cell as the report shows it."""
   if cell is None:
     return "\N{EN DASH}"
-  return f"{cell:.3g}" if isinstance(cell, float) and abs(cell) < 1000 else str(cell)
+  short = isinstance(cell, float) and abs(cell) < 999.5  # of which the rest would be 1e+03
+  return f"{cell:.3g}" if short else str(cell)
 
 
 def _in_line(cell: Cell) -> str:

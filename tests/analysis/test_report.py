@@ -116,11 +116,13 @@ def test_cells():
   interval = Interval(np.array([1.0, np.nan]), np.array([0.5, np.nan]), np.array([2.0, np.nan]))
   assert interval_cells(interval, 0) == (1.0, 0.5, 2.0)
   assert interval_cells(interval, 1) == (None, None, None)
-  assert [format_cell(cell) for cell in (None, 3, 0.12345, "a")] == [
+  assert [format_cell(cell) for cell in (None, 3, 0.12345, "a", 999.4, -999.6)] == [
     "\N{EN DASH}",
     "3",
     "0.123",
     "a",
+    "999",
+    "-999.6",
   ]
 
 
