@@ -227,8 +227,12 @@ def _agreement(settings: AnalyzeSettings, runs: Sequence[LabelledRun]) -> Sectio
         if texts == chain.reasoning_tokens:
           ours.setdefault(chain.chain.id, labels)
     theirs = [stored[chain_id][1] for chain_id in ours]
-    if not any(label is not None for labels in theirs for label in labels):
-      raise UserError(f"{file} has no labels of the tokens of any chain that is analysed")
+    pairs = zip(itertools.chain(*ours.values()), itertools.chain(*theirs), strict=True)
+    if not any(None not in pair for pair in pairs):
+      raise UserError(
+        f"{file} has no labels of the tokens of any chain that is analysed, or none where the "
+        f"annotator {settings.annotator} has any"
+      )
     agreements[f"{settings.annotator} and {file}"] = compare_labels(list(ours.values()), theirs)
   return agreement_section(agreements)
 

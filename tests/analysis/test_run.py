@@ -221,6 +221,11 @@ def test_labels_of_others_are_held_against_ours(pruned, tmp_path):
   unlabelled.write_text(re.sub(r'"category": "\w+"', '"category": null', Path(other).read_text()))
   with pytest.raises(UserError, match=r"unlabelled\.jsonl has no labels of the tokens"):
     run_analysis(settings(parts=("agreement",), other_labels=(str(unlabelled),)), pruned[:1], out)
+  failed = tmp_path / "failed"  # of an annotator none of whose replies could be read
+  (failed / "labels").mkdir(parents=True)
+  shutil.copy(unlabelled, failed / "labels" / "joint.jsonl")
+  with pytest.raises(UserError, match="or none where the annotator rules has any"):
+    run_analysis(settings(parts=("agreement",), other_labels=(other,)), pruned[:1], failed)
   # Both runs have the same chains, and one of the files has the other tokens of one of them.
   fewer = tmp_path / "fewer" / "joint.jsonl"
   fewer.parent.mkdir()
