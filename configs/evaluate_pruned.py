@@ -3,7 +3,7 @@
     python -m greedy_prune_jax.jobs.evaluate_pruned --config=configs/evaluate_pruned.py \
       --workdir=runs/evaluate_pruned --config.pruned="('joint=runs/prune',)"
 
-Prints accuracy with 95% intervals over chains for every prune run that is named, at every keep
+Prints accuracy with 95% intervals over questions for every prune run that is named, at every keep
 ratio that it has and for the whole reasoning. Run the same command again after a kill and it goes
 on from where it was; chains that the runs gained since are added.
 """

@@ -9,6 +9,7 @@ from greedy_prune_jax.chains.expected import expected_answer
 from greedy_prune_jax.chains.pruned_answers import BUDGETS, read_pruned_answers, read_right_budgets
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.runs.config import config_of
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.records import Record
 
 _WHOLE = ratio_key(1.0)
@@ -44,7 +45,7 @@ def read_verdicts(
       answers to a run that another has answers to.
   """
   answered: dict[str, dict[str, Verdicts]] = {name: {} for name in runs}
-  for folder in map(Path, answers):
+  for folder in map(user_path, answers):
     for name, verdicts in _read_answers(folder, runs).items():
       if answered[name]:
         raise UserError(

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from greedy_prune_jax.chains.thinking import FORMS, ThinkingForm, find_form
 from greedy_prune_jax.errors import UserError
-from greedy_prune_jax.runs.files import read_bytes
+from greedy_prune_jax.runs.files import read_bytes, user_path
 from greedy_prune_jax.runs.worker import Worker
 
 _MOST_BYTES = 1 << 20  # of a template's file
@@ -209,7 +209,7 @@ def load_chat_template(name: str, tokenizer: PreTrainedTokenizerFast) -> ChatTem
   elif name == "tokenizer":
     source = _own_template(tokenizer)
   else:
-    source = _read_template(Path(name))
+    source = _read_template(user_path(name))
   try:
     return ChatTemplate(tokenizer, source)
   except UserError as error:

@@ -25,7 +25,7 @@ from greedy_prune_jax.drp.settings import DrpSettings
 from greedy_prune_jax.drp.stages import DECOMPOSE, EDIT, STAGES, WRITE, Stage
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.parallel import own_share
-from greedy_prune_jax.runs.files import explain_os_errors, replace_file
+from greedy_prune_jax.runs.files import explain_os_errors, replace_file, user_path
 from greedy_prune_jax.runs.jsonl import encode_line, process_files, read_records
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.runs.workdir import Workdir
@@ -106,7 +106,7 @@ def items_to_do(
   before, known = _BEFORE.get(stage.name), {}
   if before is not None:
     if settings.stored and before.name not in settings.stages:
-      known = read_finished(Path(settings.stored), before.output)
+      known = read_finished(user_path(settings.stored), before.output)
     known |= {record["id"]: record for record in read_stage(workdir.path, before.output)}
   for key, item in left.items():
     yield item, known.get(key)

@@ -21,6 +21,7 @@ from greedy_prune_jax.evaluation.scores import accuracy_table, outcomes_table, p
 from greedy_prune_jax.evaluation.settings import MAY_CHANGE, EvaluateSettings
 from greedy_prune_jax.jobs.entry import print_result, quiet_orbax, run_in_workdir, run_job
 from greedy_prune_jax.reports.tables import Table, format_table, write_table
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.sample.summary import format_samples
 
@@ -83,9 +84,10 @@ def compared_runs(compare_with: Sequence[str]) -> dict[str, list[Record]]:
     UserError: one of them has no answers.
   """
   runs: dict[str, list[Record]] = {}
-  names = [Path(other).name for other in compare_with]
-  for other, name in zip(compare_with, names, strict=True):
-    records_of = by_run(read_evaluation(Path(other)))
+  folders = list(map(user_path, compare_with))
+  names = [folder.name for folder in folders]
+  for other, name in zip(folders, names, strict=True):
+    records_of = by_run(read_evaluation(other))
     if not records_of:
       raise UserError(f"compare_with: {other} has no answers; expected an evaluate run's workdir")
     label = name if names.count(name) == 1 else other

@@ -12,13 +12,13 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags
 
 from greedy_prune_jax.errors import UserError, check_plots
 from greedy_prune_jax.jobs.entry import define_paths, print_result
 from greedy_prune_jax.reports.tables import format_table
+from greedy_prune_jax.runs.files import make_folder, user_path
 from greedy_prune_jax.study.run import write_results
 
 _answers = define_paths("answers", "A study's answers.parquet files")
@@ -34,8 +34,9 @@ def study_tables(answers: Sequence[str], reference: str, workdir: str) -> None:
       cannot be written.
   """
   check_plots()
-  paths = [Path(path) for path in answers]
-  for table in write_results(paths, reference, Path(workdir), is_whole=True):
+  paths, folder = list(map(user_path, answers)), user_path(workdir)
+  make_folder(folder)
+  for table in write_results(paths, reference, folder, is_whole=True):
     print_result(format_table(table) + "\n")
 
 

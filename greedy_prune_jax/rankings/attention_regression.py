@@ -27,7 +27,7 @@ from greedy_prune_jax.rankings.interface import (
   RankTokens,
 )
 from greedy_prune_jax.runs import records as fields
-from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder
+from greedy_prune_jax.runs.files import explain_os_errors, make_subfolder, user_path
 from greedy_prune_jax.runs.json_reader import read_json
 from greedy_prune_jax.runs.records import Record
 from greedy_prune_jax.scoring.features import ENTROPY, STATISTICS, extract_features
@@ -240,7 +240,7 @@ def _checked_ranking(about: Record, arrays: Mapping[str, np.ndarray]) -> Attenti
 
 def check_file(config: ModelConfig, settings: RankingSettings) -> None:
   """Raises a UserError where the regression cannot be read, or its annotator is not known."""
-  offline_annotator(load_ranking(Path(settings.attention_regression)).annotator)
+  offline_annotator(load_ranking(user_path(settings.attention_regression)).annotator)
 
 
 def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
@@ -252,7 +252,7 @@ def attention_regression(model: Model, settings: RankingSettings) -> RankTokens:
   Raises:
     UserError: the regression cannot be read, or belongs to a model of another shape.
   """
-  fitted = load_ranking(Path(settings.attention_regression))
+  fitted = load_ranking(user_path(settings.attention_regression))
   annotator = offline_annotator(fitted.annotator)
 
   def rank(chain: RankingInput) -> RankedTokens:

@@ -1,13 +1,13 @@
 """Skill steps as units of the prune job: those that a drp run has stored, or steps by rules."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.step_splitter import split_steps
 from greedy_prune_jax.chains.steps import DECOMPOSED, read_finished, steps_of
 from greedy_prune_jax.chains.thinking import split_thinking
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.runs.files import user_path
 from greedy_prune_jax.search.units import sizes_between
 
 SKILL_STEP = "skill_step"  # the unit's name
@@ -28,7 +28,7 @@ def skill_step_sizes(stored: str) -> UnitSizes:
   if stored:
     steps = {
       chain_id: [step.text for step in steps_of(record)]
-      for chain_id, record in read_finished(Path(stored), DECOMPOSED).items()
+      for chain_id, record in read_finished(user_path(stored), DECOMPOSED).items()
       if not record["failed"]
     }
 

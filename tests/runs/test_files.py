@@ -1,10 +1,17 @@
 import errno
 import os
+import re
 
 import pytest
 
+from greedy_prune_jax.analysis.still_right import read_verdicts
+from greedy_prune_jax.chains.chat_template import load_chat_template
 from greedy_prune_jax.errors import UserError
+from greedy_prune_jax.jobs.evaluate import compared_runs
+from greedy_prune_jax.rankings.attention_regression import check_file
+from greedy_prune_jax.rankings.interface import RankingSettings
 from greedy_prune_jax.runs.files import open_file, read_bytes, replace_file, user_path
+from greedy_prune_jax.search.skill_steps import skill_step_sizes
 
 
 def test_a_replaced_file_is_whole_and_nothing_else_is_left(tmp_path):
@@ -102,3 +109,19 @@ def test_a_name_of_neither_file_nor_folder_is_refused_by_what_is_there(tmp_path,
     user_path(path)
   assert user_path(tmp_path) == tmp_path
   assert user_path(tmp_path / "missing") == tmp_path / "missing"
+
+
+@pytest.mark.parametrize(
+  "read",
+  [
+    lambda name: compared_runs([name]),
+    lambda name: read_verdicts([name], {}),
+    lambda name: check_file.__wrapped__(None, RankingSettings(attention_regression=name)),
+    lambda name: load_chat_template.__wrapped__(name, None),
+    skill_step_sizes,
+  ],
+)
+def test_the_users_folder_in_settings_that_name_files(tmp_path, monkeypatch, read):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  with pytest.raises(UserError, match=re.escape(str(tmp_path / "none"))):
+    read("~/none")

@@ -10,6 +10,7 @@ import pytest
 from greedy_prune_jax.errors import UserError
 from greedy_prune_jax.evaluation.run import read_evaluation
 from greedy_prune_jax.evaluation.scores import score
+from greedy_prune_jax.jobs.study_tables import study_tables
 from greedy_prune_jax.reports.intervals import paired_difference
 from greedy_prune_jax.study.answers import FILE, collect_answers, read_answers, write_answers
 from greedy_prune_jax.study.plan import Condition
@@ -204,6 +205,12 @@ def test_seeds_in_several_files_are_put_together(answers, tmp_path):
   }
   tables = [sorted(map(str, all_tables(found, "greedy")[0].rows)) for found in (answers, merged)]
   assert tables[0] == tables[1]
+
+
+def test_tables_go_to_a_new_folder_of_the_users(answers, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  study_tables([f"~/{FILE}"], "greedy", "~/new/tables")
+  assert (tmp_path / "new" / "tables" / "study.csv").exists()
 
 
 def test_a_student_in_two_files_is_named(answers, tmp_path):
