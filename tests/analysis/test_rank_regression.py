@@ -16,6 +16,7 @@ from greedy_prune_jax.analysis.rank_data import (
 from greedy_prune_jax.analysis.rank_regression import (
   assign_folds,
   fit_ranking,
+  fit_trees,
   head_correlations,
   is_late,
   knows_late,
@@ -320,6 +321,13 @@ def test_stored_scores_are_of_the_same_data(stored, tmp_path, monkeypatch):
   assert [data.pruner for data in fits] == ["tiny"] * 4 + ["other"] * 2  # two targets each
   assert found[0] == found[2] == found[3]
   assert found[1][0]["r2"] > 0.9 > found[0][0]["r2"]
+
+
+def test_trees_of_many_tokens_are_as_many_as_of_few():
+  rows = 10_001  # from which on scikit-learn would hold out some tokens of each chain
+  target = np.random.default_rng(0).normal(size=rows)
+  trees = fit_trees(target[:, None], target, np.zeros(rows, int))
+  assert (trees.n_iter_, trees.do_early_stopping_) == (60, False)
 
 
 @pytest.mark.slow
