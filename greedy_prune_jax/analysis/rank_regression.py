@@ -59,7 +59,7 @@ def fit_trees(
     max_iter=60,
     max_leaf_nodes=16,
     max_features=0.2,
-    early_stopping=False,  # by default from 10,001 rows on, by a tenth of them, whatever their chain
+    early_stopping=False,  # by default from 10,001 rows on, by a tenth of them, of any chain
     random_state=0,
   )
   return trees.fit(features, target)

@@ -33,6 +33,18 @@ def test_one_exchange_by_hand():
   assert last == 1
 
 
+@pytest.mark.parametrize("sizes", [None, (1, 2, 1) * 5])
+def test_one_order_is_equal_to_itself_less_deep(sizes):
+  units = np.split(np.arange(20), np.cumsum(sizes or [1] * 20)[:-1])
+  order = [units[i] for i in np.random.default_rng(0).permutation(len(units))]
+  deep, less = (
+    pruned_chain(LETTERS, np.concatenate(order[:count]), unit_sizes=sizes)
+    for count in (len(order) - 1, len(order) // 2)
+  )
+  assert order_agreement(deep, less)[:2] == pytest.approx((1, 1))
+  assert order_agreement(less, deep)[:2] == pytest.approx((1, 1))
+
+
 def test_places_in_a_run_are_no_order():
   """The end leaves in one run, then the beginning; `last` deletes from the end, too."""
   runs = pruned_chain(LETTERS, [*range(10, 20), *range(10)], move_sizes=(10, 10))
