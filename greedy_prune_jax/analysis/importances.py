@@ -13,7 +13,7 @@ from scipy import stats
 
 from greedy_prune_jax.analysis.needed import ranked_above
 from greedy_prune_jax.analysis.orders import character_ranks
-from greedy_prune_jax.analysis.patterns import LabelledRun, text_of
+from greedy_prune_jax.analysis.patterns import DEPTH, LabelledRun, text_of
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains import judgements
 from greedy_prune_jax.chains.chain import Chain, PrunedChain
@@ -205,7 +205,7 @@ def _table(kind: Judgement, runs: Sequence[tuple[LabelledRun, Sequence[Parts]]])
     f"surprisal where all chains of a run have that of its own pruner. A high "
     f"value: good {kind.parts} leave late. Means over chains with 95% intervals (Student's t; "
     f"{COUNT_AS_ONE}); chains whose {kind.parts} are all judged the same are left out, and of "
-    f"fewer than {LEAST} {kind.parts} nothing is told with controls."
+    f"fewer than {LEAST} {kind.parts} nothing is told with controls. {DEPTH}."
   )
   measures = interval_columns("AUC", "Spearman", "with controls")
   columns = ("run", *measures, "controls", "chains", "chains with AUC", "chains with controls")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from greedy_prune_jax.analysis.patterns import LabelledRun, normalised_ranks
+from greedy_prune_jax.analysis.patterns import DEPTH, LabelledRun, normalised_ranks
 from greedy_prune_jax.analysis.report import Section
 from greedy_prune_jax.chains.chain import PrunedChain, share_of
 from greedy_prune_jax.chains.planted import PIECES, kinds_of_tokens
@@ -95,7 +95,8 @@ def needed_section(runs: Sequence[LabelledRun]) -> Section:
     tables=[
       Table(
         "needed_auc",
-        f"AUC: share of needed results that leave after a token of a kind, ties half; {bounds}.",
+        f"AUC: share of needed results that leave after a token of a kind, ties half; {bounds}. "
+        f"{DEPTH}.",
         ("run", "against", "AUC", "low", "high", "chains"),
         auc_rows,
       ),

@@ -16,10 +16,6 @@ from greedy_prune_jax.reports.tables import Cell, Table, interval_cells
 
 _INTERVAL = ("estimate", "low", "high")
 _FEW = f"{DRAWN_TOGETHER}, and of fewer than {LEAST_CHAINS} there is no interval"
-_DEPTH = (
-  "Tokens that were never deleted share the mean of the ranks that are left, so runs pruned to "
-  "other depths cannot be compared by it"
-)
 _BOUNDS = f"Bands and bars are 95% intervals from resampled chains; {_FEW}."
 
 
@@ -46,7 +42,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
       "ranks",
       list(map(str, Category)),
       dict(zip(names, ranks, strict=True)),
-      f"Mean normalised prune rank of each category ({on}). {_DEPTH}. {_BOUNDS}",
+      f"Mean normalised prune rank of each category ({on}). {patterns.DEPTH}. {_BOUNDS}",
       xlabel="mean normalised prune rank (0 left first, 1 last)",
       reference=0.5,
     ),
@@ -66,7 +62,7 @@ def pattern_section(runs: Sequence[LabelledRun]) -> Section:
       names,
       places,
       positions,
-      f"Mean normalised prune rank by place in the chain ({on}). {_DEPTH}. {_BOUNDS}",
+      f"Mean normalised prune rank by place in the chain ({on}). {patterns.DEPTH}. {_BOUNDS}",
       xlabel="place in the reasoning (0 begins, 1 ends)",
       ylabel="mean normalised prune rank",
     ),
@@ -120,7 +116,7 @@ def _rank_table(runs: Sequence[LabelledRun], ranks: Sequence[Interval], on: str)
     rows.append([run.name, "unlabelled", int(counts[-1]), None, None, None])
   caption = (
     f"Mean normalised prune rank of each category with 95% intervals over chains; {_FEW} ({on}). "
-    f"{_DEPTH}; `rank_differences` compares them."
+    f"{patterns.DEPTH}; `rank_differences` compares them."
   )
   return Table("ranks", caption, ("run", "category", "tokens", *_INTERVAL), rows)
 

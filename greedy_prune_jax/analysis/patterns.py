@@ -23,6 +23,12 @@ from greedy_prune_jax.reports.questions import sums_by_question
 
 NUM_POSITION_BINS = 10
 
+# In captions, of what is computed from prune ranks.
+DEPTH = (
+  "Tokens that were never deleted share the mean of the ranks that are left, so runs pruned to "
+  "other depths cannot be compared by it"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledRun:

@@ -41,6 +41,7 @@ def run(name, chains):
 def table_of(*runs, kind="importances"):
   tables = [table for section in judgement_sections(runs) for table in section.tables]
   (table,) = [table for table in tables if table.name == kind]
+  assert "runs pruned to other depths cannot be compared" in table.caption
   return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 

@@ -70,6 +70,7 @@ def test_the_tables():
     [(None,) * 5] * 2,
   )
   auc, kept = needed_section([run]).tables
+  assert "runs pruned to other depths cannot be compared" in auc.caption
   rows = {row[1]: row for row in auc.rows}
   assert rows[ALL][2] == pytest.approx((4 / 6 + 1) / 2)
   assert rows[ALL][3] < rows[ALL][2] < rows[ALL][4]
