@@ -5,6 +5,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import logging
 
@@ -91,21 +92,20 @@ def read_chains(
     raise UserError(f"num_chains={num_chains}; expected a number from 0 (all) on")
   num_chains = datasets.rows_to_read(source, num_chains)
   rows, parse = _rows_and_parser(source, num_chains, seed, split, columns)
-  return itertools.islice(_good_chains(source, rows, parse, on_bad), num_chains or None)
+  good = (chain for row in _good_rows(source, rows, parse, on_bad) for chain in row.chains)
+  return itertools.islice(good, num_chains or None)
 
 
-def describe_first(source: str, columns: ColumnSettings, *, seed: int = 0) -> str:
-  """The first row of a source as it is understood: its form, and the parts of its first chain."""
+def describe_first(
+  source: str, columns: ColumnSettings, *, seed: int = 0, on_bad: OnBad | None = None
+) -> str:
+  """The first row that `read_chains` reads: its form, and the parts of its first chain."""
   rows, parse = _rows_and_parser(source, 1, seed, "train", columns)
-  row = next(iter(rows), None)
-  if row is None:
-    raise UserError(f"{source} is empty; expected chains")
-  try:
-    record = row.record()
-    form, chains = parse(record, row.id)
-  except UserError as error:
-    raise UserError(f"{row.place}: {error}") from error
-  lines = [f"first row ({row.place}) as it is understood", f"{'form':>18}  {form}"]
+  first = next(_good_rows(source, rows, parse, on_bad), None)
+  if first is None:
+    raise UserError(f"{source} has no row that can be used")
+  place, form, record, chains = first
+  lines = [f"first row ({place}) as it is understood", f"{'form':>18}  {form}"]
   lines += describe_parts(chains[0])
   if left_out := [key for key in record if key in RESULT_KEYS]:
     lines.append(f"{'left out':>18}  {', '.join(left_out)} (names of keys that outputs have)")
@@ -233,13 +233,20 @@ def _pruned_of_line(file: Path, number: int, line: bytes) -> PrunedChain:
     raise UserError(f"{file}, line {number}: {error}{advice}") from error
 
 
-def _good_chains(
+class _GoodRow(NamedTuple):
+  place: str
+  form: str
+  record: Record
+  chains: list[Chain]
+
+
+def _good_rows(
   source: str,
   rows: Iterable[Row],
   parse: Parse,
   on_bad: OnBad | None,
-) -> Iterator[Chain]:
-  """Chains of the rows that have some, each id once."""
+) -> Iterator[_GoodRow]:
+  """The rows that have chains, with these; each id once."""
   places: dict[str, str] = {}  # of each id that was seen
   row = None
   for row in rows:
@@ -247,14 +254,15 @@ def _good_chains(
     try:
       record = row.record()
       row_id = str(record.get("id", row.id))
-      chains = _with_own_ids(*parse(record, row.id), places)
+      form, chains = parse(record, row.id)
+      chains = _with_own_ids(form, chains, places)
     except UserError as error:
       if on_bad is None:
         raise UserError(f"{row.place}: {error}") from error
       on_bad(BadChain(place=row.place, id=row_id, reason=str(error)))
       continue
     places.update(dict.fromkeys((chain.id for chain in chains), row.place))
-    yield from chains
+    yield _GoodRow(row.place, form, record, chains)
   if row is None:
     raise UserError(f"{source} is empty; expected chains")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from greedy_prune_jax.chains.reading import describe_first
+from greedy_prune_jax.chains.reading import describe_first, skipper
 from greedy_prune_jax.drp import summary
 from greedy_prune_jax.drp.estimate import estimate_cost, token_counter
 from greedy_prune_jax.drp.run import OUTPUTS, read_items, run_drp
@@ -37,7 +37,8 @@ def drp(config: Mapping[str, Any], workdir: str) -> None:
   first = jax.process_index() == 0
   if settings.dry_run:
     if first:
-      row = describe_first(settings.chains, settings.columns, seed=settings.seed)
+      on_bad = skipper(settings.on_bad_chain)
+      row = describe_first(settings.chains, settings.columns, seed=settings.seed, on_bad=on_bad)
       print_result(row + "\n")
       with Workdir(workdir, config, may_grow=settings.may_grow, **_WORKDIR) as run:
         _print_cost(settings, run)

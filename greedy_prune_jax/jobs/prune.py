@@ -63,9 +63,9 @@ def prune(config: Mapping[str, Any], workdir: str) -> None:
 
 def _describe(settings: PruneSettings) -> str:
   """The first chain that the run reads."""
-  if settings.chains_ratio == 1:
-    return describe_first(settings.chains, settings.columns, seed=settings.seed)
   on_bad = skipper(settings.on_bad_chain)
+  if settings.chains_ratio == 1:
+    return describe_first(settings.chains, settings.columns, seed=settings.seed, on_bad=on_bad)
   return describe_kept(settings.chains, settings.chains_ratio, on_bad=on_bad)
 
 

@@ -339,6 +339,16 @@ def test_the_first_row_is_shown_as_it_is_understood(tmp_path):
     describe_first(str(tmp_path / "x.jsonl"), ColumnSettings(question="q", response="r"))
 
 
+def test_the_first_row_is_one_that_is_read_where_bad_ones_are_skipped(tmp_path):
+  path, skipped = write_jsonl(tmp_path / "x.jsonl", {"q": "?"}, EXAMPLES["openmath"]), []
+  with pytest.raises(UserError, match=r"line 1: is of no known form"):
+    describe_first(path, ColumnSettings())
+  assert "x.jsonl, line 2)" in describe_first(path, ColumnSettings(), on_bad=skipped.append)
+  assert [bad.place for bad in skipped] == [f"{path}, line 1"]
+  with pytest.raises(UserError, match=r"no row that can be used"):
+    describe_first(path, ColumnSettings(question="no", response="r"), on_bad=skipped.append)
+
+
 def test_keys_that_outputs_have_themselves_are_left_out_and_shown(tmp_path):
   row = EXAMPLES["openmath"] | {"unit": "km", "seconds": 5, "level": 2}
   path = write_jsonl(tmp_path / "x.jsonl", row)
