@@ -10,7 +10,7 @@ from typing import Any
 
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_answer, last_boxed
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.normal_text import hide_tags
+from greedy_prune_jax.chains.normal_text import hide_tags, without_turn_end
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
 from greedy_prune_jax.chains.thinking import (
@@ -48,6 +48,8 @@ def of_row(chain: Chain, row_id: str) -> Chain:
 def split_reply(text: str) -> tuple[str, str]:
   r"""Reasoning and answer of a reply; joined they are the reply, but for an empty thinking.
 
+  A special token that ends a turn is left out at the end: the chat template writes it there.
+
   Thinking between tags is the reasoning, and the answer begins with the white space before the
   closing tag. Without tags the answer begins at the last answer marker (`\boxed{...}`, `####`,
   `The answer is`), or with the block of code that holds it; where there is none it is the last
@@ -58,6 +60,7 @@ def split_reply(text: str) -> tuple[str, str]:
     UserError: the thinking never ends, nothing stands before the answer, or nothing behind the
       thinking.
   """
+  text = without_turn_end(text)
   while True:
     thinking, form, behind = _cut_thinking(text)
     if form is None or has_reasoning(thinking) or not behind.strip():

@@ -130,6 +130,15 @@ _BLOCK_TAG = re.compile(
   r"|\[(?:EOS|/?INST|end of text)\]",
   re.IGNORECASE,
 )
+# What templates write behind a reply, and samplers to fill up a batch.
+_TURN_END = re.compile(
+  r"(?:</s>|<(?:eo[sd]|pad|end_of_(?:turn|utterance))>|<turn\|>|<seed:eos>"
+  r"|\[(?:EOS|end of text|\|endofturn\|)\]"
+  r"|<[|\uff5c](?:im_end|end|return|eom_id|eot_id|eo[dst]|endoftext|end_of_(?:text|turn|turn_token)"
+  r"|user|end\u2581of\u2581sentence)[|\uff5c]>)\Z",
+  re.IGNORECASE,
+)
+_LONGEST_TURN_END = len("<|end_of_turn_token|>")
 # Groups of three digits between separators that no list has: `12\,500`, `12{,}500`, `12'500`.
 _GROUPS = re.compile(
   r"(?<![\d.,])(\d{1,3})(?:(?:\s|\\[,;:!>\s]|~|\{,\}|,\\!\s*|\\!,|\{\\,\}|['_])\d{3}){1,99}"
@@ -160,6 +169,14 @@ def hide_tags(text: str) -> str:
     text = text[: turn.start()] + "\n" * (len(text) - turn.start())
   text = _INLINE_TAG.sub(lambda m: " " * len(m[0]), text)
   return _BLOCK_TAG.sub(lambda m: "\n" * len(m[0]), text)
+
+
+def without_turn_end(text: str) -> str:
+  """A reply without the special tokens at its end, which chat templates write behind it."""
+  stripped = text.rstrip()
+  while match := _TURN_END.search(stripped, max(0, len(stripped) - _LONGEST_TURN_END)):
+    text = stripped = stripped[: match.start()].rstrip()
+  return text
 
 
 def normal_answer(text: str) -> str:

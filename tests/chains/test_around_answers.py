@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from greedy_prune_jax.chains.answers import LETTER, first_value, split_response
+from greedy_prune_jax.chains.formats_reply import split_reply
 from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
+from greedy_prune_jax.errors import UserError
 from tests.helpers.attacks import limits
 from tests.helpers.verdicts import FORMS, right
 
@@ -107,6 +109,15 @@ def test_an_end_of_turn_changes_no_verdict(end):
   for questions, reply, target in ANSWERS:
     for text in (reply + end, f"{reply}\n{end}", end + reply, f"So.{end}\n{reply}"):
       assert right(questions, text, target), text
+
+
+@pytest.mark.parametrize("end", [end for end in ENDS if end != "[/INST]"])
+def test_an_end_of_turn_is_left_to_the_template(end):
+  for reply in ("6 * 7 = 42\n\n\\boxed{42}", "<think>\nhm\n</think>\n\n42", "So 6.\n\nOr 7"):
+    assert split_reply(f"{reply}\n{end}{end}\n") == split_reply(reply)
+  for empty in ("<think>\nhm\n</think>\n\n", "<think>\nhm", "\\boxed{42}"):
+    with pytest.raises(UserError):
+      split_reply(empty + end)
 
 
 @pytest.mark.parametrize("turn", NEXT_TURNS)

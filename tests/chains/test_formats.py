@@ -57,8 +57,11 @@ def test_a_wrong_value_at_any_key_is_named_or_harmless(name, wrong):
     (THOUGHT, ("<think>\nSix sevens.", "\n</think>\n\nThe answer is \\boxed{42}.")),
     ("Six sevens.\n</think>\n42", ("Six sevens.", "\n</think>\n42")),
     (
-      "<|begin_of_thought|>\n\nSix.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>42<|end|>",
-      ("<|begin_of_thought|>\n\nSix.", "\n\n<|end_of_thought|>\n\n<|begin_of_solution|>42<|end|>"),
+      "<|begin_of_thought|>Six.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>6<|end_of_solution|>",
+      (
+        "<|begin_of_thought|>Six.",
+        "\n\n<|end_of_thought|>\n\n<|begin_of_solution|>6<|end_of_solution|>",
+      ),
     ),
     ("[THINK]Six.[/THINK]42", ("[THINK]Six.", "[/THINK]42")),
     *(
