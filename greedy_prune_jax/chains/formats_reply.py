@@ -10,7 +10,7 @@ from typing import Any
 
 from greedy_prune_jax.chains.answers import BOXED, LETTER, NUMBER, last_answer, last_boxed
 from greedy_prune_jax.chains.chain import Chain
-from greedy_prune_jax.chains.normal_text import hide_tags, without_turn_end
+from greedy_prune_jax.chains.normal_text import find_turn, hide_tags, without_turn_end
 from greedy_prune_jax.chains.numbers import canonical_number
 from greedy_prune_jax.chains.question_sets import clean_target
 from greedy_prune_jax.chains.thinking import (
@@ -37,11 +37,17 @@ def of_row(chain: Chain, row_id: str) -> Chain:
   """The chain under its row's id and, behind a slash, the part of the row that its own id tells.
 
   Raises:
-    UserError: question, reasoning or answer is blank; the message names it.
+    UserError: question, reasoning or answer is blank, or the question is in a chat template; the
+      message names it.
   """
   record = chain.to_record()
   for key in ("question", "reasoning", "answer"):
     fields.get_text(record, key)
+  if turn := find_turn(chain.question):
+    raise UserError(
+      f"the question is a prompt in a chat template ({turn!r}), which would come twice; name the "
+      f"key of the user's words alone, as --config.columns.question=KEY"
+    )
   return dataclasses.replace(chain, id=f"{row_id}/{chain.id}" if chain.id else row_id)
 
 

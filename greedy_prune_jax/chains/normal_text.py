@@ -158,6 +158,12 @@ def plain_signs(text: str) -> str:
   return text if text.isascii() and "\t" not in text else text.translate(_TO_PLAIN)
 
 
+def find_turn(text: str) -> str | None:
+  """The beginning of a user's turn in a text in a chat template; None in other texts."""
+  turn = _NEXT_TURN.search(text)
+  return turn and turn[0]
+
+
 def hide_tags(text: str) -> str:
   """The text, of its own length, with white space in place of HTML tags and special tokens.
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from greedy_prune_jax.chains.answers import LETTER, first_value, split_response
+from greedy_prune_jax.chains.formats import ColumnSettings, chains_of_row
 from greedy_prune_jax.chains.formats_reply import split_reply
 from greedy_prune_jax.chains.thinking import hide_thinking, never_stops
 from greedy_prune_jax.errors import UserError
@@ -127,6 +128,15 @@ def test_what_follows_the_end_of_a_reply_is_not_its_answer(turn):
       f"{reply}<|im_end|>\n{turn}And then?\n{reply.replace(target, 'C' if target == 'B' else '7')}"
     )
     assert right(questions, text, target), text
+
+
+@pytest.mark.parametrize("turn", NEXT_TURNS)
+def test_a_question_in_a_chat_template_is_refused(turn):
+  columns = ColumnSettings(question="prompt", response="outputs.0.text")
+  row = {"prompt": f"<s>{turn}6 * 7?", "outputs": [{"text": "6 * 7 = 42\n\n\\boxed{42}"}]}
+  with pytest.raises(UserError, match=r"is a prompt in a chat template .*columns.question=KEY"):
+    chains_of_row(row, "x", columns)
+  assert chains_of_row(row | {"prompt": "6 * 7, user?"}, "x", columns)
 
 
 UNITS_OF_TEXT = [
