@@ -86,7 +86,7 @@ def split_reply(text: str) -> tuple[str, str]:
     start = block if in_code else answer.start
     if has_reasoning(text[:start]):
       return text[:start], text[start:]
-  for border in ("\n\n+", "\n"):
+  for border in (r"\n(?:[^\S\n]*\n)+", "\n"):
     ends = [match.end() for match in re.finditer(border, text) if match.end() not in whole]
     if ends:
       return _parts(text, ends[-1], text[: ends[-1]])

@@ -37,13 +37,15 @@ def split_steps(text: str) -> list[str]:
   sentence with several equations is divided behind each, where a clause begins.
   """
   equations = _Equations(text)
-  steps, begun, blank = [], 0, True
+  steps, begun, blank, ended = [], 0, True, False
   for start, end in _pieces(text, equations):
-    complete = equations.any_in(begun, start) or text.endswith("\n\n", begun, start)
+    complete = ended or equations.any_in(begun, start)
     if not blank and (complete or _OPENER.match(text, start, end)):
       steps.append(text[begun:start])
       begun, blank = start, True
-    blank = blank and not text[start:end].strip()
+    said = text[start:end].rstrip()
+    ended = text.count("\n", start + len(said), end) > 1  # a paragraph
+    blank = blank and not said
   if not blank or not steps:
     return [*steps, text[begun:]]
   return [*steps[:-1], steps[-1] + text[begun:]]  # white space alone is no step

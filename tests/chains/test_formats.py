@@ -71,6 +71,8 @@ def test_a_wrong_value_at_any_key_is_named_or_harmless(name, wrong):
     ("Six sevens.\nSo $\\boxed{42}$.", ("Six sevens.\nSo ", "$\\boxed{42}$.")),
     ("Six sevens.\n#### 42", ("Six sevens.\n", "#### 42")),
     ("Six sevens.\n\nThat makes\nforty-two.", ("Six sevens.\n\n", "That makes\nforty-two.")),
+    ("Six.\r\n\r\nThat makes\r\n42.", ("Six.\r\n\r\n", "That makes\r\n42.")),
+    ("Six.\n \nThat makes\n42.", ("Six.\n \n", "That makes\n42.")),
     ("Six sevens.\nForty-two.", ("Six sevens.\n", "Forty-two.")),
     # Neither code nor formulas are cut, but before a marker, which may end all of the reasoning.
     ("Six.\n\nSo:\n\n```c\nf();\n\ng();\n```", ("Six.\n\nSo:\n\n", "```c\nf();\n\ng();\n```")),

@@ -22,6 +22,8 @@ CASES = {
   ],
   "connectives begin with the word alone": ["We add. Sofia thenceforth adds."],
   "paragraphs": ["We add. It helps.\n\n", "We stop."],
+  "paragraphs in lines of Windows": ["We add.\r\nIt helps.\r\n\r\n", "We stop."],
+  "paragraphs between blanks": ["We add. It helps.\n \n  ", "We stop.\n\n\t", "Done."],
   "abbreviations, initials and numbers of a list end no sentence": [
     "Mr. A. Smith has $3.50, i.e. more.\n1. He pays 1.2 = 1.2 dollars.\n",
     "2. He goes.",
