@@ -15,10 +15,10 @@ from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.formats_reply import (
   chain_of_reply,
   gold,
-  join_thinking,
   of_row,
   sole,
   split_reply,
+  whole_reply,
 )
 from greedy_prune_jax.chains.question_sets import QUESTION_SETS, Question, parse_question, rest
 from greedy_prune_jax.errors import UserError
@@ -202,7 +202,7 @@ def _mapped(row: Record, columns: ColumnSettings) -> Chain:
     reasoning += "" if reasoning[-1].isspace() else "\n"
   elif columns.thinking:
     thinking, answer = (fields.get_text(row, k) for k in (columns.thinking, columns.answer))
-    reasoning, answer = split_reply(join_thinking(thinking, answer))
+    reasoning, answer = split_reply(whole_reply(thinking, answer))
   else:
     reasoning, answer = split_reply(fields.get_text(row, columns.response))
   named = dataclasses.asdict(columns).values()

@@ -114,11 +114,6 @@ def _parts(text: str, start: int, reasoning: str) -> tuple[str, str]:
   return text[:start], text[start:]
 
 
-def join_thinking(thinking: str, answer: str) -> str:
-  """The reply of a model whose thinking and answer come apart, with tags."""
-  return f"<think>\n{bare_thinking(thinking)}\n</think>\n\n{answer.strip()}"
-
-
 def whole_reply(thinking: str | None, text: str) -> str:
   """The reply that `text` ends, with its thinking if that came apart.
 
@@ -133,7 +128,7 @@ def whole_reply(thinking: str | None, text: str) -> str:
     if bare_thinking(thinking) not in split_reply(text)[0]:
       raise UserError("has thinking in its text and other thinking beside it")
     return text
-  return join_thinking(thinking, text)
+  return f"<think>\n{bare_thinking(thinking)}\n</think>\n\n{text.strip()}"
 
 
 def gold(row: Record, *keys: str) -> str | None:

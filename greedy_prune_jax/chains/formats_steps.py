@@ -7,8 +7,8 @@ from greedy_prune_jax.chains.chain import Chain
 from greedy_prune_jax.chains.formats_reply import (
   chain_of_reply,
   gold,
-  join_thinking,
   split_reply,
+  whole_reply,
 )
 from greedy_prune_jax.chains.question_sets import rest
 from greedy_prune_jax.errors import UserError
@@ -208,7 +208,7 @@ def parse_s1k(thinking: str, attempt: str):
     others = [k for k in row if k.endswith(("thinking_trajectory", "thinking_trajectories"))]
     others += [k for k in row if k.endswith(("attempt", "_grade", "_grade_reason"))]
     yield chain_of_reply(
-      join_thinking(thoughts, said),
+      whole_reply(thoughts, said),
       question=fields.get_text(row, "question"),
       extra=rest(row, "question", "solution", "cot", *others),
     )

@@ -64,6 +64,16 @@ def test_a_path_that_leads_to_no_text_is_refused(path, reason):
     chain(row, question="q", response=path)
 
 
+@pytest.mark.parametrize("keys", [("deepseek_thinking_trajectory", "deepseek_attempt"), ("t", "a")])
+def test_thinking_that_stands_in_the_answer_too_is_read_once(keys):
+  of_row = {"question": "question"} | dict(zip(("thinking", "answer"), keys, strict=True))
+  columns = of_row if keys == ("t", "a") else {}
+  one = chain({"question": "6 * 7?", keys[0]: "Six sevens.", keys[1]: THOUGHT}, **columns)
+  assert one.reasoning + one.answer == THOUGHT
+  with pytest.raises(UserError, match="other thinking beside it"):
+    chain({"question": "6 * 7?", keys[0]: "Seven sixes.", keys[1]: THOUGHT}, **columns)
+
+
 def test_raw_outputs_and_problems_are_told_what_reads_them():
   with pytest.raises(UserError, match=r"columns.answer. A KEY may be a path .* outputs.0.text"):
     chain({"prompt": "6 * 7?", "outputs": [{"text": THOUGHT}]})
