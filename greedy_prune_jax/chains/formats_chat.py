@@ -83,7 +83,7 @@ def _of_turns(turns: list[Record], row: Record, *used: str) -> Chain:
     )
   (user,), (reply,) = by_role["user"], by_role["assistant"]
   given = [fields.get_optional_text(row, key) for key in SYSTEMS]
-  systems = [*given, *(m["text"] for m in by_role["system"])]
+  systems = dict.fromkeys([*given, *(m["text"] for m in by_role["system"])])  # some tell it twice
   return chain_of_reply(
     whole_reply(reply["thinking"], reply["text"]),
     question=user["text"],

@@ -280,6 +280,12 @@ def test_rows_with_the_fields_of_a_published_card_are_known(card):
   assert "By heart" not in str(one)
 
 
+def test_a_system_prompt_that_a_row_tells_twice_is_one():
+  row = talk({"role": "assistant", "content": THOUGHT}, {"role": "system", "content": "Be brief."})
+  assert chain(row | {"system": "Be brief."}).system == "Be brief."
+  assert chain(row | {"system": "Think."}).system == "Think.\n\nBe brief."
+
+
 def test_a_systems_prompt_has_two_names():
   _, row = CARDS["nvidia/Llama-Nemotron-Post-Training-Dataset"]
   assert chain(row).system == "detailed thinking on"
