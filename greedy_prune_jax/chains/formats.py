@@ -29,6 +29,10 @@ OWN = "chain"  # the name of our own form: design section 4
 
 _SHOWN_KEYS = 20  # of a row, in messages
 _PATHS = "A KEY may be a path of keys and indices, such as outputs.0.text"
+_PARTS = (
+  "--config.columns.question=KEY and --config.columns.response=KEY, or columns.reasoning and "
+  "columns.answer"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +148,7 @@ def find_format(row: Record) -> str:
   nested = any(isinstance(value, list | dict) for value in row.values())
   raise UserError(
     f"is of no known form ({_shown(row)}){hint if keys & set(nearest.keys) else ''}. Name its "
-    f"parts with --config.columns.question=KEY and --config.columns.response=KEY, or "
-    f"columns.reasoning and columns.answer{f'. {_PATHS}' if nested else ''}"
+    f"parts with {_PARTS}{f'. {_PATHS}' if nested else ''}"
   )
 
 
@@ -256,7 +259,10 @@ def solved_question(question: Question, answer: str) -> Chain:
 
 
 def _parse_gsm8k(row: Record) -> Iterator[Chain]:
-  question = parse_question("gsm8k", row, "-")
+  try:
+    question = parse_question("gsm8k", row, "-")
+  except UserError as error:  # many sets have these two keys
+    raise UserError(f"{error}. Of another row, name the parts with {_PARTS}") from error
   yield solved_question(question, QUESTION_SETS["gsm8k"].form.write(question.target))
 
 

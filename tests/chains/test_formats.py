@@ -280,6 +280,11 @@ def test_rows_with_the_fields_of_a_published_card_are_known(card):
   assert "By heart" not in str(one)
 
 
+def test_a_question_and_an_answer_of_no_gsm8k_are_told_what_reads_them():
+  with pytest.raises(UserError, match=r'no "#### NUMBER" .*Of another row, name .*columns.reason'):
+    chain({"question": "6 * 7?", "cot": "Six sevens.", "answer": "42"})
+
+
 def test_a_system_prompt_that_a_row_tells_twice_is_one():
   row = talk({"role": "assistant", "content": THOUGHT}, {"role": "system", "content": "Be brief."})
   assert chain(row | {"system": "Be brief."}).system == "Be brief."
