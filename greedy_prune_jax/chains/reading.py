@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from greedy_prune_jax.runs.workdir import Workdir
 Parse = Callable[[Record, str], tuple[str, list[Chain]]]
 
 _SHOWN = 60  # characters of each end of a text that `describe_first` shows
+_TOUCHING = 20  # the same of two texts that touch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,7 +250,7 @@ def _good_rows(
 ) -> Iterator[_GoodRow]:
   """The rows that have chains, with these; each id once."""
   places: dict[str, str] = {}  # of each id that was seen
-  row = None
+  row, touching = None, False
   for row in rows:
     row_id = None
     try:
@@ -262,9 +264,20 @@ def _good_rows(
       on_bad(BadChain(place=row.place, id=row_id, reason=str(error)))
       continue
     places.update(dict.fromkeys((chain.id for chain in chains), row.place))
+    if form == OWN and not touching and (touching := any(map(_touch, chains))):
+      logging.warning(
+        "%s: reasoning and answer are read as one text, and nothing stands between them (%r, %r); "
+        "end the reasoning in what separates them, such as a line break",
+        *(row.place, chains[0].reasoning[-_TOUCHING:], chains[0].answer[:_TOUCHING]),
+      )
     yield _GoodRow(row.place, form, record, chains)
   if row is None:
     raise UserError(f"{source} is empty; expected chains")
+
+
+def _touch(chain: Chain) -> bool:
+  """Tells whether a chain's answer begins with a word right behind a word or a stop."""
+  return bool(re.match(r"[\w.!?]\w", chain.reasoning[-1:] + chain.answer[:1]))
 
 
 def _with_own_ids(form: str, chains: list[Chain], places: dict[str, str]) -> list[Chain]:

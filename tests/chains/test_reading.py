@@ -66,6 +66,24 @@ def test_the_published_form_keeps_its_system_prompt_and_other_keys(tmp_path):
   assert (second.id, second.system) == ("7", None)
 
 
+@pytest.mark.parametrize(
+  ("reasoning", "answer", "told"),
+  [
+    *(("6 * 7 is 42.", "42", True), ("6 * 7 is 42", "Thus 42", True)),
+    *(("6 * 7 is 42.\n", "42", False), ("6 * 7 is 42", "\n</think>\n\n42", False)),
+    *(("6 * 7 is 42.", '{"answer": 42}', False), ("6 * 7 is $", "42$", False)),
+  ],
+)
+def test_an_answer_that_touches_the_reasoning_is_told_of_once(
+  tmp_path, caplog, reasoning, answer, told
+):
+  row = OWN | {"reasoning": reasoning, "answer": answer}
+  path = write_jsonl(tmp_path / "x.jsonl", row, row | {"id": "b"})
+  assert len(list(read_chains(path))) == 2
+  assert caplog.text.count("nothing stands between them") == told
+  assert not told or "x.jsonl, line 1: reasoning and answer are read as one text" in caplog.text
+
+
 def test_gsm8k_rows(tmp_path):
   (chain,) = read_chains(write_jsonl(tmp_path / "gsm8k_test.jsonl", GSM8K | {"level": 2}))
   assert chain.id == "gsm8k_test/0"
