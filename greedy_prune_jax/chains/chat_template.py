@@ -191,7 +191,8 @@ class ChatTemplate:
 
   def _ends_open(self, prompt: str) -> ThinkingForm | None:
     """The form whose opening tag a prompt ends with; None if it ends otherwise."""
-    return next((form for form in FORMS if prompt.rstrip().endswith(form.opening)), None)
+    prompt = prompt.rstrip()
+    return next((form for form in FORMS if prompt.endswith(form.opening.rstrip())), None)
 
 
 def load_chat_template(name: str, tokenizer: PreTrainedTokenizerFast) -> ChatTemplate:

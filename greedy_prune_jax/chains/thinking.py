@@ -28,7 +28,7 @@ FORMS = (
   ),
   ThinkingForm("start_thinking", "<|START_THINKING|>", "<|END_THINKING|>"),
   ThinkingForm("seed", "<seed:think>", "</seed:think>"),
-  ThinkingForm("channel", "<|channel>thought", "<channel|>"),
+  ThinkingForm("channel", "<|channel>thought\n", "<channel|>"),
 )
 
 
@@ -58,7 +58,7 @@ _PATTERNS = {
     rf"{re.escape(_HARMONY.closing)}|<\|channel\|>\s?final\b(?:<\|message\|>)?",
   ),
   "harmony_words": (r"\A(?:assistant)?analysis(?=[^\W_])", r"assistantfinal"),
-  "channel": (re.escape(_CHANNEL.opening), re.escape(_CHANNEL.closing)),
+  "channel": (re.escape(_CHANNEL.opening.rstrip()), re.escape(_CHANNEL.closing)),
   "unused": (r"<unused94>", r"<unused95>"),
 }
 _TAG = re.compile(

@@ -150,6 +150,16 @@ def test_on_needs_a_form():
     fit_chain(VISIBLE, template, "on")
 
 
+def test_the_word_that_names_gemmas_channel_stands_on_a_line_of_its_own():
+  reply = f"<|channel>thought\n{THOUGHT}<channel|>{SAID}"
+  chain = Chain(**PARTS, reasoning=reply[:30], answer=reply[30:])
+  for source in (forms.CHATML, forms.CHATML.replace("{%", "{#- <channel|> #}{%", 1)):
+    prompt, reasoning, answer = texts_of(chain, source)
+    assert prompt + reasoning + answer == BEGINNING + f"<|start|>assistant\n{reply}<|end|>\n"
+    assert prompt.endswith("<|channel>thought\n")
+    assert reasoning == THOUGHT
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_every_form_is_found_wherever_the_border_to_the_answer_is(form):
   text = f"{form.opening}\n{THOUGHT}\n{form.closing}\n\n{SAID}"
