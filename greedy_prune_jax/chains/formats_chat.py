@@ -120,8 +120,10 @@ def _content_parts(parts: list[Any], content: str) -> tuple[str, str]:
   texts: dict[str, list[str]] = {"text": [], "thinking": []}
   for part in fields.get_items({content: parts}, content, dict):
     kind = fields.get_text(part, "type")
-    if kind in ("text", "output_text"):
+    if kind in ("text", "input_text", "output_text"):
       texts["text"].append(fields.get(part, "text", str))
+    elif kind in ("thinking", "reasoning") and isinstance(part.get(kind), list):  # Mistral's
+      texts["thinking"].append(_content_parts(part[kind], kind)[0])
     elif kind in ("thinking", "reasoning"):
       name = kind if isinstance(part.get(kind), str) else "text"
       texts["thinking"].append(fields.get(part, name, str))

@@ -128,6 +128,10 @@ def talk(reply, *before):
       {"type": "thinking", "thinking": "Six sevens."},
       {"type": "text", "text": "The answer is \\boxed{42}."},
     ]},
+    {"content": [
+      {"type": "thinking", "thinking": [{"type": "text", "text": "Six sevens."}], "closed": True},
+      {"type": "text", "text": "The answer is \\boxed{42}."},
+    ]},
     {"content": "The answer is \\boxed{42}.", "thinking": "Six sevens.", "reasoning": None},
   ],
 )  # fmt: skip
