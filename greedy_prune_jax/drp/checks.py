@@ -168,7 +168,9 @@ def check_written(text: str, name: str, source: str) -> None:
   """
   if not text.strip():
     raise RefusedReplyError("bad_form", f"{name}: its new text is empty")
-  eaten = _CONTROL.search(text) or _eaten_line_break(text, source)
+  # Lines may end in a carriage return, or begin with a tab, as those of the source do.
+  strange = (x for x in _CONTROL.finditer(text) if text[x.start() : x.end() + 1] not in source)
+  eaten = next(strange, None) or _eaten_line_break(text, source)
   if eaten:
     raise RefusedReplyError(
       "bad_form",

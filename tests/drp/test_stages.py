@@ -126,6 +126,12 @@ def test_lines_that_begin_like_those_of_the_source_are_lines(line):
   assert read(WRITE, item, forms.written(text))["text"] == text
 
 
+def test_line_ends_and_tabs_of_the_source_are_kept():
+  item = item_before(WRITE, forms.chain(0, question="Why?\r\n\tprint(24)"))
+  text = "48 + 24 = 72\r\n\tprint(72)"
+  assert read(WRITE, item, forms.written(text))["text"] == text
+
+
 @pytest.mark.parametrize(
   "unit", ['{"steps":', '{"steps": [', '{"steps": [{"text": "', "{", '{"steps": (']
 )
