@@ -27,7 +27,7 @@ from greedy_prune_jax.models.adapter import is_adapter
 from greedy_prune_jax.models.config import ModelConfig
 from greedy_prune_jax.models.decoder import Model
 from greedy_prune_jax.models.families import FAMILIES
-from greedy_prune_jax.models.hf_export import save_huggingface
+from greedy_prune_jax.models.hf_export import save_huggingface, write_tokenizer
 from greedy_prune_jax.models.layouts import head_order, layers_of, part_of
 from greedy_prune_jax.models.parameters import ChooseShardings, abstract_model, parameter_name
 from greedy_prune_jax.models.pretrained import (
@@ -120,8 +120,8 @@ def export_student(
   See `load_student` for the arguments; it lies on the mesh as it did in training.
 
   Returns:
-    The folder, which transformers and other tools load; its chat template asks as the student was
-    asked in training.
+    The folder `export`, which transformers and other tools load; its chat template, also beside the
+    matrices, asks as the student was asked in training.
   """
   model, matrices = load_student(
     workdir, step, settings, mesh, fully_sharded=settings.fully_sharded
@@ -139,7 +139,10 @@ def export_student(
     stop_ids = sorted({*template.stop_ids, *load_stop_ids(settings.student)})
     save_huggingface(model, tokenizer, folder, stop_ids=stop_ids)
     if settings.lora is not None:
-      save_adapter(model.config, matrices, settings.lora, settings.student, workdir / ADAPTER)
+      adapter = workdir / ADAPTER
+      save_adapter(model.config, matrices, settings.lora, settings.student, adapter)
+      if adapter.is_dir():  # whoever loads it is to ask as the student was asked, too
+        write_tokenizer(tokenizer, adapter)
   return folder
 
 

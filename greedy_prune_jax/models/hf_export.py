@@ -69,7 +69,7 @@ def save_huggingface(
   _write_weights(model, folder, dtype, shard_bytes)
   write_json(folder / "config.json", config)
   write_json(folder / "generation_config.json", special_ids)
-  _write_tokenizer(tokenizer, folder)
+  write_tokenizer(tokenizer, folder)
 
 
 def _write_weights(model: Model, folder: Path, dtype: jnp.dtype, shard_bytes: int) -> None:
@@ -153,7 +153,7 @@ def _stored(config: ModelConfig, path: str, name: str, value: jax.Array) -> np.n
   return block.transpose([layout.axes.index(a) for a in "".join(layout.stored)]).reshape(shape)
 
 
-def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
   """Writes the tokenizer's files, in words that transformers 4 knows as well as 5."""
   tokenizer.save_pretrained(folder)
   path = folder / "tokenizer_config.json"

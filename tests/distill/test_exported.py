@@ -63,6 +63,15 @@ def test_peft_reads_the_adapter(run, base, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_adapter_is_asked_as_its_student_was(run, base, tmp_path):
+  run("run", export="last", steps=1, warmup_steps=0, chat_template="plain", **LORA)
+  adapted, exported = (load_tokenizer(str(tmp_path / "run" / x)) for x in ("adapter", "export"))
+  assert adapted.chat_template == exported.chat_template
+  assert adapted.chat_template != load_tokenizer(str(base / "model")).chat_template
+  assert adapted("a clip")["input_ids"] == exported("a clip")["input_ids"]
+
+
+@pytest.mark.slow
 def test_an_adapter_on_an_adapter_is_exported_as_a_whole_model_alone(run, tmp_path):
   first = run("first", export="last", **LORA)
   adapter = tmp_path / "first" / "adapter"
