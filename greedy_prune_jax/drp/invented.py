@@ -30,7 +30,7 @@ _SPELLINGS = (
   (re.compile(r"\\%"), "%"),
   (re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
   (re.compile(r"(?<=[\dA-Za-z])\s?/\s?[A-Za-z]{2,}"), ""),  # of units: $20/hour * 3 hours/day
-  (re.compile(r"(?<=\d)(?:\s+[A-Za-z]+){1,3}(?=\s*[-*+/])"), ""),  # units: 3 boxes * 14 eggs
+  (re.compile(r"(?<=\d)(?:\s+[A-Za-z]+){1,3}(?=\s*[-*+/)])"), ""),  # units: 3 boxes * 14 eggs
   (re.compile(r"\\approx|\N{ALMOST EQUAL TO}"), "="),
 )
 

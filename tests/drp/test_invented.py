@@ -21,6 +21,7 @@ GIVEN = "Tom has 3 boxes of 14 eggs, 20% broke, each box cost $1,200."
     ("$3 \\times 14 = 42$, \\frac{14}{3} \\approx 4.67", []),
     ("3 boxes/day * 14 eggs/box = 42 eggs/day", []),
     ("$1,200/box x 3 boxes / week = $3,600/week", []),
+    ("14 eggs / (3 eggs/minute) = 4.67, and 3 * (14 eggs + 3 eggs) = 51", []),
     ("14 eggs/box * 3 = 43 eggs, 3/x = 14", ["43"]),
     ("3 * 14 = 42 and 42 - 3 = 39", []),
     ("14 / 3 = 4", ["4"]),  # a whole number is exact
