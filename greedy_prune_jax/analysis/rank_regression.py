@@ -59,7 +59,8 @@ def fit_trees(
     max_iter=60,
     max_leaf_nodes=16,
     max_features=0.2,
-    early_stopping=False,  # by default from 10,001 rows on, by a tenth of them, of any chain
+    # By default from 10,001 rows on, by a tenth of them, of any chain.
+    early_stopping=False,  # pyright: ignore[reportArgumentType]
     random_state=0,
   )
   return trees.fit(features, target)
