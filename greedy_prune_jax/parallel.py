@@ -271,7 +271,7 @@ def gathered(arrays: Any) -> Any:
 
 def on_mesh(
   function: Callable[..., T],
-  mesh: Mesh | None,
+  mesh: Mesh | AbstractMesh | None,
   in_specs: Any,
   out_specs: Any,
   axes: Sequence[str] = (DATA,),
