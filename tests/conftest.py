@@ -27,7 +27,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 # What one test compiles is there for all others, those of the other process and of jobs that run as
-# programs too: a third of what is compiled was compiled before.
+# programs too.
 if "PYTEST_XDIST_WORKER" not in os.environ:
   _cache = tempfile.TemporaryDirectory(prefix="greedy_prune_tests_")
   os.environ["XDG_CACHE_HOME"] = _cache.name

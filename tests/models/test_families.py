@@ -22,7 +22,7 @@ from tests.helpers.reference import (
   token_ids,
 )
 
-_ATOL = 2e-5
+_ATOL = 1e-5
 
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": CONTEXT}
 _LONGROPE = {
